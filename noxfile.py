@@ -1,0 +1,59 @@
+"""The checks of this project; `.ci/run` runs the same commands.
+
+nox                     lint, types, tests
+nox -s webrtc           tests over real WebRTC links
+nox -s bench            benchmarks, as JSON
+"""
+
+import nox
+
+nox.options.sessions = ["lint", "types", "tests"]
+nox.options.error_on_missing_interpreters = False
+
+PYTHONS = ["3.11", "3.12", "3.13"]
+CODE = ["p2pmesh", "tests", "examples", "benchmarks", "noxfile.py"]
+
+
+def install(session: nox.Session, extra: str) -> None:
+    session.install("-e", f".[{extra}]")
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    install(session, "dev")
+    session.run("ruff", "check", *CODE)
+    session.run("ruff", "format", "--check", *CODE)
+    session.run("flake8", "p2pmesh", "tests", "examples", "benchmarks")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    install(session, "dev")
+    session.run("mypy")
+    session.run("pyright", "--ignoreexternal", "--verifytypes", "p2pmesh")
+
+
+@nox.session(python=PYTHONS)
+def tests(session: nox.Session) -> None:
+    install(session, "test")
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+def webrtc(session: nox.Session) -> None:
+    install(session, "test")
+    session.run("pytest", "-m", "webrtc", *session.posargs)
+
+
+@nox.session
+def coverage(session: nox.Session) -> None:
+    install(session, "dev")
+    session.run("coverage", "run", "-m", "pytest", *session.posargs)
+    session.run("coverage", "report", "--show-missing")
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    session.install(".")
+    session.run("python", "benchmarks/links.py", "--json", *session.posargs)
+    session.run("python", "benchmarks/server.py", "--json", *session.posargs)

@@ -1,0 +1,107 @@
+"""A peer-to-peer mesh on Trio: processes linked by WebRTC data channels, with no server in the path of their data.
+
+    async with open_mesh("ws://localhost:8080", room="demo") as mesh:
+        await mesh.broadcast("chat", {"text": "hello"})
+"""
+
+from p2pmesh.config import (
+    BroadcastConfig,
+    IceServer,
+    LinkConfig,
+    MeshConfig,
+    RoutingConfig,
+    SignalingConfig,
+    TopologyConfig,
+)
+from p2pmesh.errors import (
+    ConfigError,
+    IdentityError,
+    InvalidPayload,
+    InvalidPeerId,
+    JoinRefused,
+    LocalProtocolError,
+    MeshClosed,
+    MeshError,
+    PayloadTooLarge,
+    PeerUnreachable,
+    RemoteProtocolError,
+    TransportError,
+    TransportUnavailable,
+)
+from p2pmesh.events import (
+    DirectReceived,
+    Event,
+    IslandHealed,
+    IslandSuspected,
+    JsonValue,
+    Lagged,
+    MessageDelivered,
+    MessageFailed,
+    MessageReceived,
+    Payload,
+    PeerConnected,
+    PeerDisconnected,
+    PeerEvicted,
+    PeerFailed,
+    PeerTimedOut,
+    TransportDown,
+    TransportUp,
+)
+from p2pmesh.identity import Identity
+from p2pmesh.keyspace import PeerId
+from p2pmesh.mesh import Mesh, open_mesh
+from p2pmesh.receipts import Delivered, Failed, Receipt
+from p2pmesh.runtime.bus import Subscription
+from p2pmesh.server import ServerConfig, SignalingServer, open_signaling_server
+from p2pmesh.transports.transport import Transport, TransportConfig
+
+__all__ = [
+    "BroadcastConfig",
+    "ConfigError",
+    "Delivered",
+    "DirectReceived",
+    "Event",
+    "Failed",
+    "IceServer",
+    "Identity",
+    "IdentityError",
+    "InvalidPayload",
+    "InvalidPeerId",
+    "IslandHealed",
+    "IslandSuspected",
+    "JoinRefused",
+    "JsonValue",
+    "Lagged",
+    "LinkConfig",
+    "LocalProtocolError",
+    "Mesh",
+    "MeshClosed",
+    "MeshConfig",
+    "MeshError",
+    "MessageDelivered",
+    "MessageFailed",
+    "MessageReceived",
+    "Payload",
+    "PayloadTooLarge",
+    "PeerConnected",
+    "PeerDisconnected",
+    "PeerEvicted",
+    "PeerFailed",
+    "PeerId",
+    "PeerTimedOut",
+    "PeerUnreachable",
+    "Receipt",
+    "RemoteProtocolError",
+    "RoutingConfig",
+    "ServerConfig",
+    "SignalingConfig",
+    "SignalingServer",
+    "Subscription",
+    "TopologyConfig",
+    "Transport",
+    "TransportConfig",
+    "TransportError",
+    "TransportUnavailable",
+    "open_mesh",
+    "open_signaling_server",
+]

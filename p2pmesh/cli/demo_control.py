@@ -1,0 +1,94 @@
+"""What the demo and its peer processes tell each other: JSON lines, orders on stdin, reports on stdout."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import msgspec
+
+
+class Join(msgspec.Struct, frozen=True, tag="join"):
+    """Join the mesh and listen. The first order."""
+
+    url: str
+    peers: int
+    """How many there will be, this one included."""
+    max_peers: int
+    messages: int
+    """Broadcasts that each peer sends."""
+    payload: int
+    """Size of each."""
+    rate: float
+    """Of them in a second."""
+    seed: str | None
+    """Makes identity and randomness of this peer repeatable."""
+
+
+class Talk(msgspec.Struct, frozen=True, tag="talk"):
+    """Send the broadcasts, and one direct message to each neighbour."""
+
+
+class Stop(msgspec.Struct, frozen=True, tag="stop"):
+    """Report what was measured, leave and end. The last order."""
+
+
+Order: TypeAlias = Join | Talk | Stop
+
+
+class Ready(msgspec.Struct, frozen=True, tag="ready"):
+    """The process has started and waits for orders."""
+
+
+class Joined(msgspec.Struct, frozen=True, tag="joined"):
+    """The signaling server has let us in, and we listen."""
+
+    peer_id: str
+
+
+class Links(msgspec.Struct, frozen=True, tag="links"):
+    """Our links are these now."""
+
+    peers: list[str]
+
+
+class Progress(msgspec.Struct, tag="progress"):
+    """How far the talk is."""
+
+    sent: int = 0
+    """Broadcasts."""
+    reached: list[int] = []
+    """For each broadcast that has settled as delivered: how many peers have it."""
+    lost: int = 0
+    """Broadcasts that have settled as failed."""
+    delivered: int = 0
+    """Broadcasts of others that arrived, each once."""
+    duplicates: int = 0
+    """Arrivals beyond the first."""
+    direct_planned: int = 0
+    direct_done: int = 0
+    """Direct messages that were acknowledged or given up."""
+    direct_received: int = 0
+
+
+class Measured(msgspec.Struct, frozen=True, tag="measured"):
+    """The last report, once stopped."""
+
+    latency_ms: list[float]
+    """From send to receive, of each delivery."""
+
+
+class Trouble(msgspec.Struct, frozen=True, tag="trouble"):
+    """Something went wrong; the text says what."""
+
+    text: str
+
+
+Report: TypeAlias = Ready | Joined | Links | Progress | Measured | Trouble
+
+ORDERS: msgspec.json.Decoder[Order] = msgspec.json.Decoder(Order)
+REPORTS: msgspec.json.Decoder[Report] = msgspec.json.Decoder(Report)
+
+
+def encode(message: Order | Report) -> bytes:
+    """One line."""
+    return msgspec.json.encode(message) + b"\n"

@@ -1,0 +1,201 @@
+"""One peer of the demo: a process that does what the orders on its stdin say, and reports on its stdout."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import random
+import sys
+import time
+from typing import Any
+
+import trio
+
+from p2pmesh.cli.demo_control import (
+    ORDERS,
+    Join,
+    Joined,
+    Links,
+    Measured,
+    Order,
+    Progress,
+    Ready,
+    Report,
+    Stop,
+    Talk,
+    Trouble,
+    encode,
+)
+from p2pmesh.cli.failures import leaves, one_line
+from p2pmesh.cli.lines import LineReader
+from p2pmesh.errors import MeshError
+from p2pmesh.events import DirectReceived, MessageReceived, PeerConnected, PeerDisconnected, PeerTimedOut
+from p2pmesh.identity import Identity
+from p2pmesh.keyspace import PeerId, short
+from p2pmesh.mesh import Mesh, open_mesh
+from p2pmesh.receipts import Delivered, Receipt
+from p2pmesh.runtime.bus import Subscription
+
+TOPIC = "demo"
+REPORT_PAUSE = 0.1
+"""Seconds between reports of progress: what a live view can show."""
+_SLACK = 64
+"""Room in a subscription beyond what is expected: for duplicates, which must be seen."""
+
+
+async def run_peer() -> None:
+    """Follow the orders until the last; end at once when nobody is there to give them any more."""
+    orders = LineReader(sys.stdin.fileno())
+    _warm_up()
+    try:
+        _say(Ready())
+        await _follow(orders)
+    except* BrokenPipeError:  # the demo itself is gone
+        pass
+    except* MeshError as group:
+        _say(Trouble(one_line(*leaves(group))))
+
+
+def _warm_up() -> None:
+    """Import what the first link needs, so that it isn't imported by all peers while they connect."""
+    for module in ("p2pmesh.links.webrtc", "p2pmesh.transports.websocket"):
+        importlib.import_module(module)
+
+
+async def _follow(orders: LineReader) -> None:
+    join = await _order(orders)
+    if not isinstance(join, Join):
+        return
+    identity, rng = _seeded(join.seed)
+    async with open_mesh(join.url, room=TOPIC, max_peers=join.max_peers, identity=identity, rng=rng) as mesh:
+        await _Talker(mesh, join).run(orders)
+
+
+async def _order(orders: LineReader) -> Order:
+    """The next order. If nobody is there to give it any more: to stop."""
+    line = await orders.read()
+    return Stop() if line is None else ORDERS.decode(line)
+
+
+def _seeded(seed: str | None) -> tuple[Identity | None, random.Random | None]:
+    if seed is None:
+        return None, None
+    return Identity.from_seed(hashlib.sha256(seed.encode()).digest()), random.Random(seed)
+
+
+async def _report_links(mesh: Mesh, events: Subscription[Any]) -> None:
+    _say(Links(list(mesh.peers)))
+    async for event in events:
+        match event:
+            case PeerConnected() | PeerDisconnected():
+                _say(Links(list(mesh.peers)))
+            case PeerTimedOut():
+                _say(Trouble(f"lost {short(event.peer_id)}: silent for {event.silent_for:.1f} s"))
+                _say(Links(list(mesh.peers)))
+            case _:
+                pass
+
+
+class _Talker:
+    """Sends this peer's share, and counts what arrives."""
+
+    def __init__(self, mesh: Mesh, plan: Join) -> None:
+        self._mesh = mesh
+        self._plan = plan
+        self._progress = Progress()
+        self._changed = trio.Event()
+        self._heard: set[tuple[PeerId, int]] = set()
+        self._latency_ms: list[float] = []
+
+    async def run(self, orders: LineReader) -> None:
+        mesh, plan = self._mesh, self._plan
+        buffer = plan.messages * (plan.peers - 1) + _SLACK
+        async with (
+            mesh.events(buffer=1024) as events,
+            mesh.subscribe(TOPIC, buffer=buffer) as messages,
+            mesh.messages(buffer=plan.peers + _SLACK) as directs,
+            trio.open_nursery() as nursery,
+        ):
+            _say(Joined(mesh.peer_id))
+            nursery.start_soon(_report_links, mesh, events)
+            nursery.start_soon(self._receive, messages)
+            nursery.start_soon(self._receive_direct, directs)
+            nursery.start_soon(self._report)
+            if isinstance(await _order(orders), Talk):
+                nursery.start_soon(self._send)
+                await _order(orders)
+            _say(self._progress)
+            _say(Measured(self._latency_ms))
+            nursery.cancel_scope.cancel("the demo is over")
+
+    async def _send(self) -> None:
+        async with trio.open_nursery() as nursery:
+            self._progress.direct_planned = self._mesh.peer_count
+            for peer in self._mesh.peers:
+                nursery.start_soon(self._send_direct, peer)
+            start = trio.current_time()
+            for number in range(self._plan.messages):
+                await trio.sleep_until(start + number / self._plan.rate)
+                receipt = await self._mesh.broadcast(TOPIC, self._payload(number))
+                self._progress.sent += 1
+                self._changed.set()
+                nursery.start_soon(self._settle, receipt)
+
+    def _payload(self, number: int) -> Any:
+        """A JSON object of the size that was asked for, or the smallest possible."""
+        padding = self._plan.payload - len(f'{{"sent":{_now():.6f},"number":{number},"padding":""}}')
+        return {"sent": round(_now(), 6), "number": number, "padding": "." * padding}
+
+    async def _settle(self, receipt: Receipt) -> None:
+        outcome = await receipt.settled()
+        if isinstance(outcome, Delivered):
+            self._progress.reached.append(outcome.reached)
+        else:
+            self._progress.lost += 1
+        self._changed.set()
+
+    async def _send_direct(self, peer: PeerId) -> None:
+        try:
+            await self._mesh.send(peer, {"hello": self._mesh.peer_id})
+        except (MeshError, NotImplementedError) as error:
+            _say(Trouble(f"no direct message to {short(peer)}: {error}"))
+        self._progress.direct_done += 1
+        self._changed.set()
+
+    async def _receive(self, messages: Subscription[MessageReceived]) -> None:
+        async for message in messages:
+            match message.payload:
+                case {"number": int(number), "sent": float(sent)}:
+                    self._count(message.origin, number, sent)
+                case _:
+                    _say(Trouble(f"a strange broadcast from {short(message.origin)}"))
+
+    def _count(self, origin: PeerId, number: int, sent: float) -> None:
+        self._changed.set()
+        if (origin, number) in self._heard:
+            self._progress.duplicates += 1
+            return
+        self._heard.add((origin, number))
+        self._progress.delivered += 1
+        self._latency_ms.append(round((_now() - sent) * 1000, 3))
+
+    async def _receive_direct(self, directs: Subscription[DirectReceived]) -> None:
+        async for _ in directs:
+            self._progress.direct_received += 1
+            self._changed.set()
+
+    async def _report(self) -> None:
+        while True:
+            await self._changed.wait()
+            self._changed = trio.Event()
+            _say(self._progress)
+            await trio.sleep(REPORT_PAUSE)
+
+
+def _say(report: Report) -> None:
+    sys.stdout.buffer.write(encode(report))
+    sys.stdout.buffer.flush()
+
+
+def _now() -> float:
+    return time.time()  # ruff: ignore[banned-api]  # all processes of the demo share one machine, and its clock

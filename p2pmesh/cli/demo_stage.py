@@ -1,0 +1,231 @@
+"""Puts the demo on: a signaling server, the peer processes, and their orders from start to end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess  # ruff: ignore[suspicious-subprocess-import]
+import sys
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import cast
+
+import msgspec
+import trio
+from attrs import define, field
+
+from p2pmesh.cli.demo_control import (
+    REPORTS,
+    Join,
+    Joined,
+    Links,
+    Measured,
+    Order,
+    Progress,
+    Ready,
+    Report,
+    Stop,
+    Talk,
+    Trouble,
+    encode,
+)
+from p2pmesh.cli.demo_report import Peer, Plan, Stage
+from p2pmesh.cli.lines import lines_of
+from p2pmesh.cli.text import printable
+from p2pmesh.server import open_signaling_server
+
+QUIET = 0.2
+"""Seconds without news after which no duplicate is on its way any more; a delivery takes some milliseconds."""
+LEAVE_TIMEOUT = 5.0
+"""For the last reports and goodbyes: the library's own limit for leaving is 4 s."""
+KILL_AFTER = 2.0
+"""Seconds between SIGTERM and SIGKILL."""
+_PROCESSORS = os.cpu_count() or 1
+_FRAME_OF_GROUPS = " \t\r|+-"
+"""What tracebacks of exception groups draw around their lines."""
+_LAST_WORDS = 1000
+"""Characters of a failed process's last line that are shown."""
+
+
+@define
+class _Process:
+    """A peer's process and the talk with it."""
+
+    peer: Peer
+    process: trio.Process
+    last_words: deque[str] = field(factory=lambda: deque(maxlen=2))
+
+    async def order(self, order: Order) -> None:
+        """Give an order. A process that has gone says so elsewhere: by its end."""
+        stdin = cast("trio.abc.SendStream", self.process.stdin)  # a pipe, as all three
+        with contextlib.suppress(trio.BrokenResourceError):
+            await stdin.send_all(encode(order))
+
+
+class Demo:
+    """One run. `stage` is what is known so far, for whoever shows it."""
+
+    def __init__(self, plan: Plan, *, debug: bool = False) -> None:
+        self.stage = Stage(plan, [Peer(number) for number in range(1, plan.peers + 1)])
+        self._debug = debug
+        self._processes: list[_Process] = []
+        self._changed = trio.Event()
+        self._failed = False
+        self._stopping = False
+        self._scope = trio.CancelScope()
+        self._last_start = 0.0
+
+    async def run(self) -> None:
+        """Put it on from start to end. What goes wrong is noted in `stage.errors`; nothing is left running."""
+        timeout = self.stage.plan.timeout
+        async with open_signaling_server() as server, trio.open_nursery() as nursery:
+            with trio.move_on_after(timeout) as self._scope:
+                await self._start(nursery)
+                await self._connect(server.url)
+                await self._talk()
+            if self._scope.cancelled_caught and not self._failed:
+                self._note(f"not done after {timeout:g} s: {self._missing()}")
+            await self._stop()
+            nursery.cancel_scope.cancel("the demo is over")
+
+    async def _start(self, nursery: trio.Nursery) -> None:
+        """Start all processes, not more at a time than there are processors: more would only slow each other down."""
+        for peer in self.stage.peers:
+            await self._until(lambda: sum(not peer.ready for peer in self._started) < _PROCESSORS)
+            self._last_start = trio.current_time()
+            self._processes.append(await nursery.start(self._run_process, peer))
+        await self._until(lambda: all(peer.ready for peer in self.stage.peers))
+
+    async def _connect(self, url: str) -> None:
+        plan = self.stage.plan
+        for process in self._processes:
+            seed = None if plan.seed is None else f"{plan.seed}/{process.peer.number}"
+            join = Join(url, plan.peers, plan.max_peers, plan.messages, plan.payload, plan.rate, seed)
+            await process.order(join)
+        await self._until(lambda: self.stage.is_connected)
+        self.stage.connected_s = trio.current_time() - self._last_start
+
+    async def _talk(self) -> None:
+        for process in self._processes:
+            await process.order(Talk())
+        await self._until(lambda: self.stage.all_arrived)
+        quiet = False
+        while not quiet:
+            with trio.move_on_after(QUIET) as scope:
+                await self._changed.wait()
+            quiet = scope.cancelled_caught
+
+    async def _stop(self) -> None:
+        self._stopping = True
+        with trio.move_on_after(LEAVE_TIMEOUT):
+            for process in self._processes:
+                await process.order(Stop())
+            await self._until(lambda: all(peer.ended for peer in self._started))
+        for peer in self._started:
+            if not peer.ended:
+                self._note(f"{peer.name} (process {peer.pid}) did not end within {LEAVE_TIMEOUT:g} s of its last order")
+
+    @property
+    def _started(self) -> list[Peer]:
+        return [process.peer for process in self._processes]
+
+    # --- processes ----------------------------------------------------------------------------------------------------
+
+    async def _run_process(
+        self, peer: Peer, *, task_status: trio.TaskStatus[_Process] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        command = [sys.executable, "-m", "p2pmesh", *(["--debug"] if self._debug else []), "demo-peer"]
+        run = partial(
+            trio.run_process,
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            check=False,
+            deliver_cancel=_end,
+        )
+        async with trio.open_nursery() as nursery:
+            process: trio.Process = await nursery.start(run)
+            peer.pid = process.pid
+            known = _Process(peer, process)
+            task_status.started(known)
+            async with trio.open_nursery() as readers:
+                readers.start_soon(lines_of, process.stdout, partial(self._on_report, known))
+                readers.start_soon(lines_of, process.stderr, partial(self._on_error_line, known))
+            status = await process.wait()
+        self._on_end(known, status)
+
+    # --- what they say ------------------------------------------------------------------------------------------------
+
+    def _on_error_line(self, known: _Process, line: bytes) -> None:
+        text = line.decode(errors="replace")
+        if self._debug:
+            sys.stderr.write(f"[{known.peer.name}] {text}\n")
+        if words := text.strip(_FRAME_OF_GROUPS):
+            known.last_words.append(printable(words, _LAST_WORDS))
+
+    def _on_report(self, known: _Process, line: bytes) -> None:
+        try:
+            self._take(known.peer, REPORTS.decode(line))
+        except msgspec.MsgspecError as error:
+            self._note(f"{known.peer.name} reported nonsense: {error}")
+        self._wake()
+
+    def _take(self, peer: Peer, report: Report) -> None:
+        match report:
+            case Ready():
+                peer.ready = True
+            case Joined():
+                peer.peer_id = report.peer_id
+            case Links():
+                if not self._stopping:  # what is left when the others leave says nothing
+                    peer.links = tuple(report.peers)
+            case Progress():
+                peer.progress = report
+            case Measured():
+                peer.latency_ms = report.latency_ms
+            case Trouble():
+                self._note(f"{peer.name}: {report.text}")
+
+    def _on_end(self, known: _Process, status: int) -> None:
+        peer = known.peer
+        peer.ended = True
+        if status or not self._stopping:
+            how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+            words = "; ".join(known.last_words)
+            self._note(f"{peer.name} (process {peer.pid}) {how}: {words or 'no word of why'}")
+            self._failed = True
+            self._scope.cancel("a peer is missing: not everything can arrive any more")
+        self._wake()
+
+    def _note(self, text: str) -> None:
+        self.stage.errors.append(text)
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+
+    async def _until(self, true: Callable[[], bool]) -> None:
+        while not true():
+            await self._changed.wait()
+
+    def _missing(self) -> str:
+        """What it was waiting for."""
+        stage, peers = self.stage, self.stage.peers
+        for what, lacking in (
+            ("not started", [peer for peer in peers if not peer.ready]),
+            ("not let in by the signaling server", [peer for peer in peers if peer.peer_id is None]),
+            ("without a link", [peer for peer in peers if not peer.links]),
+        ):
+            if lacking:
+                return f"{what}: {', '.join(peer.name for peer in lacking)}"
+        if stage.connected_s is None:
+            return "the links are not yet one mesh"
+        return f"{stage.delivered} of {stage.plan.deliveries} deliveries made"
+
+
+async def _end(process: trio.Process) -> None:
+    process.terminate()
+    await trio.sleep(KILL_AFTER)
+    process.kill()

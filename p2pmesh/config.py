@@ -1,0 +1,226 @@
+"""Every number that can be tuned, in one frozen config for each subsystem, with its reason beside it.
+
+Times are seconds, sizes are bytes. Make variants with `attrs.evolve`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+from attrs import field, frozen
+
+from p2pmesh.errors import ConfigError
+
+KIB = 1024
+MIB = 1024 * KIB
+
+
+def _at_least(low: float) -> Callable[[Any, attrs.Attribute[Any], Any], None]:
+    def check(instance: object, attribute: attrs.Attribute[Any], value: float) -> None:
+        if not value >= low:
+            raise ConfigError(f"{type(instance).__name__}.{attribute.name} must be {low:g} or more, not {value!r}")
+
+    return check
+
+
+def _number(default: Any, *, low: float = 0) -> Any:
+    return field(default=default, validator=_at_least(low))
+
+
+@frozen(kw_only=True)
+class IceServer:
+    """A STUN or TURN server: `stun:host:port`, or `turn:host:port?transport=udp` with user name and credential."""
+
+    urls: str
+    username: str | None = None
+    credential: str | None = field(default=None, repr=False)
+
+
+@frozen(kw_only=True)
+class LinkConfig:
+    """Links to neighbours."""
+
+    ice_servers: tuple[IceServer, ...] = ()
+    """None by default: peers on one machine or one network need none, and nothing is contacted unasked."""
+    allow_unverified: bool = False
+    """Link to peers that can't prove their id, such as the original's. Off: else a lying signaling server could drop the
+    proofs of two verified peers and put itself between them."""
+    connect_timeout: float = _number(15.0, low=0.1)
+    """For one attempt, offer to open channel; the original's transports use 15 s."""
+    close_timeout: float = _number(2.0, low=0.01)
+    """For a graceful close; after that it is forced."""
+    packet_size: int = _number(16 * KIB, low=1 * KIB)
+    """Largest data channel message between peers of ours: what every WebRTC stack carries without fragmenting trouble."""
+    coalesce_size: int = _number(16 * KIB, low=0)
+    """Small frames that wait together are sent as one packet up to this size."""
+    coalesce_delay: float = _number(0.001, low=0)
+    """A small frame waits for company this long at most, and only just after another packet left: what a timer resolves."""
+    high_water: int = _number(256 * KIB, low=1 * KIB)
+    """Stop writing while the data channel has this much buffered."""
+    low_water: int = _number(64 * KIB, low=0)
+    """Go on writing once it has drained to this."""
+    receive_window: int = _number(2 * MIB, low=64 * KIB)
+    """Credit given to the sender: how much may wait unread. Must hold the largest frame."""
+    keepalive_idle: float = _number(2.0, low=0.05)
+    """Ping after this long without a packet from the peer."""
+    keepalive_interval: float = _number(1.0, low=0.05)
+    """Between further pings."""
+    keepalive_pings: int = _number(3, low=1)
+    """Unanswered pings until the peer is given up: about 5 s after it fell silent, against 33 s of ICE consent."""
+    outbox: int = _number(256, low=1)
+    """Frames that may wait for one link, control and data each."""
+    outbox_patience: float = _number(10.0, low=0.1)
+    """A link whose outbox stays full this long is given up."""
+    frames_per_second: float = _number(20_000.0, low=1)
+    """A neighbour that sends more is read more slowly, which its credit makes it feel."""
+
+
+@frozen(kw_only=True)
+class SignalingConfig:
+    """Signaling services."""
+
+    join_grace: float = _number(1.0, low=0)
+    """A service that answers nothing to a join for this long is taken to have accepted it: the original's server does
+    not answer the first peer."""
+    open_timeout: float = _number(10.0, low=0.1)
+    """For one connection to a service; as the original."""
+    retry_first: float = _number(0.5, low=0.01)
+    retry_cap: float = _number(30.0, low=0.01)
+    """Between attempts to reach a service, jittered and doubled."""
+    rejoin_every: float = _number(60.0, low=1)
+    """While under-connected: ask for fresh peers, first after 5 s, doubling up to this."""
+    outbox: int = _number(256, low=1)
+    """Messages that may wait for one service."""
+    remembered_peers: int = _number(1024, low=1)
+    """Peers of which we remember the services that they are on."""
+    remembered_offers: int = _number(64, low=1)
+    """Offers kept, of ours and of others each, until they are answered: far more than links are attempted at once."""
+
+
+@frozen(kw_only=True)
+class TopologyConfig:
+    """Which links this peer has."""
+
+    retry_first: float = _number(1.0, low=0.01)
+    retry_cap: float = _number(60.0, low=0.01)
+    """Between attempts at the same peer, jittered and doubled."""
+    dials_at_once: int = _number(3, low=1)
+    known_peers: int = _number(256, low=1)
+    """Peers remembered besides the links; HyParView's passive view is 30 for 10,000 peers, ids are small."""
+    alternatives: int = _number(3, low=0)
+    """Ids told to a peer that is rejected or evicted; as the original."""
+    check_every: float = _number(5.0, low=0.1)
+    """Look for missing links at least this often."""
+    min_link_age: float = _number(10.0, low=0)
+    """A link younger than this is not given up for a newcomer, nor more than one in this time: so links don't thrash."""
+    announced_grace: float = _number(0.5, low=0)
+    """A peer that just joined gets this long to make its offer before we make ours: it was told of us, too."""
+
+
+@frozen(kw_only=True)
+class BroadcastConfig:
+    """Broadcasts."""
+
+    ttl: float = _number(60.0, low=0.1)
+    """How long a message is offered to peers that lack it."""
+    max_ttl: float = _number(600.0, low=0.1)
+    """A message from elsewhere lives no longer than this, whatever it says."""
+    max_hops: int = _number(32, low=1)
+    """The ring with long links of 10,000 peers has a diameter of 15 and less (DESIGN: the overlay)."""
+    clock_skew: float = _number(300.0, low=0)
+    """Tolerated between the origin's clock and ours."""
+    ack_timeout: float = _number(1.0, low=0.01)
+    retries: int = _number(5, low=0)
+    """Of one hop: after 1, 2, 4, ... s, jittered, until the ttl ends."""
+    window: int = _number(64, low=1)
+    """Unacknowledged messages on one link; more wait."""
+    window_bytes: int = _number(2 * MIB, low=1 * KIB)
+    """Unacknowledged payload bytes on one link, or one message if it is larger: half a second of a good link, so that a
+    message which is only queued is not taken for lost."""
+    slowest_link: float = _number(128 * KIB, low=1)
+    """Bytes per second: an ack is waited for longer by what is in flight at this rate."""
+    publish_room: int = _number(16, low=1)
+    """A `broadcast` of ours waits while so many messages wait for one link's window: enough to keep it busy between acks."""
+    backlog: int = _number(1024, low=1)
+    """Messages that wait for one link's window; above it the oldest is dropped and counted."""
+    seen_ids: int = _number(65_536, low=1)
+    """Ids remembered so that nothing is delivered twice."""
+    history: int = _number(4096, low=1)
+    """Payloads kept for retries."""
+    history_bytes: int = _number(64 * MIB, low=1 * MIB)
+    offers: int = _number(256, low=0)
+    """Ids of live messages, the newest, told to a new neighbour, who asks for those it lacks; at most 256 fit a frame."""
+
+
+@frozen(kw_only=True)
+class ReceiptsConfig:
+    """Who has a broadcast."""
+
+    table: int = _number(8192, low=1)
+    """Broadcasts of ours that are counted, and as many of others; above it the oldest is settled as it stands."""
+    grace: float = _number(5.0, low=0)
+    """A broadcast that nobody took has failed after this long, rather than at the end of its ttl: about as long as it
+    takes to get a first link."""
+    interim: float = _number(0.5, low=0.01)
+    """How often a count that grows but is not settled is passed on."""
+    retry_first: float = _number(1.0, low=0.01)
+    retry_cap: float = _number(8.0, low=0.01)
+    """Until a receipt that we sent is acknowledged: jittered and doubled."""
+    linger: float = _number(10.0, low=0)
+    """Counting goes on this long after the ttl, for what is still on its way."""
+    most: int = _number(1_000_000, low=1)
+    """More peers than this below one neighbour is taken for a lie, and for this many."""
+
+
+@frozen(kw_only=True)
+class RoutingConfig:
+    """Direct messages."""
+
+    ack_timeout: float = _number(1.0, low=0.01)
+    retries: int = _number(4, low=0)
+    pending: int = _number(1024, low=1)
+    """Direct messages of ours that wait for an ack; above it a `send` waits."""
+    window: int = _number(64, low=1)
+    """Of them for one link: well below `LinkConfig.outbox`."""
+    seen_ids: int = _number(16_384, low=1)
+
+
+@frozen(kw_only=True)
+class MeshConfig:
+    """All of it. The keyword options of `open_mesh` override the fields of the same name."""
+
+    room: str = field(default="", validator=attrs.validators.max_len(128))
+    """Meshes in different rooms of one signaling service don't meet."""
+    max_peers: int = _number(3, low=1)
+    """Hard cap on open links; as the original's `createMesh`."""
+    max_payload: int = _number(1 * MIB, low=1)
+    """Largest payload as encoded; larger ones raise `PayloadTooLarge`."""
+    join_token: str | None = field(default=None, repr=False)
+    """Shown to signaling services that ask for one."""
+    leave_timeout: float = _number(2.0, low=0)
+    """For goodbyes when the mesh is left."""
+    event_buffer: int = _number(64, low=1)
+    """Items a subscriber may lag behind by default, before the oldest are dropped."""
+    inbox: int = _number(64, low=1)
+    """Inputs that may wait for one subsystem before who sends them waits."""
+    links: LinkConfig = LinkConfig()
+    signaling: SignalingConfig = SignalingConfig()
+    topology: TopologyConfig = TopologyConfig()
+    broadcast: BroadcastConfig = BroadcastConfig()
+    receipts: ReceiptsConfig = ReceiptsConfig()
+    routing: RoutingConfig = RoutingConfig()
+
+    def __attrs_post_init__(self) -> None:
+        if self.links.receive_window < self.max_frame:
+            raise ConfigError(
+                f"LinkConfig.receive_window must hold one whole frame: {self.max_frame} bytes or more for this max_payload"
+            )
+        if self.links.low_water > self.links.high_water:
+            raise ConfigError("LinkConfig.low_water must not be above high_water")
+
+    @property
+    def max_frame(self) -> int:
+        """Largest frame that a link carries: a payload as text in JSON in base64, plus its envelope."""
+        return self.max_payload * 3 // 2 + 16 * KIB

@@ -1,0 +1,79 @@
+"""Everything the library raises: one tree under `MeshError`.
+
+Each message names the cause and the way out in one line. Ordinary calls raise these plainly, never in a group.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "ConfigError",
+    "IdentityError",
+    "InvalidPayload",
+    "InvalidPeerId",
+    "JoinRefused",
+    "LocalProtocolError",
+    "MeshClosed",
+    "MeshError",
+    "NotANeighbour",
+    "PayloadTooLarge",
+    "PeerUnreachable",
+    "RemoteProtocolError",
+    "TransportError",
+    "TransportUnavailable",
+]
+
+
+class MeshError(Exception):
+    """Base of all errors of this library."""
+
+
+class ConfigError(MeshError, ValueError):
+    """An option or a combination of options makes no sense; the message names the option and its range."""
+
+
+class InvalidPeerId(MeshError, ValueError):
+    """A peer id is not 40 lower-case hexadecimal digits."""
+
+
+class IdentityError(MeshError):
+    """An identity file can't be read, is not an Ed25519 key, or may be read by others."""
+
+
+class InvalidPayload(MeshError, TypeError):
+    """A payload is neither bytes nor something JSON can carry."""
+
+
+class PayloadTooLarge(MeshError, ValueError):
+    """A payload is larger than `MeshConfig.max_payload`; nothing was sent."""
+
+
+class PeerUnreachable(MeshError):
+    """A direct message can't be brought to its receiver: unknown, gone, or not answering."""
+
+
+class NotANeighbour(PeerUnreachable):
+    """The receiver is said to be in the mesh, but there is no link to it."""
+
+
+class MeshClosed(MeshError):
+    """The mesh was left; open a new one."""
+
+
+class TransportError(MeshError):
+    """One signaling transport failed: it is retried, with back-off, for as long as the mesh lives."""
+
+
+class JoinRefused(TransportError):
+    """The signaling service answered and refused us: bad token, id taken, room or server full."""
+
+
+class TransportUnavailable(MeshError):
+    """None of the signaling transports could be reached when the mesh was opened."""
+
+
+class RemoteProtocolError(MeshError):
+    """A peer or a server sent what the protocol forbids; its link is closed, the mesh goes on."""
+
+
+class LocalProtocolError(MeshError):
+    """This process asked for what the protocol forbids: a bug in the caller, or in this library."""

@@ -1,0 +1,168 @@
+"""What a mesh tells its application: frozen events, one class for each thing that can happen.
+
+`Mesh.events()` delivers all of them; `Mesh.subscribe()` only `MessageReceived`, `Mesh.messages()` only `DirectReceived`.
+For each `PeerConnected` there comes exactly one `PeerDisconnected` or `PeerTimedOut` of the same peer.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+from attrs import frozen
+
+from p2pmesh.keyspace import PeerId
+
+JsonValue: TypeAlias = "str | int | float | bool | None | list[JsonValue] | dict[str, JsonValue]"
+Payload: TypeAlias = "JsonValue | bytes"
+"""What a message can carry: anything JSON can, or bytes."""
+
+
+@frozen
+class PeerConnected:
+    """A link to this peer is open."""
+
+    peer_id: PeerId
+    verified: bool
+    """Whether the peer proved that it holds the key of its id."""
+
+
+@frozen
+class PeerDisconnected:
+    """The link to this peer is closed, by either side, for the reason given."""
+
+    peer_id: PeerId
+    reason: str
+
+
+@frozen
+class PeerTimedOut:
+    """The link to this peer was closed because the peer fell silent without a word."""
+
+    peer_id: PeerId
+    silent_for: float
+    """Seconds since it was last heard."""
+
+
+@frozen
+class PeerFailed:
+    """A link to this peer could not be opened."""
+
+    peer_id: PeerId
+    reason: str
+
+
+@frozen
+class PeerEvicted:
+    """This peer gave up its link to us and told us of others; a `PeerDisconnected` follows."""
+
+    peer_id: PeerId
+    reason: str
+    alternatives: tuple[PeerId, ...]
+
+
+@frozen
+class MessageReceived:
+    """A broadcast arrived."""
+
+    topic: str
+    payload: Payload
+    origin: PeerId
+    message_id: str
+    timestamp: float
+    """When the origin sent it, by its own clock, in seconds since 1970."""
+    hops: int
+    """Links it crossed: 1 from a neighbour."""
+    verified: bool
+    """Whether the origin's signature was there and right."""
+
+
+@frozen
+class DirectReceived:
+    """A direct message to this peer alone arrived."""
+
+    origin: PeerId
+    payload: Payload
+    message_id: str
+    timestamp: float
+    """When the sender sent it, by its own clock, in seconds since 1970."""
+    verified: bool
+
+
+@frozen
+class MessageDelivered:
+    """A broadcast of ours has settled: `reached` other peers have it."""
+
+    message_id: str
+    topic: str
+    reached: int
+    elapsed: float
+    """Seconds from the call of `broadcast`."""
+
+
+@frozen
+class MessageFailed:
+    """A broadcast of ours has reached nobody, or can't be settled any more."""
+
+    message_id: str
+    topic: str
+    reason: str
+    reached: int
+
+
+@frozen
+class IslandSuspected:
+    """Part of the mesh seems to be out of reach."""
+
+    peer_id: PeerId
+    reason: str
+
+
+@frozen
+class IslandHealed:
+    """Two islands are one mesh again."""
+
+    duration: float
+    """Seconds since the suspicion."""
+    bridge: PeerId
+
+
+@frozen
+class TransportUp:
+    """A signaling transport is connected and joined."""
+
+    name: str
+
+
+@frozen
+class TransportDown:
+    """A signaling transport is not connected; it is being retried. Links live on without it."""
+
+    name: str
+    reason: str
+
+
+@frozen
+class Lagged:
+    """A subscriber was too slow: that many of its oldest items were dropped."""
+
+    missed: int
+    topic: str | None = None
+    """The topic of the subscription that lags, None for a stream that is not bound to one."""
+
+
+Event: TypeAlias = (
+    PeerConnected
+    | PeerDisconnected
+    | PeerTimedOut
+    | PeerFailed
+    | PeerEvicted
+    | MessageReceived
+    | DirectReceived
+    | MessageDelivered
+    | MessageFailed
+    | IslandSuspected
+    | IslandHealed
+    | TransportUp
+    | TransportDown
+    | Lagged
+)

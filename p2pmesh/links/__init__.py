@@ -1,0 +1,1 @@
+"""Links: an open channel of frames between two peers, and what opens one."""

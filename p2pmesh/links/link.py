@@ -1,0 +1,162 @@
+"""What a link is, and what opens one: the contracts that WebRTC and the simulator both fulfil.
+
+One contract suite (`tests/link_contract.py`) runs against every implementation. A link carries *frames*: whole messages,
+as bytes, in order, each once. How frames become packets of the carrier (lanes, coalescing, fragments, credits, keepalive)
+is decided by the sans-IO core `p2pmesh.protocols.session`, the same for every carrier.
+"""
+
+from __future__ import annotations
+
+import abc
+from typing import Self
+
+import trio
+from attrs import frozen
+
+from p2pmesh.keyspace import PeerId
+from p2pmesh.protocols.core import RemotePeer
+from p2pmesh.wire.messages import Signal
+
+
+class LinkError(trio.BrokenResourceError):
+    """The link has failed; `args[0]` says why, for people."""
+
+
+class LinkTimedOut(LinkError):
+    """The peer fell silent."""
+
+    def __init__(self, silent_for: float) -> None:
+        super().__init__(f"nothing heard for {silent_for:.1f} s")
+        self.silent_for = silent_for
+
+
+class LinkProtocolError(LinkError):
+    """The peer sent what the protocol forbids."""
+
+
+class AttemptFailed(Exception):
+    """A link could not be opened; the text says why, for people."""
+
+
+@frozen(kw_only=True)
+class LinkStats:
+    """Counts since the link opened, and what waits now."""
+
+    bytes_sent: int = 0
+    bytes_received: int = 0
+    frames_sent: int = 0
+    frames_received: int = 0
+    packets_sent: int = 0
+    packets_received: int = 0
+    pings_sent: int = 0
+    queued_bytes: int = 0
+    """Taken by `send`, not yet with the carrier."""
+    unread_bytes: int = 0
+    """Received, not yet taken by `receive`."""
+    send_credit: int = 0
+    """What the peer lets us send before it reads on."""
+    round_trip: float | None = None
+    """Seconds, smoothed, from pings; None before the first answer."""
+
+
+class Link(trio.abc.Channel[bytes]):
+    """An open link to one peer. Made by an `Attempt`.
+
+    One task may send bulk frames, one urgent ones, and one may receive at a time, else `trio.BusyResourceError`.
+    """
+
+    @property
+    @abc.abstractmethod
+    def peer(self) -> RemotePeer:
+        """Who is at the other end."""
+
+    @property
+    @abc.abstractmethod
+    def stats(self) -> LinkStats: ...
+
+    @abc.abstractmethod
+    async def send(self, value: bytes, *, urgent: bool = False) -> None:
+        """Queue a frame; waits while the link is full (the peer's credit is used up, or the carrier is behind).
+
+        Cancelled while it waits, the frame is not sent. `urgent` frames overtake the others; they have a credit of their
+        own, so that bulk frames never hold them up.
+
+        Raises:
+          ValueError: if the frame is larger than the link carries.
+          trio.ClosedResourceError: if this side closed the link.
+          LinkError: if the link has failed or the peer closed it.
+        """
+
+    @abc.abstractmethod
+    async def receive(self) -> bytes:
+        """The next frame; urgent ones first. What arrived before the link failed can still be received.
+
+        Raises:
+          trio.EndOfChannel: if the peer closed the link, after all that arrived was received.
+          trio.ClosedResourceError: if this side closed the link.
+          LinkTimedOut, LinkProtocolError, LinkError: if the link has failed.
+        """
+
+    @abc.abstractmethod
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Keep the link's timers: keepalive, and sending what was held back for company. Returns when the link has ended.
+
+        Whoever owns the link runs this beside it, in a task of its own. Without it the link works, but does not notice
+        that its peer fell silent, and sends each small frame by itself. A failure does not raise here but in `send` and
+        `receive`.
+        """
+
+    @abc.abstractmethod
+    async def aclose(self) -> None:
+        """Close: what was sent is flushed for a bounded time first. Closes for certain, also when cancelled."""
+
+
+class Attempt(trio.abc.AsyncResource):
+    """A link in the making: it has a description for the peer, and waits for the peer's.
+
+    `aclose` gives everything up that has not become a link; it is harmless after `opened` returned.
+    """
+
+    @property
+    @abc.abstractmethod
+    def peer_id(self) -> PeerId: ...
+
+    @property
+    @abc.abstractmethod
+    def signal(self) -> Signal:
+        """Our offer or answer, all candidates inside, unsigned: to be brought to the peer."""
+
+    @abc.abstractmethod
+    async def feed(self, signal: Signal) -> None:
+        """Take the peer's answer or a candidate; what does not fit is ignored.
+
+        Raises:
+          AttemptFailed: if the answer can't be used.
+        """
+
+    @abc.abstractmethod
+    async def opened(self, peer: RemotePeer) -> Link:
+        """Wait until the link is open. The link belongs to the caller from then on. No time-out of its own.
+
+        Raises:
+          AttemptFailed: if it can't be opened any more.
+        """
+
+
+class Dialer(trio.abc.AsyncResource):
+    """Opens links of one kind for one mesh: an async context manager, entered before the first attempt."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    @abc.abstractmethod
+    async def offer(self, peer: PeerId) -> Attempt:
+        """Begin a link to `peer`."""
+
+    @abc.abstractmethod
+    async def answer(self, peer: PeerId, offer: Signal) -> Attempt:
+        """Begin a link that `peer` offered.
+
+        Raises:
+          AttemptFailed: if the offer can't be used.
+        """

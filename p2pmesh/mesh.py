@@ -1,0 +1,288 @@
+"""`open_mesh`: the one way in, and `Mesh`: what a program holds while it is a peer.
+
+The root nursery lives here: every task of every subsystem runs in it, and ends with it.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import AsyncIterator, Iterable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any, NoReturn
+
+import attrs
+import trio
+
+from p2pmesh.config import IceServer, MeshConfig
+from p2pmesh.errors import ConfigError, MeshError, NotANeighbour
+from p2pmesh.events import DirectReceived, Event, MessageReceived, Payload
+from p2pmesh.identity import Identity
+from p2pmesh.keyspace import PeerId, parse_peer_id
+from p2pmesh.links.link import Dialer
+from p2pmesh.protocols.core import Connect, Publish, SendDirect, Subsystem, WallClock
+from p2pmesh.receipts import Receipt
+from p2pmesh.runtime.bus import Subscription
+from p2pmesh.runtime.node import Node
+from p2pmesh.transports.registry import make_transports
+from p2pmesh.transports.transport import TransportLike
+
+
+@asynccontextmanager
+async def open_mesh(
+    *transports: TransportLike,
+    identity: Identity | None = None,
+    room: str | None = None,
+    max_peers: int | None = None,
+    ice_servers: Iterable[IceServer] | None = None,
+    allow_unverified: bool | None = None,
+    bootstrap_peers: Iterable[str] = (),
+    config: MeshConfig | None = None,
+    dialer: Dialer | None = None,
+    rng: random.Random | None = None,
+    wall_clock: WallClock | None = None,
+) -> AsyncIterator[Mesh]:
+    """Join a mesh: inside the block this program is a peer, at its end it has left.
+
+    Entering returns once one signaling service has let us in; links come up in the background, as `Mesh.events()` tells.
+
+    Args:
+      transports: Where to find other peers: URLs (`ws://`, `wss://`, `memory://`), `TransportConfig`s or transport
+        objects. Several are one mesh over several signaling services.
+      identity: Who this peer is. Default: a new `Identity` for this block.
+      room: Meshes in different rooms of a service don't meet. Default: "".
+      max_peers: Hard cap on open links, 1 or more. Default: 3.
+      ice_servers: STUN and TURN servers, for peers behind NATs. Default: none.
+      allow_unverified: Link to peers that can't prove their id, such as the original project's. Default: False.
+      bootstrap_peers: Ids of peers to try, besides those that the services name.
+      config: Every other number; the options above override its fields.
+      dialer: What opens links. Default: a `WebRTCDialer`. Entered and closed by this block.
+      rng: Source of all randomness but keys. Default: seeded by the system.
+      wall_clock: The wall time at an instant of Trio's clock. Default: the system's.
+
+    Raises:
+      ConfigError: if an option makes no sense.
+      TransportUnavailable: if no signaling service could be joined; the text has every reason.
+
+    Resource handling:
+      All tasks, sockets and links belong to this block and are gone when it is left, however it is left and wherever it
+      is cancelled. Leaving says goodbye to neighbours for at most `MeshConfig.leave_timeout` seconds. Don't `yield` out
+      of an async generator inside the block.
+
+    Error handling:
+      The block owns a nursery, so exceptions raised in it arrive in an `ExceptionGroup`: catch them with `except*`, or
+      inside. Calls on the `Mesh` raise plain exceptions. What peers and networks do never raises out of the block.
+    """
+    settings = _settings(config, room, max_peers, ice_servers, allow_unverified)
+    bootstrap = [parse_peer_id(peer) for peer in bootstrap_peers]
+    services = make_transports(transports)
+    if not services:
+        raise ConfigError("open_mesh needs a signaling transport, such as ws://localhost:8080")
+    failure: MeshError | None = None
+    async with _default_dialer(settings) if dialer is None else dialer as links:
+        async with trio.open_nursery() as nursery:
+            node = Node(
+                Identity.generate() if identity is None else identity,
+                settings,
+                services,
+                links,
+                random.Random() if rng is None else rng,
+                _system_clock if wall_clock is None else wall_clock,
+            )
+            try:
+                await node.start(nursery, bootstrap)
+            except MeshError as error:
+                failure = error
+            else:
+                mesh = Mesh(node)
+                try:
+                    yield mesh
+                finally:
+                    with trio.move_on_after(settings.leave_timeout + settings.links.close_timeout, shield=True):
+                        await mesh.leave()
+            finally:
+                node.close()
+                nursery.cancel_scope.cancel("the mesh is closed")
+    if failure is not None:
+        raise failure
+
+
+class Mesh:
+    """A peer among many. Made by `open_mesh`.
+
+    Its methods may be called from any number of tasks of the same Trio run. After the block, or after `leave`, they raise
+    `MeshClosed`.
+    """
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._left = False
+
+    def __repr__(self) -> str:
+        return f"<Mesh {self.peer_id} with {self.peer_count} peers>"
+
+    @property
+    def peer_id(self) -> PeerId:
+        """Our own id."""
+        return self._node.identity.peer_id
+
+    @property
+    def peers(self) -> tuple[PeerId, ...]:
+        """The neighbours: peers with an open link, oldest first."""
+        return tuple(self._node.peers)
+
+    @property
+    def peer_count(self) -> int:
+        """How many neighbours there are, at most `max_peers`."""
+        return len(self._node.peers)
+
+    @asynccontextmanager
+    async def events(self, *, buffer: int | None = None) -> AsyncIterator[Subscription[Event]]:
+        """A stream of everything that happens from now on. One that lags loses its oldest, and is told by a `Lagged`.
+
+        Args:
+          buffer: How many events may wait. Default: `MeshConfig.event_buffer`.
+        """
+        with self._node.bus.events(self._buffer(buffer)) as stream:
+            yield stream
+
+    @asynccontextmanager
+    async def subscribe(
+        self, topic: str | None = None, *, buffer: int | None = None
+    ) -> AsyncIterator[Subscription[MessageReceived]]:
+        """A stream of the broadcasts of other peers that arrive from now on.
+
+        Args:
+          topic: Only those of this topic; None for all.
+          buffer: How many may wait; then the oldest are dropped, counted in `Subscription.missed` and told as `Lagged` by
+            `events()`. Default: `MeshConfig.event_buffer`.
+        """
+        bus, capacity = self._node.bus, self._buffer(buffer)
+        wanted = lambda event: topic is None or event.topic == topic  # noqa: E731
+        with bus.messages(MessageReceived, wanted, capacity, topic) as stream:
+            yield stream
+
+    @asynccontextmanager
+    async def messages(self, *, buffer: int | None = None) -> AsyncIterator[Subscription[DirectReceived]]:
+        """A stream of the direct messages to this peer that arrive from now on; `buffer` as for `subscribe`."""
+        with self._node.bus.messages(DirectReceived, lambda event: True, self._buffer(buffer), None) as stream:
+            yield stream
+
+    async def broadcast(
+        self,
+        topic: str,
+        payload: Payload,
+        *,
+        ttl: float | None = None,
+        max_hops: int | None = None,
+        receipts: bool = True,
+    ) -> Receipt:
+        """Send a message to everybody in the mesh. Returns once it is out; waits while the links are behind.
+
+        Args:
+          topic: Up to 256 characters.
+          payload: Bytes, or anything that JSON can carry, up to `MeshConfig.max_payload` bytes encoded.
+          ttl: Seconds for which it is offered to peers that lack it. Default: `BroadcastConfig.ttl`.
+          max_hops: Links it may cross, 1 to 255. Default: `BroadcastConfig.max_hops`.
+          receipts: Whether peers answer, so that `Receipt.settled` can tell.
+
+        Raises:
+          PayloadTooLarge, InvalidPayload, ConfigError: before anything is sent.
+          MeshClosed: if the mesh was left.
+
+        Cancelled while it waits, the message is not sent.
+        """
+        receipt: Receipt = await self._node.calls.make(
+            self._node.drivers[Subsystem.BROADCAST],
+            lambda call: Publish(call, topic, payload, ttl, max_hops, receipts),
+            lambda message_id: self._node.new_receipt(message_id, topic, enabled=receipts),
+        )
+        return receipt
+
+    async def send(self, peer_id: str, payload: Payload) -> None:
+        """Send a message to one peer. Returns when that peer has it; set a deadline of your own around it if you like.
+
+        Raises:
+          InvalidPeerId, PayloadTooLarge, InvalidPayload: before anything is sent.
+          PeerUnreachable: if the peer is not in the mesh, left, or does not answer. It may have the message all the same
+            if only its answer was lost.
+          NotImplementedError: if the peer is no neighbour.
+          MeshClosed: if the mesh was left.
+
+        Cancelled, the message may or may not arrive.
+        """
+        peer = parse_peer_id(peer_id)
+        try:
+            await self._node.calls.make(
+                self._node.drivers[Subsystem.ROUTING], lambda call: SendDirect(call, peer, payload)
+            )
+        except NotANeighbour:
+            raise NotImplementedError("routes beyond neighbours") from None
+
+    async def connect(self, peer_id: str) -> None:
+        """Open a link to this peer and keep it, giving up another if there are `max_peers`. Returns when it is open.
+
+        Raises:
+          InvalidPeerId: if that is no id.
+          PeerUnreachable: if the link can't be opened.
+          MeshClosed: if the mesh was left.
+        """
+        peer = parse_peer_id(peer_id)
+        await self._node.calls.make(self._node.drivers[Subsystem.TOPOLOGY], lambda call: Connect(call, peer))
+
+    @property
+    def dht(self) -> NoReturn:
+        """The distributed hash table."""
+        raise NotImplementedError("the DHT")
+
+    def snapshot(self) -> dict[str, Any]:
+        """Statistics of every subsystem and link at this moment, in terms that JSON can carry."""
+        return self._node.snapshot()
+
+    async def leave(self) -> None:
+        """Leave the mesh now: goodbye to neighbours and services, within `MeshConfig.leave_timeout` seconds.
+
+        Streams end after what waits in them; calls that wait raise `MeshClosed`. Leaving twice does nothing.
+        """
+        if self._left:
+            await trio.lowlevel.checkpoint()
+            return
+        self._left = True
+        try:
+            await self._node.leave()
+        finally:
+            self._node.close()
+
+    def _buffer(self, buffer: int | None) -> int:
+        return self._node.config.event_buffer if buffer is None else buffer
+
+
+def _settings(
+    config: MeshConfig | None,
+    room: str | None,
+    max_peers: int | None,
+    ice_servers: Iterable[IceServer] | None,
+    allow_unverified: bool | None,
+) -> MeshConfig:
+    """The config with the options that were given in the place of its fields."""
+    settings = MeshConfig() if config is None else config
+    links = {
+        "ice_servers": None if ice_servers is None else tuple(ice_servers),
+        "allow_unverified": allow_unverified,
+    }
+    changes = {
+        "room": room,
+        "max_peers": max_peers,
+        "links": attrs.evolve(settings.links, **{k: v for k, v in links.items() if v is not None}),
+    }
+    return attrs.evolve(settings, **{k: v for k, v in changes.items() if v is not None})
+
+
+def _default_dialer(config: MeshConfig) -> AbstractAsyncContextManager[Dialer]:
+    from p2pmesh.links.webrtc import WebRTCDialer  # noqa: PLC0415  # a second of imports that simulations do without
+
+    return WebRTCDialer(config.links, max_frame=config.max_frame)
+
+
+def _system_clock(now: float) -> float:
+    return time.time() - (trio.current_time() - now)  # noqa: TID251  # the one clock that is handed to the cores

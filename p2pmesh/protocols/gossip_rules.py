@@ -1,0 +1,89 @@
+"""What a broadcast may be: the options of `Mesh.broadcast`, and how long and how far a message goes."""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+from p2pmesh.config import MeshConfig
+from p2pmesh.errors import ConfigError, LocalProtocolError
+from p2pmesh.protocols.core import Publish, WallClock
+from p2pmesh.protocols.history import Kept
+from p2pmesh.wire.messages import MAX_TOPIC, GossipData
+from p2pmesh.wire.payloads import Body, pack
+
+RESERVED_TOPICS = "__gossip_connectivity"
+"""Topics that begin so are the original's own traffic: they reach no application."""
+
+MOST_HOPS = 255
+"""What the wire carries."""
+
+
+@frozen
+class Draft:
+    """A broadcast of ours that was checked and waits for room on the links."""
+
+    topic: str
+    body: Body
+    ttl: float
+    max_hops: int
+    receipts: bool
+    called: float
+
+
+class Rules:
+    """The bounds of one peer's config, applied to one message at a time."""
+
+    def __init__(self, config: MeshConfig, wall: WallClock) -> None:
+        self._config = config.broadcast
+        self._max_payload = config.max_payload
+        self._max_hops = min(config.broadcast.max_hops, MOST_HOPS)
+        self._wall = wall
+
+    def draft(self, event: Publish, now: float) -> Draft:
+        """Check what the application asks for.
+
+        Raises:
+          ConfigError: if `ttl` or `max_hops` is out of range.
+          LocalProtocolError: if the topic is too long, reserved or no text.
+          InvalidPayload: if no message can carry the payload.
+          PayloadTooLarge: if it is too large.
+        """
+        _check_topic(event.topic)
+        ttl = self._config.ttl if event.ttl is None else event.ttl
+        if not isinstance(ttl, int | float) or not 0 < ttl <= self._config.max_ttl:
+            raise ConfigError(f"ttl must be above 0 and at most {self._config.max_ttl:g} s, not {ttl!r:.60}")
+        max_hops = self._max_hops if event.max_hops is None else event.max_hops
+        if not isinstance(max_hops, int) or not 1 <= max_hops <= MOST_HOPS:
+            raise ConfigError(f"max_hops must be a whole number from 1 to {MOST_HOPS}, not {max_hops!r:.60}")
+        return Draft(event.topic, pack(event.payload, self._max_payload), ttl, max_hops, event.receipts, now)
+
+    def may_come(self, data: GossipData) -> bool:
+        """Whether it has not come too far."""
+        return data.hops < (self._max_hops if data.max_hops is None else data.max_hops)
+
+    def may_go_on(self, kept: Kept) -> bool:
+        """Whether a neighbour of ours would not find that it has come too far."""
+        return kept.hops < (self._max_hops if kept.data.max_hops is None else kept.data.max_hops)
+
+    def lifetime(self, data: GossipData, now: float) -> float:
+        """Seconds that it has left: its ttl less its age, within what its timestamp allows."""
+        return min(self._ttl(data) - data.age / 1000, self.acceptable_for(data, now))
+
+    def acceptable_for(self, data: GossipData, now: float) -> float:
+        """Seconds until no copy of it is accepted any more, whatever it says of its age; none if it is from the future."""
+        sent, wall, skew = data.timestamp / 1000, self._wall(now), self._config.clock_skew
+        return sent + self._ttl(data) + skew - wall if sent <= wall + skew else 0.0
+
+    def _ttl(self, data: GossipData) -> float:
+        return self._config.ttl if data.ttl is None else min(data.ttl / 1000, self._config.max_ttl)
+
+
+def _check_topic(topic: str) -> None:
+    if not isinstance(topic, str) or len(topic) > MAX_TOPIC:
+        raise LocalProtocolError(f"a topic is a string of at most {MAX_TOPIC} characters, not {topic!r:.60}")
+    if topic.startswith(RESERVED_TOPICS):
+        raise LocalProtocolError(f"topics that begin with {RESERVED_TOPICS!r} are reserved: choose another")
+    try:
+        topic.encode()
+    except UnicodeEncodeError as error:
+        raise LocalProtocolError(f"a topic is text that UTF-8 can carry, not {topic!r:.60}") from error

@@ -1,0 +1,46 @@
+"""Broadcasts for neighbours of the original project: its fields alone, in the form its relays expect."""
+
+from __future__ import annotations
+
+from p2pmesh.keyspace import PeerId
+from p2pmesh.protocols.history import Kept
+from p2pmesh.wire.messages import Gossip, GossipData
+from p2pmesh.wire.payloads import Body, legacy, pack
+
+PROBE = "__gossip_connectivity_probe"
+PROBE_RESPONSE = "__gossip_connectivity_response"
+
+MOST_ECHOED = 1024
+"""A longer probe is answered without its content."""
+
+
+def for_originals(kept: Kept) -> Gossip:
+    """A broadcast as the original writes it: without proof, since it would relay the signature and not the key."""
+    data = kept.data
+    plain = GossipData(
+        id=data.id,
+        topic=data.topic,
+        payload=legacy(Body(data.payload, data.encoding, data.blob, kept.size)),
+        origin_peer_id=data.origin_peer_id,
+        signature=None,
+        timestamp=data.timestamp,
+        hops=kept.hops,
+        relayed_by=kept.relayed_by,
+    )
+    return Gossip(data=plain, delivery_id=f"{data.id}_1" if kept.parent is None else None)
+
+
+def probe_response(probe: GossipData, me: PeerId, message_id: str, timestamp: int) -> Gossip:
+    """The answer to "is somebody there?", for the neighbour that asked alone."""
+    echo = probe.payload if len(str(probe.payload)) <= MOST_ECHOED else None
+    content = pack({"originalProbe": echo, "respondingPeer": me, "timestamp": timestamp}, 8 * MOST_ECHOED)
+    data = GossipData(
+        id=message_id,
+        topic=PROBE_RESPONSE,
+        payload=content.payload,
+        origin_peer_id=me,
+        timestamp=timestamp,
+        hops=0,
+        relayed_by=(),
+    )
+    return Gossip(data=data)

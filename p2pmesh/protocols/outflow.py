@@ -1,0 +1,134 @@
+"""The broadcasts on their way over one link: a window of unacknowledged ones, and a backlog of those that wait for it."""
+
+from __future__ import annotations
+
+from attrs import define
+
+from p2pmesh.config import BroadcastConfig
+from p2pmesh.protocols.core import RemotePeer
+
+STALLED_AFTER = 3
+"""Attempts at one broadcast, while no other is acknowledged either: about 2 s, so that `Publish` does not hang on a
+neighbour that has died in silence or never answers."""
+
+
+@define(eq=False)
+class Hop:
+    """One broadcast on one link, sent and not acknowledged."""
+
+    size: int
+    acks_before: int
+    """Acks that its link had brought when it was sent."""
+    attempts: int = 1
+
+
+class Outflow:
+    """One link's window and backlog. A broadcast is in at most one of them."""
+
+    def __init__(self, peer: RemotePeer, config: BroadcastConfig) -> None:
+        self.peer = peer
+        self.offers = 0
+        """How often the live broadcasts were offered to this neighbour."""
+        self.is_stalled = False
+        """Whether it lets broadcasts lie unacknowledged, all of them."""
+        self._acks = 0
+        self._config = config
+        self._flight: dict[str, Hop] = {}
+        self._flight_bytes = 0
+        self._backlog: dict[str, int] = {}
+        self._backlog_bytes = 0
+
+    @property
+    def flight(self) -> int:
+        return len(self._flight)
+
+    @property
+    def backlog(self) -> int:
+        return len(self._backlog)
+
+    @property
+    def is_congested(self) -> bool:
+        """Whether who makes new broadcasts should wait: not for a neighbour that is as good as gone."""
+        if self.is_stalled:
+            return False
+        return len(self._backlog) >= self._config.publish_room or self._backlog_bytes >= self._config.window_bytes
+
+    def patience(self) -> float:
+        """Seconds that what is in flight may take to cross a slow link, on top of the usual wait for an ack."""
+        return self._flight_bytes / self._config.slowest_link
+
+    def __contains__(self, message_id: str) -> bool:
+        return message_id in self._flight or message_id in self._backlog
+
+    def ids(self) -> tuple[str, ...]:
+        return (*self._flight, *self._backlog)
+
+    def hop(self, message_id: str) -> Hop:
+        """The hop of a message that is in the window."""
+        return self._flight[message_id]
+
+    def launch(self, message_id: str, size: int) -> bool:
+        """Take it into the window, if there is room and nothing waits before it."""
+        if self._backlog or not self._has_room(size):
+            return False
+        self._start(message_id, size)
+        return True
+
+    def park(self, message_id: str, size: int) -> str | None:
+        """Let it wait for the window. Gives the oldest one that waits if that has to go for it."""
+        dropped = None
+        if len(self._backlog) >= self._config.backlog:
+            dropped = next(iter(self._backlog))
+            self._backlog_bytes -= self._backlog.pop(dropped)
+        self._backlog[message_id] = size
+        self._backlog_bytes += size
+        return dropped
+
+    def relaunch(self) -> str | None:
+        """Move the oldest that waits into the window, if there is room, and give it."""
+        if not self._backlog:
+            return None
+        message_id, size = next(iter(self._backlog.items()))
+        if not self._has_room(size):
+            return None
+        self.unpark(message_id)
+        self._start(message_id, size)
+        return message_id
+
+    def unpark(self, message_id: str) -> bool:
+        """Take it out of the backlog; False if it is not there."""
+        size = self._backlog.pop(message_id, None)
+        if size is None:
+            return False
+        self._backlog_bytes -= size
+        return True
+
+    def settle(self, message_id: str) -> None:
+        """Done with it, wherever it is."""
+        hop = self._flight.pop(message_id, None)
+        if hop is None:
+            self.unpark(message_id)
+        else:
+            self._flight_bytes -= hop.size
+
+    def repeat(self, message_id: str) -> int:
+        """Count one attempt more, and see whether anything else was acknowledged meanwhile."""
+        hop = self._flight[message_id]
+        hop.attempts += 1
+        if hop.attempts >= STALLED_AFTER and hop.acks_before == self._acks:
+            self.is_stalled = True
+        return hop.attempts
+
+    def heard(self) -> None:
+        """An ack for something that is on its way."""
+        self._acks += 1
+        self.is_stalled = False
+
+    def _has_room(self, size: int) -> bool:
+        if len(self._flight) >= self._config.window:
+            return False
+        return not self._flight or self._flight_bytes + size <= self._config.window_bytes
+
+    def _start(self, message_id: str, size: int) -> None:
+        self._flight[message_id] = Hop(size, self._acks)
+        self._flight_bytes += size

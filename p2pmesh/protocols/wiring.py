@@ -1,0 +1,109 @@
+"""How the cores of one peer fit together: who they are, and who gets which input.
+
+The one wiring table: the Trio runtime and the simulator's bare nodes both build peers from it.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+
+from p2pmesh.config import MeshConfig
+from p2pmesh.identity import Identity
+from p2pmesh.protocols.broadcast import BroadcastCore
+from p2pmesh.protocols.core import (
+    Connect,
+    Core,
+    Input,
+    Leave,
+    LinkDown,
+    LinkLost,
+    LinkUp,
+    LocalSignal,
+    PeerGone,
+    PeersFound,
+    Publish,
+    SendDirect,
+    ServiceDown,
+    ServiceUp,
+    Signaled,
+    Subsystem,
+    WallClock,
+)
+from p2pmesh.protocols.receipts import ReceiptsCore
+from p2pmesh.protocols.routing import RoutingCore
+from p2pmesh.protocols.signaling import SignalingCore
+from p2pmesh.protocols.topology import TopologyCore
+from p2pmesh.wire.messages import (
+    Direct,
+    DirectAck,
+    Goodbye,
+    Gossip,
+    GossipAck,
+    GossipHave,
+    GossipReceipt,
+    GossipReceiptAck,
+    GossipWant,
+    KademliaRpc,
+    LinkRejected,
+    Message,
+    ReconnectionData,
+    RelayAck,
+    RelayBatch,
+    RelayFailure,
+    RelaySignal,
+)
+
+EVERYBODY = tuple(Subsystem)
+
+AUDIENCE: Mapping[type[Input], tuple[Subsystem, ...]] = {
+    LinkUp: EVERYBODY,
+    LinkDown: EVERYBODY,
+    Leave: EVERYBODY,
+    LinkLost: (Subsystem.TOPOLOGY, Subsystem.SIGNALING),
+    ServiceUp: (Subsystem.SIGNALING,),
+    ServiceDown: (Subsystem.SIGNALING,),
+    Signaled: (Subsystem.SIGNALING,),
+    LocalSignal: (Subsystem.SIGNALING,),
+    PeersFound: (Subsystem.TOPOLOGY, Subsystem.ROUTING),
+    PeerGone: (Subsystem.TOPOLOGY, Subsystem.ROUTING),
+    Connect: (Subsystem.TOPOLOGY,),
+    Publish: (Subsystem.BROADCAST,),
+    SendDirect: (Subsystem.ROUTING,),
+}
+"""Who gets an input that the shell makes. What cores tell each other names its receiver."""
+
+OWNERS: Mapping[type[Message], Subsystem | None] = {
+    Gossip: Subsystem.BROADCAST,
+    GossipAck: Subsystem.BROADCAST,
+    GossipHave: Subsystem.BROADCAST,
+    GossipWant: Subsystem.BROADCAST,
+    GossipReceipt: Subsystem.RECEIPTS,
+    GossipReceiptAck: Subsystem.RECEIPTS,
+    Direct: Subsystem.ROUTING,
+    DirectAck: Subsystem.ROUTING,
+    ReconnectionData: Subsystem.TOPOLOGY,
+    Goodbye: Subsystem.TOPOLOGY,
+    LinkRejected: Subsystem.TOPOLOGY,
+    RelaySignal: None,
+    RelayAck: None,
+    RelayFailure: None,
+    RelayBatch: None,
+    KademliaRpc: None,
+}
+"""The core that gets a neighbour's message; None for those that this version understands and ignores."""
+
+
+def build_cores(identity: Identity, config: MeshConfig, rng: random.Random, wall: WallClock) -> dict[Subsystem, Core]:
+    """All cores of one peer, each with randomness of its own, so that one core's draws don't change another's."""
+
+    def own() -> random.Random:
+        return random.Random(rng.getrandbits(64))
+
+    return {
+        Subsystem.SIGNALING: SignalingCore(identity, config, own(), wall),
+        Subsystem.TOPOLOGY: TopologyCore(identity, config, own(), wall),
+        Subsystem.ROUTING: RoutingCore(identity, config, own(), wall),
+        Subsystem.BROADCAST: BroadcastCore(identity, config, own(), wall),
+        Subsystem.RECEIPTS: ReceiptsCore(identity, config, own(), wall),
+    }

@@ -1,0 +1,1 @@
+"""The Trio shell that drives the cores."""

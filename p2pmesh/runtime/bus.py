@@ -1,0 +1,170 @@
+"""Brings events to the application: every subscriber has a queue of its own, and a slow one harms nobody else.
+
+A full queue drops its oldest item, and the subscriber is told how many it missed: in an event stream by a `Lagged` in
+its place, for a subscription to messages by `Subscription.missed` and by a `Lagged` in the event streams.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Generic, TypeVar
+
+import trio
+
+from p2pmesh.errors import ConfigError
+from p2pmesh.events import Event, Lagged
+
+T = TypeVar("T")
+
+
+class Subscription(trio.abc.ReceiveChannel[T], Generic[T]):
+    """A stream of what the mesh tells. Ends when the mesh is left. Several tasks may share it: each item goes to one.
+
+    Items wait in a bounded queue; when it is full the oldest is dropped and counted in `missed`.
+    """
+
+    def __init__(self, capacity: int, on_lag: Callable[[int], None] | None = None) -> None:
+        if capacity < 1:
+            raise ConfigError(f"a subscription's buffer must be 1 or more, not {capacity}")
+        self._capacity = capacity
+        self._on_lag = on_lag
+        self._items: deque[T] = deque()
+        self._readers = trio.lowlevel.ParkingLot()
+        self._lagging = 0
+        self._ended = False
+        self._closed = False
+        self.missed = 0
+        """Items dropped so far because this subscriber was too slow."""
+
+    async def receive(self) -> T:
+        """The next item.
+
+        Raises:
+          trio.EndOfChannel: if the mesh was left and nothing is waiting any more.
+          trio.ClosedResourceError: if this subscription was closed.
+        """
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if self._closed:
+            raise trio.ClosedResourceError
+        waited = False
+        while not self._items:
+            if self._closed:
+                raise trio.ClosedResourceError
+            if self._ended:
+                raise trio.EndOfChannel
+            await self._readers.park()
+            waited = True
+        if not waited:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+        return self._take()
+
+    def receive_nowait(self) -> T:
+        """The next item, if one is waiting.
+
+        Raises:
+          trio.WouldBlock: if there is none now. Otherwise as `receive`.
+        """
+        if self._closed:
+            raise trio.ClosedResourceError
+        if self._items:
+            return self._take()
+        if self._ended:
+            raise trio.EndOfChannel
+        raise trio.WouldBlock
+
+    async def aclose(self) -> None:
+        """Stop listening; what waits is dropped."""
+        self.close()
+        await trio.lowlevel.checkpoint()
+
+    def close(self) -> None:
+        """Stop listening; what waits is dropped."""
+        self._closed = True
+        self._items.clear()
+        self._readers.unpark_all()
+
+    def _offer(self, item: T) -> None:
+        if self._closed or self._ended:
+            return
+        if len(self._items) >= self._capacity:
+            self._items.popleft()
+            self._lagging += 1
+            self.missed += 1
+        self._items.append(item)
+        self._readers.unpark()
+
+    def _end(self) -> None:
+        self._ended = True
+        self._readers.unpark_all()
+
+    def _take(self) -> T:
+        if self._lagging and self._on_lag is not None:
+            missed, self._lagging = self._lagging, 0
+            self._on_lag(missed)
+        return self._items.popleft()
+
+
+class _EventStream(Subscription[Event]):
+    """All events; what it missed stands in its place in the stream."""
+
+    def _take(self) -> Event:
+        if self._lagging:
+            missed, self._lagging = self._lagging, 0
+            return Lagged(missed)
+        return self._items.popleft()
+
+
+class Bus:
+    """Fans events out to the subscribers, in one synchronous step, never waiting."""
+
+    def __init__(self) -> None:
+        self._sinks: dict[int, tuple[Subscription[object], Callable[[Event], bool]]] = {}
+        self._count = 0
+        self._ended = False
+
+    def publish(self, event: Event) -> None:
+        """Give `event` to everybody who wants it."""
+        for subscription, wants in tuple(self._sinks.values()):
+            if wants(event):
+                subscription._offer(event)
+
+    def close(self) -> None:
+        """End all streams, after what waits in them."""
+        self._ended = True
+        for subscription, _ in self._sinks.values():
+            subscription._end()
+
+    @contextmanager
+    def events(self, capacity: int) -> Iterator[Subscription[Event]]:
+        """A stream of all events."""
+        with self._attach(_EventStream(capacity), lambda event: True) as stream:
+            yield stream
+
+    @contextmanager
+    def messages(
+        self, kind: type[T], wants: Callable[[T], bool], capacity: int, topic: str | None
+    ) -> Iterator[Subscription[T]]:
+        """A stream of the events of one kind that `wants` lets through."""
+
+        def lagged(missed: int) -> None:
+            self.publish(Lagged(missed, topic))
+
+        with self._attach(
+            Subscription[T](capacity, lagged), lambda event: isinstance(event, kind) and wants(event)
+        ) as stream:
+            yield stream
+
+    @contextmanager
+    def _attach(self, stream: Subscription[T], wants: Callable[[Event], bool]) -> Iterator[Subscription[T]]:
+        self._count += 1
+        key = self._count
+        self._sinks[key] = (stream, wants)  # type: ignore[assignment]  # it only gets what `wants` lets through
+        if self._ended:
+            stream._end()
+        try:
+            yield stream
+        finally:
+            del self._sinks[key]
+            stream.close()

@@ -1,0 +1,100 @@
+"""The loop that drives one core: wait for "an input, or the core's deadline", let the core decide, carry it out.
+
+The core's state belongs to this task alone. Inputs come in two ways. *Upwards*, from the network and the application,
+`put` waits while the inbox is full: that is the backpressure. *Sideways*, from other cores and from the link keeper,
+`post` never waits: two bounded queues that wait for each other would stop the mesh.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final, TypeAlias
+
+import trio
+
+from p2pmesh.protocols.core import Core, Effects, Input, LinkDown, LinkUp
+
+MAX_NOTICES = 4096
+"""Posted inputs that may wait. A core handles its inputs as often as those that post to it do theirs, so only a bug or a
+starved process comes near; what then arrives is dropped and counted, but never a change of a link's state."""
+BURST = 32
+"""Inputs handled before other tasks get their turn: a scheduler round trip for each would cost as much as the core does."""
+
+
+class _Wake:
+    """In the inbox: look at the notices."""
+
+
+_WAKE: Final = _Wake()
+Dispatch: TypeAlias = Callable[[Effects], None]
+
+
+class Driver:
+    """Owns a core. `run` is its task; `put` and `post` are its doors."""
+
+    def __init__(self, core: Core, dispatch: Dispatch, inbox_size: int) -> None:
+        self._core = core
+        self._dispatch = dispatch
+        self._notices: deque[Input] = deque()
+        self._sender, self._receiver = trio.open_memory_channel[Input | _Wake](inbox_size)
+        self._handled = 0
+        self._dropped = 0
+
+    async def put(self, event: Input) -> None:
+        """Hand in an input from the network or the application; waits while the core is behind."""
+        await self._sender.send(event)
+
+    def post(self, event: Input) -> None:
+        """Hand in an input from within this peer, at once."""
+        if len(self._notices) >= MAX_NOTICES and not isinstance(event, LinkUp | LinkDown):
+            self._dropped += 1
+            return
+        self._notices.append(event)
+        try:
+            self._sender.send_nowait(_WAKE)
+        except trio.WouldBlock:
+            pass  # the inbox is full, so the driver is awake, and notices come first
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Drive the core until cancelled."""
+        task_status.started()
+        while True:
+            with trio.move_on_at(self._core.next_deadline()):
+                item = await self._receiver.receive()
+                self._take(item)
+                self._take_more()
+            now = trio.current_time()
+            if self._core.next_deadline() <= now:
+                self._dispatch(self._core.expire(now))
+
+    def snapshot(self) -> dict[str, Any]:
+        """The core's statistics, and the inbox's."""
+        statistics = self._sender.statistics()
+        return {
+            **self._core.snapshot(),
+            "inbox": {
+                "handled": self._handled,
+                "dropped": self._dropped,
+                "waiting": statistics.current_buffer_used,
+                "senders_waiting": statistics.tasks_waiting_send,
+            },
+        }
+
+    def _take(self, item: Input | _Wake) -> None:
+        while self._notices:
+            self._handle(self._notices.popleft())
+        if not isinstance(item, _Wake):
+            self._handle(item)
+
+    def _take_more(self) -> None:
+        for _ in range(BURST):
+            try:
+                item = self._receiver.receive_nowait()
+            except trio.WouldBlock:
+                return
+            self._take(item)
+
+    def _handle(self, event: Input) -> None:
+        self._handled += 1
+        self._dispatch(self._core.handle(event, trio.current_time()))

@@ -1,0 +1,378 @@
+"""Keeps the links: opens them, reads and writes them, says when they are up and down.
+
+Which links there should be is the topology core's decision; this is the hand that does it. Each attempt and each open
+link is a task in the keeper's nursery: a reader that waits for the subsystems (backpressure up to the peer, by the link's
+credits), a writer that drains the link's outbox, and the link's own keepalive. Nobody who sends over a link ever waits for
+it: a full outbox drops and counts, and one that stays full ends the link.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeAlias
+
+import attrs
+import trio
+from attrs import define, field
+
+from p2pmesh.config import LinkConfig
+from p2pmesh.errors import LocalProtocolError, RemoteProtocolError
+from p2pmesh.keyspace import PeerId, short
+from p2pmesh.links.link import (
+    Attempt,
+    AttemptFailed,
+    Dialer,
+    Link,
+    LinkError,
+    LinkProtocolError,
+    LinkTimedOut,
+)
+from p2pmesh.protocols.core import (
+    Input,
+    LinkDown,
+    LinkLost,
+    LinkUp,
+    LocalSignal,
+    RemotePeer,
+)
+from p2pmesh.wire.codec import decode, encode
+from p2pmesh.wire.messages import Message, Signal, Unknown
+
+logger = logging.getLogger(__name__)
+
+FEED = 32
+"""Signals that may wait for one attempt: an answer and the candidates of a trickling peer; more are dropped."""
+
+Report: TypeAlias = Callable[[Input], None]
+Deliver: TypeAlias = Callable[[PeerId, Message], Awaitable[None]]
+
+
+@define
+class _Attempting:
+    """An attempt under way."""
+
+    scope: trio.CancelScope
+    feed: trio.MemorySendChannel[tuple[RemotePeer, Signal]]
+
+
+@define
+class _Open:
+    """An open link, and what waits for it."""
+
+    link: Link
+    scope: trio.CancelScope
+    urgent: deque[bytes] = field(factory=deque)
+    bulk: deque[bytes] = field(factory=deque)
+    wake: trio.Event = field(factory=trio.Event)
+    idle: trio.Event = field(factory=trio.Event)
+    bulk_send: trio.CancelScope | None = None
+    full_since: float | None = None
+    closing: bool = False
+    why: str | None = None
+
+
+@define
+class _Counts:
+    attempts: int = 0
+    opened: int = 0
+    failed: int = 0
+    closed: int = 0
+    frames_dropped: int = 0
+    frames_unsent: int = 0
+    unknown_messages: int = 0
+    protocol_errors: int = 0
+    signals_dropped: int = 0
+
+
+class LinkKeeper:
+    """The links of one mesh, at most `max_peers` of them, attempts included."""
+
+    def __init__(self, dialer: Dialer, config: LinkConfig, max_peers: int, report: Report, deliver: Deliver) -> None:
+        self._dialer = dialer
+        self._config = config
+        self._max_peers = max_peers
+        self._report = report
+        self._deliver = deliver
+        self._attempts: dict[PeerId, _Attempting] = {}
+        self._links: dict[PeerId, _Open] = {}
+        self._counts = _Counts()
+        self._nursery: trio.Nursery | None = None
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Own the tasks of all links until cancelled."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            task_status.started()
+            await trio.sleep_forever()
+
+    # --- orders of the topology ---------------------------------------------------------------------------------------
+
+    def want(self, peer: PeerId) -> None:
+        """Offer a link to `peer`. Ends in `LinkUp` or `LinkLost`."""
+        self._begin(peer, None, None)
+
+    def accept(self, remote: RemotePeer, offer: Signal) -> None:
+        """Answer this offer, instead of whatever attempt at the same peer is under way."""
+        self._begin(remote.peer_id, remote, offer)
+
+    def feed(self, remote: RemotePeer, signal: Signal) -> None:
+        """An answer or candidate for an attempt."""
+        attempting = self._attempts.get(remote.peer_id)
+        if attempting is None:
+            self._counts.signals_dropped += 1
+            return
+        try:
+            attempting.feed.send_nowait((remote, signal))
+        except (trio.WouldBlock, trio.BrokenResourceError):
+            self._counts.signals_dropped += 1
+
+    def drop(self, peer: PeerId, reason: str, *, blame: bool = False) -> None:
+        """Close the link to `peer` once its outbox is written, or end the attempt at it."""
+        if blame:
+            self._counts.protocol_errors += 1
+            logger.warning("closing the link to %s: %s", short(peer), reason)
+        attempting = self._attempts.pop(peer, None)
+        if attempting is not None:
+            attempting.scope.cancel(reason)
+        entry = self._links.get(peer)
+        if entry is None or entry.closing:
+            return
+        entry.why = entry.why or reason
+        entry.closing = True
+        entry.wake.set()
+        if blame:
+            entry.scope.cancel(reason)
+
+    def send(self, peers: tuple[PeerId, ...], message: Message, *, urgent: bool) -> None:
+        """Queue a message for open links; encoded once for each encoding, not for each link."""
+        frames: dict[bool, bytes] = {}
+        for peer in peers:
+            entry = self._links.get(peer)
+            if entry is None or (entry.closing and not urgent):
+                self._counts.frames_unsent += 1
+                continue
+            text = entry.link.peer.version == 0
+            frame = frames.get(text)
+            if frame is None:
+                frame = frames[text] = encode(message, text=text)
+            self._queue(entry, frame, urgent=urgent)
+
+    def snapshot(self) -> dict[str, Any]:
+        """Statistics of the keeper and of each link."""
+        return {
+            **attrs.asdict(self._counts),
+            "attempting": sorted(self._attempts),
+            "open": {peer: attrs.asdict(entry.link.stats) for peer, entry in self._links.items()},
+        }
+
+    async def drained(self) -> None:
+        """Wait until every link is closed."""
+        while self._links:
+            await next(iter(self._links.values())).idle.wait()
+
+    # --- attempts -----------------------------------------------------------------------------------------------------
+
+    def _begin(self, peer: PeerId, remote: RemotePeer | None, offer: Signal | None) -> None:
+        previous = self._attempts.pop(peer, None)
+        if previous is not None:
+            previous.scope.cancel("replaced by another attempt")
+        if peer in self._links or len(self._links) + len(self._attempts) >= self._max_peers:
+            raise LocalProtocolError(f"the topology wants a link to {short(peer)} that has no slot")
+        if self._nursery is None:
+            raise LocalProtocolError("the link keeper is not running")
+        sender, receiver = trio.open_memory_channel[tuple[RemotePeer, Signal]](FEED)
+        attempting = _Attempting(trio.CancelScope(), sender)
+        self._attempts[peer] = attempting
+        self._counts.attempts += 1
+        self._nursery.start_soon(
+            self._attempt, peer, remote, offer, attempting, receiver, name=f"p2pmesh link to {short(peer)}"
+        )
+
+    async def _attempt(
+        self,
+        peer: PeerId,
+        remote: RemotePeer | None,
+        offer: Signal | None,
+        attempting: _Attempting,
+        signals: trio.MemoryReceiveChannel[tuple[RemotePeer, Signal]],
+    ) -> None:
+        """One attempt, and the life of the link that it becomes."""
+        link = None
+        reason = f"no link within {self._config.connect_timeout:g} s"
+        with attempting.scope, signals:
+            with trio.move_on_after(self._config.connect_timeout):
+                try:
+                    link = await self._open(peer, remote, offer, signals)
+                except AttemptFailed as error:
+                    reason = str(error)
+        mine = self._attempts.get(peer) is attempting
+        if mine:
+            del self._attempts[peer]
+        if link is None:
+            if mine:
+                self._counts.failed += 1
+                logger.debug("no link to %s: %s", short(peer), reason)
+                self._report(LinkLost(peer, reason))
+            return
+        if mine:
+            await self._keep(link)
+        else:  # dropped or replaced in the very moment it opened
+            await self._close(link)
+
+    async def _open(
+        self,
+        peer: PeerId,
+        remote: RemotePeer | None,
+        offer: Signal | None,
+        signals: trio.MemoryReceiveChannel[tuple[RemotePeer, Signal]],
+    ) -> Link:
+        attempt = await (self._dialer.offer(peer) if offer is None else self._dialer.answer(peer, offer))
+        try:
+            self._report(LocalSignal(peer, attempt.signal))
+            while remote is None:
+                sender, signal = await signals.receive()
+                await attempt.feed(signal)
+                if signal.type == "answer":
+                    remote = sender
+            return await self._open_while_feeding(attempt, remote, signals)
+        finally:
+            with trio.move_on_after(self._config.close_timeout, shield=True):
+                await attempt.aclose()
+
+    async def _open_while_feeding(
+        self, attempt: Attempt, remote: RemotePeer, signals: trio.MemoryReceiveChannel[tuple[RemotePeer, Signal]]
+    ) -> Link:
+        link: Link | None = None
+        failure: AttemptFailed | None = None
+        async with trio.open_nursery() as nursery:
+
+            async def feed() -> None:
+                async for _, signal in signals:
+                    if signal.type == "candidate":
+                        await attempt.feed(signal)
+
+            nursery.start_soon(feed)
+            try:
+                link = await attempt.opened(remote)
+            except AttemptFailed as error:
+                failure = error
+            nursery.cancel_scope.cancel("the attempt is decided")
+        if link is None:
+            raise failure or AttemptFailed("cancelled")
+        return link
+
+    # --- open links ---------------------------------------------------------------------------------------------------
+
+    async def _keep(self, link: Link) -> None:
+        peer = link.peer.peer_id
+        entry = _Open(link, trio.CancelScope())
+        self._links[peer] = entry
+        self._counts.opened += 1
+        self._report(LinkUp(link.peer))
+        timed_out: float | None = None
+        try:
+            with entry.scope:
+                async with trio.open_nursery() as nursery:
+                    await nursery.start(link.run)
+                    nursery.start_soon(self._write, entry)
+                    await self._read(entry)
+        except* LinkTimedOut as group:
+            error = _first(group)
+            timed_out, entry.why = error.silent_for, str(error)
+        except* (LinkProtocolError, RemoteProtocolError) as group:
+            self._counts.protocol_errors += 1
+            entry.why = f"protocol error: {_first(group)}"
+        except* LinkError as group:
+            entry.why = entry.why or str(_first(group))
+        finally:
+            try:
+                await self._close(link)
+            finally:
+                del self._links[peer]
+                entry.idle.set()
+                self._counts.closed += 1
+                self._report(LinkDown(peer, entry.why or "closed by the peer", timed_out))
+
+    async def _close(self, link: Link) -> None:
+        with trio.move_on_after(self._config.close_timeout, shield=True):
+            await link.aclose()
+
+    async def _read(self, entry: _Open) -> None:
+        """Hand frames up, waiting as long as the subsystems do; the peer feels it by its credit."""
+        link, peer = entry.link, entry.link.peer.peer_id
+        pace = 1 / self._config.frames_per_second
+        turn = trio.current_time()
+        async for frame in link:
+            message = self._parse(link, frame)
+            if message is not None:
+                await self._deliver(peer, message)
+            now = trio.current_time()
+            turn = max(turn, now - 1.0) + pace  # a second's worth may come at once
+            if turn > now:
+                await trio.sleep_until(turn)
+        entry.scope.cancel("the peer closed the link")
+
+    def _parse(self, link: Link, frame: bytes) -> Message | None:
+        try:
+            message = decode(frame)
+        except RemoteProtocolError:
+            if link.peer.version == 0:  # the original's peers may send anything at all to their applications
+                self._counts.unknown_messages += 1
+                return None
+            raise
+        if isinstance(message, Unknown):
+            self._counts.unknown_messages += 1
+            return None
+        return message
+
+    async def _write(self, entry: _Open) -> None:
+        """Drain the outbox, urgent frames first, until the link is to be closed and nothing is left."""
+        while True:
+            if entry.urgent:
+                await entry.link.send(entry.urgent.popleft(), urgent=True)
+            elif entry.bulk:
+                await self._write_bulk(entry)
+            elif entry.closing:
+                entry.scope.cancel(entry.why or "closing")
+                return
+            else:
+                entry.wake = trio.Event()
+                await entry.wake.wait()
+
+    async def _write_bulk(self, entry: _Open) -> None:
+        """Send one frame, unless an urgent one comes while it waits for room: a cancelled send has not been sent."""
+        frame = entry.bulk[0]
+        with trio.CancelScope() as entry.bulk_send:
+            await entry.link.send(frame)
+        if not entry.bulk_send.cancelled_caught:
+            entry.bulk.popleft()
+            entry.full_since = None
+        entry.bulk_send = None
+
+    def _queue(self, entry: _Open, frame: bytes, *, urgent: bool) -> None:
+        lane = entry.urgent if urgent else entry.bulk
+        if len(lane) >= self._config.outbox:
+            self._counts.frames_dropped += 1
+            self._judge_full(entry)
+            return
+        lane.append(frame)
+        entry.wake.set()
+        if urgent and entry.bulk_send is not None:
+            entry.bulk_send.cancel("an urgent frame goes first")
+
+    def _judge_full(self, entry: _Open) -> None:
+        now = trio.current_time()
+        entry.full_since = now if entry.full_since is None else entry.full_since
+        if now - entry.full_since > self._config.outbox_patience:
+            entry.why = entry.why or f"too slow: its queue was full for {self._config.outbox_patience:g} s"
+            entry.scope.cancel(entry.why)
+
+
+def _first(group: BaseExceptionGroup[Any]) -> Any:
+    """The first plain exception of a group."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -1,0 +1,252 @@
+"""One peer, put together: the cores, their drivers, the links, the services and the bus, in one nursery.
+
+This is the only place where effects are carried out.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import weakref
+from collections.abc import Sequence
+from typing import Any, assert_never
+
+import trio
+
+from p2pmesh.config import MeshConfig
+from p2pmesh.errors import TransportUnavailable
+from p2pmesh.events import (
+    Event,
+    MessageDelivered,
+    MessageFailed,
+    PeerConnected,
+    PeerDisconnected,
+    PeerTimedOut,
+    TransportDown,
+    TransportUp,
+)
+from p2pmesh.identity import Identity
+from p2pmesh.keyspace import PeerId, short
+from p2pmesh.links.link import Dialer
+from p2pmesh.protocols.core import (
+    AcceptOffer,
+    DropLink,
+    Effects,
+    Emit,
+    FeedSignal,
+    Input,
+    Leave,
+    PeersFound,
+    Progress,
+    Received,
+    Reply,
+    SendFrame,
+    SendSignaling,
+    ServiceRefused,
+    Subsystem,
+    Tell,
+    WallClock,
+    WantLink,
+)
+from p2pmesh.protocols.wiring import AUDIENCE, OWNERS, build_cores
+from p2pmesh.receipts import Delivered, Failed, Receipt
+from p2pmesh.runtime.bus import Bus
+from p2pmesh.runtime.calls import Calls
+from p2pmesh.runtime.driver import Driver
+from p2pmesh.runtime.linkkeeper import LinkKeeper
+from p2pmesh.runtime.services import Service
+from p2pmesh.runtime.supervisor import supervise
+from p2pmesh.transports.transport import Transport
+from p2pmesh.wire.messages import Message
+
+logger = logging.getLogger(__name__)
+
+
+class Node:
+    """The running parts of one peer. `Mesh` is its face."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        config: MeshConfig,
+        transports: Sequence[Transport],
+        dialer: Dialer,
+        rng: random.Random,
+        wall: WallClock,
+    ) -> None:
+        self.identity = identity
+        self.config = config
+        self.bus = Bus()
+        self.calls = Calls()
+        self.peers: dict[PeerId, bool] = {}
+        """The neighbours, and whether each is verified, in the order in which they came."""
+        self.receipts: weakref.WeakValueDictionary[str, Receipt] = weakref.WeakValueDictionary()
+        self.drivers = {
+            subsystem: Driver(core, self._dispatch, config.inbox)
+            for subsystem, core in build_cores(identity, config, rng, wall).items()
+        }
+        self.keeper = LinkKeeper(dialer, config.links, config.max_peers, self._report, self._deliver)
+        self.services = {
+            transport.name: Service(transport, config.signaling, rng, self._report, self._deliver_signaled)
+            for transport in transports
+        }
+        self._startup = _Startup(tuple(self.services))
+        self._ignored = 0
+
+    async def start(self, nursery: trio.Nursery, bootstrap_peers: Sequence[PeerId]) -> None:
+        """Start every subsystem; returns when a signaling service has let us in.
+
+        Raises:
+          TransportUnavailable: if each of them has failed or refused once, with all their reasons.
+        """
+        await self._start(nursery, "links", self.keeper.run)
+        for subsystem, driver in self.drivers.items():
+            await self._start(nursery, subsystem.value, driver.run)
+        for name, service in self.services.items():
+            await self._start(nursery, f"transport {name}", service.run)
+        if bootstrap_peers:
+            self._report(PeersFound(tuple(bootstrap_peers), "config"))
+        await self._startup.wait()
+
+    async def leave(self) -> None:
+        """Say goodbye to neighbours and services, and wait for as long as `leave_timeout` until all is said."""
+        self._report(Leave())
+        with trio.move_on_after(self.config.leave_timeout):
+            await trio.lowlevel.checkpoint()
+            await self.keeper.drained()
+            for service in self.services.values():
+                await service.drained()
+
+    def close(self) -> None:
+        """Nothing comes any more: end what waits."""
+        self.calls.close()
+        self.bus.close()
+        for receipt in list(self.receipts.values()):
+            receipt._close()
+
+    def snapshot(self) -> dict[str, Any]:
+        """Statistics of everything, in terms that JSON can carry."""
+        return {
+            "peer_id": self.identity.peer_id,
+            "room": self.config.room,
+            "max_peers": self.config.max_peers,
+            "peers": list(self.peers),
+            "subsystems": {subsystem.value: driver.snapshot() for subsystem, driver in self.drivers.items()},
+            "links": self.keeper.snapshot(),
+            "transports": {name: service.snapshot() for name, service in self.services.items()},
+            "ignored_messages": self._ignored,
+        }
+
+    async def _start(self, nursery: trio.Nursery, name: str, task: Any) -> None:
+        task_name = f"p2pmesh {short(self.identity.peer_id)} {name}"
+        await nursery.start(supervise, name, task, name=task_name)
+
+    # --- inputs -------------------------------------------------------------------------------------------------------
+
+    def _report(self, event: Input) -> None:
+        """An input from the shell, for those whom it concerns."""
+        for subsystem in AUDIENCE[type(event)]:
+            self.drivers[subsystem].post(event)
+
+    async def _deliver(self, peer: PeerId, message: Message) -> None:
+        """A neighbour's message: who reads the link waits until its subsystem has room."""
+        owner = OWNERS[type(message)]
+        if owner is None:
+            self._ignored += 1
+            return
+        await self.drivers[owner].put(Received(peer, message))
+
+    async def _deliver_signaled(self, event: Input) -> None:
+        await self.drivers[Subsystem.SIGNALING].put(event)
+
+    # --- effects ------------------------------------------------------------------------------------------------------
+
+    def _dispatch(self, effects: Effects) -> None:
+        for effect in effects:
+            match effect:
+                case SendFrame():
+                    self.keeper.send(effect.peers, effect.message, urgent=effect.urgent)
+                case WantLink():
+                    self.keeper.want(effect.peer)
+                case AcceptOffer():
+                    self.keeper.accept(effect.peer, effect.signal)
+                case FeedSignal():
+                    self.keeper.feed(effect.peer, effect.signal)
+                case DropLink():
+                    self.keeper.drop(effect.peer, effect.reason, blame=effect.blame)
+                case SendSignaling():
+                    self.services[effect.transport].send(effect.message)
+                case ServiceRefused():
+                    self.services[effect.transport].refuse(effect.reason)
+                case Tell():
+                    self.drivers[effect.subsystem].post(effect.input)
+                case Emit():
+                    self._emit(effect.event)
+                case Reply():
+                    self.calls.resolve(effect)
+                case Progress():
+                    self._progress(effect)
+                case _:
+                    assert_never(effect)
+
+    def _emit(self, event: Event) -> None:
+        logger.debug("%s: %s", short(self.identity.peer_id), event)
+        match event:
+            case PeerConnected():
+                self.peers[event.peer_id] = event.verified
+            case PeerDisconnected() | PeerTimedOut():
+                self.peers.pop(event.peer_id, None)
+            case TransportUp():
+                self._startup.up()
+            case TransportDown():
+                self._startup.down(event.name, event.reason)
+            case MessageDelivered():
+                self._settle(event.message_id, Delivered(event.reached, event.elapsed))
+            case MessageFailed():
+                self._settle(event.message_id, Failed(event.reason, event.reached))
+            case _:
+                pass
+        self.bus.publish(event)
+
+    # --- receipts -----------------------------------------------------------------------------------------------------
+
+    def new_receipt(self, message_id: str, topic: str, *, enabled: bool) -> Receipt:
+        """The receipt of a broadcast that just went out; it hears what follows for as long as somebody holds it."""
+        receipt = Receipt(message_id, topic, enabled=enabled)
+        self.receipts[message_id] = receipt
+        return receipt
+
+    def _progress(self, effect: Progress) -> None:
+        receipt = self.receipts.get(effect.message_id)
+        if receipt is not None:
+            receipt._progress(effect.reached)
+
+    def _settle(self, message_id: str, outcome: Delivered | Failed) -> None:
+        receipt = self.receipts.get(message_id)
+        if receipt is not None:
+            receipt._settle(outcome)
+
+
+class _Startup:
+    """Whether a signaling service has let us in yet, or each has failed once."""
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        self._open = set(names)
+        self._reasons: dict[str, str] = {}
+        self._joined = False
+        self._decided = trio.Event()
+
+    def up(self) -> None:
+        self._joined = True
+        self._decided.set()
+
+    def down(self, name: str, reason: str) -> None:
+        self._open.discard(name)
+        self._reasons.setdefault(name, reason)
+        if not self._open:
+            self._decided.set()
+
+    async def wait(self) -> None:
+        await self._decided.wait()
+        if not self._joined:
+            raise TransportUnavailable("; ".join(self._reasons.values()))

@@ -1,0 +1,139 @@
+"""Keeps the connections to the signaling services: one task each, reconnecting for as long as the mesh lives."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import attrs
+import trio
+from attrs import define
+
+from p2pmesh.config import SignalingConfig
+from p2pmesh.errors import TransportError
+from p2pmesh.protocols.core import Backoff, Input, ServiceDown, ServiceUp, Signaled
+from p2pmesh.runtime.supervisor import Retry
+from p2pmesh.transports.transport import Connection, Transport
+from p2pmesh.wire.signaling import SignalingMessage
+
+logger = logging.getLogger(__name__)
+
+STEADY = 5.0
+"""A connection that lasted this long, in seconds, was a success: one that ends at once must not be retried in a hurry."""
+
+
+@define
+class _Counts:
+    connected: int = 0
+    sent: int = 0
+    received: int = 0
+    dropped: int = 0
+    """Messages for a service that is down, or that does not read."""
+
+
+class Service:
+    """One signaling service: `run` keeps a connection to it, `send` queues for it."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        config: SignalingConfig,
+        rng: random.Random,
+        report: Callable[[Input], None],
+        deliver: Callable[[Input], Awaitable[None]],
+    ) -> None:
+        self.transport = transport
+        self.name = transport.name
+        self._config = config
+        self._report = report
+        self._deliver = deliver
+        self._retry = Retry(Backoff(config.retry_first, config.retry_cap), rng)
+        self._counts = _Counts()
+        self._outbox: trio.MemorySendChannel[SignalingMessage] | None = None
+        self._scope: trio.CancelScope | None = None
+        self._refused: str | None = None
+        self._unwritten = 0
+        self._written = trio.Event()
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Connect, carry messages both ways, and connect again, until cancelled."""
+        task_status.started()
+        while True:
+            reason = await self._session()
+            logger.debug("signaling service %s: %s", self.name, reason)
+            self._report(ServiceDown(self.name, reason))
+            await self._retry.wait(refused=self._refused is not None)
+
+    def send(self, message: SignalingMessage) -> None:
+        """Queue a message; dropped and counted if the service is down or does not take them."""
+        try:
+            if self._outbox is None:
+                raise trio.WouldBlock
+            self._outbox.send_nowait(message)
+            self._unwritten += 1
+        except (trio.WouldBlock, trio.BrokenResourceError):
+            self._counts.dropped += 1
+
+    def refuse(self, reason: str) -> None:
+        """The service turned us away: end the connection, and take the longest wait before the next."""
+        self._refused = reason
+        if self._scope is not None:
+            self._scope.cancel(reason)
+
+    async def drained(self) -> None:
+        """Wait until all that was queued is written, or lost with its connection."""
+        while self._unwritten:
+            self._written = trio.Event()
+            await self._written.wait()
+
+    def snapshot(self) -> dict[str, Any]:
+        return {**attrs.asdict(self._counts), "up": self._outbox is not None}
+
+    async def _session(self) -> str:
+        """One connection, from its opening to its end, which is told as text."""
+        self._refused = None
+        reason = f"no answer within {self._config.open_timeout:g} s"
+        with trio.CancelScope() as self._scope:
+            self._scope.deadline = trio.current_time() + self._config.open_timeout
+            try:
+                async with self.transport.connect() as connection:
+                    self._scope.deadline = float("inf")
+                    reason = await self._carry(connection)
+            except TransportError as error:
+                reason = str(error)
+        self._scope = None
+        return self._refused or reason
+
+    async def _carry(self, connection: Connection) -> str:
+        self._counts.connected += 1
+        since = trio.current_time()
+        sender, receiver = trio.open_memory_channel[SignalingMessage](self._config.outbox)
+        self._outbox = sender
+        reason = "the service closed the connection"
+        try:
+            with sender, receiver:
+                self._report(ServiceUp(self.name))
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._write, connection, receiver)
+                    async for message in connection:
+                        self._counts.received += 1
+                        await self._deliver(Signaled(self.name, message))
+                    nursery.cancel_scope.cancel(reason)
+        except* TransportError as group:
+            reason = str(group.exceptions[0])
+        finally:
+            self._outbox = None
+            self._unwritten = 0
+            self._written.set()
+        if trio.current_time() - since >= STEADY:
+            self._retry.succeeded()
+        return reason
+
+    async def _write(self, connection: Connection, outbox: trio.MemoryReceiveChannel[SignalingMessage]) -> None:
+        async for message in outbox:
+            await connection.send(message)
+            self._counts.sent += 1
+            self._unwritten -= 1
+            self._written.set()

@@ -1,0 +1,382 @@
+"""Who is where, and what to tell whom: the signaling server's decisions, without its sockets.
+
+Plain synchronous code: clients come, say something and go, by number, each with the time; orders come out, to be carried
+out in their order. The server over WebSocket and the in-memory transport both drive this one class.
+
+It speaks the original server's messages, so that the original's clients work against it unchanged, with these differences:
+
+- Rooms. A join names one; without a name it is "", where the original's clients meet. Nothing crosses between rooms.
+- A join costs a number of messages that does not grow with the room: the joiner is told of the `bootstrap_peers` nearest
+  to it by XOR (Kademlia: Maymounkov and Mazieres 2002) and of its two neighbours on the ring (Chord: Stoica et al. 2001),
+  and only these are told of the joiner. Who was told of a peer (also by a message relayed from it) is told when it leaves.
+- A join with a `version` is always answered; one without is answered as the original does, only if somebody is there.
+- `from` is stamped on everything that is relayed, on Kademlia messages too.
+- Nothing is relayed before a join (the original relays it with `from: null`), and nothing without `to`: both are errors.
+- Ids that are not 40 lower-case hexadecimal digits are refused: they crash the original's clients. A client holds one id.
+- A join may be signed by the key that the id derives from. Then only a newer join of the same key replaces its holder.
+  Whoever joins with an id held without a signature replaces the holder, who is told and closed.
+- Errors carry a `code` (`p2pmesh.wire.signaling.ERROR_CODES`) beside the original's text, and `to` if a receiver is missing.
+
+Nothing that a client sends makes it raise, and nothing it keeps is without a bound in `ServerConfig`.
+"""
+
+from __future__ import annotations
+
+import hmac
+import random
+from collections import Counter, OrderedDict
+from typing import Any, Final, TypeAlias
+
+import msgspec
+from attrs import define, field, frozen
+
+from p2pmesh.errors import LocalProtocolError
+from p2pmesh.keyspace import PeerId
+from p2pmesh.protocols.core import Timers, WallClock
+from p2pmesh.protocols.handshake import verify_join
+from p2pmesh.server.config import ServerConfig
+from p2pmesh.server.limits import TokenBucket
+from p2pmesh.server.requests import JoinRequest, LeaveRequest, Refusal, RelayRequest, Request, parse_request
+from p2pmesh.server.rooms import Room
+from p2pmesh.wire.signaling import BootstrapPeers, Join, KnownPeer, PeerJoined, PeerLeft, ServiceError, SignalingMessage
+
+CLOSE_NORMAL: Final = 1000
+CLOSE_POLICY: Final = 1008
+CLOSE_TOO_BIG: Final = 1009
+CLOSE_TRY_LATER: Final = 1013
+"""WebSocket close codes (RFC 6455 section 7.4.1, and the IANA registry for 1013)."""
+
+_NOBODY: Final = PeerId("")
+_JITTER: Final = 1.1
+"""Join time-outs are spread by this factor, so that clients which came at once, after a restart, are not closed at once."""
+
+
+@frozen
+class Send:
+    """Send this text message to this client. If too much waits for it already, end its connection instead."""
+
+    client: int
+    text: str
+
+
+@frozen
+class Close:
+    """End this client's connection, after what was sent before. `disconnected` follows once it is gone."""
+
+    client: int
+    code: int
+    reason: str
+
+
+Order: TypeAlias = Send | Close
+
+
+@define(eq=False)
+class _Client:
+    number: int
+    address: str
+    bucket: TokenBucket
+    warned: bool = False
+    closing: bool = False
+    room: Room | None = None
+    peer: PeerId = _NOBODY
+    proven: bool = False
+    audience: OrderedDict[int, None] = field(factory=OrderedDict)
+    """Clients that were told of `peer`; some may be gone."""
+
+
+class Presence:
+    """The state of a signaling server.
+
+    Args:
+      config: its limits.
+      rng: for jitter.
+      wall: the wall time of a monotonic instant, which signed joins are measured by.
+    """
+
+    def __init__(self, config: ServerConfig, rng: random.Random, wall: WallClock) -> None:
+        self._config = config
+        self._rng = rng
+        self._wall = wall
+        self._clients: dict[int, _Client] = {}
+        self._addresses: Counter[str] = Counter()
+        self._rooms: dict[str, Room] = {}
+        self._members = 0
+        self._last_joins: OrderedDict[tuple[str, PeerId], int] = OrderedDict()
+        self._deadlines: Timers[int] = Timers()
+        self._orders: list[Order] = []
+        self._counts: Counter[str] = Counter()
+        self._errors: Counter[str] = Counter()
+
+    # --- what happens -------------------------------------------------------------------------------------------------
+
+    def connected(self, client: int, address: str, now: float) -> list[Order]:
+        """A client is there, under a number that no other ever had. If it is turned away, its connection is closed.
+
+        Raises:
+          LocalProtocolError: if a client of this number is there already.
+        """
+        if client in self._clients:
+            raise LocalProtocolError(f"client {client} is connected already")
+        refusal = self._no_place_for(address)
+        if refusal is not None:
+            self._error(client, refusal)
+            self._orders.append(Close(client, CLOSE_TRY_LATER, refusal.message))
+            return self._take()
+        bucket = TokenBucket(self._config.messages_per_second, self._config.message_burst, now)
+        self._clients[client] = _Client(client, address, bucket)
+        self._addresses[address] += 1
+        self._deadlines.set(client, now + self._config.join_timeout * self._rng.uniform(1.0, _JITTER))
+        return self._take()
+
+    def received(self, client: int, data: str | bytes, now: float) -> list[Order]:
+        """A client sent a message. A larger one than allowed may be cut to `max_message + 1` bytes on the way here."""
+        sender = self._clients.get(client)
+        if sender is not None and not sender.closing:
+            self._counts["received"] += 1
+            if self._within_rate(sender, now):
+                self._handle(sender, parse_request(data, self._config.max_message), now)
+        return self._take()
+
+    def disconnected(self, client: int, now: float) -> list[Order]:
+        """A client's connection has ended, by whichever side. Its place is free again."""
+        del now
+        gone = self._clients.pop(client, None)
+        if gone is not None:
+            self._leave_room(gone)
+            self._deadlines.cancel(client)
+            self._addresses[gone.address] -= 1
+            if not self._addresses[gone.address]:
+                del self._addresses[gone.address]
+        return self._take()
+
+    def next_deadline(self) -> float:
+        """When `expire` wants to be called next; `math.inf` for never."""
+        return self._deadlines.next_deadline()
+
+    def expire(self, now: float) -> list[Order]:
+        """Close the clients that have not joined in time."""
+        for client in self._deadlines.pop_due(now):
+            self._close(self._clients[client], CLOSE_POLICY, f"no join within {self._config.join_timeout:g} s")
+        return self._take()
+
+    def snapshot(self) -> dict[str, Any]:
+        """Statistics that JSON can carry."""
+        return {
+            "clients": len(self._clients),
+            "members": self._members,
+            "rooms": len(self._rooms),
+            "received": self._counts["received"],
+            "sent": self._counts["sent"],
+            "joins": self._counts["joins"],
+            "relayed": self._counts["relayed"],
+            "closed": self._counts["closed"],
+            "errors": dict(sorted(self._errors.items())),
+        }
+
+    # --- messages -----------------------------------------------------------------------------------------------------
+
+    def _handle(self, sender: _Client, request: Request, now: float) -> None:
+        match request:
+            case JoinRequest(join):
+                self._join(sender, join, now)
+            case LeaveRequest():
+                self._close(sender, CLOSE_NORMAL, "left")
+            case RelayRequest():
+                self._relay(sender, request)
+            case Refusal():
+                self._error(sender.number, request)
+                if request.code == "too_large":
+                    self._close(sender, CLOSE_TOO_BIG, "message too large")
+
+    def _relay(self, sender: _Client, request: RelayRequest) -> None:
+        if sender.room is None:
+            self._error(sender.number, Refusal("bad_message", f"Join before sending {request.kind}."))
+            return
+        receiver = sender.room.client(request.to)
+        if receiver is None:
+            self._error(sender.number, request.not_found())
+            return
+        self._counts["relayed"] += 1
+        self._meet(sender, receiver)
+        self._orders.append(Send(receiver, request.stamped(sender.peer)))
+
+    # --- joining and leaving ------------------------------------------------------------------------------------------
+
+    def _join(self, client: _Client, join: Join, now: float) -> None:
+        refusal = self._refuse_join(client, join, now)
+        if refusal is None:
+            self._enter(client, join)
+            return
+        self._error(client.number, refusal)
+        if refusal.code == "bad_token":
+            self._close(client, CLOSE_POLICY, "bad token")  # each guess costs a connection
+
+    def _refuse_join(self, client: _Client, join: Join, now: float) -> Refusal | None:
+        token = self._config.join_token
+        if token is not None and not hmac.compare_digest(token.encode(), (join.token or "").encode()):
+            return Refusal("bad_token", "This server wants a join token, and this is not the right one.")
+        room = self._rooms.get(join.room or "")
+        holder = self._holder(room, join.peer_id)
+        if join.timestamp is not None:
+            refusal = self._refuse_signature(client, holder, join, join.timestamp, now)
+            if refusal is not None:
+                return refusal
+        elif holder is not None and holder is not client and holder.proven:
+            return Refusal("id_taken", "Another client holds this id and has signed its join: sign yours with its key.")
+        if holder is None:
+            return self._no_place_in(room, client)
+        return None
+
+    def _refuse_signature(
+        self, client: _Client, holder: _Client | None, join: Join, timestamp: int, now: float
+    ) -> Refusal | None:
+        ahead = timestamp / 1000 - self._wall(now)
+        if abs(ahead) > self._config.clock_skew:
+            way = "ahead of" if ahead > 0 else "behind"
+            return Refusal(
+                "clock_skew",
+                f"The join's timestamp is {abs(ahead):.0f} s {way} this server's clock, {self._config.clock_skew:.0f} s are"
+                " allowed: set the clock.",
+            )
+        last = self._last_joins.get((join.room or "", join.peer_id), -1)
+        if timestamp < last or (timestamp == last and holder is not client):
+            return Refusal(
+                "clock_skew",
+                f"The join's timestamp is {(last - timestamp) / 1000:.3f} s behind the last join of this id: sign a new"
+                " one for each connection, by a clock that does not go back.",
+            )
+        if not verify_join(join):
+            return Refusal(
+                "bad_join", "The join's signature, public key, peerId, room and timestamp don't belong together."
+            )
+        return None
+
+    def _no_place_for(self, address: str) -> Refusal | None:
+        if len(self._clients) >= self._config.max_clients:
+            return Refusal("full", "This server is full: try again later.")
+        if self._addresses[address] >= self._config.clients_per_address:
+            return Refusal("full", f"This server takes {self._config.clients_per_address} clients from one address.")
+        return None
+
+    def _no_place_in(self, room: Room | None, client: _Client) -> Refusal | None:
+        if room is None:
+            leaves_empty = client.room is not None and len(client.room) == 1
+            if len(self._rooms) - leaves_empty >= self._config.max_rooms:
+                return Refusal("full", f"This server has {self._config.max_rooms} rooms and opens no more.")
+        elif len(room) - (client.room is room) >= self._config.clients_per_room:
+            return Refusal("full", f"This room has {self._config.clients_per_room} members and takes no more.")
+        return None
+
+    def _enter(self, client: _Client, join: Join) -> None:
+        """Let `client` hold its id in its room, in the place of whoever held it."""
+        name = join.room or ""
+        holder = self._holder(self._rooms.get(name), join.peer_id)
+        if holder is not client:
+            self._leave_room(client)
+            room = self._rooms.setdefault(name, Room(name))
+            room.put(join.peer_id, client.number)
+            self._members += holder is None
+            client.room, client.peer, client.proven = room, join.peer_id, False
+            if holder is not None:
+                self._replace(holder, client)
+        if join.timestamp is not None:
+            client.proven = True
+            self._remember(name, join.peer_id, join.timestamp)
+        self._deadlines.cancel(client.number)
+        self._counts["joins"] += 1
+        self._introduce(client, self._rooms[name], answer=join.version is not None)
+
+    def _remember(self, room: str, peer: PeerId, timestamp: int) -> None:
+        """No join signed before this one is taken any more. A forgotten one leaves its owner able to take the id back."""
+        self._last_joins[room, peer] = timestamp
+        self._last_joins.move_to_end((room, peer))
+        if len(self._last_joins) > self._config.remembered_joins:
+            self._last_joins.popitem(last=False)
+
+    def _replace(self, holder: _Client, successor: _Client) -> None:
+        """The id has a new holder: the old one goes without a `peer_left`, since the peer is still here."""
+        successor.audience = holder.audience
+        successor.audience.pop(successor.number, None)
+        holder.room, holder.audience = None, OrderedDict()
+        self._error(holder.number, Refusal("replaced", "Another client joined with your ID."))
+        self._close(holder, CLOSE_POLICY, "replaced")
+
+    def _introduce(self, client: _Client, room: Room, *, answer: bool) -> None:
+        """Tell a joiner of its neighbours, and these of it."""
+        peers = room.neighbours(client.peer, self._config.bootstrap_peers)
+        if peers or answer:
+            known = tuple(KnownPeer(id=peer) for peer in peers)
+            self._send(client.number, BootstrapPeers(peers=known))
+        told = _encode(PeerJoined(peer_id=client.peer))
+        for peer in peers:
+            neighbour = self._clients[room.holder(peer)]
+            self._orders.append(Send(neighbour.number, told))
+            self._meet(client, neighbour.number)
+            self._meet(neighbour, client.number)
+
+    def _meet(self, peer: _Client, other: int) -> None:
+        """`other` is being told of `peer`: remember to tell it when `peer` leaves."""
+        if other == peer.number:
+            return
+        peer.audience[other] = None
+        peer.audience.move_to_end(other)
+        if len(peer.audience) > self._config.audience:
+            peer.audience.popitem(last=False)
+
+    def _leave_room(self, client: _Client) -> None:
+        room = client.room
+        if room is None:
+            return
+        client.room = None
+        room.remove(client.peer)
+        self._members -= 1
+        if not room:
+            del self._rooms[room.name]
+        told = _encode(PeerLeft(peer_id=client.peer))
+        for number in client.audience:
+            other = self._clients.get(number)
+            if other is not None and other.room is room:
+                self._orders.append(Send(number, told))
+        client.audience = OrderedDict()
+
+    def _holder(self, room: Room | None, peer: PeerId) -> _Client | None:
+        number = None if room is None else room.client(peer)
+        return None if number is None else self._clients[number]
+
+    # --- small parts --------------------------------------------------------------------------------------------------
+
+    def _within_rate(self, client: _Client, now: float) -> bool:
+        if client.bucket.take(now) >= 0:
+            client.warned = False
+            return True
+        if not client.warned:  # once for each time, or the answers would be a flood too
+            client.warned = True
+            rate = f"{self._config.messages_per_second:g} messages a second are allowed: some were dropped."
+            self._error(client.number, Refusal("rate_limited", rate))
+        if client.bucket.flooded:
+            self._close(client, CLOSE_POLICY, "flood")
+        return False
+
+    def _error(self, client: int, refusal: Refusal) -> None:
+        self._errors[refusal.code] += 1
+        self._send(client, ServiceError(message=refusal.message, code=refusal.code, to=refusal.to))
+
+    def _close(self, client: _Client, code: int, reason: str) -> None:
+        self._leave_room(client)
+        self._deadlines.cancel(client.number)
+        client.closing = True
+        self._counts["closed"] += 1
+        self._orders.append(Close(client.number, code, reason))
+
+    def _send(self, client: int, message: SignalingMessage) -> None:
+        self._orders.append(Send(client, _encode(message)))
+
+    def _take(self) -> list[Order]:
+        orders, self._orders = self._orders, []
+        self._counts["sent"] += sum(isinstance(order, Send) for order in orders)
+        return orders
+
+
+def _encode(message: SignalingMessage) -> str:
+    return msgspec.json.encode(message).decode()

@@ -1,0 +1,273 @@
+"""Every message that two peers exchange over a link, as one typed union.
+
+Names and fields follow the original project where it has them; `docs/protocol.md` says what each one means. Fields of
+ours that it does not know are optional, so one union describes both. Structs are frozen: what one link decoded may be
+sent on over others. Bounds stand in the types, and decoding checks them.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeAlias
+
+from msgspec import Meta, Struct
+
+from p2pmesh.identity import PUBLIC_KEY_SIZE, SIGNATURE_SIZE
+from p2pmesh.keyspace import PeerId
+
+PROTOCOL_VERSION = 1
+"""What our offers and answers announce; 0 stands for the original, which announces nothing."""
+
+MAX_ID = 128
+MAX_TOPIC = 256
+MAX_REASON = 256
+MAX_SDP = 64 * 1024
+MAX_PEERS_IN_LIST = 64
+MAX_SIGNALS_IN_BATCH = 32
+MAX_IDS_IN_LIST = 256
+
+Id: TypeAlias = Annotated[PeerId, Meta(pattern=r"\A[0-9a-f]{40}\Z")]
+PeerIds: TypeAlias = Annotated[tuple[Id, ...], Meta(max_length=MAX_PEERS_IN_LIST)]
+MessageId: TypeAlias = Annotated[str, Meta(min_length=1, max_length=MAX_ID)]
+MessageIds: TypeAlias = Annotated[tuple[MessageId, ...], Meta(max_length=MAX_IDS_IN_LIST)]
+Topic: TypeAlias = Annotated[str, Meta(max_length=MAX_TOPIC)]
+Reason: TypeAlias = Annotated[str, Meta(max_length=MAX_REASON)]
+Milliseconds: TypeAlias = Annotated[int, Meta(ge=0, lt=1 << 53)]
+Hops: TypeAlias = Annotated[int, Meta(ge=0, le=255)]
+Count: TypeAlias = Annotated[int, Meta(ge=0, lt=1 << 32)]
+PublicKey: TypeAlias = Annotated[bytes, Meta(min_length=PUBLIC_KEY_SIZE, max_length=PUBLIC_KEY_SIZE)]
+Signature: TypeAlias = Annotated[bytes, Meta(min_length=SIGNATURE_SIZE, max_length=SIGNATURE_SIZE)]
+Scalar: TypeAlias = str | int | float | bool | None
+
+
+class _Part(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
+    """A piece of a message."""
+
+
+class _Message(_Part, frozen=True, kw_only=True, tag_field="type"):
+    """A message: its `type` field tells which."""
+
+
+# --- signals: what WebRTC peers tell each other before they have a link -----------------------------------------------
+
+
+class Handshake(_Part, frozen=True, kw_only=True):
+    """Our proof inside an offer or answer; see `p2pmesh.protocols.handshake` for what the signature covers."""
+
+    version: Annotated[int, Meta(ge=1, lt=1 << 16)]
+    key: PublicKey
+    signature: Signature
+    links: Count | None = None
+    """Open links of the sender when it signed: one that has none is let in even by peers that are full."""
+
+
+class Candidate(_Part, frozen=True, kw_only=True):
+    """A trickled ICE candidate, as browsers write it. Accepted, never sent: our descriptions carry all candidates."""
+
+    candidate: Annotated[str, Meta(max_length=1024)] = ""
+    sdp_mid: Annotated[str, Meta(max_length=64)] | None = None
+    sdp_m_line_index: Annotated[int, Meta(ge=0, lt=64)] | None = None
+
+
+class Signal(_Part, frozen=True, kw_only=True):
+    """An offer, an answer or a candidate; other types belong to simple-peer's internals and are ignored."""
+
+    type: Annotated[str, Meta(max_length=32)]
+    sdp: Annotated[str, Meta(max_length=MAX_SDP)] | None = None
+    candidate: Candidate | None = None
+    p2pmesh: Handshake | None = None
+
+
+# --- broadcast --------------------------------------------------------------------------------------------------------
+
+
+class GossipData(_Part, frozen=True, kw_only=True):
+    """A broadcast. `hops`, `relayed_by` and `age` change on the way; all the rest is the origin's and signed.
+
+    The fields that the original's peers can't do without have no default, so they are always written.
+    """
+
+    id: MessageId
+    topic: Topic
+    payload: Scalar = None
+    origin_peer_id: Id
+    signature: Signature | None = None
+    timestamp: Milliseconds
+    hops: Hops
+    relayed_by: PeerIds
+    encoding: Literal["text", "json"] | None = None
+    """How `payload` is to be read: as it stands, or as JSON text. None from the original's peers, and beside a `blob`."""
+    blob: bytes | None = None
+    """A payload of bytes, instead of `payload`."""
+    key: PublicKey | None = None
+    ttl: Milliseconds | None = None
+    max_hops: Hops | None = None
+    receipts: bool = True
+    """Whether the origin wants to know how many peers have it."""
+    age: Milliseconds = 0
+    """How long it has been kept by the peers it passed: it ends at `ttl`, whatever their clocks say."""
+
+
+class Gossip(_Message, frozen=True, kw_only=True, tag="gossip"):
+    data: GossipData
+    delivery_id: Annotated[str, Meta(max_length=MAX_ID + 32)] | None = None
+    requires_ack: bool = False
+
+
+class GossipAck(_Message, frozen=True, kw_only=True, tag="gossip_ack"):
+    """This neighbour has the broadcast. From the original's peers it never comes."""
+
+    id: MessageId | None = None
+    duplicate: bool = False
+    """It had it already: nothing more will come from it."""
+
+
+class GossipReceipt(_Message, frozen=True, kw_only=True, tag="gossip_receipt"):
+    """How many peers have the broadcast by way of this neighbour, itself included: the whole count so far."""
+
+    id: MessageId
+    count: Count
+    settled: bool = True
+    """Whether everybody below has answered."""
+
+
+class GossipReceiptAck(_Message, frozen=True, kw_only=True, tag="gossip_receipt_ack"):
+    """This neighbour has noted this receipt: it need not be sent again."""
+
+    id: MessageId
+    count: Count
+    settled: bool = True
+
+
+class GossipHave(_Message, frozen=True, kw_only=True, tag="gossip_have"):
+    """Broadcasts that are still alive here, on a new link. Answered by `GossipWant` in every case."""
+
+    ids: MessageIds
+
+
+class GossipWant(_Message, frozen=True, kw_only=True, tag="gossip_want"):
+    """Those of them that this neighbour lacks: they are sent to it."""
+
+    ids: MessageIds = ()
+
+
+# --- direct messages --------------------------------------------------------------------------------------------------
+
+
+class Direct(_Message, frozen=True, kw_only=True, tag="direct"):
+    """A message for this neighbour alone. From the original's peers only `payload` is there, and it may be any JSON."""
+
+    payload: Any = None
+    id: MessageId | None = None
+    encoding: Literal["text", "json"] | None = None
+    blob: bytes | None = None
+    timestamp: Milliseconds | None = None
+
+
+class DirectAck(_Message, frozen=True, kw_only=True, tag="direct_ack"):
+    id: MessageId
+
+
+# --- links ------------------------------------------------------------------------------------------------------------
+
+
+class ReconnectionData(_Message, frozen=True, kw_only=True, tag="reconnection_data"):
+    """Sent just before a link is given up: why, and whom to try instead."""
+
+    reason: Reason
+    peers: PeerIds
+    timestamp: Milliseconds
+
+
+class Goodbye(_Message, frozen=True, kw_only=True, tag="goodbye"):
+    """This peer leaves the mesh, or closes this link, and says why. Sent only to peers of our protocol version."""
+
+    reason: Reason
+    peers: PeerIds = ()
+    """Neighbours of the leaver, which may close the gap that it leaves."""
+
+
+class LinkRejected(_Message, frozen=True, kw_only=True, tag="connection_rejected"):
+    """On a link the original never sends it, but reads it."""
+
+    from_: Id | None = None
+    reason: Reason = ""
+    alternative_peers: PeerIds = ()
+
+
+# --- signaling through the mesh ---------------------------------------------------------------------------------------
+
+
+class RelaySignal(_Message, frozen=True, kw_only=True, tag="relay_signal"):
+    from_: Id
+    to: Id
+    signal: Signal
+    timestamp: Milliseconds = 0
+    relay_path: PeerIds = ()
+
+
+class RelayAck(_Message, frozen=True, kw_only=True, tag="relay_ack"):
+    from_: Id
+    to: Id
+    original_timestamp: Milliseconds = 0
+    received_timestamp: Milliseconds = 0
+    relay_path: PeerIds = ()
+
+
+class RelayFailure(_Message, frozen=True, kw_only=True, tag="relay_failure"):
+    from_: Id
+    to: Id
+    target_peer: Id | None = None
+    reason: Reason = ""
+    timestamp: Milliseconds = 0
+
+
+class RelayBatch(_Message, frozen=True, kw_only=True, tag="batched_signals"):
+    from_: Id
+    signals: Annotated[tuple[Signal, ...], Meta(max_length=MAX_SIGNALS_IN_BATCH)] = ()
+
+
+# --- DHT --------------------------------------------------------------------------------------------------------------
+
+
+class KademliaCall(_Part, frozen=True, kw_only=True):
+    """A request of the original's DHT; replies carry `in_reply_to`."""
+
+    type: Annotated[str, Meta(max_length=32)]
+    id: Id
+    rpc_id: Annotated[str, Meta(max_length=MAX_ID)] | None = None
+    in_reply_to: Annotated[str, Meta(max_length=MAX_ID)] | None = None
+    target_id: Id | None = None
+    key: Annotated[str, Meta(max_length=MAX_ID)] | None = None
+
+
+class KademliaRpc(_Message, frozen=True, kw_only=True, tag="kademlia_rpc"):
+    message: KademliaCall
+
+
+# --- anything else ----------------------------------------------------------------------------------------------------
+
+
+class Unknown(Struct, frozen=True):
+    """A well-formed message of a type that this version does not know: ignored and counted."""
+
+    type: str
+
+
+Message: TypeAlias = (
+    Gossip
+    | GossipAck
+    | GossipReceipt
+    | GossipReceiptAck
+    | GossipHave
+    | GossipWant
+    | Direct
+    | DirectAck
+    | ReconnectionData
+    | Goodbye
+    | LinkRejected
+    | RelaySignal
+    | RelayAck
+    | RelayFailure
+    | RelayBatch
+    | KademliaRpc
+)

@@ -1,0 +1,149 @@
+"""Every message that a peer exchanges with a signaling service, as one typed union.
+
+The original's names and fields; what is ours is optional. The server stamps `from` on everything that it relays.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, TypeAlias
+
+from msgspec import Meta, Struct
+
+from p2pmesh.wire.messages import (
+    MAX_SIGNALS_IN_BATCH,
+    Id,
+    Milliseconds,
+    PeerIds,
+    PublicKey,
+    Reason,
+    Signal,
+    Signature,
+)
+
+MAX_BOOTSTRAP = 64
+
+Room: TypeAlias = Annotated[str, Meta(max_length=128)]
+Token: TypeAlias = Annotated[str, Meta(max_length=1024)]
+
+
+class _Message(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type", rename="camel"):
+    """A message: its `type` field tells which."""
+
+
+# --- from a peer to the service ---------------------------------------------------------------------------------------
+
+
+class Join(_Message, frozen=True, kw_only=True, tag="join"):
+    """Here I am. A repeated join asks for fresh `bootstrap_peers` and announces the peer again."""
+
+    peer_id: Id
+    room: Room | None = None
+    token: Token | None = None
+    version: Annotated[int, Meta(ge=1, lt=1 << 16)] | None = None
+    """Our protocol version: asks for an answer in every case, `bootstrap_peers` may be empty."""
+    public_key: PublicKey | None = None
+    timestamp: Milliseconds | None = None
+    signature: Signature | None = None
+    """Over room, id and timestamp: see `p2pmesh.protocols.handshake`."""
+
+
+class Leave(_Message, frozen=True, kw_only=True, tag="leave"):
+    peer_id: Id
+
+
+# --- from the service to a peer ---------------------------------------------------------------------------------------
+
+
+class KnownPeer(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
+    id: Id
+    last_seen: Milliseconds | None = None
+
+
+class BootstrapPeers(_Message, frozen=True, kw_only=True, omit_defaults=False, tag="bootstrap_peers"):
+    peers: Annotated[tuple[KnownPeer, ...], Meta(max_length=MAX_BOOTSTRAP)] = ()
+
+
+class PeerJoined(_Message, frozen=True, kw_only=True, tag="peer_joined"):
+    peer_id: Id
+
+
+class PeerLeft(_Message, frozen=True, kw_only=True, tag="peer_left"):
+    peer_id: Id
+
+
+class ServiceError(_Message, frozen=True, kw_only=True, tag="error"):
+    """Something was refused. The original sends only `message`; our server adds a `code` to tell them apart."""
+
+    message: Annotated[str, Meta(max_length=1024)] = ""
+    code: Annotated[str, Meta(max_length=64)] | None = None
+    """One of `ERROR_CODES`."""
+    to: Id | None = None
+    """The peer that a relayed message could not be brought to."""
+
+
+ERROR_CODES = {
+    "bad_join": "the join lacks a valid id, room or signature",
+    "bad_token": "the join token is missing or wrong",
+    "clock_skew": "the join's timestamp is too far from the server's clock",
+    "id_taken": "another client holds this id and proved that it is its own",
+    "replaced": "another client joined with this id",
+    "full": "the server or the room takes no more clients",
+    "not_found": "the receiver of a relayed message is not here",
+    "rate_limited": "too many messages: some were dropped",
+    "too_large": "the message is too large",
+    "unknown_type": "the server does not know this type of message",
+    "bad_message": "the message is not a JSON object with the fields its type needs",
+}
+"""Codes of `ServiceError`. The first six end an attempt to join: `JOIN_REFUSALS`."""
+
+JOIN_REFUSALS = frozenset({"bad_join", "bad_token", "clock_skew", "id_taken", "replaced", "full"})
+
+
+# --- between peers, by way of the service -----------------------------------------------------------------------------
+
+
+class PeerSignal(_Message, frozen=True, kw_only=True, tag="signal"):
+    to: Id | None = None
+    from_: Id | None = None
+    signal: Signal
+
+
+class PeerSignals(_Message, frozen=True, kw_only=True, tag="batched_signals"):
+    to: Id | None = None
+    from_: Id | None = None
+    signals: Annotated[tuple[Signal, ...], Meta(max_length=MAX_SIGNALS_IN_BATCH)] = ()
+    batch_timestamp: Milliseconds = 0
+
+
+class ConnectionRejected(_Message, frozen=True, kw_only=True, tag="connection_rejected"):
+    """No link now: full, or not willing. `alternative_peers` may have room."""
+
+    to: Id | None = None
+    from_: Id | None = None
+    reason: Reason = ""
+    max_peers: Annotated[int, Meta(ge=0, lt=1 << 16)] | None = None
+    alternative_peers: PeerIds | None = None
+    """Always set by us: the original's peers rely on it."""
+
+
+class SignalRejected(_Message, frozen=True, kw_only=True, tag="signal_rejected"):
+    """The wrong side made the offer: `correct_initiator` shall."""
+
+    to: Id | None = None
+    from_: Id | None = None
+    reason: Reason = ""
+    correct_initiator: Id | None = None
+
+
+SignalingMessage: TypeAlias = (
+    Join
+    | Leave
+    | BootstrapPeers
+    | PeerJoined
+    | PeerLeft
+    | ServiceError
+    | PeerSignal
+    | PeerSignals
+    | ConnectionRejected
+    | SignalRejected
+)

@@ -1,0 +1,164 @@
+"""Whatever neighbours say, in whatever order: the message cores neither raise nor grow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from p2pmesh.config import BroadcastConfig, LinkConfig, MeshConfig, ReceiptsConfig, RoutingConfig
+from p2pmesh.protocols.core import (
+    LinkDown,
+    LinkUp,
+    Publish,
+    Received,
+    Reply,
+    SendDirect,
+    SendFrame,
+    Subsystem,
+    Tell,
+    Timers,
+)
+from p2pmesh.protocols.gossip_signature import signed
+from p2pmesh.wire.codec import decode, encode
+from p2pmesh.wire.messages import (
+    Direct,
+    DirectAck,
+    Gossip,
+    GossipAck,
+    GossipData,
+    GossipHave,
+    GossipReceipt,
+    GossipReceiptAck,
+    GossipWant,
+)
+from tests.core_harness import EPOCH, IDENTITIES, OWNERS, Net, remote
+
+CONFIG = MeshConfig(
+    max_peers=3,
+    max_payload=10_000,
+    links=LinkConfig(allow_unverified=True),
+    broadcast=BroadcastConfig(window=2, backlog=3, seen_ids=6, history=4, offers=3, publish_room=2),
+    receipts=ReceiptsConfig(table=3),
+    routing=RoutingConfig(pending=3, window=2, seen_ids=4),
+)
+NEIGHBOURS = IDENTITIES[1:5]
+numbers = st.sampled_from([0, 1, 5, 60_000, 2**53 - 1])
+ids = st.sampled_from([f"m{number}" for number in range(8)])
+many_ids = st.lists(ids, max_size=6).map(tuple)
+scalars = st.sampled_from([None, True, 3, 1.5, "", "hi", "{", '{"a":1}'])
+encodings = st.sampled_from([None, "text", "json"])
+blobs = st.sampled_from([None, b"", b"blob"])
+peers = st.sampled_from(IDENTITIES[:6])
+
+data = st.builds(
+    GossipData,
+    id=ids,
+    topic=st.sampled_from(["chat", "__gossip_connectivity_probe", "__gossip_connectivity_response"]),
+    payload=scalars,
+    encoding=encodings,
+    blob=blobs,
+    origin_peer_id=peers.map(lambda peer: peer.peer_id),
+    signature=st.sampled_from([None, b"s" * 64]),
+    key=st.sampled_from([None, NEIGHBOURS[0].public_key]),
+    timestamp=st.sampled_from([0, int(EPOCH * 1000), 2**53 - 1]),
+    hops=st.sampled_from([0, 1, 31, 255]),
+    relayed_by=st.lists(peers.map(lambda peer: peer.peer_id), max_size=3).map(tuple),
+    ttl=st.none() | numbers,
+    max_hops=st.sampled_from([None, 0, 1, 32, 255]),
+    receipts=st.booleans(),
+    age=numbers,
+)
+by_somebody = st.builds(lambda made, peer: signed(made_by(made, peer), peer), data, st.sampled_from(NEIGHBOURS))
+
+
+def made_by(made: GossipData, peer) -> GossipData:
+    """The same by this origin, so that its signature is right."""
+    fields = {name: getattr(made, name) for name in made.__struct_fields__}
+    return GossipData(**{**fields, "origin_peer_id": peer.peer_id, "timestamp": int(EPOCH * 1000), "age": 0})
+
+
+messages = st.one_of(
+    st.builds(Gossip, data=data),
+    st.builds(Gossip, data=by_somebody),
+    st.builds(GossipAck, id=st.none() | ids, duplicate=st.booleans()),
+    st.builds(GossipHave, ids=many_ids),
+    st.builds(GossipWant, ids=many_ids),
+    st.builds(GossipReceipt, id=ids, count=st.sampled_from([0, 1, 2**32 - 1]), settled=st.booleans()),
+    st.builds(GossipReceiptAck, id=ids, count=st.sampled_from([0, 1, 2]), settled=st.booleans()),
+    st.builds(
+        Direct, payload=scalars, id=st.none() | ids, encoding=encodings, blob=blobs, timestamp=st.none() | numbers
+    ),
+    st.builds(DirectAck, id=ids),
+)
+steps = st.one_of(
+    st.tuples(st.sampled_from(NEIGHBOURS), messages),
+    st.tuples(st.sampled_from(NEIGHBOURS), st.sampled_from(["up", "original", "down"])),
+    st.tuples(st.sampled_from(NEIGHBOURS), st.sampled_from(["publish", "send"])),
+    st.tuples(st.none(), st.sampled_from([0.1, 1.0, 30.0, 1000.0])),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(script=st.lists(steps, max_size=60), seed=st.integers(0, 1000))
+def test_no_input_raises_or_passes_a_bound_and_all_that_is_sent_can_be_read(script, seed):
+    net = Net(1, seed=seed, config=CONFIG)
+    node = net.nodes[0]
+    now, calls = 0.0, 0
+    for neighbour, step in script:
+        inputs: list[Any] = []
+        match step:
+            case float():
+                until = now + step
+                while (deadline := min(core.next_deadline() for core in node.cores.values())) <= until:
+                    now = max(now, deadline)
+                    for subsystem, core in node.cores.items():
+                        _carry_on(node.cores, core.expire(now), now, subsystem)
+                now = until
+            case "up" | "original":
+                inputs = [(subsystem, LinkUp(remote(neighbour, int(step == "up")))) for subsystem in node.cores]
+            case "down":
+                inputs = [(subsystem, LinkDown(neighbour.peer_id, "gone")) for subsystem in node.cores]
+            case "publish":
+                inputs = [(Subsystem.BROADCAST, Publish(calls := calls + 1, "chat", {"n": calls}))]
+            case "send":
+                inputs = [(Subsystem.ROUTING, SendDirect(calls := calls + 1, neighbour.peer_id, b"x"))]
+            case message:
+                inputs = [(OWNERS[type(message)], Received(neighbour.peer_id, message))]
+        for subsystem, event in inputs:
+            _carry_on(node.cores, node.cores[subsystem].handle(event, now), now, subsystem)
+        _check_bounds(net)
+
+
+def _carry_on(cores, effects, now, subsystem) -> None:
+    for effect in effects:
+        if isinstance(effect, Tell):
+            _carry_on(cores, cores[effect.subsystem].handle(effect.input, now), now, effect.subsystem)
+        elif isinstance(effect, SendFrame):
+            assert effect.peers
+            for text in (False, True):
+                assert decode(encode(effect.message, text=text)) is not None
+        elif isinstance(effect, Reply):
+            assert subsystem in {Subsystem.BROADCAST, Subsystem.ROUTING}
+
+
+def _check_bounds(net: Net) -> None:
+    (broadcast,), (receipts,), (routing,) = (
+        net.snapshots(subsystem) for subsystem in (Subsystem.BROADCAST, Subsystem.RECEIPTS, Subsystem.ROUTING)
+    )
+    assert broadcast["seen_ids"] <= 6
+    assert broadcast["history"] <= 4
+    assert broadcast["in_flight"] <= 2 * len(NEIGHBOURS)
+    assert broadcast["backlog"] <= 3 * len(NEIGHBOURS)
+    assert receipts["own"] <= 3
+    assert receipts["relayed"] <= 3
+    assert routing["pending"] <= 3
+    assert routing["seen_ids"] <= 4
+    timers = sum(len(held) for core in net.nodes[0].cores.values() for held in _timers_of(core))
+    assert timers <= 4 * (2 * len(NEIGHBOURS) + 4 + 4 * 6 + 3)
+
+
+def _timers_of(core: Any) -> list[Timers[Any]]:
+    hops = [core._hops._timers] if hasattr(core, "_hops") else []
+    return [core._timers, *hops]

@@ -1,0 +1,36 @@
+"""What `import p2pmesh` offers."""
+
+import inspect
+
+import pytest
+
+import p2pmesh
+
+
+@pytest.mark.parametrize("name", p2pmesh.__all__)
+def test_every_public_name_is_there_and_documented(name):
+    thing = getattr(p2pmesh, name)
+    if inspect.isclass(thing) or inspect.isfunction(thing):
+        assert inspect.getdoc(thing), f"{name} has no docstring"
+
+
+def test_all_is_sorted_and_complete():
+    public = {name for name, thing in vars(p2pmesh).items() if not name.startswith("_") and not inspect.ismodule(thing)}
+    assert list(p2pmesh.__all__) == sorted(p2pmesh.__all__)
+    assert public == set(p2pmesh.__all__)
+
+
+def test_every_public_method_is_documented():
+    for name in p2pmesh.__all__:
+        thing = getattr(p2pmesh, name)
+        if not inspect.isclass(thing) or not thing.__module__.startswith("p2pmesh"):
+            continue
+        for attribute, value in vars(thing).items():
+            if not attribute.startswith("_") and (inspect.isfunction(value) or isinstance(value, property)):
+                assert inspect.getdoc(getattr(thing, attribute)), f"{name}.{attribute} has no docstring"
+
+
+def test_every_error_is_a_mesh_error():
+    errors = [thing for thing in vars(p2pmesh).values() if inspect.isclass(thing) and issubclass(thing, Exception)]
+    assert len(errors) > 10
+    assert all(issubclass(error, p2pmesh.MeshError) for error in errors)

@@ -1,0 +1,452 @@
+"""The signaling server over real loopback sockets."""
+
+import datetime
+import ipaddress
+import json
+import re
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import trio
+from click.testing import CliRunner
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_client_stream
+
+from p2pmesh.cli.serve import serve
+from p2pmesh.server import ServerConfig, SignalingServer, open_signaling_server
+from p2pmesh.server.http import Response
+
+A, B = "a" * 40, "b" * 40
+UPGRADE = (
+    b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+)
+RUN_SERVE = "from p2pmesh.cli.serve import serve; serve(auto_envvar_prefix='P2PMESH_SERVE')"
+
+
+class Legacy:
+    """A client of the original project: plain JSON, no rooms, no version."""
+
+    def __init__(self, connection: WebSocketConnection) -> None:
+        self.connection = connection
+
+    async def send(self, **message: Any) -> None:
+        await self.connection.send_message(json.dumps(message))
+
+    async def receive(self) -> dict[str, Any]:
+        message: dict[str, Any] = json.loads(await self.connection.get_message())
+        return message
+
+    async def close_code(self) -> int:
+        """Read to the end, which the server is about to make."""
+        try:
+            while True:
+                await self.connection.get_message()
+        except ConnectionClosed as closed:
+            return closed.reason.code if closed.reason is not None else 0
+
+    async def join(self, peer: str) -> None:
+        """Join, and be sure that it is done."""
+        await self.send(type="join", peerId=peer)
+        await self.send(type="signal", to="f" * 40)
+        while (await self.receive())["type"] != "error":
+            pass
+
+
+@asynccontextmanager
+async def legacy(
+    server: SignalingServer, peer: str = "", *, tls: ssl.SSLContext | None = None, path: str = "/"
+) -> AsyncGenerator[Legacy]:
+    tcp = await dial(server)
+    async with tcp, trio.open_nursery() as nursery:  # trio-websocket leaves the socket open if the server closes first
+        stream = trio.SSLStream(tcp, tls, server_hostname=server.host) if tls else tcp
+        async with await wrap_client_stream(nursery, stream, server.host, path) as connection:
+            client = Legacy(connection)
+            if peer:
+                await client.join(peer)
+            yield client
+
+
+async def dial(server: SignalingServer, *, receive_buffer: int = 0) -> trio.SocketStream:
+    sock = trio.socket.socket(socket.AF_INET6 if ":" in server.host else socket.AF_INET)
+    if receive_buffer:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    await sock.connect((server.host, server.port))
+    return trio.SocketStream(sock)
+
+
+async def upgraded(server: SignalingServer, *, receive_buffer: int = 0) -> trio.SocketStream:
+    """A WebSocket client that does nothing of its own accord."""
+    stream = await dial(server, receive_buffer=receive_buffer)
+    await stream.send_all(UPGRADE)
+    assert (await stream.receive_some()).startswith(b"HTTP/1.1 101")
+    return stream
+
+
+async def to_the_end(stream: trio.SocketStream) -> bytes:
+    """All that the server says until it closes."""
+    with trio.fail_after(5):
+        try:
+            return b"".join([bytes(chunk) async for chunk in stream])
+        except trio.BrokenResourceError:
+            return b""
+
+
+async def exchange(server: SignalingServer, request: bytes) -> tuple[int, str]:
+    """Status and text that a plain HTTP request is answered with."""
+    async with await dial(server) as stream:
+        await stream.send_all(request)
+        head, _, body = (await to_the_end(stream)).partition(b"\r\n\r\n")
+    return int(head.split()[1]), body.decode()
+
+
+async def get(server: SignalingServer, path: str, method: str = "GET") -> tuple[int, str]:
+    return await exchange(server, f"{method} {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+
+
+def frame(opcode: int, payload: bytes, *, final: bool = True) -> bytes:
+    """A client's frame, masked with zeros."""
+    size = bytes([0x80 | len(payload)]) if len(payload) < 126 else b"\xfe" + len(payload).to_bytes(2, "big")
+    return bytes([final << 7 | opcode]) + size + bytes(4) + payload
+
+
+# --- the original's clients -------------------------------------------------------------------------------------------
+
+
+async def test_legacy_clients_meet_signal_and_part() -> None:
+    async with open_signaling_server() as server, legacy(server, A) as first:
+        async with legacy(server) as second:
+            await second.send(type="join", peerId=B)
+            assert await second.receive() == {"type": "bootstrap_peers", "peers": [{"id": A}]}
+            assert await first.receive() == {"type": "peer_joined", "peerId": B}
+            offer = {"type": "offer", "sdp": "v=0\r\n"}
+            await second.send(type="signal", to=A, **{"from": "c" * 40}, signal=offer, extra=[1])
+            assert await first.receive() == {"type": "signal", "to": A, "from": B, "signal": offer, "extra": [1]}
+            await second.send(type="leave", peerId=B)
+            assert await second.close_code() == 1000
+        assert await first.receive() == {"type": "peer_left", "peerId": B}
+
+
+async def test_any_path_and_binary_frames_will_do() -> None:
+    async with open_signaling_server() as server, legacy(server, path="/any/path?x=1") as client:
+        await client.connection.send_message(json.dumps({"type": "join", "peerId": A, "version": 1}).encode())
+        assert await client.receive() == {"type": "bootstrap_peers", "peers": []}
+
+
+async def test_a_closed_socket_is_a_leave() -> None:
+    async with open_signaling_server() as server, legacy(server, A) as first:
+        async with legacy(server, B):
+            assert (await first.receive())["type"] == "peer_joined"
+        assert await first.receive() == {"type": "peer_left", "peerId": B}
+
+
+async def test_a_takeover_closes_the_old_socket_and_leaves_the_new_one_reachable() -> None:
+    async with open_signaling_server() as server, legacy(server, B) as friend, legacy(server, A) as old:
+        async with legacy(server, A) as new:
+            assert (await old.receive())["message"] == "Another client joined with your ID."
+            assert await old.close_code() == 1008
+            assert [(await friend.receive())["type"] for _ in range(2)] == ["peer_joined", "peer_joined"]
+            await friend.send(type="signal", to=A, signal={})
+            assert (await new.receive())["from"] == B
+
+
+async def test_messages_that_crash_the_original_are_answered() -> None:
+    async with open_signaling_server() as server, legacy(server) as client:
+        for text in ("null", "[]", "x", b"\xff"):
+            await client.connection.send_message(text)
+            assert (await client.receive())["code"] == "bad_message"
+        await client.join(A)
+
+
+# --- HTTP on the same port --------------------------------------------------------------------------------------------
+
+
+async def test_health_metrics_and_pages_share_the_port() -> None:
+    pages = {"/hello": lambda: Response(200, b"<p>hi", "text/html")}
+    async with open_signaling_server(pages=pages) as server, legacy(server, A):
+        assert await get(server, "/healthz") == (200, "ok\n")
+        assert await get(server, "/hello?x=1") == (200, "<p>hi")
+        assert (await get(server, "/"))[0] == 426
+        assert (await get(server, "/nothing"))[0] == 404
+        assert await get(server, "/healthz", "HEAD") == (200, "")
+        assert (await get(server, "/healthz", "POST"))[0] == 405
+        status, text = await get(server, "/metrics")
+    assert status == 200
+    assert re.search(r"^p2pmesh_server_members 1\.0$", text, re.MULTILINE)
+    assert re.search(r"^p2pmesh_server_joins_total 1\.0$", text, re.MULTILINE)
+    assert re.search(r'^p2pmesh_server_errors_total\{code="not_found"\} 1\.0$', text, re.MULTILINE)
+
+
+async def test_two_servers_in_one_process_count_apart() -> None:
+    async with open_signaling_server() as one, open_signaling_server() as other, legacy(one, A):
+        assert "members 1.0" in (await get(one, "/metrics"))[1]
+        assert "members 0.0" in (await get(other, "/metrics"))[1]
+
+
+@pytest.mark.parametrize(
+    ("request_head", "status"),
+    [
+        (b"nonsense\r\n\r\n", 400),
+        (b"\x16\x03\x01\x02\x00\x01\x00" * 4 + b"\r\n\r\n", 400),
+        (b"GET /" + b"x" * 20_000, 431),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n", 400),
+        (UPGRADE.replace(b"Version: 13", b"Version: 8"), 400),
+        (UPGRADE[:-2] + b"Content-Length: 5\r\n\r\nhello", 400),
+        (UPGRADE[:-2] + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", 400),
+    ],
+)
+async def test_requests_that_make_no_sense_are_refused(request_head: bytes, status: int) -> None:
+    async with open_signaling_server() as server:
+        assert (await exchange(server, request_head))[0] == status
+        assert await get(server, "/healthz") == (200, "ok\n")
+
+
+async def test_frames_sent_along_with_the_upgrade_request_are_read() -> None:
+    async with open_signaling_server(config=ServerConfig(close_timeout=0.05)) as server, await dial(server) as stream:
+        await stream.send_all(UPGRADE + frame(1, b'{"type":"leave"}'))
+        assert (await to_the_end(stream)).startswith(b"HTTP/1.1 101")
+
+
+# --- limits -----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_head_that_dribbles_in_is_cut_off() -> None:
+    async with open_signaling_server(config=ServerConfig(head_timeout=0.1)) as server, await dial(server) as stream:
+        await stream.send_all(b"GET / HTTP/1.1\r\nHost:")
+        assert await to_the_end(stream) == b""
+        assert server.snapshot()["refused"] == 1
+
+
+async def test_connections_are_bounded_before_they_have_said_a_word() -> None:
+    config = ServerConfig(max_clients=1, spare_connections=1)
+    async with open_signaling_server(config=config) as server:
+        silent = [await dial(server) for _ in range(2)]
+        async with await dial(server) as third:
+            assert await to_the_end(third) == b""
+        assert server.snapshot()["connections"] == 2
+        for stream in silent:
+            await stream.aclose()
+
+
+async def test_a_full_server_says_so_and_closes() -> None:
+    async with open_signaling_server(config=ServerConfig(max_clients=1)) as server, legacy(server, A):
+        async with legacy(server) as second:
+            assert (await second.receive())["code"] == "full"
+            assert await second.close_code() == 1013
+
+
+async def test_a_message_without_end_is_cut_off_at_the_limit() -> None:
+    config = ServerConfig(max_message=2048, message_burst=1000)
+    async with open_signaling_server(config=config) as server, await upgraded(server) as stream:
+        await stream.send_all(frame(1, b"x" * 1500, final=False) + frame(0, b"x" * 1500, final=False))
+        said = await stream.receive_some()
+        assert b"too_large" in said
+        while b"\x88" not in said:  # a close frame
+            said += await stream.receive_some()
+        assert (1009).to_bytes(2, "big") in said
+
+
+@pytest.mark.parametrize("noise", [frame(9, b""), frame(10, b""), frame(0, b"", final=False)])
+async def test_a_flood_of_frames_that_say_nothing_is_closed(noise: bytes) -> None:
+    config = ServerConfig(message_burst=5, messages_per_second=1, close_timeout=0.1)
+    async with open_signaling_server(config=config) as server, await upgraded(server) as stream:
+        await stream.send_all(frame(1, b"{", final=False) + noise * 20)
+        assert b"flood" in await to_the_end(stream)
+
+
+async def test_a_client_that_does_not_read_is_dropped_and_holds_up_nobody() -> None:
+    config = ServerConfig(outbox=256 * 1024, message_burst=10_000)
+    async with open_signaling_server(config=config) as server, legacy(server, A) as busy:
+        async with await upgraded(server, receive_buffer=4096) as slow:
+            await slow.send_all(frame(1, json.dumps({"type": "join", "peerId": B}).encode()))
+            assert (await busy.receive())["type"] == "peer_joined"
+            with trio.fail_after(10):
+                while not server.snapshot()["dropped"]:
+                    await busy.send(type="signal", to=B, pad="x" * 60_000)
+            assert server.snapshot()["dropped"] == {"slow": 1}
+        while (message := await busy.receive())["type"] == "error":
+            pass
+        assert message == {"type": "peer_left", "peerId": B}
+
+
+async def test_silent_clients_are_pinged_and_only_dead_ones_dropped() -> None:
+    config = ServerConfig(ping_interval=0.05, ping_timeout=0.2)
+    async with open_signaling_server(config=config) as server, legacy(server, A) as alive:
+        async with await upgraded(server) as dead:
+            assert b"\x89\x00" in await to_the_end(dead)  # a ping
+        assert server.snapshot()["dropped"] == {"silent": 1}
+        await alive.send(type="nonsense")
+        assert (await alive.receive())["code"] == "unknown_type"
+
+
+async def test_a_client_that_does_not_join_is_closed() -> None:
+    async with open_signaling_server(config=ServerConfig(join_timeout=0.1, ping_interval=0.2)) as server:
+        async with legacy(server) as idle:
+            assert await idle.close_code() == 1008
+
+
+@pytest.mark.parametrize(
+    "garbage", [b"\xff" * 50, frame(1, b"\xff\xff"), frame(3, b"x"), b"\x81\x05hello", frame(0, b"x")]
+)
+async def test_a_client_that_breaks_the_protocol_ends_its_own_connection_only(garbage: bytes) -> None:
+    async with open_signaling_server() as server, legacy(server, A) as other:
+        async with await upgraded(server) as broken:
+            await broken.send_all(garbage)
+            said = await to_the_end(broken)
+            assert said[:1] in {b"\x88", b""}  # a close frame
+        await other.send(type="nonsense")
+        assert (await other.receive())["code"] == "unknown_type"
+
+
+async def test_a_connection_that_is_reset_ends_alone() -> None:
+    async with open_signaling_server() as server, legacy(server, A) as other:
+        async with legacy(server, B):
+            assert (await other.receive())["type"] == "peer_joined"
+            async with await upgraded(server) as broken:
+                broken.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        assert (await other.receive())["type"] == "peer_left"
+
+
+# --- TLS --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.datetime.now(datetime.UTC)
+    cert = (
+        x509
+        .CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now, now + datetime.timedelta(1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    folder = tmp_path_factory.mktemp("tls")
+    (folder / "cert.pem").write_bytes(cert.public_bytes(serialization.Encoding.PEM))
+    pem, pkcs8 = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    (folder / "key.pem").write_bytes(key.private_bytes(pem, pkcs8, serialization.NoEncryption()))
+    return folder / "cert.pem", folder / "key.pem"
+
+
+async def test_tls_carries_the_same_and_plain_clients_are_turned_away(certificate: tuple[Path, Path]) -> None:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(*certificate)
+    trust = ssl.create_default_context(cafile=certificate[0])
+    async with open_signaling_server(tls=context) as server:
+        assert server.url.startswith("wss://127.0.0.1:")
+        async with legacy(server, A, tls=trust) as first:
+            async with await dial(server) as plain:
+                await plain.send_all(UPGRADE)
+                assert b"HTTP" not in await to_the_end(plain)
+            async with legacy(server, B, tls=trust) as second:
+                assert (await first.receive())["type"] == "peer_joined"
+                await second.send(type="signal", to=A, signal={"sdp": "x" * 100_000})
+                assert len((await first.receive())["signal"]["sdp"]) == 100_000
+
+
+# --- life and death ---------------------------------------------------------------------------------------------------
+
+
+async def test_shutdown_says_goodbye_and_leaves_nothing() -> None:
+    tasks = trio.lowlevel.current_statistics().tasks_living
+    async with trio.open_nursery() as nursery:
+        async with open_signaling_server() as server:
+            connected = trio.Event()
+
+            async def stay() -> None:
+                async with legacy(server, A) as client:
+                    connected.set()
+                    assert await client.close_code() == 1001
+
+            nursery.start_soon(stay)
+            await connected.wait()
+    assert trio.lowlevel.current_statistics().tasks_living == tasks
+    with pytest.raises(OSError, match="failed"):
+        await trio.open_tcp_stream(server.host, server.port)
+    assert server.snapshot()["clients"] == server.snapshot()["connections"] == 0
+
+
+async def test_shutdown_does_not_wait_for_clients_that_do_not_answer() -> None:
+    with trio.fail_after(2):
+        async with open_signaling_server(config=ServerConfig(close_timeout=0.1)) as server:
+            upgraded_one, silent_one = await upgraded(server), await dial(server)
+    async with upgraded_one, silent_one:
+        assert (await to_the_end(upgraded_one))[:1] == b"\x88"  # a close frame
+        assert await to_the_end(silent_one) == b""
+
+
+async def test_cancelling_the_server_cuts_everything_at_once() -> None:
+    with trio.fail_after(2):
+        with trio.CancelScope() as scope:
+            async with open_signaling_server() as server:
+                stream = await upgraded(server)
+                scope.cancel()
+                await trio.sleep_forever()
+    async with stream:
+        await to_the_end(stream)
+    assert server.snapshot()["clients"] == 0
+
+
+async def test_a_port_in_use_is_a_plain_oserror() -> None:
+    async with open_signaling_server() as server:
+        with pytest.raises(OSError, match="in use"):
+            async with open_signaling_server(port=server.port):
+                pytest.fail("two servers on one port")
+
+
+async def test_an_ipv6_address_is_written_in_brackets() -> None:
+    try:
+        async with open_signaling_server("::1") as server:
+            assert server.url == f"ws://[::1]:{server.port}"
+            async with legacy(server, A):
+                assert server.snapshot()["members"] == 1
+    except OSError:
+        pytest.skip("no IPv6 here")
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+def test_serve_prints_its_address_as_json_and_ends_well_on_sigterm() -> None:
+    command = [sys.executable, "-c", RUN_SERVE, "--port", "0", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        address = json.loads(process.stdout.readline())
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
+    assert address["url"] == f"ws://{address['host']}:{address['port']}"
+
+
+def test_serve_tells_what_is_wrong_in_one_line(tmp_path: Path) -> None:
+    run = CliRunner().invoke
+    (tmp_path / "bad.pem").write_text("nothing")
+    assert "--key is of no use without --cert" in run(serve, ["--key", "x"]).output
+    assert "can't read" in run(serve, ["--cert", str(tmp_path / "missing.pem")]).output
+    assert "no PEM certificate" in run(serve, ["--cert", str(tmp_path / "bad.pem")]).output
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        result = run(serve, ["--port", str(taken.getsockname()[1])])
+    assert "can't listen on 127.0.0.1 port" in result.output
+    assert result.exit_code == 1
+
+
+def test_every_option_of_serve_has_a_variable_and_the_default_that_help_shows() -> None:
+    text = CliRunner().invoke(serve, ["--help"], auto_envvar_prefix="P2PMESH_SERVE").output
+    config = ServerConfig()
+    for parameter in serve.params:
+        assert isinstance(parameter, click.Option)
+        assert f"P2PMESH_SERVE_{parameter.name}".upper() in text or parameter.envvar == "P2PMESH_JSON"
+        if isinstance(parameter.show_default, str):
+            assert parameter.show_default == f"{getattr(config, parameter.name or ''):g}"

@@ -1,0 +1,644 @@
+"""The topology core: alone with one input at a time, and by the dozen with faults and departures."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from p2pmesh.config import MeshConfig, TopologyConfig
+from p2pmesh.errors import MeshClosed, PeerUnreachable
+from p2pmesh.events import PeerConnected, PeerDisconnected, PeerEvicted, PeerFailed, PeerTimedOut
+from p2pmesh.identity import Identity
+from p2pmesh.keyspace import PeerId
+from p2pmesh.protocols.core import (
+    AcceptOffer,
+    AskForOffer,
+    Connect,
+    DropLink,
+    Emit,
+    FindPeers,
+    Forget,
+    Leave,
+    LinkDown,
+    LinkLost,
+    LinkUp,
+    Offered,
+    PeerGone,
+    PeersFound,
+    Received,
+    Rejected,
+    RejectOffer,
+    RemotePeer,
+    Reply,
+    SendFrame,
+    ServiceDown,
+    ServiceUp,
+    Tell,
+    WantLink,
+)
+from p2pmesh.protocols.known import TRUST, KnownPeers, ring_neighbours
+from p2pmesh.protocols.topology import TopologyCore
+from p2pmesh.wire.messages import Goodbye, Handshake, LinkRejected, ReconnectionData, Signal
+from tests.mesh_harness import Net, Node
+
+
+def at(place: int) -> PeerId:
+    """The peer at this place of a ring of 256."""
+    return PeerId(f"{place:02x}" * 20)
+
+
+ME = at(0x80)
+
+
+class Peer:
+    """The core under test, at place 80 of the ring, with a clock; `effects` are those of the last input."""
+
+    def __init__(self, max_peers=3, *, online=True, **config):
+        config = MeshConfig(max_peers=max_peers, topology=TopologyConfig(**config))
+        self.core = TopologyCore(Identity.unverified(ME), config, random.Random(1), lambda now: 1000.0 + now)
+        self.now = 50.0
+        self.effects = []
+        if online:
+            self.feed(ServiceUp("one"))
+
+    def feed(self, event):
+        self.effects = self.core.handle(event, self.now)
+        snapshot = self.core.snapshot()
+        assert sum(len(snapshot[part]) for part in ("links", "attempts", "closing")) <= self.core._max_peers
+        return self
+
+    def wait(self, seconds):
+        end, gathered = self.now + seconds, []
+        while self.core.next_deadline() <= end:
+            self.now = max(self.now, self.core.next_deadline())
+            gathered += self.core.expire(self.now)
+        self.now, self.effects = end, gathered
+        return self
+
+    def got(self, kind):
+        return [effect for effect in self.effects if isinstance(effect, kind)]
+
+    @property
+    def events(self):
+        return [effect.event for effect in self.got(Emit)]
+
+    @property
+    def told(self):
+        return [effect.input for effect in self.got(Tell)]
+
+    @property
+    def dialed(self):
+        return [effect.peer for effect in self.got(WantLink)]
+
+    @property
+    def links(self):
+        return self.core.snapshot()["links"]
+
+    def linked(self, *places, version=1):
+        """Links that came by the peers' offers, a minute ago."""
+        for place in places:
+            self.feed(offered(place, links=1)).feed(LinkUp(RemotePeer(at(place), True, version)))
+        return self.wait(60)
+
+    def up(self, place, version=1):
+        return self.feed(LinkUp(RemotePeer(at(place), True, version)))
+
+    def found(self, *places, source="bootstrap"):
+        return self.feed(PeersFound(tuple(map(at, places)), source))
+
+
+def offered(place, links=None, version=1):
+    proof = Handshake(version=1, key=bytes(32), signature=bytes(64), links=links) if version else None
+    return Offered(
+        RemotePeer(at(place), bool(version), version), Signal(type="offer", sdp=f"from {place}", p2pmesh=proof)
+    )
+
+
+# --- what is wanted ---------------------------------------------------------------------------------------------------
+
+
+def test_the_neighbours_on_the_ring_are_dialed_first():
+    peer = Peer(max_peers=2).found(0x10, 0x70, 0xA0, 0xF0)
+    assert sorted(peer.dialed) == [at(0x70), at(0xA0)]
+
+
+def test_nothing_is_dialed_while_no_service_is_up():
+    peer = Peer(online=False).found(0x10)
+    assert peer.effects == []
+    assert peer.feed(ServiceUp("one")).dialed == [at(0x10)]
+    assert Peer().feed(ServiceDown("one", "cut")).found(0x10).dialed == []
+
+
+def test_a_peer_that_just_joined_gets_a_moment_to_make_its_own_offer():
+    peer = Peer().found(0x90, source="joined")
+    assert peer.dialed == []
+    assert peer.wait(0.5).dialed == [at(0x90)]
+
+
+def test_a_link_off_the_ring_gives_way_to_a_nearer_peer_only_once_it_is_down():
+    peer = Peer(max_peers=2).linked(0x70, 0xB0).found(0x90)
+    assert peer.dialed == []
+    (frame,) = peer.got(SendFrame)
+    assert (frame.peers, frame.message.reason) == ((at(0xB0),), "make_room")
+    assert frame.message.peers == (at(0x90), at(0x70))
+    assert peer.got(DropLink) == [DropLink(at(0xB0), "given up for another peer")]
+    peer.feed(LinkDown(at(0xB0), "closed"))
+    assert peer.dialed == [at(0x90)]
+    assert peer.events == [PeerDisconnected(at(0xB0), "given up for another peer")]
+
+
+def test_a_peer_that_is_farther_off_changes_nothing():
+    assert Peer(max_peers=2).linked(0x70, 0x90).found(0x10, 0xB0).effects == []
+
+
+def test_a_failed_peer_is_tried_again_ever_more_rarely():
+    peer = Peer(max_peers=1).found(0x10)
+    tries = []
+    for _ in range(3000):
+        if peer.dialed:
+            tries.append(peer.now)
+            peer.feed(LinkLost(at(0x10), "no answer"))
+            assert peer.events == [PeerFailed(at(0x10), "no answer")]
+        peer.wait(0.1)
+    assert 0.5 <= tries[1] - tries[0] <= 1.2
+    assert 30 <= tries[-1] - tries[-2] <= 60.2
+    assert len(tries) <= 13
+
+
+def test_a_lost_link_is_replaced_and_fresh_peers_are_asked_for():
+    peer = Peer().linked(0x70, 0x90).feed(LinkDown(at(0x90), "reset"))
+    assert peer.told == [FindPeers()]
+    assert peer.events == [PeerDisconnected(at(0x90), "reset")]
+    assert peer.wait(1.0).dialed == [at(0x90)]
+
+
+def test_a_peer_that_fell_silent_timed_out():
+    peer = Peer().linked(0x70).feed(LinkDown(at(0x70), "silent", timed_out=5.0))
+    assert peer.events == [PeerTimedOut(at(0x70), 5.0)]
+    assert peer.feed(LinkDown(at(0x70), "again")).events == []
+
+
+def test_a_peer_that_left_is_forgotten_unless_it_is_linked():
+    peer = Peer(online=False).found(0x10, 0x20).feed(PeerGone(at(0x10)))
+    assert peer.feed(ServiceUp("one")).dialed == [at(0x20)]
+    peer.up(0x20).feed(PeerGone(at(0x20)))
+    assert peer.links == [at(0x20)]
+
+
+def test_a_peer_that_no_service_knows_is_forgotten():
+    peer = Peer().found(0x10).feed(Rejected(at(0x10), "not found"))
+    assert peer.got(DropLink) == [DropLink(at(0x10), "not found")]
+    assert peer.core.snapshot()["known"] == 0
+    assert peer.wait(100).dialed == []
+
+
+def test_a_rejection_is_not_the_applications_business_and_its_alternatives_are_tried():
+    peer = Peer(max_peers=1).found(0x10).feed(Rejected(at(0x10), "max_peers_reached", (at(0x20),)))
+    assert peer.events == []
+    assert peer.got(DropLink) == [DropLink(at(0x10), "max_peers_reached")]
+    assert peer.dialed == [at(0x20)]
+
+
+def test_no_link_is_given_up_for_a_peer_that_failed_too_often():
+    peer = Peer(max_peers=2).linked(0x70, 0xB0).found(0x90)
+    evictions = 0
+    for _ in range(60):
+        if peer.got(SendFrame):
+            evictions += 1
+            peer.feed(LinkDown(at(0xB0), "closed")).feed(LinkLost(at(0x90), "no answer"))
+            peer.feed(offered(0xB0)).up(0xB0)
+        peer.wait(2)
+    assert evictions == TRUST
+
+
+def test_the_cap_holds_for_dials_too():
+    peer = Peer(max_peers=5, dials_at_once=2).found(*range(0x10, 0x40))
+    assert len(peer.dialed) == 2
+    assert len(peer.core.snapshot()["attempts"]) == 2
+
+
+# --- who is let in ----------------------------------------------------------------------------------------------------
+
+
+def test_an_offer_is_accepted_while_there_is_room_and_turned_down_after():
+    peer = Peer(max_peers=2).linked(0x70, 0x90).feed(offered(0xA0, links=1))
+    (rejection,) = peer.told
+    assert isinstance(rejection, RejectOffer)
+    assert (rejection.peer, rejection.reason) == (at(0xA0), "max_peers_reached")
+    assert set(rejection.alternatives) == {at(0x70), at(0x90)}
+
+
+def test_alternatives_begin_with_those_next_to_the_newcomer():
+    peer = Peer(max_peers=2, alternatives=2).linked(0x7F, 0x81).found(0x10, 0x30, 0xC0)
+    (rejection,) = peer.feed(offered(0x20)).told
+    assert set(rejection.alternatives) == {at(0x10), at(0x30)}
+
+
+def test_a_nearer_newcomer_is_let_in_when_the_slot_is_really_free():
+    peer = Peer(max_peers=2).linked(0x70, 0xB0).feed(offered(0x90, links=1))
+    assert peer.got(DropLink) == [DropLink(at(0xB0), "given up for another peer")]
+    assert peer.got(AcceptOffer) == []
+    peer.feed(LinkDown(at(0xB0), "closed"))
+    assert [effect.peer.peer_id for effect in peer.got(AcceptOffer)] == [at(0x90)]
+    assert peer.up(0x90).events == [PeerConnected(at(0x90), True)]
+
+
+def test_a_newcomer_that_changes_its_mind_does_not_get_the_slot():
+    peer = Peer(max_peers=2).linked(0x70, 0xB0).feed(offered(0x90, links=1)).feed(Rejected(at(0x90), "cancelled"))
+    assert peer.feed(LinkDown(at(0xB0), "closed")).got(AcceptOffer) == []
+
+
+def test_an_isolated_newcomer_is_let_in_for_a_settled_link_off_the_ring_but_rarely():
+    peer = Peer(max_peers=3).linked(0x70, 0x90, 0x10)
+    assert peer.feed(offered(0x20, links=1)).got(DropLink) == []
+    assert [drop.peer for drop in peer.feed(offered(0x20, links=0)).got(DropLink)] == [at(0x10)]
+    peer.feed(LinkDown(at(0x10), "closed")).up(0x20)
+    assert peer.feed(offered(0x30, links=0)).got(DropLink) == []  # the only link off the ring is young
+    assert [drop.peer for drop in peer.wait(11).feed(offered(0x30, links=0)).got(DropLink)] == [at(0x20)]
+
+
+def test_an_isolated_newcomer_never_costs_a_link_on_the_ring():
+    peer = Peer(max_peers=2).linked(0x70, 0x90)
+    assert [type(told) for told in peer.feed(offered(0x20, links=0)).told] == [RejectOffer]
+    only = Peer(max_peers=1).linked(0x70)
+    assert [type(told) for told in only.feed(offered(0x81, links=0)).told] == [RejectOffer]
+
+
+def test_an_offer_in_hand_beats_a_dial_when_the_lower_id_offers():
+    peer = Peer(max_peers=1).found(0x90)
+    assert [type(told) for told in peer.feed(offered(0xA0, links=1)).told] == [RejectOffer]
+    peer.feed(offered(0x20, links=1))
+    assert peer.told == [RejectOffer(at(0x90), "cancelled")]
+    assert [effect.peer.peer_id for effect in peer.got(AcceptOffer)] == [at(0x20)]
+
+
+def test_of_crossing_offers_the_lower_ids_wins():
+    higher = Peer().found(0x90).feed(offered(0x90))
+    assert higher.effects == []
+    lower = Peer().found(0x10).feed(offered(0x10))
+    assert [effect.peer.peer_id for effect in lower.got(AcceptOffer)] == [at(0x10)]
+    assert lower.got(DropLink) == []  # accepting replaces our attempt
+    assert lower.core.snapshot()["attempts"] == [at(0x10)]
+
+
+def test_an_offer_of_the_original_always_wins():
+    peer = Peer().found(0x90).feed(offered(0x90, version=0))
+    assert [effect.peer.peer_id for effect in peer.got(AcceptOffer)] == [at(0x90)]
+
+
+def test_an_offer_on_an_open_link_does_not_cost_the_link():
+    peer = Peer().linked(0x90).feed(offered(0x90))
+    assert [told.reason for told in peer.told] == ["already_linked"]
+    assert peer.links == [at(0x90)]
+
+
+def test_a_smaller_peer_of_the_original_is_asked_for_its_offer():
+    peer = Peer().linked(0x10, version=0).feed(LinkDown(at(0x10), "closed")).wait(1)
+    assert peer.dialed == []
+    assert peer.told == [AskForOffer(at(0x10))]
+    assert len(peer.feed(offered(0x10, version=0)).got(AcceptOffer)) == 1
+
+
+def test_a_wrong_sided_offer_to_the_original_waits_for_its_own():
+    peer = Peer().found(0x10).feed(Rejected(at(0x10), "initiator_conflict"))
+    assert peer.core.snapshot()["attempts"] == []
+    assert peer.wait(1.5).told == []
+    assert peer.wait(1.0).told == [AskForOffer(at(0x10))]
+
+
+def test_a_peer_that_asks_for_our_offer_gets_one():
+    peer = Peer().found(0x10).feed(Rejected(at(0x10), "initiator_conflict", offer_instead=True))
+    assert peer.dialed == [at(0x10)]
+
+
+def test_a_link_that_opens_without_a_slot_is_closed():
+    peer = Peer(max_peers=1).linked(0x90)
+    effects = peer.core.handle(LinkUp(RemotePeer(at(0x10), True, 1)), peer.now)
+    assert DropLink(at(0x10), "no slot left") in effects
+    assert peer.links == [at(0x90)]
+    peer.feed(LinkDown(at(0x10), "closed"))
+    assert peer.events == [PeerDisconnected(at(0x10), "no slot left")]
+
+
+# --- what neighbours say ----------------------------------------------------------------------------------------------
+
+
+def test_an_eviction_is_told_once_and_its_alternatives_are_tried():
+    peer = Peer().linked(0x10)
+    notice = Received(at(0x10), ReconnectionData(reason="make_room", peers=(at(0x20), ME), timestamp=1))
+    peer.feed(notice)
+    assert peer.events == [PeerEvicted(at(0x10), "make_room", (at(0x20),))]
+    assert peer.dialed == [at(0x20)]
+    assert peer.feed(notice).events == []
+    peer.feed(LinkDown(at(0x10), "closed by the peer"))
+    assert peer.events == [PeerDisconnected(at(0x10), "gave us up: make_room")]
+
+
+def test_a_goodbye_ends_the_link_and_names_who_closes_the_gap():
+    peer = Peer().linked(0x10).feed(Received(at(0x10), Goodbye(reason="left the mesh", peers=(at(0x20),))))
+    assert peer.got(DropLink) == [DropLink(at(0x10), "left the mesh")]
+    assert peer.dialed == [at(0x20)]
+    peer.feed(LinkDown(at(0x10), "closed by the peer"))
+    assert peer.events == [PeerDisconnected(at(0x10), "left the mesh")]
+    assert at(0x10) not in peer.wait(100).dialed
+
+
+def test_a_rejection_on_a_link_only_names_peers():
+    peer = Peer().linked(0x10).feed(Received(at(0x10), LinkRejected(reason="x", alternative_peers=(at(0x20),))))
+    assert peer.dialed == [at(0x20)]
+    assert peer.links == [at(0x10)]
+
+
+def test_hearsay_from_strangers_is_ignored():
+    peer = Peer().feed(Received(at(0x10), Goodbye(reason="x", peers=(at(0x20),))))
+    assert peer.effects == []
+
+
+def test_leaving_says_goodbye_and_wants_nothing_more():
+    peer = Peer(max_peers=4).linked(0x10).linked(0x90, version=0).found(0x70).feed(Connect(7, at(0x70)))
+    peer.feed(Leave())
+    frames = {frame.peers[0]: frame.message for frame in peer.got(SendFrame)}
+    assert frames[at(0x10)] == Goodbye(reason="left the mesh", peers=(at(0x90),))
+    assert isinstance(frames[at(0x90)], ReconnectionData)
+    assert {drop.peer for drop in peer.got(DropLink)} == {at(0x10), at(0x70), at(0x90)}
+    assert [type(reply.error) for reply in peer.got(Reply)] == [MeshClosed]
+    peer.feed(LinkDown(at(0x10), "closed"))
+    assert peer.events == [PeerDisconnected(at(0x10), "we left the mesh")]
+    assert peer.effects == [Emit(peer.events[0])]
+    assert [told.reason for told in peer.feed(offered(0x20)).told] == ["leaving"]
+    assert peer.wait(100).effects == []
+
+
+# --- what the application wants ---------------------------------------------------------------------------------------
+
+
+def test_connect_is_answered_when_the_link_is_open():
+    peer = Peer(max_peers=1).feed(Connect(1, at(0x10)))
+    assert peer.dialed == [at(0x10)]
+    assert peer.feed(Connect(2, at(0x10))).effects == []
+    assert peer.up(0x10).got(Reply) == [Reply(1), Reply(2)]
+    assert peer.feed(Connect(3, at(0x10))).got(Reply) == [Reply(3)]
+
+
+def test_connect_fails_with_the_attempt():
+    peer = Peer().feed(Connect(1, at(0x10))).feed(Rejected(at(0x10), "max_peers_reached"))
+    (reply,) = peer.got(Reply)
+    assert isinstance(reply.error, PeerUnreachable)
+    assert "max_peers_reached" in str(reply.error)
+
+
+@pytest.mark.parametrize("target", [ME, at(0x10)])
+def test_connect_fails_at_once_to_ourselves_and_without_a_service(target):
+    (reply,) = Peer(online=False).feed(Connect(1, target)).got(Reply)
+    assert isinstance(reply.error, PeerUnreachable)
+
+
+def test_connect_makes_room_and_its_link_stays():
+    peer = Peer(max_peers=2).linked(0x70, 0x90).feed(Connect(1, at(0x10)))
+    (dropped,) = peer.got(DropLink)
+    assert peer.feed(LinkDown(dropped.peer, "closed")).dialed == [at(0x10)]
+    assert peer.up(0x10).got(Reply) == [Reply(1)]
+    assert peer.core.snapshot()["pinned"] == [at(0x10)]
+    peer.wait(60).found(0x7F, 0x81)
+    assert at(0x10) not in [drop.peer for drop in peer.got(DropLink)]
+
+
+def test_connect_fails_when_all_links_are_pinned():
+    peer = Peer(max_peers=1).feed(Connect(1, at(0x10))).up(0x10).feed(Connect(2, at(0x20)))
+    (reply,) = peer.got(Reply)
+    assert isinstance(reply.error, PeerUnreachable)
+
+
+def test_a_cancelled_connect_gets_no_reply_and_pins_nothing():
+    peer = Peer().feed(Connect(1, at(0x10))).feed(Forget(1)).up(0x10)
+    assert peer.got(Reply) == []
+    assert peer.core.snapshot()["pinned"] == []
+
+
+# --- known peers ------------------------------------------------------------------------------------------------------
+
+
+def test_known_peers_are_bounded_and_those_that_failed_go_first():
+    known = KnownPeers(ME, TopologyConfig(known_peers=4), random.Random(1))
+    known.learn([at(1), at(2), at(3), at(4)])
+    known.missed(at(3), 0.0)
+    known.learn([at(5)])
+    assert list(known) == [at(1), at(2), at(4), at(5)]
+    known.learn([at(1), at(6), ME])
+    assert list(known) == [at(4), at(5), at(1), at(6)]
+
+
+def test_a_peer_said_to_be_gone_is_forgotten_after_some_failures():
+    known = KnownPeers(ME, TopologyConfig(), random.Random(1))
+    known.learn([at(1)])
+    known.mark_gone(at(1))
+    for _ in range(TRUST):
+        assert list(known) == [at(1)]
+        known.missed(at(1), 0.0)
+    assert list(known) == []
+
+
+@given(st.sets(st.integers(0, 255).map(at), min_size=1, max_size=20))
+def test_ring_neighbours_are_mutual(peers):
+    for peer in peers:
+        for neighbour in ring_neighbours(peer, peers - {peer}):
+            assert peer in ring_neighbours(neighbour, peers - {neighbour})
+
+
+# --- whole meshes -----------------------------------------------------------------------------------------------------
+
+
+def settled(net: Net, seconds: float = 120.0) -> None:
+    """Let it settle; then nothing may be closed any more, at most a last hole be filled."""
+    net.run(seconds)
+    closed = [node.topology.snapshot().get("closed", 0) for node in net.nodes.values()]
+    net.run(120.0)
+    assert closed == [node.topology.snapshot().get("closed", 0) for node in net.nodes.values()]
+    net.check_symmetric()
+    net.check_events()
+
+
+def check_one_mesh(net: Net, max_peers: int) -> None:
+    if max_peers >= 2:
+        assert net.islands() == 1
+        for node in net.nodes.values():
+            assert set(ring_neighbours(node.peer_id, [p for p in net.nodes if p != node.peer_id])) <= set(node.links)
+        return
+    unpaired = [node for node in net.nodes.values() if not node.links]
+    for node in unpaired:  # a peer with one link can't tell others of third ones, so some may never hear of each other
+        assert not {other.peer_id for other in unpaired} & set(node.topology._known)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    count=st.integers(2, 16),
+    max_peers=st.integers(1, 5),
+    pause=st.sampled_from([0.0, 0.01, 0.3]),
+    original_server=st.booleans(),
+)
+def test_whoever_joins_in_whatever_order_becomes_one_mesh(seed, count, max_peers, pause, original_server):
+    net = Net(seed, original_server=original_server)
+    for _ in range(count):
+        net.add(MeshConfig(max_peers=max_peers))
+        net.run(pause)
+    settled(net)
+    check_one_mesh(net, max_peers)
+
+
+@pytest.mark.parametrize("max_peers", [2, 3, 5])
+@pytest.mark.parametrize("pause", [0.0, 0.2])
+def test_thirty_peers_are_one_mesh_within_seconds(max_peers, pause):
+    net = Net(30 + max_peers)
+    for _ in range(30):
+        net.add(MeshConfig(max_peers=max_peers))
+        net.run(pause)
+    net.run(3.0)
+    assert net.islands() == 1
+    settled(net)
+    check_one_mesh(net, max_peers)
+    assert sum(node.opened for node in net.nodes.values()) <= 30 * 3 * max_peers
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    max_peers=st.integers(1, 5),
+    original_server=st.booleans(),
+    faults=st.lists(
+        st.tuples(st.sampled_from(["join", "leave", "kill", "cut", "outage"]), st.floats(0.0, 8.0)), max_size=20
+    ),
+)
+def test_faults_and_departures_are_healed(seed, max_peers, original_server, faults):
+    net = Net(seed, original_server=original_server, attempt_loss=0.1)
+    config = MeshConfig(max_peers=max_peers)
+    for _ in range(6):
+        net.add(config)
+    for fault, pause in faults:
+        net.run(pause)
+        inject(net, fault, config)
+    net.attempt_loss = 0.0
+    settled(net, 240.0)
+    check_one_mesh(net, max_peers)
+
+
+def inject(net: Net, fault: str, config: MeshConfig) -> None:
+    node: Node = net.rng.choice(list(net.nodes.values()))
+    match fault:
+        case "join":
+            net.add(config)
+        case "leave" if len(net.nodes) > 2:
+            net.leave(node)
+        case "kill" if len(net.nodes) > 2:
+            net.kill(node)
+        case "cut" if node.links:
+            net.cut(node, net.rng.choice(list(node.links)), "lost")
+        case "outage":
+            net.set_service(False)
+            net.run(2.0)
+            net.set_service(True)
+
+
+def test_a_mesh_at_rest_outlives_its_service():
+    net = Net(7)
+    for _ in range(12):
+        net.add(MeshConfig(max_peers=3))
+    settled(net)
+    links = {peer: set(node.links) for peer, node in net.nodes.items()}
+    net.set_service(False)
+    net.run(600.0)
+    assert links == {peer: set(node.links) for peer, node in net.nodes.items()}
+    newcomer = net.add(MeshConfig(max_peers=3))
+    net.set_service(True)
+    settled(net)
+    assert newcomer.links
+    check_one_mesh(net, 3)
+
+
+def test_the_same_seed_gives_the_same_mesh():
+    def run():
+        net = Net(11)
+        for _ in range(10):
+            net.add(MeshConfig(max_peers=3))
+        net.run(60.0)
+        return [(peer, list(node.links), node.events) for peer, node in net.nodes.items()]
+
+    assert run() == run()
+
+
+# --- whatever comes ---------------------------------------------------------------------------------------------------
+
+PLACES = st.sampled_from([0x10, 0x40, 0x70, 0x7F, 0x81, 0x90, 0xC0, 0xF0])
+PEERS = PLACES.map(at)
+LISTS = st.lists(st.one_of(PEERS, st.just(ME)), max_size=4).map(tuple)
+REASONS = st.sampled_from(["max_peers_reached", "cancelled", "no_attempt", "not found", "initiator_conflict", "x"])
+INPUTS = st.one_of(
+    st.builds(PeersFound, LISTS, st.sampled_from(["bootstrap", "joined"])),
+    st.builds(PeerGone, PEERS),
+    st.builds(offered, PLACES, st.sampled_from([None, 0, 1]), st.sampled_from([0, 1])),
+    st.builds(Rejected, PEERS, REASONS, LISTS, st.booleans()),
+    st.builds(Received, PEERS, st.builds(Goodbye, reason=st.just("x"), peers=LISTS)),
+    st.builds(Received, PEERS, st.builds(ReconnectionData, reason=st.just("x"), peers=LISTS, timestamp=st.just(1))),
+    st.builds(LinkLost, PEERS, st.just("x")),
+    st.builds(LinkDown, PEERS, st.just("x"), st.sampled_from([None, 5.0])),
+    st.builds(Connect, st.integers(0, 9), PEERS),
+    st.builds(Forget, st.integers(0, 9)),
+    st.sampled_from([ServiceUp("one"), ServiceDown("one", "x")]),
+    st.sampled_from([0.1, 2.0, 30.0]),  # time goes by
+    st.just("opens"),
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(1, 4), st.lists(INPUTS, max_size=60))
+def test_whatever_comes_the_cap_holds_and_no_link_is_wanted_twice(max_peers, inputs):
+    peer = Peer(max_peers)
+    attempts, links, calls = dict.fromkeys([], None), {}, set()
+    for event in inputs:
+        match event:
+            case float():
+                peer.wait(event)
+            case "opens":
+                if not attempts:
+                    continue
+                opening = next(iter(attempts))
+                del attempts[opening]
+                links[opening] = None
+                peer.feed(LinkUp(RemotePeer(opening, True, 1)))
+            case LinkLost(lost):
+                if attempts.pop(lost, 0) == 0:
+                    continue
+                peer.feed(event)
+            case LinkDown(down):
+                if links.pop(down, 0) == 0:
+                    continue
+                peer.feed(event)
+            case Connect(call):
+                if call in calls:
+                    continue
+                calls.add(call)
+                peer.feed(event)
+            case _:
+                peer.feed(event)
+        for effect in peer.effects:
+            match effect:
+                case WantLink(wanted):
+                    assert wanted not in attempts
+                    assert wanted not in links
+                    attempts[wanted] = None
+                case AcceptOffer(remote):
+                    assert remote.peer_id not in links
+                    attempts[remote.peer_id] = None
+                case DropLink(dropped):
+                    attempts.pop(dropped, None)
+                case Reply(call):
+                    calls.remove(call)
+                case _:
+                    pass
+            assert len(attempts) + len(links) <= max_peers
+        calls -= {event.call} if isinstance(event, Forget) else set()
+        assert set(peer.core.snapshot()["attempts"]) == set(attempts)
+        assert set(peer.core.snapshot()["links"]) | set(peer.core.snapshot()["closing"]) == set(links)
