@@ -11,6 +11,8 @@ nox.options.sessions = ["lint", "types", "tests"]
 nox.options.error_on_missing_interpreters = False
 
 PYTHONS = ["3.11", "3.12", "3.13"]
+ADVISORY = "ASYNC114,ASYNC910,ASYNC911,ASYNC912,ASYNC913"
+"""Optional rules of flake8-async that find fault with startable tasks and with the driver loop."""
 CODE = ["p2pmesh", "tests", "examples", "benchmarks", "noxfile.py"]
 
 
@@ -23,7 +25,8 @@ def lint(session: nox.Session) -> None:
     install(session, "dev")
     session.run("ruff", "check", *CODE)
     session.run("ruff", "format", "--check", *CODE)
-    session.run("flake8", "p2pmesh", "tests", "examples", "benchmarks")
+    files = session.run("git", "ls-files", "*.py", external=True, silent=True) or ""
+    session.run("flake8-async", *files.split(), "--disable", ADVISORY)
 
 
 @nox.session

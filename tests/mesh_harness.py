@@ -10,6 +10,7 @@ import heapq
 import itertools
 import random
 from collections.abc import Callable
+from functools import partial
 
 from attrs import define, field
 
@@ -45,7 +46,7 @@ from p2pmesh.protocols.core import (
 from p2pmesh.protocols.signaling import SignalingCore
 from p2pmesh.protocols.topology import TopologyCore
 from p2pmesh.wire import signaling as wire
-from p2pmesh.wire.messages import Signal
+from p2pmesh.wire.messages import Message, Signal
 
 SERVICE = "service"
 ATTEMPT_TIMEOUT = 15.0
@@ -86,6 +87,8 @@ class Node:
         self.net.wake(self)
 
     def tick(self) -> None:
+        if not self.alive:
+            return
         for core in (self.topology, self.signaling):
             if core.next_deadline() <= self.net.now:
                 self.carry_out(core.expire(self.net.now))
@@ -107,7 +110,7 @@ class Node:
                     self.drop(peer, reason)
                 case SendSignaling(_, message):
                     if self.alive:
-                        self.net.later(self.net.latency(), lambda m=message: self.net.server.on(self, m))
+                        self.net.later(self.net.latency(), partial(self.net.server.on, self, message))
                 case SendFrame(peers, message):
                     for peer in peers:
                         if peer in self.links:
@@ -135,10 +138,17 @@ class Node:
             assert remote is not None, "a second offer to the same peer"
         attempt = self.attempts[peer] = Attempt(remote)
         kind = "offer" if remote is None else "answer"
-        self.net.later(0.01, lambda: self.attempts.get(peer) is attempt and self.describe(peer, kind))
-        self.net.later(
-            ATTEMPT_TIMEOUT, lambda: self.attempts.get(peer) is attempt and self.lose(peer, "no link in time")
-        )
+
+        def describe() -> None:
+            if self.attempts.get(peer) is attempt:
+                self.describe(peer, kind)
+
+        def give_up() -> None:
+            if self.attempts.get(peer) is attempt:
+                self.lose(peer, "no link in time")
+
+        self.net.later(0.01, describe)
+        self.net.later(ATTEMPT_TIMEOUT, give_up)
 
     def describe(self, peer: PeerId, kind: str) -> None:
         digits = ":".join(f"{self.net.rng.randrange(256):02X}" for _ in range(32))
@@ -169,15 +179,17 @@ class Server:
     members: dict[PeerId, Node] = field(factory=dict)
 
     def on(self, node: Node, message: wire.SignalingMessage) -> None:
-        if not self.up:
+        if not self.up or not node.alive:
             return
         match message:
             case wire.Join():
                 self.join(node)
             case wire.Leave():
                 self.remove(node)
-            case _:
+            case wire.PeerSignal() | wire.ConnectionRejected() | wire.SignalRejected():
                 self.relay(node, message)
+            case _:
+                raise AssertionError(message)
 
     def join(self, node: Node) -> None:
         self.members.pop(node.peer_id, None)
@@ -198,8 +210,8 @@ class Server:
             for other in self.members.values():
                 self.send(other, wire.PeerLeft(peer_id=node.peer_id))
 
-    def relay(self, node: Node, message: wire.SignalingMessage) -> None:
-        target = self.members.get(message.to)
+    def relay(self, node: Node, message: wire.PeerSignal | wire.ConnectionRejected | wire.SignalRejected) -> None:
+        target = None if message.to is None else self.members.get(message.to)
         if target is None:
             self.send(node, wire.ServiceError(message=f"Peer {message.to} not found."))
         else:
@@ -208,7 +220,12 @@ class Server:
 
     def send(self, node: Node, message: wire.SignalingMessage) -> None:
         at = self.net.fifo(("server", node.peer_id), self.net.latency())
-        self.net.at(at, lambda: node.alive and self.up and node.feed(Signaled(SERVICE, message), Subsystem.SIGNALING))
+
+        def arrive() -> None:
+            if self.up:
+                node.feed(Signaled(SERVICE, message), Subsystem.SIGNALING)
+
+        self.net.at(at, arrive)
 
 
 class Net:
@@ -241,7 +258,7 @@ class Net:
         deadline = min(node.topology.next_deadline(), node.signaling.next_deadline())
         if deadline < float("inf") and deadline != node.woken and node.alive:
             node.woken = deadline
-            self.at(max(deadline, self.now), lambda: node.alive and node.tick())
+            self.at(max(deadline, self.now), node.tick)
 
     def run(self, seconds: float) -> None:
         end = self.now + seconds
@@ -258,11 +275,13 @@ class Net:
 
     def add(self, config: MeshConfig, identity: Identity | None = None) -> Node:
         identity = identity or Identity.from_seed(self.rng.randbytes(32))
-        cores = [
-            core(identity, config, random.Random(self.rng.getrandbits(64)), lambda now: 1.7e9 + now)
-            for core in (TopologyCore, SignalingCore)
-        ]
-        node = Node(self, identity, config, *cores)
+
+        def wall(now: float) -> float:
+            return 1.7e9 + now
+
+        topology = TopologyCore(identity, config, random.Random(self.rng.getrandbits(64)), wall)
+        signaling = SignalingCore(identity, config, random.Random(self.rng.getrandbits(64)), wall)
+        node = Node(self, identity, config, topology, signaling)
         self.nodes[node.peer_id] = node
         node.feed(ServiceUp(SERVICE), Subsystem.SIGNALING)
         return node
@@ -283,7 +302,7 @@ class Net:
         for peer in list(node.links):
             other = self.nodes.get(peer)
             if other is not None:
-                self.later(5.0, lambda other=other: self.down(other, node.peer_id, "silent", 5.0))
+                self.later(5.0, partial(self.down, other, node.peer_id, "silent", 5.0))
 
     def set_service(self, up: bool) -> None:
         self.server.up = up
@@ -310,10 +329,12 @@ class Net:
             node.opened += 1
             node.check()
             node.feed(LinkUp(RemotePeer(peer, True, version)))
-            # The other side may have given up in the meantime: then the carrier closes.
-            self.later(
-                0.1, lambda: peer in node.links and node.peer_id not in other.links and self.cut(node, peer, "closed")
-            )
+            self.later(0.1, partial(check, node, peer, other))
+
+        def check(node: Node, peer: PeerId, other: Node) -> None:
+            """The other side may have given up in the meantime: then the carrier closes."""
+            if peer in node.links and node.peer_id not in other.links:
+                self.cut(node, peer, "closed")
 
         self.later(self.latency(), lambda: up(offerer, remote.peer_id, attempt, answerer))
         self.later(self.latency(), lambda: up(answerer, offerer.peer_id, theirs, offerer))
@@ -330,14 +351,17 @@ class Net:
             node.closing.pop(peer, None)
             node.feed(LinkDown(peer, reason, timed_out))
 
-    def frame(self, node: Node, peer: PeerId, message: object) -> None:
+    def frame(self, node: Node, peer: PeerId, message: Message) -> None:
         other = self.nodes.get(peer)
         if other is None:
             return
         at = self.fifo((node.peer_id, peer), self.latency())
-        self.at(
-            at, lambda: node.peer_id in other.links and other.feed(Received(node.peer_id, message), Subsystem.TOPOLOGY)
-        )
+
+        def arrive() -> None:
+            if node.peer_id in other.links:
+                other.feed(Received(node.peer_id, message), Subsystem.TOPOLOGY)
+
+        self.at(at, arrive)
 
     # --- what tests look at ---
 

@@ -210,7 +210,7 @@ class SilentServer:
     def __init__(self):
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._listener.settimeout(30)
-        self.url = "ws://127.0.0.1:{}".format(self._listener.getsockname()[1])
+        self.url = f"ws://127.0.0.1:{self._listener.getsockname()[1]}"
 
     def wait_for_client(self):
         self._client, _ = self._listener.accept()

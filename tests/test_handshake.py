@@ -80,6 +80,8 @@ def add(signal: Signal, line: str) -> Signal:
 
 
 SIGNED = sign_offer(ALICE, BOB.peer_id, OFFER, links=0)
+assert SIGNED.p2pmesh is not None
+assert SIGNED.sdp is not None
 OTHER_LINE = f"a=fingerprint:sha-256 {fingerprint(9)}"
 
 
@@ -145,7 +147,8 @@ def test_what_can_not_be_signed_is_our_own_fault():
 
 @given(st.text(max_size=300), st.integers(min_value=0, max_value=400))
 def test_no_description_raises_anything_but_a_protocol_error(text, at):
-    sdp = f"{SIGNED.sdp[:at]}{text}{SIGNED.sdp[at:]}"
+    sdp = SIGNED.sdp or ""
+    sdp = f"{sdp[:at]}{text}{sdp[at:]}"
     try:
         remote = verify_offer(msgspec.structs.replace(SIGNED, sdp=sdp), ALICE.peer_id, BOB.peer_id)
     except RemoteProtocolError:

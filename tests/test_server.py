@@ -229,15 +229,16 @@ async def test_a_head_that_dribbles_in_is_cut_off() -> None:
         assert server.snapshot()["refused"] == 1
 
 
-async def test_connections_are_bounded_before_they_have_said_a_word() -> None:
-    config = ServerConfig(max_clients=1, spare_connections=1)
-    async with open_signaling_server(config=config) as server:
-        silent = [await dial(server) for _ in range(2)]
-        async with await dial(server) as third:
-            assert await to_the_end(third) == b""
-        assert server.snapshot()["connections"] == 2
-        for stream in silent:
-            await stream.aclose()
+@pytest.mark.parametrize(
+    "limits", [{"max_clients": 1, "spare_connections": 1}, {"clients_per_address": 1, "spare_per_address": 1}]
+)
+async def test_connections_are_bounded_before_they_have_said_a_word(limits: dict[str, Any]) -> None:
+    async with open_signaling_server(config=ServerConfig(**limits)) as server:
+        async with await dial(server), await dial(server):
+            async with await dial(server) as third:
+                assert await to_the_end(third) == b""
+            assert server.snapshot()["connections"] == 2
+            assert server.snapshot()["refused"] == 1
 
 
 async def test_a_full_server_says_so_and_closes() -> None:

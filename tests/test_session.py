@@ -183,6 +183,18 @@ def test_urgent_frames_need_no_bulk_credit() -> None:
     assert other.take() == b"urgent"
 
 
+def test_empty_frames_use_up_credit_too() -> None:
+    one, other = session(), session()
+    talk(one, other, 0.0)
+    while one.has_room(urgent=False):
+        one.queue(b"", urgent=False)
+        talk(one, other, 1.0)
+    assert other.frames_received == CONFIG.receive_window // f.FRAME_COST
+    assert set(read_all(other)) == {b""}
+    talk(one, other, 2.0)
+    assert one.queued_bytes == 0
+
+
 def test_a_frame_larger_than_either_side_takes_is_refused() -> None:
     one, other = session(max_frame=5000), session(max_frame=3000)
     with pytest.raises(ValueError, match="at most 5000"):
@@ -421,12 +433,15 @@ def test_the_originals_peers_are_sent_no_message_they_cannot_take() -> None:
         one.check(b"\xff")
 
 
+def flood(one: TextSession) -> None:
+    for _ in range(10_000):
+        one.receive_packet("x" * 100, 0.0)
+
+
 def test_an_originals_peer_that_floods_is_cut_off() -> None:
     one = TextSession(CONFIG)
-    while one.unread_bytes < 30_000:
-        one.receive_packet("x" * 100, 0.0)
     with pytest.raises(RemoteProtocolError, match="faster than it is read"):
-        deque((one.receive_packet("x" * 100, 0.0) for _ in range(10_000)), maxlen=0)
+        flood(one)
     assert one.unread_bytes <= CONFIG.receive_window
     with pytest.raises(RemoteProtocolError, match="at most 262144"):
         TextSession(CONFIG).receive_packet("x" * (MAX_TEXT + 1), 0.0)

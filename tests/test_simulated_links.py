@@ -250,7 +250,7 @@ async def test_garbage_from_a_peer_fails_the_link(autojump_clock: MockClock) -> 
         assert isinstance(left, SessionLink)
         assert isinstance(right, SessionLink)
         right._carrier.send_packet(b"\xff\xff\xff\xff")
-        with pytest.raises(LinkProtocolError, match="longer than"):
+        with pytest.raises(LinkProtocolError, match="unknown kind 255"):
             await left.receive()
         left.packet_received(b"more")  # harmless
         left.drained()
@@ -287,11 +287,13 @@ async def test_a_small_frame_held_back_for_company_leaves_in_time(autojump_clock
     async with network_of_two(latency=0.1) as network, connected(network) as (left, right):
         await trio.sleep(1)
         start = trio.current_time()
+        before = right.stats.packets_received
         await send_all(left, [b"at once", b"held", b"held"])
         assert await right.receive() == b"at once"
         assert trio.current_time() - start == pytest.approx(0.1)
         assert await receive_some(right, 2) == [b"held", b"held"]
         assert trio.current_time() - start == pytest.approx(0.1 + DEFAULTS.coalesce_delay)
+        assert right.stats.packets_received == before + 2
 
 
 async def test_a_link_works_though_nobody_runs_it(autojump_clock: MockClock) -> None:

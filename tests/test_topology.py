@@ -39,7 +39,7 @@ from p2pmesh.protocols.core import (
     Tell,
     WantLink,
 )
-from p2pmesh.protocols.known import TRUST, KnownPeers, ring_neighbours
+from p2pmesh.protocols.known import FORGIVEN, TRUST, KnownPeers, ring_neighbours
 from p2pmesh.protocols.topology import TopologyCore
 from p2pmesh.wire.messages import Goodbye, Handshake, LinkRejected, ReconnectionData, Signal
 from tests.mesh_harness import Net, Node
@@ -57,8 +57,8 @@ class Peer:
     """The core under test, at place 80 of the ring, with a clock; `effects` are those of the last input."""
 
     def __init__(self, max_peers=3, *, online=True, **config):
-        config = MeshConfig(max_peers=max_peers, topology=TopologyConfig(**config))
-        self.core = TopologyCore(Identity.unverified(ME), config, random.Random(1), lambda now: 1000.0 + now)
+        mesh_config = MeshConfig(max_peers=max_peers, topology=TopologyConfig(**config))
+        self.core = TopologyCore(Identity.unverified(ME), mesh_config, random.Random(1), lambda now: 1000.0 + now)
         self.now = 50.0
         self.effects = []
         if online:
@@ -441,6 +441,17 @@ def test_a_peer_said_to_be_gone_is_forgotten_after_some_failures():
     assert list(known) == []
 
 
+def test_a_peer_that_failed_too_often_is_worth_a_link_again_ever_later():
+    known = KnownPeers(ME, TopologyConfig(), random.Random(1))
+    known.learn([at(1)])
+    for misses in range(1, TRUST + 3):
+        known.missed(at(1), 0.0)
+        patience = FORGIVEN * 2 ** (misses - TRUST)
+        assert known.worth_a_link(at(1), 0.0) == (misses < TRUST)
+        assert known.worth_a_link(at(1), patience - 1.0) == (misses < TRUST)
+        assert known.worth_a_link(at(1), patience + 1.0)
+
+
 @given(st.sets(st.integers(0, 255).map(at), min_size=1, max_size=20))
 def test_ring_neighbours_are_mutual(peers):
     for peer in peers:
@@ -540,6 +551,8 @@ def inject(net: Net, fault: str, config: MeshConfig) -> None:
             net.set_service(False)
             net.run(2.0)
             net.set_service(True)
+        case _:
+            pass  # too few are left
 
 
 def test_a_mesh_at_rest_outlives_its_service():
@@ -596,7 +609,9 @@ INPUTS = st.one_of(
 @given(st.integers(1, 4), st.lists(INPUTS, max_size=60))
 def test_whatever_comes_the_cap_holds_and_no_link_is_wanted_twice(max_peers, inputs):
     peer = Peer(max_peers)
-    attempts, links, calls = dict.fromkeys([], None), {}, set()
+    attempts: dict[PeerId, None] = {}
+    links: dict[PeerId, None] = {}
+    calls: set[int] = set()
     for event in inputs:
         match event:
             case float():

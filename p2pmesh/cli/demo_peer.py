@@ -66,7 +66,7 @@ async def _follow(orders: LineReader) -> None:
     join = await _order(orders)
     if not isinstance(join, Join):
         return
-    identity, rng = _seeded(join.seed)
+    identity, rng = seeded(join.seed)
     async with open_mesh(join.url, room=TOPIC, max_peers=join.max_peers, identity=identity, rng=rng) as mesh:
         await _Talker(mesh, join).run(orders)
 
@@ -77,7 +77,8 @@ async def _order(orders: LineReader) -> Order:
     return Stop() if line is None else ORDERS.decode(line)
 
 
-def _seeded(seed: str | None) -> tuple[Identity | None, random.Random | None]:
+def seeded(seed: str | None) -> tuple[Identity | None, random.Random | None]:
+    """The identity and the randomness that follow from a seed; None, for new ones, without."""
     if seed is None:
         return None, None
     return Identity.from_seed(hashlib.sha256(seed.encode()).digest()), random.Random(seed)

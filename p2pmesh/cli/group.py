@@ -13,6 +13,7 @@ from p2pmesh.cli.demo import demo, demo_peer
 from p2pmesh.cli.failures import Commands
 from p2pmesh.cli.identity import identity
 from p2pmesh.cli.options import option
+from p2pmesh.cli.serve import serve
 
 _OFF = {"", "0", "false", "no", "off"}
 
@@ -30,7 +31,7 @@ def main(*, debug: bool) -> None:
     _set_up_logging(debug=debug or os.environ.get("DEBUG", "").lower() not in _OFF)
 
 
-for command in (chat, demo, demo_peer, identity):
+for command in (chat, demo, demo_peer, identity, serve):
     main.add_command(command)
 
 

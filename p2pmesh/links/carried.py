@@ -143,11 +143,11 @@ class SessionLink(Link):
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         task_status.started()
+        await trio.lowlevel.checkpoint()
         try:
-            while True:
+            while not self._done.is_set():
                 with trio.CancelScope(deadline=self._session.next_deadline()) as self._alarm:
                     await self._done.wait()
-                    return
                 self._expire()
         finally:
             self._alarm = None

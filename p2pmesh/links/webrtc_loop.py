@@ -19,9 +19,9 @@ import logging
 import math
 import socket
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
-from contextvars import ContextVar
+from contextvars import Context, ContextVar
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import sniffio
@@ -54,7 +54,7 @@ class Owner(Protocol):
     """Who the asyncio tasks, sockets and errors of one connection belong to."""
 
     tasks: set[asyncio.Task[Any]]
-    sockets: set[asyncio.BaseTransport]
+    sockets: set[asyncio.DatagramTransport]
 
     def failed(self, error: BaseException | None, message: str) -> None:
         """Something of the owner's raised and nobody took it."""
@@ -115,23 +115,27 @@ class FastLinkLoop(LinkLoop):
         self._parked = None
         self._patience = trio.CancelScope()
         self._is_calling = False
-        stock = cast(Any, self)
+        stock = cast("Any", self)
         stock._q_send.send_nowait(asyncio.Handle(_nothing, (), self))
 
     # --- what others queue --------------------------------------------------------------------------------------------
 
-    def call_soon(self, callback: Any, *args: Any, context: Any = None) -> asyncio.Handle:
+    def call_soon(  # type: ignore[override]  # says the same
+        self, callback: Callable[..., object], *args: Any, context: Context | None = None
+    ) -> asyncio.Handle:
         handle = asyncio.Handle(callback, args, self, context)
         self._queue_handle(handle)
         return handle
 
-    def call_soon_threadsafe(self, callback: Any, *args: Any, context: Any = None) -> asyncio.Handle:
+    def call_soon_threadsafe(  # type: ignore[override]  # says the same
+        self, callback: Callable[..., object], *args: Any, context: Context | None = None
+    ) -> asyncio.Handle:
         handle = asyncio.Handle(callback, args, self, context)
-        cast(Any, self)._token.run_sync_soon(self._queue_handle, handle)
+        cast("Any", self)._token.run_sync_soon(self._queue_handle, handle)
         return handle
 
     def _queue_handle(self, handle: asyncio.Handle) -> asyncio.Handle:
-        cast(Any, self)._check_closed()
+        cast("Any", self)._check_closed()
         if isinstance(handle, asyncio.TimerHandle):
             heapq.heappush(self._timers, handle)
             if handle.when() < self._patience.deadline:
@@ -156,7 +160,7 @@ class FastLinkLoop(LinkLoop):
             self._run_queue()
             return
         with trio.CancelScope(deadline=self._next_timer()) as self._patience:
-            while not cast(Any, self)._stopped.is_set():
+            while not cast("Any", self)._stopped.is_set():
                 self._queue_due_timers()
                 self._run_queue()
                 if self._queue:
@@ -168,7 +172,7 @@ class FastLinkLoop(LinkLoop):
         """Take over what reached the stock loop's own queue."""
         while True:
             try:
-                handle = cast(Any, self)._q_recv.receive_nowait()
+                handle = cast("Any", self)._q_recv.receive_nowait()
             except trio.WouldBlock:
                 return
             self._queue_handle(handle)
@@ -202,7 +206,7 @@ class FastLinkLoop(LinkLoop):
                 handle = self._queue.popleft()
                 if isinstance(handle, trio_asyncio._handles.AsyncHandle):
                     context, run = handle._context, handle._run
-                    context.run(cast(Any, self)._nursery.start_soon, run, name=handle._callback)
+                    context.run(cast("Any", self)._nursery.start_soon, run, name=handle._callback)
                 elif not handle._cancelled:
                     handle._run()
         finally:
@@ -282,7 +286,7 @@ class DatagramTransport(asyncio.DatagramTransport):
         self._protocol = protocol
         self._received = protocol.datagram_received
         protocol.connection_made(self)
-        cast(Any, self._loop).run_trio_task(self._read)
+        cast("Any", self._loop).run_trio_task(self._read)
 
     def get_protocol(self) -> asyncio.BaseProtocol:
         return self._protocol
@@ -340,7 +344,7 @@ class DatagramTransport(asyncio.DatagramTransport):
 
 
 @asynccontextmanager
-async def open_link_loop() -> AsyncIterator[LinkLoop]:
+async def open_link_loop() -> AsyncGenerator[LinkLoop]:
     """Open an asyncio loop for aiortc in this task: the fast one where trio-asyncio is the one we know."""
     async with trio_asyncio.open_loop() as stock:
         # Re-classed rather than constructed, since open_loop() has no parameter for the class of its loop.
@@ -351,7 +355,7 @@ async def open_link_loop() -> AsyncIterator[LinkLoop]:
             logger.warning("this version of trio-asyncio is not known: links will be slower")
             stock.__class__ = LinkLoop
         stock.own()
-        yield cast(LinkLoop, stock)
+        yield cast("LinkLoop", stock)
 
 
 def can_take_over(loop: Any) -> bool:
@@ -396,7 +400,7 @@ def _owner_in(context: dict[str, Any]) -> Owner | None:
     for key in ("task", "future"):
         owner = getattr(context.get(key), "owner", None)
         if owner is not None:
-            return cast(Owner, owner)
+            return cast("Owner", owner)
     handle_context = getattr(context.get("handle"), "_context", None)
     return handle_context.get(owner_of_context) if handle_context is not None else None
 

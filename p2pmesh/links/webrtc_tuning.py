@@ -53,7 +53,10 @@ class IceConnection(aioice.ice.Connection):
     """aioice's connection, which also works without a network, and goes on as soon as it is connected."""
 
     async def get_component_candidates(
-        self, component: int, addresses: list[str], timeout: int = 5
+        self,
+        component: int,
+        addresses: list[str],
+        timeout: int = 5,  # ruff: ignore[async-function-with-timeout] - aioice's signature
     ) -> list[aioice.Candidate]:
         """Gather; on a machine with no address but loopback, gather that, so that its processes can connect."""
         if not addresses and not self._is_relay_only():
@@ -68,7 +71,7 @@ class IceConnection(aioice.ice.Connection):
 
     def _divert(self, protocol: aioice.ice.StunProtocol) -> None:
         """Take DTLS past the STUN parser, which fails on it by an exception; and no more than we can hold."""
-        transport = cast(object, protocol.transport)
+        transport = cast("object", protocol.transport)
         if not isinstance(transport, DatagramTransport):
             return
         transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
@@ -109,9 +112,9 @@ class IceConnection(aioice.ice.Connection):
             self._is_nominated.set_result(None)
         return is_complete
 
-    async def get_event(self) -> aioice.ConnectionEvent | None:
+    async def get_event(self) -> aioice.ice.ConnectionEvent | None:
         """As aioice's; but aiortc asks again for ever, without a pause, when the answer is that all is over already."""
-        return aioice.ConnectionClosed() if self._closed else await super().get_event()
+        return aioice.ice.ConnectionClosed() if self._closed else await super().get_event()
 
 
 class SctpTransport(RTCSctpTransport):
@@ -126,7 +129,7 @@ class SctpTransport(RTCSctpTransport):
     def tune(self) -> None:
         """Prepare what the overrides need; called once, on an association that has not started."""
         self._when_idle = []
-        self._datagrams = cast(Any, self.transport.transport)._connection._queue
+        self._datagrams = cast("Any", self.transport.transport)._connection._queue
 
     # --- receiving ----------------------------------------------------------------------------------------------------
 
@@ -144,7 +147,8 @@ class SctpTransport(RTCSctpTransport):
 
     def _mark_received(self, tsn: int) -> bool:
         """In order and nothing missing, as nearly always: no need to sort and filter."""
-        if not self._sack_misordered and not self._sack_duplicates and tsn == (self._last_received_tsn + 1) % 2**32:
+        last = self._last_received_tsn
+        if last is not None and tsn == (last + 1) % 2**32 and not self._sack_misordered and not self._sack_duplicates:
             self._last_received_tsn = tsn
             return False
         return super()._mark_received(tsn)
@@ -158,7 +162,7 @@ class SctpTransport(RTCSctpTransport):
         enough = SACK_AFTER if self._datagrams.empty() else SACK_AFTER_WHEN_BUSY
         if self._unacknowledged < enough and not self._sack_misordered and not self._sack_duplicates:
             if self._late_sack is None:
-                self._late_sack = self._loop.call_later(SACK_DELAY, self._ask_for_sack)
+                self._late_sack = asyncio.get_running_loop().call_later(SACK_DELAY, self._ask_for_sack)
             return
         await self._send_sack_now()
 
@@ -170,7 +174,7 @@ class SctpTransport(RTCSctpTransport):
     def _ask_for_sack(self) -> None:
         self._late_sack = None
         if self._sack_needed:
-            asyncio.ensure_future(self._send_sack_now())  # noqa: RUF006 - its owner holds it
+            asyncio.ensure_future(self._send_sack_now())  # ruff: ignore[asyncio-dangling-task] - its owner holds it
 
     def _set_state(self, state: RTCSctpTransport.State) -> None:
         super()._set_state(state)
@@ -186,7 +190,7 @@ class SctpTransport(RTCSctpTransport):
             chunk._book_size = max(chunk._book_size, CHUNK_COST)
         super()._flight_size_increase(chunk)
 
-    def _update_rto(self, R: float) -> None:  # noqa: N803 - as the base class has it
+    def _update_rto(self, R: float) -> None:  # ruff: ignore[invalid-argument-name] - as the base class has it
         super()._update_rto(R)
         if self._shortest_round_trip is None or self._shortest_round_trip > R:
             self._shortest_round_trip = R
@@ -220,11 +224,11 @@ def tune(connection: aiortc.RTCPeerConnection) -> None:
     """Re-class the parts of a connection that has its data channel transport but has not gathered candidates yet."""
     if not known() or connection.sctp is None:
         return
-    ice = cast(Any, connection.sctp.transport.transport)._connection
+    ice = cast("Any", connection.sctp.transport.transport)._connection
     if type(ice) is aioice.ice.Connection and type(connection.sctp) is RTCSctpTransport:
         ice.__class__ = IceConnection
         connection.sctp.__class__ = SctpTransport
-        cast(SctpTransport, connection.sctp).tune()
+        cast("SctpTransport", connection.sctp).tune()
 
 
 _ICE_METHODS = {
@@ -274,7 +278,6 @@ _SCTP_STATE = (
     "_outbound_queue",
     "_data_channel_queue",
     "_association_state",
-    "_loop",
 )
 
 
@@ -301,7 +304,7 @@ _missing: list[str] | None = None
 
 def known() -> bool:
     """Whether this aiortc is one that we know; said once if it is not."""
-    global _missing  # noqa: PLW0603 - computed once, when the first link is made
+    global _missing
     if _missing is None:
         _missing = _lacks()
         if _missing:

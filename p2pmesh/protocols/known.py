@@ -20,7 +20,8 @@ TRUST = 3
 """Attempts at a peer that may fail in a row before it stops being worth a link of ours, or is forgotten if said to be gone:
 an attempt may fail by bad luck, three don't."""
 FORGIVEN = 300.0
-"""Seconds after the last failed attempt until a peer is worth a link again: what kept it away may have healed."""
+"""Seconds after the last failed attempt until a peer is worth a link again, as what kept it away may have healed; doubled
+with each failure more, for a peer that a service announces and nobody can reach costs its neighbours a link each time."""
 
 
 @define
@@ -127,7 +128,7 @@ class KnownPeers:
         known = self._peers.get(peer)
         if known is None or known.gone:
             return False
-        return known.misses < TRUST or now - known.missed_at > FORGIVEN
+        return known.misses < TRUST or now - known.missed_at > FORGIVEN * 2.0 ** min(known.misses - TRUST, 32)
 
     def in_good_standing(self) -> list[PeerId]:
         """Peers that nothing speaks against: fit to be named to others."""

@@ -110,10 +110,11 @@ class IncomingLane:
     """A lane from the peer."""
 
     def __init__(self, window: int, max_frame: int) -> None:
-        # The window must always leave room for the largest frame, or its sender would wait for ever for the credit.
+        # Less the share that is not granted yet, it must hold the largest frame, or the peer could wait for credit for ever.
+        cost = max_frame + FRAME_COST
         self._max_frame = max_frame
-        self._window = max(window, max_frame + FRAME_COST)
-        self._share = max(1, min(self._window // GRANT_SHARE, self._window - max_frame - FRAME_COST))
+        self._window = max(window, cost + cost // (GRANT_SHARE - 1) + GRANT_SHARE)
+        self._share = self._window // GRANT_SHARE
         self._charged = 0
         self._taken = 0
         self._granted = 0

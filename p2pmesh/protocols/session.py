@@ -32,6 +32,7 @@ from p2pmesh.wire.fragments import (
     HELLO,
     MAX_CREDIT,
     MAX_PACKET,
+    MAX_U32,
     MORE,
     PING,
     PONG,
@@ -58,15 +59,14 @@ class LinkSession:
 
     def __init__(self, config: LinkConfig, max_frame: int, max_packet: int, now: float) -> None:
         self._config = config
-        self._max_frame = max_frame
-        self.max_frame = max_frame
+        self._max_frame = self.max_frame = min(max_frame, MAX_U32)
         """The largest frame that both sides take."""
         # The header on top: frames and fragments of round sizes should not leave a few bytes for one more packet.
         packet_size = min(config.packet_size + START_SIZE, max_packet, MAX_PACKET)
         self._room = packet_size
         self._coalesce_size = min(config.coalesce_size, packet_size)
         self._out = tuple(OutgoingLane(lane, packet_size, self._coalesce_size) for lane in (BULK, URGENT))
-        self._in = tuple(IncomingLane(config.receive_window, max_frame) for _ in (BULK, URGENT))
+        self._in = tuple(IncomingLane(config.receive_window, self._max_frame) for _ in (BULK, URGENT))
         self._control_due = True
         self._hello_sent = False
         self._peer_max_frame: int | None = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final, TypeAlias
 
 import trio
@@ -51,10 +52,8 @@ class Driver:
             self._dropped += 1
             return
         self._notices.append(event)
-        try:
+        with suppress(trio.WouldBlock):  # a full inbox keeps the driver awake, and notices come first
             self._sender.send_nowait(_WAKE)
-        except trio.WouldBlock:
-            pass  # the inbox is full, so the driver is awake, and notices come first
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Drive the core until cancelled."""

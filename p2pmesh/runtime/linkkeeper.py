@@ -58,17 +58,23 @@ class _Attempting:
 
 
 @define
+class _Lane:
+    """What waits to be sent over a link, in one of its two lanes."""
+
+    urgent: bool
+    frames: deque[bytes] = field(factory=deque)
+    wake: trio.Event = field(factory=trio.Event)
+    full_since: float | None = None
+
+
+@define
 class _Open:
     """An open link, and what waits for it."""
 
     link: Link
-    scope: trio.CancelScope
-    urgent: deque[bytes] = field(factory=deque)
-    bulk: deque[bytes] = field(factory=deque)
-    wake: trio.Event = field(factory=trio.Event)
-    idle: trio.Event = field(factory=trio.Event)
-    bulk_send: trio.CancelScope | None = None
-    full_since: float | None = None
+    scope: trio.CancelScope = field(factory=trio.CancelScope)
+    lanes: tuple[_Lane, _Lane] = field(factory=lambda: (_Lane(urgent=False), _Lane(urgent=True)))
+    ended: trio.Event = field(factory=trio.Event)
     closing: bool = False
     why: str | None = None
 
@@ -139,11 +145,11 @@ class LinkKeeper:
         entry = self._links.get(peer)
         if entry is None or entry.closing:
             return
-        entry.why = entry.why or reason
-        entry.closing = True
-        entry.wake.set()
-        if blame:
-            entry.scope.cancel(reason)
+        entry.closing, entry.why = True, entry.why or reason
+        patience = 0.0 if blame else self._config.close_timeout
+        entry.scope.deadline = min(entry.scope.deadline, trio.current_time() + patience)
+        for lane in entry.lanes:
+            lane.wake.set()
 
     def send(self, peers: tuple[PeerId, ...], message: Message, *, urgent: bool) -> None:
         """Queue a message for open links; encoded once for each encoding, not for each link."""
@@ -170,7 +176,7 @@ class LinkKeeper:
     async def drained(self) -> None:
         """Wait until every link is closed."""
         while self._links:
-            await next(iter(self._links.values())).idle.wait()
+            await next(iter(self._links.values())).ended.wait()
 
     # --- attempts -----------------------------------------------------------------------------------------------------
 
@@ -267,7 +273,7 @@ class LinkKeeper:
 
     async def _keep(self, link: Link) -> None:
         peer = link.peer.peer_id
-        entry = _Open(link, trio.CancelScope())
+        entry = _Open(link)
         self._links[peer] = entry
         self._counts.opened += 1
         self._report(LinkUp(link.peer))
@@ -276,7 +282,7 @@ class LinkKeeper:
             with entry.scope:
                 async with trio.open_nursery() as nursery:
                     await nursery.start(link.run)
-                    nursery.start_soon(self._write, entry)
+                    nursery.start_soon(self._write_all, entry)
                     await self._read(entry)
         except* LinkTimedOut as group:
             error = _first(group)
@@ -288,10 +294,10 @@ class LinkKeeper:
             entry.why = entry.why or str(_first(group))
         finally:
             try:
-                await self._close(link)
+                await self._close(link)  # noqa: ASYNC102  # shielded and bounded inside
             finally:
                 del self._links[peer]
-                entry.idle.set()
+                entry.ended.set()
                 self._counts.closed += 1
                 self._report(LinkDown(peer, entry.why or "closed by the peer", timed_out))
 
@@ -327,45 +333,36 @@ class LinkKeeper:
             return None
         return message
 
-    async def _write(self, entry: _Open) -> None:
-        """Drain the outbox, urgent frames first, until the link is to be closed and nothing is left."""
-        while True:
-            if entry.urgent:
-                await entry.link.send(entry.urgent.popleft(), urgent=True)
-            elif entry.bulk:
-                await self._write_bulk(entry)
-            elif entry.closing:
-                entry.scope.cancel(entry.why or "closing")
-                return
-            else:
-                entry.wake = trio.Event()
-                await entry.wake.wait()
+    async def _write_all(self, entry: _Open) -> None:
+        """Drain both lanes until the link is to be closed and nothing is left."""
+        async with trio.open_nursery() as nursery:
+            for lane in entry.lanes:
+                nursery.start_soon(self._write, entry, lane)
+        entry.scope.cancel(entry.why or "closing")
 
-    async def _write_bulk(self, entry: _Open) -> None:
-        """Send one frame, unless an urgent one comes while it waits for room: a cancelled send has not been sent."""
-        frame = entry.bulk[0]
-        with trio.CancelScope() as entry.bulk_send:
-            await entry.link.send(frame)
-        if not entry.bulk_send.cancelled_caught:
-            entry.bulk.popleft()
-            entry.full_since = None
-        entry.bulk_send = None
+    async def _write(self, entry: _Open, lane: _Lane) -> None:
+        while True:
+            while lane.frames:
+                await entry.link.send(lane.frames.popleft(), urgent=lane.urgent)
+                lane.full_since = None
+            if entry.closing:
+                return
+            lane.wake = trio.Event()
+            await lane.wake.wait()
 
     def _queue(self, entry: _Open, frame: bytes, *, urgent: bool) -> None:
-        lane = entry.urgent if urgent else entry.bulk
-        if len(lane) >= self._config.outbox:
+        lane = entry.lanes[urgent]
+        if len(lane.frames) >= self._config.outbox:
             self._counts.frames_dropped += 1
-            self._judge_full(entry)
+            self._judge_full(entry, lane)
             return
-        lane.append(frame)
-        entry.wake.set()
-        if urgent and entry.bulk_send is not None:
-            entry.bulk_send.cancel("an urgent frame goes first")
+        lane.frames.append(frame)
+        lane.wake.set()
 
-    def _judge_full(self, entry: _Open) -> None:
+    def _judge_full(self, entry: _Open, lane: _Lane) -> None:
         now = trio.current_time()
-        entry.full_since = now if entry.full_since is None else entry.full_since
-        if now - entry.full_since > self._config.outbox_patience:
+        lane.full_since = now if lane.full_since is None else lane.full_since
+        if now - lane.full_since > self._config.outbox_patience:
             entry.why = entry.why or f"too slow: its queue was full for {self._config.outbox_patience:g} s"
             entry.scope.cancel(entry.why)
 

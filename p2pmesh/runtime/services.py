@@ -68,13 +68,15 @@ class Service:
 
     def send(self, message: SignalingMessage) -> None:
         """Queue a message; dropped and counted if the service is down or does not take them."""
+        if self._outbox is None:
+            self._counts.dropped += 1
+            return
         try:
-            if self._outbox is None:
-                raise trio.WouldBlock
             self._outbox.send_nowait(message)
-            self._unwritten += 1
         except (trio.WouldBlock, trio.BrokenResourceError):
             self._counts.dropped += 1
+        else:
+            self._unwritten += 1
 
     def refuse(self, reason: str) -> None:
         """The service turned us away: end the connection, and take the longest wait before the next."""

@@ -14,7 +14,7 @@ import trio
 from p2pmesh.protocols.core import Backoff
 
 
-async def supervise(
+async def supervise(  # noqa: ASYNC128  # the task that it runs does
     name: str,
     task: Callable[..., Awaitable[None]],
     *args: object,

@@ -66,6 +66,7 @@ class _Sockets:
         self._clients: dict[int, WebSocket] = {}
         self._numbers = itertools.count(1)
         self._connections = 0
+        self._addresses: Counter[str] = Counter()
         self._refused = 0
         self._dropped: Counter[str] = Counter()
         self._left = trio.Event()
@@ -103,19 +104,30 @@ class _Sockets:
 
     async def serve(self, stream: trio.SocketStream) -> None:
         """One connection, from its first byte to its last; the listener's task closes the socket in the end."""
+        address = _address_of(stream)
+        if not self._has_place(address):
+            self._refused += 1
+            return
         self._connections += 1
+        self._addresses[address] += 1
         try:
-            if self._connections > self._config.max_clients + self._config.spare_connections:
-                self._refused += 1
-                return
-            await self._serve_stream(stream)
+            await self._serve_stream(stream, address)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # gone before it could be served: its own affair
         finally:
             self._connections -= 1
+            self._addresses[address] -= 1
+            if not self._addresses[address]:
+                del self._addresses[address]
 
-    async def _serve_stream(self, tcp: trio.SocketStream) -> None:
-        address = _address_of(tcp)
+    def _has_place(self, address: str) -> bool:
+        config = self._config
+        return (
+            self._connections < config.max_clients + config.spare_connections
+            and self._addresses[address] < config.clients_per_address + config.spare_per_address
+        )
+
+    async def _serve_stream(self, tcp: trio.SocketStream, address: str) -> None:
         with trio.move_on_after(self._config.head_timeout) as scope:
             stream = await self._encrypted(tcp)
             http = HttpConnection(stream, self._config.head_size)

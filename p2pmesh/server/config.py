@@ -45,7 +45,7 @@ class ServerConfig:
     """At once: a batch of dials with trickled candidates. A client that goes on until it has overdrawn this much again
     is closed."""
     max_clients: int = _number(10_000, low=1)
-    """In all: about 250 MB at the 25 KB that an idle one takes. Needs as many file descriptors (`ulimit -n`)."""
+    """In all: about 210 MB at the 21 KB that an idle one takes (`benchmarks/server.py`). Needs as many file descriptors (`ulimit -n`)."""
     clients_per_address: int = _number(256, low=1)
     """An IPv4 address, or an IPv6 /64: an office behind one router fits, one machine can't take every place."""
     max_rooms: int = _number(4096, low=1)
@@ -74,6 +74,8 @@ class ServerConfig:
     """For the TLS handshake and the request head together: whoever dribbles them is cut off."""
     spare_connections: int = _number(256, low=1)
     """Open connections above `max_clients`: for requests in flight, health checks, and to say "full" politely."""
+    spare_per_address: int = _number(16, low=1)
+    """Of these, above `clients_per_address`: one machine can't block the port by connections that say nothing."""
     close_timeout: float = _number(5.0, low=0)
     """For closing handshakes, of one client or of all at shutdown; after that they are cut."""
 

@@ -47,6 +47,8 @@ FRAME_COST = 64
 MAX_CREDIT = (1 << 53) - 1
 """The largest whole number that a browser counts to."""
 
+MAX_U32 = (1 << 32) - 1
+
 FRAME, START, MORE, CREDIT = 0, 2, 4, 6
 """Kinds that name a lane: add the lane."""
 HELLO, PING, PONG, END = 8, 9, 10, 11

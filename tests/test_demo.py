@@ -1,0 +1,291 @@
+"""`p2pmesh demo`: what it makes of what the peers report, and whole demos of real processes over WebRTC."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from p2pmesh.cli.demo_control import ORDERS, REPORTS, Join, Links, Measured, Progress, Stop, encode
+from p2pmesh.cli.demo_peer import seeded
+from p2pmesh.cli.demo_report import Peer, Plan, Stage, all_arrived, percentile
+from p2pmesh.cli.demo_view import headline, print_summary, summary_lines
+from p2pmesh.server import open_signaling_server
+
+IDS = ["a" * 40, "b" * 40, "c" * 40]
+
+
+def stage_of(*links, messages=1, count=3):
+    """A stage on which these pairs of peers say that they are linked."""
+    plan = Plan(count, messages, 3, 100, 20.0, 60.0, None)
+    peers = [Peer(n + 1, peer_id=IDS[n], ready=True) for n in range(count)]
+    for a, b in links:
+        peers[a].links += (IDS[b],)
+    return Stage(plan, peers)
+
+
+def perfect_stage():
+    stage = stage_of((0, 1), (1, 0), (1, 2), (2, 1))
+    stage.connected_s = 1.0
+    for peer in stage.peers:
+        count = len(peer.links)
+        peer.progress = Progress(
+            sent=1, reached=[2], delivered=2, direct_planned=count, direct_done=count, direct_received=count
+        )
+        peer.latency_ms = [1.0, 2.0]
+    return stage
+
+
+# --- the report -------------------------------------------------------------------------------------------------------
+
+
+def test_a_link_counts_once_both_ends_have_it():
+    assert stage_of((0, 1)).links == []
+    assert stage_of((0, 1), (1, 0)).links == [(IDS[0], IDS[1])]
+
+
+def test_connected_is_when_each_peer_reaches_each_other_one():
+    assert not stage_of((0, 1), (1, 0)).is_connected
+    assert stage_of((0, 1), (1, 0), (1, 2), (2, 1)).is_connected
+
+
+def test_a_mesh_whose_peers_have_not_all_joined_is_not_connected():
+    stage = stage_of((0, 1), (1, 0), (1, 2), (2, 1))
+    stage.peers[0].peer_id = None
+    assert not stage.is_connected
+
+
+def test_the_summary_counts_everything():
+    assert perfect_stage().summary() == {
+        "peers": 3,
+        "links": 2,
+        "connected_s": 1.0,
+        "broadcasts": 3,
+        "expected": 6,
+        "delivered": 6,
+        "duplicates": 0,
+        "latency_ms": {"p50": 1.0, "p99": 2.0},
+        "direct_sent": 4,
+        "direct_delivered": 4,
+        "receipts": {"delivered": 3, "failed": 0},
+        "errors": [],
+    }
+
+
+def test_all_arrived_when_nothing_is_missing():
+    stage = perfect_stage()
+    assert stage.all_arrived
+    assert all_arrived(stage.summary())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"delivered": 1},
+        {"duplicates": 1},
+        {"direct_received": 0},
+        {"reached": [1]},
+        {"reached": [], "lost": 1},
+        {"sent": 0, "reached": []},
+    ],
+)
+def test_any_single_loss_is_a_failure(change):
+    stage = perfect_stage()
+    for name, value in change.items():
+        setattr(stage.peers[0].progress, name, value)
+    assert not all_arrived(stage.summary())
+
+
+def test_an_error_is_a_failure_even_if_all_arrived():
+    stage = perfect_stage()
+    stage.errors.append("peer 1: something")
+    assert not all_arrived(stage.summary())
+
+
+def test_a_demo_that_never_connected_has_a_summary_too():
+    summary = Stage(Plan(2, 1, 3, 100, 20.0, 60.0, None), [Peer(1), Peer(2)]).summary()
+    assert (summary["connected_s"], summary["links"], summary["latency_ms"]) == (None, 0, {"p50": None, "p99": None})
+    assert not all_arrived(summary)
+    assert "never connected" in summary_lines(summary)[0]
+
+
+@given(st.lists(st.floats(0, 1000), min_size=1), st.integers(1, 100))
+def test_a_percentile_is_the_smallest_value_that_covers_the_share(values, percent):
+    value = percentile(sorted(values), percent)
+    assert value in values
+    assert sum(v <= value for v in values) * 100 >= percent * len(values)
+    assert sum(v < value for v in values) * 100 < percent * len(values)
+
+
+def test_the_view_tells_where_the_demo_is():
+    stage = stage_of((0, 1), (1, 0))
+    assert headline(stage) == "connecting: 3 of 3 joined, 1 links"
+    stage.peers[2].ready = False
+    assert headline(stage) == "starting: 2 of 3 processes ready"
+    assert headline(perfect_stage()) == "connected in 1.00 s by 2 links: 100% delivered"
+
+
+def test_the_summary_for_people_is_printed_as_it_is():
+    console = Console(record=True, width=40, file=io.StringIO())
+    summary = perfect_stage().summary() | {"errors": ["peer 1: [bold]not markup[/bold] " + "x" * 80]}
+    print_summary(summary, console)
+    assert console.export_text().splitlines() == summary_lines(summary)
+
+
+@pytest.mark.parametrize("order", [Join("ws://x", 5, 3, 20, 100, 20.0, None), Stop()])
+def test_orders_survive_the_way(order):
+    assert ORDERS.decode(encode(order)) == order
+
+
+@pytest.mark.parametrize("report", [Links(IDS), Progress(sent=3, reached=[1, 2]), Measured([1.5])])
+def test_reports_survive_the_way(report):
+    assert REPORTS.decode(encode(report)) == report
+
+
+def test_the_same_seed_gives_the_same_peer():
+    (first, rng), (second, same) = (seeded("x/1") for _ in range(2))
+    assert first.peer_id == second.peer_id
+    assert rng.random() == same.random()
+    assert seeded("x/2")[0].peer_id != first.peer_id
+    assert seeded(None) == (None, None)
+
+
+# --- whole demos ------------------------------------------------------------------------------------------------------
+
+
+def demo(*args):
+    command = [sys.executable, "-m", "p2pmesh", "demo", "--json", "--timeout", "40", *args]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def children_of(pid):
+    """Of all threads: Trio starts processes in one of its own."""
+    threads = Path(f"/proc/{pid}/task").glob("*/children")
+    return sorted(int(child) for thread in threads for child in thread.read_text().split())
+
+
+def connected_children(process):
+    """The peers' process ids, once they are one mesh."""
+    while not (line := process.stderr.readline()).startswith("connected"):
+        assert line, "the demo has ended early"
+    return children_of(process.pid)
+
+
+def wait_for(condition, timeout=30.0):
+    end = time.monotonic() + timeout
+    while not (value := condition()):
+        assert time.monotonic() < end, "it does not happen"
+        time.sleep(0.02)
+    return value
+
+
+def is_gone(pid):
+    return not Path(f"/proc/{pid}").exists()
+
+
+linux = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux's /proc")
+
+
+@pytest.mark.webrtc
+def test_everything_arrives_and_the_report_says_so():
+    with demo("--peers", "3", "--messages", "3") as process:
+        out, err = process.communicate(timeout=55)
+    assert process.returncode == 0, out + err
+    assert len(out.splitlines()) == 1
+    report = json.loads(out)
+    assert 0 < report.pop("connected_s") < 30
+    assert 0 < report["latency_ms"].pop("p50") <= report["latency_ms"].pop("p99")
+    assert report.pop("links") in {2, 3}
+    assert report.pop("direct_sent") == report.pop("direct_delivered") >= 2
+    assert report == {
+        "peers": 3,
+        "broadcasts": 9,
+        "expected": 18,
+        "delivered": 18,
+        "duplicates": 0,
+        "latency_ms": {},
+        "receipts": {"delivered": 9, "failed": 0},
+        "errors": [],
+    }
+    assert "connected in" in err
+
+
+@pytest.mark.webrtc
+def test_a_large_payload_arrives_too_and_people_get_a_summary():
+    command = [sys.executable, "-m", "p2pmesh", "demo", "--peers", "2", "--messages", "1", "--payload", "1048576"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=55, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "broadcasts  2 of 2 deliveries, 0 duplicates" in result.stdout
+
+
+@pytest.mark.webrtc
+@linux
+def test_a_peer_that_is_killed_is_an_error_and_leaves_no_orphans():
+    with demo("--peers", "3", "--messages", "1000") as process:
+        children = connected_children(process)
+        os.kill(children[1], signal.SIGKILL)
+        out, _ = process.communicate(timeout=55)
+    report = json.loads(out)
+    assert process.returncode == 1
+    assert any(f"(process {children[1]}) was killed by signal 9" in error for error in report["errors"])
+    assert report["delivered"] < report["expected"]
+    assert all(is_gone(child) for child in children)
+
+
+@pytest.mark.webrtc
+@linux
+def test_a_peer_that_hangs_is_an_error_and_is_ended():
+    with demo("--peers", "2", "--messages", "1", "--timeout", "3") as process:
+        assert wait_for(lambda: children_of(process.pid))
+        children = children_of(process.pid)
+        os.kill(children[0], signal.SIGSTOP)
+        out, _ = process.communicate(timeout=55)
+    report = json.loads(out)
+    assert process.returncode == 1
+    assert any(f"(process {children[0]}) did not end" in error for error in report["errors"])
+    assert all(is_gone(child) for child in children)
+
+
+@pytest.mark.webrtc
+@linux
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
+def test_when_the_demo_itself_is_ended_its_peers_end_with_it(number, status):
+    with demo("--peers", "2", "--messages", "1000") as process:
+        children = connected_children(process)
+        process.send_signal(number)
+        process.communicate(timeout=55)
+    assert process.returncode == status
+    wait_for(lambda: all(is_gone(child) for child in children))
+
+
+# --- the chat over real links -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.webrtc
+async def test_lines_of_one_pipe_come_out_of_another():
+    results = {}
+    async with open_signaling_server() as server:
+
+        async def run(name, text):
+            command = [sys.executable, "-m", "p2pmesh", "chat", server.url, "--name", name, "--wait", "30"]
+            results[name] = await trio.run_process(
+                command, stdin=text.encode(), capture_stdout=True, capture_stderr=True, check=False
+            )
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run, "ann", "hello\nworld\n")
+            nursery.start_soon(run, "bob", "hi\n")
+    for result in results.values():
+        assert (result.returncode, result.stderr) == (0, b"")
+    assert results["bob"].stdout.splitlines().count(b"ann: hello") == 1
+    assert results["bob"].stdout.splitlines().count(b"ann: world") == 1
+    assert results["ann"].stdout.splitlines().count(b"bob: hi") == 1
