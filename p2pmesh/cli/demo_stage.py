@@ -193,8 +193,8 @@ class Demo:
         peer.ended = True
         if status or not self._stopping:
             how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
-            words = "; ".join(known.last_words)
-            self._note(f"{peer.name} (process {peer.pid}) {how}: {words or 'no word of why'}")
+            words = f": {'; '.join(known.last_words)}" if status > 0 else ""
+            self._note(f"{peer.name} (process {peer.pid}) {how}{words}")
             self._failed = True
             self._scope.cancel("a peer is missing: not everything can arrive any more")
         self._wake()

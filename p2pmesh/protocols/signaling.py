@@ -58,7 +58,6 @@ from p2pmesh.protocols.core import (
     WallClock,
 )
 from p2pmesh.protocols.handshake import sign_join
-from p2pmesh.protocols.introductions import SAME_OFFER as SAME_OFFER
 from p2pmesh.protocols.introductions import Introductions, Recent
 from p2pmesh.wire import signaling as wire
 from p2pmesh.wire.messages import Signal

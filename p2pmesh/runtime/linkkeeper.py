@@ -185,7 +185,9 @@ class LinkKeeper:
         if previous is not None:
             previous.scope.cancel("replaced by another attempt")
         if peer in self._links or len(self._links) + len(self._attempts) >= self._max_peers:
-            raise LocalProtocolError(f"the topology wants a link to {short(peer)} that has no slot")
+            # An attempt that the topology has just dropped may have opened in the same moment, and is being closed.
+            self._report(LinkLost(peer, "no slot left"))
+            return
         if self._nursery is None:
             raise LocalProtocolError("the link keeper is not running")
         sender, receiver = trio.open_memory_channel[tuple[RemotePeer, Signal]](FEED)
