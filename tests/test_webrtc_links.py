@@ -136,16 +136,26 @@ async def test_trickled_candidates_are_taken() -> None:
     async with WebRTCDialer(QUICK) as alice, WebRTCDialer(QUICK) as bob:
         offering = await alice.offer(BOB)
         answering = await bob.answer(ALICE, without_candidates(offering.signal))
+        for signal in trickled(answering.signal):
+            await offering.feed(signal)  # before the answer
         await offering.feed(without_candidates(answering.signal))
-        for line in sdp_of(offering.signal).splitlines():
-            if line.startswith("a=candidate:"):
-                candidate = Candidate(candidate=line.removeprefix("a="), sdp_mid="0", sdp_m_line_index=0)
-                await answering.feed(Signal(type="candidate", candidate=candidate))
+        for signal in trickled(offering.signal):
+            await answering.feed(signal)
         await answering.feed(Signal(type="candidate", candidate=Candidate(candidate="nonsense")))
         await answering.feed(Signal(type="renegotiate"))
         with trio.fail_after(10):
             await offering.opened(remote(BOB))
             await answering.opened(remote(ALICE))
+
+
+def trickled(description: Signal) -> list[Signal]:
+    return [
+        Signal(
+            type="candidate", candidate=Candidate(candidate=line.removeprefix("a="), sdp_mid="0", sdp_m_line_index=0)
+        )
+        for line in sdp_of(description).splitlines()
+        if line.startswith("a=candidate:")
+    ]
 
 
 def without_candidates(signal: Signal) -> Signal:
@@ -442,7 +452,7 @@ async def test_an_exception_in_an_asyncio_task_fails_its_own_link_only(caplog: p
         link, _ = await connect(alice, bob)
         hit, _ = await connect(alice, bob)
 
-        async def fail() -> None:
+        async def fail() -> None:  # noqa: ASYNC124  # as aiortc's are
             raise ZeroDivisionError("in a task of aiortc")
 
         hit._carrier._start(fail(), hit._carrier)

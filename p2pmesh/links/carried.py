@@ -110,16 +110,20 @@ class SessionLink(Link):
         self._sending[urgent] = True
         try:
             self._session.check(value)
-            await trio.lowlevel.checkpoint()
+            await trio.lowlevel.checkpoint_if_cancelled()
             self._check_sendable()
+            waited = False
             while not self._session.has_room(urgent=urgent):
                 await self._room[urgent].park()
+                waited = True
                 self._check_sendable()
             self._session.check(value)  # the peer may have said meanwhile that it takes less
+            self._session.queue(value, urgent=urgent)
+            self._pump()
+            if not waited:  # the frame goes first, other tasks after it: half a round trip's latency is at stake
+                await trio.lowlevel.cancel_shielded_checkpoint()
         finally:
             self._sending[urgent] = False
-        self._session.queue(value, urgent=urgent)
-        self._pump()
         if self._error is not None:
             raise self._error
 
@@ -128,18 +132,26 @@ class SessionLink(Link):
             raise trio.BusyResourceError("another task is receiving from this link")
         self._receiving = True
         try:
-            await trio.lowlevel.checkpoint()
-            while True:
-                if self._closed:
-                    raise trio.ClosedResourceError("this link is closed")
-                frame = self._session.take()
-                if frame is not None:
-                    self._pump()  # credit that this has earned
-                    return frame
-                self._check_receivable()
+            await trio.lowlevel.checkpoint_if_cancelled()
+            waited = False
+            while (frame := self._take()) is None:
                 await self._arrived.park()
+                waited = True
+            if not waited:
+                await trio.lowlevel.cancel_shielded_checkpoint()
+            return frame
         finally:
             self._receiving = False
+
+    def _take(self) -> bytes | None:
+        if self._closed:
+            raise trio.ClosedResourceError("this link is closed")
+        frame = self._session.take()
+        if frame is None:
+            self._check_receivable()
+        else:
+            self._pump()  # credit that this has earned
+        return frame
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         task_status.started()

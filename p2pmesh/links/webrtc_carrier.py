@@ -62,6 +62,7 @@ class WebRTCCarrier(Carrier):
         self._is_closing = False
         self._has_ended = False
         self._trickled = 0
+        self._early_candidates: list[str] = []
         self.error: LinkError | None = None
         self.tasks: set[asyncio.Task[Any]] = set()
         self.sockets: set[asyncio.DatagramTransport] = set()
@@ -85,19 +86,28 @@ class WebRTCCarrier(Carrier):
     async def take_answer(self, answer: str) -> None:
         """Go on with the peer's answer; a second one is ignored."""
         connection = self._connection
-        if connection is not None and connection.signalingState == "have-local-offer":
-            await self._run(connection.setRemoteDescription(aiortc.RTCSessionDescription(answer, "answer")))
+        if connection is None or connection.signalingState != "have-local-offer":
+            return
+        await self._run(connection.setRemoteDescription(aiortc.RTCSessionDescription(answer, "answer")))
+        early, self._early_candidates = self._early_candidates, []
+        for candidate in early:
+            await self._run(self._add(connection, candidate))
 
     async def take_candidate(self, candidate: str) -> None:
         """Try an address of the peer's too, up to a number of them."""
         connection = self._connection
-        if connection is None or connection.remoteDescription is None or self._trickled >= MAX_CANDIDATES:
+        if connection is None or self._trickled >= MAX_CANDIDATES:
             return
         self._trickled += 1
+        if connection.remoteDescription is None:
+            self._early_candidates.append(candidate)
+        else:
+            await self._run(self._add(connection, candidate))
+
+    async def _add(self, connection: aiortc.RTCPeerConnection, candidate: str) -> None:
         parsed = candidate_from_sdp(candidate)
         parsed.sdpMLineIndex = 0
-        parsed.sdpMid = connection.sctp.mid if connection.sctp is not None else None
-        await self._run(connection.addIceCandidate(parsed))
+        await connection.addIceCandidate(parsed)
 
     def attach(self, link: SessionLink) -> None:
         """From now on, tell `link` what happens, and first what has happened already."""
@@ -133,8 +143,8 @@ class WebRTCCarrier(Carrier):
         """Run asyncio code of this connection's from Trio."""
         try:
             return await trio_asyncio.run_aio_future(self._start(coro, self))
-        except asyncio.CancelledError:  # not by Trio, which has its own: by our `_close`
-            raise AttemptFailed("the attempt was closed") from None
+        except asyncio.CancelledError:  # not Trio's, which has its own: our `_close`
+            raise AttemptFailed("the attempt was closed") from None  # noqa: ASYNC104
 
     def _start(self, coro: Coroutine[Any, Any, Any], owner: Owner | None) -> asyncio.Task[Any]:
         token = owner_of_context.set(owner)

@@ -53,15 +53,12 @@ class IceConnection(aioice.ice.Connection):
     """aioice's connection, which also works without a network, and goes on as soon as it is connected."""
 
     async def get_component_candidates(
-        self,
-        component: int,
-        addresses: list[str],
-        timeout: int = 5,  # ruff: ignore[async-function-with-timeout] - aioice's signature
+        self, component: int, addresses: list[str], *args: Any, **kwargs: Any
     ) -> list[aioice.Candidate]:
         """Gather; on a machine with no address but loopback, gather that, so that its processes can connect."""
         if not addresses and not self._is_relay_only():
             addresses = [LOOPBACK]
-        candidates = await super().get_component_candidates(component, addresses, timeout)
+        candidates = await super().get_component_candidates(component, addresses, *args, **kwargs)
         for protocol in self._protocols:
             self._divert(protocol)
         return candidates
