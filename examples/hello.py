@@ -1,6 +1,6 @@
 """Two peers in one process: a broadcast, its receipt, and a direct answer.
 
-    python examples/hello.py
+Run it: python examples/hello.py
 """
 
 import trio

@@ -1,6 +1,6 @@
 """Calls from peer to peer over direct messages: who is asked answers under the number of the question.
 
-    python examples/remote_calls.py
+Run it: python examples/remote_calls.py
 """
 
 import itertools

@@ -3,7 +3,7 @@
 Shares only grow, so messages may arrive in any order and more than once without harm (a grow-only counter, Shapiro et al.
 2011): what a mesh with at-most-once delivery and retries is made for.
 
-    python examples/shared_counter.py
+Run it: python examples/shared_counter.py
 """
 
 import trio

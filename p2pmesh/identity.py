@@ -11,7 +11,9 @@ import hashlib
 import os
 import stat
 import tempfile
+from contextvars import ContextVar, Token
 from pathlib import Path
+from types import TracebackType
 from typing import Self
 
 from attrs import field, frozen
@@ -37,11 +39,62 @@ def verify(public_key: bytes, signature: bytes, data: bytes) -> bool:
     """Whether `signature` is `public_key`'s over `data`; False, never an error, for keys and signatures that are none."""
     if len(public_key) != PUBLIC_KEY_SIZE or len(signature) != SIGNATURE_SIZE:
         return False
+    memo = _memo.get()
+    if memo is None:
+        return _verify(public_key, signature, data)
+    return memo.verify(public_key, signature, data)
+
+
+def _verify(public_key: bytes, signature: bytes, data: bytes) -> bool:
     try:
         Ed25519PublicKey.from_public_bytes(public_key).verify(signature, data)
     except (InvalidSignature, ValueError):
         return False
     return True
+
+
+class SignatureMemo:
+    """Within its `with` block each signature is verified once, and those made there are known to be right.
+
+    For simulations, where thousands of peers of one process check the same broadcast. Whether a signature is right is a
+    function of key, signature and data, all three of which are compared, so nothing that is false passes for right.
+    """
+
+    def __init__(self, limit: int = 65_536) -> None:
+        """Remember at most `limit` outcomes, the latest."""
+        self._limit = limit
+        self._outcomes: dict[tuple[bytes, bytes, bytes], bool] = {}
+        self._token: Token[SignatureMemo | None] | None = None
+
+    def __len__(self) -> int:
+        return len(self._outcomes)
+
+    def __enter__(self) -> Self:
+        self._token = _memo.set(self)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._token is not None:
+            _memo.reset(self._token)
+
+    def verify(self, public_key: bytes, signature: bytes, data: bytes) -> bool:
+        """What `verify` says, from memory where it was asked before."""
+        outcome = self._outcomes.get((public_key, signature, data))
+        if outcome is None:
+            outcome = _verify(public_key, signature, data)
+            self.note(public_key, signature, data, outcome=outcome)
+        return outcome
+
+    def note(self, public_key: bytes, signature: bytes, data: bytes, *, outcome: bool) -> None:
+        """Remember an outcome; the oldest goes if there are too many."""
+        if len(self._outcomes) >= self._limit:
+            del self._outcomes[next(iter(self._outcomes))]
+        self._outcomes[public_key, signature, data] = outcome
+
+
+_memo: ContextVar[SignatureMemo | None] = ContextVar("p2pmesh signature memo", default=None)
 
 
 @frozen(repr=False)
@@ -103,7 +156,11 @@ class Identity:
 
     def sign(self, data: bytes) -> bytes:
         """The 64-byte Ed25519 signature (RFC 8032) over `data`. Callers prefix `data` with what it is for."""
-        return self._key.sign(data)
+        signature = self._key.sign(data)
+        memo = _memo.get()
+        if memo is not None:
+            memo.note(self.public_key, signature, data, outcome=True)
+        return signature
 
     def __repr__(self) -> str:
         return f"Identity({self.peer_id!r}, verified={self.verified})"  # never the key

@@ -147,8 +147,9 @@ def test_a_bug_is_not_hidden():
     assert group_that_raises(group).exception is group
 
 
-def test_a_reader_that_has_gone_ends_quietly():
-    result = group_that_raises(ExceptionGroup("group", [BrokenPipeError(32, "Broken pipe")]))
+@pytest.mark.parametrize("error", [BrokenPipeError(32, "Broken pipe"), SystemExit(1)])
+def test_a_reader_that_has_gone_ends_quietly(error):
+    result = group_that_raises(BaseExceptionGroup("group", [error]))
     assert result.exit_code == 1
     assert not result.output
 

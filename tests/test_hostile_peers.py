@@ -4,7 +4,7 @@ import msgspec
 import pytest
 import trio
 
-from p2pmesh import LinkConfig, PeerConnected, PeerDisconnected, PeerFailed
+from p2pmesh import LinkConfig, PeerConnected, PeerDisconnected, PeerFailed, PeerId
 from p2pmesh.events import PeerTimedOut
 from p2pmesh.transports.memory import MemoryTransport
 from p2pmesh.wire.codec import encode
@@ -29,7 +29,7 @@ def waiting(stream):
 
 FORGED = Gossip(
     data=GossipData(
-        id="forged", topic="t", payload="I am carol", encoding="text", origin_peer_id="c" * 40, key=bytes(32),
+        id="forged", topic="t", payload="I am carol", encoding="text", origin_peer_id=PeerId("c" * 40), key=bytes(32),
         signature=bytes(64), timestamp=1_800_000_000_000, ttl=60_000, max_hops=10, hops=0, relayed_by=(),
     )
 )  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import msgspec
 import pytest
@@ -16,6 +17,7 @@ from p2pmesh.keyspace import PeerId
 from p2pmesh.links.carried import SessionLink
 from p2pmesh.links.link import AttemptFailed, Link, LinkError, LinkProtocolError, LinkTimedOut
 from p2pmesh.protocols.core import RemotePeer
+from p2pmesh.simulation.conditioner import Conditions, Constant
 from p2pmesh.simulation.network import SimDialer, SimNetwork
 from tests.link_contract import CHECKS, Connect, Pair, frame_of, receive_some, send_all
 
@@ -27,8 +29,8 @@ def remote(peer: PeerId, version: int = 1) -> RemotePeer:
     return RemotePeer(peer, True, version)
 
 
-def network_of_two(seed: int = 1, **options: float) -> SimNetwork:
-    return SimNetwork(random.Random(seed), **options)
+def network_of_two(seed: int = 1, *, latency: float = 0.010, **conditions: Any) -> SimNetwork:
+    return SimNetwork(random.Random(seed), Conditions(latency=Constant(latency), jitter=0.0, **conditions))
 
 
 async def open_pair(left: SimDialer, right: SimDialer, version: int = 1) -> tuple[Link, Link]:
@@ -79,11 +81,11 @@ async def test_contract(
 # --- opening ----------------------------------------------------------------------------------------------------------
 
 
-async def test_a_link_opens_after_the_delay_and_knows_its_peer(autojump_clock: MockClock) -> None:
-    async with network_of_two(open_delay=0.5) as network:
+async def test_a_link_opens_after_some_round_trips_and_knows_its_peer(autojump_clock: MockClock) -> None:
+    async with network_of_two(latency=0.1) as network:
         start = trio.current_time()
         left, right = await open_pair(network.dialer(LEFT), network.dialer(RIGHT))
-        assert trio.current_time() - start == pytest.approx(0.5)
+        assert trio.current_time() - start == pytest.approx(0.7)
         assert (left.peer.peer_id, right.peer.peer_id) == (RIGHT, LEFT)
         assert list(network.links()) == [(LEFT, RIGHT), (RIGHT, LEFT)]
         await left.aclose()

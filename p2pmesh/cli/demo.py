@@ -51,13 +51,12 @@ def demo(
 
     if max_peers == 1 and peers > 2:
         raise click.UsageError("--max-peers 1 can't join more than 2 peers to one mesh: give it 2 or more")
-    console = Console(stderr=as_json)
     plan = Plan(peers, messages, max_peers, payload, rate, timeout, seed)
     production = Demo(plan, debug=logging.getLogger("p2pmesh").isEnabledFor(logging.DEBUG))
 
     async def run() -> None:
         async with trio.open_nursery() as nursery:
-            await nursery.start(show, production.stage, console)
+            await nursery.start(show, production.stage, Console(stderr=True))
             await production.run()
             nursery.cancel_scope.cancel("the demo is over")
 
@@ -66,7 +65,7 @@ def demo(
     if as_json:
         click.echo(json.dumps(summary))
     else:
-        print_summary(summary, console)
+        print_summary(summary, Console())
     click.get_current_context().exit(0 if all_arrived(summary) else 1)
 
 

@@ -151,8 +151,11 @@ class Demo:
             known = _Process(peer, process)
             task_status.started(known)
             async with trio.open_nursery() as readers:
-                readers.start_soon(lines_of, process.stdout, partial(self._on_report, known))
-                readers.start_soon(lines_of, process.stderr, partial(self._on_error_line, known))
+                reports, complaints = (
+                    cast("trio.abc.ReceiveStream", pipe) for pipe in (process.stdout, process.stderr)
+                )
+                readers.start_soon(lines_of, reports, partial(self._on_report, known))
+                readers.start_soon(lines_of, complaints, partial(self._on_error_line, known))
             status = await process.wait()
         self._on_end(known, status)
 

@@ -12,6 +12,8 @@ from p2pmesh.errors import ConfigError, InvalidPeerId, MeshError
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it: 128 + SIGINT."""
+_UNREAD = (BrokenPipeError, SystemExit)
+"""When nobody reads our output any more; rich makes the second out of the first."""
 _LONGEST = 1000
 
 
@@ -26,15 +28,15 @@ class Commands(click.Group):
         except KeyboardInterrupt:
             ctx.exit(INTERRUPTED)
         except BaseExceptionGroup as group:
-            _, bugs = group.split((MeshError, KeyboardInterrupt, BrokenPipeError))
+            _, bugs = group.split((MeshError, KeyboardInterrupt, *_UNREAD))
             if bugs is not None:
                 raise
             errors = list(leaves(group))
             if any(isinstance(error, KeyboardInterrupt) for error in errors):
                 ctx.exit(INTERRUPTED)
             for unread in errors:
-                if isinstance(unread, BrokenPipeError):
-                    raise unread from None  # click knows what to do when nobody reads our output any more
+                if isinstance(unread, _UNREAD):
+                    raise unread from None  # click knows how to end then
             _fail(*errors)
 
 

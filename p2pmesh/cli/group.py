@@ -31,8 +31,8 @@ def main(*, debug: bool) -> None:
     _set_up_logging(debug=debug or os.environ.get("DEBUG", "").lower() not in _OFF)
 
 
-for command in (chat, demo, demo_peer, identity, serve):
-    main.add_command(command)
+for _command in (chat, demo, demo_peer, identity, serve):
+    main.add_command(_command)
 
 
 def _set_up_logging(*, debug: bool) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import click
 
@@ -18,7 +18,7 @@ def option(*declarations: str, **attributes: Any) -> Callable[[F], F]:
     return click.option(*declarations, **{"show_envvar": True, "show_default": True} | attributes)
 
 
-json_option = option(
+json_option: Final = option(
     "--json",
     "as_json",
     is_flag=True,

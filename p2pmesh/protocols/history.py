@@ -57,7 +57,7 @@ class History:
         self._limit = limit
         self._limit_bytes = limit_bytes
         self._kept: OrderedDict[str, Kept] = OrderedDict()
-        self.bytes = 0
+        self.bytes: int = 0
 
     def __len__(self) -> int:
         return len(self._kept)

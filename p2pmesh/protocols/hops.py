@@ -55,7 +55,7 @@ class Hops:
     def __init__(
         self, config: BroadcastConfig, rng: random.Random, history: History, do: Callable[[Effect], None]
     ) -> None:
-        self.counts = HopCounts()
+        self.counts: HopCounts = HopCounts()
         self._config = config
         self._rng = rng
         self._history = history
@@ -103,7 +103,7 @@ class Hops:
         if kept is None or (message_id not in link and kept.is_held_by(peer)):
             return
         if message_id in link:
-            link.heard()
+            link.heard(message_id, now)
         kept.held_by(peer)
         self.counts.acked += 1
         self._settle(link, kept, adopted=not duplicate, now=now)
@@ -132,7 +132,7 @@ class Hops:
             self._retry(self._links[retry.peer], self._history[retry.message_id], now)
 
     def _launch(self, link: Outflow, kept: Kept, now: float) -> bool:
-        if link.launch(kept.data.id, kept.size):
+        if link.launch(kept.data.id, kept.size, now):
             self._await_ack(link, kept, 1, now)
             return True
         dropped = link.park(kept.data.id, kept.size)
@@ -142,7 +142,7 @@ class Hops:
         return False
 
     def _pump(self, link: Outflow, now: float) -> None:
-        while (message_id := link.relaunch()) is not None:
+        while (message_id := link.relaunch(now)) is not None:
             kept = self._history[message_id]
             self._await_ack(link, kept, 1, now)
             self._send((link.peer.peer_id,), kept, now)

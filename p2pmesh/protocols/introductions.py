@@ -87,8 +87,8 @@ class Introductions:
         self._max_peers = config.max_peers
         self._allow_unverified = config.links.allow_unverified
         self._counts = counts
-        self.own = Recent[OwnOffer](config.signaling.remembered_offers)
-        self.heard = Recent[HeardOffer](config.signaling.remembered_offers)
+        self.own: Recent[OwnOffer] = Recent[OwnOffer](config.signaling.remembered_offers)
+        self.heard: Recent[HeardOffer] = Recent[HeardOffer](config.signaling.remembered_offers)
         self._failure_told = Recent[float](config.signaling.remembered_peers)
 
     # --- on their way out ---------------------------------------------------------------------------------------------

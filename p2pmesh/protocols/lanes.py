@@ -30,13 +30,13 @@ class OutgoingLane:
         self._packet_size = packet_size
         self._coalesce_size = coalesce_size
         self._frames: deque[bytes] = deque()
-        self.begun = 0
+        self.begun: int = 0
         """Bytes of the first frame that were sent already."""
         self._spent = 0
         self.limit = 0
-        self.queued = 0
+        self.queued: int = 0
         """Bytes that wait, headers included, so that empty frames count too."""
-        self.frames_sent = 0
+        self.frames_sent: int = 0
 
     @property
     def credit(self) -> int:
@@ -121,10 +121,10 @@ class IncomingLane:
         self._reassembly = Reassembly()
         self.frames: deque[bytes] = deque()
         """What waits to be taken."""
-        self.unread = 0
-        self.frames_received = 0
-        self.grant_due = True
-        self.discard = False
+        self.unread: int = 0
+        self.frames_received: int = 0
+        self.grant_due: bool = True
+        self.discard: bool = False
         """Nobody will read any more: what comes counts as read."""
 
     @property

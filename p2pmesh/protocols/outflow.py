@@ -19,7 +19,27 @@ class Hop:
     size: int
     acks_before: int
     """Acks that its link had brought when it was sent."""
+    sent_at: float
     attempts: int = 1
+
+
+class RoundTrip:
+    """How long acks take on a link: smoothed mean and deviation (Jacobson and Karels; RFC 6298, section 2)."""
+
+    def __init__(self) -> None:
+        self._mean: float | None = None
+        self._deviation = 0.0
+
+    def sample(self, seconds: float) -> None:
+        if self._mean is None:
+            self._mean, self._deviation = seconds, seconds / 2
+            return
+        self._deviation += (abs(seconds - self._mean) - self._deviation) / 4
+        self._mean += (seconds - self._mean) / 8
+
+    def expected(self) -> float:
+        """Seconds in which nearly every ack has come; 0 before the first."""
+        return 0.0 if self._mean is None else self._mean + 4 * self._deviation
 
 
 class Outflow:
@@ -29,9 +49,10 @@ class Outflow:
         self.peer = peer
         self.offers = 0
         """How often the live broadcasts were offered to this neighbour."""
-        self.is_stalled = False
+        self.is_stalled: bool = False
         """Whether it lets broadcasts lie unacknowledged, all of them."""
         self._acks = 0
+        self._round_trip = RoundTrip()
         self._config = config
         self._flight: dict[str, Hop] = {}
         self._flight_bytes = 0
@@ -54,8 +75,8 @@ class Outflow:
         return len(self._backlog) >= self._config.publish_room or self._backlog_bytes >= self._config.window_bytes
 
     def patience(self) -> float:
-        """Seconds that what is in flight may take to cross a slow link, on top of the usual wait for an ack."""
-        return self._flight_bytes / self._config.slowest_link
+        """Seconds that an ack may take because the link is slow or its peer busy, on top of the usual wait for one."""
+        return self._flight_bytes / self._config.slowest_link + self._round_trip.expected()
 
     def __contains__(self, message_id: str) -> bool:
         return message_id in self._flight or message_id in self._backlog
@@ -67,11 +88,11 @@ class Outflow:
         """The hop of a message that is in the window."""
         return self._flight[message_id]
 
-    def launch(self, message_id: str, size: int) -> bool:
+    def launch(self, message_id: str, size: int, now: float) -> bool:
         """Take it into the window, if there is room and nothing waits before it."""
         if self._backlog or not self._has_room(size):
             return False
-        self._start(message_id, size)
+        self._start(message_id, size, now)
         return True
 
     def park(self, message_id: str, size: int) -> str | None:
@@ -84,7 +105,7 @@ class Outflow:
         self._backlog_bytes += size
         return dropped
 
-    def relaunch(self) -> str | None:
+    def relaunch(self, now: float) -> str | None:
         """Move the oldest that waits into the window, if there is room, and give it."""
         if not self._backlog:
             return None
@@ -92,7 +113,7 @@ class Outflow:
         if not self._has_room(size):
             return None
         self.unpark(message_id)
-        self._start(message_id, size)
+        self._start(message_id, size, now)
         return message_id
 
     def unpark(self, message_id: str) -> bool:
@@ -119,16 +140,19 @@ class Outflow:
             self.is_stalled = True
         return hop.attempts
 
-    def heard(self) -> None:
-        """An ack for something that is on its way."""
+    def heard(self, message_id: str, now: float) -> None:
+        """An ack for something that is on its way. Which attempt an ack is for is only sure if there was but one (Karn)."""
         self._acks += 1
         self.is_stalled = False
+        hop = self._flight.get(message_id)
+        if hop is not None and hop.attempts == 1:
+            self._round_trip.sample(now - hop.sent_at)
 
     def _has_room(self, size: int) -> bool:
         if len(self._flight) >= self._config.window:
             return False
         return not self._flight or self._flight_bytes + size <= self._config.window_bytes
 
-    def _start(self, message_id: str, size: int) -> None:
-        self._flight[message_id] = Hop(size, self._acks)
+    def _start(self, message_id: str, size: int, now: float) -> None:
+        self._flight[message_id] = Hop(size, self._acks, now)
         self._flight_bytes += size

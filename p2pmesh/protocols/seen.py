@@ -19,7 +19,7 @@ class SeenTable(Generic[K, V]):
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._entries: OrderedDict[K, tuple[float, V]] = OrderedDict()
-        self.forgotten = 0
+        self.forgotten: int = 0
         """Ids that had to go before their time."""
 
     def __len__(self) -> int:

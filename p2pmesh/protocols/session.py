@@ -59,7 +59,8 @@ class LinkSession:
 
     def __init__(self, config: LinkConfig, max_frame: int, max_packet: int, now: float) -> None:
         self._config = config
-        self._max_frame = self.max_frame = min(max_frame, MAX_U32)
+        self._max_frame = min(max_frame, MAX_U32)
+        self.max_frame: int = self._max_frame
         """The largest frame that both sides take."""
         # The header on top: frames and fragments of round sizes should not leave a few bytes for one more packet.
         packet_size = min(config.packet_size + START_SIZE, max_packet, MAX_PACKET)
@@ -75,7 +76,7 @@ class LinkSession:
         self._held = False
         self._finishing = False
         self._end_sent = False
-        self.peer_ended = False
+        self.peer_ended: bool = False
         """The peer sent all it will ever send."""
         self._heard_at = now
         self._pinged_at = now
@@ -86,7 +87,11 @@ class LinkSession:
         self._lag = 0
         self._left_carrier = 0
         self.round_trip: float | None = None
-        self.bytes_sent = self.bytes_received = self.packets_sent = self.packets_received = self.pings_sent = 0
+        self.bytes_sent: int = 0
+        self.bytes_received: int = 0
+        self.packets_sent: int = 0
+        self.packets_received: int = 0
+        self.pings_sent: int = 0
 
     # --- what the application does ------------------------------------------------------------------------------------
 

@@ -33,8 +33,11 @@ class TextSession:
         self._in: deque[bytes] = deque()
         self._queued = [0, 0]
         self._finishing = False
-        self.unread_bytes = 0
-        self.bytes_sent = self.bytes_received = self.packets_sent = self.packets_received = 0
+        self.unread_bytes: int = 0
+        self.bytes_sent: int = 0
+        self.bytes_received: int = 0
+        self.packets_sent: int = 0
+        self.packets_received: int = 0
 
     @property
     def max_frame(self) -> int:

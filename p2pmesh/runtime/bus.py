@@ -35,7 +35,7 @@ class Subscription(trio.abc.ReceiveChannel[T], Generic[T]):
         self._lagging = 0
         self._ended = False
         self._closed = False
-        self.missed = 0
+        self.missed: int = 0
         """Items dropped so far because this subscriber was too slow."""
 
     async def receive(self) -> T:
@@ -46,19 +46,18 @@ class Subscription(trio.abc.ReceiveChannel[T], Generic[T]):
           trio.ClosedResourceError: if this subscription was closed.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
-        if self._closed:
-            raise trio.ClosedResourceError
         waited = False
-        while not self._items:
-            if self._closed:
-                raise trio.ClosedResourceError
-            if self._ended:
-                raise trio.EndOfChannel
-            await self._readers.park()
-            waited = True
+        while True:
+            try:
+                item = self.receive_nowait()
+            except trio.WouldBlock:
+                await self._readers.park()
+                waited = True
+            else:
+                break
         if not waited:
-            await trio.lowlevel.cancel_shielded_checkpoint()
-        return self._take()
+            await trio.lowlevel.cancel_shielded_checkpoint()  # after taking: who shares this stream must not take it, too
+        return item
 
     def receive_nowait(self) -> T:
         """The next item, if one is waiting.
@@ -123,9 +122,16 @@ class Bus:
         self._sinks: dict[int, tuple[Subscription[object], Callable[[Event], bool]]] = {}
         self._count = 0
         self._ended = False
+        self._taps: list[Callable[[Event], None]] = []
+
+    def tap(self, hear: Callable[[Event], None]) -> None:
+        """Call `hear` with every event from now on, in the very moment; for observers that must not miss any."""
+        self._taps.append(hear)
 
     def publish(self, event: Event) -> None:
         """Give `event` to everybody who wants it."""
+        for hear in self._taps:
+            hear(event)
         for subscription, wants in tuple(self._sinks.values()):
             if wants(event):
                 subscription._offer(event)

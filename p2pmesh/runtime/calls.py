@@ -15,6 +15,8 @@ from p2pmesh.runtime.driver import Driver
 
 @define
 class _Call:
+    entering: trio.CancelScope = field(factory=trio.CancelScope)
+    """Around the wait for room in the inbox: nobody makes room in it once the mesh is left."""
     done: trio.Event = field(factory=trio.Event)
     value: Any = None
     error: MeshError | None = None
@@ -46,8 +48,10 @@ class Calls:
         number, call = self._count, _Call(on_reply=on_reply)
         self._waiting[number] = call
         try:
-            await driver.put(command(number))
-            await call.done.wait()
+            with call.entering:
+                await driver.request(command(number), lambda: number in self._waiting)
+            if not call.done.is_set():  # what is done must not end as cancelled
+                await call.done.wait()
         except trio.Cancelled:
             driver.post(Forget(number))
             raise
@@ -73,4 +77,5 @@ class Calls:
         for call in self._waiting.values():
             call.error = MeshClosed("the mesh was left before this call was done")
             call.done.set()
+            call.entering.cancel("the mesh was left")
         self._waiting.clear()

@@ -13,12 +13,26 @@ from contextlib import suppress
 from typing import Any, Final, TypeAlias
 
 import trio
+from attrs import frozen
 
-from p2pmesh.protocols.core import Core, Effects, Input, LinkDown, LinkUp
+from p2pmesh.protocols.core import (
+    Core,
+    Effects,
+    Forget,
+    Input,
+    Leave,
+    LinkDown,
+    LinkLost,
+    LinkUp,
+    ServiceDown,
+    ServiceUp,
+)
 
 MAX_NOTICES = 4096
 """Posted inputs that may wait. A core handles its inputs as often as those that post to it do theirs, so only a bug or a
-starved process comes near; what then arrives is dropped and counted, but never a change of a link's state."""
+starved process comes near; what then arrives is dropped and counted, but never what says how something stands."""
+STATE_CHANGES = (LinkUp, LinkDown, LinkLost, ServiceUp, ServiceDown, Forget, Leave)
+"""Without these a core would believe for ever what is no longer so. They are as few as links, services and calls."""
 BURST = 32
 """Inputs handled before other tasks get their turn: a scheduler round trip for each would cost as much as the core does."""
 
@@ -27,7 +41,16 @@ class _Wake:
     """In the inbox: look at the notices."""
 
 
+@frozen
+class _Request:
+    """In the inbox: an input that its sender may take back while it waits."""
+
+    event: Input
+    is_wanted: Callable[[], bool]
+
+
 _WAKE: Final = _Wake()
+_Item: TypeAlias = Input | _Request | _Wake
 Dispatch: TypeAlias = Callable[[Effects], None]
 
 
@@ -38,7 +61,8 @@ class Driver:
         self._core = core
         self._dispatch = dispatch
         self._notices: deque[Input] = deque()
-        self._sender, self._receiver = trio.open_memory_channel[Input | _Wake](inbox_size)
+        self._behind = trio.lowlevel.ParkingLot()
+        self._sender, self._receiver = trio.open_memory_channel[_Item](inbox_size)
         self._handled = 0
         self._dropped = 0
 
@@ -46,9 +70,13 @@ class Driver:
         """Hand in an input from the network or the application; waits while the core is behind."""
         await self._sender.send(event)
 
+    async def request(self, event: Input, is_wanted: Callable[[], bool]) -> None:
+        """As `put`; the core never sees it if it is no longer wanted when its turn comes."""
+        await self._sender.send(_Request(event, is_wanted))
+
     def post(self, event: Input) -> None:
         """Hand in an input from within this peer, at once."""
-        if len(self._notices) >= MAX_NOTICES and not isinstance(event, LinkUp | LinkDown):
+        if len(self._notices) >= MAX_NOTICES and not isinstance(event, STATE_CHANGES):
             self._dropped += 1
             return
         self._notices.append(event)
@@ -67,6 +95,12 @@ class Driver:
             if self._core.next_deadline() <= now:
                 self._dispatch(self._core.expire(now))
 
+    async def caught_up(self) -> None:
+        """Wait until all that was posted so far is handled."""
+        await trio.lowlevel.checkpoint()
+        while self._notices:
+            await self._behind.park()
+
     def snapshot(self) -> dict[str, Any]:
         """The core's statistics, and the inbox's."""
         statistics = self._sender.statistics()
@@ -80,11 +114,18 @@ class Driver:
             },
         }
 
-    def _take(self, item: Input | _Wake) -> None:
+    def _take(self, item: _Item) -> None:
         while self._notices:
             self._handle(self._notices.popleft())
-        if not isinstance(item, _Wake):
-            self._handle(item)
+        self._behind.unpark_all()
+        match item:
+            case _Wake():
+                pass
+            case _Request():
+                if item.is_wanted():
+                    self._handle(item.event)
+            case _:
+                self._handle(item)
 
     def _take_more(self) -> None:
         for _ in range(BURST):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import attrs
 import trio
@@ -40,7 +40,7 @@ from p2pmesh.protocols.core import (
 from p2pmesh.wire.codec import decode, encode
 from p2pmesh.wire.messages import Message, Signal, Unknown
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 FEED = 32
 """Signals that may wait for one attempt: an answer and the candidates of a trickling peer; more are dropped."""

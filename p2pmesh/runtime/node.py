@@ -9,7 +9,7 @@ import logging
 import random
 import weakref
 from collections.abc import Sequence
-from typing import Any, assert_never
+from typing import Any, Final, assert_never
 
 import trio
 
@@ -59,7 +59,7 @@ from p2pmesh.runtime.supervisor import supervise
 from p2pmesh.transports.transport import Transport
 from p2pmesh.wire.messages import Message
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 
 class Node:
@@ -76,17 +76,17 @@ class Node:
     ) -> None:
         self.identity = identity
         self.config = config
-        self.bus = Bus()
-        self.calls = Calls()
+        self.bus: Bus = Bus()
+        self.calls: Calls = Calls()
         self.peers: dict[PeerId, bool] = {}
         """The neighbours, and whether each is verified, in the order in which they came."""
         self.receipts: weakref.WeakValueDictionary[str, Receipt] = weakref.WeakValueDictionary()
-        self.drivers = {
+        self.drivers: dict[Subsystem, Driver] = {
             subsystem: Driver(core, self._dispatch, config.inbox)
             for subsystem, core in build_cores(identity, config, rng, wall).items()
         }
-        self.keeper = LinkKeeper(dialer, config.links, config.max_peers, self._report, self._deliver)
-        self.services = {
+        self.keeper: LinkKeeper = LinkKeeper(dialer, config.links, config.max_peers, self._report, self._deliver)
+        self.services: dict[str, Service] = {
             transport.name: Service(transport, config.signaling, rng, self._report, self._deliver_signaled)
             for transport in transports
         }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Final
 
 import attrs
 import trio
@@ -18,7 +18,7 @@ from p2pmesh.runtime.supervisor import Retry
 from p2pmesh.transports.transport import Connection, Transport
 from p2pmesh.wire.signaling import SignalingMessage
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 STEADY = 5.0
 """A connection that lasted this long, in seconds, was a success: one that ends at once must not be retried in a hurry."""
@@ -45,7 +45,7 @@ class Service:
         deliver: Callable[[Input], Awaitable[None]],
     ) -> None:
         self.transport = transport
-        self.name = transport.name
+        self.name: str = transport.name
         self._config = config
         self._report = report
         self._deliver = deliver

@@ -36,7 +36,7 @@ Page: TypeAlias = Callable[[], Response]
 """Makes the answer to a GET of one path. Synchronous: it must not take long."""
 
 
-class BadRequest(Exception):  # ruff: ignore[error-suffix-on-exception-name] - named as the status is
+class BadRequest(Exception):
     """The head of a request can't be read."""
 
     def __init__(self, response: Response) -> None:

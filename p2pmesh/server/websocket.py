@@ -32,7 +32,7 @@ _POLICY: Final = 1008
 _BROKEN: Final = (trio.BrokenResourceError, trio.ClosedResourceError)
 
 
-class UpgradeRefused(Exception):  # ruff: ignore[error-suffix-on-exception-name] - says what happened
+class UpgradeRefused(Exception):
     """The request for an upgrade lacks what RFC 6455 wants."""
 
 

@@ -1,6 +1,6 @@
 """A network in memory: the same links as over WebRTC, with latency, bandwidth and faults of the caller's choice.
 
-    async with SimNetwork(random.Random(1), latency=0.02) as network:
+    async with SimNetwork(random.Random(1), Conditions(latency=Constant(0.02))) as network:
         alice, bob = network.dialer(ALICE), network.dialer(BOB)
 
 Dialers of one network open links to each other by the same offers and answers as over WebRTC, whose descriptions bear
@@ -14,58 +14,69 @@ import heapq
 import itertools
 import math
 import random
-from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager
-from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import Any, Final, Protocol, Self
 
 import trio
 
 from p2pmesh.config import LinkConfig, MeshConfig
 from p2pmesh.keyspace import PeerId, short
-from p2pmesh.links.carried import Carrier, SessionLink
+from p2pmesh.links.carried import SessionLink
 from p2pmesh.links.link import Attempt, AttemptFailed, Dialer, Link, LinkError
 from p2pmesh.protocols.core import RemotePeer
-from p2pmesh.wire.fragments import MAX_PACKET
+from p2pmesh.simulation.bare import Cut
+from p2pmesh.simulation.carrier import SimCarrier
+from p2pmesh.simulation.conditioner import Conditions, Constant, Path, luck_of
+from p2pmesh.simulation.terrain import Terrain
 from p2pmesh.wire.messages import Signal
 
-FLIGHT = 128 * 1024
-"""Bytes under way that have not arrived, for one direction of a link: what a congestion window allows."""
-CHECK_EVERY = 1.0
+NEARBY: Final = Conditions(latency=Constant(0.010), jitter=0.0)
+"""All peers 10 ms apart, and nothing ever lost."""
+ROUND_TRIPS_TO_OPEN: Final = 3
+"""ICE checks, DTLS and SCTP, from the answer's arrival to the open channel."""
+CHECK_EVERY: Final = 1.0
 """Between ICE checks of an attempt whose peers can't reach each other."""
-CHECKS_END = 30.0
+CHECKS_END: Final = 30.0
 """Until ICE gives up such an attempt."""
 
 
+class LinkWatcher(Protocol):
+    """Hears of every end of a link, in the moment it opens or closes."""
+
+    def link_opened(self, owner: SimDialer, peer: PeerId) -> None: ...
+
+    def link_closed(self, owner: SimDialer, peer: PeerId) -> None: ...
+
+
 class SimNetwork:
-    """An async context manager; links live no longer than its block."""
+    """An async context manager; links live no longer than its block. `terrain` says who can reach whom."""
 
     def __init__(
-        self, rng: random.Random, *, latency: float = 0.010, open_delay: float = 0.030, bandwidth: float = math.inf
+        self, rng: random.Random, conditions: Conditions = NEARBY, *, watcher: LinkWatcher | None = None
     ) -> None:
         """Make a network.
 
         Args:
-          rng: draws tokens and fingerprints.
-          latency: seconds from one peer to another.
-          open_delay: seconds from the answer's arrival to an open link.
-          bandwidth: bytes per second in each direction of each link.
+          rng: draws tokens, fingerprints, distances and accidents.
+          conditions: what links are like, unless `condition` says otherwise of a peer.
+          watcher: hears of all links.
         """
         self.rng = rng
-        self.latency = latency
-        self.open_delay = open_delay
-        self.bandwidth = bandwidth
-        self._events: list[tuple[float, int, Callable[[], None]]] = []
+        self.terrain = Terrain()
+        self.passes = self.terrain.passes
+        self._conditions = conditions
+        self._special: dict[PeerId, Conditions] = {}
+        self.watcher = watcher
+        self._luck = rng.getrandbits(64)
+        self._events: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._order = itertools.count()
         self._alarm: trio.CancelScope | None = None
         self._nursery_manager: AbstractAsyncContextManager[trio.Nursery] = trio.open_nursery()
         self._nursery: trio.Nursery | None = None
         self._attempts: dict[str, SimAttempt] = {}
-        self._carriers: dict[SimCarrier, None] = {}  # in the order they were made
-        self._frozen: set[PeerId] = set()
-        self._sides: dict[PeerId, int] = {}
+        self._carriers: dict[SimCarrier, None] = {}  # in the order they were opened
 
     async def __aenter__(self) -> Self:
         self._nursery = await self._nursery_manager.__aenter__()
@@ -79,8 +90,18 @@ class SimNetwork:
             self._nursery.cancel_scope.cancel("the simulated network is closed")
         return self._nursery_manager.__aexit__(kind, error, traceback)
 
-    def dialer(self, peer_id: PeerId, config: LinkConfig | None = None, max_frame: int | None = None) -> SimDialer:
-        """The dialer of a peer, with the config of its links and the largest frame they take."""
+    def dialer(
+        self,
+        peer_id: PeerId,
+        config: LinkConfig | None = None,
+        max_frame: int | None = None,
+        number: int | None = None,
+    ) -> SimDialer:
+        """The dialer of a peer, with the config of its links and the largest frame they take.
+
+        Its number, by default the next one, says how far it is from others, and names it in a `Cut`.
+        """
+        self.terrain.number(peer_id, number)
         return SimDialer(
             self, peer_id, config or LinkConfig(), MeshConfig().max_frame if max_frame is None else max_frame
         )
@@ -94,25 +115,46 @@ class SimNetwork:
 
     def freeze(self, peer: PeerId) -> None:
         """Let nothing pass to or from a peer, in silence, until `thaw`: its packets wait. The peer itself goes on."""
-        self._frozen.add(peer)
+        self.terrain.freeze(peer)
 
     def thaw(self, peer: PeerId) -> None:
         """End `freeze`."""
-        self._frozen.discard(peer)
+        self.terrain.thaw(peer)
         self._release()
 
-    def partition(self, *sides: Iterable[PeerId]) -> None:
-        """Let nothing pass, in silence, between peers of different sides until `heal`; who is not named is a side too."""
-        self._sides = {peer: number for number, side in enumerate(sides) for peer in side}
+    def partition(self, *sides: Iterable[PeerId], one_way: bool = False, keeps_service: bool = True) -> Cut:
+        """Let nothing pass, in silence, between peers of different sides until `heal`; who is not named is a side too.
+
+        Args:
+          sides: who stays together.
+          one_way: packets of the first side come through to the others all the same.
+          keeps_service: all reach the signaling service; else the first side only.
+        """
+        return self.cut(self.terrain.split(sides, one_way=one_way, keeps_service=keeps_service))
+
+    def part(self, some: Iterable[PeerId], others: Iterable[PeerId], *, one_way: bool = False) -> Cut:
+        """Let nothing pass, in silence, between these two groups until `heal`; everybody else reaches both."""
+        return self.cut(self.terrain.between(some, others, one_way=one_way))
+
+    def cut(self, cut: Cut) -> Cut:
+        """Put a partition in force, besides those that are."""
+        self.terrain.add(cut)
+        return cut
+
+    def heal(self, cut: Cut | None = None) -> None:
+        """End a partition, or all of them."""
+        self.terrain.remove(cut)
         self._release()
 
-    def heal(self) -> None:
-        """End `partition`."""
-        self.partition()
-
-    def reachable(self, a: PeerId, b: PeerId) -> bool:
-        """Whether packets pass between two peers."""
-        return a not in self._frozen and b not in self._frozen and self._sides.get(a, -1) == self._sides.get(b, -1)
+    def condition(self, peer: PeerId, conditions: Conditions | None) -> None:
+        """From now on all links of this peer are like this; None: like all others. The worse of two peers counts."""
+        if conditions is None:
+            self._special.pop(peer, None)
+        else:
+            self._special[peer] = conditions
+        for carrier in self._carriers:
+            if peer in {carrier.owner, carrier.far.owner}:
+                carrier.path.change(*self._path_between(carrier.owner, carrier.far.owner))
 
     # --- what is there ------------------------------------------------------------------------------------------------
 
@@ -124,11 +166,11 @@ class SimNetwork:
         """How many attempts are neither opened nor closed."""
         return len(self._attempts)
 
-    # --- for the other classes of this module -------------------------------------------------------------------------
+    # --- for the other classes of this package ------------------------------------------------------------------------
 
-    def at(self, time: float, action: Callable[[], None]) -> None:
+    def at(self, time: float, action: Callable[..., None], *args: Any) -> None:
         """Do something later; what is due at one instant is done in the order it was asked for."""
-        heapq.heappush(self._events, (time, next(self._order), action))
+        heapq.heappush(self._events, (time, next(self._order), action, args))
         if self._alarm is not None and time < self._alarm.deadline:
             self._alarm.deadline = time
 
@@ -138,188 +180,89 @@ class SimNetwork:
     def unregister(self, token: str) -> None:
         self._attempts.pop(token, None)
 
+    def opened(self, carrier: SimCarrier) -> None:
+        self._carriers[carrier] = None
+        if self.watcher is not None:
+            self.watcher.link_opened(carrier.dialer, carrier.far.owner)
+
     def forget(self, carrier: SimCarrier) -> None:
-        self._carriers.pop(carrier, None)
+        if carrier in self._carriers:
+            del self._carriers[carrier]
+            if self.watcher is not None:
+                self.watcher.link_closed(carrier.dialer, carrier.far.owner)
 
     def owned_by(self, dialer: SimDialer) -> tuple[list[SimAttempt], list[SimCarrier]]:
         """The attempts and carriers of a dialer."""
         attempts = [attempt for attempt in self._attempts.values() if attempt.dialer is dialer]
         return attempts, [carrier for carrier in self._carriers if carrier.dialer is dialer]
 
-    def connect(self, offerer: SimAttempt, give_up: float) -> None:
+    def prepare(self, offerer: SimAttempt) -> None:
+        """The offerer has its answer: the link opens after some round trips."""
+        answerer = self._attempts.get(offerer.far_token)
+        near = offerer.dialer.peer_id
+        base = 0.0 if answerer is None else self._path_between(near, answerer.dialer.peer_id)[1]
+        now = trio.current_time()
+        self.at(now + ROUND_TRIPS_TO_OPEN * 2 * base, self._connect, offerer, now + CHECKS_END)
+
+    def _connect(self, offerer: SimAttempt, give_up: float) -> None:
         """Open a link between two attempts that have each other's description, if the network lets them."""
         if offerer.settled:
             return
         answerer = self._attempts.get(offerer.far_token)
-        now = trio.current_time()
-        if answerer is None or not self.reachable(offerer.dialer.peer_id, answerer.dialer.peer_id):
-            if now < give_up:
-                self.at(now + CHECK_EVERY, partial(self.connect, offerer, give_up))
-                return
-            for attempt in (offerer, answerer):
-                if attempt is not None:
-                    attempt.fail("no path to the peer: all ICE checks failed")
+        if answerer is None or not self.terrain.can_link(offerer.dialer.peer_id, answerer.dialer.peer_id):
+            self._check_again(offerer, answerer, give_up)
         elif offerer.far_fingerprint != answerer.fingerprint or answerer.far_fingerprint != offerer.fingerprint:
             for attempt in (offerer, answerer):
                 attempt.fail("the DTLS handshake failed: the certificate is not the one of the description")
         else:
-            near, far = SimCarrier(self, offerer.dialer), SimCarrier(self, answerer.dialer)
-            near.far, far.far = far, near
-            for attempt, carrier in ((offerer, near), (answerer, far)):
-                self._carriers[carrier] = None
-                attempt.succeed(carrier)
+            self._open(offerer, answerer)
+
+    def _check_again(self, offerer: SimAttempt, answerer: SimAttempt | None, give_up: float) -> None:
+        now = trio.current_time()
+        if now < give_up:
+            self.at(now + CHECK_EVERY, self._connect, offerer, give_up)
+            return
+        for attempt in (offerer, answerer):
+            if attempt is not None:
+                attempt.fail("no path to the peer: all ICE checks failed")
+
+    def _open(self, offerer: SimAttempt, answerer: SimAttempt) -> None:
+        """The offerer's end opens now, the answerer's when the word of it is there."""
+        near, far = offerer.dialer, answerer.dialer
+        here = SimCarrier(self, near, Path(*self._path_between(near.peer_id, far.peer_id), self.rng))
+        there = SimCarrier(self, far, Path(*self._path_between(far.peer_id, near.peer_id), self.rng))
+        here.far, there.far = there, here
+        offerer.succeed(here)
+        self.at(trio.current_time() + here.path.base, answerer.succeed, there)
+
+    def _path_between(self, a: PeerId, b: PeerId) -> tuple[Conditions, float]:
+        """What the way from one peer to another is like, and its latency: the worse of the two peers' own."""
+        here, there = self.terrain.number(a), self.terrain.number(b)
+        luck = luck_of(self._luck, here, there)
+
+        def latency(conditions: Conditions) -> float:
+            return conditions.latency.between(here, there, luck)
+
+        options = [self._special.get(a, self._conditions), self._special.get(b, self._conditions)]
+        if options[0] is options[1]:
+            return options[0], latency(options[0])
+        worst = max(options, key=lambda one: (one is not self._conditions, latency(one), one.loss, -one.bandwidth))
+        return worst, latency(worst)
 
     async def _run(self) -> None:
+        events = self._events
         while True:
-            with trio.CancelScope(deadline=self._events[0][0] if self._events else math.inf) as self._alarm:
+            with trio.CancelScope(deadline=events[0][0] if events else math.inf) as self._alarm:
                 await trio.sleep_forever()
-            while self._events and self._events[0][0] <= trio.current_time():
-                heapq.heappop(self._events)[2]()
+            now = trio.current_time()
+            while events and events[0][0] <= now:
+                _, _, action, args = heapq.heappop(events)
+                action(*args)
 
     def _release(self) -> None:
+        now = trio.current_time()
         for carrier in self._carriers:
-            self.at(trio.current_time(), carrier.release)
-
-
-class SimCarrier(Carrier):
-    """One end of a simulated data channel."""
-
-    far: SimCarrier
-
-    def __init__(self, network: SimNetwork, dialer: SimDialer) -> None:
-        self.dialer = dialer
-        self.owner = dialer.peer_id
-        self._network = network
-        self._link: SessionLink | None = None
-        self._before_link: list[Callable[[SessionLink], None]] = []
-        self._outbox: deque[bytes | str] = deque()
-        self._buffered = 0
-        self._in_flight = 0
-        self._leaving = False
-        self._free_at = -math.inf
-        self._arrives_at = -math.inf
-        self._held: deque[tuple[bytes | str | None, int]] = deque()
-        self._gone = False
-        self._idle = trio.lowlevel.ParkingLot()
-
-    def attach(self, link: SessionLink) -> None:
-        """Give the end to its link, with all that has happened so far."""
-        self._link = link
-        for happened in self._before_link:
-            happened(link)
-        self._before_link.clear()
-
-    @property
-    def buffered(self) -> int:
-        return self._buffered
-
-    @property
-    def max_packet(self) -> int:
-        return MAX_PACKET
-
-    def send_packet(self, packet: bytes | str) -> None:
-        if self._gone:
-            raise LinkError("the channel is closed")
-        size = _size(packet)
-        if size > MAX_PACKET:
-            raise ValueError(f"a packet of {size} bytes: at most {MAX_PACKET} are carried")
-        self._outbox.append(packet)
-        self._buffered += size
-        self._transmit()
-
-    async def flush(self) -> None:
-        while not self._gone and (self._buffered or self._in_flight):
-            await self._idle.park()
-        await trio.lowlevel.checkpoint()
-
-    async def aclose(self) -> None:
-        if not self._gone:
-            self._go()
-            self._network.at(self._arrival(), partial(self.far.arrive, None, 0))
-        await trio.lowlevel.checkpoint()
-
-    def fail(self, error: LinkError) -> None:
-        """Both ends are gone, and their links know why."""
-        for end in (self, self.far):
-            end.lose(error)
-
-    def arrive(self, packet: bytes | str | None, size: int) -> None:
-        """A packet, or None for the peer's closing, comes in."""
-        if self._gone:
-            return
-        if self._held or not self._network.reachable(self.owner, self.far.owner):
-            self._held.append((packet, size))
-        elif packet is None:
-            self.lose(None)
-        else:
-            self.far.arrived(size)
-            self._tell(partial(_receive, packet))
-
-    def release(self) -> None:
-        """What was held may pass again, if it may."""
-        held, self._held = self._held, deque()
-        for packet, size in held:
-            self.arrive(packet, size)
-
-    def _transmit(self) -> None:
-        """Let packets leave as fast as bandwidth and congestion window allow."""
-        while self._outbox and not self._leaving:
-            size = _size(self._outbox[0])
-            if self._in_flight and self._in_flight + size > FLIGHT:
-                return
-            now = trio.current_time()
-            self._free_at = max(now, self._free_at) + size / self._network.bandwidth
-            self._leaving = True
-            if self._free_at > now:
-                self._network.at(self._free_at, self._leave_and_go_on)
-            else:
-                self._leave()
-
-    def _leave_and_go_on(self) -> None:
-        if not self._gone:
-            self._leave()
-            self._transmit()
-
-    def _leave(self) -> None:
-        packet = self._outbox.popleft()
-        size = _size(packet)
-        self._leaving = False
-        self._buffered -= size
-        self._in_flight += size
-        self._network.at(self._arrival(), partial(self.far.arrive, packet, size))
-        if self._buffered <= self.dialer.config.low_water < self._buffered + size:
-            self._tell(SessionLink.drained)
-
-    def _arrival(self) -> float:
-        self._arrives_at = max(self._arrives_at, trio.current_time() + self._network.latency)
-        return self._arrives_at
-
-    def arrived(self, size: int) -> None:
-        """The far end has so much of what was under way."""
-        self._in_flight -= size
-        self._transmit()
-        if not self._buffered and not self._in_flight:
-            self._idle.unpark_all()
-
-    def lose(self, error: LinkError | None) -> None:
-        """This end is gone: the peer closed the channel (None), or it failed."""
-        if not self._gone:
-            self._go()
-            self._tell(partial(_closed, error))
-
-    def _go(self) -> None:
-        self._gone = True
-        self._outbox.clear()
-        self._held.clear()
-        self._buffered = 0
-        self._network.forget(self)
-        self._idle.unpark_all()
-
-    def _tell(self, what: Callable[[SessionLink], None]) -> None:
-        if self._link is None:
-            self._before_link.append(what)
-        else:
-            what(self._link)
+            self.at(now, carrier.release)
 
 
 class SimAttempt(Attempt):
@@ -355,8 +298,7 @@ class SimAttempt(Attempt):
         if signal.type != "answer" or self._signal.type != "offer" or self.far_token or self.settled:
             return
         self.far_token, self.far_fingerprint = _parse(signal)
-        network, now = self.dialer.network, trio.current_time()
-        network.at(now + network.open_delay, partial(network.connect, self, now + CHECKS_END))
+        self.dialer.network.prepare(self)
 
     async def opened(self, peer: RemotePeer) -> Link:
         await self._settled.wait()
@@ -376,8 +318,13 @@ class SimAttempt(Attempt):
             await trio.lowlevel.checkpoint()
 
     def succeed(self, carrier: SimCarrier) -> None:
-        """The channel is open."""
+        """The channel is open, if it is still wanted."""
+        if self.settled:
+            if not self.dialer.crashed:
+                carrier.hang_up()
+            return
         self._carrier = carrier
+        self.dialer.network.opened(carrier)
         self._settle()
 
     def fail(self, reason: str) -> None:
@@ -399,14 +346,15 @@ class SimDialer(Dialer):
         self.peer_id = peer_id
         self.config = config
         self.max_frame = max_frame
+        self.crashed = False
 
     async def offer(self, peer: PeerId) -> Attempt:
         await trio.lowlevel.checkpoint()
-        return SimAttempt(self, peer, "offer", None)
+        return self._begin(peer, "offer", None)
 
     async def answer(self, peer: PeerId, offer: Signal) -> Attempt:
         await trio.lowlevel.checkpoint()
-        return SimAttempt(self, peer, "answer", offer)
+        return self._begin(peer, "answer", offer)
 
     async def aclose(self) -> None:
         """End what this dialer began and left open."""
@@ -417,8 +365,23 @@ class SimDialer(Dialer):
             carrier.fail(LinkError(f"{short(self.peer_id)} has closed its dialer"))
         await trio.lowlevel.checkpoint()
 
+    def crash(self) -> None:
+        """The peer is gone in this moment, and nobody is told: its links fall silent."""
+        self.crashed = True
+        attempts, carriers = self.network.owned_by(self)
+        for attempt in attempts:
+            attempt.fail(_CRASHED)
+        for carrier in carriers:
+            carrier.lose(LinkError(_CRASHED))
 
-_SDP = "v=0\r\na=fingerprint:sha-256 {fingerprint}\r\na=sim-token:{token}\r\n"
+    def _begin(self, peer: PeerId, kind: str, far: Signal | None) -> Attempt:
+        if self.crashed:
+            raise AttemptFailed(_CRASHED)
+        return SimAttempt(self, peer, kind, far)
+
+
+_CRASHED: Final = "this peer has crashed"
+_SDP: Final = "v=0\r\na=fingerprint:sha-256 {fingerprint}\r\na=sim-token:{token}\r\n"
 
 
 def _parse(signal: Signal) -> tuple[str, str]:
@@ -432,15 +395,3 @@ def _parse(signal: Signal) -> tuple[str, str]:
     if not token or not fingerprint:
         raise AttemptFailed(f"this {signal.type} is no description of the simulated network")
     return token, fingerprint
-
-
-def _size(packet: bytes | str) -> int:
-    return len(packet.encode() if isinstance(packet, str) else packet)
-
-
-def _receive(packet: bytes | str, link: SessionLink) -> None:
-    link.packet_received(packet)
-
-
-def _closed(error: LinkError | None, link: SessionLink) -> None:
-    link.carrier_closed(error)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import abc
 import logging
+from typing import Final
 
 import msgspec
 import trio
@@ -16,7 +17,7 @@ from p2pmesh.wire.codec import decode_signaling, encode_signaling
 from p2pmesh.wire.messages import Unknown
 from p2pmesh.wire.signaling import SignalingMessage
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 GRACEFUL_CODES = frozenset({1000, 1001, 1005})
 """Close codes (RFC 6455, section 7.4.1) of a service that closes in peace: done, going away, none given."""
@@ -29,7 +30,7 @@ class TextConnection(trio.abc.Channel[SignalingMessage]):
 
     def __init__(self, address: str) -> None:
         self.address = address
-        self.skipped = 0
+        self.skipped: int = 0
         """Messages that were not for us to understand: of unknown type, or malformed."""
 
     async def send(self, value: SignalingMessage) -> None:

@@ -228,7 +228,7 @@ class _Line:
         self.number = number
         self.texts: deque[str] = deque()
         self.ended: tuple[int, str] | None = None
-        self.stirred = trio.Event()
+        self.stirred: trio.Event = trio.Event()
         self._size = 0
         self._limit = limit
 

@@ -15,6 +15,7 @@ import logging
 import re
 from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import EntryPoint, entry_points
+from typing import Final
 
 from attrs import frozen
 
@@ -22,7 +23,7 @@ from p2pmesh.errors import ConfigError
 from p2pmesh.transports.address import public_url
 from p2pmesh.transports.transport import Transport, TransportConfig, TransportLike
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 GROUP = "p2pmesh.transports"
 
@@ -151,10 +152,10 @@ class Registry:
         return kind
 
 
-_installed = Registry(entry_points(group=GROUP))
+_installed: Final = Registry(entry_points(group=GROUP))
 
-register = _installed.register
-names = _installed.names
-schemes = _installed.schemes
-make_transport = _installed.make
-make_transports = _installed.make_all
+register: Final = _installed.register
+names: Final = _installed.names
+schemes: Final = _installed.schemes
+make_transport: Final = _installed.make
+make_transports: Final = _installed.make_all

@@ -35,6 +35,7 @@ Rules, whose breach ends the link:
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 
 from p2pmesh.errors import RemoteProtocolError
 
@@ -64,7 +65,7 @@ _U64 = struct.Struct(">Q")
 _LENGTH = 0xFFFFFF
 _SIZES = {CREDIT: 8, CREDIT + 1: 8, HELLO: 4, PING: 4, PONG: 4, END: 0}
 
-pack_u32 = _U32.pack
+pack_u32: Callable[[int], bytes] = _U32.pack
 
 
 def frame_header(lane: int, size: int) -> bytes:
@@ -154,9 +155,9 @@ class Reassembly:
 
     def __init__(self) -> None:
         self._chunks: list[bytes] = []
-        self.missing = 0
+        self.missing: int = 0
         """Bytes still to come; 0 when no frame is under way."""
-        self.held = 0
+        self.held: int = 0
         """Bytes that are here."""
 
     def start(self, total: int, chunk: bytes) -> None:

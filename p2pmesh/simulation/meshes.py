@@ -1,0 +1,440 @@
+"""Whole meshes in a box: real `open_mesh`, simulated links, a signaling service in memory, faults at will.
+
+    def test_news_reach_everybody():
+        simulate(news_reach_everybody, seed=1)
+
+    async def news_reach_everybody():
+        async with simulated_meshes(20, seed=1, max_peers=4) as world:
+            await world.linked()
+            receipt = await world.meshes[0].broadcast("news", "hello")
+            assert (await receipt.settled()).reached == 19
+
+Every peer is what a program would hold, down to the last task; only the carriers below the links and the sockets of the
+signaling service are not real. `docs/simulation.md` tells more.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any, TypeAlias
+
+import attrs
+import trio
+from attrs import define, field
+
+from p2pmesh.config import LinkConfig, MeshConfig
+from p2pmesh.errors import ConfigError
+from p2pmesh.identity import Identity
+from p2pmesh.keyspace import PeerId
+from p2pmesh.mesh import Mesh, open_mesh
+from p2pmesh.simulation.bare import EPOCH, TRACE_LINES, Cut, InvariantViolated, Nat, Violation
+from p2pmesh.simulation.conditioner import Conditions
+from p2pmesh.simulation.network import NEARBY, SimDialer, SimNetwork
+from p2pmesh.simulation.trace import Mark
+from p2pmesh.simulation.uplink import Uplink
+from p2pmesh.simulation.watch import Watch
+from p2pmesh.transports.memory import MemoryHub
+from p2pmesh.transports.transport import TransportLike
+
+STEP = 0.05
+"""Seconds between two looks at a condition that is waited for."""
+
+
+@define(eq=False)
+class _Host:
+    """The machine that a peer runs on."""
+
+    number: int
+    identity: Identity
+    dialer: SimDialer
+    uplink: Uplink
+    options: dict[str, Any]
+    clock_offset: float = 0.0
+    mesh: Mesh | None = None
+    apps: trio.Nursery | None = None
+    scope: trio.CancelScope = field(factory=trio.CancelScope)
+    leaving: trio.Event = field(factory=trio.Event)
+    gone: trio.Event = field(factory=trio.Event)
+
+    def wall_clock(self, now: float) -> float:
+        return EPOCH + self.clock_offset + now
+
+
+Who: TypeAlias = "Mesh | PeerId | int"
+"""A peer, by its mesh, its id or its number."""
+
+
+class World:
+    """All that is simulated. Made by `simulated_meshes`.
+
+    Methods that take a peer take its `Mesh`, its id, or its number: peers are numbered from 0 in the order in which they
+    came, and one that was restarted has a new number.
+
+    Attributes:
+      seed: of all randomness.
+      network: the links, for what the methods here don't offer.
+      hub: the signaling service.
+    """
+
+    def __init__(self, nursery: trio.Nursery, network: SimNetwork, hub: MemoryHub, watch: Watch, seed: int) -> None:
+        self.seed = seed
+        self.network = network
+        self.hub = hub
+        self.plan: object = None
+        """The plan that was replayed, which a failure prints."""
+        self._nursery = nursery
+        self._watch = watch
+        self._rng = random.Random(f"peers {seed}")
+        self._hosts: list[_Host] = []
+
+    # --- peers --------------------------------------------------------------------------------------------------------
+
+    @property
+    def meshes(self) -> tuple[Mesh, ...]:
+        """The peers that are there, in the order in which they came."""
+        return tuple(host.mesh for host in self._alive() if host.mesh is not None)
+
+    def identity(self, number: int) -> Identity:
+        """The identity that peer `number` has by default."""
+        return Identity.from_seed(hashlib.sha256(f"p2pmesh {self.seed} {number}".encode()).digest())
+
+    async def join(self, count: int = 1, *, every: float = 0.0, **options: Any) -> tuple[Mesh, ...]:
+        """Let peers join that stay until they leave, crash, or the world ends. Returns when the service let them in.
+
+        Args:
+          count: how many.
+          every: seconds from one to the next.
+          options: as for `peer`.
+        """
+        joined = []
+        for _ in range(count):
+            joined.append(await self._nursery.start(self._live, options))
+            if every:
+                await trio.sleep(every)
+        return tuple(joined)
+
+    @asynccontextmanager
+    async def peer(
+        self,
+        *transports: TransportLike,
+        identity: Identity | None = None,
+        config: MeshConfig | None = None,
+        links: LinkConfig | None = None,
+        clock_offset: float = 0.0,
+        nat: Nat = "open",
+        **options: Any,
+    ) -> AsyncGenerator[Mesh, None]:
+        """A peer that lives in this block; a crash cancels the block.
+
+        Args:
+          transports: its signaling services; by default the world's.
+          identity: who it is; by default one that follows from seed and number.
+          config: its config; `links` replaces the part of that name.
+          links: the config of its links.
+          clock_offset: seconds by which its wall clock is fast.
+          nat: how its address translator treats strangers.
+          options: as for `open_mesh`.
+        """
+        config = config or MeshConfig()
+        if links is not None:
+            config = attrs.evolve(config, links=links)
+        kept = {"identity": identity, "config": config, "clock_offset": clock_offset, "nat": nat, **options}
+        host = self._new_host(identity, config, kept)
+        host.clock_offset = clock_offset
+        self.network.terrain.behind(host.identity.peer_id, nat)
+        try:
+            with host.scope:
+                async with (
+                    self._opened(host, transports or (host.uplink,), config, options) as mesh,
+                    trio.open_nursery() as host.apps,
+                ):
+                    yield mesh
+                    host.apps.cancel_scope.cancel("the peer is leaving")
+        finally:
+            host.mesh = host.apps = None
+            host.leaving.set()
+            host.gone.set()
+            self._watch.gone(host.dialer)
+
+    def start(self, who: Who, app: Callable[..., Awaitable[object]], *args: object) -> None:
+        """Run a part of an application, `app(mesh, *args)`, on a peer, for as long as that lives."""
+        host = self._host(who)
+        if host.mesh is None or host.apps is None:
+            raise ConfigError(f"peer {host.number} is gone")
+        host.apps.start_soon(partial(app, host.mesh, *args))
+
+    async def leave(self, who: Who) -> None:
+        """Let a peer leave in peace. Returns when it is gone."""
+        host = self._host(who)
+        self._watch.mark(Mark.STOP, host.number, -1, "leaves")
+        host.leaving.set()
+        if host.mesh is not None:
+            await host.mesh.leave()
+        await host.gone.wait()
+
+    def crash(self, who: Who) -> None:
+        """End a peer in this moment, without a word to anybody, and its application with it."""
+        host = self._host(who)
+        self._watch.mark(Mark.STOP, host.number, -1, "crashes")
+        host.dialer.crash()
+        host.uplink.cut()
+        host.scope.cancel("crashed")
+        host.leaving.set()
+
+    async def restart(self, who: Who, *, fresh: bool = False) -> Mesh:
+        """End a peer as `crash` does, and start another with the same identity, or a `fresh` one. Gives the new mesh."""
+        host = self._host(who)
+        if not host.gone.is_set():
+            self.crash(who)
+            await host.gone.wait()
+        options = {**host.options, "identity": None if fresh else host.identity, "clock_offset": host.clock_offset}
+        (mesh,) = await self.join(**options)
+        return mesh
+
+    # --- faults -------------------------------------------------------------------------------------------------------
+
+    def freeze(self, *who: Who) -> None:
+        """Stop peers in silence until `thaw`: nothing passes to or from them, also to the service, and all of it waits.
+
+        Their own clocks go on, so a peer that is frozen for long finds that all others have fallen silent.
+        """
+        for host in map(self._host, who):
+            self._watch.mark(Mark.FAULT, host.number, -1, "freeze")
+            self.network.freeze(host.identity.peer_id)
+        self._hold_uplinks()
+
+    def thaw(self, *who: Who) -> None:
+        """End `freeze`."""
+        for host in map(self._host, who):
+            self._watch.mark(Mark.FAULT, host.number, -1, "thaw")
+            self.network.thaw(host.identity.peer_id)
+        self._hold_uplinks()
+
+    def partition(self, *sides: Iterable[Who], one_way: bool = False, keeps_service: bool = True) -> Cut:
+        """Let nothing pass, in silence, between peers of different sides until `heal`; who is not named is a side too.
+
+        Args:
+          sides: who stays together.
+          one_way: packets of the first side come through to the others all the same.
+          keeps_service: all reach the signaling service; else the first side only.
+        """
+        ids = [self._ids(side) for side in sides]
+        return self.cut(self.network.terrain.split(ids, one_way=one_way, keeps_service=keeps_service))
+
+    def part(self, some: Iterable[Who], others: Iterable[Who], *, one_way: bool = False) -> Cut:
+        """Let nothing pass between these two groups until `heal`; everybody else, and the service, reaches both."""
+        return self.cut(self.network.terrain.between(self._ids(some), self._ids(others), one_way=one_way))
+
+    def cut(self, cut: Cut) -> Cut:
+        """Put a partition in force, besides those that are."""
+        self._watch.mark(Mark.FAULT, -1, -1, "cut")
+        self.network.cut(cut)
+        self._hold_uplinks()
+        return cut
+
+    def heal(self, cut: Cut | None = None) -> None:
+        """End a partition, or all of them."""
+        self._watch.mark(Mark.FAULT, -1, -1, "heal")
+        self.network.heal(cut)
+        self._hold_uplinks()
+
+    def break_link(self, a: Who, b: Who, reason: str = "the connection broke") -> None:
+        """Break the link between two peers; what is under way is lost, and both sides notice at once."""
+        near, far = self._host(a), self._host(b)
+        self._watch.mark(Mark.FAULT, near.number, far.number, "break")
+        self.network.break_link(near.identity.peer_id, far.identity.peer_id, reason)
+
+    def condition(self, who: Who, conditions: Conditions | None) -> None:
+        """From now on the links of this peer are like this: slow, narrow, lossy. None: like those of all others."""
+        host = self._host(who)
+        self._watch.mark(Mark.FAULT, host.number, -1, "condition")
+        self.network.condition(host.identity.peer_id, conditions)
+
+    def set_clock(self, who: Who, offset: float) -> None:
+        """Let a peer's wall clock be fast by so many seconds."""
+        host = self._host(who)
+        self._watch.mark(Mark.FAULT, host.number, -1, "clock")
+        host.clock_offset = offset
+
+    def service_down(self, *, abruptly: bool = True) -> None:
+        """Stop the signaling service, which forgets everybody; with a goodbye to each unless `abruptly`."""
+        self._watch.mark(Mark.FAULT, -1, -1, "service down")
+        self.hub.stop(abruptly=abruptly)
+
+    def service_up(self) -> None:
+        """Start it again."""
+        self._watch.mark(Mark.FAULT, -1, -1, "service up")
+        self.hub.start()
+
+    # --- waiting ------------------------------------------------------------------------------------------------------
+
+    async def until(self, condition: Callable[[], object], *, timeout: float = 60.0) -> None:
+        """Wait until `condition()` holds.
+
+        Raises:
+          trio.TooSlowError: if it still does not after `timeout` virtual seconds.
+        """
+        deadline = trio.current_time() + timeout
+        while not condition():
+            if trio.current_time() >= deadline:
+                raise trio.TooSlowError(f"not within {timeout:g} s")
+            await trio.sleep(STEP)
+
+    async def linked(self, *who: Who, timeout: float = 120.0) -> None:
+        """Wait until there is a way over links between any two of these peers, by default of all.
+
+        Raises:
+          trio.TooSlowError: if there is none after `timeout` virtual seconds.
+        """
+        await self.until(lambda: self.islands(*who) == 1, timeout=timeout)
+
+    # --- what is there ------------------------------------------------------------------------------------------------
+
+    def islands(self, *who: Who) -> int:
+        """Into how many parts without links between them these peers fall, by default all."""
+        hosts = [self._host(one) for one in who] if who else self._alive()
+        links = {host.identity.peer_id: host.mesh.peers for host in hosts if host.mesh is not None}
+        unseen, islands = dict.fromkeys(links), 0
+        while unseen:
+            islands += 1
+            frontier = [unseen.popitem()[0]]
+            while frontier:
+                near = frontier.pop()
+                found = [far for far in links[near] if far in unseen and near in links[far]]
+                for far in found:
+                    del unseen[far]
+                frontier += found
+        return islands
+
+    def holders(self, message_id: str) -> dict[int, float]:
+        """The numbers of the peers whose application got this broadcast, and when."""
+        return dict(self._watch.holders.get(message_id, ()))
+
+    @property
+    def violations(self) -> tuple[Violation, ...]:
+        """What happened so far that must not: more links than allowed, a message told twice, something left behind."""
+        return tuple(self._watch.violations)
+
+    def trace(self, lines: int = TRACE_LINES) -> list[str]:
+        """The last events, one line each."""
+        return self._watch.trace.tail(lines)
+
+    def digest(self) -> str:
+        """A hash of all that has happened. Under `simulate` the same in each run with the same seeds."""
+        return self._watch.trace.digest()
+
+    def check(self) -> None:
+        """See whether all went as it must. Done at the end of every simulation.
+
+        Raises:
+          InvariantViolated: with seed, plan and trace, if something did not.
+        """
+        if self._watch.violations:
+            raise InvariantViolated("\n".join([*map(str, self._watch.violations), *self.account()]))
+
+    def account(self) -> list[str]:
+        """What it takes to see this run again: the seed, the plan, and the end of the trace."""
+        plan = [] if self.plan is None else ["plan:", str(self.plan)]
+        return [f"seed: {self.seed}", *plan, "trace:", *self.trace()]
+
+    # --- inside -------------------------------------------------------------------------------------------------------
+
+    async def _live(self, options: dict[str, Any], *, task_status: trio.TaskStatus[Mesh]) -> None:
+        async with self.peer(**options) as mesh:
+            task_status.started(mesh)
+            await self._host(mesh).leaving.wait()
+
+    def _new_host(self, identity: Identity | None, config: MeshConfig, options: dict[str, Any]) -> _Host:
+        number = len(self._hosts)
+        identity = identity or self.identity(number)
+        dialer = self.network.dialer(identity.peer_id, config.links, config.max_frame, number)
+        host = _Host(number, identity, dialer, Uplink(self.hub), options)
+        self._hosts.append(host)
+        self._watch.mark(Mark.JOIN, number)
+        self._watch.expect(dialer, options.get("max_peers") or config.max_peers)
+        return host
+
+    @asynccontextmanager
+    async def _opened(
+        self, host: _Host, transports: Iterable[TransportLike], config: MeshConfig, options: dict[str, Any]
+    ) -> AsyncGenerator[Mesh, None]:
+        async with open_mesh(
+            *transports,
+            identity=host.identity,
+            config=config,
+            dialer=host.dialer,
+            rng=random.Random(self._rng.getrandbits(64)),
+            wall_clock=host.wall_clock,
+            **options,
+        ) as mesh:
+            mesh._node.bus.tap(partial(self._watch.heard, host.number))
+            host.mesh = mesh
+            yield mesh
+
+    def _alive(self) -> list[_Host]:
+        return [host for host in self._hosts if host.mesh is not None and not host.leaving.is_set()]
+
+    def _host(self, who: Who) -> _Host:
+        if isinstance(who, int):
+            if 0 <= who < len(self._hosts):
+                return self._hosts[who]
+        else:
+            peer = who.peer_id if isinstance(who, Mesh) else who
+            for host in reversed(self._hosts):
+                if host.identity.peer_id == peer:
+                    return host
+        raise ConfigError(f"there is no peer {who} in this simulation")
+
+    def _ids(self, who: Iterable[Who]) -> list[PeerId]:
+        return [self._host(one).identity.peer_id for one in who]
+
+    def _hold_uplinks(self) -> None:
+        for host in self._alive():
+            if self.network.terrain.reaches_service(host.identity.peer_id):
+                host.uplink.resume()
+            else:
+                host.uplink.hold()
+
+
+@asynccontextmanager
+async def simulated_meshes(
+    count: int = 0, *, seed: int = 0, conditions: Conditions = NEARBY, every: float = 0.0, **options: Any
+) -> AsyncGenerator[World, None]:
+    """A world of simulated peers. Run it in virtual time: inside `simulate`, or with pytest-trio's `autojump_clock`.
+
+    Args:
+      count: peers that join at once; `World.join` brings more.
+      seed: of all randomness.
+      conditions: what links are like. By default every peer is 10 ms from every other, and nothing gets lost.
+      every: seconds between two of those that join.
+      options: for each peer, as for `World.peer`; in the first place `max_peers` and `config`.
+
+    Raises:
+      InvariantViolated: at the end of the block, if a peer ever had more links than it may, got a message twice, or left
+        something behind.
+
+    Error handling:
+      What the block raises comes out as it is, with seed and trace as a note. What a part of an application raises that
+      was started by `World.start` comes out in an `ExceptionGroup`.
+    """
+    network = SimNetwork(random.Random(f"network {seed}"), conditions)
+    watch = Watch(network.terrain)
+    network.watcher = watch
+    hub = MemoryHub(rng=random.Random(f"hub {seed}"))
+    failure: Exception | None = None
+    async with network, trio.open_nursery() as nursery:
+        world = World(nursery, network, hub, watch, seed)
+        try:
+            await world.join(count, every=every, **options)
+            yield world
+        except Exception as error:  # noqa: BLE001  # raised below, out of the groups of the nurseries
+            failure = error
+        nursery.cancel_scope.cancel("the simulation ends")
+    if failure is not None:
+        failure.add_note("\n".join(world.account()))
+        raise failure
+    world.check()
