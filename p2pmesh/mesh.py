@@ -80,15 +80,15 @@ async def open_mesh(
         raise ConfigError("open_mesh needs a signaling transport, such as ws://localhost:8080")
     failure: MeshError | None = None
     async with _default_dialer(settings) if dialer is None else dialer as links:
+        node = Node(
+            Identity.generate() if identity is None else identity,
+            settings,
+            services,
+            links,
+            random.Random() if rng is None else rng,
+            _system_clock if wall_clock is None else wall_clock,
+        )
         async with trio.open_nursery() as nursery:
-            node = Node(
-                Identity.generate() if identity is None else identity,
-                settings,
-                services,
-                links,
-                random.Random() if rng is None else rng,
-                _system_clock if wall_clock is None else wall_clock,
-            )
             try:
                 await node.start(nursery, bootstrap)
             except MeshError as error:

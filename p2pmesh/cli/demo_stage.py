@@ -35,6 +35,9 @@ from p2pmesh.cli.lines import lines_of
 from p2pmesh.cli.text import printable
 from p2pmesh.server import open_signaling_server
 
+REST = 0.5
+"""Seconds without a change of links after which the mesh is at rest: receipts are exact, and no neighbour is given up for a
+better one while it is talked to."""
 QUIET = 0.2
 """Seconds without news after which no duplicate is on its way any more; a delivery takes some milliseconds."""
 LEAVE_TIMEOUT = 5.0
@@ -83,6 +86,7 @@ class Demo:
             with trio.move_on_after(timeout) as self._scope:
                 await self._start(nursery)
                 await self._connect(server.url)
+                await self._come_to_rest()
                 await self._talk()
             if self._scope.cancelled_caught and not self._failed:
                 self._note(f"not done after {timeout:g} s: {self._missing()}")
@@ -105,6 +109,14 @@ class Demo:
             await process.order(join)
         await self._until(lambda: self.stage.is_connected)
         self.stage.connected_s = trio.current_time() - self._last_start
+
+    async def _come_to_rest(self) -> None:
+        at_rest = False
+        while not at_rest:
+            links = self.stage.links
+            with trio.move_on_after(REST) as scope:
+                await self._until(lambda links=links: self.stage.links != links)  # type: ignore[misc]
+            at_rest = scope.cancelled_caught
 
     async def _talk(self) -> None:
         for process in self._processes:

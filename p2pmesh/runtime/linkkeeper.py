@@ -87,6 +87,7 @@ class _Counts:
     closed: int = 0
     frames_dropped: int = 0
     frames_unsent: int = 0
+    frames_too_large: int = 0
     unknown_messages: int = 0
     protocol_errors: int = 0
     signals_dropped: int = 0
@@ -226,8 +227,8 @@ class LinkKeeper:
             return
         if mine:
             await self._keep(link)
-        else:  # dropped or replaced in the very moment it opened
-            await self._close(link)
+        else:  # dropped or replaced in the very moment it opened; nothing was sent over it
+            await trio.aclose_forcefully(link)
 
     async def _open(
         self,
@@ -238,6 +239,7 @@ class LinkKeeper:
     ) -> Link:
         attempt = await (self._dialer.offer(peer) if offer is None else self._dialer.answer(peer, offer))
         try:
+            await trio.lowlevel.checkpoint_if_cancelled()  # given up meanwhile: its offer must not go out any more
             self._report(LocalSignal(peer, attempt.signal))
             while remote is None:
                 sender, signal = await signals.receive()
@@ -254,19 +256,24 @@ class LinkKeeper:
     ) -> Link:
         link: Link | None = None
         failure: AttemptFailed | None = None
-        async with trio.open_nursery() as nursery:
+        try:
+            async with trio.open_nursery() as nursery:
 
-            async def feed() -> None:
-                async for _, signal in signals:
-                    if signal.type == "candidate":
-                        await attempt.feed(signal)
+                async def feed() -> None:
+                    async for _, signal in signals:
+                        if signal.type == "candidate":
+                            await attempt.feed(signal)
 
-            nursery.start_soon(feed)
-            try:
-                link = await attempt.opened(remote)
-            except AttemptFailed as error:
-                failure = error
-            nursery.cancel_scope.cancel("the attempt is decided")
+                nursery.start_soon(feed)
+                try:
+                    link = await attempt.opened(remote)
+                except AttemptFailed as error:
+                    failure = error
+                nursery.cancel_scope.cancel("the attempt is decided")
+        except BaseException:
+            if link is not None:  # given up in the very moment it opened
+                await trio.aclose_forcefully(link)  # noqa: ASYNC102  # waits for nothing
+            raise
         if link is None:
             raise failure or AttemptFailed("cancelled")
         return link
@@ -345,7 +352,10 @@ class LinkKeeper:
     async def _write(self, entry: _Open, lane: _Lane) -> None:
         while True:
             while lane.frames:
-                await entry.link.send(lane.frames.popleft(), urgent=lane.urgent)
+                try:
+                    await entry.link.send(lane.frames.popleft(), urgent=lane.urgent)
+                except ValueError:  # the peer takes smaller frames than we do: to its core, this one was lost
+                    self._counts.frames_too_large += 1
                 lane.full_since = None
             if entry.closing:
                 return

@@ -87,7 +87,7 @@ class Node:
         }
         self.keeper: LinkKeeper = LinkKeeper(dialer, config.links, config.max_peers, self._report, self._deliver)
         self.services: dict[str, Service] = {
-            transport.name: Service(transport, config.signaling, rng, self._report, self._deliver_signaled)
+            transport.name: Service(transport, config.signaling, rng, self._deliver_signaled)
             for transport in transports
         }
         self._startup = _Startup(tuple(self.services))
@@ -112,7 +112,8 @@ class Node:
         """Say goodbye to neighbours and services, and wait for as long as `leave_timeout` until all is said."""
         self._report(Leave())
         with trio.move_on_after(self.config.leave_timeout):
-            await trio.lowlevel.checkpoint()
+            for driver in self.drivers.values():
+                await driver.caught_up()
             await self.keeper.drained()
             for service in self.services.values():
                 await service.drained()

@@ -41,13 +41,12 @@ class Service:
         transport: Transport,
         config: SignalingConfig,
         rng: random.Random,
-        report: Callable[[Input], None],
         deliver: Callable[[Input], Awaitable[None]],
     ) -> None:
+        """Make it; `deliver` takes what happens in its order: what a service says before it hangs up comes before that."""
         self.transport = transport
         self.name: str = transport.name
         self._config = config
-        self._report = report
         self._deliver = deliver
         self._retry = Retry(Backoff(config.retry_first, config.retry_cap), rng)
         self._counts = _Counts()
@@ -55,7 +54,7 @@ class Service:
         self._scope: trio.CancelScope | None = None
         self._refused: str | None = None
         self._unwritten = 0
-        self._written = trio.Event()
+        self._drained = trio.lowlevel.ParkingLot()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Connect, carry messages both ways, and connect again, until cancelled."""
@@ -63,7 +62,7 @@ class Service:
         while True:
             reason = await self._session()
             logger.debug("signaling service %s: %s", self.name, reason)
-            self._report(ServiceDown(self.name, reason))
+            await self._deliver(ServiceDown(self.name, reason))
             await self._retry.wait(refused=self._refused is not None)
 
     def send(self, message: SignalingMessage) -> None:
@@ -86,9 +85,9 @@ class Service:
 
     async def drained(self) -> None:
         """Wait until all that was queued is written, or lost with its connection."""
+        await trio.lowlevel.checkpoint()
         while self._unwritten:
-            self._written = trio.Event()
-            await self._written.wait()
+            await self._drained.park()
 
     def snapshot(self) -> dict[str, Any]:
         return {**attrs.asdict(self._counts), "up": self._outbox is not None}
@@ -116,7 +115,7 @@ class Service:
         reason = "the service closed the connection"
         try:
             with sender, receiver:
-                self._report(ServiceUp(self.name))
+                await self._deliver(ServiceUp(self.name))
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._write, connection, receiver)
                     async for message in connection:
@@ -128,7 +127,7 @@ class Service:
         finally:
             self._outbox = None
             self._unwritten = 0
-            self._written.set()
+            self._drained.unpark_all()
         if trio.current_time() - since >= STEADY:
             self._retry.succeeded()
         return reason
@@ -138,4 +137,4 @@ class Service:
             await connection.send(message)
             self._counts.sent += 1
             self._unwritten -= 1
-            self._written.set()
+            self._drained.unpark_all()

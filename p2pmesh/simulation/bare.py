@@ -139,6 +139,8 @@ class BareNetwork:
         self.strict = strict
         self.plan: object = None
         """What a failure prints beside the seed."""
+        self.account = ""
+        """What the first violation printed."""
         self.now = 0.0
         self.events = 0
         self.rng = random.Random(seed)
@@ -233,6 +235,7 @@ class BareNetwork:
             return
         self.mark(Mark.STOP, node.number, -1, reason)
         node.is_alive = False
+        node.until = self.now
         node.links.vanish()
         self.service.vanish(node)
 
@@ -314,8 +317,10 @@ class BareNetwork:
         """
         violation = Violation(self.now, invariant, what)
         self.violations.append(violation)
+        if self.strict or not self.account:
+            self.account = self.account_of(violation)
         if self.strict:
-            raise InvariantViolated(self.account_of(violation))
+            raise InvariantViolated(self.account)
 
     def account_of(self, violation: Violation) -> str:
         """What it takes to see a violation again: the seed, the plan, and the end of the trace."""

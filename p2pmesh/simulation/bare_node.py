@@ -55,7 +55,7 @@ class BareNode:
     Attributes:
       number: in the order in which peers came; traces and fault plans name it by that.
       identity: who it is.
-      since: when it was started.
+      since: when it was started; `until`, when its process ended.
       joined_at: when a signaling service first let it in; infinite before.
       hostile: what it does against the others, if anything.
     """
@@ -81,6 +81,7 @@ class BareNode:
         "peer_id",
         "service_failures",
         "since",
+        "until",
         "wall",
     )
 
@@ -106,6 +107,7 @@ class BareNode:
         self.is_frozen = False
         self.is_leaving = False
         self.since = net.now
+        self.until = math.inf
         self.joined_at = math.inf
         self.hostile: Hostility | None = None
         self.ignored = 0

@@ -41,7 +41,6 @@ class Broadcast:
         "origin",
         "outcome",
         "reached",
-        "settled_as",
     )
 
     def __init__(self, origin: int, at: float, expires: float) -> None:
@@ -55,7 +54,6 @@ class Broadcast:
         self.last_at = at
         self.last_hop = 0
         self.reached = 0
-        self.settled_as: int | None = None
         self.outcome: MessageDelivered | MessageFailed | None = None
 
     def has(self, number: int) -> bool:
@@ -66,15 +64,16 @@ class Broadcast:
         """How often."""
         return self._got[number] if number < len(self._got) else 0
 
-    def deliver(self, number: int, now: float, hops: int) -> bool:
-        """A peer got it; False if it had it already."""
+    def deliver(self, number: int, now: float, hops: int, *, counts: bool = True) -> bool:
+        """A peer got it; False if it had it already. What newcomers catch up on does not count for `last_hop`."""
         if number >= len(self._got):
             self._got.extend(bytes(max(number + 1 - len(self._got), len(self._got))))
         self._got[number] = min(self._got[number] + 1, 255)
         if self._got[number] > 1:
             return False
         self.count += 1
-        self.last_at, self.last_hop = now, hops
+        if counts:
+            self.last_at, self.last_hop = now, hops
         return True
 
 
@@ -86,10 +85,11 @@ class Ledger:
 
     def __init__(self) -> None:
         self.broadcasts: list[Broadcast] = []
+        self.deliveries = 0
         self.latencies = array("f")
-        """Seconds of each delivery since the call."""
+        """Seconds since the call, of each delivery to a peer that was in the mesh when it was made."""
         self.hops: Counter[int] = Counter()
-        """Of each delivery."""
+        """Of each of them."""
         self.twice: list[tuple[float, int, str]] = []
         self.strangers = 0
         """Deliveries of broadcasts that nobody of us called for."""
@@ -123,11 +123,14 @@ class Ledger:
             self.strangers += 1
             return
         now = node.net.now
-        if broadcast.deliver(node.number, now, event.hops):
+        was_there = node.joined_at <= broadcast.at
+        if not broadcast.deliver(node.number, now, event.hops, counts=was_there):
+            self.twice.append((now, node.number, event.message_id))
+            return
+        self.deliveries += 1
+        if was_there:
             self.latencies.append(now - broadcast.at)
             self.hops[event.hops] += 1
-        else:
-            self.twice.append((now, node.number, event.message_id))
 
     def progress(self, effect: Progress) -> None:
         """The origin learns how many have it."""
@@ -140,4 +143,3 @@ class Ledger:
         broadcast = self._ids.get(event.message_id)
         if broadcast is not None:
             broadcast.outcome = event
-            broadcast.settled_as = event.reached

@@ -20,20 +20,24 @@ import random
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any
 
 import attrs
 import trio
-from attrs import define, field
 
 from p2pmesh.config import LinkConfig, MeshConfig
 from p2pmesh.errors import ConfigError
 from p2pmesh.identity import Identity
-from p2pmesh.keyspace import PeerId
 from p2pmesh.mesh import Mesh, open_mesh
-from p2pmesh.simulation.bare import EPOCH, TRACE_LINES, Cut, InvariantViolated, Nat, Violation
+from p2pmesh.receipts import Receipt
+from p2pmesh.simulation.bare import TRACE_LINES, Cut, InvariantViolated, Nat, Violation
 from p2pmesh.simulation.conditioner import Conditions
-from p2pmesh.simulation.network import NEARBY, SimDialer, SimNetwork
+from p2pmesh.simulation.faults import FaultPlan
+from p2pmesh.simulation.hostile import Hostility
+from p2pmesh.simulation.hosts import Host, Hosts, Who
+from p2pmesh.simulation.network import NEARBY, SimNetwork
+from p2pmesh.simulation.replay import Replay
+from p2pmesh.simulation.rogue import Rogue
 from p2pmesh.simulation.trace import Mark
 from p2pmesh.simulation.uplink import Uplink
 from p2pmesh.simulation.watch import Watch
@@ -42,30 +46,6 @@ from p2pmesh.transports.transport import TransportLike
 
 STEP = 0.05
 """Seconds between two looks at a condition that is waited for."""
-
-
-@define(eq=False)
-class _Host:
-    """The machine that a peer runs on."""
-
-    number: int
-    identity: Identity
-    dialer: SimDialer
-    uplink: Uplink
-    options: dict[str, Any]
-    clock_offset: float = 0.0
-    mesh: Mesh | None = None
-    apps: trio.Nursery | None = None
-    scope: trio.CancelScope = field(factory=trio.CancelScope)
-    leaving: trio.Event = field(factory=trio.Event)
-    gone: trio.Event = field(factory=trio.Event)
-
-    def wall_clock(self, now: float) -> float:
-        return EPOCH + self.clock_offset + now
-
-
-Who: TypeAlias = "Mesh | PeerId | int"
-"""A peer, by its mesh, its id or its number."""
 
 
 class World:
@@ -89,7 +69,12 @@ class World:
         self._nursery = nursery
         self._watch = watch
         self._rng = random.Random(f"peers {seed}")
-        self._hosts: list[_Host] = []
+        self._hosts = Hosts()
+        self._host = self._hosts.find
+        self._alive = self._hosts.alive
+
+    def _seeded(self) -> random.Random:
+        return random.Random(self._rng.getrandbits(64))
 
     # --- peers --------------------------------------------------------------------------------------------------------
 
@@ -144,8 +129,7 @@ class World:
             config = attrs.evolve(config, links=links)
         kept = {"identity": identity, "config": config, "clock_offset": clock_offset, "nat": nat, **options}
         host = self._new_host(identity, config, kept)
-        host.clock_offset = clock_offset
-        self.network.terrain.behind(host.identity.peer_id, nat)
+        self.network.terrain.behind(host.peer_id, nat)
         try:
             with host.scope:
                 async with (
@@ -204,14 +188,14 @@ class World:
         """
         for host in map(self._host, who):
             self._watch.mark(Mark.FAULT, host.number, -1, "freeze")
-            self.network.freeze(host.identity.peer_id)
+            self.network.freeze(host.peer_id)
         self._hold_uplinks()
 
     def thaw(self, *who: Who) -> None:
         """End `freeze`."""
         for host in map(self._host, who):
             self._watch.mark(Mark.FAULT, host.number, -1, "thaw")
-            self.network.thaw(host.identity.peer_id)
+            self.network.thaw(host.peer_id)
         self._hold_uplinks()
 
     def partition(self, *sides: Iterable[Who], one_way: bool = False, keeps_service: bool = True) -> Cut:
@@ -222,12 +206,12 @@ class World:
           one_way: packets of the first side come through to the others all the same.
           keeps_service: all reach the signaling service; else the first side only.
         """
-        ids = [self._ids(side) for side in sides]
+        ids = [self._hosts.ids(side) for side in sides]
         return self.cut(self.network.terrain.split(ids, one_way=one_way, keeps_service=keeps_service))
 
     def part(self, some: Iterable[Who], others: Iterable[Who], *, one_way: bool = False) -> Cut:
         """Let nothing pass between these two groups until `heal`; everybody else, and the service, reaches both."""
-        return self.cut(self.network.terrain.between(self._ids(some), self._ids(others), one_way=one_way))
+        return self.cut(self.network.terrain.between(self._hosts.ids(some), self._hosts.ids(others), one_way=one_way))
 
     def cut(self, cut: Cut) -> Cut:
         """Put a partition in force, besides those that are."""
@@ -246,13 +230,13 @@ class World:
         """Break the link between two peers; what is under way is lost, and both sides notice at once."""
         near, far = self._host(a), self._host(b)
         self._watch.mark(Mark.FAULT, near.number, far.number, "break")
-        self.network.break_link(near.identity.peer_id, far.identity.peer_id, reason)
+        self.network.break_link(near.peer_id, far.peer_id, reason)
 
     def condition(self, who: Who, conditions: Conditions | None) -> None:
         """From now on the links of this peer are like this: slow, narrow, lossy. None: like those of all others."""
         host = self._host(who)
         self._watch.mark(Mark.FAULT, host.number, -1, "condition")
-        self.network.condition(host.identity.peer_id, conditions)
+        self.network.condition(host.peer_id, conditions)
 
     def set_clock(self, who: Who, offset: float) -> None:
         """Let a peer's wall clock be fast by so many seconds."""
@@ -270,49 +254,87 @@ class World:
         self._watch.mark(Mark.FAULT, -1, -1, "service up")
         self.hub.start()
 
+    def turn_hostile(self, who: Who, hostility: Hostility) -> None:
+        """From now on this peer works against the others."""
+        host = self._host(who)
+        if host.mesh is None:
+            raise ConfigError(f"peer {host.number} is gone")
+        self._watch.mark(Mark.FAULT, host.number, -1, hostility.value)
+        self.start(who, Rogue(host.mesh, hostility, self._seeded()).run)
+
+    async def replay(self, plan: FaultPlan) -> None:
+        """Let the faults of a plan happen, its time beginning now. Returns when the last is over.
+
+        Raises:
+          ConfigError: if the plan makes no sense for so many peers.
+        """
+        plan.check(len(self.meshes))
+        self.plan = plan
+        await Replay(self, plan).run()
+
+    def calm(self) -> None:
+        """End every fault that can end: what is parted heals, what is frozen thaws, what is down comes up."""
+        self.heal()
+        self.thaw(*(host.number for host in self._alive()))
+        for host in self._alive():
+            self.condition(host.number, None)
+            self.network.terrain.behind(host.peer_id, "open")
+        self.service_up()
+
     # --- waiting ------------------------------------------------------------------------------------------------------
 
-    async def until(self, condition: Callable[[], object], *, timeout: float = 60.0) -> None:
+    async def until(self, condition: Callable[[], object], *, within: float = 60.0) -> None:
         """Wait until `condition()` holds.
 
         Raises:
-          trio.TooSlowError: if it still does not after `timeout` virtual seconds.
+          trio.TooSlowError: if it still does not after `within` virtual seconds.
         """
-        deadline = trio.current_time() + timeout
+        deadline = trio.current_time() + within
         while not condition():
             if trio.current_time() >= deadline:
-                raise trio.TooSlowError(f"not within {timeout:g} s")
+                raise trio.TooSlowError(f"not within {within:g} s")
             await trio.sleep(STEP)
 
-    async def linked(self, *who: Who, timeout: float = 120.0) -> None:
+    async def linked(self, *who: Who, within: float = 120.0) -> None:
         """Wait until there is a way over links between any two of these peers, by default of all.
 
         Raises:
-          trio.TooSlowError: if there is none after `timeout` virtual seconds.
+          trio.TooSlowError: if there is none after `within` virtual seconds.
         """
-        await self.until(lambda: self.islands(*who) == 1, timeout=timeout)
+        await self.until(lambda: self.islands(*who) == 1, within=within)
+
+    async def delivered(self, broadcast: Receipt | str, *who: Who, within: float = 60.0) -> None:
+        """Wait until the applications of these peers, by default of all but its origin, have a broadcast.
+
+        Raises:
+          trio.TooSlowError: with the numbers of those who lack it, if some do after `within` virtual seconds.
+        """
+        message_id = broadcast if isinstance(broadcast, str) else broadcast.message_id
+        hosts = [self._host(one) for one in who] if who else self._alive()
+
+        def lacking() -> list[int]:
+            has_it = {*self._watch.got(message_id), self._watch.origin(message_id)}
+            return [host.number for host in hosts if host.number not in has_it and not host.leaving.is_set()]
+
+        try:
+            await self.until(lambda: not lacking(), within=within)
+        except trio.TooSlowError:
+            names = ", ".join(f"n{number}" for number in lacking())
+            raise trio.TooSlowError(f"after {within:g} s, {names} lack message {message_id}") from None
 
     # --- what is there ------------------------------------------------------------------------------------------------
 
     def islands(self, *who: Who) -> int:
         """Into how many parts without links between them these peers fall, by default all."""
-        hosts = [self._host(one) for one in who] if who else self._alive()
-        links = {host.identity.peer_id: host.mesh.peers for host in hosts if host.mesh is not None}
-        unseen, islands = dict.fromkeys(links), 0
-        while unseen:
-            islands += 1
-            frontier = [unseen.popitem()[0]]
-            while frontier:
-                near = frontier.pop()
-                found = [far for far in links[near] if far in unseen and near in links[far]]
-                for far in found:
-                    del unseen[far]
-                frontier += found
-        return islands
+        return self._hosts.islands([self._host(one) for one in who] if who else self._alive())
 
     def holders(self, message_id: str) -> dict[int, float]:
         """The numbers of the peers whose application got this broadcast, and when."""
-        return dict(self._watch.holders.get(message_id, ()))
+        return dict(self._watch.got(message_id))
+
+    def ring_gaps(self) -> list[tuple[int, int]]:
+        """Peers that have no link to the one that follows them on the ring of ids, with that one."""
+        return self._hosts.ring_gaps()
 
     @property
     def violations(self) -> tuple[Violation, ...]:
@@ -341,6 +363,10 @@ class World:
         plan = [] if self.plan is None else ["plan:", str(self.plan)]
         return [f"seed: {self.seed}", *plan, "trace:", *self.trace()]
 
+    def checkable(self) -> list[tuple[int, Mesh]]:
+        """The peers that are there, with their numbers."""
+        return [(host.number, host.mesh) for host in self._alive() if host.mesh is not None]
+
     # --- inside -------------------------------------------------------------------------------------------------------
 
     async def _live(self, options: dict[str, Any], *, task_status: trio.TaskStatus[Mesh]) -> None:
@@ -348,26 +374,26 @@ class World:
             task_status.started(mesh)
             await self._host(mesh).leaving.wait()
 
-    def _new_host(self, identity: Identity | None, config: MeshConfig, options: dict[str, Any]) -> _Host:
+    def _new_host(self, identity: Identity | None, config: MeshConfig, options: dict[str, Any]) -> Host:
         number = len(self._hosts)
         identity = identity or self.identity(number)
         dialer = self.network.dialer(identity.peer_id, config.links, config.max_frame, number)
-        host = _Host(number, identity, dialer, Uplink(self.hub), options)
-        self._hosts.append(host)
+        host = Host(number, identity, dialer, Uplink(self.hub), options, options["clock_offset"])
+        self._hosts.add(host)
         self._watch.mark(Mark.JOIN, number)
         self._watch.expect(dialer, options.get("max_peers") or config.max_peers)
         return host
 
     @asynccontextmanager
     async def _opened(
-        self, host: _Host, transports: Iterable[TransportLike], config: MeshConfig, options: dict[str, Any]
+        self, host: Host, transports: Iterable[TransportLike], config: MeshConfig, options: dict[str, Any]
     ) -> AsyncGenerator[Mesh, None]:
         async with open_mesh(
             *transports,
             identity=host.identity,
             config=config,
             dialer=host.dialer,
-            rng=random.Random(self._rng.getrandbits(64)),
+            rng=self._seeded(),
             wall_clock=host.wall_clock,
             **options,
         ) as mesh:
@@ -375,26 +401,9 @@ class World:
             host.mesh = mesh
             yield mesh
 
-    def _alive(self) -> list[_Host]:
-        return [host for host in self._hosts if host.mesh is not None and not host.leaving.is_set()]
-
-    def _host(self, who: Who) -> _Host:
-        if isinstance(who, int):
-            if 0 <= who < len(self._hosts):
-                return self._hosts[who]
-        else:
-            peer = who.peer_id if isinstance(who, Mesh) else who
-            for host in reversed(self._hosts):
-                if host.identity.peer_id == peer:
-                    return host
-        raise ConfigError(f"there is no peer {who} in this simulation")
-
-    def _ids(self, who: Iterable[Who]) -> list[PeerId]:
-        return [self._host(one).identity.peer_id for one in who]
-
     def _hold_uplinks(self) -> None:
         for host in self._alive():
-            if self.network.terrain.reaches_service(host.identity.peer_id):
+            if self.network.terrain.reaches_service(host.peer_id):
                 host.uplink.resume()
             else:
                 host.uplink.hold()
@@ -429,6 +438,7 @@ async def simulated_meshes(
     async with network, trio.open_nursery() as nursery:
         world = World(nursery, network, hub, watch, seed)
         try:
+            nursery.start_soon(watch.look, world.checkable)
             await world.join(count, every=every, **options)
             yield world
         except Exception as error:  # noqa: BLE001  # raised below, out of the groups of the nurseries

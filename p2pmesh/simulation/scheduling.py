@@ -10,6 +10,8 @@ import trio
 from trio._core import _run as _trio_run
 from trio.testing import MockClock
 
+from p2pmesh.identity import SignatureMemo
+
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
@@ -22,13 +24,14 @@ def simulate(main: Callable[[*Ts], Awaitable[T]], *args: *Ts, seed: int = 0) -> 
     threads take no virtual time.
 
     Args:
-      main: the function, and its positional arguments.
+      main: the function.
+      args: its positional arguments.
       seed: of the order in which tasks run that could run at once. Give `simulated_meshes` the same one.
 
     Returns:
       What the function returned.
     """
-    with deterministic_scheduling(seed):
+    with deterministic_scheduling(seed), SignatureMemo():
         return trio.run(main, *args, clock=MockClock(autojump_threshold=0))
 
 

@@ -6,6 +6,7 @@ What happens goes into a `Trace`, one line per event, that a failure prints and 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Mapping
 
 import trio
 
@@ -21,7 +22,9 @@ from p2pmesh.events import (
     TransportUp,
 )
 from p2pmesh.keyspace import PeerId
+from p2pmesh.mesh import Mesh
 from p2pmesh.simulation.bare import Violation
+from p2pmesh.simulation.invariants import LOOK_AT, LOOK_EVERY, _bounds
 from p2pmesh.simulation.network import SimDialer
 from p2pmesh.simulation.terrain import Terrain
 from p2pmesh.simulation.trace import Mark, Trace
@@ -36,8 +39,8 @@ class Watch:
     def __init__(self, terrain: Terrain) -> None:
         self.trace = Trace([])
         self.violations: list[Violation] = []
-        self.holders: dict[str, dict[int, float]] = {}
-        """For each broadcast, the numbers of the peers whose application got it, and when."""
+        self._holders: dict[str, dict[int, float]] = {}
+        self._origins: dict[str, int] = {}
         self._terrain = terrain
         self._caps: dict[SimDialer, int] = {}
         self._open = Counter[SimDialer]()
@@ -52,6 +55,26 @@ class Watch:
         number = self.trace.note(detail) if isinstance(detail, str) else detail
         self.trace.log(trio.current_time(), kind, a, b, number)
         self.trace.roll()
+
+    async def look(self, peers: Callable[[], list[tuple[int, Mesh]]]) -> None:
+        """See now and then, of some peers in turn, that every structure is within the bound that its config names."""
+        turn = 0
+        while True:
+            await trio.sleep(LOOK_EVERY)
+            there = peers()
+            for offset in range(min(LOOK_AT, len(there))):
+                self.check_bounds(*there[(turn + offset) % len(there)])
+            turn += LOOK_AT
+
+    def check_bounds(self, number: int, mesh: Mesh) -> None:
+        """See that no structure of this peer is beyond its bound."""
+        snapshot = mesh.snapshot()
+        for name, value, bound in _bounds(snapshot["subsystems"], mesh._node.config):
+            if value > bound:
+                self.violate("bounds", f"n{number}: {name} is {value:g}, {bound:g} is allowed")
+        taken = len(snapshot["links"]["attempting"]) + len(snapshot["links"]["open"])
+        if taken > snapshot["max_peers"]:
+            self.violate("link cap", f"n{number} has {taken} links and attempts, {snapshot['max_peers']} are allowed")
 
     # --- links --------------------------------------------------------------------------------------------------------
 
@@ -91,7 +114,9 @@ class Watch:
             case PeerDisconnected():
                 self.mark(Mark.LINK_DOWN, number, self._terrain.number(event.peer_id), event.reason)
             case PeerTimedOut():
-                self.mark(Mark.LINK_DOWN, number, self._terrain.number(event.peer_id), f"{event.silent_for:.2f} s silent")
+                self.mark(
+                    Mark.LINK_DOWN, number, self._terrain.number(event.peer_id), f"{event.silent_for:.2f} s silent"
+                )
             case MessageDelivered() | MessageFailed():
                 self.mark(Mark.SETTLE, number, -1, event.reached)
             case TransportUp():
@@ -101,9 +126,18 @@ class Watch:
             case _:
                 pass
 
+    def got(self, message_id: str) -> Mapping[int, float]:
+        """The numbers of the peers whose application got this broadcast, and when."""
+        return self._holders.get(message_id, {})
+
+    def origin(self, message_id: str) -> int | None:
+        """The number of the peer that sent this broadcast; None if nobody has it yet."""
+        return self._origins.get(message_id)
+
     def _delivered(self, number: int, event: MessageReceived) -> None:
         self.mark(Mark.DELIVER, number, self._terrain.number(event.origin), event.hops)
-        holders = self.holders.setdefault(event.message_id, {})
+        holders = self._holders.setdefault(event.message_id, {})
+        self._origins.setdefault(event.message_id, self._terrain.number(event.origin))
         if number in holders:
             self.violate("at most once", f"n{number} got message {event.message_id} a second time")
         holders[number] = trio.current_time()

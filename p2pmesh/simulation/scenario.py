@@ -1,0 +1,316 @@
+"""Scenarios: what happens to a mesh, in a small TOML file, for any number of peers; and how one is run.
+
+    report = run(load_scenario("partition"), peers=100, max_peers=5, seed=1)
+    assert not report.violations
+
+A run has five phases. Peers *join* one after another, and the mesh *settles*. Then faults *rage*, while peers broadcast
+and safety is watched. Then the faults stop, the mesh comes to *rest*, and liveness is required: one island, one ring,
+and every broadcast everywhere that should be. At last all *leave*, and nothing may be left.
+
+The shipped scenarios lie beside this module, and `load_scenario` takes a path as well. A file has the fields of `Scenario`,
+a table `[conditions]` with those of `Conditions`, and an array of tables `[[faults]]` with those of the faults of
+`p2pmesh.simulation.faults`. Where a fault names peers, a scenario says which share of them: `share` instead of `peers`
+or `count`, `shares` instead of `sides`; and `Churn` counts arrivals and departures for 100 peers.
+"""
+
+from __future__ import annotations
+
+import random
+import tomllib
+from collections.abc import Callable, Iterator
+from importlib import resources
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Final, TypeAlias
+
+import attrs
+from attrs import field, frozen
+
+from p2pmesh.config import MeshConfig
+from p2pmesh.errors import ConfigError
+from p2pmesh.simulation.bare import BareNetwork
+from p2pmesh.simulation.bare_node import BareNode
+from p2pmesh.simulation.conditioner import Conditions, Constant, LogNormal, Measured, Uniform
+from p2pmesh.simulation.faults import FaultPlan, fault_of
+from p2pmesh.simulation.havoc import Havoc
+from p2pmesh.simulation.hostile import Hostility
+from p2pmesh.simulation.invariants import (
+    check_at_most_once,
+    check_delivery,
+    check_islands,
+    check_nothing_left,
+    check_ring,
+    members,
+    watch,
+)
+from p2pmesh.simulation.report import Report, report_on
+
+SCENARIOS: Final = (
+    "quiet",
+    "join-storm",
+    "churn",
+    "mass-failure",
+    "partition",
+    "flaky-links",
+    "server-outage",
+    "hostile",
+)
+"""The shipped ones."""
+SLICE: Final = 0.5
+"""Virtual seconds between two reports of progress."""
+PER: Final = 100
+"""Peers that a scenario's rates of churn are meant for."""
+
+Progress: TypeAlias = Callable[[str, float], None]
+"""Called with the phase, and how much of the whole run is done, from 0 to 1."""
+
+_LATENCIES: Final[dict[str, type]] = {
+    "constant": Constant,
+    "uniform": Uniform,
+    "log-normal": LogNormal,
+    "measured": Measured,
+}
+
+
+def _positive(_: object, attribute: attrs.Attribute[float], value: float) -> None:
+    if not isinstance(value, int | float) or not value >= 0:
+        raise ConfigError(f"{attribute.name} must be a number, 0 or more, not {value!r}")
+
+
+@frozen(kw_only=True)
+class Scenario:
+    """What happens, for any number of peers. Times are virtual seconds."""
+
+    name: str
+    summary: str = ""
+    join_every: float = field(default=0.02, validator=_positive)
+    """Between two peers' joins."""
+    settle: float = field(default=20.0, validator=_positive)
+    """After the last join."""
+    broadcasts: int = field(default=20, validator=_positive)
+    broadcast_every: float = field(default=0.5, validator=_positive)
+    ttl: float = field(default=60.0, validator=_positive)
+    """Of each broadcast."""
+    rest: float = field(default=60.0, validator=_positive)
+    """Until liveness is required after the faults have stopped."""
+    probes: int = field(default=3, validator=_positive)
+    """Broadcasts made at rest, which must come to everybody within `probe_within`."""
+    probe_within: float = field(default=10.0, validator=_positive)
+    conditions: Conditions = Conditions()
+    faults: tuple[dict[str, Any], ...] = ()
+
+    def plan(self, peers: int, seed: int) -> FaultPlan:
+        """The faults, for so many peers.
+
+        Raises:
+          ConfigError: if they make no sense, for so many peers at least.
+        """
+        rng = random.Random(f"scenario {self.name} {seed}")
+        plan = FaultPlan((fault_of(_for_peers(dict(fields), peers, rng)) for fields in self.faults), seed=seed)
+        plan.check(peers)
+        return plan
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+def load_scenario(name_or_path: str | Path) -> Scenario:
+    """A scenario that is shipped, by its name, or any other, by the path of its file.
+
+    Raises:
+      ConfigError: if there is none, or the file makes no sense.
+    """
+    name = str(name_or_path)
+    try:
+        if name in SCENARIOS:
+            text = resources.files(__package__).joinpath("scenarios", f"{name}.toml").read_text("utf-8")
+        elif isinstance(name_or_path, Path) or name.endswith(".toml"):
+            text = Path(name_or_path).read_text("utf-8")
+        else:
+            raise ConfigError(f"no scenario {name!r:.60}: there are {', '.join(SCENARIOS)}, or the path of a .toml file")
+    except OSError as error:
+        raise ConfigError(f"can't read the scenario {name}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"the scenario {name} is no text") from error
+    return parse_scenario(text, name=name if name in SCENARIOS else Path(name).stem)
+
+
+def parse_scenario(text: str, *, name: str) -> Scenario:
+    """A scenario from its text.
+
+    Raises:
+      ConfigError: if it makes no sense.
+    """
+    try:
+        fields = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"the scenario {name} is no TOML: {error}") from error
+    known = {attribute.name for attribute in attrs.fields(Scenario)} - {"name"}
+    unknown = [key for key in fields if key not in known]
+    if unknown:
+        raise ConfigError(f"the scenario {name} has a field {unknown[0]!r:.40}: there are {', '.join(sorted(known))}")
+    try:
+        conditions = _conditions(fields.pop("conditions", {}))
+        faults = fields.pop("faults", [])
+        if not isinstance(faults, list) or not all(isinstance(fault, dict) for fault in faults):
+            raise ConfigError("faults are an array of tables: [[faults]]")
+        scenario = Scenario(name=name, conditions=conditions, faults=tuple(faults), **fields)
+        scenario.plan(1000, 0)  # whether the faults make sense at all
+    except (ConfigError, TypeError) as error:
+        raise ConfigError(f"the scenario {name}: {error}") from error
+    return scenario
+
+
+def _conditions(fields: dict[str, Any]) -> Conditions:
+    known = {attribute.name for attribute in attrs.fields(Conditions)}
+    for key in fields:
+        if key not in known:
+            raise ConfigError(f"conditions have no {key!r:.40}: there are {', '.join(sorted(known))}")
+    if "latency" in fields:
+        table = dict(fields["latency"])
+        kind = table.pop("kind", None)
+        if kind not in _LATENCIES:
+            raise ConfigError(f"{kind!r:.40} is no kind of latency: there are {', '.join(_LATENCIES)}")
+        fields = {**fields, "latency": _LATENCIES[kind](**table)}
+    return Conditions(**fields)
+
+
+def _for_peers(fields: dict[str, Any], peers: int, rng: random.Random) -> dict[str, Any]:
+    """Turn the shares of a scenario's fault into peers."""
+
+    def some(share: float) -> list[int]:
+        if not isinstance(share, int | float) or not 0 <= share <= 1:
+            raise ConfigError(f"a share is between 0 and 1, not {share!r:.40}")
+        return sorted(rng.sample(range(peers), round(share * peers)))
+
+    if "shares" in fields:
+        order, sides = rng.sample(range(peers), peers), []
+        for share in fields.pop("shares"):
+            side = order[: len(some(share))]
+            order = order[len(side) :]
+            sides.append(sorted(side))
+        fields["sides"] = sides
+    if "share" in fields:
+        chosen = some(fields.pop("share"))
+        fields |= {"count": len(chosen)} if fields.get("kind") == "join-storm" else {"peers": chosen}
+    if fields.get("kind") == "churn":
+        for rate in ("arrivals", "departures"):
+            if isinstance(fields.get(rate), int | float):
+                fields[rate] *= peers / PER
+    return fields
+
+
+# --- running ----------------------------------------------------------------------------------------------------------
+
+
+def run(
+    scenario: Scenario, *, peers: int, max_peers: int = 5, seed: int = 0, progress: Progress | None = None
+) -> Report:
+    """Run a scenario with bare peers.
+
+    Args:
+      scenario: what happens.
+      peers: how many there are to begin with.
+      max_peers: links each of them may have.
+      seed: of all randomness: the same report, wall time aside, comes of the same seed.
+      progress: is told how far it is.
+
+    Raises:
+      ConfigError: if the numbers make no sense.
+    """
+    return Run(scenario, peers=peers, max_peers=max_peers, seed=seed, progress=progress).report()
+
+
+class Run:
+    """A scenario's run. `phases` goes through it; a network and the plan are there to look at on the way."""
+
+    def __init__(
+        self, scenario: Scenario, *, peers: int, max_peers: int, seed: int = 0, progress: Progress | None = None
+    ) -> None:
+        if peers < 2:
+            raise ConfigError(f"a mesh takes 2 peers or more, not {peers}")
+        self._scenario = scenario
+        self._peers = peers
+        self._max_peers = max_peers
+        self._progress = progress or (lambda phase, done: None)
+        self.plan = scenario.plan(peers, seed)
+        config = attrs.evolve(MeshConfig(max_peers=max_peers))
+        self.net = BareNetwork(seed, config=config, conditions=scenario.conditions, strict=False)
+        self.net.plan = self.plan
+        raging = max(scenario.broadcasts * scenario.broadcast_every, self.plan.ends)
+        self._raging = raging
+        self._whole = peers * scenario.join_every + scenario.settle + raging + scenario.rest + scenario.probe_within
+
+    def report(self) -> Report:
+        """Go through all phases."""
+        began = perf_counter()
+        for _ in self.phases():
+            pass
+        report = report_on(
+            self.net,
+            scenario=self._scenario.name,
+            peers=self._peers,
+            max_peers=self._max_peers,
+            wall_s=0.0,
+            without=self._hostile(),
+        )
+        self.net.close()
+        check_nothing_left(self.net)
+        self._progress("done", 1.0)
+        return attrs.evolve(
+            report,
+            wall_s=perf_counter() - began,
+            violations=tuple(map(str, self.net.violations)),
+            account=self.net.account,
+        )
+
+    def phases(self) -> Iterator[str]:
+        """Go through the phases but the last, and give the name of each when it is over."""
+        scenario, net = self._scenario, self.net
+        watch(net)
+        for _ in range(self._peers):
+            net.add()
+            self._pass("join", scenario.join_every)
+        yield "join"
+        self._pass("settle", scenario.settle)
+        check_islands(net)
+        check_ring(net)
+        yield "settle"
+        havoc = Havoc(net, self.plan)
+        ends = net.now + self._raging
+        for _ in range(scenario.broadcasts):
+            self._broadcast()
+            self._pass("rage", scenario.broadcast_every)
+        self._pass("rage", max(0.0, ends - net.now))
+        havoc.end()
+        yield "rage"
+        quiet_since = net.now
+        self._pass("rest", scenario.rest)
+        check_islands(net)
+        check_ring(net, without=self._hostile())
+        yield "rest"
+        for _ in range(scenario.probes):
+            self._broadcast()
+        self._pass("probe", scenario.probe_within)
+        check_at_most_once(net)
+        check_delivery(net, quiet_since=quiet_since, within=scenario.probe_within, without=self._hostile())
+        yield "probe"
+
+    def _broadcast(self) -> None:
+        origins = members(self.net, self._hostile())
+        if origins:
+            self.net.publish(self.net.rng.choice(origins), f"broadcast {len(self.net.ledger.broadcasts)}",
+                             ttl=self._scenario.ttl)
+
+    def _hostile(self) -> list[int]:
+        return [node.number for node in self.net.nodes if _is_hostile(node)]
+
+    def _pass(self, phase: str, seconds: float) -> None:
+        ends = self.net.now + seconds
+        while self.net.now < ends:
+            self.net.run_until(min(ends, self.net.now + SLICE))
+            self._progress(phase, min(1.0, self.net.now / self._whole if self._whole else 1.0))
+
+
+def _is_hostile(node: BareNode) -> bool:
+    return isinstance(node.hostile, Hostility)
