@@ -63,12 +63,12 @@ class TransportError(MeshError):
     """One signaling transport failed: it is retried, with back-off, for as long as the mesh lives."""
 
 
-class JoinRefused(TransportError):
-    """The signaling service answered and refused us: bad token, id taken, room or server full."""
-
-
 class TransportUnavailable(MeshError):
-    """None of the signaling transports could be reached when the mesh was opened."""
+    """None of the signaling services could be joined when the mesh was opened."""
+
+
+class JoinRefused(TransportUnavailable):
+    """They answered, and each refused us: bad token, id taken, room or server full."""
 
 
 class RemoteProtocolError(MeshError):

@@ -62,7 +62,8 @@ async def open_mesh(
 
     Raises:
       ConfigError: if an option makes no sense.
-      TransportUnavailable: if no signaling service could be joined; the text has every reason.
+      TransportUnavailable: if no signaling service could be joined; the text has every reason, and what to do. If each
+        answered and refused us, it is a `JoinRefused`.
 
     Resource handling:
       All tasks, sockets and links belong to this block and are gone when it is left, however it is left and wherever it

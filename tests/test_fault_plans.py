@@ -194,6 +194,6 @@ def test_an_end_is_put_to_all_faults():
     assert not net.cuts
     assert not net.special
     assert net.service.is_up
-    assert not any(node.is_frozen for node in net.nodes)
+    assert not any(node.is_frozen for node in net.living())
     check_ring(net)
     assert math.isinf(net.nodes[members(net)[0].number].until)

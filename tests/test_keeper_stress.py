@@ -5,7 +5,6 @@ from collections import Counter, deque
 
 import pytest
 import trio
-import trio.testing
 
 from p2pmesh.config import LinkConfig, MeshConfig
 from p2pmesh.identity import Identity
@@ -170,7 +169,7 @@ class Field:
     def misfortune(self):
         a, b = self.rng.sample(list(self.owners), 2)
         match self.rng.randrange(4):
-            case 0:
+            case 0 if {(a, b), (b, a)} <= set(self.network.links()):
                 self.network.break_link(a, b)
             case 1:
                 self.network.freeze(a)
@@ -181,13 +180,13 @@ class Field:
 
 @pytest.mark.parametrize("snipe", [0.0, 0.4])
 @pytest.mark.parametrize("max_peers", [1, 3])
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(3))
 async def test_any_legal_orders_keep_the_cap_and_end_as_promised(autojump_clock, seed, max_peers, snipe):
     field = Field(seed, 6, max_peers, snipe)
     async with field.network, trio.open_nursery() as nursery:
         for owner in field.owners.values():
             await nursery.start(owner.keeper.run)
-        for _ in range(1500):
+        for _ in range(600):
             field.rng.choice(list(field.owners.values())).act()
             if field.rng.random() < 0.01:
                 field.misfortune()
@@ -259,5 +258,3 @@ async def test_what_is_too_large_for_one_peer_costs_no_link(autojump_clock, size
         assert alice.keeper.snapshot()["frames_too_large"] == (size > small.max_frame)
         assert bob.messages == 2 + (size <= small.max_frame)
         nursery.cancel_scope.cancel()
-
-

@@ -13,6 +13,7 @@ from p2pmesh import (
     Identity,
     InvalidPayload,
     InvalidPeerId,
+    JoinRefused,
     Lagged,
     MeshClosed,
     MeshConfig,
@@ -27,8 +28,9 @@ from p2pmesh import (
     TransportUp,
     open_mesh,
 )
+from p2pmesh.server.config import ServerConfig
 from p2pmesh.transports.memory import MemoryHub, MemoryTransport
-from tests.world import World, is_connected, linked, until
+from tests.world import World, is_connected, linked, until, virtual_wall
 
 
 async def collect(channel, into):
@@ -346,6 +348,71 @@ async def test_without_a_service_that_answers_open_mesh_says_why(autojump_clock)
                 pytest.fail("not reached")
 
 
+async def test_a_service_that_refuses_us_is_a_refusal_that_says_what_to_do(autojump_clock):
+    strict = MemoryTransport(
+        "memory://strict", hub=MemoryHub(config=ServerConfig(join_token="sesame"), wall=virtual_wall)
+    )
+    down = MemoryHub()
+    down.stop()
+    async with World() as world:
+        with pytest.raises(JoinRefused, match=r"memory://strict refused us: .*token.*; set MeshConfig\.join_token"):
+            async with world.peer(1, transports=[strict]):
+                pytest.fail("not reached")
+        with pytest.raises(TransportUnavailable, match=r"join_token.*stopped|stopped.*join_token") as caught:
+            async with world.peer(1, transports=[strict, MemoryTransport(hub=down, name="down")]):
+                pytest.fail("not reached")
+        assert type(caught.value) is TransportUnavailable
+        async with world.peer(1, transports=[strict], config=MeshConfig(join_token="sesame")):
+            pass
+
+
+async def test_a_peer_without_links_takes_leave_of_its_service(autojump_clock):
+    for seed in range(8):
+        async with World(seed=seed) as world, world.peer(1) as alice:
+            await alice.leave()
+            assert alice.snapshot()["transports"]["hub"]["sent"] == 2  # a join and a leave
+
+
+async def test_a_mesh_can_be_left_by_many_at_once_and_while_calls_wait(autojump_clock):
+    async with World() as world:
+        alice, bob = await world.join(2)
+        await linked(alice, bob)
+        ended = []
+
+        async def talk():
+            try:
+                while True:
+                    await alice.broadcast("t", b"x" * 200_000, receipts=False)
+            except MeshClosed:
+                ended.append("talk")
+
+        async def leave():
+            await alice.leave()
+            ended.append("leave")
+
+        with trio.fail_after(10):
+            async with trio.open_nursery() as nursery:
+                for _ in range(200):
+                    nursery.start_soon(talk)
+                await trio.sleep(1)
+                for _ in range(3):
+                    nursery.start_soon(leave)
+        assert ended.count("talk") == 200
+        await until(lambda: not list(world.network.links()))
+
+
+async def test_a_peer_that_takes_smaller_payloads_keeps_its_link(autojump_clock):
+    async with World() as world, world.peer(1) as alice, world.peer(2, config=MeshConfig(max_payload=1000)) as bob:
+        await linked(alice, bob)
+        async with bob.subscribe() as topic:
+            await alice.broadcast("t", b"x" * 200_000)
+            with pytest.raises(PeerUnreachable):
+                await alice.send(bob.peer_id, b"x" * 200_000)
+            assert alice.peers == (bob.peer_id,)
+            await alice.broadcast("t", "short")
+            assert (await topic.receive()).payload == "short"
+
+
 async def test_options_that_make_no_sense_are_refused(autojump_clock):
     with pytest.raises(ConfigError, match="transport"):
         async with open_mesh():
@@ -400,12 +467,14 @@ async def test_the_body_s_error_comes_out_and_nothing_is_left(autojump_clock):
 @pytest.mark.parametrize("instant", [n * 0.004 for n in range(40)] + [0.5, 1, 2, 5])
 async def test_cancelled_at_any_instant_nothing_is_left(autojump_clock, instant):
     async with World(seed=1) as world, world.peer(1) as alice:
+        start = trio.current_time()
         with trio.move_on_after(instant):
             async with world.peer(2) as bob, bob.subscribe() as messages:
                 await linked(alice, bob)
                 await bob.broadcast("t", b"x" * 300_000)
                 await bob.send(alice.peer_id, b"y" * 300_000)
                 await messages.receive()
+        assert trio.current_time() - start < instant + 1  # nobody waits for what can't come any more
         await until(lambda: not alice.peers, timeout=10)
         assert not list(world.network.links())
         assert world.network.attempts() <= 1  # alice may be trying to reach bob

@@ -1,19 +1,39 @@
 """The driver, the calls and the bus, each on its own."""
 
 import math
+import random
+from contextlib import asynccontextmanager
 
 import pytest
 import trio
 import trio.testing
 
+from p2pmesh.config import SignalingConfig
 from p2pmesh.errors import ConfigError, MeshClosed, PeerUnreachable
 from p2pmesh.events import Lagged, MessageReceived, PeerFailed
 from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.core import Backoff, Forget, LinkDown, PeerGone, PeersFound, Reply, Timers
+from p2pmesh.protocols.core import (
+    Backoff,
+    Forget,
+    Leave,
+    LinkDown,
+    LinkLost,
+    PeerGone,
+    PeersFound,
+    Reply,
+    ServiceDown,
+    ServiceUp,
+    Signaled,
+    Timers,
+)
 from p2pmesh.runtime.bus import Bus
 from p2pmesh.runtime.calls import Calls
 from p2pmesh.runtime.driver import MAX_NOTICES, Driver
+from p2pmesh.runtime.services import Service
 from p2pmesh.runtime.supervisor import Retry, supervise
+from p2pmesh.transports.transport import Transport
+from p2pmesh.wire.signaling import Leave as SignalingLeave
+from p2pmesh.wire.signaling import ServiceError
 
 PEER = PeerId("a" * 40)
 
@@ -80,13 +100,15 @@ async def test_a_driver_expires_its_core_at_the_deadline_and_not_before(autojump
     assert core.expired == [pytest.approx(5, abs=0.01)]
 
 
-def test_notices_are_bounded_but_link_changes_always_get_in():
+def test_notices_are_bounded_but_changes_of_state_always_get_in():
     driver = Driver(Recorder(), lambda effects: None, inbox_size=1)
     for _ in range(MAX_NOTICES + 10):
         driver.post(PeerGone(PEER))
-    driver.post(LinkDown(PEER, "gone"))
+    changes = [LinkDown(PEER, "gone"), LinkLost(PEER, "no"), ServiceDown("one", "cut"), Forget(1), Leave()]
+    for change in changes:
+        driver.post(change)
     assert driver.snapshot()["inbox"]["dropped"] == 10
-    assert driver._notices[-1] == LinkDown(PEER, "gone")
+    assert list(driver._notices)[-len(changes) :] == changes
 
 
 async def test_a_bug_in_a_subsystem_names_it():
@@ -99,8 +121,6 @@ async def test_a_bug_in_a_subsystem_names_it():
 
 
 async def test_retries_back_off_and_start_over_after_a_success(autojump_clock):
-    import random
-
     retry = Retry(Backoff(first=1, cap=8), random.Random(1))
 
     async def waited(**options):
@@ -139,6 +159,62 @@ async def test_a_cancelled_call_is_forgotten(nursery):
     await trio.testing.wait_all_tasks_blocked()
     assert core.seen == [("command", 1), Forget(1)]
     calls.resolve(Reply(1, value="too late"))
+
+
+async def test_a_call_that_is_cancelled_before_its_turn_never_happens(nursery):
+    core, calls = Recorder(), Calls()
+    driver = Driver(core, lambda effects: None, inbox_size=1)
+    with trio.move_on_after(0.01):
+        await calls.make(driver, lambda call: ("command", call))
+    await nursery.start(driver.run)
+    await trio.testing.wait_all_tasks_blocked()
+    assert core.seen == [Forget(1)]
+
+
+async def test_a_call_that_is_done_does_not_end_as_cancelled(nursery):
+    calls = Calls()
+    outer = trio.CancelScope()
+
+    def effects(commands):
+        for call in commands:
+            calls.resolve(Reply(call, value="done"))
+            outer.cancel("too late")
+
+    driver = Driver(Recorder(), effects, inbox_size=1)
+    await nursery.start(driver.run)
+    answers = []
+    with outer:
+        answers.append(await calls.make(driver, lambda call: call))
+    assert answers == ["done"]
+
+
+async def test_calls_that_wait_for_room_end_with_the_mesh(nursery):
+    calls = Calls()
+    driver = Driver(Recorder(), lambda effects: None, inbox_size=1)  # nobody runs it any more
+    closed = []
+
+    async def waiting():
+        with pytest.raises(MeshClosed):
+            await calls.make(driver, lambda call: call)
+        closed.append(True)
+
+    for _ in range(3):
+        nursery.start_soon(waiting)
+    await trio.testing.wait_all_tasks_blocked()
+    assert driver.snapshot()["inbox"]["senders_waiting"] == 2
+    calls.close()
+    await trio.testing.wait_all_tasks_blocked()
+    assert len(closed) == 3
+
+
+async def test_a_driver_has_caught_up_once_all_that_was_posted_is_handled(nursery):
+    core = Recorder()
+    driver = Driver(core, lambda effects: None, inbox_size=1)
+    await driver.caught_up()
+    driver.post("posted")
+    await nursery.start(driver.run)
+    await driver.caught_up()
+    assert core.seen == ["posted"]
 
 
 async def test_calls_end_with_the_mesh(nursery):
@@ -206,6 +282,26 @@ async def test_a_closed_subscription_wakes_its_reader():
             await events.aclose()
 
 
+async def test_readers_that_share_a_stream_get_each_item_once(nursery):
+    bus = Bus()
+    with bus.events(10) as events:
+        got = []
+
+        async def read():
+            got.extend([event async for event in events])
+
+        for n in range(2):
+            bus.publish(PeersFound((), str(n)))
+        for _ in range(4):
+            nursery.start_soon(read)
+        for n in range(2, 30):
+            bus.publish(PeersFound((), str(n)))
+            await trio.lowlevel.checkpoint()
+        bus.close()
+        await trio.testing.wait_all_tasks_blocked()
+        assert sorted(int(event.source) for event in got) == list(range(30))
+
+
 async def test_receive_is_a_checkpoint_on_every_path():
     bus = Bus()
     with bus.events(2) as events:
@@ -225,6 +321,78 @@ async def test_receive_is_a_checkpoint_on_every_path():
 def test_a_subscription_needs_room():
     with pytest.raises(ConfigError, match="1 or more"), Bus().events(0):
         pass
+
+
+class Brusque(Transport):
+    """A service that says one thing and hangs up."""
+
+    name = "brusque"
+
+    @asynccontextmanager
+    async def connect(self):
+        sender, receiver = trio.open_memory_channel(1)
+        sender.send_nowait(ServiceError(message="go away", code="full"))
+        sender.close()
+        yield receiver
+
+
+async def test_what_a_service_says_before_it_hangs_up_comes_before_its_end(autojump_clock, nursery):
+    told = []
+
+    async def deliver(event):
+        await trio.sleep(1)  # the core is behind
+        told.append(event)
+
+    service = Service(Brusque(), SignalingConfig(), random.Random(1), deliver)
+    nursery.start_soon(service.run)
+    await trio.sleep(3.2)
+    assert [type(event) for event in told] == [ServiceUp, Signaled, ServiceDown]
+    nursery.cancel_scope.cancel()
+
+
+class Slow(Transport):
+    """A service that takes a second for each message."""
+
+    name = "slow"
+
+    @asynccontextmanager
+    async def connect(self):
+        yield self
+
+    def __aiter__(self):
+        return self
+
+    async def __anext__(self):
+        await trio.sleep_forever()
+
+    async def send(self, message):
+        await trio.sleep(1)
+
+
+async def test_a_service_is_drained_for_all_who_wait_once_its_outbox_is_written(autojump_clock, nursery):
+    async def deliver(event):
+        pass
+
+    service = Service(Slow(), SignalingConfig(outbox=2), random.Random(1), deliver)
+    nursery.start_soon(service.run)
+    await trio.sleep(0.1)
+    await service.drained()
+    for _ in range(5):  # one is being written, two wait
+        service.send(SignalingLeave(peer_id=PEER))
+    assert service.snapshot()["dropped"] == 2
+    drained = []
+
+    async def wait():
+        await service.drained()
+        drained.append(trio.current_time())
+
+    nursery.start_soon(wait)
+    nursery.start_soon(wait)
+    await trio.sleep(5)
+    assert len(drained) == 2
+    assert drained == [pytest.approx(3.1, abs=0.05)] * 2
+    assert service.snapshot()["sent"] == 3
+    nursery.cancel_scope.cancel()
 
 
 def test_timers_fire_in_order_once_and_can_be_moved():

@@ -40,6 +40,7 @@ from p2pmesh.protocols.introductions import FAILURE_EVERY, MAX_EARLY, SAME_OFFER
 from p2pmesh.protocols.signaling import REJOIN_FIRST, SignalingCore
 from p2pmesh.wire.messages import Candidate, Signal
 from p2pmesh.wire.signaling import (
+    ERROR_CODES,
     JOIN_REFUSALS,
     BootstrapPeers,
     ConnectionRejected,
@@ -156,8 +157,11 @@ def test_a_service_that_answered_is_not_asked_twice():
 @pytest.mark.parametrize("code", sorted(JOIN_REFUSALS))
 def test_a_refusal_ends_the_attempt_to_join(code):
     peer = Peer().feed(ServiceUp("one")).signaled(ServiceError(message="go away", code=code))
-    assert peer.got(ServiceRefused) == [ServiceRefused("one", "go away")]
-    assert peer.events == [TransportDown("one", "go away")]
+    (refused,) = peer.got(ServiceRefused)
+    assert refused.transport == "one"
+    assert refused.reason.startswith(f"one refused us: {ERROR_CODES[code]}; ")
+    assert "'go away'" in refused.reason
+    assert peer.events == [TransportDown("one", refused.reason)]
     assert peer.feed(ServiceDown("one", "closed")).effects == []
     assert peer.wait(10).effects == []
 

@@ -14,6 +14,7 @@ from p2pmesh.events import PeerConnected, PeerDisconnected, PeerEvicted, PeerFai
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.core import (
+    NO_SLOT,
     AcceptOffer,
     AskForOffer,
     Connect,
@@ -657,3 +658,8 @@ def test_whatever_comes_the_cap_holds_and_no_link_is_wanted_twice(max_peers, inp
         calls -= {event.call} if isinstance(event, Forget) else set()
         assert set(peer.core.snapshot()["attempts"]) == set(attempts)
         assert set(peer.core.snapshot()["links"]) | set(peer.core.snapshot()["closing"]) == set(links)
+
+
+def test_an_attempt_that_found_no_slot_is_nobodys_failure():
+    peer = Peer().feed(PeersFound((at(0x10),), "bootstrap"))
+    assert not [e for e in peer.feed(LinkLost(at(0x10), NO_SLOT)).effects if isinstance(e, Emit)]

@@ -14,6 +14,7 @@ from p2pmesh.cli.failures import Commands
 from p2pmesh.cli.identity import identity
 from p2pmesh.cli.options import option
 from p2pmesh.cli.serve import serve
+from p2pmesh.cli.simulate import simulate
 
 _OFF = {"", "0", "false", "no", "off"}
 
@@ -27,11 +28,11 @@ _OFF = {"", "0", "false", "no", "off"}
 @click.version_option(package_name="p2pmesh")
 @option("--debug", is_flag=True, help="Log everything that happens to stderr.")
 def main(*, debug: bool) -> None:
-    """Peer-to-peer meshes over WebRTC: try one, talk over one, serve one."""
+    """Peer-to-peer meshes over WebRTC: try one, talk over one, serve one, simulate one."""
     _set_up_logging(debug=debug or os.environ.get("DEBUG", "").lower() not in _OFF)
 
 
-for _command in (chat, demo, demo_peer, identity, serve):
+for _command in (chat, demo, demo_peer, identity, serve, simulate):
     main.add_command(_command)
 
 

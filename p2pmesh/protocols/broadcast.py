@@ -136,13 +136,13 @@ class BroadcastCore:
 
     def handle(self, event: Input, now: float) -> Effects:
         """Take an input."""
-        match event:
+        match event:  # the most frequent first
+            case Received(peer, message):
+                self._received(peer, message, now)
             case LinkUp(peer):
                 self._link_up(peer, now)
             case LinkDown(peer):
                 self._link_down(peer)
-            case Received(peer, message):
-                self._received(peer, message, now)
             case Publish():
                 self._publish(event, now)
             case Forget(call):
@@ -182,7 +182,8 @@ class BroadcastCore:
         }
 
     def _finish(self, now: float) -> Effects:
-        self._admit(now)
+        if self._drafts:
+            self._admit(now)
         effects, self._effects = self._effects, []
         return effects
 

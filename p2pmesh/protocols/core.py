@@ -33,6 +33,8 @@ WallClock: TypeAlias = Callable[[float], float]
 class Subsystem(Enum):
     """The cores of one peer, by the names that logs, tasks and `Mesh.snapshot()` use."""
 
+    __hash__ = object.__hash__  # each is the only one of its name, and `Enum` hashes that name anew each time
+
     SIGNALING = "signaling"
     TOPOLOGY = "topology"
     ROUTING = "routing"
@@ -78,6 +80,10 @@ class LinkLost:
 
     peer: PeerId
     reason: str
+
+
+NO_SLOT = "no slot left"
+"""The reason of a `LinkLost` that nobody is to blame for: a link that was just given up has opened in the same moment."""
 
 
 @frozen
@@ -414,7 +420,7 @@ class Timers(Generic[K]):
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, K]] = []
-        self._armed: dict[K, tuple[float, int]] = {}
+        self._armed: dict[K, int] = {}  # which entry of the heap counts, by its order
         self._count = 0
 
     def __len__(self) -> int:
@@ -426,10 +432,10 @@ class Timers(Generic[K]):
     def set(self, key: K, deadline: float) -> None:
         """Arm `key`, or move it."""
         self._count += 1
-        self._armed[key] = (deadline, self._count)
+        self._armed[key] = self._count
         heapq.heappush(self._heap, (deadline, self._count, key))
         if len(self._heap) > 64 and len(self._heap) > 2 * len(self._armed):
-            self._heap = [(at, order, k) for k, (at, order) in self._armed.items()]
+            self._heap = [entry for entry in self._heap if self._armed.get(entry[2]) == entry[1]]
             heapq.heapify(self._heap)
 
     def cancel(self, key: K) -> None:
@@ -437,23 +443,23 @@ class Timers(Generic[K]):
         self._armed.pop(key, None)
 
     def next_deadline(self) -> float:
-        self._skim()
-        return self._heap[0][0] if self._heap else math.inf
+        """When the next timer is due; `math.inf` if none is armed."""
+        heap, armed = self._heap, self._armed
+        while heap:
+            deadline, order, key = heap[0]
+            if armed.get(key) == order:
+                return deadline
+            heapq.heappop(heap)
+        return math.inf
 
     def pop_due(self, now: float) -> list[K]:
         """Disarm and give the keys whose deadline has come, earliest first."""
         due = []
-        self._skim()
-        while self._heap and self._heap[0][0] <= now:
+        while self.next_deadline() <= now:
             key = heapq.heappop(self._heap)[2]
             del self._armed[key]
             due.append(key)
-            self._skim()
         return due
-
-    def _skim(self) -> None:
-        while self._heap and self._armed.get(self._heap[0][2]) != self._heap[0][:2]:
-            heapq.heappop(self._heap)
 
 
 @frozen

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
-from attrs import define, frozen
+from attrs import define
 from msgspec import structs
 
 from p2pmesh.config import BroadcastConfig
@@ -38,8 +39,7 @@ class HopCounts:
     backlog_dropped: int = 0
 
 
-@frozen
-class _Retry:
+class _Retry(NamedTuple):
     """Due when an ack stays away."""
 
     peer: PeerId

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Iterator
 from attrs import define
 
 from p2pmesh.config import TopologyConfig
-from p2pmesh.keyspace import PeerId, ring_distance
+from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.core import Backoff
 
 TRUST = 3
@@ -146,14 +146,14 @@ class KnownPeers:
 # --- the ring ---------------------------------------------------------------------------------------------------------
 
 
-def successor(me: PeerId, peers: Iterable[PeerId]) -> PeerId | None:
-    """Whichever of `peers` comes next after `me` clockwise."""
-    return min(peers, key=lambda peer: ring_distance(me, peer), default=None)
+def successor(me: PeerId, peers: Collection[PeerId]) -> PeerId | None:
+    """Whichever of `peers` comes next after `me` clockwise. Ids compare as text as they do as numbers."""
+    return min([peer for peer in peers if peer >= me] or peers, default=None)
 
 
-def predecessor(me: PeerId, peers: Iterable[PeerId]) -> PeerId | None:
+def predecessor(me: PeerId, peers: Collection[PeerId]) -> PeerId | None:
     """Whichever of `peers` comes last before `me` clockwise."""
-    return min(peers, key=lambda peer: ring_distance(peer, me), default=None)
+    return max([peer for peer in peers if peer <= me] or peers, default=None)
 
 
 def ring_neighbours(me: PeerId, peers: Collection[PeerId]) -> tuple[PeerId, ...]:

@@ -71,15 +71,29 @@ class _Tally:
     message_id: str
     expires: float
     children: dict[PeerId, _Child] = field(factory=dict)
-
-    @property
-    def below(self) -> int:
-        """Peers that have it by way of us."""
-        return sum(child.count for child in self.children.values())
+    below: int = 0
+    """Peers that have it by way of us: the sum of the children's counts."""
+    awaited: int = 0
+    """Children that are not settled."""
 
     @property
     def is_settled(self) -> bool:
-        return all(child.settled for child in self.children.values())
+        return not self.awaited
+
+    def sent_to(self, peer: PeerId) -> None:
+        """It goes to this peer: an answer is waited for."""
+        child = self.children.get(peer)
+        if child is None:
+            if len(self.children) >= MOST_CHILDREN:
+                return
+            child = self.children[peer] = _Child(settled=True)
+        self.update(child, child.count, settled=False)
+
+    def update(self, child: _Child, count: int, *, settled: bool) -> None:
+        """What is known of a child has changed."""
+        self.below += count - child.count
+        self.awaited += child.settled - settled
+        child.count, child.settled = count, settled
 
 
 @define(eq=False)
@@ -104,6 +118,10 @@ class _Relayed(_Tally):
 
 
 class _Due(Enum):
+    """Why a tally is looked at."""
+
+    __hash__ = object.__hash__  # members are few and unique, and hashed for each timer: `Enum` hashes their names anew
+
     EXPIRY = "its ttl is over"
     DROP = "nothing is on its way any more"
     GRACE = "nobody took it for long enough"
@@ -144,19 +162,19 @@ class ReceiptsCore:
 
     def handle(self, event: Input, now: float) -> Effects:
         """Take an input."""
-        match event:
+        match event:  # the most frequent first
+            case HopSettled(message_id, child, adopted):
+                self._hop_settled(message_id, child, adopted=adopted, now=now)
+            case Received(peer, message):
+                self._received(peer, message, now)
+            case Forwarded():
+                self._forwarded(event, now)
+            case Originated():
+                self._originated(event, now)
             case LinkUp(peer):
                 self._link_up(peer.peer_id, now)
             case LinkDown(peer):
                 self._link_down(peer, now)
-            case Received(peer, message):
-                self._received(peer, message, now)
-            case Originated():
-                self._originated(event, now)
-            case Forwarded():
-                self._forwarded(event, now)
-            case HopSettled(message_id, child, adopted):
-                self._hop_settled(message_id, child, adopted=adopted, now=now)
             case Leave():
                 self._leave(now)
             case _:
@@ -217,8 +235,7 @@ class ReceiptsCore:
         if isinstance(tally, _Own):
             tally.silent += event.silent
         for peer in event.children:
-            if len(tally.children) < MOST_CHILDREN:
-                tally.children.setdefault(peer, _Child()).settled = False
+            tally.sent_to(peer)
         self._changed(tally, now)
 
     def _tally_of(self, event: Forwarded, now: float) -> _Tally | None:
@@ -238,10 +255,9 @@ class ReceiptsCore:
         if tally is None or child is None:
             return
         if not adopted:
-            child.settled = True
+            tally.update(child, child.count, settled=True)
         elif child.count == 0:
-            child.count = 1
-            child.settled = peer not in self._links
+            tally.update(child, 1, settled=peer not in self._links)
         self._changed(tally, now)
 
     # --- links and what comes over them -------------------------------------------------------------------------------
@@ -258,7 +274,7 @@ class ReceiptsCore:
         for tally in self._tallies():
             child = tally.children.get(peer)
             if child is not None and not child.settled:
-                child.settled = True
+                tally.update(child, child.count, settled=True)
                 self._changed(tally, now)
 
     def _received(self, peer: PeerId, message: Message, now: float) -> None:
@@ -284,8 +300,8 @@ class ReceiptsCore:
         self._counts.received += 1
         if receipt.count > self._config.most:
             self._counts.implausible += 1
-        child.count = min(receipt.count, self._config.most)
-        child.settled = receipt.settled or now >= tally.expires
+        count = min(receipt.count, self._config.most)
+        tally.update(child, count, settled=receipt.settled or now >= tally.expires)
         self._changed(tally, now)
 
     # --- what follows -------------------------------------------------------------------------------------------------
@@ -359,7 +375,7 @@ class ReceiptsCore:
         if isinstance(tally, _Own):
             tally.is_over = True
         for child in tally.children.values():
-            child.settled = True
+            tally.update(child, child.count, settled=True)
         self._changed(tally, now)
 
     def _push_out(self, tally: _Tally, now: float) -> None:

@@ -69,6 +69,17 @@ _NOT_FOUND = re.compile(r"Peer ([0-9a-f]{40}) not found")
 _REPLACED = "Another client joined with your ID"  # the original's server has texts only
 
 
+_ADVICE = {
+    "bad_join": "is its version of the protocol ours?",
+    "bad_token": "set MeshConfig.join_token to the token that it wants",
+    "clock_skew": "set this machine's clock",
+    "id_taken": "use another identity, or the one that this id belongs to",
+    "replaced": "give each running peer an identity of its own",
+    "full": "try again later, or another service",
+}
+"""What to do about a refusal, by its code."""
+
+
 class _Phase(Enum):
     DOWN = "down"
     JOINING = "joining"
@@ -296,7 +307,8 @@ class SignalingCore:
         joining = service.phase is _Phase.JOINING
         if code not in wire.JOIN_REFUSALS or not (joining or code in {"replaced", "id_taken"}):
             return []
-        reason = error.message or wire.ERROR_CODES[code]
+        said = f" (it says {error.message!r:.200})" if error.message else ""
+        reason = f"{transport} refused us: {wire.ERROR_CODES[code]}; {_ADVICE[code]}{said}"
         return [ServiceRefused(transport, reason), *self._on_service_down(transport, reason)]
 
     def _on_not_found(self, transport: str, peer: PeerId) -> Effects:

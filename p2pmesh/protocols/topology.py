@@ -40,6 +40,7 @@ from p2pmesh.events import PeerConnected, PeerDisconnected, PeerEvicted, PeerFai
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId, ring_distance, short
 from p2pmesh.protocols.core import (
+    NO_SLOT,
     AcceptOffer,
     AskForOffer,
     Backoff,
@@ -78,8 +79,8 @@ from p2pmesh.wire.messages import Goodbye, LinkRejected, ReconnectionData
 FULL = "max_peers_reached"  # the original's word
 TAKEN_BACK = frozenset({"cancelled", "no_attempt"})
 """Rejections that concern the other side's offer, not ours."""
-NOT_A_FAILURE = frozenset({FULL, "already_linked", "closing", "initiator_conflict", "leaving", *TAKEN_BACK})
-"""Rejections that belong to the ordinary course of things: the application does not hear of them."""
+NOT_A_FAILURE = frozenset({FULL, NO_SLOT, "already_linked", "closing", "initiator_conflict", "leaving", *TAKEN_BACK})
+"""Reasons that belong to the ordinary course of things: the application does not hear of them."""
 OFFER_COMES = 2.0
 """Seconds given to a peer of the original to make the offer that it wants to make itself; it takes 0.2 to 0.5 s."""
 
@@ -178,7 +179,7 @@ class TopologyCore:
             room = self._slots.free() > 0 and not self._leaving
             slot = self._slots[peer] = Slot(State.OPEN if room else State.CLOSING, now, version=remote.version)
             if not room:
-                self._close(peer, slot, "no slot left")
+                self._close(peer, slot, NO_SLOT)
             return
         slot.state, slot.since, slot.version = State.OPEN, now, remote.version
         if slot.made_room:

@@ -56,7 +56,8 @@ class Subscription(trio.abc.ReceiveChannel[T], Generic[T]):
             else:
                 break
         if not waited:
-            await trio.lowlevel.cancel_shielded_checkpoint()  # after taking: who shares this stream must not take it, too
+            # After taking the item: while others run, who shares this stream must not take it too.
+            await trio.lowlevel.cancel_shielded_checkpoint()
         return item
 
     def receive_nowait(self) -> T:

@@ -62,6 +62,7 @@ class Driver:
         self._dispatch = dispatch
         self._notices: deque[Input] = deque()
         self._behind = trio.lowlevel.ParkingLot()
+        self._is_running = False
         self._sender, self._receiver = trio.open_memory_channel[_Item](inbox_size)
         self._handled = 0
         self._dropped = 0
@@ -85,20 +86,28 @@ class Driver:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Drive the core until cancelled."""
+        self._is_running = True
         task_status.started()
-        while True:
-            with trio.move_on_at(self._core.next_deadline()):
-                item = await self._receiver.receive()
-                self._take(item)
-                self._take_more()
-            now = trio.current_time()
-            if self._core.next_deadline() <= now:
-                self._dispatch(self._core.expire(now))
+        try:
+            while True:
+                await self._step()
+        finally:
+            self._is_running = False
+            self._behind.unpark_all()
+
+    async def _step(self) -> None:
+        with trio.move_on_at(self._core.next_deadline()):
+            item = await self._receiver.receive()
+            self._take(item)
+            self._take_more()
+        now = trio.current_time()
+        if self._core.next_deadline() <= now:
+            self._dispatch(self._core.expire(now))
 
     async def caught_up(self) -> None:
-        """Wait until all that was posted so far is handled."""
+        """Wait until all that was posted so far is handled, or never will be because the driver has ended."""
         await trio.lowlevel.checkpoint()
-        while self._notices:
+        while self._notices and self._is_running:
             await self._behind.park()
 
     def snapshot(self) -> dict[str, Any]:

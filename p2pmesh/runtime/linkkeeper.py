@@ -30,6 +30,7 @@ from p2pmesh.links.link import (
     LinkTimedOut,
 )
 from p2pmesh.protocols.core import (
+    NO_SLOT,
     Input,
     LinkDown,
     LinkLost,
@@ -187,7 +188,7 @@ class LinkKeeper:
             previous.scope.cancel("replaced by another attempt")
         if peer in self._links or len(self._links) + len(self._attempts) >= self._max_peers:
             # An attempt that the topology has just dropped may have opened in the same moment, and is being closed.
-            self._report(LinkLost(peer, "no slot left"))
+            self._report(LinkLost(peer, NO_SLOT))
             return
         if self._nursery is None:
             raise LocalProtocolError("the link keeper is not running")

@@ -14,7 +14,7 @@ from typing import Any, Final, assert_never
 import trio
 
 from p2pmesh.config import MeshConfig
-from p2pmesh.errors import TransportUnavailable
+from p2pmesh.errors import JoinRefused, TransportUnavailable
 from p2pmesh.events import (
     Event,
     MessageDelivered,
@@ -97,7 +97,7 @@ class Node:
         """Start every subsystem; returns when a signaling service has let us in.
 
         Raises:
-          TransportUnavailable: if each of them has failed or refused once, with all their reasons.
+          TransportUnavailable: if each of them has failed once, with all their reasons; `JoinRefused` if each refused us.
         """
         await self._start(nursery, "links", self.keeper.run)
         for subsystem, driver in self.drivers.items():
@@ -179,6 +179,7 @@ class Node:
                     self.services[effect.transport].send(effect.message)
                 case ServiceRefused():
                     self.services[effect.transport].refuse(effect.reason)
+                    self._startup.refused(effect.transport)
                 case Tell():
                     self.drivers[effect.subsystem].post(effect.input)
                 case Emit():
@@ -234,12 +235,18 @@ class _Startup:
     def __init__(self, names: tuple[str, ...]) -> None:
         self._open = set(names)
         self._reasons: dict[str, str] = {}
+        self._refusals: set[str] = set()
         self._joined = False
         self._decided = trio.Event()
 
     def up(self) -> None:
         self._joined = True
         self._decided.set()
+
+    def refused(self, name: str) -> None:
+        """This service turned us away; `down` follows."""
+        if name not in self._reasons:
+            self._refusals.add(name)
 
     def down(self, name: str, reason: str) -> None:
         self._open.discard(name)
@@ -250,4 +257,5 @@ class _Startup:
     async def wait(self) -> None:
         await self._decided.wait()
         if not self._joined:
-            raise TransportUnavailable("; ".join(self._reasons.values()))
+            error = JoinRefused if self._refusals == set(self._reasons) else TransportUnavailable
+            raise error("; ".join(self._reasons.values()))

@@ -1,1 +1,77 @@
-"""A network in a box, for tests."""
+"""A network in a box: whole meshes in virtual time, with faults drawn from a seed.
+
+Two rungs, one and the same protocol cores:
+
+- *full meshes*: `simulate` runs an async function in virtual time, and `simulated_meshes` gives it real `open_mesh` peers
+  over simulated links. For tests of applications, and hundreds of peers.
+- *bare peers*: `BareNetwork` drives the cores of thousands of peers without Trio. For tests of protocols, and for
+  figures: `run(load_scenario("churn"), peers=1000)`, or `p2pmesh simulate churn --peers 1000`.
+
+`docs/simulation.md` shows both.
+"""
+
+from p2pmesh.simulation.bare import BareNetwork, Cut, InvariantViolated, Violation
+from p2pmesh.simulation.bare_node import BareNode
+from p2pmesh.simulation.conditioner import Conditions, Constant, LogNormal, Measured, Uniform
+from p2pmesh.simulation.faults import (
+    Bad,
+    Churn,
+    Crash,
+    FaultPlan,
+    Freeze,
+    Hostile,
+    JoinStorm,
+    Nat,
+    Outage,
+    Partition,
+    Restart,
+)
+from p2pmesh.simulation.havoc import Havoc
+from p2pmesh.simulation.hostile import Hostility
+from p2pmesh.simulation.ledger import Broadcast
+from p2pmesh.simulation.meshes import World, simulated_meshes
+from p2pmesh.simulation.network import NEARBY, SimDialer, SimNetwork
+from p2pmesh.simulation.report import Picture, Report
+from p2pmesh.simulation.scenario import SCENARIOS, Run, Scenario, load_scenario, parse_scenario, run
+from p2pmesh.simulation.scheduling import simulate
+
+__all__ = [
+    "NEARBY",
+    "SCENARIOS",
+    "Bad",
+    "BareNetwork",
+    "BareNode",
+    "Broadcast",
+    "Churn",
+    "Conditions",
+    "Constant",
+    "Crash",
+    "Cut",
+    "FaultPlan",
+    "Freeze",
+    "Havoc",
+    "Hostile",
+    "Hostility",
+    "InvariantViolated",
+    "JoinStorm",
+    "LogNormal",
+    "Measured",
+    "Nat",
+    "Outage",
+    "Partition",
+    "Picture",
+    "Report",
+    "Restart",
+    "Run",
+    "Scenario",
+    "SimDialer",
+    "SimNetwork",
+    "Uniform",
+    "Violation",
+    "World",
+    "load_scenario",
+    "parse_scenario",
+    "run",
+    "simulate",
+    "simulated_meshes",
+]

@@ -39,9 +39,8 @@ from p2pmesh.simulation.conditioner import Conditions, Path, luck_of
 from p2pmesh.simulation.hostile import EVERY, Hostility
 from p2pmesh.simulation.ledger import Broadcast, Ledger
 from p2pmesh.simulation.trace import Mark, Trace
-from p2pmesh.simulation.traffic import KINDS, NAMES, Traffic
+from p2pmesh.simulation.traffic import NAMES, Traffic
 from p2pmesh.wire.codec import decode, encode
-from p2pmesh.wire.messages import Message
 
 EPOCH: Final = 1_700_000_000.0
 """Wall time at the start of every simulation, in seconds since 1970."""
@@ -155,8 +154,11 @@ class BareNetwork:
         self.listeners: list[Listener] = []
         self.violations: list[Violation] = []
         self.traffic = Traffic()
+        self.arrived = self.traffic.arrived
         self.ledger = Ledger()
         self.trace = Trace(NAMES, trace_kept)
+        self.log = self.trace.log
+        """An event for the trace: its time and kind, from whom, to whom, and a detail."""
         self._encode_frames = encode_frames
         self._identities = random.Random(f"identities {seed}")
         self._memo = SignatureMemo()
@@ -349,12 +351,6 @@ class BareNetwork:
             cargo = decode(encode(cargo))  # type: ignore[assignment]
         end.owner.receive(end, cargo)
 
-    def received(self, node: BareNode, end: End, message: Message) -> None:
-        """A message is about to be handled."""
-        kind = KINDS[type(message)]
-        self.traffic.arrived[kind] += 1
-        self.trace.log(self.now, Mark.MESSAGE + kind, end.far.owner.number, node.number)
-
     def replied(self, node: BareNode, reply: Reply) -> None:
         """A call of a peer's application returns."""
         del node
@@ -363,7 +359,7 @@ class BareNetwork:
     def mark(self, kind: Mark, a: int, b: int, detail: str | float = 0) -> None:
         """Note an event in the trace."""
         number = self.trace.note(detail) if isinstance(detail, str) else detail
-        self.trace.log(self.now, kind, a, b, number)
+        self.log((self.now, kind, a, b, number))
 
     def seeded(self, seed: int) -> random.Random:
         return random.Random(seed)

@@ -68,12 +68,13 @@ class Attempt:
 class End:
     """One end of an open link. `path` leads away from it, `held` keeps what can't come in now."""
 
-    __slots__ = ("closing", "far", "gone", "heard", "held", "owner", "path", "peer", "silences")
+    __slots__ = ("closing", "far", "far_number", "gone", "heard", "held", "owner", "path", "peer", "silences")
 
     far: End
 
-    def __init__(self, owner: BareNode, peer: PeerId, path: Path, now: float) -> None:
+    def __init__(self, owner: BareNode, peer: PeerId, far_number: int, path: Path, now: float) -> None:
         self.owner = owner
+        self.far_number = far_number
         self.peer = peer
         self.path = path
         self.gone = False
@@ -217,7 +218,7 @@ class BareLinks:
         end.gone = True
         end.held = None
         del self.ends[end.peer]
-        self.net.mark(Mark.LINK_DOWN, self.node.number, end.far.owner.number, reason)
+        self.net.mark(Mark.LINK_DOWN, self.node.number, end.far_number, reason)
         self.node.report(LinkDown(end.peer, reason, timed_out))
 
     def _force_close(self, end: End, _: object) -> None:
@@ -298,8 +299,10 @@ class BareLinks:
                 side.owner.links._lose(side, "the DTLS handshake failed")
             return
         sides = (attempt, answerer)
-        near, far = (End(side.owner, side.peer, net.path(side.owner, other.owner), net.now) for side, other in
-                     (sides, sides[::-1]))
+        near, far = (
+            End(side.owner, side.peer, other.owner.number, net.path(side.owner, other.owner), net.now)
+            for side, other in (sides, sides[::-1])
+        )
         near.far, far.far = far, near
         for side in sides:
             net.attempts.pop(side.token, None)
@@ -321,7 +324,7 @@ class BareLinks:
         self.check_cap(end.peer)
         self.counts.opened += 1
         assert attempt.remote is not None  # noqa: S101  # an attempt that connects has its answer
-        self.net.mark(Mark.LINK_UP, self.node.number, end.far.owner.number)
+        self.net.mark(Mark.LINK_UP, self.node.number, end.far_number)
         self.node.report(LinkUp(attempt.remote))
         if end.gone:
             return

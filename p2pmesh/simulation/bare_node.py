@@ -38,6 +38,7 @@ from p2pmesh.protocols.wiring import AUDIENCE, OWNERS, build_cores
 from p2pmesh.simulation.bare_links import BareLinks, Cargo, End
 from p2pmesh.simulation.hostile import Hostility
 from p2pmesh.simulation.trace import Mark
+from p2pmesh.simulation.traffic import KINDS
 
 if TYPE_CHECKING:
     from p2pmesh.simulation.bare import BareNetwork
@@ -45,8 +46,11 @@ if TYPE_CHECKING:
 
 _PLACES: Final = {subsystem: place for place, subsystem in enumerate(Subsystem)}
 _AUDIENCE: Final = {kind: tuple(_PLACES[subsystem] for subsystem in who) for kind, who in AUDIENCE.items()}
-_OWNERS: Final = {kind: None if owner is None else _PLACES[owner] for kind, owner in OWNERS.items()}
-"""The wiring table by the cores' places in a tuple, which are faster to find than the members of an enum."""
+_OWNERS: Final = {
+    kind: (None if owner is None else _PLACES[owner], KINDS[kind], Mark.MESSAGE + KINDS[kind]) for kind, owner in OWNERS.items()
+}
+"""The wiring table by the cores' places in a list, which are faster to find than the members of an enum; with the number
+by which the traffic knows each kind of message."""
 
 
 class BareNode:
@@ -139,23 +143,26 @@ class BareNode:
         self._drain()
 
     def receive(self, end: End, cargo: Cargo) -> None:
-        """Something came over a link."""
-        place = _OWNERS.get(type(cargo))  # type: ignore[arg-type]
-        if place is None:
-            if type(cargo) in _OWNERS:
-                self.ignored += 1
-            else:
-                self.links.take_odd(end, cargo)
+        """Something came over a link. Nearly every event of a simulation goes through here."""
+        owner = _OWNERS.get(type(cargo))  # type: ignore[arg-type]
+        if owner is None:
+            self.links.take_odd(end, cargo)
             return
         if end.closing is not None:  # what comes while we close is dropped
             return
+        place, kind, mark = owner
         net = self.net
-        net.received(self, end, cargo)  # type: ignore[arg-type]
-        effects = self._handles[place](Received(end.peer, cargo), net.now)  # type: ignore[arg-type]
+        now = net.now
+        net.arrived[kind] += 1
+        net.log((now, mark, end.far_number, self.number, 0.0))
+        if place is None:
+            self.ignored += 1
+            return
+        effects = self._handles[place](Received(end.peer, cargo), now)  # type: ignore[arg-type]
         if effects:
             self._carry_out(effects)
-        if net.queue:
-            self._drain()
+            if net.queue:
+                self._drain()
         deadline = self._deadlines[place]()
         if deadline < self._wakes[place]:
             self._wake_at(place, deadline)
@@ -163,19 +170,20 @@ class BareNode:
     def _drain(self) -> None:
         """Let the cores have what waits for them, and what follows from it."""
         net = self.net
-        queue, now = net.queue, net.now
+        queue, now, handles = net.queue, net.now, self._handles
         touched = 0
         while queue:
             place, event = queue.popleft()
             touched |= 1 << place
-            effects = self._handles[place](event, now)
+            effects = handles[place](event, now)
             if effects:
                 self._carry_out(effects)
-        for place, next_deadline in enumerate(self._deadlines):
-            if touched >> place & 1:
-                deadline = next_deadline()
-                if deadline < self._wakes[place]:
-                    self._wake_at(place, deadline)
+        while touched:
+            place = touched.bit_length() - 1
+            touched ^= 1 << place
+            deadline = self._deadlines[place]()
+            if deadline < self._wakes[place]:
+                self._wake_at(place, deadline)
 
     # --- time ---------------------------------------------------------------------------------------------------------
 

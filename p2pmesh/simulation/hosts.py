@@ -64,6 +64,10 @@ class Hosts:
         """Those whose peers are there and mean to stay."""
         return [host for host in self._hosts if host.mesh is not None and not host.leaving.is_set()]
 
+    def present(self) -> list[Host]:
+        """Those whose peers are not gone yet, also if they have not joined."""
+        return [host for host in self._hosts if not host.gone.is_set()]
+
     def find(self, who: Who) -> Host:
         """The host of a peer; of one that was restarted, the latest."""
         if isinstance(who, int):

@@ -380,6 +380,7 @@ class World:
         dialer = self.network.dialer(identity.peer_id, config.links, config.max_frame, number)
         host = Host(number, identity, dialer, Uplink(self.hub), options, options["clock_offset"])
         self._hosts.add(host)
+        self._hold_uplinks()
         self._watch.mark(Mark.JOIN, number)
         self._watch.expect(dialer, options.get("max_peers") or config.max_peers)
         return host
@@ -402,7 +403,7 @@ class World:
             yield mesh
 
     def _hold_uplinks(self) -> None:
-        for host in self._alive():
+        for host in self._hosts.present():
             if self.network.terrain.reaches_service(host.peer_id):
                 host.uplink.resume()
             else:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TYPE_CHECKING, Final, assert_never
 
 import trio
 
+from p2pmesh.errors import TransportUnavailable
 from p2pmesh.mesh import Mesh
 from p2pmesh.simulation.bare import Cut
 from p2pmesh.simulation.conditioner import Conditions, Constant
@@ -32,6 +35,8 @@ if TYPE_CHECKING:
 
 FEWEST: Final = 2
 """Peers that faults leave alive: there is no mesh of one."""
+TRY_AGAIN: Final = 1.0
+"""Seconds until a newcomer that could not reach the service is started again."""
 
 
 class Replay:
@@ -63,12 +68,12 @@ class Replay:
             case Restart():
                 await self._restart(fault)
             case JoinStorm():
-                every = fault.seconds / fault.count
-                await self._world.join(fault.count, every=every, clock_offset=fault.clock_offset)
+                await self._storm(fault)
             case Churn():
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._arrivals, fault)
                     nursery.start_soon(self._departures, fault)
+                    await trio.sleep(fault.seconds)
             case Outage():
                 await self._outage(fault)
             case Bad():
@@ -111,7 +116,13 @@ class Replay:
         meshes = [mesh for mesh in self._named(fault.peers) if self._crash(mesh)]
         await trio.sleep(fault.seconds)
         for mesh in meshes:
-            await self._world.restart(mesh, fresh=fault.fresh)
+            await _patiently(partial(self._world.restart, mesh, fresh=fault.fresh))
+
+    async def _storm(self, fault: JoinStorm) -> None:
+        async with trio.open_nursery() as nursery:
+            for _ in range(fault.count):
+                nursery.start_soon(_patiently, partial(self._world.join, clock_offset=fault.clock_offset))
+                await trio.sleep(fault.seconds / fault.count)
 
     async def _outage(self, fault: Outage) -> None:
         self._outages += 1
@@ -137,24 +148,36 @@ class Replay:
             self._world.condition(mesh, None)
 
     async def _arrivals(self, fault: Churn) -> None:
-        with trio.move_on_after(fault.seconds):
-            while True:
-                await trio.sleep(self._pause(fault.arrivals))
-                await self._world.join()
+        ends = trio.current_time() + fault.seconds
+        async with trio.open_nursery() as nursery:
+            while trio.current_time() + (pause := self._pause(fault.arrivals)) < ends:
+                await trio.sleep(pause)
+                nursery.start_soon(_patiently, self._world.join)
 
     async def _departures(self, fault: Churn) -> None:
-        with trio.move_on_after(fault.seconds):
-            while True:
-                await trio.sleep(self._pause(fault.departures))
-                meshes = self._world.meshes
-                if len(meshes) <= FEWEST:
-                    continue
-                mesh = self._rng.choice(meshes)
-                if self._rng.random() < fault.crashes:
-                    self._world.crash(mesh)
-                else:
-                    await self._world.leave(mesh)
+        ends = trio.current_time() + fault.seconds
+        while trio.current_time() + (pause := self._pause(fault.departures)) < ends:
+            await trio.sleep(pause)
+            meshes = self._world.meshes
+            if len(meshes) <= FEWEST:
+                continue
+            mesh = self._rng.choice(meshes)
+            if self._rng.random() < fault.crashes:
+                self._world.crash(mesh)
+            else:
+                await self._world.leave(mesh)
 
     def _pause(self, rate: float) -> float:
         """Until the next event of a Poisson process."""
         return self._rng.expovariate(rate) if rate > 0 else math.inf
+
+
+async def _patiently(join: Callable[[], Awaitable[object]]) -> None:
+    """Join as a program does that is started again and again while no service can be reached."""
+    while True:
+        try:
+            await join()
+        except TransportUnavailable:
+            await trio.sleep(TRY_AGAIN)
+        else:
+            return

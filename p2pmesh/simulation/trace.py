@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections import deque
+from collections.abc import Callable
 from enum import IntEnum
 from typing import Final
 
@@ -31,9 +32,14 @@ class Mark(IntEnum):
 
 
 class Trace:
-    """The record of a run. `log` takes an event; `digest` is a function of all of them, and of nothing else."""
+    """The record of a run; `digest` is a function of all its events, and of nothing else.
 
-    __slots__ = ("_chunk", "_hash", "_names", "_notes", "_older", "count")
+    Attributes:
+      log: takes an event as five numbers: time, kind, from peer, to peer (-1 for nobody), and a detail.
+      count: events that were hashed.
+    """
+
+    __slots__ = ("_chunk", "_hash", "_names", "_notes", "_older", "count", "log")
 
     def __init__(self, message_names: list[str], kept: int = CHUNK) -> None:
         """Begin.
@@ -49,11 +55,7 @@ class Trace:
         self._chunk = array("d")
         self._older: deque[array[float]] = deque(maxlen=max(1, kept // CHUNK))
         self.count = 0
-        """Chunks that were hashed, in events."""
-
-    def log(self, time: float, kind: int, a: int, b: int, detail: float = 0) -> None:
-        """An event of this kind, from peer `a` to peer `b`; -1 for nobody."""
-        self._chunk.extend((time, kind, a, b, detail))
+        self.log: Callable[[tuple[float, float, float, float, float]], None] = self._chunk.extend
 
     def roll(self) -> None:
         """Hash what has come together. To be called now and then."""
@@ -94,5 +96,5 @@ class Trace:
     def _flush(self) -> None:
         self._hash.update(self._chunk.tobytes())
         self.count += len(self._chunk) // _WIDTH
-        self._older.append(self._chunk)
-        self._chunk = array("d")
+        self._older.append(self._chunk[:])
+        del self._chunk[:]

@@ -28,7 +28,8 @@ class Uplink(Transport):
 
     def hold(self) -> None:
         """Let nothing pass until `resume`."""
-        self._open = trio.Event()
+        if self._open.is_set():
+            self._open = trio.Event()
 
     def resume(self) -> None:
         """End `hold`."""
@@ -37,7 +38,7 @@ class Uplink(Transport):
     def cut(self) -> None:
         """End what is open at its next word, and open nothing any more."""
         self._cut = True
-        self._open.set()
+        self.resume()
 
     async def passed(self) -> None:
         """Wait while it is held up.

@@ -53,7 +53,7 @@ class Watch:
     def mark(self, kind: Mark, a: int = -1, b: int = -1, detail: str | float = 0) -> None:
         """Note an event in the trace."""
         number = self.trace.note(detail) if isinstance(detail, str) else detail
-        self.trace.log(trio.current_time(), kind, a, b, number)
+        self.trace.log((trio.current_time(), kind, a, b, number))
         self.trace.roll()
 
     async def look(self, peers: Callable[[], list[tuple[int, Mesh]]]) -> None:

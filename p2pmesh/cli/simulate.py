@@ -1,0 +1,80 @@
+"""`p2pmesh simulate`: a mesh of thousands in one process, in virtual time, with faults."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import click
+
+from p2pmesh.cli.options import json_option, option
+
+PLOTS = (".png", ".svg", ".pdf")
+
+
+@click.command()
+@click.argument("scenario", default="quiet")
+@option("--peers", type=click.IntRange(min=2), default=100, metavar="N", help="How many peers.")
+@option("--max-peers", type=click.IntRange(min=1), default=5, metavar="D", help="Most links that each of them holds.")
+@option("--seed", type=int, default=0, help="The same seed gives the same run, to the last event.")
+@option(
+    "--plot",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=None,
+    metavar="FILE.png",
+    help="Draw delivery over time, hops, latencies and the overlay.",
+)
+@json_option
+def simulate(*, scenario: str, peers: int, max_peers: int, seed: int, plot: Path | None, as_json: bool) -> None:
+    """Simulate a mesh under a SCENARIO of faults, and see whether it delivers.
+
+    All protocols of all peers run in this process, in virtual time, over links with the latencies and the faults of the
+    scenario: quiet, join-storm, churn, mass-failure, partition, flaky-links, server-outage or hostile, or the path of a TOML
+    file of your own.
+
+    The exit status is 0 only if nothing happened that must not: every broadcast reached everybody, once.
+    """
+    if max_peers == 1 and peers > 2:
+        raise click.UsageError("--max-peers 1 can't join more than 2 peers to one mesh: give it 2 or more")
+    if plot is not None:
+        _check_plot(plot)
+    from rich.console import Console
+
+    from p2pmesh.cli.simulate_view import print_report, run_with_progress
+    from p2pmesh.simulation.scenario import load_scenario
+
+    errors = Console(stderr=True)
+    loaded = load_scenario(scenario)
+    loaded.plan(peers, seed)  # what makes no sense is told before anything runs
+    report = run_with_progress(loaded, peers=peers, max_peers=max_peers, seed=seed, console=errors)
+    if as_json:
+        click.echo(json.dumps(report.to_json()))
+    else:
+        print_report(report, Console())
+    if plot is not None:
+        _draw(report, plot)
+    if report.violations:
+        errors.print(report.account, markup=False, highlight=False, soft_wrap=True)
+    click.get_current_context().exit(1 if report.violations else 0)
+
+
+def _check_plot(path: Path) -> None:
+    """See that a picture can be drawn before a long run."""
+    if path.suffix.lower() not in PLOTS:
+        raise click.UsageError(f"--plot draws {', '.join(PLOTS)}, not {path.suffix or 'a file without an ending'}")
+    if not path.parent.is_dir():
+        raise click.UsageError(f"--plot can't write {path}: there is no directory {path.parent}")
+    if importlib.util.find_spec("matplotlib") is None:
+        raise click.UsageError("--plot needs matplotlib: pip install 'p2pmesh[plot]'")
+
+
+def _draw(report: object, path: Path) -> None:
+    from p2pmesh.cli.simulate_plot import draw
+    from p2pmesh.simulation.report import Report
+
+    assert isinstance(report, Report)  # noqa: S101
+    try:
+        draw(report, path)
+    except OSError as error:
+        raise click.ClickException(f"can't write {path}: {error.strerror or error}") from error
