@@ -11,6 +11,7 @@ import hashlib
 import os
 import stat
 import tempfile
+from collections import OrderedDict
 from contextvars import ContextVar, Token
 from pathlib import Path
 from types import TracebackType
@@ -63,7 +64,7 @@ class SignatureMemo:
     def __init__(self, limit: int = 65_536) -> None:
         """Remember at most `limit` outcomes, the latest."""
         self._limit = limit
-        self._outcomes: dict[tuple[bytes, bytes, bytes], bool] = {}
+        self._outcomes: OrderedDict[tuple[bytes, bytes, bytes], bool] = OrderedDict()
         self._token: Token[SignatureMemo | None] | None = None
 
     def __len__(self) -> int:
@@ -90,7 +91,7 @@ class SignatureMemo:
     def note(self, public_key: bytes, signature: bytes, data: bytes, *, outcome: bool) -> None:
         """Remember an outcome; the oldest goes if there are too many."""
         if len(self._outcomes) >= self._limit:
-            del self._outcomes[next(iter(self._outcomes))]
+            self._outcomes.popitem(last=False)
         self._outcomes[public_key, signature, data] = outcome
 
 

@@ -6,6 +6,7 @@ so a check that has to see that nothing happens waits `A_WHILE`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from functools import partial
@@ -66,12 +67,12 @@ async def repeat(call: Callable[[], Awaitable[object]]) -> None:
         await call()
 
 
-async def fill(link: Link, size: int, limit: int = 10_000) -> int:
-    """Send bulk frames of a size until the link takes no more for a while. Gives how many it took."""
+async def fill(link: Link, size: int, limit: int = 10_000, *, urgent: bool = False) -> int:
+    """Send frames of a size until the link takes no more for a while. Gives how many it took."""
     sent = 0
     with trio.move_on_after(A_WHILE) as scope:
         while sent < limit:
-            await link.send(frame_of(sent, size))
+            await link.send(frame_of(sent, size), urgent=urgent)
             sent += 1
             scope.deadline = trio.current_time() + A_WHILE
     if scope.cancelled_caught:
@@ -161,6 +162,53 @@ async def check_what_was_sent_arrives_before_the_end(connect: Connect) -> None:
             await pair.right.send(b"too late")
 
 
+class Flow:
+    """Numbered frames of one size, each told from all others: how many went in, how many came out in their order."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.taken = 0
+        self.received = 0
+
+    async def send(self, link: Link) -> None:
+        """Send until that raises."""
+        while True:
+            await link.send(frame_of(self.taken, self.size))
+            self.taken += 1
+
+    async def send_until(self, link: Link, error: type[Exception]) -> None:
+        with pytest.raises(error):
+            await self.send(link)
+
+    async def receive(self, link: Link, count: float = math.inf) -> None:
+        """Receive so many, or until that raises; each is whole, and none is missing."""
+        with trio.fail_after(PATIENCE):
+            while self.received < count:
+                assert await link.receive() == frame_of(self.received, self.size)
+                self.received += 1
+
+
+async def check_closing_while_sending_loses_nothing_that_was_taken(connect: Connect) -> None:
+    for flow in (Flow(100), Flow(40_000)):  # many in a packet, and many packets for one
+        async with connect() as pair, trio.open_nursery() as nursery:
+            nursery.start_soon(flow.send_until, pair.left, trio.ClosedResourceError)
+            await flow.receive(pair.right, 50)
+            nursery.start_soon(pair.left.aclose)
+            with pytest.raises(trio.EndOfChannel):
+                await flow.receive(pair.right)
+        assert flow.received == flow.taken
+
+
+async def check_closing_does_not_wait_for_a_peer_that_does_not_read(connect: Connect) -> None:
+    async with connect(NARROW) as pair:
+        sent, flow = await fill(pair.left, 10_000), Flow(10_000)
+        with trio.fail_after(NARROW.close_timeout + PATIENCE):
+            await pair.left.aclose()
+        with pytest.raises((trio.EndOfChannel, LinkError)):
+            await flow.receive(pair.right)
+        assert flow.received <= sent
+
+
 async def check_closing_ends_the_calls_of_both_sides(connect: Connect) -> None:
     async with connect(NARROW) as pair:
         await fill(pair.left, 10_000)
@@ -235,6 +283,48 @@ async def check_a_break_in_mid_message_is_an_error(connect: Connect) -> None:
                 await repeat(link.receive)
             with trio.fail_after(PATIENCE), pytest.raises(LinkError):
                 await link.send(b"")
+
+
+async def check_a_break_gives_whole_frames_or_none(connect: Connect) -> None:
+    for flow in (Flow(100), Flow(300_000)):
+        async with connect() as pair, trio.open_nursery() as nursery:
+            if pair.break_off is not None:
+                nursery.start_soon(flow.send_until, pair.left, LinkError)
+                await flow.receive(pair.right, 3)
+                pair.break_off()
+                with pytest.raises(LinkError):
+                    await flow.receive(pair.right)
+
+
+async def check_a_break_ends_a_send_that_waits(connect: Connect) -> None:
+    async with connect(NARROW) as pair:
+        if pair.break_off is None:
+            return
+        await fill(pair.left, 10_000)
+        with trio.fail_after(PATIENCE):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(Flow(10_000).send_until, pair.left, LinkError)
+                await trio.sleep(A_WHILE)
+                pair.break_off()
+
+
+async def check_backpressure_holds_back_urgent_frames_too(connect: Connect) -> None:
+    async with connect(NARROW) as pair:
+        sent = await fill(pair.left, 1000, urgent=True)
+        assert pair.right.stats.unread_bytes <= MAX_FRAME * 4 // 3 + KIB
+        assert await receive_some(pair.right, sent) == [frame_of(n, 1000) for n in range(sent)]
+        await pair.left.send(b"more", urgent=True)
+        assert await receive_some(pair.right, 1) == [b"more"]
+
+
+async def check_two_sides_that_only_send_do_not_lock_each_other(connect: Connect) -> None:
+    async with connect(NARROW) as pair:
+        sent = [await fill(link, 10_000) for link in (pair.left, pair.right)]
+        async with trio.open_nursery() as nursery:
+            for link, count in ((pair.left, sent[0]), (pair.right, sent[1])):
+                nursery.start_soon(send_all, link, [frame_of(count + n, 10_000) for n in range(30)])
+            for link, count in ((pair.right, sent[0]), (pair.left, sent[1])):
+                assert await receive_some(link, count + 30) == [frame_of(n, 10_000) for n in range(count + 30)]
 
 
 async def check_a_cancelled_send_is_not_sent(connect: Connect) -> None:

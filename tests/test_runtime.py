@@ -1,5 +1,6 @@
 """The driver, the calls and the bus, each on its own."""
 
+import itertools
 import math
 import random
 from contextlib import asynccontextmanager
@@ -26,6 +27,7 @@ from p2pmesh.protocols.core import (
     Signaled,
     Timers,
 )
+from p2pmesh.receipts import UPDATES, Delivered, Receipt
 from p2pmesh.runtime.bus import Bus
 from p2pmesh.runtime.calls import Calls
 from p2pmesh.runtime.driver import MAX_NOTICES, Driver
@@ -113,6 +115,8 @@ def test_notices_are_bounded_but_changes_of_state_always_get_in():
 
 async def test_a_bug_in_a_subsystem_names_it():
     async def broken(*, task_status):
+        task_status.started()
+        await trio.lowlevel.checkpoint()
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError) as caught:
@@ -413,3 +417,30 @@ def test_timers_that_are_moved_over_and_over_take_no_more_room():
     for n in range(10_000):
         timers.set(n % 3, float(n))
     assert len(timers._heap) <= 65
+
+
+async def test_a_receipt_s_slow_reader_gets_the_newest_counts():
+    receipt = Receipt("id", "t", enabled=True)
+    async with receipt.updates() as updates:
+        for count in range(1, 100):
+            receipt._progress(count)
+        receipt._settle(Delivered(99, 1.0))
+        receipt._close()
+        assert [count async for count in updates] == list(range(100 - UPDATES, 100))
+    assert await receipt.settled() == Delivered(99, 1.0)
+
+
+async def test_a_service_that_ends_each_connection_at_once_is_not_asked_in_a_hurry(autojump_clock, nursery):
+    asked = []
+
+    async def deliver(event):
+        if isinstance(event, ServiceUp):
+            asked.append(trio.current_time())
+
+    service = Service(Brusque(), SignalingConfig(retry_first=1.0, retry_cap=8.0), random.Random(1), deliver)
+    nursery.start_soon(service.run)
+    await trio.sleep(60)
+    gaps = [later - earlier for earlier, later in itertools.pairwise(asked)]
+    assert gaps[0] <= 1
+    assert all(4 <= gap <= 8 for gap in gaps[3:])
+    nursery.cancel_scope.cancel()

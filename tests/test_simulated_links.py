@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import msgspec
@@ -19,7 +19,7 @@ from p2pmesh.links.link import AttemptFailed, Link, LinkError, LinkProtocolError
 from p2pmesh.protocols.core import RemotePeer
 from p2pmesh.simulation.conditioner import Conditions, Constant
 from p2pmesh.simulation.network import SimDialer, SimNetwork
-from tests.link_contract import CHECKS, Connect, Pair, frame_of, receive_some, send_all
+from tests.link_contract import CHECKS, Connect, Pair, frame_of, receive_some, repeat, send_all
 
 DEFAULTS = LinkConfig()
 LEFT, RIGHT = PeerId("1" * 40), PeerId("2" * 40)
@@ -280,6 +280,77 @@ async def test_a_very_slow_line_is_not_taken_for_a_dead_peer(autojump_clock: Moc
             with trio.fail_after(600):
                 for _ in range(1000):
                     await right.receive()
+
+
+async def test_loss_on_a_reliable_link_is_delay_and_nothing_else(autojump_clock: MockClock) -> None:
+    frames = [frame_of(n, 500) for n in range(200)]
+    async with network_of_two(loss=0.2) as network, connected(network) as (left, right):
+        async with trio.open_nursery() as nursery:
+            start = trio.current_time()
+            nursery.start_soon(send_all, left, frames)
+            assert await receive_some(right, len(frames)) == frames
+            assert trio.current_time() - start > 0.2
+
+
+@pytest.mark.parametrize("evil", [{"corrupt": 0.2}, {"duplicate": 0.2}, {"reliable": False, "loss": 0.2}])
+async def test_what_no_carrier_may_do_ends_the_link_or_is_waited_for_in_vain(
+    autojump_clock: MockClock, evil: dict[str, Any]
+) -> None:
+    async with network_of_two(**evil) as network, connected(network) as (left, right):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send_some, left, 300)
+            with trio.move_on_after(60), pytest.raises((LinkError, trio.EndOfChannel)):
+                await repeat(right.receive)
+            assert right.stats.frames_received < 300
+            nursery.cancel_scope.cancel()
+
+
+async def send_some(link: Link, count: int) -> None:
+    with suppress(LinkError):
+        await send_all(link, [bytes(20_000)] * count)
+
+
+async def test_a_link_that_breaks_by_itself_says_so_on_both_sides(autojump_clock: MockClock) -> None:
+    async with network_of_two(breaks=0.05) as network, connected(network) as (left, right):
+        await send_some(left, 300)
+        for link in (left, right):
+            with pytest.raises(LinkError, match="the connection broke"):
+                await repeat(link.receive)
+
+
+async def test_conditions_of_one_peer_can_change_while_its_links_are_open(autojump_clock: MockClock) -> None:
+    async with network_of_two() as network, connected(network) as (left, right):
+        for conditions, takes in ((Conditions(latency=Constant(0.5), jitter=0.0), 0.5), (None, 0.01)):
+            network.condition(LEFT, conditions)
+            await trio.sleep(1)
+            start = trio.current_time()
+            await left.send(b"x")
+            await right.receive()
+            assert trio.current_time() - start == pytest.approx(takes)
+
+
+async def test_a_crashed_peer_falls_silent_and_its_own_links_are_gone(autojump_clock: MockClock) -> None:
+    async with network_of_two() as network, network.dialer(LEFT) as dialer:
+        left, right = await open_pair(dialer, network.dialer(RIGHT))
+        async with left, right, trio.open_nursery() as nursery:
+            await nursery.start(right.run)
+            start = trio.current_time()
+            dialer.crash()
+            with pytest.raises(LinkError, match="crashed"):
+                await left.receive()
+            assert trio.current_time() == start
+            with pytest.raises(AttemptFailed, match="crashed"):
+                await dialer.offer(RIGHT)
+            with pytest.raises(LinkTimedOut):
+                await right.receive()
+
+
+async def test_symmetric_nats_reach_open_peers_only(autojump_clock: MockClock) -> None:
+    async with network_of_two() as network:
+        for nat, other, opens in (("symmetric", "open", True), ("symmetric", "cone", False), ("cone", "cone", True)):
+            network.terrain.behind(LEFT, nat)  # type: ignore[arg-type]
+            network.terrain.behind(RIGHT, other)  # type: ignore[arg-type]
+            assert network.terrain.can_link(LEFT, RIGHT) is opens
 
 
 # --- the rest of a link's life ----------------------------------------------------------------------------------------

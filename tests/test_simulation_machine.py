@@ -151,5 +151,5 @@ class MeshMachine(RuleBasedStateMachine):
 
 
 TestMeshMachine = pytest.mark.timeout(600)(MeshMachine.TestCase)
-if settings.default.max_examples <= 100:  # not when it soaks
+if settings().max_examples <= 100:  # not when it soaks
     TestMeshMachine.settings = settings(max_examples=15, stateful_step_count=25)

@@ -1,16 +1,12 @@
-"""Whole meshes in virtual time: real `open_mesh`, simulated links, a signaling service in memory."""
+"""The worlds of this suite: `simulated_meshes`, with peers whose numbers and ids each test chooses."""
 
-import random
 from contextlib import AsyncExitStack, asynccontextmanager
 
-import attrs
 import trio
 
-from p2pmesh import Identity, MeshConfig, open_mesh
-from p2pmesh.simulation.network import SimNetwork
-from p2pmesh.transports.memory import MemoryHub, MemoryTransport
-
-EPOCH = 1_800_000_000.0
+from p2pmesh import Identity
+from p2pmesh.simulation import simulated_meshes
+from p2pmesh.simulation.bare import EPOCH
 
 
 def virtual_wall(now):
@@ -18,61 +14,41 @@ def virtual_wall(now):
 
 
 class World:
-    """A network, a hub, and the peers in them. Peers are numbered, and have the same id in each run."""
+    """A simulated world. Peers have the same ids in each run, whatever the seed. Leaving it checks its invariants."""
 
-    def __init__(self, seed=0, **network):
-        self.rng = random.Random(seed)
-        self.hub = MemoryHub(rng=random.Random(seed))
-        self.network = SimNetwork(random.Random(seed), **network)
+    def __init__(self, seed=0):
         self._stack = AsyncExitStack()
+        self._seed = seed
 
     async def __aenter__(self):
-        await self._stack.enter_async_context(self.network)
-        self._nursery = await self._stack.enter_async_context(trio.open_nursery())
+        self._world = await self._stack.enter_async_context(simulated_meshes(seed=self._seed))
+        self.network, self.hub = self._world.network, self._world.hub
         return self
 
     async def __aexit__(self, *exc):
-        self._nursery.cancel_scope.cancel("the world ends")
-        return await self._stack.__aexit__(*exc)
+        return await self._stack.__aexit__(*exc)  # noqa: ASYNC102  # as bounded as what it closes
 
     def identity(self, number):
         return Identity.from_seed(bytes([number]) * 32)
 
     @asynccontextmanager
-    async def peer(self, number, *, transports=None, identity=None, links=None, **options):
-        identity = identity or self.identity(number)
-        config = options.pop("config", None) or MeshConfig()
-        if links is not None:
-            config = attrs.evolve(config, links=links)
-        async with open_mesh(
-            *(transports or [MemoryTransport(hub=self.hub, name="hub")]),
-            identity=identity,
-            config=config,
-            dialer=self.network.dialer(identity.peer_id, config.links, config.max_frame),
-            rng=random.Random(number),
-            wall_clock=virtual_wall,
-            **options,
-        ) as mesh:
+    async def peer(self, number, *, transports=(), identity=None, **options):
+        async with self._world.peer(*transports, identity=identity or self.identity(number), **options) as mesh:
             yield mesh
 
     async def join(self, count, **options):
         """That many peers, which stay until the world's end."""
-        return [await self._nursery.start(self._live, n + 1, options) for n in range(count)]
-
-    async def _live(self, number, options, *, task_status):
-        async with self.peer(number, **options) as mesh:
-            task_status.started(mesh)
-            await trio.sleep_forever()
+        return [mesh for n in range(count) for mesh in await self._world.join(identity=self.identity(n + 1), **options)]
 
 
-async def until(condition, timeout=60.0, step=0.05):
+async def until(condition, timeout=60.0, step=0.05):  # noqa: ASYNC109  # of a test's own clock
     """Wait in virtual time until `condition()` holds."""
     with trio.fail_after(timeout):
-        while not condition():
+        while not condition():  # noqa: ASYNC110  # any condition at all
             await trio.sleep(step)
 
 
-async def linked(*meshes, timeout=60.0):
+async def linked(*meshes, timeout=60.0):  # noqa: ASYNC109
     """Wait until the links between these meshes make one connected graph."""
     await until(lambda: is_connected(meshes), timeout)
 

@@ -154,7 +154,8 @@ class BroadcastCore:
         return self._finish(now)
 
     def next_deadline(self) -> float:
-        return min(self._timers.next_deadline(), self._hops.next_deadline())
+        own, hops = self._timers.next_deadline(), self._hops.next_deadline()
+        return min(hops, own)
 
     def expire(self, now: float) -> Effects:
         """Do what is due."""

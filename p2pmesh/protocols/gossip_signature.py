@@ -28,6 +28,8 @@ from p2pmesh.identity import Identity, peer_id_of, verify
 from p2pmesh.wire.messages import GossipData
 
 _DOMAIN = b"p2pmesh gossip v1\0"
+_length = struct.Struct(">I").pack
+_long = struct.Struct(">Q").pack
 
 
 def signed(data: GossipData, identity: Identity) -> GossipData:
@@ -65,7 +67,7 @@ def _covered(data: GossipData) -> bytes:
         kind,
         body,
     )
-    return _DOMAIN + b"".join(part for value in fields for part in (struct.pack(">I", len(value)), value))
+    return _DOMAIN + b"".join([_length(len(value)) + value for value in fields])
 
 
 def _text(text: str) -> bytes:
@@ -73,4 +75,4 @@ def _text(text: str) -> bytes:
 
 
 def _number(number: int) -> bytes:
-    return struct.pack(">Q", number)
+    return _long(number)

@@ -63,6 +63,8 @@ class Hops:
         self._backoff = Backoff(config.ack_timeout, config.max_ttl)
         self._links: dict[PeerId, Outflow] = {}
         self._timers: Timers[_Retry] = Timers()
+        self.next_deadline = self._timers.next_deadline
+        """When `expire` wants to be called."""
 
     def __iter__(self) -> Iterator[Outflow]:
         return iter(self._links.values())
@@ -122,10 +124,6 @@ class Hops:
                 self.counts.given_up += 1
                 self._settle(link, kept, adopted=False, now=now)
 
-    def next_deadline(self) -> float:
-        """When `expire` wants to be called."""
-        return self._timers.next_deadline()
-
     def expire(self, now: float) -> None:
         """Repeat what was not acknowledged, up to a limit."""
         for retry in self._timers.pop_due(now):
@@ -170,7 +168,8 @@ class Hops:
         self._timers.cancel(_Retry(link.peer.peer_id, kept.data.id))
         link.settle(kept.data.id)
         self._tell_settled(kept, link.peer.peer_id, adopted=adopted)
-        self._pump(link, now)
+        if link.backlog:
+            self._pump(link, now)
 
     def _tell_settled(self, kept: Kept, peer: PeerId, *, adopted: bool) -> None:
         tell_receipts(self._do, kept, HopSettled(kept.data.id, peer, adopted))

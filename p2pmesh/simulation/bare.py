@@ -32,7 +32,7 @@ from p2pmesh.events import Event, Payload
 from p2pmesh.identity import Identity, SignatureMemo
 from p2pmesh.protocols.core import Publish, Reply, WallClock
 from p2pmesh.server.config import ServerConfig
-from p2pmesh.simulation.bare_links import Attempt, Cargo, Close, End
+from p2pmesh.simulation.bare_links import Attempt, End
 from p2pmesh.simulation.bare_node import BareNode
 from p2pmesh.simulation.bare_service import BareService
 from p2pmesh.simulation.conditioner import Conditions, Path, luck_of
@@ -40,7 +40,6 @@ from p2pmesh.simulation.hostile import EVERY, Hostility
 from p2pmesh.simulation.ledger import Broadcast, Ledger
 from p2pmesh.simulation.trace import Mark, Trace
 from p2pmesh.simulation.traffic import NAMES, Traffic
-from p2pmesh.wire.codec import decode, encode
 
 EPOCH: Final = 1_700_000_000.0
 """Wall time at the start of every simulation, in seconds since 1970."""
@@ -159,7 +158,7 @@ class BareNetwork:
         self.trace = Trace(NAMES, trace_kept)
         self.log = self.trace.log
         """An event for the trace: its time and kind, from whom, to whom, and a detail."""
-        self._encode_frames = encode_frames
+        self.encode_frames = encode_frames
         self._identities = random.Random(f"identities {seed}")
         self._memo = SignatureMemo()
         self._last_call = 0
@@ -191,7 +190,9 @@ class BareNetwork:
             self.turn_hostile(node, hostile)
         return node
 
-    def publish(self, node: BareNode, payload: Payload = "", *, topic: str = "sim", ttl: float | None = None) -> Broadcast:
+    def publish(
+        self, node: BareNode, payload: Payload = "", *, topic: str = "sim", ttl: float | None = None
+    ) -> Broadcast:
         """Let a peer's application broadcast, now."""
         self._last_call += 1
         lives = node.config.broadcast.ttl if ttl is None else ttl
@@ -208,7 +209,7 @@ class BareNetwork:
         """Let time pass until then; what is due at that instant happens."""
         heap, trace = self.heap, self.trace
         events = 0
-        with self._memo, _collector_paused():
+        with self._memo, collector_paused():
             try:
                 while heap and heap[0][0] <= time:
                     self.now, _, action, a, b = heappop(heap)
@@ -339,18 +340,6 @@ class BareNetwork:
         """Do something in so many seconds."""
         heappush(self.heap, (self.now + seconds, self.next_order(), action, a, b))
 
-    def arrive(self, end: End, cargo: Cargo) -> None:
-        """Something has arrived at an end of a link."""
-        if end.gone:
-            return
-        if end.held is not None:
-            end.held.append(cargo)
-            return
-        end.heard = self.now
-        if self._encode_frames and not isinstance(cargo, Close | bytes):
-            cargo = decode(encode(cargo))  # type: ignore[assignment]
-        end.owner.receive(end, cargo)
-
     def replied(self, node: BareNode, reply: Reply) -> None:
         """A call of a peer's application returns."""
         del node
@@ -424,8 +413,11 @@ def _wall_clock(offset: float) -> WallClock:
 
 
 @contextmanager
-def _collector_paused() -> Iterator[None]:
-    """The cycle collector walks all peers again and again and finds nothing: what a run makes holds no cycles."""
+def collector_paused() -> Iterator[None]:
+    """Within this block the cycle collector rests: it walks all peers again and again, and what a run makes has no cycles.
+
+    `BareNetwork.run` does it by itself; around many short runs, do it once.
+    """
     was_on = gc.isenabled()
     gc.disable()
     try:

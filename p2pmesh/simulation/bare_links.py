@@ -16,6 +16,8 @@ from collections import deque
 from heapq import heappush
 from typing import TYPE_CHECKING, Final, TypeAlias
 
+from attrs import frozen
+
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.core import LinkDown, LinkLost, LinkUp, LocalSignal, RemotePeer
 from p2pmesh.simulation.conditioner import Break, Path
@@ -34,14 +36,12 @@ CHECK_EVERY: Final = 1.0
 """Between attempts at a path that does not pass: ICE goes on checking until the attempt's time is over."""
 
 
+@frozen
 class Close:
     """In place of a frame: the sender has closed the link, or has seen that the receiver did."""
 
-    __slots__ = ("answers", "reason")
-
-    def __init__(self, reason: str, *, answers: bool) -> None:
-        self.reason = reason
-        self.answers = answers
+    reason: str
+    answers: bool
 
 
 CLOSE: Final = Close("closed by the peer", answers=False)
@@ -68,12 +68,25 @@ class Attempt:
 class End:
     """One end of an open link. `path` leads away from it, `held` keeps what can't come in now."""
 
-    __slots__ = ("closing", "far", "far_number", "gone", "heard", "held", "owner", "path", "peer", "silences")
+    __slots__ = (
+        "arrive",
+        "closing",
+        "far",
+        "far_number",
+        "gone",
+        "heard",
+        "held",
+        "owner",
+        "path",
+        "peer",
+        "silences",
+    )
 
     far: End
 
     def __init__(self, owner: BareNode, peer: PeerId, far_number: int, path: Path, now: float) -> None:
         self.owner = owner
+        self.arrive = owner.arrive
         self.far_number = far_number
         self.peer = peer
         self.path = path
@@ -149,6 +162,7 @@ class BareLinks:
     def send(self, peers: tuple[PeerId, ...], message: Message, *, urgent: bool) -> None:
         """Send a message to neighbours."""
         net = self.net
+        now = net.now
         size = net.traffic.sent(message, len(peers))
         for peer in peers:
             end = self.ends.get(peer)
@@ -157,7 +171,8 @@ class BareLinks:
                 continue
             path = end.path
             if path.plain:
-                heappush(net.heap, (path.arrival(net.now), net.next_order(), net.arrive, end.far, message))
+                far = end.far
+                heappush(net.heap, (path.arrival(now), net.next_order(), far.arrive, far, message))
             else:
                 self._send_with_care(end, message, size)
 
@@ -165,7 +180,7 @@ class BareLinks:
 
     def transmit(self, end: End, cargo: Cargo) -> None:
         """Send what is no message: it always arrives, once, after what was sent before."""
-        self.net.at(end.path.arrival(self.net.now), self.net.arrive, end.far, cargo)
+        self.net.at(end.path.arrival(self.net.now), end.far.arrive, end.far, cargo)
 
     def _send_with_care(self, end: End, message: Message, size: int) -> None:
         net, links = self.net, self.node.config.links
@@ -180,7 +195,7 @@ class BareLinks:
             return
         for arrival in decision:
             cargo = garbled(message) if arrival.corrupted else message
-            net.at(arrival.time, net.arrive, end.far, cargo)
+            net.at(arrival.time, end.far.arrive, end.far, cargo)
 
     def break_link(self, end: End, reason: str) -> None:
         """Both sides lose the link in this moment, with all that is under way."""
@@ -205,7 +220,7 @@ class BareLinks:
             elif isinstance(message, str):
                 self.fail(end, message)
             else:
-                self.node.receive(end, message)
+                self.node.arrive(end, message)
 
     def fail(self, end: End, complaint: str) -> None:
         """The peer broke the protocol: its link is closed at once."""
@@ -252,7 +267,7 @@ class BareLinks:
         end.silences += 1
         end.heard = self.net.now
         for cargo in held or ():
-            self.net.arrive(end, cargo)
+            end.arrive(end, cargo)
 
     def _silent_for_too_long(self, end: End, silence: int) -> None:
         if end.gone or end.silences != silence or not self.node.is_running:
@@ -267,7 +282,9 @@ class BareLinks:
         """A link more than allowed must never exist, nor two to one peer."""
         taken = len(self.ends) + len(self.attempts)
         if taken > self.limit or (peer in self.ends and peer in self.attempts):
-            self.net.violate("link cap", f"n{self.node.number} has {taken} links and attempts, {self.limit} are allowed")
+            self.net.violate(
+                "link cap", f"n{self.node.number} has {taken} links and attempts, {self.limit} are allowed"
+            )
 
     def _describe(self, attempt: Attempt, _: object) -> None:
         if attempt.done or not self.node.is_running:

@@ -39,6 +39,7 @@ from p2pmesh.simulation.bare_links import BareLinks, Cargo, End
 from p2pmesh.simulation.hostile import Hostility
 from p2pmesh.simulation.trace import Mark
 from p2pmesh.simulation.traffic import KINDS
+from p2pmesh.wire.codec import decode, encode
 
 if TYPE_CHECKING:
     from p2pmesh.simulation.bare import BareNetwork
@@ -47,7 +48,8 @@ if TYPE_CHECKING:
 _PLACES: Final = {subsystem: place for place, subsystem in enumerate(Subsystem)}
 _AUDIENCE: Final = {kind: tuple(_PLACES[subsystem] for subsystem in who) for kind, who in AUDIENCE.items()}
 _OWNERS: Final = {
-    kind: (None if owner is None else _PLACES[owner], KINDS[kind], Mark.MESSAGE + KINDS[kind]) for kind, owner in OWNERS.items()
+    kind: (None if owner is None else _PLACES[owner], KINDS[kind], Mark.MESSAGE + KINDS[kind])
+    for kind, owner in OWNERS.items()
 }
 """The wiring table by the cores' places in a list, which are faster to find than the members of an enum; with the number
 by which the traffic knows each kind of message."""
@@ -142,17 +144,24 @@ class BareNode:
             queue.append((place, event))
         self._drain()
 
-    def receive(self, end: End, cargo: Cargo) -> None:
-        """Something came over a link. Nearly every event of a simulation goes through here."""
+    def arrive(self, end: End, cargo: Cargo) -> None:
+        """Something came over a link. Nearly every event of a simulation is this one: it is written out for speed."""
+        if end.gone:
+            return
+        if end.held is not None:
+            end.held.append(cargo)
+            return
+        net = self.net
+        now = end.heard = net.now
         owner = _OWNERS.get(type(cargo))  # type: ignore[arg-type]
         if owner is None:
             self.links.take_odd(end, cargo)
             return
         if end.closing is not None:  # what comes while we close is dropped
             return
+        if net.encode_frames:
+            cargo = decode(encode(cargo))  # type: ignore[arg-type, assignment]
         place, kind, mark = owner
-        net = self.net
-        now = net.now
         net.arrived[kind] += 1
         net.log((now, mark, end.far_number, self.number, 0.0))
         if place is None:

@@ -44,6 +44,7 @@ class SimCarrier(Carrier):
         self._last_arrival = 0.0
         self._held: deque[tuple[bytes | str | None, int]] = deque()
         self._gone = False
+        self._why = "the channel is closed"
         self._idle = trio.lowlevel.ParkingLot()
 
     def attach(self, link: SessionLink) -> None:
@@ -65,7 +66,7 @@ class SimCarrier(Carrier):
 
     def send_packet(self, packet: bytes | str) -> None:
         if self._gone:
-            raise LinkError("the channel is closed")
+            raise LinkError(self._why)
         size = size_of(packet)
         if size > MAX_PACKET:
             raise ValueError(f"a packet of {size} bytes: at most {MAX_PACKET} are carried")
@@ -99,6 +100,7 @@ class SimCarrier(Carrier):
     def lose(self, error: LinkError | None) -> None:
         """This end is gone: the peer closed the channel (None), or it failed."""
         if not self._gone:
+            self._why = self._why if error is None else str(error)
             self._go()
             self._tell(partial(_closed, error))
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from statistics import NormalDist
 from typing import Final, NamedTuple, Protocol, TypeAlias
 
@@ -91,11 +91,15 @@ class LogNormal:
         return min(self.cap, self.median * math.exp(self.sigma * _NORMAL.inv_cdf(min(max(luck, 1e-9), 1 - 1e-9))))
 
 
+def _matrix(rows: Iterable[Iterable[float]]) -> tuple[tuple[float, ...], ...]:
+    return tuple(tuple(row) for row in rows)
+
+
 @frozen
 class Measured:
     """A matrix of measured one-way delays between regions; peers are spread over the regions in turn."""
 
-    rows: tuple[tuple[float, ...], ...] = field(converter=lambda rows: tuple(map(tuple, rows)))
+    rows: tuple[tuple[float, ...], ...] = field(converter=_matrix)
 
     def __attrs_post_init__(self) -> None:
         if not self.rows or any(len(row) != len(self.rows) for row in self.rows):

@@ -125,9 +125,7 @@ class Hostile(_Fault, frozen=True, kw_only=True, tag="hostile"):
     does: Hostility
 
 
-Fault: TypeAlias = (
-    Partition | Crash | Freeze | Restart | JoinStorm | Churn | Outage | Bad | Nat | Hostile
-)
+Fault: TypeAlias = Partition | Crash | Freeze | Restart | JoinStorm | Churn | Outage | Bad | Nat | Hostile
 KINDS: Final[dict[str, type]] = {kind.__struct_config__.tag: kind for kind in get_args(Fault)}
 
 
@@ -246,7 +244,11 @@ def _drawn(kind: type, rng: random.Random, peers: int, seconds: float) -> Fault:
         rest = tuple(number for number in range(peers) if number not in side)
         sides = (rest[: len(rest) // 2] if partial else rest, side)
         return Partition(
-            at=at, seconds=lasts, sides=sides, one_way=rng.random() < 0.3, partial=partial,
+            at=at,
+            seconds=lasts,
+            sides=sides,
+            one_way=rng.random() < 0.3,
+            partial=partial,
             keeps_service=rng.random() < 0.5,
         )
     if kind is Crash:

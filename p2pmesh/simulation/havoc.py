@@ -29,16 +29,11 @@ FEWEST: Final = 2
 
 
 class Havoc:
-    """The faults of one plan, let loose on a network from now on.
-
-    `touched` has the numbers of all peers that were hostile, or whose processes were stopped for a while: what they
-    delivered and when is not held against the mesh.
-    """
+    """The faults of one plan, let loose on a network from now on, until `end`."""
 
     def __init__(self, net: BareNetwork, plan: FaultPlan) -> None:
         self.net = net
         self.plan = plan
-        self.touched: dict[int, None] = {}
         self._rng = random.Random(net.rng.getrandbits(64))
         self._cuts: list[Cut] = []
         self._outages = 0
@@ -47,7 +42,10 @@ class Havoc:
             net.after(fault.at, self._begin, fault)
 
     def end(self) -> None:
-        """Put an end to all faults that can end: what is parted heals, what is frozen thaws, what is down comes up."""
+        """Put an end to all faults that can end: what is parted heals, what is frozen thaws, what is down comes up.
+
+        Who is dead stays dead, and who is hostile stays hostile.
+        """
         net = self.net
         self._over = True
         net.heal()
@@ -78,7 +76,6 @@ class Havoc:
             case Freeze():
                 nodes = self.peers(fault.peers)
                 for node in nodes:
-                    self.touched[node.number] = None
                     net.freeze(node)
                 net.after(fault.seconds, self._thaw, nodes)
             case Restart():
@@ -102,7 +99,6 @@ class Havoc:
                     net.nats[node.number] = fault.type
             case Hostile():
                 for node in self.peers(fault.peers):
-                    self.touched[node.number] = None
                     net.turn_hostile(node, fault.does)
             case _:
                 assert_never(fault)
@@ -128,9 +124,9 @@ class Havoc:
         for node in nodes:
             self.net.thaw(node)
 
-    def _come_back(self, nodes: list[BareNode], fresh: bool) -> None:  # noqa: FBT001  # an action of the heap
+    def _come_back(self, nodes: list[BareNode], fresh: bool) -> None:  # an action of the heap
         for node in nodes:
-            if not self._over or not fresh:
+            if not self._over:
                 self.net.restart(node, fresh=fresh)
 
     def _join(self, clock_offset: float, _: object) -> None:

@@ -50,7 +50,7 @@ def check_at_most_once(net: BareNetwork) -> None:
 def check_bounds(net: BareNetwork, node: BareNode) -> None:
     """Every structure of a peer's cores is within the bound that its config names."""
     snapshot = node.snapshot()
-    for name, value, bound in _bounds(snapshot, node.config):
+    for name, value, bound in bounds_of(snapshot, node.config):
         if value > bound:
             net.violate("bounds", f"n{node.number}: {name} is {value:g}, {bound:g} is allowed")
     open_links, taken = len(node.links.ends), len(node.links.ends) + len(node.links.attempts)
@@ -58,7 +58,8 @@ def check_bounds(net: BareNetwork, node: BareNode) -> None:
         net.violate("link cap", f"n{node.number} has {open_links} links and {taken - open_links} attempts")
 
 
-def _bounds(snapshot: Mapping[str, Any], config: MeshConfig) -> Iterator[tuple[str, float, float]]:
+def bounds_of(snapshot: Mapping[str, Any], config: MeshConfig) -> Iterator[tuple[str, float, float]]:
+    """What a peer's snapshot says of each structure that has a bound: its name, its size, and what its config allows."""
     broadcast, links = snapshot["broadcast"], config.max_peers
     yield "broadcast.history", broadcast["history"], config.broadcast.history
     yield "broadcast.history_bytes", broadcast["history_bytes"], config.broadcast.history_bytes + config.max_payload
@@ -99,8 +100,9 @@ def islands(net: BareNetwork) -> list[list[int]]:
     inside = {node.peer_id: node for node in members(net)}
     left = dict.fromkeys(inside)
     groups = []
-    while left:
-        first = next(iter(left))
+    for first in inside:
+        if first not in left:
+            continue
         del left[first]
         group, found = [first], 0
         while found < len(group):
@@ -152,7 +154,9 @@ def check_islands(net: BareNetwork) -> None:
     """The members are one graph."""
     groups = islands(net)
     if len(groups) > 1:
-        net.violate("one island", f"{len(groups)} islands, of {', '.join(str(len(group)) for group in groups[:6])} peers")
+        net.violate(
+            "one island", f"{len(groups)} islands, of {', '.join(str(len(group)) for group in groups[:6])} peers"
+        )
 
 
 def expected(net: BareNetwork, broadcast: Broadcast, without: Collection[int] = ()) -> list[int]:
@@ -200,3 +204,6 @@ def check_nothing_left(net: BareNetwork) -> None:
     kept = [f"{count} {name}" for name, count in left.items() if count]
     if kept:
         net.violate("nothing left", f"after everybody left: {', '.join(kept)}")
+
+
+_bounds = bounds_of

@@ -27,6 +27,7 @@ import trio
 
 from p2pmesh.config import LinkConfig, MeshConfig
 from p2pmesh.errors import ConfigError
+from p2pmesh.events import Event
 from p2pmesh.identity import Identity
 from p2pmesh.mesh import Mesh, open_mesh
 from p2pmesh.receipts import Receipt
@@ -132,23 +133,19 @@ class World:
         self.network.terrain.behind(host.peer_id, nat)
         try:
             with host.scope:
-                async with (
-                    self._opened(host, transports or (host.uplink,), config, options) as mesh,
-                    trio.open_nursery() as host.apps,
-                ):
+                async with self._opened(host, transports or (host.uplink,), config, options) as mesh:
                     yield mesh
-                    host.apps.cancel_scope.cancel("the peer is leaving")
         finally:
-            host.mesh = host.apps = None
+            host.mesh = None
             host.leaving.set()
             host.gone.set()
             self._watch.gone(host.dialer)
 
     def start(self, who: Who, app: Callable[..., Awaitable[object]], *args: object) -> None:
-        """Run a part of an application, `app(mesh, *args)`, on a peer, for as long as that lives."""
+        """Run a part of an application, `app(mesh, *args)`, on a peer that came by `join`, for as long as that lives."""
         host = self._host(who)
         if host.mesh is None or host.apps is None:
-            raise ConfigError(f"peer {host.number} is gone")
+            raise ConfigError(f"peer {host.number} is gone, or lives in a block of its own: start tasks there")
         host.apps.start_soon(partial(app, host.mesh, *args))
 
     async def leave(self, who: Who) -> None:
@@ -336,6 +333,14 @@ class World:
         """Peers that have no link to the one that follows them on the ring of ids, with that one."""
         return self._hosts.ring_gaps()
 
+    def observe(self, hear: Callable[[int, Event], None]) -> None:
+        """Call `hear(number, event)` with every event that any peer tells its application, in the moment it happens."""
+        self._watch.listeners.append(hear)
+
+    def violate(self, invariant: str, what: str) -> None:
+        """Say that a rule of your own was broken: the simulation ends with it."""
+        self._watch.violate(invariant, what)
+
     @property
     def violations(self) -> tuple[Violation, ...]:
         """What happened so far that must not: more links than allowed, a message told twice, something left behind."""
@@ -371,8 +376,12 @@ class World:
 
     async def _live(self, options: dict[str, Any], *, task_status: trio.TaskStatus[Mesh]) -> None:
         async with self.peer(**options) as mesh:
-            task_status.started(mesh)
-            await self._host(mesh).leaving.wait()
+            host = self._host(mesh)
+            async with trio.open_nursery() as host.apps:
+                task_status.started(mesh)
+                await host.leaving.wait()
+                host.apps.cancel_scope.cancel("the peer is leaving")
+            host.apps = None
 
     def _new_host(self, identity: Identity | None, config: MeshConfig, options: dict[str, Any]) -> Host:
         number = len(self._hosts)
@@ -445,6 +454,8 @@ async def simulated_meshes(
         except Exception as error:  # noqa: BLE001  # raised below, out of the groups of the nurseries
             failure = error
         nursery.cancel_scope.cancel("the simulation ends")
+    if hub.snapshot().get("clients"):
+        watch.violate("nothing left", "after everybody left, the service has clients")
     if failure is not None:
         failure.add_note("\n".join(world.account()))
         raise failure

@@ -144,7 +144,9 @@ def report_on(
         account=net.account,
         plan="" if net.plan is None else str(net.plan),
         picture=Picture(
-            curve=[(_quantile(latencies, point / 100), point / 100) for point in range(CURVE_POINTS)] if latencies else [],
+            curve=[(_quantile(latencies, point / 100), point / 100) for point in range(CURVE_POINTS)]
+            if latencies
+            else [],
             hops=dict(sorted(ledger.hops.items())),
             latencies=latencies[:: max(1, len(latencies) // 5000)],
             positions={node.number: int(node.peer_id, 16) / RING_SIZE for node in inside},

@@ -10,7 +10,7 @@ from p2pmesh.wire.codec import decode, encode
 from p2pmesh.wire.messages import Gossip, Message, Unknown
 
 KINDS: Final[dict[type, int]] = {kind: number for number, kind in enumerate(OWNERS)}
-NAMES: Final = [kind.__struct_config__.tag for kind in OWNERS]
+NAMES: Final = [str(kind.__struct_config__.tag) for kind in OWNERS]
 PAYLOAD: Final = KINDS[Gossip]
 """The kind that carries broadcasts; all others are control."""
 
