@@ -138,7 +138,7 @@ class MeshMachine(RuleBasedStateMachine):
         quiet_since = net.now
         net.run(150)
         enemies = [node.number for node in net.nodes if node.hostile]
-        check_islands(net)
+        check_islands(net, without=enemies)
         if net.config.max_peers > 2 or not enemies:
             check_ring(net, without=enemies)
         for node in members(net, enemies)[:1]:

@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from typing import Any, cast
 
 import aioice.ice
+import aioice.stun
 import aiortc
 import pytest
 import trio
@@ -590,3 +591,48 @@ async def test_contract(check: Callable[[link_contract.Connect], Awaitable[None]
 
 if __name__ == "__main__":
     trio.run(be_the_peer)
+
+
+@asynccontextmanager
+async def stun_server(seen_as: tuple[str, int]) -> AsyncGenerator[tuple[str, list[bytes]]]:
+    """Tells everybody who asks that this is the address they are seen at."""
+    requests: list[bytes] = []
+    sock = trio.socket.socket(trio.socket.AF_INET, trio.socket.SOCK_DGRAM)
+    await sock.bind(("127.0.0.1", 0))
+
+    async def answer() -> None:
+        while True:
+            data, address = await sock.recvfrom(2048)
+            requests.append(data)
+            request = aioice.stun.parse_message(data)
+            response = aioice.stun.Message(
+                request.message_method, aioice.stun.Class.RESPONSE, transaction_id=request.transaction_id
+            )
+            response.attributes["XOR-MAPPED-ADDRESS"] = seen_as
+            await sock.sendto(bytes(response), address)
+
+    with sock:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(answer)
+            yield f"stun:127.0.0.1:{sock.getsockname()[1]}", requests
+            nursery.cancel_scope.cancel("enough")
+
+
+async def test_a_stun_server_is_asked_and_what_it_says_is_offered() -> None:
+    async with stun_server(("192.0.2.7", 4242)) as (url, requests):
+        config = LinkConfig(ice_servers=(IceServer(urls=url),))
+        async with WebRTCDialer(config) as dialer:
+            with trio.fail_after(10):
+                attempt = await dialer.offer(BOB)
+            assert requests
+            assert "192.0.2.7 4242 typ srflx" in (attempt.signal.sdp or "")
+            await attempt.aclose()
+
+
+async def test_a_stun_server_that_never_answers_does_not_keep_peers_apart() -> None:
+    config = LinkConfig(ice_servers=(IceServer(urls="stun:127.0.0.1:9"),))
+    with trio.fail_after(20):
+        async with WebRTCDialer(config) as alice, WebRTCDialer() as bob:
+            ours, theirs = await connect(alice, bob)
+            await ours.send(b"hello")
+            assert await theirs.receive() == b"hello"

@@ -95,8 +95,11 @@ def members(net: BareNetwork, without: Collection[int] = ()) -> list[BareNode]:
     ]
 
 
-def islands(net: BareNetwork) -> list[list[int]]:
-    """Who can reach whom over links that both sides hold: the members, in groups, the largest first."""
+def islands(net: BareNetwork, without: Collection[int] = ()) -> list[list[int]]:
+    """Who can reach whom over links that both sides hold: the members, in groups, the largest first.
+
+    Groups of none but the peers `without` which it goes are left out.
+    """
     inside = {node.peer_id: node for node in members(net)}
     left = dict.fromkeys(inside)
     groups = []
@@ -111,7 +114,9 @@ def islands(net: BareNetwork) -> list[list[int]]:
                     del left[peer]
                     group.append(peer)
             found += 1
-        groups.append([inside[peer].number for peer in group])
+        numbers = [inside[peer].number for peer in group]
+        if not set(numbers) <= set(without):
+            groups.append(numbers)
     return sorted(groups, key=len, reverse=True)
 
 
@@ -150,9 +155,9 @@ def check_ring(net: BareNetwork, without: Collection[int] = ()) -> None:
         net.violate("one ring", f"{len(gaps)} of the ring's links are missing: {shown}")
 
 
-def check_islands(net: BareNetwork) -> None:
-    """The members are one graph."""
-    groups = islands(net)
+def check_islands(net: BareNetwork, without: Collection[int] = ()) -> None:
+    """The members are one graph; `without` those that need not be part of it."""
+    groups = islands(net, without)
     if len(groups) > 1:
         net.violate(
             "one island", f"{len(groups)} islands, of {', '.join(str(len(group)) for group in groups[:6])} peers"

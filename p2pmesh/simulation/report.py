@@ -131,7 +131,7 @@ def report_on(
         trace_hash=net.trace.digest(),
         joined=sum(bool(node.links.ends) for node in inside),
         ring_cycles=ring_cycles(net),
-        islands=len(islands(net)),
+        islands=len(islands(net, without)),
         broadcasts=len(taken),
         expected=should,
         delivered=did,

@@ -295,7 +295,7 @@ class Run:
         yield "rage"
         quiet_since = net.now
         self._pass("rest", scenario.rest)
-        check_islands(net)
+        check_islands(net, without=self._hostile())
         check_ring(net, without=self._hostile())
         yield "rest"
         for _ in range(scenario.probes):
