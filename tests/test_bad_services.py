@@ -52,15 +52,17 @@ async def test_open_mesh_says_what_is_wrong_with_the_service(server, handler):
 async def test_serve_with_a_certificate_serves_wss(certificate):  # noqa: F811
     cert, key = map(str, certificate)
     command = [sys.executable, "-m", "p2pmesh", "serve", "--port", "0", "--json", "--cert", cert, "--key", key]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            url = json.loads(await trio.to_thread.run_sync(process.stdout.readline))["url"]
+    process = await trio.lowlevel.open_process(command, stdout=subprocess.PIPE)
+    try:
+        with trio.fail_after(20):
+            url = json.loads(await process.stdout.receive_some())["url"]
             assert url.startswith("wss://")
             trust = ssl.create_default_context(cafile=cert)
             transport = WebSocketTransport(url, ssl_context=trust)
             async with SimNetwork(random.Random(1)) as network:
-                with trio.fail_after(10):
-                    async with open_mesh(transport, dialer=network.dialer("a" * 40)) as mesh:
-                        assert mesh.peer_count == 0
-        finally:
-            process.send_signal(signal.SIGTERM)
+                async with open_mesh(transport, dialer=network.dialer("a" * 40)) as mesh:
+                    assert mesh.peer_count == 0
+    finally:
+        process.send_signal(signal.SIGTERM)
+        with trio.move_on_after(5, shield=True):
+            await process.wait()

@@ -318,6 +318,19 @@ async def test_a_link_that_breaks_by_itself_says_so_on_both_sides(autojump_clock
                 await repeat(link.receive)
 
 
+async def test_a_link_that_breaks_before_the_other_side_has_it_opens_there_never(autojump_clock: MockClock) -> None:
+    async with network_of_two() as network:
+        offer = await network.dialer(LEFT).offer(RIGHT)
+        answer = await network.dialer(RIGHT).answer(LEFT, offer.signal)
+        await offer.feed(answer.signal)
+        left = await offer.opened(remote(RIGHT))
+        network.break_link(LEFT, RIGHT)
+        with pytest.raises(AttemptFailed, match="while it opened"):
+            await answer.opened(remote(LEFT))
+        assert list(network.links()) == []
+        await left.aclose()
+
+
 async def test_conditions_of_one_peer_can_change_while_its_links_are_open(autojump_clock: MockClock) -> None:
     async with network_of_two() as network, connected(network) as (left, right):
         for conditions, takes in ((Conditions(latency=Constant(0.5), jitter=0.0), 0.5), (None, 0.01)):

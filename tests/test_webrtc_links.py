@@ -614,8 +614,10 @@ async def stun_server(seen_as: tuple[str, int]) -> AsyncGenerator[tuple[str, lis
     with sock:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(answer)
-            yield f"stun:127.0.0.1:{sock.getsockname()[1]}", requests
-            nursery.cancel_scope.cancel("enough")
+            try:
+                yield f"stun:127.0.0.1:{sock.getsockname()[1]}", requests
+            finally:
+                nursery.cancel_scope.cancel("enough")
 
 
 async def test_a_stun_server_is_asked_and_what_it_says_is_offered() -> None:

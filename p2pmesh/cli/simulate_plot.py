@@ -22,6 +22,7 @@ GRID: Final = "#e6ebf0"
 BLUE: Final = "#2f6fb0"
 ORANGE: Final = "#e08a3c"
 Point: TypeAlias = tuple[float, float]
+_NEARLY_ALL: Final = 0.99
 _BINS: Final = 40
 _STEPS: Final = 16
 """Straight pieces of a curve."""
@@ -47,7 +48,8 @@ def draw(report: Report, path: Path) -> None:
 
 
 def _headline(report: Report) -> str:
-    verdict = "no violations" if not report.violations else f"{len(report.violations)} violations"
+    found = len(report.violations)
+    verdict = "no violations" if not found else "1 violation" if found == 1 else f"{found} violations"
     return (
         f"{report.scenario}   {report.peers:,} peers, {report.max_peers} links each, seed {report.seed}   "
         f"{report.reliability:.2%} delivered, {verdict}"
@@ -80,24 +82,33 @@ def _draw_curve(axes: Axes, picture: Picture) -> None:
     shares = [0.0, *(share for _, share in picture.curve)]
     axes.fill_between(times, shares, color=BLUE, alpha=0.12, linewidth=0)
     axes.plot(times, shares, color=BLUE, linewidth=2)
-    last, body = times[-1], max(times[-3], 1e-3)
-    if last > 4 * body:  # a few stragglers should not press the rest against the axis
-        axes.set_xscale("symlog", linthresh=body, linscale=2)
-    for share in (0.5, 0.99):
+    last = times[-1]
+    shown = min(last, 1.6 * next(time for time, share in zip(times, shares, strict=True) if share >= _NEARLY_ALL))
+    if shown < last:  # a few stragglers should not press the rest against the axis
+        axes.annotate(
+            f"100% after {_seconds(last)}",
+            (shown, 1.0),
+            xytext=(0, 5),
+            textcoords="offset points",
+            ha="right",
+            fontsize=9,
+            color=SOFT,
+        )
+    for share in (0.5, _NEARLY_ALL):
         at = next(time for time, part in zip(times, shares, strict=True) if part >= share)
         axes.plot([at], [share], "o", color=BLUE, markersize=5)
-        late = at > last * 0.7
+        late = at > shown * 0.7
         axes.annotate(
             f"{share:.0%} after {_seconds(at)}",
-            (last if late else at, share),
+            (shown if late else at, share),
             xytext=(0, -26) if late else (9, -13),
             textcoords="offset points",
             ha="right" if late else "left",
             fontsize=9,
             color=INK,
         )
-    axes.set_xlim(0, last * 1.02 or 1)
-    axes.set_ylim(0, 1.04)
+    axes.set_xlim(0, shown * 1.02 or 1)
+    axes.set_ylim(0, 1.06)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _seconds(value)))
 
@@ -129,7 +140,7 @@ def _draw_latencies(axes: Axes, report: Report) -> None:
     axes.axvline(median, color=ORANGE, linewidth=1.5)
     _name_line(axes, median, f"median {_seconds(median)}")
     beyond = len(latencies) - len(body)
-    if beyond:
+    if beyond >= len(latencies) / 1000:
         axes.text(
             0.98, 0.84, f"{beyond / len(latencies):.1%} later still", ha="right", fontsize=8.5, color=SOFT,
             transform=axes.transAxes,

@@ -17,12 +17,11 @@ and of what its caller does: `trace.digest()` is the same in every process.
 from __future__ import annotations
 
 import gc
-import itertools
 import random
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from heapq import heappop, heappush
+from heapq import heappop
 from typing import Any, Final, Literal, TypeAlias
 
 from attrs import frozen
@@ -35,6 +34,7 @@ from p2pmesh.server.config import ServerConfig
 from p2pmesh.simulation.bare_links import Attempt, End
 from p2pmesh.simulation.bare_node import BareNode
 from p2pmesh.simulation.bare_service import BareService
+from p2pmesh.simulation.calendar import Action, Calendar
 from p2pmesh.simulation.conditioner import Conditions, Path, luck_of
 from p2pmesh.simulation.hostile import EVERY, Hostility
 from p2pmesh.simulation.ledger import Broadcast, Ledger
@@ -49,7 +49,6 @@ TRACE_LINES: Final = 60
 """Of the trace, in a failure's message."""
 
 Listener: TypeAlias = Callable[[BareNode, Event], None]
-Action: TypeAlias = Callable[[Any, Any], None]
 Nat: TypeAlias = Literal["open", "cone", "symmetric"]
 """How a peer's address translator treats strangers. Behind a symmetric one, a peer reaches only those that are open."""
 
@@ -143,8 +142,8 @@ class BareNetwork:
         self.events = 0
         self.rng = random.Random(seed)
         self.nodes: list[BareNode] = []
-        self.heap: list[tuple[float, int, Action, Any, Any]] = []
-        self.next_order = itertools.count().__next__
+        self.calendar = Calendar()
+        self.schedule = self.calendar.add
         self.queue: deque[tuple[int, Any]] = deque()
         self.attempts: dict[str, Attempt] = {}
         self.cuts: list[Cut] = []
@@ -207,16 +206,17 @@ class BareNetwork:
 
     def run_until(self, time: float) -> None:
         """Let time pass until then; what is due at that instant happens."""
-        heap, trace = self.heap, self.trace
+        due, trace = self.calendar.due, self.trace
         events = 0
         with self._memo, collector_paused():
             try:
-                while heap and heap[0][0] <= time:
-                    self.now, _, action, a, b = heappop(heap)
-                    action(a, b)
-                    events += 1
-                    if not events & 1023:
-                        trace.roll()
+                while (heap := due(time)) is not None:
+                    while heap and heap[0][0] <= time:
+                        self.now, _, action, a, b = heappop(heap)
+                        action(a, b)
+                        events += 1
+                        if not events & 1023:
+                            trace.roll()
             finally:
                 self.events += events
         self.now = max(self.now, time)
@@ -334,11 +334,11 @@ class BareNetwork:
 
     def at(self, time: float, action: Action, a: Any, b: Any = None) -> None:
         """Do something later; what is due at one instant is done in the order it was asked for."""
-        heappush(self.heap, (time, self.next_order(), action, a, b))
+        self.schedule(time, action, a, b)
 
     def after(self, seconds: float, action: Action, a: Any, b: Any = None) -> None:
         """Do something in so many seconds."""
-        heappush(self.heap, (self.now + seconds, self.next_order(), action, a, b))
+        self.schedule(self.now + seconds, action, a, b)
 
     def replied(self, node: BareNode, reply: Reply) -> None:
         """A call of a peer's application returns."""

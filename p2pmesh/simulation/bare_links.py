@@ -13,7 +13,6 @@ see that.
 from __future__ import annotations
 
 from collections import deque
-from heapq import heappush
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from attrs import frozen
@@ -172,7 +171,7 @@ class BareLinks:
             path = end.path
             if path.plain:
                 far = end.far
-                heappush(net.heap, (path.arrival(now), net.next_order(), far.arrive, far, message))
+                net.schedule(path.arrival(now), far.arrive, far, message)
             else:
                 self._send_with_care(end, message, size)
 

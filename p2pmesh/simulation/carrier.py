@@ -85,6 +85,11 @@ class SimCarrier(Carrier):
 
     # --- its ends -----------------------------------------------------------------------------------------------------
 
+    @property
+    def is_gone(self) -> bool:
+        """Whether nothing passes any more."""
+        return self._gone
+
     def hang_up(self) -> None:
         """Close this end. The far one hears of it after all that left before."""
         if not self._gone:

@@ -323,6 +323,9 @@ class SimAttempt(Attempt):
             if not self.dialer.crashed:
                 carrier.hang_up()
             return
+        if carrier.is_gone:
+            self.fail("the connection broke while it opened")
+            return
         self._carrier = carrier
         self.dialer.network.opened(carrier)
         self._settle()
