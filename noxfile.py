@@ -49,6 +49,13 @@ def webrtc(session: nox.Session) -> None:
 
 
 @nox.session
+def soak(session: nox.Session) -> None:
+    """The property tests for as long as a night lasts: `-- -k topology` for some of them."""
+    install(session, "test")
+    session.run("pytest", "--timeout", "0", *session.posargs, env={"HYPOTHESIS_PROFILE": "soak"})
+
+
+@nox.session
 def coverage(session: nox.Session) -> None:
     install(session, "dev")
     session.run("coverage", "run", "-m", "pytest", *session.posargs)
@@ -60,3 +67,5 @@ def bench(session: nox.Session) -> None:
     session.install(".")
     session.run("python", "benchmarks/links.py", "--json", *session.posargs)
     session.run("python", "benchmarks/server.py", "--json", *session.posargs)
+    session.run("python", "benchmarks/simulation.py", "--json", *session.posargs)
+    session.run("python", "benchmarks/meshes.py", "--json")

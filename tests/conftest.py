@@ -6,8 +6,10 @@ from hypothesis import HealthCheck, settings
 
 SLOW = (HealthCheck.too_slow, HealthCheck.data_too_large)
 
-settings.register_profile("dev", deadline=None, print_blob=True, suppress_health_check=SLOW)
-settings.register_profile("ci", derandomize=True, deadline=None, print_blob=True, suppress_health_check=SLOW)
+settings.register_profile("dev", max_examples=50, deadline=None, print_blob=True, suppress_health_check=SLOW)
+settings.register_profile(
+    "ci", max_examples=50, derandomize=True, deadline=None, print_blob=True, suppress_health_check=SLOW
+)
 settings.register_profile(
     "soak", max_examples=2000, stateful_step_count=80, deadline=None, print_blob=True, suppress_health_check=SLOW
 )

@@ -64,6 +64,15 @@ faults = st.one_of(
 )
 plans = st.lists(faults, max_size=6).map(FaultPlan)
 
+BREAKS_AS_IT_OPENS = """
+0.0 freeze seconds=0.0 peers=[0]
+5.0 partition seconds=9.1 sides=[[2,3,4,6,8,9],[0,1,5,7]]
+14.5 join-storm count=1
+16.6 bad-links seconds=11.4 peers=[3]
+18.2 bad-links seconds=11.9 peers=[3,1] breaks=0.01
+30.0 churn seconds=0.0 arrivals=0.3 departures=0.2
+""".strip()
+
 
 def survive(plan, seed, *, peers=PEERS, max_peers=4, hostile=False):
     """The two phases: safety while the faults rage, liveness by a deadline after that."""
@@ -98,6 +107,7 @@ def survive(plan, seed, *, peers=PEERS, max_peers=4, hostile=False):
 @settings(max_examples=12)
 @given(plan=plans, seed=st.integers(0, 1000))
 @example(FaultPlan([Outage(at=0, seconds=20), Crash(at=1, peers=(0, 1, 2))]), 0)
+@example(FaultPlan.parse(BREAKS_AS_IT_OPENS), 249)
 def test_the_mesh_survives_any_plan(plan, seed):
     survive(plan, seed)
 

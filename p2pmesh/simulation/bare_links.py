@@ -203,8 +203,13 @@ class BareLinks:
                 self.net.after(0.0, self._broken, side, reason)
 
     def _broken(self, end: End, reason: str) -> None:
-        if not end.gone:
-            end.owner.links.down(end, reason)
+        if end.gone:
+            return
+        links = end.owner.links
+        if links.ends.get(end.peer) is end:
+            links.down(end, reason)
+        else:  # it has not opened yet, and never will
+            end.gone = True
 
     def take_odd(self, end: End, cargo: Cargo) -> None:
         """A close came, or bytes that should be a message."""
@@ -330,6 +335,9 @@ class BareLinks:
             end.gone = True
             if self.node.is_alive:
                 self.transmit(end, CLOSE)
+            return
+        if end.gone:
+            self._lose(attempt, "the connection broke as it opened")
             return
         if not self.node.is_running:
             self.net.after(CHECK_EVERY, self._open, attempt, end)
