@@ -379,7 +379,8 @@ def test_our_own_broadcast_that_comes_back_is_a_duplicate():
     bare.up(ALICE, BOB)
     bare(Publish(1, "chat", 1))
     data = bare.sent(Gossip)[0][1].data
-    bare.got(BOB, Gossip(data=structs.replace(data, hops=2)))
+    bare.got(ALICE, GossipAck(id=data.id))
+    bare.got(ALICE, Gossip(data=structs.replace(data, hops=2)))
     assert bare.acks() == [(data.id, True)]
     bare.got(BOB, gossip(ME, message_id="from an earlier life"))
     assert bare.delivered() == []
@@ -444,19 +445,37 @@ def test_a_repeated_copy_from_whom_we_have_it_is_acknowledged_as_new():
     assert bare.acks() == [("m1", False)]
     bare.got(ALICE, gossip())
     assert bare.acks() == [("m1", False)]
-    bare.got(BOB, gossip())
-    assert bare.acks() == [("m1", True)]
 
 
-def test_hops_that_cross_settle_by_their_acks():
+def test_copies_that_cross_are_each_others_acks():
     bare = Bare()
     bare.up(ALICE, BOB)
     bare.got(ALICE, gossip())
     assert [peers for peers, _ in bare.sent(Gossip)] == [(BOB.peer_id,)]
     bare.got(BOB, gossip(hops=3))
-    bare.got(BOB, GossipAck(id="m1", duplicate=True))
+    assert bare.acks() == []
     assert bare.told() == [HopSettled("m1", BOB.peer_id, False)]
     assert bare.count("in_flight") == 0
+
+
+def test_if_our_copy_was_lost_where_two_crossed_the_repeated_one_is_acknowledged():
+    bare = Bare()
+    bare.up(ALICE, BOB)
+    bare.got(ALICE, gossip())
+    bare.got(BOB, gossip(hops=3))
+    bare.got(BOB, gossip(hops=3))
+    assert bare.acks() == [("m1", True)]
+
+
+def test_a_copy_of_what_still_waits_for_the_window_is_acknowledged_and_spares_ours():
+    bare = Bare(broadcast_config(window=1))
+    bare.up(ALICE, BOB)
+    bare.got(ALICE, gossip(message_id="m1"))
+    bare.got(ALICE, gossip(message_id="m2"))
+    assert bare.count("backlog") == 1
+    bare.got(BOB, gossip(message_id="m2"))
+    assert bare.acks() == [("m2", True)]
+    assert bare.count("backlog") == 0
 
 
 def test_a_link_that_ends_settles_its_hops():
@@ -543,6 +562,8 @@ def test_a_copy_with_other_content_does_not_replace_the_first():
     bare = Bare()
     bare.up(ALICE, BOB, CAROL)
     bare.got(ALICE, gossip())
+    bare.got(BOB, gossip(CAROL, payload="other"))
+    assert bare.delivered() == []
     bare.got(BOB, gossip(CAROL, payload="other"))
     assert bare.acks() == [("m1", True)]
     assert bare.delivered() == []

@@ -308,7 +308,7 @@ class BroadcastCore:
         if data.topic.startswith(RESERVED_TOPICS):
             self._answer_probe(sender, data, now)
         elif data.id in self._seen:
-            self._duplicate(sender, data.id)
+            self._duplicate(sender, data.id, now)
         elif data.origin_peer_id == self._me:
             self._refuse(sender, data.id)  # sent before this process began, or in our name
         elif not self._rules.may_come(data):
@@ -363,10 +363,13 @@ class BroadcastCore:
         )
         self._keep(kept, now)
 
-    def _duplicate(self, sender: RemotePeer, message_id: str) -> None:
-        """A copy more. From whom we have it, it means that our ack was lost."""
+    def _duplicate(self, sender: RemotePeer, message_id: str, now: float) -> None:
+        """A copy more. Two that cross on a link stand for each other's acks; from whom we have it, our ack was lost."""
         self._counts.duplicates += 1
-        self._ack(sender, message_id, duplicate=self._seen[message_id] != sender.peer_id)
+        is_parent = self._seen[message_id] == sender.peer_id
+        if not is_parent and self._hops.crossed(sender.peer_id, message_id, now):
+            return
+        self._ack(sender, message_id, duplicate=not is_parent)
         kept = self._history.get(message_id)
         if kept is not None:
             self._hops.spare(sender.peer_id, kept)

@@ -110,6 +110,21 @@ class Hops:
         self.counts.acked += 1
         self._settle(link, kept, adopted=not duplicate, now=now)
 
+    def crossed(self, peer: PeerId, message_id: str, now: float) -> bool:
+        """A neighbour's copy came. Whether ours is on its way there, so that neither needs an ack.
+
+        If ours is lost the neighbour sends again, and then finds none on its way.
+        """
+        link = self._links.get(peer)
+        if link is None or not link.is_flying(message_id):
+            return False
+        kept = self._history[message_id]
+        link.lives()
+        kept.held_by(peer)
+        self.counts.acked += 1
+        self._settle(link, kept, adopted=False, now=now)
+        return True
+
     def spare(self, peer: PeerId, kept: Kept) -> None:
         """This neighbour turned out to have it: it need not be sent, unless it is on its way."""
         kept.held_by(peer)

@@ -142,11 +142,19 @@ class Outflow:
 
     def heard(self, message_id: str, now: float) -> None:
         """An ack for something that is on its way. Which attempt an ack is for is only sure if there was but one (Karn)."""
-        self._acks += 1
-        self.is_stalled = False
+        self.lives()
         hop = self._flight.get(message_id)
         if hop is not None and hop.attempts == 1:
             self._round_trip.sample(now - hop.sent_at)
+
+    def lives(self) -> None:
+        """The neighbour takes part."""
+        self._acks += 1
+        self.is_stalled = False
+
+    def is_flying(self, message_id: str) -> bool:
+        """Whether it was sent and is not acknowledged."""
+        return message_id in self._flight
 
     def _has_room(self, size: int) -> bool:
         if len(self._flight) >= self._config.window:
