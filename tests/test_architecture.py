@@ -18,7 +18,8 @@ MAY_IMPORT = {
     "receipts": FOUNDATION | {"runtime"},
     "runtime": FOUNDATION | {"protocols", "links", "transports", "runtime", "receipts"},
     "mesh": FOUNDATION | {"protocols", "links", "transports", "runtime", "receipts"},
-    "simulation": FOUNDATION | {"protocols", "links", "transports", "runtime", "receipts", "mesh", "server", "simulation"},
+    "simulation": FOUNDATION
+    | {"protocols", "links", "transports", "runtime", "receipts", "mesh", "server", "simulation"},
 }
 BRIDGES = {"asyncio", "aiortc", "aioice", "trio_asyncio", "pyee"}
 IMPURE = {"trio", "time", "logging", "datetime", "socket", "threading", "secrets", "os"}

@@ -60,7 +60,7 @@ class Chat:
     """One person's chat over a mesh that is open already."""
 
     def __init__(self, mesh: Mesh, name: str, terminal: Terminal) -> None:
-        self.failed = 0
+        self.failed: int = 0
         """Messages of ours that reached nobody."""
         self._mesh = mesh
         self._terminal = terminal

@@ -70,7 +70,7 @@ class Demo:
     """One run. `stage` is what is known so far, for whoever shows it."""
 
     def __init__(self, plan: Plan, *, debug: bool = False) -> None:
-        self.stage = Stage(plan, [Peer(number) for number in range(1, plan.peers + 1)])
+        self.stage: Stage = Stage(plan, [Peer(number) for number in range(1, plan.peers + 1)])
         self._debug = debug
         self._processes: list[_Process] = []
         self._changed = trio.Event()

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Final, Literal, Self
 
 import trio
 from aiortc.rtcicetransport import parse_stun_turn_uri
@@ -27,7 +27,7 @@ from p2pmesh.links.webrtc_sdp import clean_candidate, clean_description
 from p2pmesh.protocols.core import RemotePeer
 from p2pmesh.wire.messages import Signal
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 
 class WebRTCAttempt(Attempt):

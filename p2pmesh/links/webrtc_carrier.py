@@ -11,7 +11,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, Final
 
 import aiortc
 import attrs
@@ -27,7 +27,7 @@ from p2pmesh.links.webrtc_loop import LinkLoop, Owner, owner_of_context
 from p2pmesh.links.webrtc_sdp import MAX_CANDIDATES
 from p2pmesh.links.webrtc_tuning import SctpTransport, tune
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 LARGEST_MESSAGE = 256 * 1024
 """To a peer that says it takes messages of any size; what aiortc and browsers announce themselves."""
@@ -66,7 +66,7 @@ class WebRTCCarrier(Carrier):
         self.error: LinkError | None = None
         self.tasks: set[asyncio.Task[Any]] = set()
         self.sockets: set[asyncio.DatagramTransport] = set()
-        self.decided = trio.Event()
+        self.decided: trio.Event = trio.Event()
         """The channel is open, or the connection has ended."""
         self._gone = trio.Event()
         self._closer: asyncio.Task[Any] | None = None

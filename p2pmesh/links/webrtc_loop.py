@@ -22,7 +22,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from contextvars import Context, ContextVar
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 import sniffio
 import trio
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 else:
     StockLoop = trio_asyncio.TrioEventLoop
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 CALLBACKS_AT_ONCE = 256
 """Callbacks run before other Trio tasks get their turn: some milliseconds at most."""

@@ -11,7 +11,7 @@ import inspect
 import logging
 import socket
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import aioice.ice
 import aiortc
@@ -20,7 +20,7 @@ from aiortc.rtcsctptransport import DataChunk, InboundStream, RTCSctpTransport
 
 from p2pmesh.links.webrtc_loop import RECEIVE_BUFFER, DatagramTransport
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 PACE = 0.02
 """Between ICE checks, as aioice has it; RFC 8445's Ta is 50 ms, and at least 5."""

@@ -16,7 +16,7 @@ import math
 import random
 from collections.abc import Callable, Hashable, Mapping
 from enum import Enum
-from typing import Any, Generic, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, TypeVar
 
 from attrs import field, frozen
 
@@ -33,7 +33,8 @@ WallClock: TypeAlias = Callable[[float], float]
 class Subsystem(Enum):
     """The cores of one peer, by the names that logs, tasks and `Mesh.snapshot()` use."""
 
-    __hash__ = object.__hash__  # each is the only one of its name, and `Enum` hashes that name anew each time
+    if not TYPE_CHECKING:  # to which it is `Enum.__hash__` still
+        __hash__ = object.__hash__  # each is the only one of its name, and `Enum` hashes that name anew each time
 
     SIGNALING = "signaling"
     TOPOLOGY = "topology"

@@ -63,7 +63,7 @@ class Hops:
         self._backoff = Backoff(config.ack_timeout, config.max_ttl)
         self._links: dict[PeerId, Outflow] = {}
         self._timers: Timers[_Retry] = Timers()
-        self.next_deadline = self._timers.next_deadline
+        self.next_deadline: Callable[[], float] = self._timers.next_deadline
         """When `expire` wants to be called."""
 
     def __iter__(self) -> Iterator[Outflow]:

@@ -130,20 +130,20 @@ class BareNetwork:
           trace_kept: events of the trace that can be read afterwards, at least.
         """
         self.seed = seed
-        self.config = config or MeshConfig()
-        self.conditions = conditions or Conditions()
+        self.config: MeshConfig = config or MeshConfig()
+        self.conditions: Conditions = conditions or Conditions()
         self.service_latency = service_latency
         self.strict = strict
         self.plan: object = None
         """What a failure prints beside the seed."""
-        self.account = ""
+        self.account: str = ""
         """What the first violation printed."""
-        self.now = 0.0
-        self.events = 0
-        self.rng = random.Random(seed)
+        self.now: float = 0.0
+        self.events: int = 0
+        self.rng: random.Random = random.Random(seed)
         self.nodes: list[BareNode] = []
-        self.calendar = Calendar()
-        self.schedule = self.calendar.add
+        self.calendar: Calendar = Calendar()
+        self.schedule: Callable[[float, Action, Any, Any], None] = self.calendar.add
         self.queue: deque[tuple[int, Any]] = deque()
         self.attempts: dict[str, Attempt] = {}
         self.cuts: list[Cut] = []
@@ -151,18 +151,20 @@ class BareNetwork:
         self.special: dict[int, Conditions] = {}
         self.listeners: list[Listener] = []
         self.violations: list[Violation] = []
-        self.traffic = Traffic()
-        self.arrived = self.traffic.arrived
-        self.ledger = Ledger()
-        self.trace = Trace(NAMES, trace_kept)
-        self.log = self.trace.log
+        self.traffic: Traffic = Traffic()
+        self.arrived: list[int] = self.traffic.arrived
+        self.ledger: Ledger = Ledger()
+        self.trace: Trace = Trace(NAMES, trace_kept)
+        self.log: Callable[[tuple[float, float, float, float, float]], None] = self.trace.log
         """An event for the trace: its time and kind, from whom, to whom, and a detail."""
         self.encode_frames = encode_frames
         self._identities = random.Random(f"identities {seed}")
         self._memo = SignatureMemo()
         self._last_call = 0
         server = server or ServerConfig(max_clients=MOST_PEERS, clients_per_room=MOST_PEERS)
-        self.service = BareService(self, server, self.seeded(self.rng.getrandbits(64)), lambda now: EPOCH + now)
+        self.service: BareService = BareService(
+            self, server, self.seeded(self.rng.getrandbits(64)), lambda now: EPOCH + now
+        )
 
     # --- what a test does ---------------------------------------------------------------------------------------------
 

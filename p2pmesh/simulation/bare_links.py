@@ -13,6 +13,7 @@ see that.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from attrs import frozen
@@ -56,44 +57,35 @@ class Attempt:
     __slots__ = ("answers", "done", "far_fingerprint", "far_token", "fingerprint", "owner", "peer", "remote", "token")
 
     def __init__(self, owner: BareNode, peer: PeerId, remote: RemotePeer | None, offer: Signal | None) -> None:
-        self.owner = owner
-        self.peer = peer
-        self.remote = remote
-        self.answers = offer
-        self.done = False
-        self.token = self.fingerprint = self.far_token = self.far_fingerprint = ""
+        self.owner: BareNode = owner
+        self.peer: PeerId = peer
+        self.remote: RemotePeer | None = remote
+        self.answers: Signal | None = offer
+        self.done: bool = False
+        self.token: str = ""
+        self.fingerprint: str = ""
+        self.far_token: str = ""
+        self.far_fingerprint: str = ""
 
 
 class End:
     """One end of an open link. `path` leads away from it, `held` keeps what can't come in now."""
 
-    __slots__ = (
-        "arrive",
-        "closing",
-        "far",
-        "far_number",
-        "gone",
-        "heard",
-        "held",
-        "owner",
-        "path",
-        "peer",
-        "silences",
-    )
+    __slots__ = ("arrive", "closing", "far", "far_number", "gone", "heard", "held", "owner", "path", "peer", "silences")
 
     far: End
 
     def __init__(self, owner: BareNode, peer: PeerId, far_number: int, path: Path, now: float) -> None:
-        self.owner = owner
-        self.arrive = owner.arrive
-        self.far_number = far_number
-        self.peer = peer
-        self.path = path
-        self.gone = False
+        self.owner: BareNode = owner
+        self.arrive: Callable[[End, Cargo], None] = owner.arrive
+        self.far_number: int = far_number
+        self.peer: PeerId = peer
+        self.path: Path = path
+        self.gone: bool = False
         self.closing: str | None = None
-        self.heard = now
+        self.heard: float = now
         self.held: deque[Cargo] | None = deque()  # until it is open
-        self.silences = 0
+        self.silences: int = 0
 
 
 class LinkCounts:
@@ -102,8 +94,13 @@ class LinkCounts:
     __slots__ = ("attempts", "failed", "frames_dropped", "frames_unsent", "opened", "protocol_errors", "unknown")
 
     def __init__(self) -> None:
-        self.attempts = self.opened = self.failed = 0
-        self.frames_unsent = self.frames_dropped = self.protocol_errors = self.unknown = 0
+        self.attempts: int = 0
+        self.opened: int = 0
+        self.failed: int = 0
+        self.frames_unsent: int = 0
+        self.frames_dropped: int = 0
+        self.protocol_errors: int = 0
+        self.unknown: int = 0
 
 
 class BareLinks:
@@ -112,12 +109,12 @@ class BareLinks:
     __slots__ = ("attempts", "counts", "ends", "limit", "net", "node")
 
     def __init__(self, net: BareNetwork, node: BareNode, limit: int) -> None:
-        self.net = net
-        self.node = node
-        self.limit = limit
+        self.net: BareNetwork = net
+        self.node: BareNode = node
+        self.limit: int = limit
         self.ends: dict[PeerId, End] = {}
         self.attempts: dict[PeerId, Attempt] = {}
-        self.counts = LinkCounts()
+        self.counts: LinkCounts = LinkCounts()
 
     # --- orders of the topology ---------------------------------------------------------------------------------------
 

@@ -94,29 +94,29 @@ class BareNode:
     def __init__(
         self, net: BareNetwork, number: int, identity: Identity, config: MeshConfig, wall: WallClock, seed: int
     ) -> None:
-        self.net = net
-        self.number = number
-        self.identity = identity
+        self.net: BareNetwork = net
+        self.number: int = number
+        self.identity: Identity = identity
         self.peer_id: PeerId = identity.peer_id
-        self.config = config
-        self.wall = wall
+        self.config: MeshConfig = config
+        self.wall: WallClock = wall
         self.cores: Mapping[Subsystem, Core] = build_cores(identity, config, net.seeded(seed), wall)
         ordered = [self.cores[subsystem] for subsystem in Subsystem]
         self._handles = [core.handle for core in ordered]
         self._deadlines = [core.next_deadline for core in ordered]
         self._expires = [core.expire for core in ordered]
         self._wakes = [math.inf] * len(ordered)
-        self.links = BareLinks(net, self, config.max_peers)
+        self.links: BareLinks = BareLinks(net, self, config.max_peers)
         self.line: Line | None = None
-        self.service_failures = 0
-        self.is_alive = True
-        self.is_frozen = False
-        self.is_leaving = False
-        self.since = net.now
-        self.until = math.inf
-        self.joined_at = math.inf
+        self.service_failures: int = 0
+        self.is_alive: bool = True
+        self.is_frozen: bool = False
+        self.is_leaving: bool = False
+        self.since: float = net.now
+        self.until: float = math.inf
+        self.joined_at: float = math.inf
         self.hostile: Hostility | None = None
-        self.ignored = 0
+        self.ignored: int = 0
 
     def __repr__(self) -> str:
         return f"<peer n{self.number} {self.peer_id[:8]}>"

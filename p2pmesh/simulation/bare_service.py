@@ -37,11 +37,12 @@ class Line:
     __slots__ = ("down_at", "failed", "held", "node", "number", "since", "up_at")
 
     def __init__(self, node: BareNode, number: int, now: float) -> None:
-        self.node = node
-        self.number = number
-        self.since = now
-        self.failed = False
-        self.up_at = self.down_at = now
+        self.node: BareNode = node
+        self.number: int = number
+        self.since: float = now
+        self.failed: bool = False
+        self.up_at: float = now
+        self.down_at: float = now
         self.held: deque[str | None] | None = None
         """Texts, or None for the end, that wait for a node that is frozen or out of reach."""
 
@@ -60,9 +61,11 @@ class BareService:
         self._lines: dict[int, Line] = {}
         self._last_number = 0
         self._wakes_at = math.inf
-        self.sent = self.received = self.dropped = 0
+        self.sent: int = 0
+        self.received: int = 0
+        self.dropped: int = 0
         """Messages that nodes sent, that they received, and that were for a service that is down."""
-        self.bytes = 0
+        self.bytes: int = 0
         self.start()
 
     @property

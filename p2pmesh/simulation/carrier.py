@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from p2pmesh.keyspace import PeerId
 from p2pmesh.links.carried import Carrier, SessionLink
 from p2pmesh.links.link import LinkError
 from p2pmesh.simulation.conditioner import Break, Path
@@ -32,7 +33,7 @@ class SimCarrier(Carrier):
 
     def __init__(self, network: SimNetwork, dialer: SimDialer, path: Path) -> None:
         self.dialer = dialer
-        self.owner = dialer.peer_id
+        self.owner: PeerId = dialer.peer_id
         self.path = path
         self._network = network
         self._link: SessionLink | None = None

@@ -210,8 +210,8 @@ class Path:
         """From now on it is like this. What is under way arrives as it would have."""
         self._conditions = conditions
         self._jitter = conditions.jitter
-        self.base = base
-        self.plain = conditions.are_plain
+        self.base: float = base
+        self.plain: bool = conditions.are_plain
 
     def arrival(self, now: float) -> float:
         """When a frame that is sent now arrives, if the path is plain."""

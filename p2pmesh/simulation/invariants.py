@@ -209,6 +209,3 @@ def check_nothing_left(net: BareNetwork) -> None:
     kept = [f"{count} {name}" for name, count in left.items() if count]
     if kept:
         net.violate("nothing left", f"after everybody left: {', '.join(kept)}")
-
-
-_bounds = bounds_of

@@ -44,16 +44,16 @@ class Broadcast:
     )
 
     def __init__(self, origin: int, at: float, expires: float) -> None:
-        self.origin = origin
-        self.at = at
-        self.expires = expires
+        self.origin: int = origin
+        self.at: float = at
+        self.expires: float = expires
         self.message_id: str | None = None
         self.error: MeshError | None = None
         self._got = bytearray()
-        self.count = 0
-        self.last_at = at
-        self.last_hop = 0
-        self.reached = 0
+        self.count: int = 0
+        self.last_at: float = at
+        self.last_hop: int = 0
+        self.reached: int = 0
         self.outcome: MessageDelivered | MessageFailed | None = None
 
     def has(self, number: int) -> bool:
@@ -85,13 +85,13 @@ class Ledger:
 
     def __init__(self) -> None:
         self.broadcasts: list[Broadcast] = []
-        self.deliveries = 0
-        self.latencies = array("f")
+        self.deliveries: int = 0
+        self.latencies: array[float] = array("f")
         """Seconds since the call, of each delivery to a peer that was in the mesh when it was made."""
         self.hops: Counter[int] = Counter()
         """Of each of them."""
         self.twice: list[tuple[float, int, str]] = []
-        self.strangers = 0
+        self.strangers: int = 0
         """Deliveries of broadcasts that nobody of us called for."""
         self._calls: dict[int, Broadcast] = {}
         self._ids: dict[str, Broadcast] = {}

@@ -64,8 +64,8 @@ class SimNetwork:
           watcher: hears of all links.
         """
         self.rng = rng
-        self.terrain = Terrain()
-        self.passes = self.terrain.passes
+        self.terrain: Terrain = Terrain()
+        self.passes: Callable[[PeerId, PeerId], bool] = self.terrain.passes
         self._conditions = conditions
         self._special: dict[PeerId, Conditions] = {}
         self.watcher = watcher
@@ -268,11 +268,14 @@ class SimNetwork:
 class SimAttempt(Attempt):
     """A simulated link in the making."""
 
+    far_token: str
+    far_fingerprint: str
+
     def __init__(self, dialer: SimDialer, peer_id: PeerId, kind: str, far: Signal | None) -> None:
         rng = dialer.network.rng
         self.dialer = dialer
-        self.token = f"{rng.getrandbits(64):016x}"
-        self.fingerprint = rng.randbytes(32).hex(":").upper()
+        self.token: str = f"{rng.getrandbits(64):016x}"
+        self.fingerprint: str = rng.randbytes(32).hex(":").upper()
         self.far_token, self.far_fingerprint = ("", "") if far is None else _parse(far)
         self._peer_id = peer_id
         self._signal = Signal(type=kind, sdp=_SDP.format(fingerprint=self.fingerprint, token=self.token))
@@ -349,7 +352,7 @@ class SimDialer(Dialer):
         self.peer_id = peer_id
         self.config = config
         self.max_frame = max_frame
-        self.crashed = False
+        self.crashed: bool = False
 
     async def offer(self, peer: PeerId) -> Attempt:
         await trio.lowlevel.checkpoint()

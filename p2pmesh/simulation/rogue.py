@@ -24,9 +24,9 @@ class Rogue:
         self._node = mesh._node
         self._hostility = hostility
         self._send = self._node.keeper.send
-        self.net = SimpleNamespace(rng=rng)
-        self.peer_id = mesh.peer_id
-        self.links = SimpleNamespace(send=self._send, transmit=self._transmit, ends=_Same())
+        self.net: SimpleNamespace = SimpleNamespace(rng=rng)
+        self.peer_id: PeerId = mesh.peer_id
+        self.links: SimpleNamespace = SimpleNamespace(send=self._send, transmit=self._transmit, ends=_Same())
         cast("Any", self._node.keeper).send = self._send_or_not
         for service in self._node.services.values():
             cast("Any", service).send = _Twisted(self, service.send)

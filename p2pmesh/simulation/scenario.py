@@ -238,9 +238,9 @@ class Run:
         self._peers = peers
         self._max_peers = max_peers
         self._progress = progress or (lambda phase, done: None)
-        self.plan = scenario.plan(peers, seed)
+        self.plan: FaultPlan = scenario.plan(peers, seed)
         config = attrs.evolve(MeshConfig(max_peers=max_peers))
-        self.net = BareNetwork(seed, config=config, conditions=scenario.conditions, strict=False)
+        self.net: BareNetwork = BareNetwork(seed, config=config, conditions=scenario.conditions, strict=False)
         self.net.plan = self.plan
         raging = max(scenario.broadcasts * scenario.broadcast_every, self.plan.ends)
         self._raging = raging

@@ -54,7 +54,7 @@ class Trace:
         self._hash = hashlib.blake2b(digest_size=16)
         self._chunk = array("d")
         self._older: deque[array[float]] = deque(maxlen=max(1, kept // CHUNK))
-        self.count = 0
+        self.count: int = 0
         self.log: Callable[[tuple[float, float, float, float, float]], None] = self._chunk.extend
 
     def roll(self) -> None:

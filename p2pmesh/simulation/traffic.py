@@ -21,9 +21,9 @@ class Traffic:
     __slots__ = ("arrived", "bytes", "frames")
 
     def __init__(self) -> None:
-        self.frames = [0] * len(KINDS)
-        self.bytes = [0] * len(KINDS)
-        self.arrived = [0] * len(KINDS)
+        self.frames: list[int] = [0] * len(KINDS)
+        self.bytes: list[int] = [0] * len(KINDS)
+        self.arrived: list[int] = [0] * len(KINDS)
 
     def sent(self, message: Message, copies: int) -> int:
         """A message goes to so many peers; its size as a frame."""

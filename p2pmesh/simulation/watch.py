@@ -24,7 +24,7 @@ from p2pmesh.events import (
 from p2pmesh.keyspace import PeerId
 from p2pmesh.mesh import Mesh
 from p2pmesh.simulation.bare import Violation
-from p2pmesh.simulation.invariants import LOOK_EVERY, _bounds
+from p2pmesh.simulation.invariants import LOOK_EVERY, bounds_of
 from p2pmesh.simulation.network import SimDialer
 from p2pmesh.simulation.terrain import Terrain
 from p2pmesh.simulation.trace import Mark, Trace
@@ -39,7 +39,7 @@ class Watch:
     """Hears of everything. What must not happen stands in `violations`."""
 
     def __init__(self, terrain: Terrain) -> None:
-        self.trace = Trace([])
+        self.trace: Trace = Trace([])
         self.violations: list[Violation] = []
         self._holders: dict[str, dict[int, float]] = {}
         self._origins: dict[str, int] = {}
@@ -72,7 +72,7 @@ class Watch:
     def check_bounds(self, number: int, mesh: Mesh) -> None:
         """See that no structure of this peer is beyond its bound."""
         snapshot = mesh.snapshot()
-        for name, value, bound in _bounds(snapshot["subsystems"], mesh._node.config):
+        for name, value, bound in bounds_of(snapshot["subsystems"], mesh._node.config):
             if value > bound:
                 self.violate("bounds", f"n{number}: {name} is {value:g}, {bound:g} is allowed")
         taken = len(snapshot["links"]["attempting"]) + len(snapshot["links"]["open"])
