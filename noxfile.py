@@ -52,10 +52,16 @@ def webrtc(session: nox.Session) -> None:
 
 
 @nox.session
+def simulate(session: nox.Session) -> None:
+    install(session, "test")
+    session.run("pytest", "-m", "simulation", *session.posargs)
+
+
+@nox.session
 def soak(session: nox.Session) -> None:
     """The property tests for as long as a night lasts: `-- -k topology` for some of them."""
     install(session, "test")
-    session.run("pytest", "--timeout", "0", *session.posargs, env={"HYPOTHESIS_PROFILE": "soak"})
+    session.run("pytest", "-m", "not webrtc", "--timeout", "0", *session.posargs, env={"HYPOTHESIS_PROFILE": "soak"})
 
 
 @nox.session

@@ -98,6 +98,7 @@ print(net.trace.digest(), net.events)
 """
 
 
+@pytest.mark.simulation
 def test_the_same_seed_gives_the_same_trace_in_every_process():
     outputs = {
         subprocess.run(

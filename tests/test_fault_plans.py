@@ -104,6 +104,7 @@ def survive(plan, seed, *, peers=PEERS, max_peers=4, hostile=False):
     return net
 
 
+@pytest.mark.simulation
 @settings(max_examples=12)
 @given(plan=plans, seed=st.integers(0, 1000))
 @example(FaultPlan([Outage(at=0, seconds=20), Crash(at=1, peers=(0, 1, 2))]), 0)
@@ -112,6 +113,7 @@ def test_the_mesh_survives_any_plan(plan, seed):
     survive(plan, seed)
 
 
+@pytest.mark.simulation
 @pytest.mark.parametrize("seed", range(6))
 def test_the_mesh_survives_what_seeds_generate(seed):
     survive(FaultPlan.generate(seed, peers=PEERS, seconds=RAGE, hostile=seed % 2 == 1), seed)

@@ -16,6 +16,7 @@ KEYS = {
 }  # fmt: skip
 
 
+@pytest.mark.simulation
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_a_scenario_runs_without_violations(name):
     report = run(load_scenario(name), peers=24, max_peers=5, seed=1)
@@ -29,6 +30,7 @@ def test_a_scenario_runs_without_violations(name):
     assert json.loads(json.dumps(figures)) == figures
 
 
+@pytest.mark.simulation
 def test_a_report_is_a_function_of_the_seed():
     def figures(seed):
         report = run(load_scenario("churn"), peers=12, max_peers=4, seed=seed).to_json()

@@ -374,6 +374,7 @@ async def test_a_plan_for_more_peers_than_there_are_is_refused():
             await world.replay(FaultPlan([Crash(at=0, peers=(0, 1, 2, 3))]))
 
 
+@pytest.mark.simulation
 @settings(max_examples=5, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(seed=st.integers(0, 2**32))
 def test_after_any_plan_the_mesh_is_one_again_and_delivers(seed):
@@ -477,6 +478,7 @@ def digest_of(seed):
     return simulate(main, seed=seed)
 
 
+@pytest.mark.simulation
 def test_the_same_seed_gives_the_same_trace_also_in_another_process():
     here = digest_of(5)
     assert here == digest_of(5)
