@@ -37,6 +37,9 @@ DELIVERY = 10.0
 HUGE_PAGES = {"PYTHONMALLOC": "malloc", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 """Python's own allocator has no way to ask for them. Elsewhere than with glibc 2.35 and later these change nothing."""
 
+LARGE = 1000
+"""From this size on huge pages pay; a small mesh is faster with Python's own allocator."""
+
 
 class Phase:
     """Events and seconds of one phase."""
@@ -117,7 +120,8 @@ def main() -> None:
     for size in options.sizes or (QUICK if options.quick else SIZES):
         command = [sys.executable, __file__, "--one", str(size), "--seed", str(options.seed)]
         command += ["--broadcasts", str(options.broadcasts)]
-        done = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ | HUGE_PAGES)
+        environment = os.environ | (HUGE_PAGES if size >= LARGE else {})
+        done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
         runs.append(json.loads(done.stdout))
         if not options.json:
             show(runs[-1])
