@@ -149,7 +149,7 @@ class WebRTCDialer(Dialer):
         except SDP_ERRORS as error:
             await carrier.aclose()
             raise AttemptFailed(f"the {kind} can't be made: {error}") from error
-        except BaseException:
+        except BaseException:  # cancelled, above all: the carrier is nobody else's to close
             await carrier.aclose()
             raise
         return WebRTCAttempt(peer, Signal(type=kind, sdp=sdp), carrier, self._config, self._max_frame)

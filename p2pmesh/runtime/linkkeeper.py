@@ -271,7 +271,7 @@ class LinkKeeper:
                 except AttemptFailed as error:
                     failure = error
                 nursery.cancel_scope.cancel("the attempt is decided")
-        except BaseException:
+        except BaseException:  # cancelled, above all: the link is nobody else's to close
             if link is not None:  # given up in the very moment it opened
                 await trio.aclose_forcefully(link)  # noqa: ASYNC102  # waits for nothing
             raise

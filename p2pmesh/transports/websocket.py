@@ -120,7 +120,7 @@ class WebSocketTransport(Transport):
         except trio.BrokenResourceError as error:
             await trio.aclose_forcefully(tcp)
             raise TransportError(f"can't reach {address.public}: {why_no_tls(error)}") from error
-        except BaseException:
+        except BaseException:  # cancelled, above all: the socket is nobody else's to close
             await trio.aclose_forcefully(tcp)
             raise
         return tls
