@@ -8,19 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from p2pmesh.config import BroadcastConfig, LinkConfig, MeshConfig, ReceiptsConfig, RoutingConfig
-from p2pmesh.protocols.core import (
-    LinkDown,
-    LinkUp,
-    Publish,
-    Received,
-    Reply,
-    SendDirect,
-    SendFrame,
-    Subsystem,
-    Tell,
-    Timers,
-)
+from p2pmesh.protocols.core import LinkDown, LinkUp, Publish, Received, Reply, SendDirect, SendFrame, Subsystem, Tell
 from p2pmesh.protocols.gossip_signature import signed
+from p2pmesh.protocols.timers import Timers
 from p2pmesh.wire.codec import decode, encode
 from p2pmesh.wire.messages import (
     Direct,

@@ -14,7 +14,6 @@ from p2pmesh.errors import ConfigError, MeshClosed, PeerUnreachable
 from p2pmesh.events import Lagged, MessageReceived, PeerFailed
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.core import (
-    Backoff,
     Forget,
     Leave,
     LinkDown,
@@ -25,8 +24,8 @@ from p2pmesh.protocols.core import (
     ServiceDown,
     ServiceUp,
     Signaled,
-    Timers,
 )
+from p2pmesh.protocols.timers import Backoff, Timers
 from p2pmesh.receipts import UPDATES, Delivered, Receipt
 from p2pmesh.runtime.bus import Bus
 from p2pmesh.runtime.calls import Calls

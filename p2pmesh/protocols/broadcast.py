@@ -35,7 +35,6 @@ from p2pmesh.events import MessageReceived
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.core import (
-    Backoff,
     DropLink,
     Effect,
     Effects,
@@ -52,7 +51,6 @@ from p2pmesh.protocols.core import (
     RemotePeer,
     Reply,
     SendFrame,
-    Timers,
     WallClock,
 )
 from p2pmesh.protocols.gossip_rules import RESERVED_TOPICS, Draft, Rules
@@ -62,6 +60,7 @@ from p2pmesh.protocols.hops import Hops, tell_receipts
 from p2pmesh.protocols.originals import PROBE, for_originals, probe_response
 from p2pmesh.protocols.outflow import Outflow
 from p2pmesh.protocols.seen import SeenTable
+from p2pmesh.protocols.timers import Backoff, Timers
 from p2pmesh.wire.messages import (
     MAX_IDS_IN_LIST,
     MAX_PEERS_IN_LIST,

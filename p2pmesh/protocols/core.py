@@ -11,12 +11,9 @@ never go backwards, and to carry out the effects of one call in their order befo
 
 from __future__ import annotations
 
-import heapq
-import math
-import random
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from attrs import field, frozen
 
@@ -38,9 +35,11 @@ class Subsystem(Enum):
 
     SIGNALING = "signaling"
     TOPOLOGY = "topology"
+    CHORD = "chord"
     ROUTING = "routing"
     BROADCAST = "broadcast"
     RECEIPTS = "receipts"
+    KADEMLIA = "kademlia"
 
 
 @frozen
@@ -249,6 +248,121 @@ class HopSettled:
 
 
 @frozen
+class Way:
+    """The way back to the peer that a routed message came from."""
+
+    peer: PeerId
+    packet_id: str
+    path: tuple[PeerId, ...]
+    """The peers it came through, the origin first; we are not in it."""
+
+
+@frozen
+class Route:
+    """Bring a message to a peer, neighbour or not. Ends in one `Arrived` or `Unrouted` for the asker. Goes to routing."""
+
+    owner: Subsystem
+    """Who asks."""
+    call: int
+    """The asker's number for it."""
+    to: PeerId
+    """A peer; or, with `nearest`, any key: then it goes to the peer next to that on the ring, never to the asker itself."""
+    message: Message
+    nearest: bool = False
+    answered: bool = False
+    """Whether the receiver sends an `Answer`, which `Arrived` brings; else arrival alone counts."""
+    way: Way | None = None
+    """To be tried first: for peers who can't be found by their id yet, since they have just come."""
+    timeout: float = 10.0
+
+
+@frozen
+class CancelRoute:
+    """Nobody wants to know any more. Goes to routing."""
+
+    owner: Subsystem
+    call: int
+
+
+@frozen
+class Answer:
+    """The answer to a routed message that asked for one. Goes to routing."""
+
+    way: Way
+    message: Message
+
+
+@frozen
+class Routed:
+    """A message that came over a route, from `peer`, who signed it. Goes to the core that owns its type."""
+
+    peer: RemotePeer
+    message: Message
+    way: Way
+
+
+@frozen
+class Arrived:
+    """What `Route` asked for has reached `peer`. Goes to the asker."""
+
+    call: int
+    peer: PeerId
+    hops: int
+    message: Message | None = None
+    """The answer, if there was to be one."""
+
+
+@frozen
+class Unrouted:
+    """What `Route` asked for could not be done in its time. Goes to the asker."""
+
+    call: int
+    reason: str
+
+
+@frozen
+class Vicinity:
+    """The neighbours of a neighbour, as it says. Goes to routing."""
+
+    peer: PeerId
+    links: tuple[PeerId, ...]
+
+
+@frozen
+class MeshSize:
+    """About so many peers are in the mesh, ourselves included, by the density of the ring. Goes to routing and broadcast."""
+
+    peers: int
+
+
+@frozen
+class DhtPut:
+    """The application stores a value. Answered by `Reply` with the number of peers that hold it. Goes to the DHT."""
+
+    call: int
+    key: str
+    value: Payload
+    ttl: float | None = None
+
+
+@frozen
+class DhtGet:
+    """The application looks a value up. Answered by `Reply` with a `DhtValue`, or None. Goes to the DHT."""
+
+    call: int
+    key: str
+    publisher: PeerId | None = None
+
+
+@frozen
+class DhtFindNode:
+    """The application looks for the peers nearest to a key by XOR. Answered by `Reply` with their ids. Goes to the DHT."""
+
+    call: int
+    target: PeerId
+
+
+@frozen
 class Leave:
     """The mesh is being left: say goodbye. Goes to every core."""
 
@@ -276,6 +390,17 @@ Input: TypeAlias = (
     | Originated
     | Forwarded
     | HopSettled
+    | Route
+    | CancelRoute
+    | Answer
+    | Routed
+    | Arrived
+    | Unrouted
+    | Vicinity
+    | MeshSize
+    | DhtPut
+    | DhtGet
+    | DhtFindNode
     | Leave
 )
 
@@ -409,69 +534,3 @@ class Core(Protocol):
 
     def snapshot(self) -> Mapping[str, Any]:
         """Statistics that JSON can carry."""
-
-
-# --- building blocks --------------------------------------------------------------------------------------------------
-
-K = TypeVar("K", bound=Hashable)
-
-
-class Timers(Generic[K]):
-    """The timers of a core: one heap, at most one deadline for each key, ties in the order they were set."""
-
-    def __init__(self) -> None:
-        self._heap: list[tuple[float, int, K]] = []
-        self._armed: dict[K, int] = {}  # which entry of the heap counts, by its order
-        self._count = 0
-
-    def __len__(self) -> int:
-        return len(self._armed)
-
-    def __contains__(self, key: K) -> bool:
-        return key in self._armed
-
-    def set(self, key: K, deadline: float) -> None:
-        """Arm `key`, or move it."""
-        self._count += 1
-        self._armed[key] = self._count
-        heapq.heappush(self._heap, (deadline, self._count, key))
-        if len(self._heap) > 64 and len(self._heap) > 2 * len(self._armed):
-            self._heap = [entry for entry in self._heap if self._armed.get(entry[2]) == entry[1]]
-            heapq.heapify(self._heap)
-
-    def cancel(self, key: K) -> None:
-        """Disarm `key`; nothing happens if it is not armed."""
-        self._armed.pop(key, None)
-
-    def next_deadline(self) -> float:
-        """When the next timer is due; `math.inf` if none is armed."""
-        heap, armed = self._heap, self._armed
-        while heap:
-            deadline, order, key = heap[0]
-            if armed.get(key) == order:
-                return deadline
-            heapq.heappop(heap)
-        return math.inf
-
-    def pop_due(self, now: float) -> list[K]:
-        """Disarm and give the keys whose deadline has come, earliest first."""
-        due = []
-        while self.next_deadline() <= now:
-            key = heapq.heappop(self._heap)[2]
-            del self._armed[key]
-            due.append(key)
-        return due
-
-
-@frozen
-class Backoff:
-    """Jittered exponential back-off: full jitter over the upper half, so that peers which failed together part ways."""
-
-    first: float
-    cap: float
-    factor: float = 2.0
-
-    def delay(self, failures: int, rng: random.Random) -> float:
-        """Seconds to wait after that many failures in a row (1 or more)."""
-        ceiling = min(self.cap, self.first * self.factor ** min(failures - 1, 64))
-        return ceiling * rng.uniform(0.5, 1.0)

@@ -11,20 +11,10 @@ from msgspec import structs
 
 from p2pmesh.config import BroadcastConfig
 from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.core import (
-    Backoff,
-    Effect,
-    Forwarded,
-    HopSettled,
-    Originated,
-    RemotePeer,
-    SendFrame,
-    Subsystem,
-    Tell,
-    Timers,
-)
+from p2pmesh.protocols.core import Effect, Forwarded, HopSettled, Originated, RemotePeer, SendFrame, Subsystem, Tell
 from p2pmesh.protocols.history import History, Kept
 from p2pmesh.protocols.outflow import Outflow
+from p2pmesh.protocols.timers import Backoff, Timers
 from p2pmesh.wire.messages import Gossip
 
 

@@ -14,7 +14,7 @@ from attrs import define
 
 from p2pmesh.config import TopologyConfig
 from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.core import Backoff
+from p2pmesh.protocols.timers import Backoff
 
 TRUST = 3
 """Attempts at a peer that may fail in a row before it stops being worth a link of ours, or is forgotten if said to be gone:

@@ -33,7 +33,6 @@ from p2pmesh.events import MessageDelivered, MessageFailed
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.core import (
-    Backoff,
     Effect,
     Effects,
     Emit,
@@ -47,9 +46,9 @@ from p2pmesh.protocols.core import (
     Progress,
     Received,
     SendFrame,
-    Timers,
     WallClock,
 )
+from p2pmesh.protocols.timers import Backoff, Timers
 from p2pmesh.wire.messages import GossipReceipt, GossipReceiptAck, Message
 
 MOST_CHILDREN = 256

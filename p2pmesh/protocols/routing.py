@@ -27,7 +27,6 @@ from p2pmesh.events import DirectReceived, Payload
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId, short
 from p2pmesh.protocols.core import (
-    Backoff,
     DropLink,
     Effect,
     Effects,
@@ -44,10 +43,10 @@ from p2pmesh.protocols.core import (
     Reply,
     SendDirect,
     SendFrame,
-    Timers,
     WallClock,
 )
 from p2pmesh.protocols.seen import SeenTable
+from p2pmesh.protocols.timers import Backoff, Timers
 from p2pmesh.wire.messages import Direct, DirectAck, Message
 from p2pmesh.wire.payloads import Body, legacy_direct, pack, unpack
 

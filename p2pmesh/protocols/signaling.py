@@ -33,7 +33,6 @@ from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.core import (
     AskForOffer,
-    Backoff,
     Effects,
     Emit,
     FindPeers,
@@ -54,11 +53,11 @@ from p2pmesh.protocols.core import (
     Signaled,
     Subsystem,
     Tell,
-    Timers,
     WallClock,
 )
 from p2pmesh.protocols.handshake import sign_join
 from p2pmesh.protocols.introductions import Introductions, Recent
+from p2pmesh.protocols.timers import Backoff, Timers
 from p2pmesh.wire import signaling as wire
 from p2pmesh.wire.messages import Signal
 

@@ -14,8 +14,9 @@ from typing import TypeAlias
 from attrs import define
 
 from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.core import Backoff, Offered
+from p2pmesh.protocols.core import Offered
 from p2pmesh.protocols.known import ring_neighbours
+from p2pmesh.protocols.timers import Backoff
 
 
 class State(Enum):

@@ -43,7 +43,6 @@ from p2pmesh.protocols.core import (
     NO_SLOT,
     AcceptOffer,
     AskForOffer,
-    Backoff,
     Connect,
     DropLink,
     Effects,
@@ -68,12 +67,12 @@ from p2pmesh.protocols.core import (
     ServiceUp,
     Subsystem,
     Tell,
-    Timers,
     WallClock,
     WantLink,
 )
 from p2pmesh.protocols.known import KnownPeers, ring_neighbours
 from p2pmesh.protocols.slots import ATTEMPTS, Heir, Pace, Slot, Slots, State, heir_id
+from p2pmesh.protocols.timers import Backoff, Timers
 from p2pmesh.wire.messages import Goodbye, LinkRejected, ReconnectionData
 
 FULL = "max_peers_reached"  # the original's word

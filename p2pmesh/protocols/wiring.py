@@ -11,9 +11,13 @@ from collections.abc import Mapping
 from p2pmesh.config import MeshConfig
 from p2pmesh.identity import Identity
 from p2pmesh.protocols.broadcast import BroadcastCore
+from p2pmesh.protocols.chord import ChordCore
 from p2pmesh.protocols.core import (
     Connect,
     Core,
+    DhtFindNode,
+    DhtGet,
+    DhtPut,
     Input,
     Leave,
     LinkDown,
@@ -30,6 +34,7 @@ from p2pmesh.protocols.core import (
     Subsystem,
     WallClock,
 )
+from p2pmesh.protocols.kademlia import KademliaCore
 from p2pmesh.protocols.receipts import ReceiptsCore
 from p2pmesh.protocols.routing import RoutingCore
 from p2pmesh.protocols.signaling import SignalingCore
@@ -70,6 +75,9 @@ AUDIENCE: Mapping[type[Input], tuple[Subsystem, ...]] = {
     Connect: (Subsystem.TOPOLOGY,),
     Publish: (Subsystem.BROADCAST,),
     SendDirect: (Subsystem.ROUTING,),
+    DhtPut: (Subsystem.KADEMLIA,),
+    DhtGet: (Subsystem.KADEMLIA,),
+    DhtFindNode: (Subsystem.KADEMLIA,),
 }
 """Who gets an input that the shell makes. What cores tell each other names its receiver."""
 
@@ -85,11 +93,11 @@ OWNERS: Mapping[type[Message], Subsystem | None] = {
     ReconnectionData: Subsystem.TOPOLOGY,
     Goodbye: Subsystem.TOPOLOGY,
     LinkRejected: Subsystem.TOPOLOGY,
-    RelaySignal: None,
+    RelaySignal: Subsystem.SIGNALING,
     RelayAck: None,
     RelayFailure: None,
-    RelayBatch: None,
-    KademliaRpc: None,
+    RelayBatch: Subsystem.SIGNALING,
+    KademliaRpc: Subsystem.KADEMLIA,
 }
 """The core that gets a neighbour's message; None for those that this version understands and ignores."""
 
@@ -103,7 +111,9 @@ def build_cores(identity: Identity, config: MeshConfig, rng: random.Random, wall
     return {
         Subsystem.SIGNALING: SignalingCore(identity, config, own(), wall),
         Subsystem.TOPOLOGY: TopologyCore(identity, config, own(), wall),
+        Subsystem.CHORD: ChordCore(identity, config, own(), wall),
         Subsystem.ROUTING: RoutingCore(identity, config, own(), wall),
         Subsystem.BROADCAST: BroadcastCore(identity, config, own(), wall),
         Subsystem.RECEIPTS: ReceiptsCore(identity, config, own(), wall),
+        Subsystem.KADEMLIA: KademliaCore(identity, config, own(), wall),
     }

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
-from p2pmesh.protocols.core import Backoff
+from p2pmesh.protocols.timers import Backoff
 
 
 async def supervise(  # noqa: ASYNC128  # the task that it runs does

@@ -11,7 +11,8 @@ from collections import deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
-from p2pmesh.protocols.core import Backoff, ServiceDown, ServiceUp, Signaled, WallClock
+from p2pmesh.protocols.core import ServiceDown, ServiceUp, Signaled, WallClock
+from p2pmesh.protocols.timers import Backoff
 from p2pmesh.server.config import ServerConfig
 from p2pmesh.server.presence import Close, Order, Presence, Send
 from p2pmesh.simulation.trace import Mark

@@ -1,0 +1,74 @@
+"""What cores keep time with: one heap of timers, and back-off."""
+
+from __future__ import annotations
+
+import heapq
+import math
+import random
+from collections.abc import Hashable
+from typing import Generic, TypeVar
+
+from attrs import frozen
+
+K = TypeVar("K", bound=Hashable)
+
+
+class Timers(Generic[K]):
+    """The timers of a core: one heap, at most one deadline for each key, ties in the order they were set."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, K]] = []
+        self._armed: dict[K, int] = {}  # which entry of the heap counts, by its order
+        self._count = 0
+
+    def __len__(self) -> int:
+        return len(self._armed)
+
+    def __contains__(self, key: K) -> bool:
+        return key in self._armed
+
+    def set(self, key: K, deadline: float) -> None:
+        """Arm `key`, or move it."""
+        self._count += 1
+        self._armed[key] = self._count
+        heapq.heappush(self._heap, (deadline, self._count, key))
+        if len(self._heap) > 64 and len(self._heap) > 2 * len(self._armed):
+            self._heap = [entry for entry in self._heap if self._armed.get(entry[2]) == entry[1]]
+            heapq.heapify(self._heap)
+
+    def cancel(self, key: K) -> None:
+        """Disarm `key`; nothing happens if it is not armed."""
+        self._armed.pop(key, None)
+
+    def next_deadline(self) -> float:
+        """When the next timer is due; `math.inf` if none is armed."""
+        heap, armed = self._heap, self._armed
+        while heap:
+            deadline, order, key = heap[0]
+            if armed.get(key) == order:
+                return deadline
+            heapq.heappop(heap)
+        return math.inf
+
+    def pop_due(self, now: float) -> list[K]:
+        """Disarm and give the keys whose deadline has come, earliest first."""
+        due = []
+        while self.next_deadline() <= now:
+            key = heapq.heappop(self._heap)[2]
+            del self._armed[key]
+            due.append(key)
+        return due
+
+
+@frozen
+class Backoff:
+    """Jittered exponential back-off: full jitter over the upper half, so that peers which failed together part ways."""
+
+    first: float
+    cap: float
+    factor: float = 2.0
+
+    def delay(self, failures: int, rng: random.Random) -> float:
+        """Seconds to wait after that many failures in a row (1 or more)."""
+        ceiling = min(self.cap, self.first * self.factor ** min(failures - 1, 64))
+        return ceiling * rng.uniform(0.5, 1.0)
