@@ -6,7 +6,9 @@ async with open_mesh("ws://localhost:8080", room="demo") as mesh:
 
 from p2pmesh.config import (
     BroadcastConfig,
+    ChordConfig,
     IceServer,
+    KademliaConfig,
     LinkConfig,
     MeshConfig,
     ReceiptsConfig,
@@ -14,6 +16,7 @@ from p2pmesh.config import (
     SignalingConfig,
     TopologyConfig,
 )
+from p2pmesh.dht import Dht, DhtValue
 from p2pmesh.errors import (
     ConfigError,
     IdentityError,
@@ -58,8 +61,11 @@ from p2pmesh.transports.transport import Transport, TransportConfig
 
 __all__ = [
     "BroadcastConfig",
+    "ChordConfig",
     "ConfigError",
     "Delivered",
+    "Dht",
+    "DhtValue",
     "DirectReceived",
     "Event",
     "Failed",
@@ -72,6 +78,7 @@ __all__ = [
     "IslandSuspected",
     "JoinRefused",
     "JsonValue",
+    "KademliaConfig",
     "Lagged",
     "LinkConfig",
     "LocalProtocolError",

@@ -16,6 +16,9 @@ from p2pmesh.errors import ConfigError
 KIB = 1024
 MIB = 1024 * KIB
 
+MAX_K = 64
+"""Peers that one answer of the DHT can carry."""
+
 
 def _at_least(low: float) -> Callable[[Any, attrs.Attribute[Any], Any], None]:
     def check(instance: object, attribute: attrs.Attribute[Any], value: float) -> None:
@@ -90,13 +93,24 @@ class SignalingConfig:
     retry_cap: float = _number(30.0, low=0.01)
     """Between attempts to reach a service, jittered and doubled."""
     rejoin_every: float = _number(60.0, low=1)
-    """While under-connected: ask for fresh peers, first after 5 s, doubling up to this."""
+    """While there is no link into the mesh: ask for fresh peers, first after 5 s, doubling up to this."""
     outbox: int = _number(256, low=1)
     """Messages that may wait for one service."""
     remembered_peers: int = _number(1024, low=1)
     """Peers of which we remember the services that they are on."""
     remembered_offers: int = _number(64, low=1)
     """Offers kept, of ours and of others each, until they are answered: far more than links are attempted at once."""
+    mesh_timeout: float = _number(3.0, low=0.1)
+    """A signal that has not come through the mesh by then goes by a service: 20 links of 50 ms, there and back, take 2 s."""
+    routes: int = _number(128, low=1)
+    """Signals under way through the mesh; more go by a service."""
+    batch_delay: float = _number(0.2, low=0)
+    """A candidate waits for others this long; as the original."""
+    batch_size: int = _number(5, low=1)
+    """Candidates in one message; as the original. A message holds 32 at most, whatever this says."""
+    offers_per_second: float = _number(1.0, low=0.01)
+    offer_burst: float = _number(10.0, low=1)
+    """Offers of one peer that are looked at; more are dropped. A peer of ours makes one a second at most, and ever fewer."""
 
 
 @frozen(kw_only=True)
@@ -115,8 +129,37 @@ class TopologyConfig:
     """Look for missing links at least this often."""
     min_link_age: float = _number(10.0, low=0)
     """A link younger than this is not given up for a newcomer, nor more than one in this time: so links don't thrash."""
-    announced_grace: float = _number(0.5, low=0)
-    """A peer that just joined gets this long to make its offer before we make ours: it was told of us, too."""
+    announced_grace: float = _number(4.0, low=0)
+    """A peer that just joined gets this long to make its offer before we make ours: it was told of us, too, and finds us
+    through the mesh once it has its first link."""
+
+
+@frozen(kw_only=True)
+class ChordConfig:
+    """The ring of ids, and where long links lead."""
+
+    successors: int = field(default=8, validator=[_at_least(1), attrs.validators.le(16)])
+    """Length of the lists of successors and of predecessors, at most 16: with half of all peers gone at once, one list of
+    256 is all gone."""
+    tell_delay: float = _number(0.3, low=0)
+    """Neighbours are told of changes after this long, jittered, so that changes which come together are told together."""
+    stabilise_every: float = _number(15.0, low=0.1)
+    """As the original."""
+    fix_fingers_every: float = _number(30.0, low=0.1)
+    """While long links are missing; as the original."""
+    shuffle_every: float = _number(60.0, low=0.1)
+    """A neighbour is told of some peers that it may not know: HyParView's stock for repair, at 6 bytes a second."""
+    search_first: float = _number(0.5, low=0.01)
+    search_cap: float = _number(15.0, low=0.01)
+    """Between searches that came to nothing, jittered and doubled."""
+    searches: int = _number(10, low=1)
+    """That may come to nothing in a row, until no more is searched for a while."""
+    search_timeout: float = _number(10.0, low=0.1)
+    dial_patience: float = _number(4.0, low=0.1)
+    """A link to a peer that was found should have opened by then; else the next is searched."""
+    board: int = _number(64, low=1)
+    board_lasts: float = _number(300.0, low=1)
+    """Peers that seek a long link are remembered by those they asked, so many for so long."""
 
 
 @frozen(kw_only=True)
@@ -176,15 +219,105 @@ class ReceiptsConfig:
 
 @frozen(kw_only=True)
 class RoutingConfig:
-    """Direct messages."""
+    """Routes, and direct messages."""
 
     ack_timeout: float = _number(1.0, low=0.01)
+    """For the first attempt; over routes as long as nothing is known of them."""
     retries: int = _number(4, low=0)
+    """Of a direct message over one link."""
     pending: int = _number(1024, low=1)
     """Direct messages of ours that wait for an ack; above it a `send` waits."""
     window: int = _number(64, low=1)
-    """Of them for one link: well below `LinkConfig.outbox`."""
+    """Of them to one peer: well below `LinkConfig.outbox`."""
     seen_ids: int = _number(16_384, low=1)
+    """Ids remembered so that nothing is delivered twice: of direct messages, and as many of others that came over routes."""
+    patience: float = _number(30.0, low=0.1)
+    """Seconds for which a direct message to a peer without a link is tried: about as long as over a link."""
+    least_wait: float = _number(0.3, low=0.01)
+    """Seconds between two attempts over routes at least."""
+    attempts: int = _number(10, low=1)
+    """Of one packet at most, each another way."""
+    misses: int = _number(4, low=1)
+    """Peers that know no way on, one each attempt, until it is taken that there is none: in the seconds between, a ring mends."""
+    errands: int = _number(4096, low=1)
+    """Packets of ours under way."""
+    least_hops: int = _number(32, low=1)
+    """Links that a packet may cross at least; more in a large mesh with few links each."""
+    relay_rate: float = _number(1000.0, low=1)
+    """Packets a second taken from one neighbour, and twice as many at once; what is above is dropped."""
+    remembered_routes: int = _number(1024, low=1)
+    """Peers whose contact record is kept, and as many whose answers' time is; answers of ours kept for repetitions."""
+    clock_skew: float = _number(250.0, low=0)
+    """Tolerated between the sender's clock and ours, in a packet: less than half of the time that its id is remembered."""
+
+
+@frozen(kw_only=True)
+class KademliaConfig:
+    """The DHT. Kademlia's own numbers are those of the paper (Maymounkov and Mazieres 2002) where it names any."""
+
+    enabled: bool = True
+    """Off: this peer stores and answers nothing, and `Mesh.dht` refuses calls; others do without it."""
+    k: int = _number(20, low=1)
+    """Peers in a bucket, peers that hold a value, peers that a lookup finds. At most 64: what one answer carries."""
+    alpha: int = _number(3, low=1)
+    """Requests of a lookup at once, while it still comes closer."""
+    rpc_timeout: float = _number(5.0, low=0.1)
+    """For one request and its answer; as the original."""
+    rpc_slow: float = _number(1.5, low=0.05)
+    """A request that takes longer makes room for another: about the round trip over 14 links of 50 ms."""
+    lookup_timeout: float = _number(30.0, low=1)
+    """For a lookup as a whole, whatever peers answer."""
+    lookups: int = _number(32, low=1)
+    """Lookups of the application at once; more wait."""
+    quorum: int = _number(3, low=1)
+    """A `get` ends once so many peers gave the value: the newest of theirs is taken, since one of them may be out of date."""
+    join_lookup: float = _number(2.0, low=0)
+    """After the first link, jittered by half: look ourselves up, once the topology has found our place."""
+    refresh_first: float = _number(60.0, low=1)
+    """Until we look ourselves up again; doubled for as long as nothing has changed, up to `refresh`."""
+    refresh: float = _number(3600.0, low=1)
+    """A bucket in which nothing was looked up for this long is refreshed."""
+    republish: float = _number(3600.0, low=1)
+    """Holders see to it this often, jittered, that a value has its k holders; one does, and the others skip it."""
+    ttl: float = _number(86_400.0, low=1)
+    """How long a value lives by default."""
+    max_ttl: float = _number(7 * 86_400.0, low=1)
+    """No value is taken that says it lives longer."""
+    clock_skew: float = _number(300.0, low=0)
+    """Tolerated between a publisher's clock and ours."""
+    max_value: int = _number(16 * KIB, low=1)
+    """Bytes of a value as encoded, at most 64 KiB: k peers keep it, and it crosses many links to them."""
+    cache_time: float = _number(600.0, low=0)
+    """A value is kept so long by a peer that is just too far from its key to hold it, half as long for every k peers that are nearer."""
+    stored_values: int = _number(4096, low=1)
+    stored_bytes: int = _number(16 * MIB, low=1 * KIB)
+    """Values of others kept here; above either, those that are farthest from our id give way, or are not taken."""
+    publisher_values: int = _number(256, low=1)
+    publisher_bytes: int = _number(1 * MIB, low=1 * KIB)
+    """Of them by one publisher: a sixteenth of all."""
+    key_values: int = _number(16, low=1)
+    """Publishers under one key."""
+    publications: int = _number(1024, low=1)
+    """Values of our own that we see to; of more, the oldest are left to their holders."""
+    requests_per_second: float = _number(20.0, low=0.1)
+    request_burst: int = _number(100, low=1)
+    """Requests of one peer that are answered: many lookups at once ask each peer a few times."""
+    requesters: int = _number(1024, low=1)
+    """Peers whose requests are counted."""
+    replacements: int = _number(8, low=0)
+    """Peers that wait for a place in a full bucket."""
+    silent: int = _number(256, low=0)
+    """Peers remembered, for a minute, as not answering, so that not every lookup waits for them anew."""
+    handovers: int = _number(1024, low=1)
+    """Values that wait to be handed to a peer that should hold them; above it the oldest is left to the next republishing."""
+
+    def __attrs_post_init__(self) -> None:
+        if self.k > MAX_K:
+            raise ConfigError(f"KademliaConfig.k must be {MAX_K} or less, not {self.k}")
+        if self.max_value > 64 * KIB:
+            raise ConfigError(f"KademliaConfig.max_value must be 64 KiB or less, not {self.max_value}")
+        if self.ttl > self.max_ttl:
+            raise ConfigError("KademliaConfig.ttl must not be above max_ttl")
 
 
 @frozen(kw_only=True)
@@ -208,9 +341,11 @@ class MeshConfig:
     links: LinkConfig = LinkConfig()
     signaling: SignalingConfig = SignalingConfig()
     topology: TopologyConfig = TopologyConfig()
+    chord: ChordConfig = ChordConfig()
     broadcast: BroadcastConfig = BroadcastConfig()
     receipts: ReceiptsConfig = ReceiptsConfig()
     routing: RoutingConfig = RoutingConfig()
+    kademlia: KademliaConfig = KademliaConfig()
 
     def __attrs_post_init__(self) -> None:
         if self.links.receive_window < self.max_frame:

@@ -14,7 +14,6 @@ __all__ = [
     "LocalProtocolError",
     "MeshClosed",
     "MeshError",
-    "NotANeighbour",
     "PayloadTooLarge",
     "PeerUnreachable",
     "RemoteProtocolError",
@@ -48,11 +47,7 @@ class PayloadTooLarge(MeshError, ValueError):
 
 
 class PeerUnreachable(MeshError):
-    """A direct message can't be brought to its receiver: unknown, gone, or not answering."""
-
-
-class NotANeighbour(PeerUnreachable):
-    """The receiver is said to be in the mesh, but there is no link to it."""
+    """A direct message can't be brought to its receiver: no route leads there, it does not answer, or does not take it."""
 
 
 class MeshClosed(MeshError):

@@ -86,6 +86,8 @@ class DirectReceived:
     timestamp: float
     """When the sender sent it, by its own clock, in seconds since 1970."""
     verified: bool
+    hops: int = 1
+    """How many links it came over."""
 
 
 @frozen

@@ -21,6 +21,9 @@ from attrs import field, frozen
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from p2pmesh.errors import IdentityError
 from p2pmesh.keyspace import ID_BITS, PeerId, parse_peer_id
@@ -162,6 +165,11 @@ class Identity:
         if memo is not None:
             memo.note(self.public_key, signature, data, outcome=True)
         return signature
+
+    def box_key(self) -> X25519PrivateKey:
+        """The X25519 key that messages to this identity are sealed for: derived from it, so it is the same after a restart."""
+        derived = HKDF(SHA256(), 32, salt=None, info=b"p2pmesh box v1").derive(self._key.private_bytes_raw())
+        return X25519PrivateKey.from_private_bytes(derived)
 
     def __repr__(self) -> str:
         return f"Identity({self.peer_id!r}, verified={self.verified})"  # never the key

@@ -9,13 +9,14 @@ import random
 import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any, NoReturn
+from typing import Any
 
 import attrs
 import trio
 
 from p2pmesh.config import IceServer, MeshConfig
-from p2pmesh.errors import ConfigError, MeshError, NotANeighbour
+from p2pmesh.dht import Dht
+from p2pmesh.errors import ConfigError, MeshError
 from p2pmesh.events import DirectReceived, Event, MessageReceived, Payload
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId, parse_peer_id
@@ -37,6 +38,7 @@ async def open_mesh(
     ice_servers: Iterable[IceServer] | None = None,
     allow_unverified: bool | None = None,
     bootstrap_peers: Iterable[str] = (),
+    kademlia_k: int | None = None,
     config: MeshConfig | None = None,
     dialer: Dialer | None = None,
     rng: random.Random | None = None,
@@ -55,6 +57,7 @@ async def open_mesh(
       ice_servers: STUN and TURN servers, for peers behind NATs. Default: none.
       allow_unverified: Link to peers that can't prove their id, such as the original project's. Default: False.
       bootstrap_peers: Ids of peers to try, besides those that the services name.
+      kademlia_k: How many peers hold a value of the DHT: the same throughout a mesh. Default: 20.
       config: Every other number; the options above override its fields.
       dialer: What opens links. Default: a `WebRTCDialer`. Entered and closed by this block.
       rng: Source of all randomness but keys. Default: seeded by the system.
@@ -74,7 +77,7 @@ async def open_mesh(
       The block owns a nursery, so exceptions raised in it arrive in an `ExceptionGroup`: catch them with `except*`, or
       inside. Calls on the `Mesh` raise plain exceptions. What peers and networks do never raises out of the block.
     """
-    settings = _settings(config, room, max_peers, ice_servers, allow_unverified)
+    settings = _settings(config, room, max_peers, ice_servers, allow_unverified, kademlia_k)
     bootstrap = [parse_peer_id(peer) for peer in bootstrap_peers]
     services = make_transports(transports)
     if not services:
@@ -117,6 +120,7 @@ class Mesh:
 
     def __init__(self, node: Node) -> None:
         self._node = node
+        self._dht = Dht(node)
         self._left = False
 
     def __repr__(self) -> str:
@@ -201,24 +205,22 @@ class Mesh:
         return receipt
 
     async def send(self, peer_id: str, payload: Payload) -> None:
-        """Send a message to one peer. Returns when that peer has it; set a deadline of your own around it if you like.
+        """Send a message to one peer of the mesh, neighbour or not. Returns when that peer has it.
+
+        It waits while much else is under way to the same peer. Set a deadline of your own around it if you like. Messages
+        to one peer may overtake each other. To a peer without a link the message is sealed: those who pass it on can't
+        read it, and nobody but its receiver can.
 
         Raises:
           InvalidPeerId, PayloadTooLarge, InvalidPayload: before anything is sent.
-          PeerUnreachable: if the peer is not in the mesh, left, or does not answer. It may have the message all the same
-            if only its answer was lost.
-          NotImplementedError: if the peer is no neighbour.
+          PeerUnreachable: if no route leads to the peer, it does not answer, or does not take payloads of this size; the
+            text says which. It may have the message all the same if only its answer was lost.
           MeshClosed: if the mesh was left.
 
-        Cancelled, the message may or may not arrive.
+        Cancelled, the message may or may not arrive; it is not sent again.
         """
         peer = parse_peer_id(peer_id)
-        try:
-            await self._node.calls.make(
-                self._node.drivers[Subsystem.ROUTING], lambda call: SendDirect(call, peer, payload)
-            )
-        except NotANeighbour:
-            raise NotImplementedError("routes beyond neighbours") from None
+        await self._node.calls.make(self._node.drivers[Subsystem.ROUTING], lambda call: SendDirect(call, peer, payload))
 
     async def connect(self, peer_id: str) -> None:
         """Open a link to this peer and keep it, giving up another if there are `max_peers`. Returns when it is open.
@@ -232,9 +234,9 @@ class Mesh:
         await self._node.calls.make(self._node.drivers[Subsystem.TOPOLOGY], lambda call: Connect(call, peer))
 
     @property
-    def dht(self) -> NoReturn:
-        """The distributed hash table."""
-        raise NotImplementedError("the DHT")
+    def dht(self) -> Dht:
+        """The distributed hash table: values that the mesh keeps."""
+        return self._dht
 
     def snapshot(self) -> dict[str, Any]:
         """Statistics of every subsystem and link at this moment, in terms that JSON can carry."""
@@ -264,6 +266,7 @@ def _settings(
     max_peers: int | None,
     ice_servers: Iterable[IceServer] | None,
     allow_unverified: bool | None,
+    kademlia_k: int | None,
 ) -> MeshConfig:
     """The config with the options that were given in the place of its fields."""
     settings = MeshConfig() if config is None else config
@@ -271,6 +274,8 @@ def _settings(
         settings = attrs.evolve(settings, links=attrs.evolve(settings.links, ice_servers=tuple(ice_servers)))
     if allow_unverified is not None:
         settings = attrs.evolve(settings, links=attrs.evolve(settings.links, allow_unverified=allow_unverified))
+    if kademlia_k is not None:
+        settings = attrs.evolve(settings, kademlia=attrs.evolve(settings.kademlia, k=kademlia_k))
     if room is not None:
         settings = attrs.evolve(settings, room=room)
     if max_peers is not None:

@@ -47,6 +47,7 @@ from p2pmesh.wire.messages import (
     GossipReceiptAck,
     GossipWant,
     Message,
+    Packet,
 )
 
 EPOCH = 1_700_000_000.0
@@ -60,6 +61,7 @@ OWNERS: dict[type, Subsystem] = {
     GossipReceiptAck: Subsystem.RECEIPTS,
     Direct: Subsystem.ROUTING,
     DirectAck: Subsystem.ROUTING,
+    Packet: Subsystem.ROUTING,
 }
 
 IDENTITIES = [Identity.from_seed(bytes([number]) * 32) for number in range(40)]

@@ -1,7 +1,8 @@
-"""Many peers with bare topology and signaling cores, one modelled signaling server, modelled links, virtual time.
+"""Many peers with bare topology, chord and signaling cores, one modelled signaling server, modelled links, virtual time.
 
 Links are a model of the link keeper: an attempt makes its description after a moment, an answered offer opens on both
-sides at slightly different times, a dropped link goes down on both. At every step the keeper checks the cap.
+sides at slightly different times, a dropped link goes down on both. At every step the keeper checks the cap. Routes are
+ideal: what is reached over links gets the message, and the answer comes back.
 """
 
 from __future__ import annotations
@@ -18,8 +19,12 @@ from p2pmesh.config import MeshConfig
 from p2pmesh.events import PeerConnected, PeerDisconnected, PeerTimedOut
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId, ring_distance, xor_distance
+from p2pmesh.protocols.chord import ChordCore
 from p2pmesh.protocols.core import (
     AcceptOffer,
+    Answer,
+    Arrived,
+    Core,
     DropLink,
     Effects,
     Emit,
@@ -33,6 +38,8 @@ from p2pmesh.protocols.core import (
     Received,
     RemotePeer,
     Reply,
+    Route,
+    Routed,
     SendFrame,
     SendSignaling,
     ServiceDown,
@@ -41,10 +48,14 @@ from p2pmesh.protocols.core import (
     Signaled,
     Subsystem,
     Tell,
+    Unrouted,
     WantLink,
+    Way,
 )
+from p2pmesh.protocols.ring import nearness
 from p2pmesh.protocols.signaling import SignalingCore
 from p2pmesh.protocols.topology import TopologyCore
+from p2pmesh.protocols.wiring import OWNERS
 from p2pmesh.wire import signaling as wire
 from p2pmesh.wire.messages import Message, Signal
 
@@ -65,6 +76,7 @@ class Node:
     config: MeshConfig
     topology: TopologyCore
     signaling: SignalingCore
+    chord: ChordCore
     attempts: dict[PeerId, Attempt] = field(factory=dict)
     links: dict[PeerId, float] = field(factory=dict)
     closing: dict[PeerId, str] = field(factory=dict)
@@ -78,18 +90,26 @@ class Node:
     def peer_id(self) -> PeerId:
         return self.identity.peer_id
 
+    @property
+    def cores(self) -> dict[Subsystem, Core]:
+        return {
+            Subsystem.TOPOLOGY: self.topology,
+            Subsystem.SIGNALING: self.signaling,
+            Subsystem.CHORD: self.chord,
+        }
+
     def feed(self, event: Input, *cores: Subsystem) -> None:
         if not self.alive:
             return
-        for core in cores or (Subsystem.TOPOLOGY, Subsystem.SIGNALING):
-            target = self.topology if core is Subsystem.TOPOLOGY else self.signaling
-            self.carry_out(target.handle(event, self.net.now))
+        for core in cores or tuple(self.cores):
+            self.carry_out(self.cores[core].handle(event, self.net.now))
         self.net.wake(self)
 
     def tick(self) -> None:
         if not self.alive:
             return
-        for core in (self.topology, self.signaling):
+        self.woken = -1.0
+        for core in self.cores.values():
             if core.next_deadline() <= self.net.now:
                 self.carry_out(core.expire(self.net.now))
         self.net.wake(self)
@@ -115,8 +135,12 @@ class Node:
                     for peer in peers:
                         if peer in self.links:
                             self.net.frame(self, peer, message)
+                case Tell(Subsystem.ROUTING, Route() as route):
+                    self.net.route(self, route)
+                case Tell(Subsystem.ROUTING, Answer() as answer):
+                    self.net.answer(self, answer)
                 case Tell(subsystem, told):
-                    if subsystem is not Subsystem.ROUTING:
+                    if subsystem in self.cores:
                         self.feed(told, subsystem)
                 case Emit(event):
                     self.events.append(event)
@@ -238,6 +262,8 @@ class Net:
         self._queue: list[tuple[float, int, Callable[[], object]]] = []
         self._order = itertools.count()
         self._last: dict[object, float] = {}
+        self._ways = 0
+        self._asked: dict[str, Route] = {}
 
     # --- time ---
 
@@ -255,7 +281,7 @@ class Net:
         return when
 
     def wake(self, node: Node) -> None:
-        deadline = min(node.topology.next_deadline(), node.signaling.next_deadline())
+        deadline = min(core.next_deadline() for core in node.cores.values())
         if deadline < float("inf") and deadline != node.woken and node.alive:
             node.woken = deadline
             self.at(max(deadline, self.now), node.tick)
@@ -281,7 +307,8 @@ class Net:
 
         topology = TopologyCore(identity, config, random.Random(self.rng.getrandbits(64)), wall)
         signaling = SignalingCore(identity, config, random.Random(self.rng.getrandbits(64)), wall)
-        node = Node(self, identity, config, topology, signaling)
+        chord = ChordCore(identity, config, random.Random(self.rng.getrandbits(64)), wall)
+        node = Node(self, identity, config, topology, signaling, chord)
         self.nodes[node.peer_id] = node
         node.feed(ServiceUp(SERVICE), Subsystem.SIGNALING)
         return node
@@ -359,9 +386,51 @@ class Net:
 
         def arrive() -> None:
             if node.peer_id in other.links:
-                other.feed(Received(node.peer_id, message), Subsystem.TOPOLOGY)
+                owner = OWNERS[type(message)]
+                if owner in other.cores:
+                    other.feed(Received(node.peer_id, message), owner)
 
         self.at(at, arrive)
+
+    # --- routes ---
+
+    def route(self, node: Node, route: Route) -> None:
+        there = [peer for peer in self.reached(node.peer_id) if peer != node.peer_id]
+        target = min(there, key=lambda peer: nearness(peer, route.to), default=None)
+        if target is None or (target != route.to and not route.nearest):
+            self.later(1.0, lambda: node.feed(Unrouted(route.call, "no way"), route.owner))
+            return
+        other = self.nodes[target]
+        self._ways += 1
+        way = Way(node.peer_id, str(self._ways), (node.peer_id,))
+        if route.answered:
+            self._asked[way.packet_id] = route
+
+        def arrive() -> None:
+            other.feed(
+                Routed(RemotePeer(node.peer_id, True, 1), route.message, way),
+                OWNERS[type(route.message)] or route.owner,
+            )
+            if not route.answered:
+                self.later(0.1, lambda: node.feed(Arrived(route.call, target, 3), route.owner))
+
+        self.later(0.1, arrive)
+
+    def answer(self, node: Node, answer: Answer) -> None:
+        route, asker = self._asked.pop(answer.way.packet_id), self.nodes.get(answer.way.peer)
+        if asker is not None:
+            arrived = Arrived(route.call, node.peer_id, 3, answer.message)
+            self.later(0.1, lambda: asker.feed(arrived, route.owner))
+
+    def reached(self, peer: PeerId) -> list[PeerId]:
+        found = dict.fromkeys([peer])
+        queue = [peer]
+        while queue:
+            for other in self.nodes[queue.pop()].links:
+                if other in self.nodes and other not in found:
+                    found[other] = None
+                    queue.append(other)
+        return list(found)
 
     # --- what tests look at ---
 

@@ -16,8 +16,9 @@ MAY_IMPORT = {
     "server": FOUNDATION | {"protocols", "server"},
     "transports": FOUNDATION | {"protocols", "transports", "server"},
     "receipts": FOUNDATION | {"runtime"},
+    "dht": FOUNDATION | {"protocols", "runtime"},
     "runtime": FOUNDATION | {"protocols", "links", "transports", "runtime", "receipts"},
-    "mesh": FOUNDATION | {"protocols", "links", "transports", "runtime", "receipts"},
+    "mesh": FOUNDATION | {"dht", "protocols", "links", "transports", "runtime", "receipts"},
     "simulation": FOUNDATION
     | {"protocols", "links", "transports", "runtime", "receipts", "mesh", "server", "simulation"},
 }

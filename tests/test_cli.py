@@ -18,6 +18,7 @@ from p2pmesh.cli import main
 from p2pmesh.cli.failures import Commands
 
 COMMANDS = sorted(main.commands)
+INTERNAL = {"demo-peer", "demo-server"}
 
 
 def invoke(*args, **options):
@@ -37,11 +38,11 @@ def group_that_raises(error):
 # --- help -------------------------------------------------------------------------------------------------------------
 
 
-def test_help_names_the_commands_and_hides_the_internal_one():
+def test_help_names_the_commands_and_hides_the_internal_ones():
     result = invoke("--help")
     assert result.exit_code == 0
     assert all(name in result.stdout for name in ("chat", "demo", "id"))
-    assert "demo-peer" not in result.stdout
+    assert not [name for name in INTERNAL if name in result.stdout]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -51,7 +52,7 @@ def test_each_command_explains_itself(command):
     assert "Usage:" in result.stdout
 
 
-@pytest.mark.parametrize("command", [name for name in COMMANDS if name != "demo-peer"])
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name not in INTERNAL])
 def test_every_option_can_come_from_the_environment_and_says_so(command):
     result = CliRunner().invoke(main, [command, "--help"], terminal_width=200)
     options = [p for p in main.commands[command].params if isinstance(p, click.Option) and p.name != "help"]
@@ -165,6 +166,21 @@ def test_a_demo_that_can_not_be_connected_is_bad_usage():
     result = invoke("demo", "--peers", "3", "--max-peers", "1")
     assert result.exit_code == 2
     assert "--max-peers" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "complaint"),
+    [
+        (["--kill-server", "--peers", "2"], "--kill-server needs 3 peers"),
+        (["--kill-server", "--peers", "2", "--max-peers", "1"], "--kill-server needs"),
+        (["--plot", "x.docx"], "--plot draws .png"),
+        (["--plot", "/no/such/directory/x.png"], "no directory"),
+    ],
+)
+def test_a_demo_that_could_not_show_what_is_asked_for_does_not_begin(args, complaint):
+    result = invoke("demo", *args)
+    assert result.exit_code == 2
+    assert complaint in result.stderr
 
 
 # --- logging ----------------------------------------------------------------------------------------------------------

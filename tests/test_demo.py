@@ -13,9 +13,10 @@ import pytest
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib import rc_context
 from rich.console import Console
 
-from p2pmesh.cli.demo_control import ORDERS, REPORTS, Join, Links, Measured, Progress, Stop, encode
+from p2pmesh.cli.demo_control import ORDERS, REPORTS, Join, Links, Measured, Progress, Stop, Talk, encode
 from p2pmesh.cli.demo_peer import seeded
 from p2pmesh.cli.demo_report import Peer, Plan, Stage, all_arrived, percentile
 from p2pmesh.cli.demo_view import headline, print_summary, summary_lines
@@ -24,24 +25,21 @@ from p2pmesh.server import open_signaling_server
 IDS = ["a" * 40, "b" * 40, "c" * 40]
 
 
-def stage_of(*links, messages=1, count=3):
+def stage_of(*links, messages=1, count=3, kill_server=False):
     """A stage on which these pairs of peers say that they are linked."""
-    plan = Plan(count, messages, 3, 100, 20.0, 60.0, None)
+    plan = Plan(count, messages, 3, 100, 20.0, 60.0, None, kill_server)
     peers = [Peer(n + 1, peer_id=IDS[n], ready=True) for n in range(count)]
     for a, b in links:
         peers[a].links += (IDS[b],)
     return Stage(plan, peers)
 
 
-def perfect_stage():
-    stage = stage_of((0, 1), (1, 0), (1, 2), (2, 1))
+def perfect_stage(**options):
+    stage = stage_of((0, 1), (1, 0), (1, 2), (2, 1), **options)
     stage.connected_s = 1.0
     for peer in stage.peers:
-        count = len(peer.links)
-        peer.progress = Progress(
-            sent=1, reached=[2], delivered=2, direct_planned=count, direct_done=count, direct_received=count
-        )
-        peer.latency_ms = [1.0, 2.0]
+        peer.progress = Progress(sent=1, reached=[2], delivered=2, direct_done=2, direct_ok=2, direct_received=2)
+        peer.measured = Measured([1.0, 2.0], offers_mesh=2, offers_service=1)
     return stage
 
 
@@ -54,14 +52,15 @@ def test_a_link_counts_once_both_ends_have_it():
 
 
 def test_connected_is_when_each_peer_reaches_each_other_one():
-    assert not stage_of((0, 1), (1, 0)).is_connected
-    assert stage_of((0, 1), (1, 0), (1, 2), (2, 1)).is_connected
+    assert not stage_of((0, 1), (1, 0)).is_connected(3)
+    assert stage_of((0, 1), (1, 0), (1, 2), (2, 1)).is_connected(3)
 
 
 def test_a_mesh_whose_peers_have_not_all_joined_is_not_connected():
     stage = stage_of((0, 1), (1, 0), (1, 2), (2, 1))
     stage.peers[0].peer_id = None
-    assert not stage.is_connected
+    assert not stage.is_connected(3)
+    assert stage.is_connected(2)
 
 
 def test_the_summary_counts_everything():
@@ -74,9 +73,12 @@ def test_the_summary_counts_everything():
         "delivered": 6,
         "duplicates": 0,
         "latency_ms": {"p50": 1.0, "p99": 2.0},
-        "direct_sent": 4,
-        "direct_delivered": 4,
+        "direct_total": 6,
+        "direct_ok": 6,
+        "direct_delivered": 6,
         "receipts": {"delivered": 3, "failed": 0},
+        "offers": {"mesh": 6, "service": 3},
+        "newcomer": None,
         "errors": [],
     }
 
@@ -93,6 +95,7 @@ def test_all_arrived_when_nothing_is_missing():
         {"delivered": 1},
         {"duplicates": 1},
         {"direct_received": 0},
+        {"direct_ok": 1},
         {"reached": [1]},
         {"reached": [], "lost": 1},
         {"sent": 0, "reached": []},
@@ -103,6 +106,29 @@ def test_any_single_loss_is_a_failure(change):
     for name, value in change.items():
         setattr(stage.peers[0].progress, name, value)
     assert not all_arrived(stage.summary())
+
+
+def test_a_newcomer_has_to_have_a_link_that_no_server_helped_with():
+    stage = perfect_stage(kill_server=True)
+    stage.newcomer_s = 0.25
+    stage.door = IDS[0]
+    assert stage.newcomer_links == [IDS[1]]
+    assert stage.summary()["newcomer"] == {"peer": 3, "linked_s": 0.25, "links_through_mesh": 1}
+    assert all_arrived(stage.summary())
+    assert "1 links through the mesh" in "\n".join(summary_lines(stage.summary()))
+    stage.door = IDS[1]
+    assert not all_arrived(stage.summary())
+
+
+def test_a_demo_of_direct_messages_alone_waits_for_them():
+    stage = perfect_stage(messages=0)
+    for peer in stage.peers:
+        peer.progress = Progress()
+    assert not stage.all_arrived
+    for peer in stage.peers:
+        peer.progress = Progress(direct_done=2, direct_ok=2, direct_received=2)
+    assert stage.all_arrived
+    assert all_arrived(stage.summary())
 
 
 def test_an_error_is_a_failure_even_if_all_arrived():
@@ -131,6 +157,7 @@ def test_the_view_tells_where_the_demo_is():
     assert headline(stage) == "connecting: 3 of 3 joined, 1 links"
     stage.peers[2].ready = False
     assert headline(stage) == "starting: 2 of 3 processes ready"
+    assert "server is killed" in headline(perfect_stage(kill_server=True))
     assert headline(perfect_stage()) == "connected in 1.00 s by 2 links: 100% delivered"
 
 
@@ -141,7 +168,7 @@ def test_the_summary_for_people_is_printed_as_it_is():
     assert console.export_text().splitlines() == summary_lines(summary)
 
 
-@pytest.mark.parametrize("order", [Join("ws://x", 5, 3, 20, 100, 20.0, None), Stop()])
+@pytest.mark.parametrize("order", [Join(("ws://x",), 5, 3, 20, 100, 20.0, None), Talk(IDS), Stop()])
 def test_orders_survive_the_way(order):
     assert ORDERS.decode(encode(order)) == order
 
@@ -157,6 +184,17 @@ def test_the_same_seed_gives_the_same_peer():
     assert rng.random() == same.random()
     assert seeded("x/2")[0].peer_id != first.peer_id
     assert seeded(None) == (None, None)
+
+
+def test_the_picture_shows_each_peer_by_its_number_and_how_many_links_there_are(tmp_path):
+    from p2pmesh.cli.demo_plot import draw
+
+    path = tmp_path / "overlay.svg"
+    with rc_context({"svg.fonttype": "none"}):
+        draw(perfect_stage(), path)
+    text = path.read_text()
+    assert "2 links along the ring, 0 across it, 1 island" in text
+    assert all(f">{number}<" in text for number in (1, 2, 3))
 
 
 # --- whole demos ------------------------------------------------------------------------------------------------------
@@ -205,7 +243,7 @@ def test_everything_arrives_and_the_report_says_so():
     assert 0 < report.pop("connected_s") < 30
     assert 0 < report["latency_ms"].pop("p50") <= report["latency_ms"].pop("p99")
     assert report.pop("links") in {2, 3}
-    assert report.pop("direct_sent") == report.pop("direct_delivered") >= 2
+    assert sum(report.pop("offers").values()) >= 2
     assert report == {
         "peers": 3,
         "broadcasts": 9,
@@ -213,10 +251,38 @@ def test_everything_arrives_and_the_report_says_so():
         "delivered": 18,
         "duplicates": 0,
         "latency_ms": {},
+        "direct_total": 6,
+        "direct_ok": 6,
+        "direct_delivered": 6,
         "receipts": {"delivered": 9, "failed": 0},
+        "newcomer": None,
         "errors": [],
     }
     assert "connected in" in err
+
+
+@pytest.mark.webrtc
+def test_all_132_ordered_pairs_of_12_peers_with_3_links_each_exchange_a_direct_message(tmp_path):
+    picture = tmp_path / "overlay.svg"
+    with demo("--peers", "12", "--messages", "0", "--plot", str(picture)) as process:
+        out, err = process.communicate(timeout=55)
+    assert process.returncode == 0, out + err
+    report = json.loads(out)
+    assert report["direct_total"] == report["direct_ok"] == report["direct_delivered"] == 132
+    assert report["links"] <= 12 * 3 / 2
+    assert "<svg" in picture.read_text()
+
+
+@pytest.mark.webrtc
+@linux
+def test_with_every_server_killed_a_newcomer_links_through_the_mesh_and_everything_arrives():
+    with demo("--peers", "6", "--messages", "2", "--kill-server") as process:
+        out, err = process.communicate(timeout=55)
+    assert process.returncode == 0, out + err
+    report = json.loads(out)
+    assert report["newcomer"]["links_through_mesh"] >= 1
+    assert report["direct_ok"] == report["direct_total"] == 30
+    assert report["delivered"] == report["expected"] == 60
 
 
 @pytest.mark.webrtc

@@ -238,17 +238,21 @@ async def test_sending_to_nobody_says_so(autojump_clock):
             await alice.send(bob.peer_id, "gone?")
 
 
-async def test_sending_beyond_neighbours_is_not_there_yet(autojump_clock):
+async def test_a_message_to_a_peer_without_a_link_is_brought_by_others(autojump_clock):
     async with World(seed=3) as world:
         meshes = await world.join(6, max_peers=2)
         await linked(*meshes)
-        await trio.sleep(10)
+        await trio.sleep(30)
         alice = meshes[0]
-        stranger = next(mesh for mesh in meshes[1:] if mesh.peer_id not in alice.peers)
-        with pytest.raises((NotImplementedError, PeerUnreachable)):
-            await alice.send(stranger.peer_id, "hello")
-        with pytest.raises(NotImplementedError, match="DHT"):
-            _ = alice.dht
+        strangers = [mesh for mesh in meshes[1:] if mesh.peer_id not in alice.peers]
+        assert strangers
+        for stranger in strangers:
+            async with stranger.messages() as inbox:
+                with trio.fail_after(10):
+                    await alice.send(stranger.peer_id, {"hello": b"there".hex()})
+                message = await inbox.receive()
+            assert (message.origin, message.verified) == (alice.peer_id, True)
+            assert message.payload == {"hello": b"there".hex()}
 
 
 async def test_bad_payloads_are_refused_before_anything_is_sent(autojump_clock):

@@ -230,6 +230,53 @@ def test_moving_to_another_room_leaves_the_first() -> None:
     assert service.inbox[stays] == [{"type": "peer_left", "peerId": B}]
 
 
+# --- who is told ------------------------------------------------------------------------------------------------------
+
+
+def test_of_peers_that_have_a_mesh_only_the_ring_neighbours_and_one_more_are_told_of_a_joiner_of_theirs() -> None:
+    service = Service()
+    ids = sorted(peer_id(number) for number in range(200))
+    clients = {peer: service.joined(peer, version=1) for peer in ids}
+    service.clear()
+    joiner = peer_id(1000)
+    (bootstrap,) = service.join(service.connect(), joiner, version=1)
+    told = {peer for peer, client in clients.items() if service.inbox[client]}
+    following = min((peer for peer in ids if peer > joiner), default=ids[0])
+    before = max((peer for peer in ids if peer < joiner), default=ids[-1])
+    nearest = next(peer["id"] for peer in bootstrap["peers"] if peer["id"] not in {following, before})
+    assert told == {following, before, nearest}
+    assert len(bootstrap["peers"]) >= 5
+
+
+@pytest.mark.parametrize(("members", "joiner"), [({}, {"version": 1}), ({"version": 1}, {}), ({}, {})])
+def test_where_either_side_is_of_the_original_all_are_told_that_are_listed(members: Any, joiner: Any) -> None:
+    service = Service()
+    clients = {peer_id(number): service.joined(peer_id(number), **members) for number in range(100)}
+    service.clear()
+    (bootstrap,) = service.join(service.connect(), peer_id(1000), **joiner)
+    told = {peer for peer, client in clients.items() if service.inbox[client]}
+    assert told == {peer["id"] for peer in bootstrap["peers"]}
+    assert len(told) >= 5
+
+
+def test_who_was_listed_to_a_peer_that_has_a_mesh_is_not_told_of_again_unless_both_were_introduced() -> None:
+    service = Service()
+    clients = {peer_id(number): service.joined(peer_id(number), version=1) for number in range(100)}
+    last = service.connect()
+    (bootstrap,) = service.join(last, peer_id(1000), version=1)
+    listed = [peer["id"] for peer in bootstrap["peers"]]
+    introduced = [
+        peer
+        for peer in listed
+        if service.inbox[clients[peer]][-1:] == [{"type": "peer_joined", "peerId": peer_id(1000)}]
+    ]
+    service.clear()
+    for peer in listed:
+        service.leave(clients[peer])
+    assert {message["peerId"] for message in service.inbox[last]} == set(introduced)
+    assert len(introduced) == service.config.announced_to < len(listed)
+
+
 # --- leaving ----------------------------------------------------------------------------------------------------------
 
 

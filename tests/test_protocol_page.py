@@ -14,7 +14,7 @@ import pytest
 from msgspec import NODEFAULT, inspect
 
 from p2pmesh.wire import fragments
-from p2pmesh.wire.messages import Candidate, GossipData, Handshake, KademliaCall, Message, Signal
+from p2pmesh.wire.messages import Candidate, Contact, DhtRecord, GossipData, Handshake, KademliaCall, Message, Signal
 from p2pmesh.wire.signaling import ERROR_CODES, JOIN_REFUSALS, KnownPeer, SignalingMessage
 
 PAGE = (Path(__file__).parent.parent / "docs" / "protocol.md").read_text(encoding="utf-8")
@@ -25,7 +25,9 @@ OBJECTS: dict[str, type[msgspec.Struct]] = {
     "handshake": Handshake,
     "known peer": KnownPeer,
     "broadcast": GossipData,
+    "contact": Contact,
     "rpc": KademliaCall,
+    "record": DhtRecord,
 }
 OBJECT_NAMES = {kind: name for name, kind in OBJECTS.items()}
 
@@ -136,6 +138,8 @@ def absence(field: inspect.Field) -> str:
     if field.required:
         return "required"
     default = field.default_factory() if field.default is NODEFAULT else field.default
+    if isinstance(default, bytes):
+        default = default.decode()
     return "null" if default is None else f"`{json.dumps(default)}`"
 
 

@@ -8,12 +8,11 @@ import random
 import msgspec
 import pytest
 
-from p2pmesh.config import LinkConfig, MeshConfig, SignalingConfig
+from p2pmesh.config import LinkConfig, SignalingConfig
 from p2pmesh.events import PeerFailed, TransportDown, TransportUp
 from p2pmesh.identity import Identity
 from p2pmesh.protocols.core import (
     AskForOffer,
-    Emit,
     FeedSignal,
     FindPeers,
     Leave,
@@ -27,18 +26,17 @@ from p2pmesh.protocols.core import (
     Rejected,
     RejectOffer,
     RemotePeer,
-    SendSignaling,
     ServiceDown,
     ServiceRefused,
     ServiceUp,
-    Signaled,
-    Subsystem,
     Tell,
 )
 from p2pmesh.protocols.handshake import sign_answer, sign_offer, verify_answer, verify_join, verify_offer
 from p2pmesh.protocols.introductions import FAILURE_EVERY, MAX_EARLY, SAME_OFFER
-from p2pmesh.protocols.signaling import REJOIN_FIRST, SignalingCore
-from p2pmesh.wire.messages import Candidate, Signal
+from p2pmesh.protocols.joining import REJOIN_FIRST
+from p2pmesh.protocols.signaling import SignalingCore
+from p2pmesh.protocols.ways import NO_WAY
+from p2pmesh.wire.messages import Signal
 from p2pmesh.wire.signaling import (
     ERROR_CODES,
     JOIN_REFUSALS,
@@ -54,76 +52,7 @@ from p2pmesh.wire.signaling import (
     SignalRejected,
 )
 from p2pmesh.wire.signaling import Leave as LeaveMessage
-
-ME, BOB, EVE = (Identity.from_seed(bytes([n]) * 32) for n in (1, 2, 3))
-ORIGINAL = Identity.unverified("0a" * 20)
-WALL = 1_700_000_000.0
-
-
-def description(kind: str, n: int) -> Signal:
-    return Signal(type=kind, sdp=f"v=0\r\na=fingerprint:sha-256 {':'.join([f'{n:02X}'] * 32)}\r\n")
-
-
-CANDIDATE = Signal(type="candidate", candidate=Candidate(candidate="candidate:1 1 udp 1 192.0.2.1 9 typ host"))
-
-
-class Peer:
-    """The core under test with a clock; `got` has its effects of one kind, unwrapped."""
-
-    def __init__(self, **config):
-        self.config = MeshConfig(room="demo", join_token="secret", **config)
-        self.core = SignalingCore(ME, self.config, random.Random(1), lambda now: WALL + now)
-        self.now = 0.0
-        self.effects = []
-
-    def feed(self, event):
-        self.effects = self.core.handle(event, self.now)
-        return self
-
-    def signaled(self, message, transport="one"):
-        return self.feed(Signaled(transport, message))
-
-    def join(self, *transports):
-        for transport in transports or ("one",):
-            self.feed(ServiceUp(transport)).signaled(BootstrapPeers(), transport)
-        return self
-
-    def wait(self, seconds):
-        end, gathered = self.now + seconds, []
-        while self.core.next_deadline() <= end:
-            self.now = max(self.now, self.core.next_deadline())
-            gathered += self.core.expire(self.now)
-        self.now, self.effects = end, gathered
-        return self
-
-    def got(self, kind):
-        return [effect for effect in self.effects if isinstance(effect, kind)]
-
-    @property
-    def sent(self):
-        return [(effect.transport, effect.message) for effect in self.got(SendSignaling)]
-
-    @property
-    def told(self):
-        return [effect.input for effect in self.got(Tell) if effect.subsystem is Subsystem.TOPOLOGY]
-
-    @property
-    def events(self):
-        return [effect.event for effect in self.got(Emit)]
-
-    def counts(self, name):
-        return self.core.snapshot().get(name, 0)
-
-    def dial(self, peer, n=1):
-        """Our offer to `peer`, as it went out."""
-        self.feed(LocalSignal(peer, description("offer", n)))
-        ((_, message),) = self.sent
-        return message.signal
-
-
-def from_peer(identity, signal, **fields):
-    return PeerSignal(to=ME.peer_id, from_=identity.peer_id, signal=signal, **fields)
-
+from tests.signaling_harness import BOB, CANDIDATE, EVE, ME, ORIGINAL, WALL, Peer, description, from_peer
 
 # --- services ---------------------------------------------------------------------------------------------------------
 
@@ -217,8 +146,17 @@ def test_the_topology_can_ask_for_peers_but_not_in_a_hurry():
         peer.feed(FindPeers())
     assert [transport for transport, _ in peer.wait(REJOIN_FIRST).sent] == ["one", "two"]
     peer.feed(FindPeers())
-    assert peer.wait(REJOIN_FIRST - 0.1).sent == []
-    assert len(peer.wait(0.1).sent) == 2
+    assert peer.wait(2 * REJOIN_FIRST - 0.1).sent == []
+    assert len(peer.wait(0.2).sent) == 2
+
+
+def test_a_topology_that_asks_all_the_time_is_heard_ever_more_rarely_until_it_has_been_content():
+    peer = Peer(max_peers=1).join().feed(LinkUp(RemotePeer(BOB.peer_id, True, 1)))
+    times = [peer.now for _ in range(600) if peer.feed(FindPeers()).wait(1).sent]
+    assert len(times) <= 14
+    assert times[-1] - times[-2] == pytest.approx(peer.config.signaling.rejoin_every, abs=1.1)
+    peer.wait(200)
+    assert len(peer.feed(FindPeers()).wait(0.1).sent) == 1
 
 
 def test_leaving_tells_the_joined_services_and_nothing_follows():
@@ -247,7 +185,7 @@ def test_a_peer_is_gone_when_it_left_the_last_service_that_had_it():
 
 
 def test_an_offer_is_signed_with_our_links_and_its_answer_fed():
-    peer = Peer().join().feed(LinkUp(RemotePeer(EVE.peer_id, True, 1)))
+    peer = Peer().join().feed(LinkUp(RemotePeer(ORIGINAL.peer_id, False, 0)))
     offer = peer.dial(BOB.peer_id)
     assert offer.p2pmesh.links == 1
     assert verify_offer(offer, ME.peer_id, BOB.peer_id).verified
@@ -313,7 +251,7 @@ def test_an_offer_tries_the_services_one_by_one_until_the_peer_is_found_on_none(
 def test_without_a_service_an_attempt_fails_at_once():
     peer = Peer().feed(ServiceUp("one"))
     peer.feed(LocalSignal(BOB.peer_id, description("offer", 1)))
-    assert peer.told == [Rejected(BOB.peer_id, "no signaling service is up")]
+    assert peer.told == [Rejected(BOB.peer_id, NO_WAY)]
     assert peer.sent == []
 
 
@@ -414,7 +352,8 @@ def test_candidates_wait_for_the_answer_and_strays_are_dropped():
     offer = peer.dial(BOB.peer_id)
     for _ in range(MAX_EARLY + 5):
         assert peer.signaled(from_peer(BOB, CANDIDATE)).effects == []
-    assert peer.counts("ignored_stray_candidates") == 6
+    assert peer.counts("ignored_stray_candidates") == 1
+    assert peer.counts("ignored_excess_candidates") == 5
     answer = sign_answer(BOB, ME.peer_id, description("answer", 2), offer)
     fed = peer.signaled(from_peer(BOB, answer)).got(FeedSignal)
     assert [signal.signal.type for signal in fed] == ["answer", *["candidate"] * MAX_EARLY]

@@ -40,7 +40,9 @@ from p2pmesh.protocols.core import (
     Tell,
     WantLink,
 )
-from p2pmesh.protocols.known import FORGIVEN, TRUST, KnownPeers, ring_neighbours
+from p2pmesh.protocols.known import FORGIVEN, TRUST, KnownPeers
+from p2pmesh.protocols.needs import HEDGE
+from p2pmesh.protocols.ring import ring_neighbours
 from p2pmesh.protocols.topology import TopologyCore
 from p2pmesh.wire.messages import Goodbye, Handshake, LinkRejected, ReconnectionData, Signal
 from tests.mesh_harness import Net, Node
@@ -59,6 +61,7 @@ class Peer:
 
     def __init__(self, max_peers=3, *, online=True, **config):
         mesh_config = MeshConfig(max_peers=max_peers, topology=TopologyConfig(**config))
+        self.max_peers = max_peers
         self.core = TopologyCore(Identity.unverified(ME), mesh_config, random.Random(1), lambda now: 1000.0 + now)
         self.now = 50.0
         self.effects = []
@@ -68,7 +71,7 @@ class Peer:
     def feed(self, event):
         self.effects = self.core.handle(event, self.now)
         snapshot = self.core.snapshot()
-        assert sum(len(snapshot[part]) for part in ("links", "attempts", "closing")) <= self.core._max_peers
+        assert sum(len(snapshot[part]) for part in ("links", "attempts", "closing")) <= self.max_peers
         return self
 
     def wait(self, seconds):
@@ -123,7 +126,15 @@ def offered(place, links=None, version=1):
 
 def test_the_neighbours_on_the_ring_are_dialed_first():
     peer = Peer(max_peers=2).found(0x10, 0x70, 0xA0, 0xF0)
-    assert sorted(peer.dialed) == [at(0x70), at(0xA0)]
+    assert peer.dialed == [at(0xA0)]
+    assert peer.up(0xA0).dialed == [at(0x70)]
+
+
+def test_who_has_no_link_dials_one_peer_and_the_next_if_that_takes_long():
+    peer = Peer().found(0x10, 0x70, 0xA0)
+    assert peer.dialed == [at(0xA0)]
+    assert peer.wait(HEDGE - 0.1).dialed == []
+    assert peer.wait(0.1).dialed == [at(0x70)]
 
 
 def test_nothing_is_dialed_while_no_service_is_up():
@@ -136,7 +147,28 @@ def test_nothing_is_dialed_while_no_service_is_up():
 def test_a_peer_that_just_joined_gets_a_moment_to_make_its_own_offer():
     peer = Peer().found(0x90, source="joined")
     assert peer.dialed == []
-    assert peer.wait(0.5).dialed == [at(0x90)]
+    assert peer.wait(2.0).dialed == []
+    assert peer.wait(2.0).dialed == [at(0x90)]
+
+
+def test_a_peer_that_was_only_named_is_tried_later_than_one_that_is_next_to_us():
+    peer = Peer().linked(0x10, 0xF0).found(0x90, source="hearsay")
+    assert peer.dialed == []
+    assert peer.found(0x90, source="ring").dialed == [at(0x90)]
+    assert Peer().linked(0x10, 0xF0).found(0x90, source="hearsay").wait(5.0).dialed == [at(0x90)]
+
+
+def test_no_link_is_given_up_for_a_peer_that_was_only_named_or_just_lost():
+    peer = Peer(max_peers=2).linked(0x70, 0xB0).found(0x90, source="hearsay").wait(60)
+    assert peer.dialed == []
+    assert peer.links == [at(0x70), at(0xB0)]
+    lost = Peer(max_peers=2).linked(0x70, 0x90).feed(LinkDown(at(0x90), "silent", 5.0)).found(0xB0).up(0xB0).wait(60)
+    assert lost.links == [at(0x70), at(0xB0)]
+
+
+def test_a_newcomer_through_us_gets_the_place_of_the_longest_link_rather_than_that_of_its_new_neighbour():
+    peer = Peer(max_peers=3).linked(0x70, 0xB0, 0xF0).found(0x90)
+    assert [drop.peer for drop in peer.got(DropLink)] == [at(0xF0)]
 
 
 def test_a_link_off_the_ring_gives_way_to_a_nearer_peer_only_once_it_is_down():
@@ -169,11 +201,18 @@ def test_a_failed_peer_is_tried_again_ever_more_rarely():
     assert len(tries) <= 13
 
 
-def test_a_lost_link_is_replaced_and_fresh_peers_are_asked_for():
+def test_a_lost_link_is_replaced_and_services_are_asked_only_when_none_is_left():
     peer = Peer().linked(0x70, 0x90).feed(LinkDown(at(0x90), "reset"))
-    assert peer.told == [FindPeers()]
+    assert FindPeers() not in peer.told
     assert peer.events == [PeerDisconnected(at(0x90), "reset")]
     assert peer.wait(1.0).dialed == [at(0x90)]
+    peer.feed(LinkLost(at(0x90), "no answer")).feed(LinkDown(at(0x70), "reset"))
+    assert FindPeers() in peer.told
+
+
+def test_links_are_opened_through_the_mesh_while_no_service_is_up():
+    peer = Peer().linked(0x70).feed(ServiceDown("one", "cut")).found(0x90)
+    assert peer.dialed == [at(0x90)]
 
 
 def test_a_peer_that_fell_silent_timed_out():
@@ -216,9 +255,9 @@ def test_no_link_is_given_up_for_a_peer_that_failed_too_often():
 
 
 def test_the_cap_holds_for_dials_too():
-    peer = Peer(max_peers=5, dials_at_once=2).found(*range(0x10, 0x40))
-    assert len(peer.dialed) == 2
-    assert len(peer.core.snapshot()["attempts"]) == 2
+    peer = Peer(max_peers=3, dials_at_once=2).linked(0x70, 0x90).found(0x7F, 0x81, 0x7E)
+    assert peer.dialed == [at(0x81)]
+    assert len(peer.core.snapshot()["attempts"]) == 1
 
 
 # --- who is let in ----------------------------------------------------------------------------------------------------
@@ -290,10 +329,35 @@ def test_an_offer_of_the_original_always_wins():
     assert [effect.peer.peer_id for effect in peer.got(AcceptOffer)] == [at(0x90)]
 
 
-def test_an_offer_on_an_open_link_does_not_cost_the_link():
-    peer = Peer().linked(0x90).feed(offered(0x90))
-    assert [told.reason for told in peer.told] == ["already_linked"]
+def test_an_offer_that_was_under_way_when_the_link_opened_does_not_cost_the_link():
+    peer = Peer().found(0x90).up(0x90).feed(offered(0x90))
+    assert [told.reason for told in peer.told if isinstance(told, RejectOffer)] == ["already_linked"]
     assert peer.links == [at(0x90)]
+
+
+def test_a_peer_that_was_started_anew_gets_a_link_in_place_of_its_old_one():
+    peer = Peer(max_peers=1).linked(0x90).feed(offered(0x90, links=0))
+    assert peer.got(DropLink) == [DropLink(at(0x90), "it has been started anew")]
+    assert peer.got(AcceptOffer) == []
+    peer.feed(LinkDown(at(0x90), "closed"))
+    assert [effect.peer.peer_id for effect in peer.got(AcceptOffer)] == [at(0x90)]
+    assert peer.up(0x90).links == [at(0x90)]
+
+
+def test_an_unproven_offer_does_not_cost_an_open_link():
+    peer = Peer().linked(0x90).feed(offered(0x90, version=0))
+    assert [told.reason for told in peer.told if isinstance(told, RejectOffer)] == ["already_linked"]
+
+
+def test_the_end_of_an_attempt_that_just_gave_way_to_an_offer_does_not_end_the_answer():
+    peer = Peer().found(0x10).feed(offered(0x10)).feed(LinkLost(at(0x10), "no link in time"))
+    assert peer.core.snapshot()["attempts"] == [at(0x10)]
+    assert peer.up(0x10).links == [at(0x10)]
+
+
+def test_an_attempt_of_which_the_link_layer_never_speaks_again_ends():
+    peer = Peer().found(0x10).feed(offered(0x10)).feed(LinkLost(at(0x10), "no link in time")).wait(30)
+    assert DropLink(at(0x10), "no link in time") in peer.effects
 
 
 def test_a_smaller_peer_of_the_original_is_asked_for_its_offer():

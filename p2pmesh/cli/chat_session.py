@@ -197,8 +197,6 @@ class Chat:
                 await self._mesh.send(peer, self._payload(text))
         except MeshError as error:
             self._fail(f"not brought to {who}: {error}")
-        except NotImplementedError:
-            self._fail(f"not brought to {who}: there is no direct link to them")
         except trio.TooSlowError:
             self._fail(f"not brought to {who}: no answer")
         finally:

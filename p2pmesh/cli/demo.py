@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import logging
+from pathlib import Path
 
 import click
 
 from p2pmesh.cli.options import json_option, option
+from p2pmesh.cli.plots import PLOT, check_plot, drawing
 
 MOST_PEERS = 200
 """Below `ServerConfig.clients_per_address`; at about 60 MB each, memory ends before."""
+SMALLEST = 2
+"""Peers that are a mesh already; with a third, one can come late and still find somebody whom no server told it of."""
 LARGEST = 1024 * 1024
 """`MeshConfig.max_payload`."""
 
@@ -23,6 +27,12 @@ LARGEST = 1024 * 1024
 @option("--rate", type=click.FloatRange(min=0, min_open=True), default=20.0, help="Broadcasts of each in a second.")
 @option("--timeout", type=click.FloatRange(min=0, min_open=True), default=60.0, help="Seconds until it is given up.")
 @option("--seed", default=None, help="Makes the peers' ids and choices repeatable.")
+@option(
+    "--kill-server", is_flag=True, help="Kill the signaling server once they are one mesh; then one more peer comes."
+)
+@option(
+    "--plot", type=PLOT, default=None, metavar="FILE.svg", help="Draw the overlay: the ring, and the links across it."
+)
 @json_option
 def demo(
     *,
@@ -33,12 +43,17 @@ def demo(
     rate: float,
     timeout: float,
     seed: str | None,
+    kill_server: bool,
+    plot: Path | None,
     as_json: bool,
 ) -> None:
     """Run a mesh on this machine and see whether everything arrives.
 
     Starts a signaling server and the peers, each its own process with real WebRTC over loopback. Once they are one mesh,
-    each sends its broadcasts to all and a direct message to each neighbour. Needs no network.
+    each sends its broadcasts to all, and a direct message to each other one. Needs no network.
+
+    With --kill-server the last peer comes when the server is dead: it gets one link with the help of another server, which only
+    the first peer knows of and which is killed as well, and makes the rest of its links through the mesh.
 
     The exit status is 0 only if everything arrived, once, and every receipt says so.
     """
@@ -51,7 +66,13 @@ def demo(
 
     if max_peers == 1 and peers > 2:
         raise click.UsageError("--max-peers 1 can't join more than 2 peers to one mesh: give it 2 or more")
-    plan = Plan(peers, messages, max_peers, payload, rate, timeout, seed)
+    if kill_server and (peers <= SMALLEST or max_peers == 1):
+        raise click.UsageError(
+            f"--kill-server needs {SMALLEST + 1} peers or more, and 2 links or more for each of them"
+        )
+    if plot is not None:
+        check_plot(plot)
+    plan = Plan(peers, messages, max_peers, payload, rate, timeout, seed, kill_server)
     production = Demo(plan, debug=logging.getLogger("p2pmesh").isEnabledFor(logging.DEBUG))
 
     async def run() -> None:
@@ -66,6 +87,11 @@ def demo(
         click.echo(json.dumps(summary))
     else:
         print_summary(summary, Console())
+    if plot is not None:
+        from p2pmesh.cli.demo_plot import draw
+
+        with drawing(plot):
+            draw(production.stage, plot)
     click.get_current_context().exit(0 if all_arrived(summary) else 1)
 
 
@@ -77,3 +103,13 @@ def demo_peer() -> None:
     from p2pmesh.cli.demo_peer import run_peer
 
     trio.run(run_peer)
+
+
+@click.command("demo-server", hidden=True)
+def demo_server() -> None:
+    """A signaling server of the demo, until its stdin ends."""
+    import trio
+
+    from p2pmesh.cli.demo_server import run_server
+
+    trio.run(run_server)

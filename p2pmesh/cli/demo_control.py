@@ -10,7 +10,8 @@ import msgspec
 class Join(msgspec.Struct, frozen=True, tag="join"):
     """Join the mesh and listen. The first order."""
 
-    url: str
+    urls: tuple[str, ...]
+    """Of signaling servers."""
     peers: int
     """How many there will be, this one included."""
     max_peers: int
@@ -25,7 +26,9 @@ class Join(msgspec.Struct, frozen=True, tag="join"):
 
 
 class Talk(msgspec.Struct, frozen=True, tag="talk"):
-    """Send the broadcasts, and one direct message to each neighbour."""
+    """Send the broadcasts, and one direct message to each of these peers."""
+
+    peers: list[str]
 
 
 class Stop(msgspec.Struct, frozen=True, tag="stop"):
@@ -64,9 +67,10 @@ class Progress(msgspec.Struct, tag="progress"):
     """Broadcasts of others that arrived, each once."""
     duplicates: int = 0
     """Arrivals beyond the first."""
-    direct_planned: int = 0
     direct_done: int = 0
     """Direct messages that were acknowledged or given up."""
+    direct_ok: int = 0
+    """Of these, how many were acknowledged."""
     direct_received: int = 0
 
 
@@ -75,6 +79,10 @@ class Measured(msgspec.Struct, frozen=True, tag="measured"):
 
     latency_ms: list[float]
     """From send to receive, of each delivery."""
+    offers_mesh: int = 0
+    """Offers of links that went through the mesh."""
+    offers_service: int = 0
+    """Offers that went by a signaling server."""
 
 
 class Trouble(msgspec.Struct, frozen=True, tag="trouble"):

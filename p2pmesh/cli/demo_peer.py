@@ -67,7 +67,7 @@ async def _follow(orders: LineReader) -> None:
     if not isinstance(join, Join):
         return
     identity, rng = seeded(join.seed)
-    async with open_mesh(join.url, room=TOPIC, max_peers=join.max_peers, identity=identity, rng=rng) as mesh:
+    async with open_mesh(*join.urls, room=TOPIC, max_peers=join.max_peers, identity=identity, rng=rng) as mesh:
         await _Talker(mesh, join).run(orders)
 
 
@@ -122,17 +122,19 @@ class _Talker:
             nursery.start_soon(self._receive, messages)
             nursery.start_soon(self._receive_direct, directs)
             nursery.start_soon(self._report)
-            if isinstance(await _order(orders), Talk):
-                nursery.start_soon(self._send)
+            order = await _order(orders)
+            if isinstance(order, Talk):
+                nursery.start_soon(self._send, order.peers)
                 await _order(orders)
             _say(self._progress)
-            _say(Measured(self._latency_ms))
+            signaling = mesh.snapshot()["subsystems"]["signaling"]
+            _say(Measured(self._latency_ms, signaling.get("offers_mesh", 0), signaling.get("offers_service", 0)))
             nursery.cancel_scope.cancel("the demo is over")
 
-    async def _send(self) -> None:
+    async def _send(self, peers: list[str]) -> None:
+        others = [peer for peer in peers if peer != self._mesh.peer_id]
         async with trio.open_nursery() as nursery:
-            self._progress.direct_planned = self._mesh.peer_count
-            for peer in self._mesh.peers:
+            for peer in others:
                 nursery.start_soon(self._send_direct, peer)
             start = trio.current_time()
             for number in range(self._plan.messages):
@@ -155,10 +157,11 @@ class _Talker:
             self._progress.lost += 1
         self._changed.set()
 
-    async def _send_direct(self, peer: PeerId) -> None:
+    async def _send_direct(self, peer: str) -> None:
         try:
             await self._mesh.send(peer, {"hello": self._mesh.peer_id})
-        except (MeshError, NotImplementedError) as error:
+            self._progress.direct_ok += 1
+        except MeshError as error:
             _say(Trouble(f"no direct message to {short(peer)}: {error}"))
         self._progress.direct_done += 1
         self._changed.set()

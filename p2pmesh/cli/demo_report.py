@@ -8,7 +8,7 @@ from typing import Any
 
 from attrs import define, field, frozen
 
-from p2pmesh.cli.demo_control import Progress
+from p2pmesh.cli.demo_control import Measured, Progress
 
 
 @frozen
@@ -23,6 +23,18 @@ class Plan:
     rate: float
     timeout: float
     seed: str | None
+    kill_server: bool = False
+    """The last peer comes when the signaling server is gone."""
+
+    @property
+    def founders(self) -> int:
+        """Peers that join while there is a signaling server for all."""
+        return self.peers - 1 if self.kill_server else self.peers
+
+    @property
+    def directs(self) -> int:
+        """Ordered pairs of peers: each sends one direct message to each other."""
+        return self.peers * (self.peers - 1)
 
     @property
     def broadcasts(self) -> int:
@@ -45,7 +57,7 @@ class Peer:
     """Known once it has joined."""
     links: tuple[str, ...] = ()
     progress: Progress = field(factory=Progress)
-    latency_ms: list[float] | None = None
+    measured: Measured | None = None
     """Known once it was stopped."""
     ended: bool = False
 
@@ -61,6 +73,10 @@ class Stage:
     plan: Plan
     peers: list[Peer] = field(factory=list)
     connected_s: float | None = None
+    newcomer_s: float | None = None
+    """Seconds that the one who came without a server took to have its links."""
+    door: str | None = None
+    """The one peer whom the newcomer found without the mesh."""
     errors: list[str] = field(factory=list)
 
     @property
@@ -69,28 +85,41 @@ class Stage:
         said = {peer.peer_id: set(peer.links) for peer in self.peers if peer.peer_id is not None}
         return [(a, b) for a in said for b in said if a < b and b in said[a] and a in said[b]]
 
-    @property
-    def is_connected(self) -> bool:
-        """Whether there is a way over links from each peer to each other one."""
-        ids = [peer.peer_id for peer in self.peers if peer.peer_id is not None]
-        if len(ids) < self.plan.peers:
-            return False
-        neighbours: dict[str, list[str]] = {peer: [] for peer in ids}
+    def islands(self) -> list[set[str]]:
+        """Who reaches whom over links: those who have joined, in groups."""
+        neighbours: dict[str, list[str]] = {peer.peer_id: [] for peer in self.peers if peer.peer_id is not None}
         for a, b in self.links:
             neighbours[a].append(b)
             neighbours[b].append(a)
-        reached, frontier = {ids[0]}, [ids[0]]
-        while frontier:
-            new = [peer for peer in neighbours[frontier.pop()] if peer not in reached]
-            reached.update(new)
-            frontier += new
-        return len(reached) == len(ids)
+        groups: list[set[str]] = []
+        for first in neighbours:
+            if any(first in group for group in groups):
+                continue
+            reached, frontier = {first}, [first]
+            while frontier:
+                new = [peer for peer in neighbours[frontier.pop()] if peer not in reached]
+                reached.update(new)
+                frontier += new
+            groups.append(reached)
+        return groups
+
+    def is_connected(self, count: int) -> bool:
+        """Whether so many peers are there, and there is a way over links from each of them to each other one."""
+        groups = self.islands()
+        return len(groups) == 1 and len(groups[0]) == count
+
+    @property
+    def newcomer_links(self) -> list[str]:
+        """Links of the one who came without a server that were made through the mesh: all but that to the door."""
+        newcomer = self.peers[-1].peer_id
+        ends = [b if a == newcomer else a for a, b in self.links if newcomer in {a, b}]
+        return [peer for peer in ends if peer != self.door]
 
     def is_done(self, peer: Peer) -> bool:
         """Whether this peer has sent all of its share, and knows what became of it."""
         progress = peer.progress
         settled = len(progress.reached) + progress.lost
-        return settled == self.plan.messages and progress.direct_done == progress.direct_planned
+        return settled == self.plan.messages and progress.direct_done == self.plan.peers - 1
 
     @property
     def all_arrived(self) -> bool:
@@ -98,7 +127,7 @@ class Stage:
         return (
             all(self.is_done(peer) for peer in self.peers)
             and self.delivered == self.plan.deliveries
-            and self._sum("direct_received") >= self._sum("direct_planned")
+            and self._sum("direct_received") >= self._sum("direct_ok")
         )
 
     @property
@@ -113,7 +142,8 @@ class Stage:
         plan, others = self.plan, self.plan.peers - 1
         settled = [reached for peer in self.peers for reached in peer.progress.reached]
         delivered = sum(reached == others for reached in settled)
-        latency = sorted(ms for peer in self.peers for ms in peer.latency_ms or ())
+        measured = [peer.measured for peer in self.peers if peer.measured is not None]
+        latency = sorted(ms for one in measured for ms in one.latency_ms)
         return {
             "peers": plan.peers,
             "links": len(self.links),
@@ -123,10 +153,23 @@ class Stage:
             "delivered": self.delivered,
             "duplicates": self._sum("duplicates"),
             "latency_ms": {"p50": percentile(latency, 50), "p99": percentile(latency, 99)},
-            "direct_sent": self._sum("direct_planned"),
+            "direct_total": plan.directs,
+            "direct_ok": self._sum("direct_ok"),
             "direct_delivered": self._sum("direct_received"),
             "receipts": {"delivered": delivered, "failed": self._sum("sent") - delivered},
+            "offers": {
+                "mesh": sum(one.offers_mesh for one in measured),
+                "service": sum(one.offers_service for one in measured),
+            },
+            "newcomer": self._newcomer() if plan.kill_server else None,
             "errors": list(self.errors),
+        }
+
+    def _newcomer(self) -> dict[str, Any]:
+        return {
+            "peer": self.peers[-1].number,
+            "linked_s": None if self.newcomer_s is None else round(self.newcomer_s, 3),
+            "links_through_mesh": len(self.newcomer_links),
         }
 
 
@@ -137,7 +180,8 @@ def all_arrived(summary: dict[str, Any]) -> bool:
         and summary["connected_s"] is not None
         and summary["delivered"] == summary["expected"]
         and summary["duplicates"] == 0
-        and summary["direct_delivered"] == summary["direct_sent"]
+        and summary["direct_delivered"] == summary["direct_ok"] == summary["direct_total"]
+        and (summary["newcomer"] is None or summary["newcomer"]["links_through_mesh"] > 0)
         and summary["receipts"] == {"delivered": summary["broadcasts"], "failed": 0}
         and summary["broadcasts"] * (summary["peers"] - 1) == summary["expected"]
     )

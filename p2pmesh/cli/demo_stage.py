@@ -7,7 +7,8 @@ import os
 import subprocess  # ruff: ignore[suspicious-subprocess-import]
 import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import cast
 
@@ -31,6 +32,7 @@ from p2pmesh.cli.demo_control import (
     encode,
 )
 from p2pmesh.cli.demo_report import Peer, Plan, Stage
+from p2pmesh.cli.demo_server import ServerProcess, open_server_process
 from p2pmesh.cli.lines import lines_of
 from p2pmesh.cli.text import printable
 from p2pmesh.server import open_signaling_server
@@ -41,7 +43,9 @@ better one while it is talked to."""
 QUIET = 0.2
 """Seconds without news after which no duplicate is on its way any more; a delivery takes some milliseconds."""
 LEAVE_TIMEOUT = 5.0
-"""For the last reports and goodbyes: the library's own limit for leaving is 4 s."""
+LEAVE_EACH = 0.5
+"""For the last reports and goodbyes, and more for each peer that has to share a processor: the library's own limit for leaving
+is 4 s, and a process that ends does so for some tenths of a second."""
 KILL_AFTER = 2.0
 """Seconds between SIGTERM and SIGKILL."""
 _PROCESSORS = os.cpu_count() or 1
@@ -78,20 +82,38 @@ class Demo:
         self._stopping = False
         self._scope = trio.CancelScope()
         self._last_start = 0.0
+        self._servers: tuple[ServerProcess, ...] = ()
+        self._urls: tuple[str, ...] = ()
 
     async def run(self) -> None:
         """Put it on from start to end. What goes wrong is noted in `stage.errors`; nothing is left running."""
         timeout = self.stage.plan.timeout
-        async with open_signaling_server() as server, trio.open_nursery() as nursery:
+        async with self._serve(), trio.open_nursery() as nursery:
             with trio.move_on_after(timeout) as self._scope:
                 await self._start(nursery)
-                await self._connect(server.url)
+                await self._connect()
                 await self._come_to_rest()
+                if self.stage.plan.kill_server:
+                    await self._go_on_without_servers()
+                    await self._come_to_rest()
                 await self._talk()
             if self._scope.cancelled_caught and not self._failed:
                 self._note(f"not done after {timeout:g} s: {self._missing()}")
             await self._stop()
             nursery.cancel_scope.cancel("the demo is over")
+
+    @asynccontextmanager
+    async def _serve(self) -> AsyncGenerator[None]:
+        """Run the signaling server; if it is to be killed, in a process of its own, and beside it the newcomer's."""
+        if not self.stage.plan.kill_server:
+            async with open_signaling_server() as server:
+                self._urls = (server.url,)
+                yield
+            return
+        async with open_server_process() as server, open_server_process() as door:
+            self._servers = (server, door)
+            self._urls = (server.url, door.url)
+            yield
 
     async def _start(self, nursery: trio.Nursery) -> None:
         """Start all processes, not more at a time than there are processors: more would only slow each other down."""
@@ -101,14 +123,34 @@ class Demo:
             self._processes.append(await nursery.start(self._run_process, peer))
         await self._until(lambda: all(peer.ready for peer in self.stage.peers))
 
-    async def _connect(self, url: str) -> None:
+    async def _connect(self) -> None:
+        """Let all join who do so while there is a signaling server; only the first knows of the newcomer's."""
         plan = self.stage.plan
-        for process in self._processes:
-            seed = None if plan.seed is None else f"{plan.seed}/{process.peer.number}"
-            join = Join(url, plan.peers, plan.max_peers, plan.messages, plan.payload, plan.rate, seed)
-            await process.order(join)
-        await self._until(lambda: self.stage.is_connected)
+        for process in self._processes[: plan.founders]:
+            await self._join(process, self._urls if process.peer.number == 1 else self._urls[:1])
+        await self._until(lambda: self.stage.is_connected(plan.founders))
         self.stage.connected_s = trio.current_time() - self._last_start
+
+    async def _join(self, process: _Process, urls: tuple[str, ...]) -> None:
+        plan = self.stage.plan
+        seed = None if plan.seed is None else f"{plan.seed}/{process.peer.number}"
+        await process.order(Join(urls, plan.peers, plan.max_peers, plan.messages, plan.payload, plan.rate, seed))
+
+    async def _go_on_without_servers(self) -> None:
+        """Kill the signaling server, and let one more peer come.
+
+        It gets one link by a server that only the first peer knows of; then that is killed, too, and the rest is the mesh's.
+        """
+        stage, newcomer = self.stage, self._processes[-1]
+        server, door = self._servers
+        await server.kill()
+        began = trio.current_time()
+        stage.door = stage.peers[0].peer_id
+        await self._join(newcomer, (door.url,))
+        await self._until(lambda: bool(newcomer.peer.links))
+        await door.kill()
+        await self._until(lambda: bool(stage.newcomer_links) and stage.is_connected(stage.plan.peers))
+        stage.newcomer_s = trio.current_time() - began
 
     async def _come_to_rest(self) -> None:
         at_rest = False
@@ -119,8 +161,9 @@ class Demo:
             at_rest = scope.cancelled_caught
 
     async def _talk(self) -> None:
+        everybody = [peer.peer_id for peer in self.stage.peers if peer.peer_id is not None]
         for process in self._processes:
-            await process.order(Talk())
+            await process.order(Talk(everybody))
         await self._until(lambda: self.stage.all_arrived)
         quiet = False
         while not quiet:
@@ -130,13 +173,14 @@ class Demo:
 
     async def _stop(self) -> None:
         self._stopping = True
-        with trio.move_on_after(LEAVE_TIMEOUT):
+        patience = LEAVE_TIMEOUT + LEAVE_EACH * max(0, len(self._processes) - _PROCESSORS)
+        with trio.move_on_after(patience):
             for process in self._processes:
                 await process.order(Stop())
             await self._until(lambda: all(peer.ended for peer in self._started))
         for peer in self._started:
             if not peer.ended:
-                self._note(f"{peer.name} (process {peer.pid}) did not end within {LEAVE_TIMEOUT:g} s of its last order")
+                self._note(f"{peer.name} (process {peer.pid}) did not end within {patience:g} s of its last order")
 
     @property
     def _started(self) -> list[Peer]:
@@ -199,7 +243,7 @@ class Demo:
             case Progress():
                 peer.progress = report
             case Measured():
-                peer.latency_ms = report.latency_ms
+                peer.measured = report
             case Trouble():
                 self._note(f"{peer.name}: {report.text}")
 
@@ -228,15 +272,18 @@ class Demo:
     def _missing(self) -> str:
         """What it was waiting for."""
         stage, peers = self.stage, self.stage.peers
+        founders = peers[: stage.plan.founders]
         for what, lacking in (
             ("not started", [peer for peer in peers if not peer.ready]),
-            ("not let in by the signaling server", [peer for peer in peers if peer.peer_id is None]),
-            ("without a link", [peer for peer in peers if not peer.links]),
+            ("not let in by the signaling server", [peer for peer in founders if peer.peer_id is None]),
+            ("without a link", [peer for peer in founders if not peer.links]),
         ):
             if lacking:
                 return f"{what}: {', '.join(peer.name for peer in lacking)}"
         if stage.connected_s is None:
             return "the links are not yet one mesh"
+        if stage.plan.kill_server and stage.newcomer_s is None:
+            return f"{peers[-1].name} has no link but its first"
         return f"{stage.delivered} of {stage.plan.deliveries} deliveries made"
 
 

@@ -62,7 +62,9 @@ def headline(stage: Stage) -> str:
         return f"starting: {ready} of {plan.peers} processes ready"
     if stage.connected_s is None:
         joined = sum(peer.peer_id is not None for peer in peers)
-        return f"connecting: {joined} of {plan.peers} joined, {len(stage.links)} links"
+        return f"connecting: {joined} of {plan.founders} joined, {len(stage.links)} links"
+    if plan.kill_server and stage.newcomer_s is None:
+        return f"connected in {stage.connected_s:.2f} s; the server is killed, and one more peer comes"
     tenths = 10 * stage.delivered // plan.deliveries if plan.deliveries else 10
     return f"connected in {stage.connected_s:.2f} s by {len(stage.links)} links: {10 * tenths}% delivered"
 
@@ -122,9 +124,18 @@ def summary_lines(summary: dict[str, Any]) -> list[str]:
         f"{summary['peers']} peers, {summary['links']} links, "
         + ("never connected" if connected is None else f"connected {connected:.2f} s after the last process's start"),
         f"broadcasts  {summary['delivered']} of {summary['expected']} deliveries, {summary['duplicates']} duplicates",
-        f"direct      {summary['direct_delivered']} of {summary['direct_sent']} delivered",
+        f"direct      {summary['direct_ok']} of {summary['direct_total']} acknowledged, "
+        f"{summary['direct_delivered']} delivered: from each peer to each other one",
         f"receipts    {receipts['delivered']} delivered to all, {receipts['failed']} not",
     ]
+    if newcomer := summary["newcomer"]:
+        lines.append(_newcomer_line(newcomer))
     if latency["p50"] is not None:
         lines.append(f"latency     {latency['p50']:.1f} ms median, {latency['p99']:.1f} ms for the slowest 1%")
     return lines + [f"error: {error}" for error in summary["errors"]]
+
+
+def _newcomer_line(newcomer: dict[str, Any]) -> str:
+    links, linked = newcomer["links_through_mesh"], newcomer["linked_s"]
+    when = "" if linked is None else f", the first within {linked:.2f} s"
+    return f"no server   peer {newcomer['peer']} came after the server's end: {links} links through the mesh{when}"

@@ -9,7 +9,7 @@ import sys
 import click
 
 from p2pmesh.cli.chat import chat
-from p2pmesh.cli.demo import demo, demo_peer
+from p2pmesh.cli.demo import demo, demo_peer, demo_server
 from p2pmesh.cli.failures import Commands
 from p2pmesh.cli.identity import identity
 from p2pmesh.cli.options import option
@@ -32,7 +32,7 @@ def main(*, debug: bool) -> None:
     _set_up_logging(debug=debug or os.environ.get("DEBUG", "").lower() not in _OFF)
 
 
-for _command in (chat, demo, demo_peer, identity, serve, simulate):
+for _command in (chat, demo, demo_peer, demo_server, identity, serve, simulate):
     main.add_command(_command)
 
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 
 import click
 
 from p2pmesh.cli.options import json_option, option
-
-PLOTS = (".png", ".svg", ".pdf")
+from p2pmesh.cli.plots import PLOT, check_plot, drawing
 
 
 @click.command()
@@ -20,7 +18,7 @@ PLOTS = (".png", ".svg", ".pdf")
 @option("--seed", type=int, default=0, help="The same seed gives the same run, to the last event.")
 @option(
     "--plot",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=PLOT,
     default=None,
     metavar="FILE.png",
     help="Draw delivery over time, hops, latencies and the overlay.",
@@ -38,7 +36,7 @@ def simulate(*, scenario: str, peers: int, max_peers: int, seed: int, plot: Path
     if max_peers == 1 and peers > 2:
         raise click.UsageError("--max-peers 1 can't join more than 2 peers to one mesh: give it 2 or more")
     if plot is not None:
-        _check_plot(plot)
+        check_plot(plot)
     from rich.console import Console
 
     from p2pmesh.cli.simulate_view import print_report, run_with_progress
@@ -59,22 +57,10 @@ def simulate(*, scenario: str, peers: int, max_peers: int, seed: int, plot: Path
     click.get_current_context().exit(1 if report.violations else 0)
 
 
-def _check_plot(path: Path) -> None:
-    """See that a picture can be drawn before a long run."""
-    if path.suffix.lower() not in PLOTS:
-        raise click.UsageError(f"--plot draws {', '.join(PLOTS)}, not {path.suffix or 'a file without an ending'}")
-    if not path.parent.is_dir():
-        raise click.UsageError(f"--plot can't write {path}: there is no directory {path.parent}")
-    if importlib.util.find_spec("matplotlib") is None:
-        raise click.UsageError("--plot needs matplotlib: pip install 'p2pmesh[plot]'")
-
-
 def _draw(report: object, path: Path) -> None:
     from p2pmesh.cli.simulate_plot import draw
     from p2pmesh.simulation.report import Report
 
     assert isinstance(report, Report)  # noqa: S101
-    try:
+    with drawing(path):
         draw(report, path)
-    except OSError as error:
-        raise click.ClickException(f"can't write {path}: {error.strerror or error}") from error

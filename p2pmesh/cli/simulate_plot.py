@@ -42,7 +42,7 @@ def draw(report: Report, path: Path) -> None:
     _draw_curve(panes["curve"], report.picture)
     _draw_hops(figure.add_subplot(lower[0]), report.picture)
     _draw_latencies(figure.add_subplot(lower[1]), report)
-    _draw_overlay(panes["overlay"], report)
+    draw_overlay(panes["overlay"], report.picture, report.islands)
     figure.suptitle(_headline(report), x=0.012, ha="left", fontsize=13, color=INK, fontweight="bold")
     figure.savefig(path)
 
@@ -168,9 +168,9 @@ def _name_line(axes: Axes, at: float, text: str) -> None:
     )
 
 
-def _draw_overlay(axes: Axes, report: Report) -> None:
-    picture = report.picture
-    places = {number: _place(turn) for number, turn in picture.positions.items()}
+def draw_overlay(axes: Axes, picture: Picture, islands: int) -> None:
+    """Draw the peers on the ring of ids, and their links."""
+    places = {number: place(turn) for number, turn in picture.positions.items()}
     edges = [(a, b) for a, b in picture.edges if a in places and b in places]
     near_enough = _NEXT_ON_RING / max(1, len(places))
     ranks = {number: rank for rank, number in enumerate(sorted(places, key=picture.positions.__getitem__))}
@@ -195,12 +195,12 @@ def _draw_overlay(axes: Axes, report: Report) -> None:
     axes.set_xlim(-1.06, 1.06)
     axes.set_ylim(-1.06, 1.06)
     axes.axis("off")
-    legend = f"{len(ring):,} links along the ring, {len(long_links):,} across it, {report.islands:,} "
-    legend += "island" if report.islands == 1 else "islands"
+    legend = f"{len(ring):,} links along the ring, {len(long_links):,} across it, {islands:,} "
+    legend += "island" if islands == 1 else "islands"
     axes.text(0.5, -0.015, legend, ha="center", va="top", fontsize=9, color=SOFT, transform=axes.transAxes)
 
 
-def _place(turn: float) -> Point:
+def place(turn: float) -> Point:
     """A point on the circle, clockwise from the top."""
     return math.sin(2 * math.pi * turn), math.cos(2 * math.pi * turn)
 

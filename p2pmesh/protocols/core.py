@@ -329,6 +329,64 @@ class Vicinity:
 
 
 @frozen
+class Bridge:
+    """Open a link to this peer now, if need be in place of a long one: between islands. Goes to the topology.
+
+    Ends in `LinkUp`, or `LinkLost`, or nothing. It may be given up later, when a link on the ring needs its place.
+    """
+
+    peer: PeerId
+
+
+@frozen
+class Vacancies:
+    """So many slots nothing takes. Goes to chord, when it has changed, and after each `FarPeers`."""
+
+    free: int
+    displaced: bool = False
+    """Whether the last link was lost to a newcomer, rather than by a peer that is gone."""
+
+
+@frozen
+class Introduced:
+    """A neighbour said of itself whether it is a leaf, and how many slots it has free. Goes to the topology."""
+
+    peer: PeerId
+    leaf: bool
+    free: int
+
+
+@frozen
+class FarPeers:
+    """Peers for a long link, the best first: one of them is dialed, if there is a slot. Goes to the topology."""
+
+    peers: tuple[PeerId, ...]
+
+
+@frozen
+class Welcome:
+    """This peer was promised a link: its offer is let in, if need be in place of a long link. Goes to the topology."""
+
+    peer: PeerId
+    leaf: bool = False
+
+
+@frozen
+class RingAgreed:
+    """Nobody is between us and these two, as they say themselves, or who is nearest to us. Goes to the topology."""
+
+    before: PeerId
+    after: PeerId
+
+
+@frozen
+class Superfluous:
+    """The link to this peer was one of the ring, and the ring is closed without it now. Goes to the topology."""
+
+    peer: PeerId
+
+
+@frozen
 class MeshSize:
     """About so many peers are in the mesh, ourselves included, by the density of the ring. Goes to routing and broadcast."""
 
@@ -397,6 +455,13 @@ Input: TypeAlias = (
     | Arrived
     | Unrouted
     | Vicinity
+    | Bridge
+    | Vacancies
+    | Introduced
+    | FarPeers
+    | Welcome
+    | RingAgreed
+    | Superfluous
     | MeshSize
     | DhtPut
     | DhtGet

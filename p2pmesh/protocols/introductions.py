@@ -1,57 +1,41 @@
 """Introductions: offers and answers on their way to and from other peers, each with its proof.
 
-Remembers the offers that are out and those that came in, so that an answer is held against its offer, and an offer that
-comes by two services counts once. All of it bounded. What has no good proof goes no further.
+Remembers the offers that are out and those that came in, so that an answer is held against its offer, a rejection too, and
+an offer that comes by two ways counts once. All of it bounded. What has no good proof goes no further.
 """
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
-from typing import Generic, TypeVar
+from collections import Counter
 
-from attrs import define, evolve, field, frozen
+from attrs import define, evolve, field
 
 from p2pmesh.config import MeshConfig
 from p2pmesh.errors import RemoteProtocolError
 from p2pmesh.events import PeerFailed
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.core import Effects, Emit, FeedSignal, Offered, RemotePeer, SendSignaling, Subsystem, Tell
-from p2pmesh.protocols.handshake import sign_answer, sign_offer, verify_answer, verify_offer
-from p2pmesh.wire.messages import MAX_SIGNALS_IN_BATCH, Signal
-from p2pmesh.wire.signaling import ConnectionRejected
+from p2pmesh.protocols.core import Effects, Emit, FeedSignal, Offered, Rejected, RemotePeer, Subsystem, Tell
+from p2pmesh.protocols.handshake import mark_of, sign_answer, sign_offer, verify_answer, verify_offer
+from p2pmesh.protocols.recent import Allowances, Recent
+from p2pmesh.protocols.ways import ByMesh, ByService, Came, Kind, Letter, Ways
+from p2pmesh.wire.messages import MAX_SIGNALS_IN_BATCH, LinkRejected, RelayBatch, RelaySignal, Signal
+from p2pmesh.wire.signaling import ConnectionRejected, PeerSignal, PeerSignals
 
 FAILURE_EVERY = 10.0
 """Seconds between two `PeerFailed` events for false signals in one peer's name: a forger must not flood the application."""
 SAME_OFFER = 30.0
-"""Seconds for which a repeated offer is taken for the same one, come by another service: twice what an attempt lasts."""
+"""Seconds for which a repeated offer is taken for the same one, come by another way: twice what an attempt lasts."""
 MAX_EARLY = MAX_SIGNALS_IN_BATCH
 """Candidates kept until the answer comes, for each offer."""
-
-V = TypeVar("V")
-
-
-class Recent(Generic[V]):
-    """What was learned of peers: bounded, the least recently renewed goes first."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._items: OrderedDict[PeerId, V] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    def get(self, peer: PeerId) -> V | None:
-        return self._items.get(peer)
-
-    def put(self, peer: PeerId, value: V) -> None:
-        self._items[peer] = value
-        self._items.move_to_end(peer)
-        if len(self._items) > self._limit:
-            self._items.popitem(last=False)
-
-    def pop(self, peer: PeerId) -> V | None:
-        return self._items.pop(peer, None)
+MAX_CANDIDATES = 64
+"""Taken for each attempt: a stack has a handful, and each makes ours send packets to an address of somebody's choice."""
+MAX_ALTERNATIVES = 8
+"""Taken from one rejection: ours name 3, and whoever names more has made them up."""
+FULL = "max_peers_reached"
+"""The original's word for having no room."""
+CANCELLED = "cancelled"
+"""The reason of a rejection by which we take back our own offer."""
 
 
 @define
@@ -59,107 +43,198 @@ class OwnOffer:
     """An offer of ours, unsigned, to hold the answer against."""
 
     signal: Signal
-    signed: Signal
-    tried: list[str]
-    """The services that it was given to."""
     answered_by: RemotePeer | None = None
+    came: Came | None = None
+    """Which way the answer came."""
     early: list[Signal] = field(factory=list)
     """Candidates that came before the answer."""
+    candidates: int = 0
 
 
-@frozen
+@define
 class HeardOffer:
     """Somebody's offer to us."""
 
     signal: Signal
     sender: RemotePeer
+    came: Came
     at: float
     live: bool = True
     """Whether an attempt may be under way because of it."""
+    candidates: int = 0
 
 
 class Introductions:
     """The offers and answers of one peer."""
 
-    def __init__(self, identity: Identity, config: MeshConfig, counts: Counter[str]) -> None:
+    def __init__(self, identity: Identity, config: MeshConfig, ways: Ways, counts: Counter[str]) -> None:
         self._identity = identity
         self._me = identity.peer_id
         self._max_peers = config.max_peers
         self._allow_unverified = config.links.allow_unverified
+        self._ways = ways
         self._counts = counts
-        self.own: Recent[OwnOffer] = Recent[OwnOffer](config.signaling.remembered_offers)
-        self.heard: Recent[HeardOffer] = Recent[HeardOffer](config.signaling.remembered_offers)
-        self._failure_told = Recent[float](config.signaling.remembered_peers)
+        signaling = config.signaling
+        self._own = Recent[OwnOffer](signaling.remembered_offers)
+        self._heard = Recent[HeardOffer](signaling.remembered_offers)
+        self._failure_told = Recent[float](signaling.remembered_peers)
+        # What comes by a service may bear anybody's name: it must not use up what its alleged sender may do by itself.
+        self._proven, self._alleged = (
+            Allowances(signaling.remembered_peers, signaling.offers_per_second, signaling.offer_burst) for _ in range(2)
+        )
+
+    def snapshot(self) -> dict[str, int]:
+        return {"own_offers": len(self._own), "heard_offers": len(self._heard)}
+
+    def answering(self, peer: PeerId) -> bool:
+        """Whether an attempt may be under way because of an offer of this peer."""
+        heard = self._heard.get(peer)
+        return heard is not None and heard.live
 
     # --- on their way out ---------------------------------------------------------------------------------------------
 
-    def sign(self, peer: PeerId, signal: Signal, transport: str, links: int) -> Signal | None:
-        """Our offer or answer with its proof; None for an answer to an offer that is no longer known."""
-        match signal.type:
-            case "offer":
-                signed = sign_offer(self._identity, peer, signal, links=links)
-                self.own.put(peer, OwnOffer(signal, signed, [transport]))
-                return signed
-            case "answer":
-                heard = self.heard.get(peer)
-                if heard is None or not heard.live:
-                    self._counts["late_answers"] += 1
-                    return None
-                return sign_answer(self._identity, peer, signal, heard.signal)
-            case _:
-                return signal
+    def offer(self, peer: PeerId, signal: Signal, links: int) -> Letter:
+        """Our offer with its proof."""
+        signed = sign_offer(self._identity, peer, signal, links=links)
+        self._own.put(peer, OwnOffer(signal))
+        heard = self._heard.get(peer)
+        came = heard.came if heard is not None and heard.live and isinstance(heard.came, ByMesh) else None
+        return self._letter(peer, signed, Kind.OFFER).along(came)
 
-    def rejection(self, peer: PeerId, reason: str, alternatives: tuple[PeerId, ...] = ()) -> ConnectionRejected:
-        """What tells `peer` that there is no link for its offer."""
-        return ConnectionRejected(
-            to=peer,
-            from_=self._me,
-            reason=reason,
-            max_peers=min(self._max_peers, 0xFFFF),
-            alternative_peers=alternatives,
+    def answer(self, peer: PeerId, signal: Signal) -> Letter | None:
+        """Our answer with its proof; None if its offer is no longer known."""
+        heard = self._heard.get(peer)
+        if heard is None or not heard.live:
+            self._counts["late_answers"] += 1
+            return None
+        self._own.pop(peer)  # its offer has taken the place of ours
+        signed = sign_answer(self._identity, peer, signal, heard.signal)
+        return self._letter(peer, signed, Kind.ANSWER).along(heard.came)
+
+    def candidates(self, peer: PeerId, signals: tuple[Signal, ...], wall_ms: int) -> Letter | None:
+        """Candidates of ours, the way that the description went; None if no attempt is under way any more."""
+        own, heard = self._own.get(peer), self._heard.get(peer)
+        letter = Letter(
+            peer,
+            Kind.CANDIDATES,
+            routed=RelayBatch(from_=self._me, signals=signals),
+            served=PeerSignals(to=peer, from_=self._me, signals=signals, batch_timestamp=wall_ms),
+        )
+        if own is not None:
+            return letter.along(own.came) if own.came is not None else letter.after(self._ways.out(peer))
+        return letter.along(heard.came) if heard is not None and heard.live else None
+
+    def rejection(self, peer: PeerId, reason: str, alternatives: tuple[PeerId, ...] = ()) -> Letter:
+        """What tells `peer` that there is no link for its offer, or that we take back ours."""
+        own, heard = self._own.get(peer), self._heard.get(peer)
+        if reason == CANCELLED:
+            out = self._ways.out(peer)
+            letter = self._rejection(peer, reason, alternatives, None if own is None else mark_of(own.signal))
+            letter.mesh_only = out is not None and out.call is not None  # where that does not come, nor need this
+            return letter.after(out)
+        about = None if heard is None or heard.sender.version == 0 else mark_of(heard.signal)
+        return self._rejection(peer, reason, alternatives, about).along(None if heard is None else heard.came)
+
+    def close(self, peer: PeerId) -> Effects:
+        """No attempt with this peer is under way any more."""
+        self._own.pop(peer)
+        heard = self._heard.get(peer)
+        if heard is not None:
+            heard.live = False
+        return self._ways.take_back(peer)
+
+    def _letter(self, peer: PeerId, signal: Signal, kind: Kind) -> Letter:
+        return Letter(
+            peer,
+            kind,
+            routed=RelaySignal(from_=self._me, to=peer, signal=signal),
+            served=PeerSignal(to=peer, from_=self._me, signal=signal),
         )
 
-    def close(self, peer: PeerId) -> None:
-        """No attempt with this peer is under way any more."""
-        self.own.pop(peer)
-        heard = self.heard.get(peer)
-        if heard is not None:
-            self.heard.put(peer, evolve(heard, live=False))
+    def _rejection(self, peer: PeerId, reason: str, alternatives: tuple[PeerId, ...], about: str | None) -> Letter:
+        return Letter(
+            peer,
+            Kind.REJECTION,
+            routed=LinkRejected(from_=self._me, reason=reason, alternative_peers=alternatives, about=about),
+            served=ConnectionRejected(
+                to=peer,
+                from_=self._me,
+                reason=reason,
+                max_peers=min(self._max_peers, 0xFFFF),
+                alternative_peers=alternatives,
+                about=about,
+            ),
+        )
 
     # --- on their way in ----------------------------------------------------------------------------------------------
 
-    def hear(self, transport: str, sender: PeerId, signal: Signal, now: float, *, linked: bool) -> Effects:
+    def hear(self, came: Came, sender: PeerId, signal: Signal, now: float, *, linked: bool) -> Effects:
         """A signal in the name of `sender` came; `linked` says whether we have a link to it."""
         match signal.type:
             case "offer":
-                return self._on_offer(transport, sender, signal, now)
+                return self._on_offer(came, sender, signal, now)
             case "answer":
-                return self._on_answer(transport, sender, signal, linked=linked)
+                return self._on_answer(came, sender, signal, linked=linked)
             case "candidate":
                 return self._on_candidate(sender, signal)
             case _:
                 return self._ignore("other_signals")
 
-    def _on_offer(self, transport: str, sender: PeerId, offer: Signal, now: float) -> Effects:
-        heard = self.heard.get(sender)
+    def hear_rejection(self, came: Came, rejected: Rejected, about: str | None) -> Effects:
+        """A rejection came, in the name of `rejected.peer`."""
+        sender = rejected.peer
+        if not self._concerns_us(came, sender, about):
+            return self._ignore("stray_rejections")
+        others = tuple(peer for peer in rejected.alternatives if peer not in {self._me, sender})[:MAX_ALTERNATIVES]
+        return [*self.close(sender), Tell(Subsystem.TOPOLOGY, evolve(rejected, alternatives=others))]
+
+    def _concerns_us(self, came: Came, sender: PeerId, about: str | None) -> bool:
+        """Whether a rejection is for what is under way: it may come late, or be a service's lie."""
+        own, heard = self._own.get(sender), self._heard.get(sender)
+        live = [] if own is None else [own.signal]
+        if heard is not None and heard.live:
+            live.append(heard.signal)
+        if about is not None:
+            return any(mark_of(signal) == about for signal in live)
+        match came:
+            case ByMesh():
+                return bool(live)
+            case ByService(transport):
+                # One that never saw an offer has no say in it. The original's peers reject also what was not offered.
+                letter = self._ways.out(sender)
+                return letter is None or transport in letter.services or transport == letter.first
+
+    def _on_offer(self, came: Came, sender: PeerId, offer: Signal, now: float) -> Effects:
+        heard = self._heard.get(sender)
         if heard is not None and heard.signal.sdp == offer.sdp and now < heard.at + SAME_OFFER:
             return self._ignore("repeated_offers")
+        allowances = self._proven if isinstance(came, ByMesh) else self._alleged
+        if not allowances.take(sender, now):
+            return self._on_excess_offer(came, sender, offer)
         try:
             remote = verify_offer(offer, sender, self._me)
         except RemoteProtocolError as error:
             return self._on_false_offer(sender, str(error), now)
         if not self._welcome(remote):
             self._counts["unverified_peers"] += 1
-            return [SendSignaling(transport, self.rejection(sender, "unverified_peer"))]
-        self.heard.put(sender, HeardOffer(offer, remote, now))
+            return self._ways.send(self._rejection(sender, "unverified_peer", (), None).along(came))
+        self._ways.heard(remote)
+        self._heard.put(sender, HeardOffer(offer, remote, came, now))
         return [Tell(Subsystem.TOPOLOGY, Offered(remote, offer))]
 
-    def _on_answer(self, transport: str, sender: PeerId, answer: Signal, *, linked: bool) -> Effects:
-        own = self.own.get(sender)
+    def _on_excess_offer(self, came: Came, sender: PeerId, offer: Signal) -> Effects:
+        """An original that hears nothing waits for ever and is deaf to us; one that hears of other peers dials them at once."""
+        ignored = self._ignore("excess_offers")
+        if offer.p2pmesh is not None or not self._allow_unverified:
+            return ignored
+        return self._ways.send(self._rejection(sender, FULL, (), None).along(came))
+
+    def _on_answer(self, came: Came, sender: PeerId, answer: Signal, *, linked: bool) -> Effects:
+        own = self._own.get(sender)
         if own is None:
             self._counts["unasked_answers"] += 1
             # It holds a slot for an attempt that we have given up.
-            return [] if linked else [SendSignaling(transport, self.rejection(sender, "no_attempt"))]
+            return [] if linked else self._ways.send(self._rejection(sender, "no_attempt", (), None).along(came))
         if own.answered_by is not None:
             return self._ignore("repeated_answers")
         try:
@@ -168,21 +243,30 @@ class Introductions:
             return self._ignore("false_answers")  # whoever can forge one must not be able to end our attempt by it
         if not self._welcome(remote):
             return self._ignore("unverified_answers")  # for the same reason: a proof is easily left out
-        own.answered_by = remote
+        self._ways.heard(remote)
+        own.answered_by, own.came = remote, came
         early, own.early = own.early, []
-        return [FeedSignal(remote, answer), *(FeedSignal(remote, candidate) for candidate in early)]
+        fed: Effects = [FeedSignal(remote, signal) for signal in (answer, *early)]
+        return [*self._ways.answered(sender), *fed]
 
     def _on_candidate(self, sender: PeerId, candidate: Signal) -> Effects:
         """Candidates prove nothing, and need not: they only add addresses to an attempt that is bound to a fingerprint."""
-        own, heard = self.own.get(sender), self.heard.get(sender)
-        if own is not None and own.answered_by is not None:
-            return [FeedSignal(own.answered_by, candidate)]
-        if heard is not None and heard.live:
-            return [FeedSignal(heard.sender, candidate)]
-        if own is not None and len(own.early) < MAX_EARLY:
-            own.early.append(candidate)
-            return []
-        return self._ignore("stray_candidates")
+        own, heard = self._own.get(sender), self._heard.get(sender)
+        attempt: OwnOffer | HeardOffer | None = own
+        if (own is None or own.answered_by is None) and heard is not None and heard.live:
+            attempt = heard
+        if attempt is None:
+            return self._ignore("stray_candidates")
+        early = isinstance(attempt, OwnOffer) and attempt.answered_by is None
+        if attempt.candidates >= (MAX_EARLY if early else MAX_CANDIDATES):
+            return self._ignore("excess_candidates")
+        attempt.candidates += 1
+        match attempt:
+            case HeardOffer(sender=remote) | OwnOffer(answered_by=RemotePeer() as remote):
+                return [FeedSignal(remote, candidate)]
+            case OwnOffer():
+                attempt.early.append(candidate)
+                return []
 
     def _on_false_offer(self, sender: PeerId, reason: str, now: float) -> Effects:
         self._counts["false_offers"] += 1

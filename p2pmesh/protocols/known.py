@@ -19,6 +19,14 @@ from p2pmesh.protocols.timers import Backoff
 TRUST = 3
 """Attempts at a peer that may fail in a row before it stops being worth a link of ours, or is forgotten if said to be gone:
 an attempt may fail by bad luck, three don't."""
+PATIENCE = 8
+PROVEN_PATIENCE = 12
+"""Attempts in a row that may fail before a peer is forgotten by somebody who has links: some two minutes; and about five if a
+link to it has worked before."""
+DEPARTED = 60.0
+"""Seconds for which a peer that said goodbye is not believed to be there: until lists that name it have washed out."""
+SILENT = 15.0
+"""Seconds for which one is not that fell silent: until all its neighbours have noticed."""
 FORGIVEN = 300.0
 """Seconds after the last failed attempt until a peer is worth a link again, as what kept it away may have healed; doubled
 with each failure more, for a peer that a service announces and nobody can reach costs its neighbours a link each time."""
@@ -36,6 +44,12 @@ class Known:
     """Said to have left."""
     version: int | None = None
     """Its protocol version, once it told us."""
+    leaf: bool = False
+    """It is no part of the ring: it may have one link only, or does not prove who it is."""
+    vouched: float = -math.inf
+    """Until when it counts that somebody said it was there who should know, and did not just name it."""
+    proven: bool = False
+    """A link to it has opened before: tried again sooner, and remembered longer."""
 
 
 class KnownPeers:
@@ -45,8 +59,10 @@ class KnownPeers:
         self._me = me
         self._limit = config.known_peers
         self._backoff = Backoff(config.retry_first, config.retry_cap)
+        self._shelved, self._untried = config.retry_cap, config.min_link_age
         self._rng = rng
         self._peers: OrderedDict[PeerId, Known] = OrderedDict()
+        self._departed: OrderedDict[PeerId, float] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._peers)
@@ -54,11 +70,21 @@ class KnownPeers:
     def __iter__(self) -> Iterator[PeerId]:
         return iter(self._peers)
 
-    def learn(self, peers: Iterable[PeerId], not_before: float = -math.inf) -> bool:
-        """These peers are said to be there, and are not tried before then. Whether one of them is news."""
+    def learn(
+        self,
+        peers: Iterable[PeerId],
+        not_before: float = -math.inf,
+        now: float = math.inf,
+        *,
+        vouched: float = math.inf,
+    ) -> bool:
+        """These peers are said to be there, and are not tried before then. Whether one of them is news.
+
+        Given the time it is, what is said of peers that have just departed is not believed.
+        """
         news = False
         for peer in peers:
-            if peer == self._me:
+            if peer == self._me or self._departed.get(peer, -math.inf) > now:
                 continue
             known = self._peers.get(peer)
             if known is None:
@@ -68,6 +94,7 @@ class KnownPeers:
             elif known.gone:
                 known.gone, known.misses, known.next_try = False, 0, not_before
                 news = True
+            known.vouched = max(known.vouched, vouched)
             self._peers.move_to_end(peer)
         return news
 
@@ -75,28 +102,50 @@ class KnownPeers:
         """The peer itself spoke to us."""
         known = self._peers.get(peer) or self._add(peer)
         known.gone, known.version = False, version
+        self._departed.pop(peer, None)
         self._peers.move_to_end(peer)
 
-    def linked(self, peer: PeerId, version: int) -> None:
+    def urge(self, peers: Iterable[PeerId], now: float) -> None:
+        """These are said to be next to us: they need not wait, unless they have failed too often before."""
+        for peer in peers:
+            known = self._peers.get(peer)
+            if known is not None and known.misses < TRUST and self._departed.get(peer, -math.inf) <= now:
+                known.next_try = -math.inf
+
+    def linked(self, peer: PeerId, version: int, *, leaf: bool) -> None:
         """A link to it opened."""
         self.heard(peer, version)
-        self._peers[peer].misses = 0
+        known = self._peers[peer]
+        known.misses, known.leaf, known.proven = 0, leaf, True
 
-    def missed(self, peer: PeerId, now: float) -> None:
-        """An attempt at it came to nothing."""
+    def introduced(self, peer: PeerId, *, leaf: bool) -> None:
+        """It said whether it is part of the ring."""
+        known = self._peers.get(peer)
+        if known is not None:
+            known.leaf = leaf
+
+    def missed(self, peer: PeerId, now: float, *, may_forget: bool = False) -> None:
+        """An attempt at it came to nothing. After too many it may be forgotten, if we have others."""
         known = self._peers.get(peer)
         if known is None:
             return
         known.misses += 1
         known.missed_at = now
-        known.next_try = now + self._backoff.delay(known.misses, self._rng)
-        if known.gone and known.misses >= TRUST:
+        known.next_try = now + self._backoff.delay(max(1, known.misses - known.proven), self._rng)
+        patience = TRUST if known.gone else PROVEN_PATIENCE if known.proven else PATIENCE
+        if known.misses >= patience and (known.gone or may_forget):
             del self._peers[peer]
 
     def pause(self, peer: PeerId, until: float) -> None:
         """Don't try it before then, without holding anything against it."""
         known = self._peers.get(peer) or self._add(peer)
         known.next_try = until
+
+    def doubt(self, peer: PeerId) -> None:
+        """It may be gone: no link is given up to find out."""
+        known = self._peers.get(peer)
+        if known is not None:
+            known.vouched = -math.inf
 
     def mark_gone(self, peer: PeerId) -> None:
         """It is said to have left, but we have reason to doubt it: forgotten if attempts fail."""
@@ -106,6 +155,21 @@ class KnownPeers:
 
     def forget(self, peer: PeerId) -> None:
         self._peers.pop(peer, None)
+
+    def fell_silent(self, peer: PeerId, now: float) -> None:
+        """It is probably gone: for a while it is not taken for there because others, who don't know yet, say so."""
+        self._disbelieve(peer, now + SILENT)
+
+    def departed(self, peer: PeerId, now: float) -> None:
+        """It said goodbye: forgotten, and for a while not taken for there because others say so."""
+        self.forget(peer)
+        self._disbelieve(peer, now + DEPARTED)
+
+    def _disbelieve(self, peer: PeerId, until: float) -> None:
+        self._departed.pop(peer, None)
+        self._departed[peer] = until
+        if len(self._departed) > self._limit:
+            self._departed.popitem(last=False)
 
     def version(self, peer: PeerId) -> int | None:
         known = self._peers.get(peer)
@@ -126,9 +190,51 @@ class KnownPeers:
     def worth_a_link(self, peer: PeerId, now: float) -> bool:
         """Whether to give up a link so that this peer can be tried: it could break the mesh for a peer that isn't there."""
         known = self._peers.get(peer)
-        if known is None or known.gone:
+        if known is None or known.gone or known.vouched <= now:
             return False
         return known.misses < TRUST or now - known.missed_at > FORGIVEN * 2.0 ** min(known.misses - TRUST, 32)
+
+    def shelve(self, before: PeerId, after: PeerId, now: float) -> None:
+        """Nobody is between us and those two: peers there are let be for a while, but for those who have just come."""
+        for peer, known in self._peers.items():
+            if known.leaf or (known.vouched > now and not known.misses):
+                continue
+            if _comes_first(before, peer, self._me) or _comes_first(self._me, peer, after):
+                known.next_try = max(known.next_try, now + (self._shelved if known.misses else self._untried))
+                known.vouched = -math.inf
+
+    def is_leaf(self, peer: PeerId) -> bool:
+        """Whether it is known to be no part of the ring."""
+        known = self._peers.get(peer)
+        return known is not None and (known.leaf or known.version == 0)
+
+    def nearer(
+        self, before: PeerId | None, after: PeerId | None, without: Collection[PeerId], now: float, *, worthy: bool
+    ) -> tuple[list[PeerId], float]:
+        """Who is nearer to us on the ring than those two, in each direction; and when the next may be tried that may not now.
+
+        If `worthy`, only peers count that are worth a link.
+        """
+        me = self._me
+        best_after, best_before, moment = after, before, math.inf
+        for peer, known in self._peers.items():
+            if known.leaf or known.version == 0 or peer in without:
+                continue
+            follows = best_after is None or _comes_first(me, peer, best_after)
+            precedes = best_before is None or _comes_first(best_before, peer, me)
+            if not follows and not precedes:
+                continue
+            if worthy and not self.worth_a_link(peer, now):
+                continue
+            if known.next_try > now:
+                moment = min(moment, known.next_try)
+                continue
+            if follows:
+                best_after = peer
+            if precedes:
+                best_before = peer
+        found = [(best_after, after), (best_before, before)]
+        return list(dict.fromkeys(best for best, held in found if best is not None and best != held)), moment
 
     def in_good_standing(self) -> list[PeerId]:
         """Peers that nothing speaks against: fit to be named to others."""
@@ -143,19 +249,8 @@ class KnownPeers:
         return known
 
 
-# --- the ring ---------------------------------------------------------------------------------------------------------
-
-
-def successor(me: PeerId, peers: Collection[PeerId]) -> PeerId | None:
-    """Whichever of `peers` comes next after `me` clockwise. Ids compare as text as they do as numbers."""
-    return min([peer for peer in peers if peer >= me] or peers, default=None)
-
-
-def predecessor(me: PeerId, peers: Collection[PeerId]) -> PeerId | None:
-    """Whichever of `peers` comes last before `me` clockwise."""
-    return max([peer for peer in peers if peer <= me] or peers, default=None)
-
-
-def ring_neighbours(me: PeerId, peers: Collection[PeerId]) -> tuple[PeerId, ...]:
-    """Successor and predecessor of `me` among `peers`: two, or one that is both, or none."""
-    return tuple(dict.fromkeys(peer for peer in (successor(me, peers), predecessor(me, peers)) if peer is not None))
+def _comes_first(start: PeerId, middle: PeerId, end: PeerId) -> bool:
+    """Whether `middle` lies strictly between the other two clockwise. Ids compare as text as they do as numbers."""
+    if start < end:
+        return start < middle < end
+    return middle > start or middle < end

@@ -1,135 +1,154 @@
-"""Direct messages: from one peer to one other, acknowledged by the receiver, delivered at most once.
+"""Routing: one message to one peer, neighbour or not, and direct messages on top of it.
 
-To neighbours only: a peer that is in the mesh but has no link to us is `NotANeighbour`. A message is repeated until the
-receiver's ack comes, the link goes, or the retries end; the receiver forgets ids long after its sender has stopped.
-On each link there is a window of unacknowledged messages, and a bound on all of them; what is above waits, and so does
-its caller.
+A *packet* carries a message over several links. It goes greedily round the ring (`routes`), is relayed by peers that keep
+nothing of it (`relay`), and is repeated, another way each time, until its receiver has answered or acknowledged it
+(`errands`); responses walk its path back. The origin signs it (`packets`), and the receiver delivers it once. A packet with
+`nearest` goes to the peer whose id is nearest to a key.
 
+Direct messages (`directs`) go to a neighbour over its link, and to others sealed for them alone (`letters`, `sealing`).
+What comes for us, `inbox` takes.
 Peers of the original project acknowledge nothing: a message to them is done once it is handed to the link.
 
-Inputs: LinkUp, LinkDown, Received (Direct, DirectAck), PeersFound, PeerGone, SendDirect, Forget, Leave.
-Effects: SendFrame, DropLink, Emit (DirectReceived), Reply.
+Only verified peers of our protocol relay, or are reached by packets.
+
+Inputs: LinkUp, LinkDown, Received (Direct, DirectAck, Packet), Vicinity, MeshSize, Route, CancelRoute, Answer, SendDirect,
+Forget, Leave.
+Effects: SendFrame, DropLink, Emit (DirectReceived), Reply, Tell (who asked: Arrived, Unrouted; whom it concerns: Routed).
 """
 
 from __future__ import annotations
 
 import random
-from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import attrs
-from attrs import define, field
+from attrs import define
+from msgspec import structs
 
 from p2pmesh.config import MeshConfig, RoutingConfig
-from p2pmesh.errors import MeshClosed, MeshError, NotANeighbour, PeerUnreachable, RemoteProtocolError
-from p2pmesh.events import DirectReceived, Payload
+from p2pmesh.errors import MeshClosed, MeshError, PeerUnreachable, RemoteProtocolError
+from p2pmesh.events import Payload
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId, short
+from p2pmesh.protocols.contacts import Contacts
 from p2pmesh.protocols.core import (
+    Answer,
+    Arrived,
+    CancelRoute,
     DropLink,
     Effect,
     Effects,
-    Emit,
     Forget,
     Input,
     Leave,
     LinkDown,
     LinkUp,
-    PeerGone,
-    PeersFound,
+    MeshSize,
     Received,
     RemotePeer,
     Reply,
+    Route,
     SendDirect,
     SendFrame,
+    Tell,
+    Unrouted,
+    Vicinity,
     WallClock,
 )
-from p2pmesh.protocols.seen import SeenTable
-from p2pmesh.protocols.timers import Backoff, Timers
-from p2pmesh.wire.messages import Direct, DirectAck, Message
-from p2pmesh.wire.payloads import Body, legacy_direct, pack, unpack
-
-REMEMBERED = 600.0
-"""Seconds that a direct message's id is remembered: far beyond what a sender's retries take."""
-
-
-@define(eq=False)
-class _Pending:
-    """A direct message of ours that its receiver has not acknowledged yet."""
-
-    call: int
-    message: Direct
-    size: int
-    attempts: int = 0
-
-
-@define(eq=False)
-class _Route:
-    """The way to one peer: as yet, a link."""
-
-    peer: RemotePeer
-    waiting: OrderedDict[int, Body] = field(factory=OrderedDict)
-    """Calls that wait for the window."""
-    flight: dict[str, _Pending] = field(factory=dict)
-    flight_bytes: int = 0
+from p2pmesh.protocols.directs import Directs, Repeat
+from p2pmesh.protocols.errands import Due, Errand, Errands
+from p2pmesh.protocols.inbox import Inbox
+from p2pmesh.protocols.letters import Letters, refusal_of
+from p2pmesh.protocols.packets import (
+    REQUESTS,
+    content,
+    flaw,
+    is_proven,
+    is_returned,
+    is_urgent,
+    signed,
+)
+from p2pmesh.protocols.relay import Allowance, Relay
+from p2pmesh.protocols.routes import RouteTable
+from p2pmesh.protocols.timers import Timers
+from p2pmesh.wire.codec import encode
+from p2pmesh.wire.messages import (
+    PROTOCOL_VERSION,
+    Direct,
+    DirectAck,
+    Packet,
+)
+from p2pmesh.wire.payloads import legacy_direct, pack
 
 
 @define
 class _Counts:
-    sent: int = 0
-    retried: int = 0
-    acked: int = 0
-    unreachable: int = 0
-    received: int = 0
-    duplicates: int = 0
+    """What became of packets that were nobody's."""
+
+    dropped_unproven: int = 0
+    bad_signature: int = 0
+    dropped_loop: int = 0
+    dropped_stranger: int = 0
     blamed: int = 0
 
 
 class RoutingCore:
-    """The direct messages of one peer."""
+    """The routes and direct messages of one peer."""
 
     def __init__(self, identity: Identity, config: MeshConfig, rng: random.Random, wall: WallClock) -> None:
+        self._identity = identity
         self._me = identity.peer_id
         self._config: RoutingConfig = config.routing
         self._max_payload = config.max_payload
-        self._most_known = config.topology.known_peers
-        # Both are said of a link, not of what it carries: what is queued is not lost.
-        self._window_bytes = config.broadcast.window_bytes
-        self._slowest_link = config.broadcast.slowest_link
         self._rng = rng
         self._wall = wall
-        self._backoff = Backoff(self._config.ack_timeout, REMEMBERED / 4)
-        self._routes: dict[PeerId, _Route] = {}
-        self._known: OrderedDict[PeerId, None] = OrderedDict()  # said to be in the mesh
-        self._seen: SeenTable[tuple[PeerId, str], None] = SeenTable(self._config.seen_ids)
-        self._pending = 0
-        self._timers: Timers[tuple[PeerId, str]] = Timers()
-        self._counts = _Counts()
-        self._left = False
+        self._timers: Timers[NamedTuple] = Timers()
         self._effects: Effects = []
+        self._left = False
+        self._table = RouteTable(self._me, self._config.least_hops)
+        self._relay = Relay(self._table, self._send, self._launch)
+        self._allowance = Allowance(self._config.relay_rate)
+        self._errands = Errands(config, rng, self._table, self._timers, self._send_own)
+        self._contacts = Contacts(identity, config.max_payload, self._config.remembered_routes)
+        letters = Letters(config, self._me, self._contacts, self._errands, self._new_id, self._wall_ms)
+        self._directs = letters.directs = Directs(config, rng, self._timers, letters, self._do, self._wall_ms)
+        self._inbox = Inbox(identity, config, rng, wall, self._contacts, self._do, self._respond)
+        self._counts = _Counts()
 
     # --- the contract -------------------------------------------------------------------------------------------------
 
     def handle(self, event: Input, now: float) -> Effects:
         """Take an input."""
         match event:
+            case Received(peer, Packet() as packet):
+                self._packet(peer, packet, now)
+            case Received(peer, Direct() as message):
+                link = self._directs.link_of(peer)
+                if link is not None:  # it may just have ended
+                    self._inbox.direct(link, message, now)
+            case Received(peer, DirectAck(id=message_id)):
+                self._directs.arrived(peer, message_id)
             case LinkUp(peer):
-                self._link_up(peer)
+                self._link_up(peer, now)
             case LinkDown(peer, reason):
-                self._link_down(peer, reason)
-            case Received(peer, message):
-                self._received(peer, message, now)
-            case PeersFound(peers):
-                self._found(peers)
-            case PeerGone(peer):
-                self._known.pop(peer, None)
+                self._link_down(peer, reason, now)
+            case Vicinity(peer, links):
+                self._table.told(peer, links)
+            case MeshSize(peers):
+                self._table.mesh_size = peers
+            case Route():
+                self._route(event, now)
+            case CancelRoute(owner, call):
+                self._errands.cancel_for((owner, call))
+            case Answer(way, message):
+                self._inbox.answer(way, message)
             case SendDirect(call, peer, payload):
-                self._send_direct(call, peer, payload, now)
+                self._send_direct(call, peer, payload)
             case Forget(call):
-                self._forget(call)
+                self._directs.forget(call)
             case Leave():
-                self._leave()
+                self._leave(now)
             case _:
                 pass  # for other cores
         return self._finish(now)
@@ -139,195 +158,209 @@ class RoutingCore:
 
     def expire(self, now: float) -> Effects:
         """Do what is due."""
-        for peer, message_id in self._timers.pop_due(now):
-            self._retry(self._routes[peer], message_id, now)
+        for due in self._timers.pop_due(now):
+            match due:
+                case Repeat() if self._directs.is_in_flight(due):
+                    self._directs.repeat(due, now)
+                case Due(packet_id) if self._errands.get(packet_id) is not None:
+                    self._errands.due(packet_id, now)
+                case _:
+                    pass  # what came before it has ended it
         return self._finish(now)
 
     def snapshot(self) -> Mapping[str, Any]:
+        inbox, directs = self._inbox, self._directs
         return {
-            **attrs.asdict(self._counts),
-            "pending": self._pending,
-            "waiting": sum(len(route.waiting) for route in self._routes.values()),
-            "known": len(self._known),
-            "seen_ids": len(self._seen),
-            "seen_ids_forgotten": self._seen.forgotten,
+            **attrs.asdict(directs.counts),
+            **attrs.asdict(inbox.counts),
+            "pending": directs.pending,
+            "waiting": directs.waiting,
+            "seen_ids": len(inbox.seen),
+            "seen_ids_forgotten": inbox.seen.forgotten,
+            "packets": {
+                **attrs.asdict(inbox.packets),
+                **attrs.asdict(self._counts),
+                **attrs.asdict(self._relay.counts),
+                **attrs.asdict(self._errands.counts),
+                "under_way": len(self._errands),
+                "heard_ids": len(inbox.heard),
+                "asked": len(inbox.asked),
+                "contacts": len(self._contacts),
+                "relays": len(self._table),
+                "hop_limit": self._table.hop_limit(),
+            },
         }
 
     def _finish(self, now: float) -> Effects:
-        for route in self._routes.values():
-            self._pump(route, now)
+        self._directs.pump(now)
         effects, self._effects = self._effects, []
         return effects
 
     def _do(self, effect: Effect) -> None:
         self._effects.append(effect)
 
-    # --- links and who is known ---------------------------------------------------------------------------------------
+    def _new_id(self) -> str:
+        return self._rng.randbytes(16).hex()
 
-    def _link_up(self, peer: RemotePeer) -> None:
-        self._link_down(peer.peer_id, "it was replaced by a new one")
-        self._routes[peer.peer_id] = _Route(peer)
+    def _wall_ms(self, now: float) -> int:
+        return int(self._wall(now) * 1000)
 
-    def _link_down(self, peer: PeerId, reason: str) -> None:
-        route = self._routes.pop(peer, None)
-        if route is None:
+    # --- links --------------------------------------------------------------------------------------------------------
+
+    def _link_up(self, peer: RemotePeer, now: float) -> None:
+        self._table.down(peer.peer_id)
+        self._table.up(peer)
+        self._directs.link_up(peer, now)
+        if peer.peer_id in self._table:
+            self._errands.link_up(peer.peer_id, now)
+
+    def _link_down(self, peer: PeerId, reason: str, now: float) -> None:
+        self._table.down(peer)
+        self._allowance.forget(peer)
+        self._errands.link_down(peer, now)
+        self._directs.link_down(peer, reason, now)
+
+    def _leave(self, now: float) -> None:
+        self._left = True
+        self._directs.fail_all("the mesh was left before the receiver acknowledged")
+        self._errands.fail_all("the mesh was left", now)
+
+    # --- what other cores ask for -------------------------------------------------------------------------------------
+
+    def _route(self, route: Route, now: float) -> None:
+        owner, call = route.owner, route.call
+        if self._left or (route.to == self._me and not route.nearest):
+            reason = "the mesh was left" if self._left else "that is this peer itself"
+            self._do(Tell(owner, Unrouted(call, reason)))
             return
-        self._known.pop(peer, None)  # it may have left altogether; who sees it will say so
-        self._cut_off(route, PeerUnreachable, f"the link to {short(peer)} closed before it acknowledged: {reason}")
+        packet = Packet(
+            id=self._new_id(),
+            kind="ask" if route.answered else "tell",
+            from_=self._me,
+            to=route.to,
+            nearest=route.nearest,
+            timestamp=self._wall_ms(now),
+            carry=encode(route.message),
+        )
 
-    def _cut_off(self, route: _Route, error: type[MeshError], reason: str) -> None:
-        """Fail all that is open, each call with an error of its own."""
-        for message_id in tuple(route.flight):
-            self._done(route, message_id, error(reason))
-        for call in route.waiting:
-            self._counts.unreachable += 1
-            self._do(Reply(call, error=error(reason)))
-        route.waiting.clear()
+        def on_arrival(response: Packet, hops: int, _now: float) -> None:
+            self._do(Tell(owner, self._outcome(route, response, hops)))
 
-    def _found(self, peers: Sequence[PeerId]) -> None:
-        for peer in peers:
-            self._known[peer] = None
-            self._known.move_to_end(peer)
-        while len(self._known) > self._most_known:
-            self._known.popitem(last=False)
+        def on_failure(reason: str, _now: float) -> None:
+            self._do(Tell(owner, Unrouted(call, reason)))
 
-    # --- messages of ours ---------------------------------------------------------------------------------------------
+        way = () if route.way is None else tuple(reversed(route.way.path[1:]))
+        errand = Errand(packet, now + route.timeout, on_arrival, on_failure, way=way, asker=(owner, call))
+        self._errands.start(errand, now)
 
-    def _send_direct(self, call: int, peer: PeerId, payload: Payload, now: float) -> None:
+    def _outcome(self, route: Route, response: Packet, hops: int) -> Arrived | Unrouted:
+        if response.kind == "ack" and not route.answered:
+            return Arrived(route.call, response.from_, hops)
+        if response.kind == "answer" and route.answered:
+            try:
+                answer = content(response.carry)
+            except RemoteProtocolError as error:
+                return Unrouted(route.call, f"a malformed answer from {short(response.from_)}: {error}")
+            if answer is not None:
+                return Arrived(route.call, response.from_, hops, answer)
+        return Unrouted(route.call, refusal_of(response))
+
+    # --- direct messages of ours --------------------------------------------------------------------------------------
+
+    def _send_direct(self, call: int, peer: PeerId, payload: Payload) -> None:
         try:
-            route = self._route_to(peer)
+            self._check_receiver(peer)
             body = pack(payload, self._max_payload)
         except MeshError as error:
             self._do(Reply(call, error=error))
             return
-        if route.peer.version == 0:
-            self._counts.sent += 1
+        link = self._directs.link_of(peer)
+        if link is not None and link.version == 0:
+            self._directs.counts.sent += 1
             self._do(SendFrame((peer,), Direct(payload=legacy_direct(body))))
             self._do(Reply(call))
             return
-        route.waiting[call] = body
+        self._directs.add(call, peer, body)
 
-    def _route_to(self, peer: PeerId) -> _Route:
+    def _check_receiver(self, peer: PeerId) -> None:
         if self._left:
             raise MeshClosed("the mesh was left")
         if peer == self._me:
             raise PeerUnreachable("that is this peer itself: send to another")
-        route = self._routes.get(peer)
-        if route is not None:
-            return route
-        self._counts.unreachable += 1
-        if peer in self._known:
-            raise NotANeighbour(f"{short(peer)} is in the mesh, but no link leads to it")
-        raise PeerUnreachable(f"no peer {short(peer)} is known: it has left, or was never in this mesh")
+        if self._directs.link_of(peer) is None and not self._table:
+            self._directs.counts.unreachable += 1
+            raise PeerUnreachable(f"no route to {short(peer)}: there is no link to anybody who could bring it")
 
-    def _pump(self, route: _Route, now: float) -> None:
-        """Let out what waits while there is room."""
-        while route.waiting and self._has_room(route, next(iter(route.waiting.values())).size):
-            call, body = route.waiting.popitem(last=False)
-            message = Direct(
-                id=self._rng.randbytes(16).hex(),
-                payload=body.payload,
-                encoding=body.encoding,
-                blob=body.blob,
-                timestamp=int(self._wall(now) * 1000),
-            )
-            route.flight[str(message.id)] = _Pending(call, message, body.size)
-            route.flight_bytes += body.size
-            self._pending += 1
-            self._counts.sent += 1
-            self._transmit(route, str(message.id), now)
+    # --- packets out --------------------------------------------------------------------------------------------------
 
-    def _has_room(self, route: _Route, size: int) -> bool:
-        if len(route.flight) >= self._config.window or self._pending >= self._config.pending:
-            return False
-        return not route.flight or route.flight_bytes + size <= self._window_bytes
+    def _send(self, peer: PeerId, packet: Packet) -> None:
+        self._do(SendFrame((peer,), packet, urgent=is_urgent(packet)))
 
-    def _transmit(self, route: _Route, message_id: str, now: float) -> None:
-        pending = route.flight[message_id]
-        pending.attempts += 1
-        wait = self._backoff.delay(pending.attempts, self._rng) + route.flight_bytes / self._slowest_link
-        self._timers.set((route.peer.peer_id, message_id), now + wait)
-        self._do(SendFrame((route.peer.peer_id,), pending.message))
+    def _send_own(self, peer: PeerId, packet: Packet) -> None:
+        """A packet of ours: with our signature, unless the link to its receiver says as much."""
+        is_theirs = peer == packet.to and not packet.nearest
+        self._send(peer, packet if is_theirs or packet.kind == "miss" else signed(packet, self._identity))
 
-    def _retry(self, route: _Route, message_id: str, now: float) -> None:
-        attempts = route.flight[message_id].attempts
-        if attempts > self._config.retries:
-            peer = short(route.peer.peer_id)
-            self._done(route, message_id, PeerUnreachable(f"{peer} has not acknowledged any of {attempts} attempts"))
-            return
-        self._counts.retried += 1
-        self._transmit(route, message_id, now)
+    def _respond(self, response: Packet, path: tuple[PeerId, ...]) -> None:
+        """A response goes back the way that its request came."""
+        self._launch(structs.replace(response, route=tuple(reversed(path[1:]))))
 
-    def _done(self, route: _Route, message_id: str, error: MeshError | None) -> None:
-        pending = self._drop(route, message_id)
-        if error is None:
-            self._counts.acked += 1
+    def _launch(self, packet: Packet) -> None:
+        """A packet of ours that nobody answers."""
+        ahead = self._table.along(packet.route, packet.to, ())
+        if ahead is None:
+            ahead = tuple(self._table.ranked(packet.to, ())[:1])
+            route = packet.route if ahead != (packet.to,) else ()
         else:
-            self._counts.unreachable += 1
-        self._do(Reply(pending.call, error=error))
+            route = ahead[1:] if ahead[0] != packet.to else ()
+        if ahead:
+            self._send_own(ahead[0], structs.replace(packet, hops=self._table.hop_limit(), route=route))
 
-    def _drop(self, route: _Route, message_id: str) -> _Pending:
-        pending = route.flight.pop(message_id)
-        route.flight_bytes -= pending.size
-        self._pending -= 1
-        self._timers.cancel((route.peer.peer_id, message_id))
-        return pending
+    # --- packets in ---------------------------------------------------------------------------------------------------
 
-    def _forget(self, call: int) -> None:
-        """Nobody waits any more: it is not sent, or not again."""
-        for route in self._routes.values():
-            route.waiting.pop(call, None)
-            for message_id in [key for key, pending in route.flight.items() if pending.call == call]:
-                self._drop(route, message_id)
-
-    def _leave(self) -> None:
-        self._left = True
-        for route in self._routes.values():
-            self._cut_off(route, MeshClosed, "the mesh was left before the receiver acknowledged")
-
-    # --- what neighbours send -----------------------------------------------------------------------------------------
-
-    def _received(self, peer: PeerId, message: Message, now: float) -> None:
-        route = self._routes.get(peer)
-        if route is None:
-            return  # its link has just ended
-        match message:
-            case Direct() if route.peer.version == 0:
-                self._deliver(route.peer, message, message.payload, now)
-            case Direct():
-                self._direct(route.peer, message, now)
-            case DirectAck(id=message_id) if message_id in route.flight:
-                self._done(route, message_id, None)
-            case _:
-                pass
-
-    def _direct(self, sender: RemotePeer, message: Direct, now: float) -> None:
-        if message.id is None:
-            self._blame(sender, "a direct message without an id")
+    def _packet(self, sender: PeerId, packet: Packet, now: float) -> None:
+        if self._left or sender not in self._table:
+            self._counts.dropped_stranger += 1
             return
-        key = (sender.peer_id, message.id)
-        if key in self._seen:
-            self._counts.duplicates += 1
-            self._ack(sender, message.id)
+        if not self._allowance.take(sender, now):
+            self._relay.counts.dropped_rate += 1
             return
-        try:
-            payload = unpack(message.payload, message.encoding, message.blob)
-        except RemoteProtocolError as error:
-            self._blame(sender, str(error))
+        reason = flaw(packet, sender, self._me)
+        if reason is not None:
+            self._counts.dropped_loop += 1
+            self._counts.blamed += 1
+            self._do(DropLink(sender, reason, blame=True))
             return
-        self._seen.add(key, None, now + REMEMBERED, now)
-        self._ack(sender, message.id)
-        self._deliver(sender, message, payload, now)
+        is_back = is_returned(packet, sender)
+        path = packet.path if is_back else (*packet.path, sender)
+        if is_back and packet.from_ == self._me:
+            self._errands.returned(packet, now)
+        elif self._relay.is_nearest(packet, path) if packet.nearest else packet.to == self._me:
+            self._arrived(packet, path, sender, now)
+        else:
+            self._relay.pass_on(packet, path)
 
-    def _deliver(self, sender: RemotePeer, message: Direct, payload: Payload, now: float) -> None:
-        self._counts.received += 1
-        timestamp = self._wall(now) if message.timestamp is None else message.timestamp / 1000
-        message_id = message.id or self._rng.randbytes(16).hex()
-        self._do(Emit(DirectReceived(sender.peer_id, payload, message_id, timestamp, sender.verified)))
+    def _arrived(self, packet: Packet, path: tuple[PeerId, ...], sender: PeerId, now: float) -> None:
+        if packet.kind == "miss":
+            self._errands.missed(packet.id, packet.attempt, now)
+            return
+        origin = self._origin(packet, path, sender)
+        if origin is None:
+            return
+        if packet.kind in REQUESTS:
+            self._inbox.request(packet, path, origin, now)
+        else:
+            self._errands.responded(packet, len(path), now)
 
-    def _ack(self, sender: RemotePeer, message_id: str) -> None:
-        self._do(SendFrame((sender.peer_id,), DirectAck(id=message_id), urgent=True))
-
-    def _blame(self, sender: RemotePeer, reason: str) -> None:
-        self._counts.blamed += 1
-        self._do(DropLink(sender.peer_id, reason, blame=True))
+    def _origin(self, packet: Packet, path: tuple[PeerId, ...], sender: PeerId) -> RemotePeer | None:
+        """Who a packet is from, proved by its signature, or by the link if it crossed no other; None if by nothing."""
+        link = self._directs.link_of(packet.from_)
+        if packet.signature is None and packet.key is None:
+            if link is not None and path == (sender,):
+                return link
+            self._counts.dropped_unproven += 1
+            return None
+        if not is_proven(packet):
+            self._counts.bad_signature += 1
+            return None
+        return link or RemotePeer(packet.from_, True, PROTOCOL_VERSION, packet.key)

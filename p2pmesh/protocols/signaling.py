@@ -2,15 +2,18 @@
 
 A mesh may use several signaling services at once; they are equal. A service is *down*, *joining* or *joined*. It is joined
 once it answers with `bootstrap_peers`, or has not refused for `join_grace`: the original's server answers nothing to the
-first peer. While we have fewer links than we want, joins are repeated, ever more rarely: each brings fresh peers and
-announces us again.
+first peer. While we have no link into the mesh, joins are repeated, ever more rarely: each brings fresh peers and
+announces us again. With one link the mesh itself is asked, and offers go through it (`p2pmesh.protocols.ways`), so that
+services are not needed any more; the topology may still ask for fresh peers.
 
 Offers and answers are signed on their way out and checked on their way in (`p2pmesh.protocols.handshake`), so all that
 the topology and the link layer see has been checked. A service is not trusted: what it forges may waste an attempt of
-ours, but never ends in a link to somebody else, and a false answer does not end an attempt.
+ours, but never ends in a link to somebody else, and a false answer does not end an attempt. What comes over a route was
+signed by its origin, who counts as the sender whatever else the message says.
 
-Takes: ServiceUp, ServiceDown, Signaled, LocalSignal, RejectOffer, AskForOffer, FindPeers, LinkUp, LinkDown, LinkLost, Leave.
-Gives: SendSignaling, ServiceRefused, FeedSignal,
+Takes: ServiceUp, ServiceDown, Signaled, Routed, Arrived, Unrouted, Received, LocalSignal, RejectOffer, AskForOffer,
+FindPeers, LinkUp, LinkDown, LinkLost, Leave.
+Gives: SendSignaling, ServiceRefused, FeedSignal, SendFrame(RelayFailure), Tell(ROUTING, Route | CancelRoute),
 Tell(TOPOLOGY, ServiceUp and ServiceDown (joined, and no more) | Offered | Rejected),
 Tell(TOPOLOGY and ROUTING, PeersFound | PeerGone),
 Emit(TransportUp | TransportDown | PeerFailed).
@@ -22,19 +25,15 @@ import random
 import re
 from collections import Counter
 from collections.abc import Mapping
-from enum import Enum
 from typing import Any, assert_never
 
-from attrs import define, frozen
-
 from p2pmesh.config import MeshConfig
-from p2pmesh.events import TransportDown, TransportUp
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.core import (
+    Arrived,
     AskForOffer,
     Effects,
-    Emit,
     FindPeers,
     Input,
     Leave,
@@ -44,62 +43,36 @@ from p2pmesh.protocols.core import (
     LocalSignal,
     PeerGone,
     PeersFound,
+    Received,
     Rejected,
     RejectOffer,
+    Routed,
+    SendFrame,
     SendSignaling,
     ServiceDown,
-    ServiceRefused,
     ServiceUp,
     Signaled,
     Subsystem,
     Tell,
+    Unrouted,
     WallClock,
 )
-from p2pmesh.protocols.handshake import sign_join
-from p2pmesh.protocols.introductions import Introductions, Recent
-from p2pmesh.protocols.timers import Backoff, Timers
+from p2pmesh.protocols.introductions import MAX_ALTERNATIVES, Introductions
+from p2pmesh.protocols.joining import Joining
+from p2pmesh.protocols.recent import Allowances, Recent
+from p2pmesh.protocols.timers import Timers
+from p2pmesh.protocols.ways import NOT_FOUND, ByMesh, ByService, Came, Kind, Letter, Ways
 from p2pmesh.wire import signaling as wire
-from p2pmesh.wire.messages import Signal
-
-REJOIN_FIRST = 5.0
-"""Seconds until a join is repeated while links are missing: longer than attempts usually take. The original's advice."""
+from p2pmesh.wire.messages import MAX_SIGNALS_IN_BATCH, LinkRejected, RelayBatch, RelayFailure, RelaySignal, Signal
 
 _NOT_FOUND = re.compile(r"Peer ([0-9a-f]{40}) not found")
 _REPLACED = "Another client joined with your ID"  # the original's server has texts only
 
 
-_ADVICE = {
-    "bad_join": "is its version of the protocol ours?",
-    "bad_token": "set MeshConfig.join_token to the token that it wants",
-    "clock_skew": "set this machine's clock",
-    "id_taken": "use another identity, or the one that this id belongs to",
-    "replaced": "give each running peer an identity of its own",
-    "full": "try again later, or another service",
-}
-"""What to do about a refusal, by its code."""
-
-
-class _Phase(Enum):
-    DOWN = "down"
-    JOINING = "joining"
-    JOINED = "joined"
-
-
-@define
-class _Service:
-    """A signaling service, as far as we know."""
-
-    phase: _Phase = _Phase.DOWN
-    told_up: bool | None = None
-    """What the application heard of it last."""
-    answered: bool = False
-    """Whether it answered our first join: the original's server may not."""
-
-
-@frozen
-class _Timer:
-    kind: str
-    transport: str = ""
+LOOP, TOO_LONG, NOT_FOR_YOU = "Relay loop detected", "Relay path too long", "Peer not connected"
+"""Reasons of `relay_failure`, in the original's words."""
+MOST_RELAYS = 3
+"""Peers of the original that a signal passes."""
 
 
 class SignalingCore:
@@ -109,16 +82,17 @@ class SignalingCore:
         self._identity = identity
         self._me = identity.peer_id
         self._config = config
-        self._rng = rng
         self._wall = wall
-        self._services: dict[str, _Service] = {}
-        self._timers = Timers[_Timer]()
-        self._links: dict[PeerId, None] = {}
-        self._rejoins = 0
-        self._last_join = -REJOIN_FIRST
-        self._routes = Recent[tuple[str, ...]](config.signaling.remembered_peers)
+        self._timers = Timers[PeerId]()
+        """Of batches of candidates."""
+        self._links: dict[PeerId, int] = {}
+        """Neighbours, with their versions."""
         self._counts = Counter[str]()
-        self._introductions = Introductions(identity, config, self._counts)
+        self._ways = Ways(config.signaling, self._counts, self._on_lost)
+        self._joining = Joining(identity, config, rng, wall, self._ways, self._counts)
+        self._introductions = Introductions(identity, config, self._ways, self._counts)
+        self._batches = Recent[list[Signal]](config.signaling.remembered_offers)
+        self._refusals = Allowances(config.max_peers, 1.0, 10.0)
         self._leaving = False
 
     # --- the contract of a core ---------------------------------------------------------------------------------------
@@ -128,155 +102,96 @@ class SignalingCore:
             return []
         match event:
             case ServiceUp():
-                return self._on_service_up(event.transport, now)
+                return self._joining.up(event.transport, now)
             case ServiceDown():
-                return self._on_service_down(event.transport, event.reason)
+                return self._joining.down(event.transport, event.reason)
             case Signaled():
                 return self._on_signaled(event.transport, event.message, now)
+            case Routed():
+                return self._on_routed(event, now)
+            case Arrived():
+                self._ways.arrived(event.call)
+                return []
+            case Unrouted():
+                return self._ways.unrouted(event.call, event.reason)
+            case Received():
+                return self._on_received(event, now)
             case LocalSignal():
-                return self._on_local_signal(event.peer, event.signal)
+                return self._on_local_signal(event.peer, event.signal, now)
             case RejectOffer():
                 return self._on_reject_offer(event)
             case AskForOffer():
-                ask = wire.SignalRejected(
-                    to=event.peer, from_=self._me, reason="initiator_conflict", correct_initiator=event.peer
-                )
-                return self._send(event.peer, ask)
+                return self._on_ask_for_offer(event.peer)
             case FindPeers():
-                self._timers.set(_Timer("refresh"), max(now, self._last_join + REJOIN_FIRST))
+                self._joining.refresh(now)
                 return []
-            case LinkUp():
-                self._links[event.peer.peer_id] = None
-                self._introductions.close(event.peer.peer_id)
-                if len(self._links) >= self._config.max_peers:
-                    self._timers.cancel(_Timer("rejoin"))
-                return []
-            case LinkDown():
-                self._links.pop(event.peer, None)
-                self._seek_peers_again(now)
-                return []
-            case LinkLost():
-                self._introductions.close(event.peer)
-                return []
+            case LinkUp() | LinkDown() | LinkLost():
+                return self._on_link(event, now)
             case Leave():
                 return self._on_leave()
             case _:
                 return []
 
     def next_deadline(self) -> float:
-        return self._timers.next_deadline()
+        return min(self._timers.next_deadline(), self._joining.next_deadline())
 
     def expire(self, now: float) -> Effects:
-        effects: Effects = []
-        for timer in self._timers.pop_due(now):
-            match timer.kind:
-                case "grace":
-                    effects += self._on_joined(timer.transport, now)
-                case "again":
-                    if not self._services[timer.transport].answered:
-                        effects += self._join(timer.transport, now)
-                case "refresh":
-                    effects += self._join_all(now)
-                case "rejoin":
-                    self._rejoins += 1
-                    effects += self._join_all(now)
-                    self._arm_rejoin(now)
-                case _:
-                    raise AssertionError(timer)
+        effects = self._joining.expire(now)
+        for peer in self._timers.pop_due(now):
+            effects += self._send_batch(peer, now)
         return effects
 
     def snapshot(self) -> Mapping[str, Any]:
         return {
-            "services": {name: service.phase.value for name, service in self._services.items()},
-            "remembered_peers": len(self._routes),
-            "own_offers": len(self._introductions.own),
-            "heard_offers": len(self._introductions.heard),
+            "services": self._joining.phases(),
+            **self._ways.snapshot(),
+            **self._introductions.snapshot(),
             **{name: self._counts[name] for name in sorted(self._counts)},
         }
-
-    # --- services -----------------------------------------------------------------------------------------------------
-
-    def _on_service_up(self, transport: str, now: float) -> Effects:
-        service = self._services.setdefault(transport, _Service())
-        service.phase = _Phase.JOINING
-        service.answered = False
-        self._timers.cancel(_Timer("again", transport))
-        self._timers.set(_Timer("grace", transport), now + self._config.signaling.join_grace)
-        return self._join(transport, now)
-
-    def _on_service_down(self, transport: str, reason: str) -> Effects:
-        service = self._services.setdefault(transport, _Service())
-        effects: Effects = []
-        if service.phase is _Phase.JOINED:
-            effects.append(Tell(Subsystem.TOPOLOGY, ServiceDown(transport, reason)))
-        if service.told_up is not False:
-            effects.append(Emit(TransportDown(transport, reason)))
-        service.phase, service.told_up = _Phase.DOWN, False
-        self._timers.cancel(_Timer("grace", transport))
-        self._timers.cancel(_Timer("again", transport))
-        return effects
-
-    def _on_joined(self, transport: str, now: float) -> Effects:
-        service = self._services[transport]
-        if service.phase is not _Phase.JOINING:
-            return []
-        service.phase = _Phase.JOINED
-        self._timers.cancel(_Timer("grace", transport))
-        if not service.answered:
-            # The first peer on the original's server hears nothing, and one whose older socket the server is about to
-            # forget is forgotten with it. Once more, then, as its peers advise.
-            self._timers.set(_Timer("again", transport), now + self._rng.uniform(0.5, 1.0))
-        self._seek_peers_again(now)
-        effects: Effects = [Tell(Subsystem.TOPOLOGY, ServiceUp(transport))]
-        if not service.told_up:
-            service.told_up = True
-            effects.append(Emit(TransportUp(transport)))
-        return effects
-
-    def _join(self, transport: str, now: float) -> Effects:
-        self._last_join = now
-        self._counts["joins"] += 1
-        wall_ms = int(self._wall(now) * 1000)
-        join = sign_join(self._identity, self._config.room, wall_ms, token=self._config.join_token)
-        return [SendSignaling(transport, join)]
-
-    def _join_all(self, now: float) -> Effects:
-        return [effect for name in self._joined() for effect in self._join(name, now)]
-
-    def _joined(self) -> list[str]:
-        return [name for name, service in self._services.items() if service.phase is _Phase.JOINED]
-
-    def _seek_peers_again(self, now: float) -> None:
-        self._rejoins = 0
-        self._arm_rejoin(now)
-
-    def _arm_rejoin(self, now: float) -> None:
-        if len(self._links) < self._config.max_peers and self._joined():
-            backoff = Backoff(REJOIN_FIRST, self._config.signaling.rejoin_every)
-            self._timers.set(_Timer("rejoin"), now + backoff.delay(self._rejoins + 1, self._rng))
 
     def _on_leave(self) -> Effects:
         self._leaving = True
         self._timers = Timers()
-        return [SendSignaling(name, wire.Leave(peer_id=self._me)) for name in self._joined()]
+        self._joining.end()
+        return [SendSignaling(name, wire.Leave(peer_id=self._me)) for name in self._ways.services]
+
+    # --- links --------------------------------------------------------------------------------------------------------
+
+    def _on_link(self, event: LinkUp | LinkDown | LinkLost, now: float) -> Effects:
+        match event:
+            case LinkUp():
+                peer = event.peer.peer_id
+                self._links[peer] = event.peer.version
+                self._ways.link_up(event.peer)
+                self._joining.seek(now, wanted=self._wants_services())
+                return [*self._ways.answered(peer), *self._introductions.close(peer)]
+            case LinkDown():
+                self._links.pop(event.peer, None)
+                self._ways.link_down(event.peer)
+                self._joining.seek(now, wanted=self._wants_services())
+                return []
+            case LinkLost():
+                return self._introductions.close(event.peer)
+
+    def _wants_services(self) -> bool:
+        """Whether links have to come by way of services: with one link into the mesh, the mesh itself can be asked."""
+        return not self._ways.into_mesh and len(self._links) < self._config.max_peers
 
     # --- from the services --------------------------------------------------------------------------------------------
 
     def _on_signaled(self, transport: str, message: wire.SignalingMessage, now: float) -> Effects:
-        service = self._services.get(transport)
-        if service is None or service.phase is _Phase.DOWN:
+        if not self._joining.is_open(transport):
             return self._ignore("after_down")
         match message:
             case wire.BootstrapPeers():
-                service.answered = True
                 found = tuple(known.id for known in message.peers)
-                return [*self._on_joined(transport, now), *self._found(transport, found, "bootstrap")]
+                return [*self._joining.answered(transport, now), *self._found(transport, found, "bootstrap")]
             case wire.PeerJoined():
                 return self._found(transport, (message.peer_id,), "joined")
             case wire.PeerLeft():
                 return self._on_peer_left(transport, message.peer_id)
             case wire.ServiceError():
-                return self._on_error(transport, service, message)
+                return self._on_error(transport, message)
             case wire.PeerSignal() | wire.PeerSignals() | wire.ConnectionRejected() | wire.SignalRejected():
                 return self._on_relayed(transport, message, now)
             case wire.Join() | wire.Leave():
@@ -287,40 +202,30 @@ class SignalingCore:
     def _found(self, transport: str, peers: tuple[PeerId, ...], source: str) -> Effects:
         others = tuple(peer for peer in peers if peer != self._me)
         for peer in others:
-            self._seen(peer, transport)
+            self._ways.seen(peer, transport)
         return _hint(PeersFound(others, source)) if others else []
 
     def _on_peer_left(self, transport: str, peer: PeerId) -> Effects:
         if peer == self._me:
             return self._ignore("from_ourselves")
-        left = self._unseen(peer, transport)
+        left = self._ways.unseen(peer, transport)
         return [] if left else _hint(PeerGone(peer))
 
-    def _on_error(self, transport: str, service: _Service, error: wire.ServiceError) -> Effects:
+    def _on_error(self, transport: str, error: wire.ServiceError) -> Effects:
         missing = _NOT_FOUND.search(error.message)
         code = error.code or ("not_found" if missing else "replaced" if _REPLACED in error.message else None)
         self._counts[f"error_{code}" if code in wire.ERROR_CODES else "error_other"] += 1
         if code == "not_found":
             peer = error.to or (PeerId(missing[1]) if missing else None)
             return [] if peer is None else self._on_not_found(transport, peer)
-        joining = service.phase is _Phase.JOINING
-        if code not in wire.JOIN_REFUSALS or not (joining or code in {"replaced", "id_taken"}):
-            return []
-        said = f" (it says {error.message!r:.200})" if error.message else ""
-        reason = f"{transport} refused us: {wire.ERROR_CODES[code]}; {_ADVICE[code]}{said}"
-        return [ServiceRefused(transport, reason), *self._on_service_down(transport, reason)]
+        return self._joining.failed(transport, code, error.message)
 
     def _on_not_found(self, transport: str, peer: PeerId) -> Effects:
         """The peer of an offer is not on this service: it may be on another."""
-        self._unseen(peer, transport)
-        own = self._introductions.own.get(peer)
-        if own is not None and own.answered_by is None:
-            other = self._way_to(peer, without=own.tried)
-            if other is not None:
-                own.tried.append(other)
-                return [SendSignaling(other, wire.PeerSignal(to=peer, from_=self._me, signal=own.signed))]
-        self._introductions.close(peer)
-        return [Tell(Subsystem.TOPOLOGY, Rejected(peer, "not found"))]
+        effects = self._ways.not_found(peer, transport)
+        if effects is not None or self._introductions.answering(peer):
+            return effects or []
+        return [*self._introductions.close(peer), Tell(Subsystem.TOPOLOGY, Rejected(peer, NOT_FOUND))]
 
     # --- from other peers, by way of a service ------------------------------------------------------------------------
 
@@ -337,74 +242,116 @@ class SignalingCore:
             return self._ignore("from_ourselves")
         if message.to not in {None, self._me}:
             return self._ignore("for_others")
-        self._seen(sender, transport)
-        effects = self._on_joined(transport, now)  # a service brings nothing to those whom it has not let in
+        self._ways.seen(sender, transport)
+        came = ByService(transport)
+        effects = self._joining.joined(transport, now)  # a service brings nothing to those whom it has not let in
         match message:
             case wire.PeerSignal():
-                return [*effects, *self._hear(transport, sender, message.signal, now)]
+                return [*effects, *self._hear(came, sender, message.signal, now)]
             case wire.PeerSignals():
                 for signal in message.signals:
-                    effects += self._hear(transport, sender, signal, now)
+                    effects += self._hear(came, sender, signal, now)
                 return effects
             case wire.ConnectionRejected():
-                alternatives = tuple(peer for peer in message.alternative_peers or () if peer != self._me)
-                self._introductions.close(sender)
-                return [*effects, Tell(Subsystem.TOPOLOGY, Rejected(sender, message.reason, alternatives))]
+                rejected = Rejected(sender, message.reason, message.alternative_peers or ())
+                return effects + self._introductions.hear_rejection(came, rejected, message.about)
             case wire.SignalRejected():
-                self._introductions.close(sender)
                 instead = message.correct_initiator == self._me
-                reason = message.reason or "initiator_conflict"
-                return [*effects, Tell(Subsystem.TOPOLOGY, Rejected(sender, reason, offer_instead=instead))]
+                rejected = Rejected(sender, message.reason or "initiator_conflict", offer_instead=instead)
+                return effects + self._introductions.hear_rejection(came, rejected, None)
             case _:
                 assert_never(message)
 
-    def _hear(self, transport: str, sender: PeerId, signal: Signal, now: float) -> Effects:
-        return self._introductions.hear(transport, sender, signal, now, linked=sender in self._links)
+    # --- from other peers, through the mesh ---------------------------------------------------------------------------
+
+    def _on_routed(self, event: Routed, now: float) -> Effects:
+        sender, came = event.peer.peer_id, ByMesh(event.way)
+        if sender == self._me:
+            return self._ignore("from_ourselves")
+        if not event.peer.verified and not self._config.links.allow_unverified:
+            return self._ignore("unverified_origins")
+        match event.message:
+            case RelaySignal(from_=named) | RelayBatch(from_=named) if named != sender:
+                return self._ignore("in_others_names")
+            case RelaySignal(to=receiver) if receiver != self._me:
+                return self._ignore("for_others")
+            case RelaySignal(signal=signal):
+                return self._hear(came, sender, signal, now)
+            case RelayBatch(signals=signals):
+                return [effect for signal in signals for effect in self._hear(came, sender, signal, now)]
+            case LinkRejected() as rejected:
+                said = Rejected(sender, rejected.reason, rejected.alternative_peers)
+                return self._introductions.hear_rejection(came, said, rejected.about)
+            case _:
+                return self._ignore("unexpected")
+
+    def _on_received(self, event: Received, now: float) -> Effects:
+        """Something that should have come over a route came from a neighbour, as the original's peers send it."""
+        match event.message:
+            case LinkRejected(alternative_peers=peers):
+                others = tuple(peer for peer in peers if peer != self._me)[:MAX_ALTERNATIVES]
+                return _hint(PeersFound(others, "rejection")) if others else []
+            case RelaySignal() as relayed if self._links.get(event.peer) == 0:
+                self._counts["relays_refused"] += 1
+                if not self._refusals.take(event.peer, now):
+                    return []
+                wall_ms = int(self._wall(now) * 1000)
+                return [SendFrame((event.peer,), _refusal(relayed, event.peer, self._me, wall_ms))]
+            case _:
+                return self._ignore("unrouted")
+
+    def _hear(self, came: Came, sender: PeerId, signal: Signal, now: float) -> Effects:
+        return self._introductions.hear(came, sender, signal, now, linked=sender in self._links)
 
     # --- to other peers -----------------------------------------------------------------------------------------------
 
-    def _on_local_signal(self, peer: PeerId, signal: Signal) -> Effects:
-        transport = self._way_to(peer)
-        if transport is None:
-            self._counts["unsendable"] += 1
-            return [Tell(Subsystem.TOPOLOGY, Rejected(peer, "no signaling service is up"))]
-        signed = self._introductions.sign(peer, signal, transport, len(self._links))
-        if signed is None:
-            return [Tell(Subsystem.TOPOLOGY, Rejected(peer, "its offer is no longer known"))]
-        return [SendSignaling(transport, wire.PeerSignal(to=peer, from_=self._me, signal=signed))]
+    def _on_local_signal(self, peer: PeerId, signal: Signal, now: float) -> Effects:
+        match signal.type:
+            case "offer":
+                return self._ways.send(self._introductions.offer(peer, signal, len(self._links)))
+            case "answer":
+                letter = self._introductions.answer(peer, signal)
+                if letter is None:
+                    return [Tell(Subsystem.TOPOLOGY, Rejected(peer, "its offer is no longer known"))]
+                return self._ways.send(letter)
+            case "candidate":
+                return self._on_local_candidate(peer, signal, now)
+            case _:
+                return self._ignore("own_signals")
+
+    def _on_local_candidate(self, peer: PeerId, candidate: Signal, now: float) -> Effects:
+        """Candidates come in swarms: they wait for each other a little, and travel together."""
+        batch = self._batches.get(peer)
+        if batch is None:
+            batch = []
+            self._batches.put(peer, batch)
+            self._timers.set(peer, now + self._config.signaling.batch_delay)
+        batch.append(candidate)
+        enough = min(self._config.signaling.batch_size, MAX_SIGNALS_IN_BATCH)
+        return self._send_batch(peer, now) if len(batch) >= enough else []
+
+    def _send_batch(self, peer: PeerId, now: float) -> Effects:
+        self._timers.cancel(peer)
+        batch = self._batches.pop(peer)
+        letter = self._introductions.candidates(peer, tuple(batch or ()), int(self._wall(now) * 1000))
+        if not batch or letter is None:
+            return self._ignore("late_candidates")
+        self._counts["batched"] += len(batch)
+        return self._ways.send(letter)
 
     def _on_reject_offer(self, event: RejectOffer) -> Effects:
-        self._introductions.close(event.peer)
-        self._counts["offers_rejected"] += 1
-        return self._send(event.peer, self._introductions.rejection(event.peer, event.reason, event.alternatives))
+        letter = self._introductions.rejection(event.peer, event.reason, event.alternatives)
+        return [*self._introductions.close(event.peer), *self._ways.send(letter)]
 
-    def _send(self, peer: PeerId, message: wire.SignalingMessage) -> Effects:
-        transport = self._way_to(peer)
-        if transport is None:
-            self._counts["unsendable"] += 1
-            return []
-        return [SendSignaling(transport, message)]
+    def _on_ask_for_offer(self, peer: PeerId) -> Effects:
+        ask = wire.SignalRejected(to=peer, from_=self._me, reason="initiator_conflict", correct_initiator=peer)
+        return self._ways.send_served(peer, ask)
 
-    def _way_to(self, peer: PeerId, without: list[str] | None = None) -> str | None:
-        """The service on which the peer was seen last, else any: it may be there unseen."""
-        joined = [name for name in self._joined() if name not in (without or ())]
-        seen = [name for name in reversed(self._routes.get(peer) or ()) if name in joined]
-        return next(iter((*seen, *joined)), None)
-
-    # --- memory -------------------------------------------------------------------------------------------------------
-
-    def _seen(self, peer: PeerId, transport: str) -> None:
-        others = tuple(name for name in self._routes.get(peer) or () if name != transport)
-        self._routes.put(peer, (*others, transport))
-
-    def _unseen(self, peer: PeerId, transport: str) -> tuple[str, ...]:
-        """Forget that the peer was on this service; gives those that are left."""
-        left = tuple(name for name in self._routes.get(peer) or () if name != transport)
-        if left:
-            self._routes.put(peer, left)
-        else:
-            self._routes.pop(peer)
-        return left
+    def _on_lost(self, letter: Letter, reason: str) -> Effects:
+        """No way is left for an offer or answer of ours."""
+        if letter.kind is Kind.OFFER and self._introductions.answering(letter.to):
+            return []  # its own offer has come: if we have taken that up, what became of ours does not matter
+        return [*self._introductions.close(letter.to), Tell(Subsystem.TOPOLOGY, Rejected(letter.to, reason))]
 
     def _ignore(self, why: str) -> Effects:
         self._counts[f"ignored_{why}"] += 1
@@ -414,3 +361,10 @@ class SignalingCore:
 def _hint(hint: PeersFound | PeerGone) -> Effects:
     """Who is there concerns those who link and those who route."""
     return [Tell(Subsystem.TOPOLOGY, hint), Tell(Subsystem.ROUTING, hint)]
+
+
+def _refusal(relayed: RelaySignal, sender: PeerId, me: PeerId, wall_ms: int) -> RelayFailure:
+    """What tells a peer of the original that we relay nothing for it: its peers would throw away what we pass on."""
+    path = relayed.relay_path
+    reason = LOOP if me in path else TOO_LONG if len(path) >= MOST_RELAYS else NOT_FOR_YOU
+    return RelayFailure(from_=me, to=sender, target_peer=relayed.to, reason=reason, timestamp=wall_ms)

@@ -15,7 +15,7 @@ from attrs import define
 
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.core import Offered
-from p2pmesh.protocols.known import ring_neighbours
+from p2pmesh.protocols.ring import nearness, ring_neighbours
 from p2pmesh.protocols.timers import Backoff
 
 
@@ -53,6 +53,16 @@ class Slot:
     made_room: bool = False
     """Another link was given up for this attempt."""
     version: int = 0
+    leaf: bool = False
+    """The peer is no part of the ring."""
+    vacant: bool = False
+    """The peer has slots free, as it says."""
+    spare: bool = False
+    """The link was one of the ring, which is closed without it."""
+    for_bridge: bool = False
+    """It leads to another island, or did."""
+    replaced: bool = False
+    """Their offer came while one of ours was under way, whose end may still be reported."""
     farewell: str | None = None
     """Why the link ends, where we know better than the link layer."""
     heir: Heir | None = None
@@ -90,6 +100,15 @@ class Slots:
     def items(self) -> ItemsView[PeerId, Slot]:
         return self._slots.items()
 
+    def state(self, peer: PeerId) -> State | None:
+        slot = self._slots.get(peer)
+        return None if slot is None else slot.state
+
+    def since(self, peer: PeerId) -> float:
+        """Since when its slot is in the state that it is in."""
+        slot = self._slots.get(peer)
+        return math.inf if slot is None else slot.since
+
     def free(self) -> int:
         """Slots that nothing takes; below 0 if a link opened that had none."""
         return self._limit - len(self._slots)
@@ -103,12 +122,31 @@ class Slots:
         heirs = [heir_id(slot.heir) for slot in self._slots.values() if slot.heir is not None]
         return [*self.are(State.OPEN, *ATTEMPTS), *heirs]
 
+    def guests(self) -> list[PeerId]:
+        """Peers that are no part of the ring."""
+        return [peer for peer, slot in self._slots.items() if slot.leaf]
+
+    def closing(self) -> PeerId | None:
+        """A peer whose slot gets free soon, without an heir."""
+        for peer, slot in self._slots.items():
+            if slot.state is State.CLOSING and slot.heir is None:
+                return peer
+        return None
+
     def due_to(self, peer: PeerId) -> Slot | None:
         """The slot that this peer is the heir of."""
         for slot in self._slots.values():
             if slot.heir is not None and heir_id(slot.heir) == peer:
                 return slot
         return None
+
+    def on_ring(self) -> list[PeerId]:
+        """Peers that we have, attempt, or are about to attempt, and that are part of the ring."""
+        held = [peer for peer, slot in self._slots.items() if slot.state is not State.CLOSING and not slot.leaf]
+        return held + [heir_id(slot.heir) for slot in self._slots.values() if slot.heir is not None]
+
+    def _open_on_ring(self) -> list[PeerId]:
+        return [peer for peer, slot in self._slots.items() if slot.state is State.OPEN and not slot.leaf]
 
     def ring(self, *newcomers: PeerId) -> tuple[PeerId, ...]:
         """Those of the held peers and `newcomers` whose links keep the mesh one: our neighbours on the ring.
@@ -117,17 +155,58 @@ class Slots:
         """
         if self._limit < 2:
             return tuple(self.are(State.OPEN))
-        return ring_neighbours(self._me, [*self.held(), *newcomers])
+        return ring_neighbours(self._me, [*self.on_ring(), *newcomers])
 
-    def expendable(self, ring: Collection[PeerId]) -> list[PeerId]:
-        """Slots that may be given up while those of `ring` stay, the least useful first: attempts, then the youngest links."""
-        order = {State.DIALING: 0, State.ANSWERING: 1, State.OPEN: 2}
-        found = [
-            (order[slot.state], -slot.since, peer)
-            for peer, slot in self._slots.items()
-            if slot.state in order and not slot.pinned and peer not in ring
+    def ring_at_hand(self, *newcomers: PeerId) -> tuple[PeerId, ...]:
+        """As `ring`, but without those that we only dial: they may not be there, and an offer proves that its maker is."""
+        if self._limit < 2:
+            return self.ring()
+        there = [
+            peer for peer, slot in self._slots.items() if slot.state in (State.OPEN, State.ANSWERING) and not slot.leaf
         ]
+        heirs = [slot.heir.peer.peer_id for slot in self._slots.values() if isinstance(slot.heir, Offered)]
+        return ring_neighbours(self._me, [*there, *heirs, *newcomers])
+
+    def kept_for_ring(self) -> int:
+        """Slots to be left for neighbours on the ring that we lack."""
+        return 0 if self._limit < 2 else max(0, 2 - len(ring_neighbours(self._me, self.on_ring())))
+
+    def expendable(self, ring: Collection[PeerId], *, uncertain: bool = False) -> list[PeerId]:
+        """Slots that may be given up while those of `ring` stay, the least useful first.
+
+        That is: attempts; links that were of the ring and are not any more; long links, the longest first, since the
+        shorter ones are what is rarer; guests at last, for whom this may be the only link. While it is `uncertain` that
+        there will be a link to who comes into the ring, who is next to us now is kept, if there are others.
+        """
+        were_next = self.ring()
+        kept = ring_neighbours(self._me, self._open_on_ring()) if uncertain and self._limit > 2 else ()
+        found = []
+        for peer, slot in self._slots.items():
+            if slot.state is State.CLOSING or slot.pinned or peer in ring or peer in kept:
+                continue
+            found.append((_worth(slot, was_next=peer in were_next), -nearness(self._me, peer), peer))
         return [peer for _, _, peer in sorted(found)]
+
+    def far(self, settled: float) -> list[PeerId]:
+        """Long links opened before `settled` that may be given up, the longest first."""
+        ring = self.ring()
+        return [
+            peer
+            for peer in self.expendable(ring)
+            if (slot := self._slots[peer]).state is State.OPEN and not slot.leaf and slot.since <= settled
+        ]
+
+
+def _worth(slot: Slot, *, was_next: bool) -> int:
+    match slot.state:
+        case State.DIALING:
+            return 0
+        case State.ANSWERING:
+            return 1
+        case _ if slot.leaf:
+            return 4
+        case _:
+            return 2 if slot.spare or was_next else 3
 
 
 @define

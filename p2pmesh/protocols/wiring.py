@@ -40,8 +40,11 @@ from p2pmesh.protocols.routing import RoutingCore
 from p2pmesh.protocols.signaling import SignalingCore
 from p2pmesh.protocols.topology import TopologyCore
 from p2pmesh.wire.messages import (
+    ContactReply,
+    ContactRequest,
     Direct,
     DirectAck,
+    FindSuccessor,
     Goodbye,
     Gossip,
     GossipAck,
@@ -52,11 +55,15 @@ from p2pmesh.wire.messages import (
     KademliaRpc,
     LinkRejected,
     Message,
+    Neighbours,
+    Packet,
     ReconnectionData,
     RelayAck,
     RelayBatch,
     RelayFailure,
     RelaySignal,
+    Stabilise,
+    SuccessorFound,
 )
 
 EVERYBODY = tuple(Subsystem)
@@ -90,9 +97,16 @@ OWNERS: Mapping[type[Message], Subsystem | None] = {
     GossipReceiptAck: Subsystem.RECEIPTS,
     Direct: Subsystem.ROUTING,
     DirectAck: Subsystem.ROUTING,
+    Packet: Subsystem.ROUTING,
+    ContactRequest: None,  # these two come inside packets only
+    ContactReply: None,
     ReconnectionData: Subsystem.TOPOLOGY,
     Goodbye: Subsystem.TOPOLOGY,
-    LinkRejected: Subsystem.TOPOLOGY,
+    LinkRejected: Subsystem.SIGNALING,
+    Neighbours: Subsystem.CHORD,
+    Stabilise: Subsystem.CHORD,
+    FindSuccessor: Subsystem.CHORD,
+    SuccessorFound: Subsystem.CHORD,
     RelaySignal: Subsystem.SIGNALING,
     RelayAck: None,
     RelayFailure: None,

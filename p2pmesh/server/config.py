@@ -34,6 +34,9 @@ class ServerConfig:
 
     bootstrap_peers: int = _number(5, low=0, high=MAX_BOOTSTRAP - 2)
     """Nearest peers by XOR that a joiner is told of, its two ring neighbours aside; as the original."""
+    announced_to: int = _number(3, low=0)
+    """Peers of ours that are told of a joiner of ours: its ring neighbours, who make room for it, and the nearest by XOR, in
+    case one of these is gone. Once it has one link it finds all others through the mesh."""
     join_token: str | None = field(default=None, repr=False)
     """What a join must show in its `token` field; None lets everybody in."""
 

@@ -9,6 +9,8 @@ It speaks the original server's messages, so that the original's clients work ag
 - A join costs a number of messages that does not grow with the room: the joiner is told of the `bootstrap_peers` nearest
   to it by XOR (Kademlia: Maymounkov and Mazieres 2002) and of its two neighbours on the ring (Chord: Stoica et al. 2001),
   and only these are told of the joiner. Who was told of a peer (also by a message relayed from it) is told when it leaves.
+- Joins with a `version` come from peers that find each other through their mesh: of these, fewer are told (`announced_to`),
+  and who was only listed to them is not told of again. The original's clients, on either side, hear what they always do.
 - A join with a `version` is always answered; one without is answered as the original does, only if somebody is there.
 - `from` is stamped on everything that is relayed, on Kademlia messages too.
 - Nothing is relayed before a join (the original relays it with `from: null`), and nothing without `to`: both are errors.
@@ -82,6 +84,8 @@ class _Client:
     room: Room | None = None
     peer: PeerId = _NOBODY
     proven: bool = False
+    original: bool = True
+    """Whether its joins have no version: it depends on this server for all its links."""
     audience: OrderedDict[int, None] = field(factory=OrderedDict)
     """Clients that were told of `peer`; some may be gone."""
 
@@ -286,7 +290,8 @@ class Presence:
             self._remember(name, join.peer_id, join.timestamp)
         self._deadlines.cancel(client.number)
         self._counts["joins"] += 1
-        self._introduce(client, self._rooms[name], answer=join.version is not None)
+        client.original = join.version is None
+        self._introduce(client, self._rooms[name])
 
     def _remember(self, room: str, peer: PeerId, timestamp: int) -> None:
         """No join signed before this one is taken any more. A forgotten one leaves its owner able to take the id back."""
@@ -303,18 +308,21 @@ class Presence:
         self._error(holder.number, Refusal("replaced", "Another client joined with your ID."))
         self._close(holder, CLOSE_POLICY, "replaced")
 
-    def _introduce(self, client: _Client, room: Room, *, answer: bool) -> None:
-        """Tell a joiner of its neighbours, and these of it."""
+    def _introduce(self, client: _Client, room: Room) -> None:
+        """Tell a joiner of its neighbours, and those that need it of the joiner."""
         peers = room.neighbours(client.peer, self._config.bootstrap_peers)
-        if peers or answer:
+        if peers or not client.original:
             known = tuple(KnownPeer(id=peer) for peer in peers)
             self._send(client.number, BootstrapPeers(peers=known))
         told = _encode(PeerJoined(peer_id=client.peer))
+        closest = dict.fromkeys((*room.ring(client.peer), *peers))
+        announced = set(tuple(closest)[: self._config.announced_to])
         for peer in peers:
             neighbour = self._clients[room.holder(peer)]
-            self._orders.append(Send(neighbour.number, told))
-            self._meet(client, neighbour.number)
-            self._meet(neighbour, client.number)
+            if client.original or neighbour.original or peer in announced:
+                self._orders.append(Send(neighbour.number, told))
+                self._meet(client, neighbour.number)
+                self._meet(neighbour, client.number)
 
     def _meet(self, peer: _Client, other: int) -> None:
         """`other` is being told of `peer`: remember to tell it when `peer` leaves."""

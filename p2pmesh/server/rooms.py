@@ -48,6 +48,10 @@ class Room:
         found += self._ring(key)
         return [PeerId(f"{other:0{ID_DIGITS}x}") for other in dict.fromkeys(found)]
 
+    def ring(self, peer: PeerId) -> list[PeerId]:
+        """The members next to `peer` on the ring: its successor and its predecessor, which may be the same one."""
+        return [PeerId(f"{other:0{ID_DIGITS}x}") for other in self._ring(int(peer, 16))]
+
     def _nearest(self, key: int, count: int) -> list[int]:
         found: list[int] = []
         ranges = [(0, len(self._keys))]

@@ -10,8 +10,10 @@ Two rungs, one and the same protocol cores:
 `docs/simulation.md` shows both.
 """
 
+from p2pmesh.simulation.assembly import assemble
 from p2pmesh.simulation.bare import BareNetwork, Cut, InvariantViolated, Violation
 from p2pmesh.simulation.bare_node import BareNode
+from p2pmesh.simulation.calls import Call, Sending
 from p2pmesh.simulation.conditioner import Conditions, Constant, LogNormal, Measured, Uniform
 from p2pmesh.simulation.faults import (
     Bad,
@@ -26,10 +28,12 @@ from p2pmesh.simulation.faults import (
     Partition,
     Restart,
 )
+from p2pmesh.simulation.graph import Graph, Hops
 from p2pmesh.simulation.havoc import Havoc
 from p2pmesh.simulation.hostile import Hostility
 from p2pmesh.simulation.ledger import Broadcast
 from p2pmesh.simulation.meshes import World, simulated_meshes
+from p2pmesh.simulation.meter import Reading, read_meter
 from p2pmesh.simulation.network import NEARBY, SimDialer, SimNetwork
 from p2pmesh.simulation.report import Picture, Report
 from p2pmesh.simulation.scenario import SCENARIOS, Run, Scenario, load_scenario, parse_scenario, run
@@ -42,6 +46,7 @@ __all__ = [
     "BareNetwork",
     "BareNode",
     "Broadcast",
+    "Call",
     "Churn",
     "Conditions",
     "Constant",
@@ -49,7 +54,9 @@ __all__ = [
     "Cut",
     "FaultPlan",
     "Freeze",
+    "Graph",
     "Havoc",
+    "Hops",
     "Hostile",
     "Hostility",
     "InvariantViolated",
@@ -60,17 +67,21 @@ __all__ = [
     "Outage",
     "Partition",
     "Picture",
+    "Reading",
     "Report",
     "Restart",
     "Run",
     "Scenario",
+    "Sending",
     "SimDialer",
     "SimNetwork",
     "Uniform",
     "Violation",
     "World",
+    "assemble",
     "load_scenario",
     "parse_scenario",
+    "read_meter",
     "run",
     "simulate",
     "simulated_meshes",

@@ -29,12 +29,14 @@ from attrs import frozen
 from p2pmesh.config import MeshConfig
 from p2pmesh.events import Event, Payload
 from p2pmesh.identity import Identity, SignatureMemo
-from p2pmesh.protocols.core import Publish, Reply, WallClock
+from p2pmesh.keyspace import PeerId
+from p2pmesh.protocols.core import DhtFindNode, DhtGet, DhtPut, Publish, Reply, WallClock
 from p2pmesh.server.config import ServerConfig
 from p2pmesh.simulation.bare_links import Attempt, End
 from p2pmesh.simulation.bare_node import BareNode
 from p2pmesh.simulation.bare_service import BareService
 from p2pmesh.simulation.calendar import Action, Calendar
+from p2pmesh.simulation.calls import Call, Calls, Sending
 from p2pmesh.simulation.conditioner import Conditions, Path, luck_of
 from p2pmesh.simulation.hostile import EVERY, Hostility
 from p2pmesh.simulation.ledger import Broadcast, Ledger
@@ -98,6 +100,7 @@ class BareNetwork:
       nodes: every peer that ever was, by number.
       service: the signaling service.
       ledger: the books on broadcasts.
+      calls: the books on direct messages and other calls.
       traffic: the books on frames.
       trace: what happened.
       listeners: called with each event that a peer emits to its application.
@@ -160,7 +163,7 @@ class BareNetwork:
         self.encode_frames = encode_frames
         self._identities = random.Random(f"identities {seed}")
         self._memo = SignatureMemo()
-        self._last_call = 0
+        self.calls: Calls = Calls(self)
         server = server or ServerConfig(max_clients=MOST_PEERS, clients_per_room=MOST_PEERS)
         self.service: BareService = BareService(
             self, server, self.seeded(self.rng.getrandbits(64)), lambda now: EPOCH + now
@@ -176,8 +179,9 @@ class BareNetwork:
         clock_offset: float = 0.0,
         nat: Nat = "open",
         hostile: Hostility | None = None,
+        joins: bool = True,
     ) -> BareNode:
-        """Start a peer; it joins by way of the service."""
+        """Start a peer; it joins by way of the service, unless somebody else sees to that."""
         identity = identity or Identity.from_seed(self._identities.randbytes(32))
         number = len(self.nodes)
         seed = self.rng.getrandbits(64)
@@ -186,7 +190,8 @@ class BareNetwork:
         if nat != "open":
             self.nats[number] = nat
         self.mark(Mark.JOIN, number, -1)
-        self.service.dial(node)
+        if joins:
+            self.service.dial(node)
         if hostile is not None:
             self.turn_hostile(node, hostile)
         return node
@@ -195,12 +200,28 @@ class BareNetwork:
         self, node: BareNode, payload: Payload = "", *, topic: str = "sim", ttl: float | None = None
     ) -> Broadcast:
         """Let a peer's application broadcast, now."""
-        self._last_call += 1
+        call = self.calls.next_number()
         lives = node.config.broadcast.ttl if ttl is None else ttl
         broadcast = Broadcast(node.number, self.now, self.now + lives)
-        self.ledger.called(self._last_call, broadcast)
-        self.after(0.0, self._publish, node, Publish(self._last_call, topic, payload, ttl))
+        self.ledger.called(call, broadcast)
+        self.after(0.0, self._publish, node, Publish(call, topic, payload, ttl))
         return broadcast
+
+    def send(self, node: BareNode, to: PeerId, payload: Payload = "") -> Sending:
+        """Let a peer's application send a direct message, now; without a payload, one of its own."""
+        return self.calls.send(node, to, f"message {len(self.calls.sendings)}" if payload == "" else payload)
+
+    def put(self, node: BareNode, key: str, value: Payload, *, ttl: float | None = None) -> Call:
+        """Let a peer's application put a value into the DHT, now."""
+        return self.calls.make(node, lambda call: DhtPut(call, key, value, ttl))
+
+    def get(self, node: BareNode, key: str, *, publisher: PeerId | None = None) -> Call:
+        """Let a peer's application look for a value in the DHT, now."""
+        return self.calls.make(node, lambda call: DhtGet(call, key, publisher))
+
+    def find_node(self, node: BareNode, target: PeerId) -> Call:
+        """Let a peer's application look for the peers nearest to an id, now."""
+        return self.calls.make(node, lambda call: DhtFindNode(call, target))
 
     def run(self, seconds: float) -> None:
         """Let so much time pass."""
@@ -345,7 +366,8 @@ class BareNetwork:
     def replied(self, node: BareNode, reply: Reply) -> None:
         """A call of a peer's application returns."""
         del node
-        self.ledger.replied(reply)
+        if not self.calls.replied(reply):
+            self.ledger.replied(reply)
 
     def mark(self, kind: Mark, a: int, b: int, detail: str | float = 0) -> None:
         """Note an event in the trace."""

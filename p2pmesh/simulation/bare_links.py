@@ -22,7 +22,7 @@ from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.core import LinkDown, LinkLost, LinkUp, LocalSignal, RemotePeer
 from p2pmesh.simulation.conditioner import Break, Path
 from p2pmesh.simulation.trace import Mark
-from p2pmesh.wire.messages import Message, Signal
+from p2pmesh.wire.messages import PROTOCOL_VERSION, Message, Signal
 
 if TYPE_CHECKING:
     from p2pmesh.simulation.bare import BareNetwork
@@ -341,18 +341,34 @@ class BareLinks:
             return
         attempt.done = True
         self.attempts.pop(attempt.peer, None)
+        assert attempt.remote is not None  # noqa: S101  # an attempt that connects has its answer
+        self._up(end, attempt.remote)
+
+    def _up(self, end: End, remote: RemotePeer) -> None:
+        """This end is open."""
         self.ends[end.peer] = end
         self.check_cap(end.peer)
         self.counts.opened += 1
-        assert attempt.remote is not None  # noqa: S101  # an attempt that connects has its answer
         self.net.mark(Mark.LINK_UP, self.node.number, end.far_number)
-        self.node.report(LinkUp(attempt.remote))
+        self.node.report(LinkUp(remote))
         if end.gone:
             return
         if self.net.passes(end.far.owner, self.node):
             self.release(end)
         else:
             self.await_word(end, self.net.now)
+
+    def establish(self, other: BareNode) -> None:
+        """Open a link to another peer in this moment, on both sides, without an attempt: for meshes that are assembled."""
+        net, sides = self.net, (self.node, other)
+        near, far = (
+            End(side, there.peer_id, there.number, net.path(side, there), net.now)
+            for side, there in (sides, sides[::-1])
+        )
+        near.far, far.far = far, near
+        for end in (near, far):
+            key = end.far.owner.identity.public_key
+            end.owner.links._up(end, RemotePeer(end.peer, verified=True, version=PROTOCOL_VERSION, public_key=key))
 
     def _time_is_over(self, attempt: Attempt, _: object) -> None:
         self._lose(attempt, f"no link within {self.node.config.links.connect_timeout:g} s")

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, assert_never
 
 from p2pmesh.config import MeshConfig
-from p2pmesh.events import MessageDelivered, MessageFailed, MessageReceived, TransportUp
+from p2pmesh.events import DirectReceived, MessageDelivered, MessageFailed, MessageReceived, TransportUp
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.core import (
@@ -291,6 +291,8 @@ class BareNode:
             case MessageDelivered() | MessageFailed():
                 net.mark(Mark.SETTLE, self.number, -1, event.reached)
                 net.ledger.settled(event)
+            case DirectReceived():
+                net.calls.received(self, event)
             case TransportUp():
                 self.joined_at = min(self.joined_at, net.now)
             case _:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
@@ -66,6 +66,9 @@ class BareService:
         self.received: int = 0
         self.dropped: int = 0
         """Messages that nodes sent, that they received, and that were for a service that is down."""
+        self.kinds_in = Counter[str]()
+        self.kinds_out = Counter[str]()
+        """Of those that came to the service, and of those that nodes got from it, how many were of each kind."""
         self.bytes: int = 0
         self.start()
 
@@ -108,6 +111,7 @@ class BareService:
             self.dropped += 1
             return
         self.sent += 1
+        self.kinds_in[_kind_of(message)] += 1
         text = encode_signaling(message)
         self.bytes += len(text)
         line.up_at = max(line.up_at, self._net.now + self._net.service_latency)
@@ -191,6 +195,7 @@ class BareService:
         self.received += 1
         self.bytes += len(text)
         message = decode_signaling(text)
+        self.kinds_out[_kind_of(message)] += 1
         if not isinstance(message, Unknown):
             self._net.mark(Mark.SERVICE, -1, node.number, "")
             node.report(Signaled(self.name, message))
@@ -250,3 +255,7 @@ class BareService:
             return
         self._wakes_at = math.inf
         self._carry_out(self._presence.expire(self._net.now))
+
+
+def _kind_of(message: SignalingMessage | Unknown) -> str:
+    return "unknown" if isinstance(message, Unknown) else str(message.__struct_config__.tag)

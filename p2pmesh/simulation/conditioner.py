@@ -213,6 +213,10 @@ class Path:
         self.base: float = base
         self.plain: bool = conditions.are_plain
 
+    def stall(self, until: float) -> None:
+        """What is sent from now on arrives no earlier than then, if the path keeps the order."""
+        self._arrives_at = max(self._arrives_at, until)
+
     def arrival(self, now: float) -> float:
         """When a frame that is sent now arrives, if the path is plain."""
         time = now + self.base + self._jitter * self._random()

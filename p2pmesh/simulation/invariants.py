@@ -41,8 +41,9 @@ def _look(net: BareNetwork, turn: int) -> None:
 
 
 def check_at_most_once(net: BareNetwork) -> None:
-    """No application got a broadcast twice, or one that nobody made."""
-    twice, net.ledger.twice = net.ledger.twice, []
+    """No application got a broadcast or a direct message twice."""
+    twice = net.ledger.twice + net.calls.twice
+    net.ledger.twice, net.calls.twice = [], []
     for time, number, message_id in twice:
         net.violate("at most once", f"n{number} delivered {message_id[:8]} again at {time:.3f} s")
 
@@ -71,14 +72,24 @@ def bounds_of(snapshot: Mapping[str, Any], config: MeshConfig) -> Iterator[tuple
     yield "receipts.relayed", receipts["relayed"], config.receipts.table
     routing = snapshot["routing"]
     yield "routing.pending", routing["pending"], config.routing.pending
-    yield "routing.known", routing["known"], config.topology.known_peers
     yield "routing.seen_ids", routing["seen_ids"], config.routing.seen_ids
+    packets = routing["packets"]
+    yield "routing.under_way", packets["under_way"], config.routing.errands
+    yield "routing.heard_ids", packets["heard_ids"], config.routing.seen_ids
+    yield "routing.asked", packets["asked"], config.routing.remembered_routes
+    yield "routing.contacts", packets["contacts"], config.routing.remembered_routes
+    yield "routing.relays", packets["relays"], links
+    chord = snapshot["chord"]
+    yield "chord.successors", len(chord["successors"]), config.chord.successors
+    yield "chord.predecessors", len(chord["predecessors"]), config.chord.successors
+    yield "chord.board", chord["board"], config.chord.board
     topology = snapshot["topology"]
     slots = len(topology["links"]) + len(topology["attempts"]) + len(topology["closing"])
     yield "topology.slots", slots, links
     yield "topology.known", topology["known"], config.topology.known_peers
     signaling = snapshot["signaling"]
     yield "signaling.remembered_peers", signaling["remembered_peers"], config.signaling.remembered_peers
+    yield "signaling.routes", signaling["routes"], config.signaling.routes
     yield "signaling.own_offers", signaling["own_offers"], config.signaling.remembered_offers
     yield "signaling.heard_offers", signaling["heard_offers"], config.signaling.remembered_offers
 

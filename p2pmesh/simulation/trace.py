@@ -27,6 +27,8 @@ class Mark(IntEnum):
     DELIVER = 7
     SETTLE = 8
     EXPIRE = 9
+    CALL = 10
+    DIRECT = 11
     MESSAGE = 16
     """The first kind of message."""
 

@@ -12,6 +12,7 @@ from msgspec import Meta, Struct
 from p2pmesh.wire.messages import (
     MAX_SIGNALS_IN_BATCH,
     Id,
+    Mark,
     Milliseconds,
     PeerIds,
     PublicKey,
@@ -124,6 +125,8 @@ class ConnectionRejected(_Message, frozen=True, kw_only=True, tag="connection_re
     max_peers: Annotated[int, Meta(ge=0, lt=1 << 16)] | None = None
     alternative_peers: PeerIds | None = None
     """Always set by us: the original's peers rely on it."""
+    about: Mark | None = None
+    """Which offer: see `LinkRejected`. Only for peers of ours."""
 
 
 class SignalRejected(_Message, frozen=True, kw_only=True, tag="signal_rejected"):

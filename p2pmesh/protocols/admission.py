@@ -1,0 +1,82 @@
+"""Admission: who is let in when all slots are taken, and which link is given up for that. Decisions, no effects."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+
+from attrs import frozen
+
+from p2pmesh.config import TopologyConfig
+from p2pmesh.keyspace import PeerId
+from p2pmesh.protocols.core import Offered
+from p2pmesh.protocols.slots import Slots, State
+
+PROMISED = 15.0
+"""Seconds for which a promise holds: as long as an attempt at a link."""
+MOST_PROMISES = 32
+"""Kept at once: more than are made in that time."""
+
+
+@frozen
+class _Promise:
+    until: float
+    leaf: bool
+
+
+class Admission:
+    """Who is let in by one peer."""
+
+    def __init__(self, me: PeerId, slots: Slots, config: TopologyConfig) -> None:
+        self._me = me
+        self._slots = slots
+        self._config = config
+        self._promises: OrderedDict[PeerId, _Promise] = OrderedDict()
+        self._let_in_at = -math.inf
+
+    def promise(self, peer: PeerId, now: float, *, leaf: bool) -> None:
+        """Its offer will be let in."""
+        self._promises.pop(peer, None)
+        self._promises[peer] = _Promise(now + PROMISED, leaf)
+        if len(self._promises) > MOST_PROMISES:
+            self._promises.popitem(last=False)
+
+    def is_leaf(self, peer: PeerId) -> bool:
+        """Whether it said that it is one, when it asked to be let in."""
+        promise = self._promises.get(peer)
+        return promise is not None and promise.leaf
+
+    def _links_of_original(self) -> int | None:
+        """It does not say how many it has. So each of us gives up one long link to one of them at most."""
+        return None if self._slots.guests() else 0
+
+    def loser_to(self, offer: Offered, now: float, *, leaf: bool) -> PeerId | None:
+        """Who has to make room for this offer, if anybody.
+
+        A peer that is nearer on the ring than those we have is let in always; one that was promised a link, for a settled
+        long link; one without any link too, but rarely.
+        """
+        peer, proof = offer.peer.peer_id, offer.signal.p2pmesh
+        links = self._links_of_original() if proof is None else proof.links
+        ring = self._slots.ring_at_hand() if leaf else self._slots.ring_at_hand(peer)
+        if peer in ring:
+            return next(iter(self._slots.expendable(ring)), None)
+        dials = [other for other in self._slots.expendable(ring) if self._slots.state(other) is State.DIALING]
+        promise = self._promises.pop(peer, None)
+        promised = promise is not None and promise.until > now
+        # An offer in hand is worth two dials; by id, lest all give way.
+        if dials and (promised or links == 0 or peer < self._me):
+            return dials[0]
+        settled = now - self._config.min_link_age
+        if promised:
+            return next(iter(self._slots.far(settled)), None)
+        if links != 0 or self._let_in_at > settled:
+            return None
+        guests = [
+            other
+            for other in self._slots.expendable(ring)
+            if self._slots.state(other) is State.OPEN and self._slots.since(other) <= settled
+        ]
+        if guests:
+            self._let_in_at = now
+        return next(iter(guests), None)

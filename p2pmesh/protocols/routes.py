@@ -1,0 +1,147 @@
+"""Which neighbour is next on the way to a peer or key: greedy round the ring, by neighbours and their neighbours.
+
+A packet goes to the neighbour that is nearest to its target, or that has a neighbour which is; never to a peer where it has
+been. So it need not come nearer with every hop: where nothing nearer is left it goes on with the best of the rest
+for a while, and turns back where there is no rest: a depth-first search in the order of distance, which finds its target also
+while the ring is not whole. (Manku, Naor, Wieder 2004: looking one step further shortens
+greedy routes in small worlds to the best possible.)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator
+from zlib import crc32
+
+from attrs import define, field
+
+from p2pmesh.keyspace import RING_SIZE, PeerId
+from p2pmesh.protocols.core import RemotePeer
+from p2pmesh.wire.messages import Packet
+
+MOST_HOPS = 250
+"""Within which a packet's trails fit its type."""
+CHOICES = 3
+"""A repeated packet may go to one of so many best neighbours: further from the best, it would lose its way in a mesh of few links."""
+SEARCH = 32
+"""Links that a packet crosses yet from where it comes no nearer: on a whole ring that is where its target is, or is not."""
+_NO_SIZE = 1000
+"""Peers in the mesh as long as nobody has told."""
+
+
+def _gap(a: int, b: int) -> int:
+    """The distance on the ring, whichever way is shorter."""
+    apart = (a - b) % RING_SIZE
+    return min(apart, RING_SIZE - apart)
+
+
+@define(eq=False)
+class _Neighbour:
+    """A peer that relays, and whom it is linked to, as it says."""
+
+    point: int
+    beyond: dict[PeerId, int] | None = None
+    """Its neighbours and where they are; None as long as it has not told."""
+
+
+@define(eq=False)
+class RouteTable:
+    """The neighbours that relay for us: verified, and of our protocol."""
+
+    me: PeerId
+    least_hops: int
+    mesh_size: int = _NO_SIZE
+    _relays: dict[PeerId, _Neighbour] = field(factory=dict)
+
+    def __contains__(self, peer: PeerId) -> bool:
+        return peer in self._relays
+
+    def __len__(self) -> int:
+        return len(self._relays)
+
+    def __iter__(self) -> Iterator[PeerId]:
+        return iter(self._relays)
+
+    def up(self, peer: RemotePeer) -> None:
+        """A link is open."""
+        if peer.verified and peer.version > 0:
+            self._relays[peer.peer_id] = _Neighbour(int(peer.peer_id, 16))
+
+    def down(self, peer: PeerId) -> None:
+        """It has ended."""
+        self._relays.pop(peer, None)
+
+    def told(self, peer: PeerId, links: Collection[PeerId]) -> None:
+        """A neighbour says whom it is linked to."""
+        neighbour = self._relays.get(peer)
+        if neighbour is not None:
+            neighbour.beyond = {link: int(link, 16) for link in links if link not in (self.me, peer)}
+
+    def hop_limit(self) -> int:
+        """Links that a packet of ours may cross: far more than it should need, few enough to end a vain search."""
+        long_links = max(0, len(self._relays) - 2)
+        expected = 4 * math.log2(max(2, self.mesh_size)) ** 2 / (long_links + 1) if long_links else self.mesh_size / 2
+        return int(max(self.least_hops, min(expected + 16, MOST_HOPS)))
+
+    def along(self, route: tuple[PeerId, ...], to: PeerId, visited: Collection[PeerId]) -> tuple[PeerId, ...] | None:
+        """What is left of a given route from here, the next hop first, shortened where we can; None if it is lost."""
+        if to in self._relays:
+            return (to,)
+        for place in range(len(route) - 1, -1, -1):
+            if route[place] in self._relays and route[place] not in visited:
+                return route[place:]
+        return None
+
+    def ranked(self, target: PeerId, visited: Collection[PeerId]) -> list[PeerId]:
+        """The neighbours through which it may go on, the best first; those that lead nowhere else only if all do."""
+        found = self._scored(target, visited)
+        return [peer for ends, _, _, peer in found if ends == found[0][0]]
+
+    def nearer(self, key: PeerId, path: tuple[PeerId, ...], tried: Collection[PeerId], *, leaves: bool) -> list[PeerId]:
+        """Those through which it comes nearer to the key than we are, and all but the origin of its path; the best first.
+
+        Those that lead nowhere else are `leaves`.
+        """
+        bar = min(self._apart(peer, key) for peer in (*path[1:], self.me))
+        scored = self._scored(key, (*path, *tried))
+        found = sorted((score, own, peer) for ends, score, own, peer in scored if score < bar and (leaves or not ends))
+        return [peer for _, _, peer in found]
+
+    def is_nearest(self, key: PeerId, path: tuple[PeerId, ...]) -> bool:
+        """Whether we are nearer to the key than all of a path but its origin."""
+        own = self._apart(self.me, key)
+        return all(own < self._apart(peer, key) for peer in path[1:])
+
+    @staticmethod
+    def _apart(peer: PeerId, key: PeerId) -> int:
+        return _gap(int(peer, 16), int(key, 16))
+
+    def _scored(self, target: PeerId, visited: Collection[PeerId]) -> list[tuple[bool, int, int, PeerId]]:
+        """Each neighbour with: whether it leads nowhere else, how near it brings to the target, how near it is itself."""
+        goal = int(target, 16)
+        found = []
+        for peer, neighbour in self._relays.items():
+            if peer in visited:
+                continue
+            own = _gap(neighbour.point, goal)
+            if neighbour.beyond is None:
+                found.append((False, own, own, peer))
+                continue
+            ahead = [_gap(point, goal) for other, point in neighbour.beyond.items() if other not in visited]
+            found.append((not ahead and own > 0, min([own, *ahead]), own, peer))
+        found.sort()
+        return found
+
+
+def pick(ranked: list[PeerId], packet: Packet) -> PeerId | None:
+    """The next hop: the best, but a repeated packet shuns half of all peers, and the other half when it is repeated again.
+
+    So it gets round those who drop what they should relay, all on its way at once, though nobody knows who they are. Which
+    half, chance decides for each packet anew, and everybody on its way alike.
+    """
+    if packet.attempt:
+        for peer in ranked[:CHOICES]:
+            drawn = crc32(f"{packet.id} {(packet.attempt + 1) // 2} {peer}".encode("utf-8", "surrogatepass"))
+            if drawn % 2 == packet.attempt % 2:
+                return peer
+    return next(iter(ranked), None)

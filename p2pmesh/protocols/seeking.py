@@ -1,0 +1,133 @@
+"""Seeking: when a peer looks for long links, and when it lets that be.
+
+All slots are filled while the mesh takes a newcomer in: who has just come seeks, and who had to give up a link for that.
+When a link is lost because a peer has gone, others are sought only once more than a third of the long links are missing, so
+that a departure costs the mesh few new links. Ten searches in a row that come to nothing are enough; then there is a pause.
+"""
+
+from __future__ import annotations
+
+import random
+
+from p2pmesh.config import ChordConfig
+from p2pmesh.keyspace import PeerId
+from p2pmesh.protocols.fingers import draw_key, levels, snap
+from p2pmesh.protocols.ring import RingView, nearness
+from p2pmesh.protocols.timers import Backoff
+from p2pmesh.wire.messages import FindSuccessor
+
+MOST_PAUSES = 6
+"""Pauses in a row, each twice as long as the one before, after which only a change makes a peer seek again."""
+CANDIDATES = 4
+"""Peers that one search gives the topology to dial, one after the other."""
+
+
+class Seeking:
+    """The search of one peer for long links.
+
+    Attributes:
+      call: the look-up that is under way.
+      is_on: whether long links are sought, now or after a pause.
+    """
+
+    def __init__(self, me: PeerId, max_peers: int, config: ChordConfig, rng: random.Random) -> None:
+        self._me = me
+        self._slots = max(0, max_peers - 2)
+        self._config = config
+        self._backoff = Backoff(config.search_first, config.search_cap)
+        self._rng = rng
+        self._free = max_peers
+        self._far = 0
+        self._key = me
+        self._failures = 0
+        self._pauses = 0
+        self._not_before = 0.0
+        self._dialing = False
+        self._joins = True
+        self._target = self._slots
+        self.call: int | None = None
+        self.is_on: bool = self._slots > 0
+
+    # --- what happens -------------------------------------------------------------------------------------------------
+
+    def slots_changed(self, free: int, *, displaced: bool, now: float) -> None:
+        """So many slots nothing takes now."""
+        rose, self._free = free > self._free, free
+        if displaced and self._slots:
+            self._target = self._slots
+            self._start(now)
+        elif rose and self._dialing:  # the dial failed, as it seems
+            self._failed(now)
+
+    def links_changed(self, view: RingView, now: float) -> None:
+        """A link has come or gone, or it has turned out to be a long one."""
+        before, self._far = self._far, len(view.far())
+        if self._far > before:
+            self._dialing, self._failures, self._pauses = False, 0, 0
+            self._not_before = now
+        elif self._far < before and not self.is_on and self._far < self._enough():
+            self._target = self._enough()
+            self._start(now)
+
+    def nothing_found(self, now: float) -> None:
+        """The look-up came to nothing."""
+        self.call = None
+        self._failed(now)
+
+    def found(self, candidates: tuple[PeerId, ...], view: RingView, now: float) -> tuple[PeerId, ...]:
+        """The look-up gave these peers: which of them to dial, the nearest to the key first."""
+        self.call = None
+        strangers = [peer for peer in dict.fromkeys(candidates) if peer != self._me and peer not in view.neighbours]
+        if not strangers:
+            self._failed(now)
+            return ()
+        self._dialing = True
+        self._not_before = now + self._config.dial_patience
+        return tuple(sorted(strangers, key=lambda peer: nearness(peer, self._key))[:CANDIDATES])
+
+    # --- what to do ---------------------------------------------------------------------------------------------------
+
+    def next_search(self, view: RingView, now: float) -> float | None:
+        """When to search next; None for not before something changes."""
+        if self.call is not None or not self.is_on or not any(it.speaks for it in view.neighbours.values()):
+            return None
+        if self._far >= self._target:
+            self.is_on = self._joins = False
+            return None
+        if self._free <= view.kept_free():
+            return None
+        return max(now, self._not_before)
+
+    def question(self, view: RingView, now: float) -> FindSuccessor | None:
+        """What to ask now; None if it is not the time."""
+        if self._dialing:  # and that came to nothing in its time
+            self._failed(now)
+        due = self.next_search(view, now)
+        if due is None or due > now:
+            return None
+        size = view.size()
+        self._key = draw_key(self._me, size, self._rng)
+        key = snap(self._key, self._failures % levels(size), size)
+        return FindSuccessor(key=key, seeks_link=True, joins=self._joins)
+
+    def _enough(self) -> int:
+        """Two thirds of the long links, rounded up."""
+        return -(-2 * self._slots // 3)
+
+    def _start(self, now: float) -> None:
+        self.is_on = True
+        self._failures = self._pauses = 0
+        self._not_before = now
+
+    def _failed(self, now: float) -> None:
+        self._dialing = False
+        self._failures += 1
+        if self._failures < self._config.searches:
+            self._not_before = now + self._backoff.delay(self._failures, self._rng)
+            return
+        self._joins = False
+        self._failures = 0
+        self._pauses += 1
+        self.is_on = self._pauses <= MOST_PAUSES and self._far < self._enough()
+        pause = self._config.fix_fingers_every * 2.0 ** (self._pauses - 1)
+        self._not_before = now + pause * self._rng.uniform(0.8, 1.2)

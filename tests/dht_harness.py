@@ -1,0 +1,284 @@
+"""DHT cores in virtual time, over routes that are perfect but for what a test breaks: one seeded heap of events."""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+
+from p2pmesh.config import KademliaConfig, MeshConfig
+from p2pmesh.identity import Identity
+from p2pmesh.keyspace import PeerId, ring_distance, xor_distance
+from p2pmesh.protocols.core import (
+    Answer,
+    Arrived,
+    CancelRoute,
+    DhtFindNode,
+    DhtGet,
+    DhtPut,
+    Effects,
+    Forget,
+    Input,
+    Leave,
+    LinkDown,
+    LinkUp,
+    RemotePeer,
+    Reply,
+    Route,
+    Routed,
+    Tell,
+    Unrouted,
+    Way,
+)
+from p2pmesh.protocols.kademlia import KademliaCore
+from p2pmesh.wire.messages import KademliaCall, KademliaRpc, Message
+
+EPOCH = 1_700_000_000.0
+
+Behaviour = Callable[[PeerId, KademliaCall], KademliaCall | None]
+"""What a liar answers to a request."""
+
+
+def identity(number: int) -> Identity:
+    return Identity.from_seed(number.to_bytes(32, "big"))
+
+
+def remote(peer: Identity, version: int = 1) -> RemotePeer:
+    return RemotePeer(peer.peer_id, version > 0, version, peer.public_key)
+
+
+@attrs.define(eq=False)
+class Peer:
+    identity: Identity
+    core: KademliaCore
+    replies: dict[int, Reply] = attrs.field(factory=dict)
+    replied_at: dict[int, float] = attrs.field(factory=dict)
+    alive: bool = True
+    lies: Behaviour | None = None
+    asked: list[tuple[PeerId, KademliaCall]] = attrs.field(factory=list)
+    """Requests that have come."""
+
+    @property
+    def id(self) -> PeerId:
+        return self.identity.peer_id
+
+    @property
+    def stats(self) -> dict[str, Any]:
+        return dict(self.core.snapshot())
+
+
+class DhtNet:
+    """Peers that all reach each other by routes. `lose(sender, receiver, call)` says whether a message gets lost."""
+
+    def __init__(
+        self,
+        size: int = 0,
+        *,
+        seed: int = 0,
+        config: KademliaConfig | None = None,
+        latency: tuple[float, float] = (0.05, 0.3),
+        settle: float = 100.0,
+    ) -> None:
+        self.now = 0.0
+        self.rng = random.Random(seed)
+        self.config = config or KademliaConfig()
+        self.latency = latency
+        self.lose: Callable[[PeerId, PeerId, KademliaCall], bool] = lambda *_: False
+        self.peers: list[Peer] = []
+        self.by_id: dict[PeerId, Peer] = {}
+        self._heap: list[tuple[float, int, Callable[[], None]]] = []
+        self._order = 0
+        self._calls = 0
+        self._pending: dict[tuple[PeerId, int], None] = {}
+        for _ in range(size):
+            self.add()
+            self.run(0.2)
+        self.run(settle if size else 0.0)
+
+    # --- peers --------------------------------------------------------------------------------------------------------
+
+    def add(self, *, config: KademliaConfig | None = None, link: Peer | None = None) -> Peer:
+        who = identity(len(self.peers) + 1)
+        rng = random.Random(self.rng.getrandbits(64))
+        core = KademliaCore(who, MeshConfig(kademlia=config or self.config), rng, lambda now: EPOCH + now)
+        peer = Peer(who, core)
+        living = self.living()
+        self.peers.append(peer)
+        self.by_id[peer.id] = peer
+        neighbour = link or (self.rng.choice(living) if living else None)
+        if neighbour is not None:
+            self.link(peer, neighbour)
+        return peer
+
+    def living(self) -> list[Peer]:
+        return [peer for peer in self.peers if peer.alive]
+
+    def link(self, a: Peer, b: Peer) -> None:
+        self.feed(a, LinkUp(remote(b.identity)))
+        self.feed(b, LinkUp(remote(a.identity)))
+
+    def kill(self, peer: Peer) -> None:
+        peer.alive = False
+
+    def unlink(self, a: Peer, b: Peer, timed_out: float | None = None) -> None:
+        self.feed(a, LinkDown(b.id, "gone", timed_out))
+        self.feed(b, LinkDown(a.id, "gone", timed_out))
+
+    def leave(self, peer: Peer) -> None:
+        self.feed(peer, Leave())
+        peer.alive = False
+
+    # --- calls --------------------------------------------------------------------------------------------------------
+
+    def put(self, peer: Peer, key: str, value: Any, ttl: float | None = None) -> int:
+        return self._call(peer, lambda call: DhtPut(call, key, value, ttl))
+
+    def get(self, peer: Peer, key: str, publisher: PeerId | None = None) -> int:
+        return self._call(peer, lambda call: DhtGet(call, key, publisher))
+
+    def find(self, peer: Peer, target: PeerId) -> int:
+        return self._call(peer, lambda call: DhtFindNode(call, target))
+
+    def forget(self, peer: Peer, call: int) -> None:
+        self.feed(peer, Forget(call))
+
+    def outcome(self, peer: Peer, call: int, within: float = 60.0) -> Any:
+        """What a call returns; raises what it raises."""
+        end = self.now + within
+        while call not in peer.replies and self.now < end and self._heap and self._heap[0][0] <= end:
+            self._step()
+        reply = peer.replies[call]
+        if reply.error is not None:
+            raise reply.error
+        return reply.value
+
+    def _call(self, peer: Peer, make: Callable[[int], Input]) -> int:
+        self._calls += 1
+        self.feed(peer, make(self._calls))
+        return self._calls
+
+    # --- what is true -------------------------------------------------------------------------------------------------
+
+    def closest(self, target: PeerId, count: int | None = None) -> list[PeerId]:
+        everybody = sorted((peer.id for peer in self.living()), key=lambda peer: xor_distance(peer, target))
+        return everybody[: self.config.k if count is None else count]
+
+    def holders(self, key: PeerId, *, cached: bool = False) -> list[PeerId]:
+        return [
+            peer.id
+            for peer in self.living()
+            if any(stored.slot[0] == key and stored.cached <= cached for stored in peer.core._upkeep.store)
+        ]
+
+    # --- the machine --------------------------------------------------------------------------------------------------
+
+    def run(self, seconds: float) -> None:
+        end = self.now + seconds
+        while self._heap and self._heap[0][0] <= end:
+            self._step()
+        self.now = max(self.now, end)
+
+    def at(self, time: float, action: Callable[[], None]) -> None:
+        self._order += 1
+        heapq.heappush(self._heap, (time, self._order, action))
+
+    def feed(self, peer: Peer, event: Input) -> None:
+        if not peer.alive:
+            return
+        self._carry_out(peer, peer.core.handle(event, self.now))
+
+    def ask(self, sender: Identity, receiver: Peer, call: KademliaCall, *, version: int = 1) -> list[KademliaCall]:
+        """Let a stranger ask, and give what is answered, at once."""
+        way = Way(sender.peer_id, "stranger", (sender.peer_id,))
+        effects = receiver.core.handle(Routed(remote(sender, version), KademliaRpc(message=call), way), self.now)
+        answers, others = [], []
+        for effect in effects:
+            match effect:
+                case Tell(_, Answer(_, KademliaRpc() as answer)):
+                    answers.append(answer.message)
+                case _:
+                    others.append(effect)
+        self._carry_out(receiver, others)
+        return answers
+
+    def _step(self) -> None:
+        self.now, _, action = heapq.heappop(self._heap)
+        action()
+
+    def _wake(self, peer: Peer) -> None:
+        deadline = peer.core.next_deadline()
+        if deadline < float("inf"):
+            self.at(max(deadline, self.now), lambda: self._expire(peer))
+
+    def _expire(self, peer: Peer) -> None:
+        if peer.alive and peer.core.next_deadline() <= self.now:
+            self._carry_out(peer, peer.core.expire(self.now))
+
+    def _carry_out(self, peer: Peer, effects: Effects) -> None:
+        for effect in effects:
+            match effect:
+                case Tell(_, Route() as route):
+                    self._route(peer, route)
+                case Tell(_, CancelRoute(_, call)):
+                    self._pending.pop((peer.id, call), None)
+                case Tell(_, Answer(way, message)):
+                    self._answer(peer, way, message)
+                case Reply():
+                    assert effect.call not in peer.replies, "a call ends once"
+                    peer.replies[effect.call] = effect
+                    peer.replied_at[effect.call] = self.now
+                case _:
+                    raise AssertionError(effect)
+        self._wake(peer)
+
+    def _route(self, sender: Peer, route: Route) -> None:
+        key = (sender.id, route.call)
+        self._pending[key] = None
+        self.at(self.now + route.timeout, lambda: self._unrouted(sender, route.call))
+        to = self._ring_nearest(route.to, sender.id) if route.nearest else route.to
+        receiver = self.by_id.get(to) if to else None
+        assert isinstance(route.message, KademliaRpc)
+        call = route.message.message
+        if receiver is None or self.lose(sender.id, receiver.id, call):
+            return
+        way = Way(sender.id, str(route.call), (sender.id,))
+        routed = Routed(remote(sender.identity), route.message, way)
+        self.at(self.now + self.rng.uniform(*self.latency), lambda: self._arrive(receiver, routed, call))
+
+    def _arrive(self, receiver: Peer, routed: Routed, call: KademliaCall) -> None:
+        if not receiver.alive:
+            return
+        receiver.asked.append((routed.peer.peer_id, call))
+        if receiver.lies is None:
+            self.feed(receiver, routed)
+            return
+        reply = receiver.lies(routed.peer.peer_id, call)
+        if reply is not None:
+            self._answer(receiver, routed.way, KademliaRpc(message=reply))
+
+    def _answer(self, sender: Peer, way: Way, message: Message) -> None:
+        asker = self.by_id.get(way.peer)
+        assert isinstance(message, KademliaRpc)
+        if asker is None or self.lose(sender.id, asker.id, message.message):
+            return
+        arrived = Arrived(int(way.packet_id), sender.id, 1, message)
+        self.at(self.now + self.rng.uniform(*self.latency), lambda: self._arrived(asker, arrived))
+
+    def _arrived(self, asker: Peer, arrived: Arrived) -> None:
+        if self._pending.pop((asker.id, arrived.call), 1) is None:
+            self.feed(asker, arrived)
+
+    def _unrouted(self, sender: Peer, call: int) -> None:
+        if self._pending.pop((sender.id, call), 1) is None:
+            self.feed(sender, Unrouted(call, "no answer"))
+
+    def _ring_nearest(self, key: PeerId, but: PeerId) -> PeerId | None:
+        others = [peer.id for peer in self.living() if peer.id != but]
+
+        def way(peer: PeerId) -> int:
+            return min(ring_distance(peer, key), ring_distance(key, peer))
+
+        return min(others, key=way, default=None)

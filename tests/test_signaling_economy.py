@@ -1,0 +1,43 @@
+"""What joins cost the signaling service, in meshes of bare peers."""
+
+from __future__ import annotations
+
+from p2pmesh.config import MeshConfig
+from p2pmesh.protocols.core import Subsystem
+from p2pmesh.simulation import BareNetwork
+
+
+def counted(net, name):
+    return sum(node.cores[Subsystem.SIGNALING].snapshot().get(name, 0) for node in net.living())
+
+
+def grow(net, count):
+    """So many more peers; gives what each of them cost the service, in and out together."""
+    before = net.service.sent + net.service.received
+    for _ in range(count):
+        net.add()
+        net.run(0.5)
+    return (net.service.sent + net.service.received - before) / count
+
+
+def test_a_join_costs_the_service_the_same_in_a_larger_mesh_and_then_everything_goes_through_the_mesh():
+    net = BareNetwork(seed=5, config=MeshConfig(max_peers=5))
+    grow(net, 8)
+    small = grow(net, 10)
+    grow(net, 12)
+    large = grow(net, 10)
+    assert large <= 1.25 * small
+    assert max(small, large) <= 16
+    net.run(20)
+    joins, offers = len(net.nodes), counted(net, "offers_mesh")
+    assert counted(net, "joins") <= 1.2 * joins
+    assert counted(net, "offers_service") <= 1.5 * joins  # one, the first, has no other way
+    assert offers > joins
+    net.service.stop()
+    broken = [end for node in net.living()[::10] for end in list(node.links.ends.values())[:1]]
+    for end in broken:
+        net.break_link(end)
+    served = counted(net, "offers_service")
+    net.run(15)
+    assert counted(net, "offers_mesh") > offers
+    assert counted(net, "offers_service") == served
