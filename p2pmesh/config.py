@@ -57,6 +57,9 @@ class LinkConfig:
     """Small frames that wait together are sent as one packet up to this size."""
     coalesce_delay: float = _number(0.001, low=0)
     """A small frame waits for company this long at most, and only just after another packet left: what a timer resolves."""
+    patience: float = _number(0.02, low=0)
+    """Acks and counts wait this long at most for a packet that goes to the same peer anyway: half of what TCP delays its
+    acks by (RFC 1122 section 4.2.3.2 allows 0.5 s). A packet costs a WebRTC stack far more than what is in it."""
     high_water: int = _number(256 * KIB, low=1 * KIB)
     """Stop writing while the data channel has this much buffered."""
     low_water: int = _number(64 * KIB, low=0)
@@ -127,8 +130,9 @@ class BroadcastConfig:
     """How long a message is offered to peers that lack it."""
     max_ttl: float = _number(600.0, low=0.1)
     """A message from elsewhere lives no longer than this, whatever it says."""
-    max_hops: int = _number(32, low=1)
-    """The ring with long links of 10,000 peers has a diameter of 15 and less (DESIGN: the overlay)."""
+    max_hops: int | None = field(default=None, validator=attrs.validators.optional(_at_least(1)))
+    """Links that a broadcast may cross if its call says nothing. None: by the size of the mesh; see
+    `p2pmesh.protocols.gossip_rules`."""
     clock_skew: float = _number(300.0, low=0)
     """Tolerated between the origin's clock and ours."""
     ack_timeout: float = _number(1.0, low=0.01)
@@ -150,8 +154,27 @@ class BroadcastConfig:
     history: int = _number(4096, low=1)
     """Payloads kept for retries."""
     history_bytes: int = _number(64 * MIB, low=1 * MIB)
-    offers: int = _number(256, low=0)
-    """Ids of live messages, the newest, told to a new neighbour, who asks for those it lacks; at most 256 fit a frame."""
+    greeting: int = _number(256, low=0)
+    """Messages that have gone to nobody yet, the newest, for a neighbour of the original project, which can't ask."""
+    ack_delay: float = _number(0.02, low=0)
+    """Acks to one neighbour go out at most this often, several in a frame: an ack is far from urgent, and a frame costs
+    about as much as a small payload. After a pause the first goes at once."""
+    announce_delay: float = _number(0.25, low=0)
+    """Announcements to one neighbour wait for more of them at most this long: half a round-trip, if that is less."""
+    announced: int = _number(1024, low=1)
+    """Announced messages that are waited for, for each neighbour that announced them; what it announces above is ignored."""
+    trees: int = _number(128, low=1)
+    """Origins whose trees are remembered, those heard last: some 100 bytes each."""
+    tree_life: float = _number(300.0, low=0)
+    """The tree of an origin that is silent for longer is forgotten: links have changed meanwhile."""
+    push_above: float = _number(0.6, low=0)
+    """Without a tree, a copy is sent where at least this share of such copies was new lately, else offered. See `Reach`."""
+    swap_hops: int = _number(3, low=1)
+    """A tree is changed for a way that is this much shorter."""
+    digest_every: float = _number(30.0, low=0.1)
+    """Between comparisons with one neighbour of what both have."""
+    slow_patience: float = _number(10.0, low=0.1)
+    """A link that stays behind the others for this long, or acknowledges nothing, is given up; as `outbox_patience`."""
 
 
 @frozen(kw_only=True)

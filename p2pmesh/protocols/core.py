@@ -200,6 +200,20 @@ class Publish:
 
 
 @frozen
+class WantHistory:
+    """The application wants what was broadcast before we came, as far as neighbours still keep it. Goes to broadcast.
+
+    What comes is delivered as `MessageReceived` like anything else, to all subscriptions of its topic: who asked for less
+    tells by its `age`. Nothing of that age is delivered without having been asked for.
+    """
+
+    topic: str | None
+    """None for all topics."""
+    seconds: float
+    """How far back."""
+
+
+@frozen
 class SendDirect:
     """The application sends to one peer. Answered by `Reply` once that peer has it, or can't be reached."""
 
@@ -228,7 +242,12 @@ class Originated:
 
 @frozen
 class Forwarded:
-    """The broadcast core sent a message on to these peers; `parent` gave it to us, None for our own."""
+    """The broadcast core sent a message on to these peers; `parent` gave it to us, None for our own.
+
+    Children are those who got a copy, and those who were offered one and have to answer: for each a `HopSettled` follows.
+    Who was told of the message besides, without having to answer, is none; if it asks for the message later, even after
+    everything was settled, another `Forwarded` names it.
+    """
 
     message_id: str
     parent: PeerId | None
@@ -236,11 +255,16 @@ class Forwarded:
     expires: float
     silent: int = 0
     """Peers it went to besides, who can't acknowledge it: the original's."""
+    origin: PeerId | None = None
+    """Who made it. Where the parent is lost, its receipts go there."""
 
 
 @frozen
 class HopSettled:
-    """A hop of a broadcast is decided: the child took it as new, had it already, or was given up on."""
+    """A hop of a broadcast is decided: the child took it as new, had or gets it elsewhere, or was given up on.
+
+    A child that was not `adopted` may still become so: an ack may be late, and who gets it elsewhere may ask us after all.
+    """
 
     message_id: str
     child: PeerId
@@ -385,6 +409,7 @@ Input: TypeAlias = (
     | FindPeers
     | Connect
     | Publish
+    | WantHistory
     | SendDirect
     | Forget
     | Originated
@@ -415,6 +440,8 @@ class SendFrame:
     message: Message
     urgent: bool = False
     """Overtakes what is not: for acks, repairs and control, never for payloads."""
+    patient: bool = False
+    """May wait for `LinkConfig.patience` until something else goes to the same peer: for acks and counts."""
 
 
 @frozen
