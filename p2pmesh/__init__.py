@@ -12,6 +12,7 @@ from p2pmesh.config import (
     ReceiptsConfig,
     RoutingConfig,
     SignalingConfig,
+    SubscriptionConfig,
     TopologyConfig,
 )
 from p2pmesh.errors import (
@@ -39,6 +40,7 @@ from p2pmesh.events import (
     MessageDelivered,
     MessageFailed,
     MessageReceived,
+    MessagesSkipped,
     Payload,
     PeerConnected,
     PeerDisconnected,
@@ -82,6 +84,7 @@ __all__ = [
     "MessageDelivered",
     "MessageFailed",
     "MessageReceived",
+    "MessagesSkipped",
     "Payload",
     "PayloadTooLarge",
     "PeerConnected",
@@ -99,6 +102,7 @@ __all__ = [
     "SignalingConfig",
     "SignalingServer",
     "Subscription",
+    "SubscriptionConfig",
     "TopologyConfig",
     "Transport",
     "TransportConfig",

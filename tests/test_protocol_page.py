@@ -14,7 +14,7 @@ import pytest
 from msgspec import NODEFAULT, inspect
 
 from p2pmesh.wire import fragments
-from p2pmesh.wire.messages import Candidate, GossipData, Handshake, KademliaCall, Message, Signal
+from p2pmesh.wire.messages import Candidate, DigestPart, GossipData, Handshake, KademliaCall, Message, Receipt, Signal
 from p2pmesh.wire.signaling import ERROR_CODES, JOIN_REFUSALS, KnownPeer, SignalingMessage
 
 PAGE = (Path(__file__).parent.parent / "docs" / "protocol.md").read_text(encoding="utf-8")
@@ -25,6 +25,8 @@ OBJECTS: dict[str, type[msgspec.Struct]] = {
     "handshake": Handshake,
     "known peer": KnownPeer,
     "broadcast": GossipData,
+    "digest part": DigestPart,
+    "receipt": Receipt,
     "rpc": KademliaCall,
 }
 OBJECT_NAMES = {kind: name for name, kind in OBJECTS.items()}

@@ -354,7 +354,10 @@ class Vicinity:
 
 @frozen
 class MeshSize:
-    """About so many peers are in the mesh, ourselves included, by the density of the ring. Goes to routing and broadcast."""
+    """About so many peers are in the mesh, ourselves included, by the density of the ring.
+
+    Goes to routing, broadcast and receipts.
+    """
 
     peers: int
 
