@@ -23,7 +23,7 @@ import signal
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import mean
@@ -41,6 +41,7 @@ from benchmarks.overlay_measures import (
     SETTLE,
     CanNotRun,
     Figures,
+    Section,
     Size,
     joins,
     new_network,
@@ -86,8 +87,11 @@ def _measured(name: str, net: BareNetwork, seed: int) -> tuple[Figures, BareNetw
 class Line:
     """Writes the lines of one mesh."""
 
-    def __init__(self, size: Size, seed: int, limit: int, notes: list[str]) -> None:
+    def __init__(
+        self, size: Size, seed: int, limit: int, notes: list[str], sections: Mapping[str, Section] = SECTIONS
+    ) -> None:
         self._size = size
+        self._sections = sections
         self._notes = notes
         self._seed = seed
         self._limit = limit
@@ -119,7 +123,7 @@ class Line:
         """The line of a section that could be measured."""
         bars = {
             name: {bar.sense: bar.value, "is": _round(figures.get(name)), "met": bar.met(figures.get(name))}
-            for name, bar in SECTIONS[section].bars(self._size[1]).items()
+            for name, bar in self._sections[section].bars(self._size[1]).items()
         }
         more: Figures = {"notes": self._notes} if self._notes else {}
         if net.violations:
@@ -156,11 +160,13 @@ def _round(value: Any) -> Any:
 # --- all of them ------------------------------------------------------------------------------------------------------
 
 
-def meshes(options: argparse.Namespace) -> Iterator[tuple[Size, int, list[str]]]:
+def meshes(
+    options: argparse.Namespace, sections: Mapping[str, Section] = SECTIONS, quick: Sequence[Size] = QUICK
+) -> Iterator[tuple[Size, int, list[str]]]:
     """The meshes to build, each with the sections that are measured on it; the small ones first."""
     wanted: dict[Size, list[str]] = {}
-    for name in options.section or SECTIONS:
-        for size in QUICK if options.quick else SECTIONS[name].sizes:
+    for name in options.section or sections:
+        for size in quick if options.quick else sections[name].sizes:
             wanted.setdefault(size, []).append(name)
     for seed in range(1, options.seeds + 1):
         for size, names in sorted(wanted.items()):
@@ -171,8 +177,11 @@ def meshes(options: argparse.Namespace) -> Iterator[tuple[Size, int, list[str]]]
 class Runs:
     """The meshes that are measured, each in a process of its own; their lines are told as they come."""
 
-    def __init__(self, tell: Callable[[dict[str, Any]], None], limit: int, *, dht: bool) -> None:
+    def __init__(
+        self, tell: Callable[[dict[str, Any]], None], limit: int, *, dht: bool, script: str = __file__
+    ) -> None:
         self.lines: list[dict[str, Any]] = []
+        self._script = script
         self._tell = tell
         self._limit = limit
         self._dht = dht
@@ -181,7 +190,7 @@ class Runs:
 
     def one(self, size: Size, seed: int, names: list[str]) -> None:
         """Measure one mesh."""
-        command = [sys.executable, __file__, "--work", json.dumps([size, seed, names]), "--limit", str(self._limit)]
+        command = [sys.executable, self._script, "--work", json.dumps([size, seed, names]), "--limit", str(self._limit)]
         command += [] if self._dht else ["--without-dht"]
         environment = os.environ | (HUGE_PAGES if size[0] >= LARGE else {})
         told = set()
@@ -213,12 +222,12 @@ class Runs:
                 os.killpg(process.pid, signal.SIGKILL)
 
 
-def summary(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def summary(lines: list[dict[str, Any]], sections: Mapping[str, Section] = SECTIONS) -> list[dict[str, Any]]:
     """Each figure that has a bar, over all seeds."""
     groups: dict[tuple[str, int, int], list[dict[str, Any]]] = {}
     for line in lines:
         groups.setdefault((line["section"], line["peers"], line["max_peers"]), []).append(line)
-    order = list(SECTIONS)
+    order = list(sections)
     rows = []
     for (section, peers, links), group in sorted(groups.items(), key=lambda item: (order.index(item[0][0]), item[0])):
         about = {"section": section, "peers": peers, "max_peers": links, "seeds": len(group)}
@@ -261,6 +270,18 @@ def constant_in_size(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return rows
 
 
+def carry_out(runs: Runs, todo: Iterable[tuple[Size, int, list[str]]], jobs: int) -> None:
+    """Measure all these meshes, so many at once."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    pool = ThreadPoolExecutor(jobs)
+    try:
+        for done in [pool.submit(runs.one, *mesh) for mesh in todo]:
+            done.result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        runs.end()
+
+
 def show(line: dict[str, Any]) -> str:
     head = f"{line['section']:<13}{line['peers']:>6} peers {line['max_peers']:>2} links"
     if "figure" in line:
@@ -299,14 +320,7 @@ def main() -> None:
         options.limit,
         dht=not options.without_dht,
     )
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    pool = ThreadPoolExecutor(options.jobs)
-    try:
-        for done in [pool.submit(runs.one, *mesh) for mesh in meshes(options)]:
-            done.result()
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-        runs.end()
+    carry_out(runs, meshes(options), options.jobs)
     rows = summary(runs.lines) + constant_in_size(runs.lines)
     met = all(row["met"] for row in rows)
     if options.json:

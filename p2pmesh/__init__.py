@@ -14,6 +14,7 @@ from p2pmesh.config import (
     ReceiptsConfig,
     RoutingConfig,
     SignalingConfig,
+    SubscriptionConfig,
     TopologyConfig,
 )
 from p2pmesh.dht import Dht, DhtValue
@@ -42,6 +43,7 @@ from p2pmesh.events import (
     MessageDelivered,
     MessageFailed,
     MessageReceived,
+    MessagesSkipped,
     Payload,
     PeerConnected,
     PeerDisconnected,
@@ -89,6 +91,7 @@ __all__ = [
     "MessageDelivered",
     "MessageFailed",
     "MessageReceived",
+    "MessagesSkipped",
     "Payload",
     "PayloadTooLarge",
     "PeerConnected",
@@ -106,6 +109,7 @@ __all__ = [
     "SignalingConfig",
     "SignalingServer",
     "Subscription",
+    "SubscriptionConfig",
     "TopologyConfig",
     "Transport",
     "TransportConfig",

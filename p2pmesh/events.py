@@ -74,6 +74,13 @@ class MessageReceived:
     """Links it crossed: 1 from a neighbour."""
     verified: bool
     """Whether the origin's signature was there and right."""
+    series: int | None = None
+    """Tells apart the counts that an origin has begun for a topic, one with each life: later ones have higher numbers. None
+    from the original's peers."""
+    sequence: int | None = None
+    """Which of the origin's broadcasts with this topic in that series it is, from 1."""
+    age: float = 0.0
+    """Seconds since the origin sent it, as far as its relays know: without the time on links."""
 
 
 @frozen
@@ -152,6 +159,15 @@ class Lagged:
     """The topic of the subscription that lags, None for a stream that is not bound to one."""
 
 
+@frozen
+class MessagesSkipped:
+    """An ordered subscription has waited for broadcasts long enough: these will not be delivered to it any more."""
+
+    origin: PeerId
+    topic: str
+    count: int
+
+
 Event: TypeAlias = (
     PeerConnected
     | PeerDisconnected
@@ -167,4 +183,5 @@ Event: TypeAlias = (
     | TransportUp
     | TransportDown
     | Lagged
+    | MessagesSkipped
 )

@@ -5,6 +5,7 @@ The root nursery lives here: every task of every subsystem runs in it, and ends 
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import AsyncIterator, Iterable
@@ -17,16 +18,20 @@ import trio
 from p2pmesh.config import IceServer, MeshConfig
 from p2pmesh.dht import Dht
 from p2pmesh.errors import ConfigError, MeshError
-from p2pmesh.events import DirectReceived, Event, MessageReceived, Payload
+from p2pmesh.events import DirectReceived, Event, Lagged, MessageReceived, Payload
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId, parse_peer_id
 from p2pmesh.links.link import Dialer
-from p2pmesh.protocols.core import Connect, Publish, SendDirect, Subsystem, WallClock
+from p2pmesh.protocols.core import Connect, Publish, SendDirect, Subsystem, WallClock, WantHistory
 from p2pmesh.receipts import Receipt
 from p2pmesh.runtime.bus import Subscription
 from p2pmesh.runtime.node import Node
+from p2pmesh.runtime.ordered import OrderedSubscription
 from p2pmesh.transports.registry import make_transports
 from p2pmesh.transports.transport import TransportLike
+
+ARRIVING = 5.0
+"""Seconds for which a broadcast may be on its way: what is older when a subscription begins is history to it."""
 
 
 @asynccontextmanager
@@ -153,18 +158,43 @@ class Mesh:
 
     @asynccontextmanager
     async def subscribe(
-        self, topic: str | None = None, *, buffer: int | None = None
+        self,
+        topic: str | None = None,
+        *,
+        ordered: bool = False,
+        history: float | None = None,
+        buffer: int | None = None,
     ) -> AsyncIterator[Subscription[MessageReceived]]:
         """A stream of the broadcasts of other peers that arrive from now on.
 
         Args:
           topic: Only those of this topic; None for all.
+          ordered: Deliver those of one origin and topic in the order in which they were sent. What arrives early waits, for at
+            most `SubscriptionConfig.patience` seconds; what is missing then is given up on, counted in `Subscription.skipped` and
+            told as `MessagesSkipped` by `events()`.
+          history: Ask for what was sent in so many seconds before this peer came, as far as others keep it: nothing is kept
+            for longer than its ttl. Default: none of that.
           buffer: How many may wait; then the oldest are dropped, counted in `Subscription.missed` and told as `Lagged` by
             `events()`. Default: `MeshConfig.event_buffer`.
         """
         bus, capacity = self._node.bus, self._buffer(buffer)
-        wanted = lambda event: topic is None or event.topic == topic  # noqa: E731
-        with bus.messages(MessageReceived, wanted, capacity, topic) as stream:
+        past = _history(history)
+        began = trio.current_time()
+
+        def wants(event: Event) -> bool:
+            if not isinstance(event, MessageReceived) or (topic is not None and event.topic != topic):
+                return False
+            return event.age <= past + trio.current_time() - began + ARRIVING
+
+        def lagged(missed: int) -> None:
+            bus.publish(Lagged(missed, topic))
+
+        stream = Subscription[MessageReceived](capacity, lagged)
+        if ordered:
+            stream = OrderedSubscription(capacity, self._node.config.subscriptions, lagged, bus.publish)
+        with bus.attach(stream, wants):
+            if past:
+                self._node.drivers[Subsystem.BROADCAST].post(WantHistory(topic, past))
             yield stream
 
     @asynccontextmanager
@@ -258,6 +288,14 @@ class Mesh:
 
     def _buffer(self, buffer: int | None) -> int:
         return self._node.config.event_buffer if buffer is None else buffer
+
+
+def _history(seconds: float | None) -> float:
+    if seconds is None:
+        return 0.0
+    if not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:
+        raise ConfigError(f"history must be a number of seconds, 0 or more, not {seconds!r:.60}")
+    return float(seconds)
 
 
 def _settings(

@@ -18,6 +18,8 @@ from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.broadcast import BroadcastCore
 from p2pmesh.protocols.core import (
+    Answer,
+    Arrived,
     Core,
     DropLink,
     Effects,
@@ -30,39 +32,22 @@ from p2pmesh.protocols.core import (
     Received,
     RemotePeer,
     Reply,
+    Route,
+    Routed,
     SendDirect,
     SendFrame,
+    ServiceUp,
     Subsystem,
     Tell,
+    Unrouted,
+    Way,
 )
 from p2pmesh.protocols.receipts import ReceiptsCore
 from p2pmesh.protocols.routing import RoutingCore
-from p2pmesh.wire.messages import (
-    Direct,
-    DirectAck,
-    Gossip,
-    GossipAck,
-    GossipHave,
-    GossipReceipt,
-    GossipReceiptAck,
-    GossipWant,
-    Message,
-    Packet,
-)
+from p2pmesh.protocols.wiring import OWNERS
+from p2pmesh.wire.messages import Message
 
 EPOCH = 1_700_000_000.0
-
-OWNERS: dict[type, Subsystem] = {
-    Gossip: Subsystem.BROADCAST,
-    GossipAck: Subsystem.BROADCAST,
-    GossipHave: Subsystem.BROADCAST,
-    GossipWant: Subsystem.BROADCAST,
-    GossipReceipt: Subsystem.RECEIPTS,
-    GossipReceiptAck: Subsystem.RECEIPTS,
-    Direct: Subsystem.ROUTING,
-    DirectAck: Subsystem.ROUTING,
-    Packet: Subsystem.ROUTING,
-}
 
 IDENTITIES = [Identity.from_seed(bytes([number]) * 32) for number in range(40)]
 
@@ -126,10 +111,15 @@ class Net:
         self._order = 0
         self._calls = 0
         self._links: dict[tuple[PeerId, PeerId], int] = {}  # directed; the number tells incarnations apart
+        self.routes: list[tuple[float, PeerId, Route]] = []
+        self._open_routes: dict[str, tuple[Node, Route]] = {}
         self._last_arrival: dict[tuple[PeerId, PeerId], float] = {}
-        config = config or MeshConfig()
-        self.nodes = [self._node(IDENTITIES[number], config) for number in range(size)]
+        self.config = config or MeshConfig()
+        self.past: list[Node] = []
+        self.nodes = [self._node(IDENTITIES[number], self.config) for number in range(size)]
         self.by_id = {node.id: node for node in self.nodes}
+        for node in self.nodes:
+            self.tell(node, Subsystem.BROADCAST, ServiceUp("net"))  # they live from now on
         for a, b in edges:
             self.link(a, b)
 
@@ -150,6 +140,8 @@ class Net:
     # --- what a test does -----------------------------------------------------------------------------------------------
 
     def link(self, a: int, b: int) -> None:
+        if self.is_linked(a, b):
+            return
         one, other = self.nodes[a], self.nodes[b]
         self._order += 1
         self._links[one.id, other.id] = self._links[other.id, one.id] = self._order
@@ -164,6 +156,23 @@ class Net:
         dead = self.nodes[number].id
         for one, other in [pair for pair in self._links if pair[0] == dead]:
             self._cut(one, other, "killed")
+
+    def restart(self, number: int) -> None:
+        """Its process ends, and another one with the same identity begins, which knows nothing."""
+        self.kill(number)
+        old = self.nodes[number]
+        self.past.append(old)
+        self.nodes[number] = self.by_id[old.id] = self._node(old.identity, self.config)
+
+    def is_linked(self, a: int, b: int) -> bool:
+        return (self.nodes[a].id, self.nodes[b].id) in self._links
+
+    def is_connected(self) -> bool:
+        return all(self._is_reachable(self.nodes[0].id, node.id) for node in self.nodes)
+
+    def deliveries(self, message_id: str) -> int:
+        """How many processes have delivered it to their applications."""
+        return sum(any(m.message_id == message_id for m in node.received) for node in [*self.nodes, *self.past])
 
     def publish(self, number: int, payload: object = "hello", topic: str = "chat", **options: object) -> int:
         self._calls += 1
@@ -220,7 +229,7 @@ class Net:
             self.at(max(deadline, self.now), lambda: self._wake(node, deadline))
 
     def _wake(self, node: Node, deadline: float) -> None:
-        if node.wakeup != deadline:
+        if node.wakeup != deadline or self.by_id[node.id] is not node:
             return
         node.wakeup = math.inf
         for core in node.cores.values():
@@ -234,6 +243,10 @@ class Net:
                 case SendFrame(peers, message):
                     for peer in peers:
                         self._transmit(node.id, peer, message)
+                case Tell(Subsystem.ROUTING, Route() as route):
+                    self._route(node, route)
+                case Tell(Subsystem.ROUTING, Answer(way, message)):
+                    self._answer(node, way, message)
                 case Tell(subsystem, event):
                     self.tell(node, subsystem, event)
                 case Emit(event):
@@ -264,6 +277,45 @@ class Net:
                 self.tell(self.by_id[receiver], OWNERS[type(message)], Received(sender, message))
 
         self.at(arrival, arrive)
+
+    def _route(self, node: Node, route: Route) -> None:
+        """What routing makes of it: it arrives if there is a way of links now and when it gets there."""
+        self.routes.append((self.now, node.id, route))
+        number = len(self.routes)
+
+        def there() -> None:
+            target = self.by_id.get(route.to)
+            if target is None or not self._is_reachable(node.id, route.to):
+                if str(number) in self._open_routes:
+                    self.at(self.now + 0.5, there)
+                return
+            way = Way(node.id, str(number), ())
+            self.tell(target, route.owner, Routed(remote(node.identity), route.message, way))
+
+        def over() -> None:
+            if self._open_routes.pop(str(number), None) and self.by_id[node.id] is node:
+                self.tell(node, route.owner, Unrouted(route.call, "nobody knows a way"))
+
+        self._open_routes[str(number)] = node, route
+        self.at(self.now + 4 * self.latency[1], there)
+        self.at(self.now + route.timeout, over)
+
+    def _answer(self, node: Node, way: Way, message: Message) -> None:
+        def back() -> None:
+            if not self._is_reachable(node.id, way.peer):
+                return
+            asker, route = self._open_routes.pop(way.packet_id, (None, None))
+            if asker is not None and route is not None and self.by_id[asker.id] is asker:
+                self.tell(asker, route.owner, Arrived(route.call, node.id, 4, message))
+
+        self.at(self.now + 4 * self.latency[1], back)
+
+    def _is_reachable(self, one: PeerId, other: PeerId) -> bool:
+        found, fresh = {one}, {one}
+        while fresh:
+            fresh = {there for here, there in self._links if here in fresh} - found
+            found |= fresh
+        return other in found
 
     def _cut(self, one: PeerId, other: PeerId, reason: str) -> None:
         if self._links.pop((one, other), None) is None:

@@ -38,7 +38,7 @@ GARBAGE = {
     "no type": b'{"data": 1}',
     "a list": b"[1, 2, 3]",
     "cut off": encode(FORGED)[:-10],
-    "wrong field": b'{"type":"gossip_ack","id":7}',
+    "wrong field": b'{"type":"gossip_ack","new":7}',
     "too deep": b'{"type":"direct","payload":' + b"[" * 5000 + b"]" * 5000 + b"}",
     "empty": b"",
     "forged origin": encode(FORGED),
@@ -84,7 +84,7 @@ async def test_a_flood_slows_its_own_link_and_nobody_else(autojump_clock):
 
             async def flood():
                 nonlocal sent
-                link, frame = link_of(rogue, victim), encode(GossipAck(id="x" * 100))
+                link, frame = link_of(rogue, victim), encode(GossipAck(new=("x" * 100,)))
                 while True:
                     await link.send(frame)
                     sent += 1

@@ -94,7 +94,7 @@ class Owner:
                 if rng.random() < 0.5:  # and at once what its slot is free for
                     self.act()
             case 4:
-                self.keeper.send(tuple(others), GossipAck(id="x" * rng.choice([1, 100])), urgent=rng.random() < 0.5)
+                self.keeper.send(tuple(others), GossipAck(new=("x" * rng.choice([1, 100]),)), urgent=rng.random() < 0.5)
             case 5:
                 self.keeper.feed(self.field.remote(peer), FOREIGN)
             case _:
@@ -292,11 +292,13 @@ async def test_frames_that_wait_for_one_link_are_bounded_in_each_lane(autojump_c
             await trio.sleep(0.1)
             alice.learn()
             bob.learn()
+        large = GossipAck(new=tuple(f"{n:0100}" for n in range(200)))  # one is all that the link itself takes at once
         for urgent in (False, True):  # all in one instant: no writer has run yet
-            for n in range(CONFIG.outbox + 3):
-                alice.keeper.send((bob.peer_id,), GossipAck(id=str(n)), urgent=urgent)
+            for _ in range(1 + CONFIG.outbox + 3):
+                alice.keeper.send((bob.peer_id,), large, urgent=urgent)
+        alice.keeper.flush()
         assert alice.keeper.snapshot()["frames_dropped"] == 2 * 3
         await trio.sleep(1)
-        assert bob.messages == 2 * CONFIG.outbox
+        assert bob.messages == 2 * (1 + CONFIG.outbox)
         assert alice.slots == {bob.peer_id: "open"}
         nursery.cancel_scope.cancel()

@@ -298,12 +298,12 @@ async def test_a_broadcast_to_nobody_fails(autojump_clock):
             assert not [event for event in _waiting(events) if isinstance(event, MessageDelivered)]
 
 
-async def test_a_broadcast_reaches_those_who_come_while_its_ttl_lasts(autojump_clock):
+async def test_a_broadcast_reaches_those_who_come_and_ask_for_it_while_its_ttl_lasts(autojump_clock):
     async with World() as world:
         (alice,) = await world.join(1)
         receipt = await alice.broadcast("t", "early", ttl=120)
         async with receipt.updates() as updates:
-            async with world.peer(2) as bob, bob.subscribe("t") as topic:
+            async with world.peer(2) as bob, bob.subscribe("t", history=60) as topic:
                 assert (await topic.receive()).payload == "early"
                 assert await updates.receive() == 0
                 assert await updates.receive() == 1

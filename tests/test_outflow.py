@@ -31,7 +31,9 @@ def test_a_busy_peer_is_given_the_time_that_it_takes():
 def test_acks_of_repeated_messages_teach_nothing():
     link = Outflow(PEER, BroadcastConfig())
     link.launch("a", 100, now=0.0)
-    link.repeat("a")
+    hop = link.hop("a")
+    assert hop is not None
+    link.repeat(hop)
     link.heard("a", 50.0)
     link.settle("a")
     assert link.patience() == 0

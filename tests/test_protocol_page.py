@@ -14,7 +14,18 @@ import pytest
 from msgspec import NODEFAULT, inspect
 
 from p2pmesh.wire import fragments
-from p2pmesh.wire.messages import Candidate, Contact, DhtRecord, GossipData, Handshake, KademliaCall, Message, Signal
+from p2pmesh.wire.messages import (
+    Candidate,
+    Contact,
+    DhtRecord,
+    DigestPart,
+    GossipData,
+    Handshake,
+    KademliaCall,
+    Message,
+    Receipt,
+    Signal,
+)
 from p2pmesh.wire.signaling import ERROR_CODES, JOIN_REFUSALS, KnownPeer, SignalingMessage
 
 PAGE = (Path(__file__).parent.parent / "docs" / "protocol.md").read_text(encoding="utf-8")
@@ -26,6 +37,8 @@ OBJECTS: dict[str, type[msgspec.Struct]] = {
     "known peer": KnownPeer,
     "broadcast": GossipData,
     "contact": Contact,
+    "digest part": DigestPart,
+    "receipt": Receipt,
     "rpc": KademliaCall,
     "record": DhtRecord,
 }

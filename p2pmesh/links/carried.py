@@ -127,6 +127,22 @@ class SessionLink(Link):
         if self._error is not None:
             raise self._error
 
+    def send_nowait(self, value: bytes, *, urgent: bool = False, patient: bool = False) -> bool:
+        session = self._session
+        if self._sending[urgent] or self._closed or self._over or session.peer_ended:
+            return False
+        session.check(value)
+        if not session.has_room(urgent=urgent):
+            return False
+        session.queue(value, urgent=urgent, patient_until=self._patience_ends() if patient else None)
+        return True
+
+    def flush(self) -> None:
+        self._pump()
+
+    def _patience_ends(self) -> float:
+        return trio.current_time() + self._config.patience
+
     async def receive(self) -> bytes:
         if self._receiving:
             raise trio.BusyResourceError("another task is receiving from this link")

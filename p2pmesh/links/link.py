@@ -87,6 +87,22 @@ class Link(trio.abc.Channel[bytes]):
           LinkError: if the link has failed or the peer closed it.
         """
 
+    def send_nowait(self, value: bytes, *, urgent: bool = False, patient: bool = False) -> bool:
+        """Queue a frame if there is room at once; False, and nothing is done, if only `send` can tell.
+
+        It leaves at the next `flush`, or, if it is `patient`, with whatever leaves first for this peer, within
+        `LinkConfig.patience`.
+
+        Raises:
+          ValueError: if the frame is larger than the link carries.
+        """
+        del value, urgent, patient
+        return False
+
+    def flush(self) -> None:
+        """Let what `send_nowait` queued go. Never waits."""
+        return
+
     @abc.abstractmethod
     async def receive(self) -> bytes:
         """The next frame; urgent ones first. What arrived before the link failed can still be received.

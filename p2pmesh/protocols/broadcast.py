@@ -1,32 +1,41 @@
 """Broadcast: every peer gets every message, once, over a mesh whose links come and go.
 
-A flood with dedupe. The origin signs a message and sends it over all its links; a peer that has not seen its id verifies
-it, delivers it, acknowledges it and sends it on over all other links. Each hop is acknowledged and retried by itself. A
-new neighbour is told the ids of what is alive here and asks for what it lacks, so that a message crosses a gap between
-peers that had no path when it was sent.
+The origin signs a message and sends it to its neighbours; a peer that has not seen it verifies it, delivers it, acknowledges
+it and passes it on. To whom as a copy, and to whom as a mere announcement, is up to the origin's tree (`tree`,
+`spreading`): copies go along the tree, announcements everywhere else, and who hears of a message that stays away asks for it
+(`awaited`). Each copy is acknowledged, and retried by itself (`hops`, `acks`). What falls through all of that, or was
+sent while there was no path, is found missing when neighbours compare what they have (`antientropy`).
+
+How much is pushed follows what happens. While all is well, copies go along the tree alone. Each failure nearby, a link that
+ended, an ack that stayed away, a message that had to be asked for, adds one more link to those that get copies, and is
+forgotten with a half-life of 7 s (`Unrest`). And an origin of which nothing was heard for five minutes has no tree: where so
+little is sent, its first message goes to everybody who is likely to lack it (`Reach`).
 
 A message lives for `ttl` from its first sending, measured by the peers that keep it (`age`); the origin's timestamp only
-bounds what they may claim, within `clock_skew`. Its id is remembered for as long as any copy could still be accepted.
+bounds what they may claim, within `clock_skew`. Its id is made from its content, so that no other can pass for it, and is
+remembered for as long as any copy could still be accepted.
 
 On each link there is a window of unacknowledged messages and a backlog behind it. While any backlog is long, `Publish`
-waits; nothing else ever does.
+waits; nothing else ever does. One link that is slower than the others is taken out of the trees instead, and closed if
+that does not help.
 
 Peers of the original project acknowledge nothing and prove nothing: they get each message once, and what they send is
 delivered, and passed on, as unproven; only where `LinkConfig.allow_unverified` lets them in. A message that claims a
 proof must be right: else the neighbour who passed it on without looking is to blame, and its link is closed.
 
-Inputs: LinkUp, LinkDown, Received (Gossip, GossipAck, GossipHave, GossipWant), Publish, Forget, Leave.
+Inputs: LinkUp, LinkDown, Received (gossip and its kin), Publish, WantHistory, MeshSize, Forget, Leave; the first input of
+any kind, at the latest `ServiceUp`, is when this peer began.
 Effects: SendFrame, DropLink, Emit (MessageReceived), Reply, Tell to the receipts (Originated, Forwarded, HopSettled).
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Mapping
+from typing import Any
 
 import attrs
-from attrs import define, frozen
+from attrs import define
 from msgspec import structs
 
 from p2pmesh.config import BroadcastConfig, MeshConfig
@@ -34,17 +43,19 @@ from p2pmesh.errors import MeshClosed, MeshError, RemoteProtocolError
 from p2pmesh.events import MessageReceived
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId
+from p2pmesh.protocols.acks import Verdict
+from p2pmesh.protocols.antientropy import AntiEntropy
 from p2pmesh.protocols.core import (
     DropLink,
     Effect,
     Effects,
     Emit,
     Forget,
-    Forwarded,
     Input,
     Leave,
     LinkDown,
     LinkUp,
+    MeshSize,
     Originated,
     Publish,
     Received,
@@ -52,22 +63,29 @@ from p2pmesh.protocols.core import (
     Reply,
     SendFrame,
     WallClock,
+    WantHistory,
 )
 from p2pmesh.protocols.gossip_rules import RESERVED_TOPICS, Draft, Rules
 from p2pmesh.protocols.gossip_signature import is_proven, is_signed, signed
-from p2pmesh.protocols.history import History, Kept, payload_size
-from p2pmesh.protocols.hops import Hops, tell_receipts
-from p2pmesh.protocols.originals import PROBE, for_originals, probe_response
+from p2pmesh.protocols.history import History, Kept, payload_size, tree_of
+from p2pmesh.protocols.hops import tell_receipts
+from p2pmesh.protocols.numbering import Numbering
+from p2pmesh.protocols.originals import PROBE, for_originals, have_same_content, probe_response
 from p2pmesh.protocols.outflow import Outflow
 from p2pmesh.protocols.seen import SeenTable
-from p2pmesh.protocols.timers import Backoff, Timers
+from p2pmesh.protocols.spreading import Spreading
+from p2pmesh.protocols.timers import Timers
 from p2pmesh.wire.messages import (
-    MAX_IDS_IN_LIST,
     MAX_PEERS_IN_LIST,
     Gossip,
     GossipAck,
     GossipData,
+    GossipDigest,
+    GossipGraft,
     GossipHave,
+    GossipHistory,
+    GossipIHave,
+    GossipPrune,
     GossipWant,
     Message,
 )
@@ -75,23 +93,6 @@ from p2pmesh.wire.payloads import unpack
 
 SLACK = 1.0
 """Ids are remembered this much longer than a copy could be accepted, for what rounding does to times."""
-
-
-@frozen
-class _Offer:
-    """Due when an offer to a new neighbour stays unanswered."""
-
-    peer: PeerId
-
-
-@frozen
-class _Expiry:
-    """Due when a message's time is over."""
-
-    message_id: str
-
-
-_Timer: TypeAlias = _Offer | _Expiry
 
 
 @define
@@ -103,10 +104,10 @@ class _Counts:
     expired: int = 0
     too_far: int = 0
     unproven: int = 0
+    too_large: int = 0
+    before_us: int = 0
     blamed: int = 0
     history_dropped: int = 0
-    offered: int = 0
-    wanted: int = 0
 
 
 class BroadcastCore:
@@ -120,30 +121,50 @@ class BroadcastCore:
         self._takes_unproven = config.links.allow_unverified
         self._rng = rng
         self._wall = wall
-        self._backoff = Backoff(self._config.ack_timeout, self._config.max_ttl)
+        self._max_payload = config.max_payload
         self._originals: dict[PeerId, RemotePeer] = {}  # neighbours of version 0
         self._seen: SeenTable[str, PeerId | None] = SeenTable(self._config.seen_ids)  # who gave it first
         self._history = History(self._config.history, self._config.history_bytes)
-        self._hops = Hops(self._config, rng, self._history, self._do)
+        self._spreading = Spreading(self._config, rng, self._history, self._do)
+        self._hops = self._spreading.hops
+        self._sync = AntiEntropy(
+            self._me,
+            self._config,
+            rng,
+            self._history,
+            self._hops,
+            self._seen.__contains__,
+            self._rules.may_go_on,
+            self._do,
+        )
         self._drafts: dict[int, Draft] = {}
-        self._timers: Timers[_Timer] = Timers()
+        self._expiries: Timers[str] = Timers()
         self._counts = _Counts()
+        self._series: int | None = None
+        self._numbering = Numbering()
         self._left = False
+        self._deadline: float | None = None
         self._effects: Effects = []
 
     # --- the contract -------------------------------------------------------------------------------------------------
 
     def handle(self, event: Input, now: float) -> Effects:
         """Take an input."""
+        if self._series is None:
+            self._begin(now)
         match event:  # the most frequent first
             case Received(peer, message):
                 self._received(peer, message, now)
             case LinkUp(peer):
                 self._link_up(peer, now)
-            case LinkDown(peer):
-                self._link_down(peer)
+            case LinkDown(peer, _, timed_out):
+                self._link_down(peer, now, was_lost=timed_out is not None)
             case Publish():
                 self._publish(event, now)
+            case MeshSize(peers):
+                self._rules.mesh_size(peers)
+            case WantHistory(topic, seconds):
+                self._sync.want_history(topic, seconds, now)
             case Forget(call):
                 self._drafts.pop(call, None)
             case Leave():
@@ -153,37 +174,52 @@ class BroadcastCore:
         return self._finish(now)
 
     def next_deadline(self) -> float:
-        own, hops = self._timers.next_deadline(), self._hops.next_deadline()
-        return min(hops, own)
+        if self._deadline is None:  # asked for more often than it changes
+            self._deadline = min(
+                self._spreading.next_deadline(), self._expiries.next_deadline(), self._sync.next_deadline()
+            )
+        return self._deadline
 
     def expire(self, now: float) -> Effects:
         """Do what is due."""
-        self._hops.expire(now)
-        for timer in self._timers.pop_due(now):
-            match timer:
-                case _Offer(peer):
-                    self._offer(peer, now)
-                case _Expiry(message_id):
-                    self._let_go(message_id, now)
+        self._spreading.expire(now)
+        self._sync.expire(now)
+        for message_id in self._expiries.pop_due(now):
+            self._let_go(message_id, now)
         return self._finish(now)
 
     def snapshot(self) -> Mapping[str, Any]:
+        parts = (self, self._hops, self._spreading, self._spreading.awaited, self._sync)
+        counts: dict[str, Any] = {}
+        for part in (self._counts, *(part.counts for part in parts[1:])):
+            counts |= attrs.asdict(part)
         return {
-            **attrs.asdict(self._counts),
-            **attrs.asdict(self._hops.counts),
+            **counts,
+            "announced": self._spreading.announcements.sent,
             "links": len(self._hops) + len(self._originals),
             "in_flight": sum(link.flight for link in self._hops),
             "backlog": sum(link.backlog for link in self._hops),
             "waiting": len(self._drafts),
+            "awaited": len(self._spreading.awaited),
+            "trees": len(self._spreading.trees),
+            "pulling": len(self._sync),
             "history": len(self._history),
             "history_bytes": self._history.bytes,
             "seen_ids": len(self._seen),
             "seen_ids_forgotten": self._seen.forgotten,
         }
 
+    def _begin(self, now: float) -> None:
+        self._series = self._milliseconds(now)
+        self._sync.begin(now)
+
     def _finish(self, now: float) -> Effects:
         if self._drafts:
             self._admit(now)
+        self._spreading.awaited.flush()
+        if self._spreading.acks:
+            self._spreading.acks.flush(now)
+        self._deadline = None
         effects, self._effects = self._effects, []
         return effects
 
@@ -193,46 +229,27 @@ class BroadcastCore:
     # --- links --------------------------------------------------------------------------------------------------------
 
     def _link_up(self, peer: RemotePeer, now: float) -> None:
-        self._link_down(peer.peer_id)
+        self._link_down(peer.peer_id, now, was_lost=False)
         if peer.version == 0:
             self._originals[peer.peer_id] = peer
             self._greet_original(peer, now)
             return
-        self._hops.up(peer)
-        self._offer(peer.peer_id, now)
+        self._spreading.up(peer)
+        self._sync.up(peer.peer_id, now)
 
-    def _link_down(self, peer: PeerId) -> None:
+    def _link_down(self, peer: PeerId, now: float, *, was_lost: bool) -> None:
         self._originals.pop(peer, None)
-        self._hops.down(peer)
-        self._timers.cancel(_Offer(peer))
-
-    def _offer(self, peer: PeerId, now: float) -> None:
-        """Tell a new neighbour what is alive here, until it answers."""
-        link, ids = self._hops.get(peer), self._lacked_by(peer)
-        if link is None or not ids or link.offers > self._config.retries:
-            return
-        link.offers += 1
-        self._counts.offered += len(ids)
-        self._do(SendFrame((peer,), GossipHave(ids=ids), urgent=True))
-        self._timers.set(_Offer(peer), now + self._backoff.delay(link.offers, self._rng))
-
-    def _lacked_by(self, peer: PeerId) -> tuple[str, ...]:
-        """The newest messages that this peer may lack, the oldest of them first."""
-        limit = min(self._config.offers, MAX_IDS_IN_LIST)
-        ids: list[str] = []
-        for kept in self._history.newest_first():
-            if len(ids) >= limit:
-                break
-            if self._rules.may_go_on(kept) and not kept.is_held_by(peer):
-                ids.append(kept.data.id)
-        return tuple(reversed(ids))
+        self._sync.down(peer)
+        self._spreading.down(peer, now, was_lost=was_lost)
 
     def _greet_original(self, peer: RemotePeer, now: float) -> None:
         """It can't say what it lacks: it gets what has gone to nobody yet."""
         waiting = [kept for kept in self._history.newest_first() if not kept.went_out and self._rules.may_go_on(kept)]
-        for kept in reversed(waiting[: self._config.offers]):
+        for kept in reversed(waiting[: self._config.greeting]):
             if not kept.is_held_by(peer.peer_id):
-                self._spread(kept, (), (peer.peer_id,), now)
+                kept.went_out = True
+                self._send_to_originals(kept, (peer.peer_id,))
+                self._spreading.spread(kept, now, may_go_on=False, was_pulled=False, silent=1)
 
     # --- broadcasts of ours -------------------------------------------------------------------------------------------
 
@@ -246,13 +263,17 @@ class BroadcastCore:
 
     def _admit(self, now: float) -> None:
         """Let out what waits, in the order of the calls, while the links can take it."""
+        if self._hops.are_congested:
+            self._hops.judge(now)
         while self._drafts and not self._hops.are_congested:
             call = next(iter(self._drafts))
             self._originate(call, self._drafts.pop(call), now)
 
     def _originate(self, call: int, draft: Draft, now: float) -> None:
+        self._counts.published += 1
+        series, sequence = self._numbering.next(draft.topic, self._milliseconds(now))
         data = GossipData(
-            id=self._new_id(),
+            id="made of the rest",
             topic=draft.topic,
             payload=draft.body.payload,
             encoding=draft.body.encoding,
@@ -262,12 +283,14 @@ class BroadcastCore:
             ttl=max(1, int(draft.ttl * 1000)),
             max_hops=draft.max_hops,
             receipts=draft.receipts,
+            series=series,
+            sequence=sequence,
             hops=0,
             relayed_by=(),
         )
-        self._counts.published += 1
+        data = signed(data, self._identity)
         kept = Kept(
-            data=signed(data, self._identity),
+            data=data,
             parent=None,
             hops=0,
             since=now,
@@ -289,35 +312,69 @@ class BroadcastCore:
 
     def _received(self, peer: PeerId, message: Message, now: float) -> None:
         link = self._hops.get(peer)
-        match message:
-            case Gossip(data=data) if link is not None:
+        if link is not None:
+            self._told(link, message, now)
+        elif isinstance(message, Gossip) and peer in self._originals:
+            self._gossip(self._originals[peer], message.data, now)
+
+    def _told(self, link: Outflow, message: Message, now: float) -> None:
+        match message:  # the most frequent first
+            case Gossip(data=data):
                 self._gossip(link.peer, data, now)
-            case Gossip(data=data) if peer in self._originals:
-                self._gossip(self._originals[peer], data, now)
-            case GossipAck(id=str() as message_id, duplicate=duplicate) if link is not None:
-                self._hops.acked(link, message_id, duplicate=duplicate, now=now)
-            case GossipHave(ids=ids) if link is not None:
-                self._have(link, ids)
-            case GossipWant(ids=ids) if link is not None:
-                self._want(link, ids, now)
+            case GossipAck():
+                self._spreading.acked(link, message, now)
+            case GossipIHave():
+                self._spreading.announced(link, message, self._who_gave, now)
+            case GossipGraft():
+                self._spreading.grafted(link, message, self._rules.may_go_on, now)
+            case GossipPrune():
+                self._spreading.pruned(link, message, now)
+            case GossipDigest():
+                self._sync.digest(link.peer.peer_id, message, now)
+            case GossipHave():
+                self._sync.have(link.peer.peer_id, message, now)
+            case GossipWant(ids=ids):
+                self._sync.wanted(link.peer.peer_id, now)
+                self._spreading.serve(link, ids, self._rules.may_go_on, now)
+            case GossipHistory():
+                self._sync.history(link.peer.peer_id, message, now)
             case _:
-                pass  # from a link that has just ended, or nothing an original's peer means by it
+                pass  # for other cores
+
+    def _who_gave(self, message_id: str) -> tuple[bool, PeerId | None]:
+        is_seen = message_id in self._seen
+        return is_seen, self._seen[message_id] if is_seen else None
 
     def _gossip(self, sender: RemotePeer, data: GossipData, now: float) -> None:
         if data.topic.startswith(RESERVED_TOPICS):
             self._answer_probe(sender, data, now)
-        elif data.id in self._seen:
-            self._duplicate(sender, data.id, now)
+        elif data.id in self._seen and not self._unmasks(data, now):
+            self._duplicate(sender, data, now)
         elif data.origin_peer_id == self._me:
-            self._refuse(sender, data.id)  # sent before this process began, or in our name
+            self._refuse(sender, data.id, now)  # sent before this process began, or in our name
         elif not self._rules.may_come(data):
             self._counts.too_far += 1
-            self._refuse(sender, data.id)
+            self._refuse(sender, data.id, now)
         elif self._rules.lifetime(data, now) <= 0:
             self._counts.expired += 1
-            self._refuse(sender, data.id)
+            self._refuse(sender, data.id, now)
+        elif self._sync.is_before_us(data.topic, data.age, now):
+            self._counts.before_us += 1
+            self._refuse(sender, data.id, now)
+        elif payload_size(data) > self._max_payload:
+            self._counts.too_large += 1
+            self._refuse(sender, data.id, now)
         else:
             self._fresh(sender, data, now)
+
+    def _unmasks(self, data: GossipData, now: float) -> bool:
+        """Whether what we have by this id is an unproven other message. Then that is forgotten."""
+        kept = self._history.get(data.id)
+        if kept is None or is_signed(kept.data) or have_same_content(kept.data, data) or not is_proven(data):
+            return False
+        self._let_go(data.id, now)
+        self._seen.discard(data.id)
+        return True
 
     def _fresh(self, sender: RemotePeer, data: GossipData, now: float) -> None:
         """One that we have not seen, from a neighbour that may send it."""
@@ -329,7 +386,7 @@ class BroadcastCore:
             return
         if not verified and not self._takes_unproven:
             self._counts.unproven += 1
-            self._refuse(sender, data.id)
+            self._refuse(sender, data.id, now)
             return
         try:
             payload = unpack(data.payload, data.encoding, data.blob)
@@ -346,7 +403,9 @@ class BroadcastCore:
             relayed_by=(*(data.relayed_by if sender.version == 0 else ()), sender.peer_id)[-MAX_PEERS_IN_LIST:],
         )
         self._counts.delivered += 1
-        self._ack(sender, data.id, duplicate=False)
+        if sender.version > 0:
+            self._spreading.acks.add(sender.peer_id, data.id, Verdict.NEW, now)
+            self._spreading.awaited.arrived(sender.peer_id, data.id)
         self._do(
             Emit(
                 MessageReceived(
@@ -357,53 +416,34 @@ class BroadcastCore:
                     timestamp=data.timestamp / 1000,
                     hops=kept.hops,
                     verified=verified,
+                    series=data.series,
+                    sequence=data.sequence,
+                    age=data.age / 1000,
                 )
             )
         )
         self._keep(kept, now)
 
-    def _duplicate(self, sender: RemotePeer, message_id: str, now: float) -> None:
-        """A copy more. Two that cross on a link stand for each other's acks; from whom we have it, our ack was lost."""
+    def _duplicate(self, sender: RemotePeer, data: GossipData, now: float) -> None:
         self._counts.duplicates += 1
-        is_parent = self._seen[message_id] == sender.peer_id
-        if not is_parent and self._hops.crossed(sender.peer_id, message_id, now):
+        link = self._hops.get(sender.peer_id)
+        if link is not None:
+            self._spreading.duplicate(link, data.id, tree_of(data.origin_peer_id), self._seen[data.id], now)
             return
-        self._ack(sender, message_id, duplicate=not is_parent)
-        kept = self._history.get(message_id)
+        kept = self._history.get(data.id)
         if kept is not None:
-            self._hops.spare(sender.peer_id, kept)
+            kept.held_by(sender.peer_id)
 
-    def _refuse(self, sender: RemotePeer, message_id: str) -> None:
+    def _refuse(self, sender: RemotePeer, message_id: str, now: float) -> None:
         """Neither delivered nor passed on; acknowledged, so that it is not sent again."""
-        self._ack(sender, message_id, duplicate=True)
+        if sender.version > 0:
+            self._spreading.acks.add(sender.peer_id, message_id, Verdict.HAD, now)
 
     def _blame(self, sender: RemotePeer, reason: str) -> None:
         if sender.version == 0:  # these pass on what they never look at
             return
         self._counts.blamed += 1
         self._do(DropLink(sender.peer_id, reason, blame=True))
-
-    def _ack(self, sender: RemotePeer, message_id: str, *, duplicate: bool) -> None:
-        if sender.version > 0:
-            self._do(SendFrame((sender.peer_id,), GossipAck(id=message_id, duplicate=duplicate), urgent=True))
-
-    def _have(self, link: Outflow, ids: Sequence[str]) -> None:
-        for message_id in ids:
-            kept = self._history.get(message_id)
-            if kept is not None:
-                self._hops.spare(link.peer.peer_id, kept)
-        wanted = tuple(message_id for message_id in dict.fromkeys(ids) if message_id not in self._seen)
-        self._counts.wanted += len(wanted)
-        self._do(SendFrame((link.peer.peer_id,), GossipWant(ids=wanted), urgent=True))
-
-    def _want(self, link: Outflow, ids: Sequence[str], now: float) -> None:
-        peer = link.peer.peer_id
-        self._timers.cancel(_Offer(peer))
-        for message_id in ids:
-            kept = self._history.get(message_id)
-            if kept is None or message_id in link or kept.is_held_by(peer) or not self._rules.may_go_on(kept):
-                continue
-            self._spread(kept, (link,), (), now)
 
     def _answer_probe(self, sender: RemotePeer, data: GossipData, now: float) -> None:
         """The original's way to ask whether somebody is there; it goes no further and reaches no application."""
@@ -415,34 +455,33 @@ class BroadcastCore:
     # --- sending on ---------------------------------------------------------------------------------------------------
 
     def _keep(self, kept: Kept, now: float) -> None:
-        """Remember a new message, ours or another's, and spread it."""
+        """Remember a new message, ours or another's, and pass it on."""
         data = kept.data
+        was_pulled = self._sync.arrived(data.id, now)
         self._seen.add(data.id, kept.parent, now + self._rules.acceptable_for(data, now) + SLACK, now)
         self._history.add(kept)
-        self._timers.set(_Expiry(data.id), kept.expires)
+        self._expiries.set(data.id, kept.expires)
+        self._sync.keep_going(now)
         while (oldest := self._history.overflow()) is not None:
             self._counts.history_dropped += 1
             self._let_go(oldest, now)
-        links: tuple[Outflow, ...] = ()
-        originals: tuple[PeerId, ...] = ()
-        if self._rules.may_go_on(kept):
-            links = tuple(link for link in self._hops if not kept.is_held_by(link.peer.peer_id))
-            told = kept.relayed_by  # a hint that only those it comes from are spared for
-            originals = tuple(peer for peer in self._originals if peer not in told and not kept.is_held_by(peer))
-        self._spread(kept, links, originals, now)
-
-    def _spread(self, kept: Kept, links: Sequence[Outflow], originals: Sequence[PeerId], now: float) -> None:
-        children = tuple(link.peer.peer_id for link in links)
-        kept.went_out = kept.went_out or bool(links or originals)
-        tell_receipts(self._do, kept, Forwarded(kept.data.id, kept.parent, children, kept.expires, len(originals)))
-        self._hops.spread(kept, links, now)
+        may_go_on = self._rules.may_go_on(kept)
+        told = kept.relayed_by  # a hint that only those it comes from are spared for
+        originals = tuple([
+            peer for peer in self._originals if may_go_on and peer not in told and not kept.is_held_by(peer)
+        ])
+        heard = self._spreading.spread(kept, now, may_go_on=may_go_on, was_pulled=was_pulled, silent=len(originals))
+        kept.went_out = bool(heard or originals)
         if originals:
-            self._counts.sent_to_originals += len(originals)
-            self._do(SendFrame(tuple(originals), for_originals(kept)))
+            self._send_to_originals(kept, originals)
+
+    def _send_to_originals(self, kept: Kept, originals: tuple[PeerId, ...]) -> None:
+        self._counts.sent_to_originals += len(originals)
+        self._do(SendFrame(originals, for_originals(kept)))
 
     def _let_go(self, message_id: str, now: float) -> None:
         """Its time is over, or there is no room for it."""
-        self._timers.cancel(_Expiry(message_id))
+        self._expiries.cancel(message_id)
         self._hops.give_up(self._history[message_id], now)
         self._history.remove(message_id)
 

@@ -308,7 +308,7 @@ class ChordCore:
         if 1 / NOTICEABLE <= size / self._size <= NOTICEABLE and (size == 1) == (self._size == 1):
             return
         self._size = size
-        for subsystem in (Subsystem.ROUTING, Subsystem.BROADCAST):
+        for subsystem in (Subsystem.ROUTING, Subsystem.BROADCAST, Subsystem.RECEIPTS, Subsystem.ISLANDS):
             self._tell(subsystem, MeshSize(size))
 
     def _stabilise(self, now: float) -> None:

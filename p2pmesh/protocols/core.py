@@ -40,6 +40,7 @@ class Subsystem(Enum):
     BROADCAST = "broadcast"
     RECEIPTS = "receipts"
     KADEMLIA = "kademlia"
+    ISLANDS = "islands"
 
 
 @frozen
@@ -200,6 +201,20 @@ class Publish:
 
 
 @frozen
+class WantHistory:
+    """The application wants what was broadcast before we came, as far as neighbours still keep it. Goes to broadcast.
+
+    What comes is delivered as `MessageReceived` like anything else, to all subscriptions of its topic: who asked for less
+    tells by its `age`. Nothing of that age is delivered without having been asked for.
+    """
+
+    topic: str | None
+    """None for all topics."""
+    seconds: float
+    """How far back."""
+
+
+@frozen
 class SendDirect:
     """The application sends to one peer. Answered by `Reply` once that peer has it, or can't be reached."""
 
@@ -228,7 +243,12 @@ class Originated:
 
 @frozen
 class Forwarded:
-    """The broadcast core sent a message on to these peers; `parent` gave it to us, None for our own."""
+    """The broadcast core sent a message on to these peers; `parent` gave it to us, None for our own.
+
+    Children are those who got a copy, and those who were offered one and have to answer: for each a `HopSettled` follows.
+    Who was told of the message besides, without having to answer, is none; if it asks for the message later, even after
+    everything was settled, another `Forwarded` names it.
+    """
 
     message_id: str
     parent: PeerId | None
@@ -236,11 +256,16 @@ class Forwarded:
     expires: float
     silent: int = 0
     """Peers it went to besides, who can't acknowledge it: the original's."""
+    origin: PeerId | None = None
+    """Who made it. Where the parent is lost, its receipts go there."""
 
 
 @frozen
 class HopSettled:
-    """A hop of a broadcast is decided: the child took it as new, had it already, or was given up on."""
+    """A hop of a broadcast is decided: the child took it as new, had or gets it elsewhere, or was given up on.
+
+    A child that was not `adopted` may still become so: an ack may be late, and who gets it elsewhere may ask us after all.
+    """
 
     message_id: str
     child: PeerId
@@ -273,6 +298,8 @@ class Route:
     """Whether the receiver sends an `Answer`, which `Arrived` brings; else arrival alone counts."""
     way: Way | None = None
     """To be tried first: for peers who can't be found by their id yet, since they have just come."""
+    avoid: tuple[PeerId, ...] = ()
+    """Peers that it must not pass."""
     timeout: float = 10.0
 
 
@@ -339,6 +366,50 @@ class Bridge:
 
 
 @frozen
+class Vanished:
+    """The link to this peer broke without a word. Goes to islands."""
+
+    peer: PeerId
+
+
+@frozen
+class Stranger:
+    """A link that the mesh did not bring about, but a service did: is it another island's? Goes to islands."""
+
+    peer: PeerId
+
+
+@frozen
+class Probe:
+    """Ask the services for this peer. Ends in `Probed`, or nothing. Goes to signaling."""
+
+    peer: PeerId
+
+
+@frozen
+class Probed:
+    """Whether this peer answers by way of a service; not, if none of them knows it. Goes to islands."""
+
+    peer: PeerId
+    alive: bool
+
+
+@frozen
+class Hailed:
+    """This peer asks for us by way of a service: it does not find us in the mesh. Goes to islands."""
+
+    peer: PeerId
+
+
+@frozen
+class Acquainted:
+    """These peers are reached by this path: whom they were heard of from first, our neighbour last. Goes to signaling."""
+
+    peers: tuple[PeerId, ...]
+    path: tuple[PeerId, ...]
+
+
+@frozen
 class Vacancies:
     """So many slots nothing takes. Goes to chord, when it has changed, and after each `FarPeers`."""
 
@@ -388,7 +459,10 @@ class Superfluous:
 
 @frozen
 class MeshSize:
-    """About so many peers are in the mesh, ourselves included, by the density of the ring. Goes to routing and broadcast."""
+    """About so many peers are in the mesh, ourselves included, by the density of the ring.
+
+    Goes to routing, broadcast and receipts.
+    """
 
     peers: int
 
@@ -443,6 +517,7 @@ Input: TypeAlias = (
     | FindPeers
     | Connect
     | Publish
+    | WantHistory
     | SendDirect
     | Forget
     | Originated
@@ -456,6 +531,12 @@ Input: TypeAlias = (
     | Unrouted
     | Vicinity
     | Bridge
+    | Vanished
+    | Stranger
+    | Probe
+    | Probed
+    | Hailed
+    | Acquainted
     | Vacancies
     | Introduced
     | FarPeers
@@ -480,6 +561,8 @@ class SendFrame:
     message: Message
     urgent: bool = False
     """Overtakes what is not: for acks, repairs and control, never for payloads."""
+    patient: bool = False
+    """May wait for `LinkConfig.patience` until something else goes to the same peer: for acks and counts."""
 
 
 @frozen

@@ -60,6 +60,8 @@ class Errand:
     on_failure: Callable[[str, float], None]
     way: tuple[PeerId, ...] = ()
     """The hops of a way that is known beforehand."""
+    avoid: tuple[PeerId, ...] = ()
+    """Peers that it must not pass: dead ends from the start."""
     asker: tuple[Subsystem, int] | None = None
     sent: list[float] = field(factory=list)
     """When each attempt began."""
@@ -252,7 +254,7 @@ class Errands:
         self._timers.set(Due(errand.packet.id), min(now + wait, errand.deadline))
         if not self._table:
             self._fail(errand, "there is no link to anybody who could bring it", now)
-        elif not self._launch(errand, (), hops):
+        elif not self._launch(errand, errand.avoid, hops):
             self.counts.stuck += 1
             self._miss(errand, now)
 
@@ -260,7 +262,7 @@ class Errands:
         """Send it out by the best first hop that was not taken yet. Whether there is one."""
         packet = errand.packet
         attempt = len(errand.sent) - 1
-        way = errand.way if attempt % 2 == 0 and not tried else ()
+        way = errand.way if attempt % 2 == 0 and tried == errand.avoid else ()
         ahead = None if packet.nearest else self._table.along(way, packet.to, tried)
         first = self._first_hop(errand, tried) if ahead is None else ahead[0]
         if first is None:

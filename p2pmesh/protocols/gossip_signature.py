@@ -4,9 +4,10 @@ r"""The origin's signature on a broadcast: what it covers, and when it proves so
 big-endian. The signature is Ed25519 (RFC 8032) over::
 
     b"p2pmesh gossip v1\0"
-    field(id)
     field(topic)
     field(origin's peer id: 40 lower-case hexadecimal digits)
+    field(series)
+    field(sequence)
     field(timestamp)
     field(ttl)
     field(maxHops)
@@ -14,17 +15,22 @@ big-endian. The signature is Ed25519 (RFC 8032) over::
     field(b"text", b"json" or b"blob")
     field(the payload: its text, its JSON text, or its bytes)
 
-It proves the origin if the key's SHA-256 begins with the origin's id, and no signed field is absent. What changes on the way (`hops`, `relayedBy`,
-`age`) it does not cover.
+The broadcast's id is the first 8 digits of the origin's id, followed by the first 32 hexadecimal digits of the SHA-256 of
+the same bytes. So an id stands for one content, and nobody can make another broadcast that passes for it.
+
+The signature proves the origin if the key's SHA-256 begins with the origin's id, the broadcast's id is right, and no
+signed field is absent. What changes on the way (`hops`, `relayedBy`, `age`) it does not cover.
 """
 
 from __future__ import annotations
 
 import struct
+from hashlib import sha256
 
 from msgspec import structs
 
 from p2pmesh.identity import Identity, peer_id_of, verify
+from p2pmesh.protocols.history import tree_of
 from p2pmesh.wire.messages import GossipData
 
 _DOMAIN = b"p2pmesh gossip v1\0"
@@ -33,10 +39,12 @@ _long = struct.Struct(">Q").pack
 
 
 def signed(data: GossipData, identity: Identity) -> GossipData:
-    """The same broadcast with its origin's key and signature; as it is if no key can prove that origin."""
+    """The same broadcast with its id, and its origin's key and signature if a key can prove that origin."""
+    covered = _covered(data)
+    message_id = _id_of(data, covered)
     if not identity.verified:
-        return data
-    return structs.replace(data, key=identity.public_key, signature=identity.sign(_covered(data)))
+        return structs.replace(data, id=message_id)
+    return structs.replace(data, id=message_id, key=identity.public_key, signature=identity.sign(covered))
 
 
 def is_signed(data: GossipData) -> bool:
@@ -45,10 +53,17 @@ def is_signed(data: GossipData) -> bool:
 
 
 def is_proven(data: GossipData) -> bool:
-    """Whether it carries its origin's signature, and that is right."""
-    if data.key is None or data.signature is None or data.ttl is None or data.max_hops is None:
+    """Whether it carries its origin's signature, and that and the id are right."""
+    if data.key is None or data.signature is None or None in (data.ttl, data.max_hops, data.series, data.sequence):
         return False
-    return peer_id_of(data.key) == data.origin_peer_id and verify(data.key, data.signature, _covered(data))
+    covered = _covered(data)
+    if data.id != _id_of(data, covered) or peer_id_of(data.key) != data.origin_peer_id:
+        return False
+    return verify(data.key, data.signature, covered)
+
+
+def _id_of(data: GossipData, covered: bytes) -> str:
+    return tree_of(data.origin_peer_id) + sha256(covered).hexdigest()[:32]
 
 
 def _covered(data: GossipData) -> bytes:
@@ -57,9 +72,10 @@ def _covered(data: GossipData) -> bytes:
     else:
         kind, body = str(data.encoding).encode(), _text(str(data.payload))
     fields = (
-        _text(data.id),
         _text(data.topic),
         _text(data.origin_peer_id),
+        _number(data.series or 0),
+        _number(data.sequence or 0),
         _number(data.timestamp),
         _number(data.ttl or 0),
         _number(data.max_hops or 0),

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from attrs import define, field
 
 from p2pmesh.keyspace import PeerId
+from p2pmesh.protocols.digests import key_of
 from p2pmesh.wire.messages import GossipData
 
 ENVELOPE = 512
@@ -15,6 +16,8 @@ ENVELOPE = 512
 
 MOST_HOLDERS = 64
 """Neighbours, past ones included, that are remembered to have one broadcast; forgetting one costs an offer too many."""
+
+TREE_DIGITS = 8
 
 
 @define(eq=False)
@@ -35,6 +38,20 @@ class Kept:
     went_out: bool = False
     """Whether it was sent to any neighbour yet."""
     _holders: dict[PeerId, None] = field(factory=dict)
+    _askers: dict[PeerId, int] = field(factory=dict)
+    _key: str = ""
+
+    @property
+    def key(self) -> str:
+        """Its place in digests."""
+        if not self._key:
+            self._key = key_of(self.data.id)
+        return self._key
+
+    @property
+    def tree(self) -> str:
+        """By which trees know its origin."""
+        return tree_of(self.data.origin_peer_id)
 
     def is_held_by(self, peer: PeerId) -> bool:
         """Whether this peer is known to have it."""
@@ -45,9 +62,21 @@ class Kept:
         if len(self._holders) < MOST_HOLDERS:
             self._holders[peer] = None
 
+    def asked_by(self, peer: PeerId) -> int:
+        """Note that this neighbour asks for it. Gives how often it has."""
+        if peer not in self._askers and len(self._askers) >= MOST_HOLDERS:
+            return MOST_HOLDERS
+        self._askers[peer] = self._askers.get(peer, 0) + 1
+        return self._askers[peer]
+
     def age(self, now: float) -> int:
         """Milliseconds that peers have kept it, us included."""
         return self.data.age + max(0, int((now - self.since) * 1000))
+
+
+def tree_of(name: str) -> str:
+    """By which trees know an origin: the first digits of its id, with which the ids of its broadcasts begin, too."""
+    return name[:TREE_DIGITS]
 
 
 class History:
@@ -83,6 +112,9 @@ class History:
         if kept is not None:
             self.bytes -= kept.size + ENVELOPE
         return kept
+
+    def __iter__(self) -> Iterator[Kept]:
+        return iter(self._kept.values())
 
     def newest_first(self) -> Iterator[Kept]:
         return reversed(self._kept.values())

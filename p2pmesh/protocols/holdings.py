@@ -30,6 +30,7 @@ from p2pmesh.protocols.core import (
     SendFrame,
     Subsystem,
     Tell,
+    Vanished,
     WallClock,
     WantLink,
 )
@@ -119,6 +120,8 @@ class Holdings:
             pause = self._config.retry_first if soon else self._config.min_link_age
             self.known.pause(event.peer, now + pause * self._rng.uniform(0.5, 1.0))
             self.known.doubt(event.peer)
+            if not slot.evicted_us and not slot.given_up:
+                self.out.append(Tell(Subsystem.ISLANDS, Vanished(event.peer)))
             if event.timed_out is not None:
                 self.known.fell_silent(event.peer, now)
         if slot.heir is not None and not self.leaving:

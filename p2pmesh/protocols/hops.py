@@ -1,4 +1,8 @@
-"""Broadcasts from us to each neighbour: windows, acks, retries. What becomes of each hop is told to the receipts."""
+"""Broadcasts from us to each neighbour: windows, acks, retries. What becomes of each hop is told to the receipts.
+
+A link that falls behind while others don't is taken out of all trees: until its backlog is gone it gets offers only, and asks
+for what it can't get elsewhere. If it stays behind, or acknowledges nothing at all, for `slow_patience`, it is closed.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +15,28 @@ from msgspec import structs
 
 from p2pmesh.config import BroadcastConfig
 from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.core import Effect, Forwarded, HopSettled, Originated, RemotePeer, SendFrame, Subsystem, Tell
+from p2pmesh.protocols.core import (
+    DropLink,
+    Effect,
+    Forwarded,
+    HopSettled,
+    Originated,
+    RemotePeer,
+    SendFrame,
+    Subsystem,
+    Tell,
+)
 from p2pmesh.protocols.history import History, Kept
-from p2pmesh.protocols.outflow import Outflow
+from p2pmesh.protocols.outflow import Hop, Outflow
 from p2pmesh.protocols.timers import Backoff, Timers
-from p2pmesh.wire.messages import Gossip
+from p2pmesh.protocols.tree import Unrest
+from p2pmesh.wire.messages import Gossip, GossipIHave
+
+RETRY_UNREST = 0.25
+DEAF_AFTER = 5
+"""Attempts at one broadcast after which a link that brings no acks at all is given up: 15 to 30 s."""
+DEAF_TO = 3
+"""Unacknowledged broadcasts that it takes for that: a single one may be too large for that neighbour."""
 
 
 @define
@@ -23,10 +44,13 @@ class HopCounts:
     """What hops came to, since the start."""
 
     sent: int = 0
+    offered: int = 0
     retried: int = 0
     acked: int = 0
     given_up: int = 0
     backlog_dropped: int = 0
+    fell_behind: int = 0
+    evicted: int = 0
 
 
 class _Retry(NamedTuple):
@@ -43,12 +67,18 @@ class Hops:
     """
 
     def __init__(
-        self, config: BroadcastConfig, rng: random.Random, history: History, do: Callable[[Effect], None]
+        self,
+        config: BroadcastConfig,
+        rng: random.Random,
+        history: History,
+        unrest: Unrest,
+        do: Callable[[Effect], None],
     ) -> None:
         self.counts: HopCounts = HopCounts()
         self._config = config
         self._rng = rng
         self._history = history
+        self._unrest = unrest
         self._do = do
         self._backoff = Backoff(config.ack_timeout, config.max_ttl)
         self._links: dict[PeerId, Outflow] = {}
@@ -67,50 +97,81 @@ class Hops:
 
     @property
     def are_congested(self) -> bool:
-        """Whether who makes new broadcasts should wait: the fullest link decides."""
-        return any(link.is_congested for link in self._links.values())
+        """Whether who makes new broadcasts should wait.
+
+        Not for neighbours that are as good as gone, nor for one that is slower than all others.
+        """
+        alive = [link for link in self._links.values() if not link.is_stalled]
+        steady = [link for link in alive if link.behind_since is None]
+        return any(link.is_full for link in steady or alive)
 
     def up(self, peer: RemotePeer) -> Outflow:
         """A link is open."""
-        link = self._links[peer.peer_id] = Outflow(peer, self._config)
+        taken = 0
+        for link in self._links.values():
+            taken |= link.bit
+        link = self._links[peer.peer_id] = Outflow(peer, self._config, ~taken & (taken + 1))
         return link
 
-    def down(self, peer: PeerId) -> None:
+    def down(self, peer: PeerId) -> Outflow | None:
         """It has ended: nothing on it will be acknowledged."""
         link = self._links.pop(peer, None)
         for message_id in () if link is None else link.ids():
             self._timers.cancel(_Retry(peer, message_id))
             self._tell_settled(self._history[message_id], peer, adopted=False)
+        return link
 
-    def spread(self, kept: Kept, links: Sequence[Outflow], now: float) -> None:
+    def copy(self, kept: Kept, links: Sequence[Outflow], now: float) -> None:
         """Send it over these links, or let it wait for their windows."""
-        ready = tuple(link.peer.peer_id for link in links if self._launch(link, kept, now))
-        if ready:
-            self._send(ready, kept, now)
+        ready = [link for link in links if self._launch(link, kept, now, offered=link.behind_since is not None)]
+        copies = tuple([link.peer.peer_id for link in ready if link.behind_since is None])
+        if copies:
+            self._send(copies, kept, now)
+        if len(copies) < len(ready):
+            self._send_offer(tuple([link.peer.peer_id for link in ready if link.behind_since is not None]), kept)
 
-    def acked(self, link: Outflow, message_id: str, *, duplicate: bool, now: float) -> None:
-        """A neighbour has it. A late ack counts too, one that was never asked for changes nothing."""
-        kept = self._history.get(message_id)
-        peer = link.peer.peer_id
-        if kept is None or (message_id not in link and kept.is_held_by(peer)):
-            return
+    def offer(self, kept: Kept, links: Sequence[Outflow], now: float) -> None:
+        """Offer it over these links, or let it wait for their windows."""
+        ready = tuple([link.peer.peer_id for link in links if self._launch(link, kept, now, offered=True)])
+        if ready:
+            self._send_offer(ready, kept)
+
+    def grafted(self, link: Outflow, kept: Kept, now: float) -> bool:
+        """The neighbour asks for it. Whether it was not on its way there already, as a copy or an offer."""
+        message_id, hop = kept.data.id, link.hop(kept.data.id)
+        was_offered = hop is not None and hop.offered
+        if hop is not None and not was_offered:
+            return False
+        was_parked = hop is None and message_id in link
+        if was_offered:
+            link.heard(message_id, now)
+            self._timers.cancel(_Retry(link.peer.peer_id, message_id))
+        link.settle(message_id)
+        if self._launch(link, kept, now, offered=False):
+            self._send((link.peer.peer_id,), kept, now)
+        return not (was_offered or was_parked)
+
+    def acked(self, link: Outflow, kept: Kept, *, new: bool, now: float) -> bool:
+        """A neighbour has it. A late ack counts too; one that was never asked for changes nothing, and gives False."""
+        peer, message_id = link.peer.peer_id, kept.data.id
         if message_id in link:
             link.heard(message_id, now)
+        elif kept.is_held_by(peer):
+            return False
         kept.held_by(peer)
         self.counts.acked += 1
-        self._settle(link, kept, adopted=not duplicate, now=now)
+        self._settle(link, kept, adopted=new, now=now)
+        return True
 
-    def crossed(self, peer: PeerId, message_id: str, now: float) -> bool:
-        """A neighbour's copy came. Whether ours is on its way there, so that neither needs an ack.
+    def crossed(self, link: Outflow, kept: Kept, now: float) -> bool:
+        """A neighbour's copy or announcement came. Whether ours is on its way there, so that neither needs an ack.
 
         If ours is lost the neighbour sends again, and then finds none on its way.
         """
-        link = self._links.get(peer)
-        if link is None or not link.is_flying(message_id):
+        if not link.is_flying(kept.data.id):
             return False
-        kept = self._history[message_id]
-        link.lives()
-        kept.held_by(peer)
+        link.lives(now)
+        kept.held_by(link.peer.peer_id)
         self.counts.acked += 1
         self._settle(link, kept, adopted=False, now=now)
         return True
@@ -132,23 +193,55 @@ class Hops:
     def expire(self, now: float) -> None:
         """Repeat what was not acknowledged, up to a limit."""
         for retry in self._timers.pop_due(now):
-            self._retry(self._links[retry.peer], self._history[retry.message_id], now)
+            link = self._links[retry.peer]
+            hop = link.hop(retry.message_id)
+            if hop is not None:
+                self._retry(link, hop, self._history[retry.message_id], now)
 
-    def _launch(self, link: Outflow, kept: Kept, now: float) -> bool:
-        if link.launch(kept.data.id, kept.size, now):
+    def _launch(self, link: Outflow, kept: Kept, now: float, *, offered: bool) -> bool:
+        if link.launch(kept.data.id, 0 if offered else kept.size, now, offered=offered):
             self._await_ack(link, kept, 1, now)
             return True
         dropped = link.park(kept.data.id, kept.size)
         if dropped is not None:
             self.counts.backlog_dropped += 1
             self._tell_settled(self._history[dropped], link.peer.peer_id, adopted=False)
+        if link.is_full:
+            self.judge(now)
         return False
+
+    def judge(self, now: float) -> None:
+        """See which links are behind: more waits for them than should, while for another nothing waits."""
+        if all(link.backlog for link in self._links.values()):
+            return  # it is we who are fast
+        for link in self._links.values():
+            if link.is_full:
+                self._is_behind(link, now)
+
+    def _is_behind(self, link: Outflow, now: float) -> None:
+        if link.behind_since is None:
+            self.counts.fell_behind += 1
+            link.behind_since = now
+        elif now - link.behind_since > self._config.slow_patience:
+            self._evict(link, f"too slow: behind for {self._config.slow_patience:g} s")
+
+    def _evict(self, link: Outflow, reason: str) -> None:
+        if link.is_given_up:
+            return
+        link.is_given_up = True
+        self.counts.evicted += 1
+        self._do(DropLink(link.peer.peer_id, reason))
 
     def _pump(self, link: Outflow, now: float) -> None:
         while (message_id := link.relaunch(now)) is not None:
             kept = self._history[message_id]
             self._await_ack(link, kept, 1, now)
-            self._send((link.peer.peer_id,), kept, now)
+            if link.behind_since is None:
+                self._send((link.peer.peer_id,), kept, now)
+            else:
+                self._send_offer((link.peer.peer_id,), kept)
+        if not link.backlog:
+            link.behind_since = None
 
     def _await_ack(self, link: Outflow, kept: Kept, attempts: int, now: float) -> None:
         wait = self._backoff.delay(attempts, self._rng) + link.patience()
@@ -159,14 +252,27 @@ class Hops:
         data = structs.replace(kept.data, hops=kept.hops, age=kept.age(now), relayed_by=())
         self._do(SendFrame(peers, Gossip(data=data)))
 
-    def _retry(self, link: Outflow, kept: Kept, now: float) -> None:
-        if link.hop(kept.data.id).attempts > self._config.retries:
+    def _send_offer(self, peers: tuple[PeerId, ...], kept: Kept) -> None:
+        self.counts.offered += len(peers)
+        offer = GossipIHave(ids=(kept.data.id,), hops=(kept.hops,), size=kept.size, offer=True)
+        self._do(SendFrame(peers, offer, urgent=True))
+
+    def _retry(self, link: Outflow, hop: Hop, kept: Kept, now: float) -> None:
+        self._unrest.add(RETRY_UNREST, now)
+        silence = 0.0 if link.heard_at is None else now - link.heard_at
+        is_deaf = link.is_stalled and hop.attempts >= DEAF_AFTER and link.flight >= DEAF_TO
+        if is_deaf and silence > self._config.slow_patience:
+            self._evict(link, f"too slow: no ack for {silence:.0f} s")
+        if hop.attempts > self._config.retries:
             self.counts.given_up += 1
             self._settle(link, kept, adopted=False, now=now)
             return
         self.counts.retried += 1
-        self._await_ack(link, kept, link.repeat(kept.data.id), now)
-        self._send((link.peer.peer_id,), kept, now)
+        self._await_ack(link, kept, link.repeat(hop), now)
+        if hop.offered:
+            self._send_offer((link.peer.peer_id,), kept)
+        else:
+            self._send((link.peer.peer_id,), kept, now)
 
     def _settle(self, link: Outflow, kept: Kept, *, adopted: bool, now: float) -> None:
         """A hop is decided: that makes room for the next."""

@@ -186,7 +186,12 @@ class Introductions:
         if not self._concerns_us(came, sender, about):
             return self._ignore("stray_rejections")
         others = tuple(peer for peer in rejected.alternatives if peer not in {self._me, sender})[:MAX_ALTERNATIVES]
-        return [*self.close(sender), Tell(Subsystem.TOPOLOGY, evolve(rejected, alternatives=others))]
+        told = Tell(Subsystem.TOPOLOGY, evolve(rejected, alternatives=others))
+        own, heard = self._own.get(sender), self._heard.get(sender)
+        if heard is not None and own is not None and about not in {None, mark_of(own.signal)}:
+            heard.live = False  # it takes its own offer back, and may be about to answer ours
+            return [told]
+        return [*self.close(sender), told]
 
     def _concerns_us(self, came: Came, sender: PeerId, about: str | None) -> bool:
         """Whether a rejection is for what is under way: it may come late, or be a service's lie."""

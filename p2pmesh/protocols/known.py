@@ -48,6 +48,8 @@ class Known:
     """It is no part of the ring: it may have one link only, or does not prove who it is."""
     vouched: float = -math.inf
     """Until when it counts that somebody said it was there who should know, and did not just name it."""
+    sure: float = -math.inf
+    """Until when it is as good as there: we have just found it at its place ourselves."""
     proven: bool = False
     """A link to it has opened before: tried again sooner, and remembered longer."""
 
@@ -186,6 +188,18 @@ class KnownPeers:
     def misses(self, peer: PeerId) -> int:
         known = self._peers.get(peer)
         return 0 if known is None else known.misses
+
+    def be_sure(self, peers: Iterable[PeerId], until: float) -> None:
+        """These we have found at their places ourselves."""
+        for peer in peers:
+            known = self._peers.get(peer)
+            if known is not None:
+                known.sure, known.misses, known.next_try = until, 0, -math.inf
+
+    def is_sure(self, peer: PeerId, now: float) -> bool:
+        """Whether it is as good as certain that there will be a link to it."""
+        known = self._peers.get(peer)
+        return known is not None and known.sure > now
 
     def worth_a_link(self, peer: PeerId, now: float) -> bool:
         """Whether to give up a link so that this peer can be tried: it could break the mesh for a peer that isn't there."""

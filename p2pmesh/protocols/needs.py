@@ -116,7 +116,7 @@ class Needs:
         if now < self.room_making.not_before:
             self._later(self.room_making.not_before)
             return None
-        return next((swap for peer in nearer if (swap := self._swap(peer)) is not None), None)
+        return next((swap for peer in nearer if (swap := self._swap(peer, now)) is not None), None)
 
     def _nearer(self, before: PeerId | None, after: PeerId | None, now: float, *, worthy: bool) -> list[PeerId]:
         """Known peers that are nearer on the ring than those two."""
@@ -125,8 +125,8 @@ class Needs:
         self._later(moment)
         return found
 
-    def _swap(self, peer: PeerId) -> Swap | None:
-        losers = self._slots.expendable(self._slots.ring(peer), uncertain=True)
+    def _swap(self, peer: PeerId, now: float) -> Swap | None:
+        losers = self._slots.expendable(self._slots.ring(peer), uncertain=not self._known.is_sure(peer, now))
         return Swap(losers[0], peer) if losers else None
 
     # --- company ------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from p2pmesh.errors import RemoteProtocolError
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.history import Kept
 from p2pmesh.wire.messages import Gossip, GossipData
@@ -28,6 +29,18 @@ def for_originals(kept: Kept) -> Gossip:
         relayed_by=kept.relayed_by,
     )
     return Gossip(data=plain, delivery_id=f"{data.id}_1" if kept.parent is None else None)
+
+
+def have_same_content(one: GossipData, other: GossipData) -> bool:
+    """Whether two with the same id are the same broadcast, as far as one that came through the original's peers can be."""
+    try:
+        return one.topic == other.topic and _plain(one) == _plain(other)
+    except RemoteProtocolError:
+        return True  # nothing that could replace anything
+
+
+def _plain(data: GossipData) -> str:
+    return str(legacy(Body(data.payload, data.encoding, data.blob, 0)))
 
 
 def probe_response(probe: GossipData, me: PeerId, message_id: str, timestamp: int) -> Gossip:

@@ -1,4 +1,7 @@
-"""The broadcasts on their way over one link: a window of unacknowledged ones, and a backlog of those that wait for it."""
+"""The broadcasts on their way over one link: a window of unacknowledged ones, and a backlog of those that wait for it.
+
+Each is on its way as a copy, or as an offer: an announcement that has to be answered, by a graft or an ack.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,7 @@ class Hop:
     acks_before: int
     """Acks that its link had brought when it was sent."""
     sent_at: float
+    offered: bool = False
     attempts: int = 1
 
 
@@ -37,22 +41,32 @@ class RoundTrip:
         self._deviation += (abs(seconds - self._mean) - self._deviation) / 4
         self._mean += (seconds - self._mean) / 8
 
-    def expected(self) -> float:
-        """Seconds in which nearly every ack has come; 0 before the first."""
-        return 0.0 if self._mean is None else self._mean + 4 * self._deviation
+    def mean(self, unknown: float) -> float:
+        """Seconds that an ack takes; `unknown` before the first."""
+        return unknown if self._mean is None else self._mean
+
+    def expected(self, unknown: float = 0.0) -> float:
+        """Seconds in which nearly every ack has come; `unknown` before the first."""
+        return unknown if self._mean is None else self._mean + 4 * self._deviation
 
 
 class Outflow:
     """One link's window and backlog. A broadcast is in at most one of them."""
 
-    def __init__(self, peer: RemotePeer, config: BroadcastConfig) -> None:
+    def __init__(self, peer: RemotePeer, config: BroadcastConfig, bit: int = 1) -> None:
         self.peer = peer
-        self.offers = 0
-        """How often the live broadcasts were offered to this neighbour."""
+        self.bit: int = bit
+        """Stands for this link in sets of links that are numbers: a power of two, unlike all other links' of now."""
+        self.round_trip: RoundTrip = RoundTrip()
         self.is_stalled: bool = False
         """Whether it lets broadcasts lie unacknowledged, all of them."""
+        self.behind_since: float | None = None
+        """Since when it is so far behind other links that it gets offers only."""
+        self.is_given_up: bool = False
+        """Whether it is to be closed."""
+        self.heard_at: float | None = None
+        """When the last ack came; before the first, when the first broadcast was sent."""
         self._acks = 0
-        self._round_trip = RoundTrip()
         self._config = config
         self._flight: dict[str, Hop] = {}
         self._flight_bytes = 0
@@ -68,15 +82,13 @@ class Outflow:
         return len(self._backlog)
 
     @property
-    def is_congested(self) -> bool:
-        """Whether who makes new broadcasts should wait: not for a neighbour that is as good as gone."""
-        if self.is_stalled:
-            return False
+    def is_full(self) -> bool:
+        """Whether more wait for its window than should."""
         return len(self._backlog) >= self._config.publish_room or self._backlog_bytes >= self._config.window_bytes
 
     def patience(self) -> float:
         """Seconds that an ack may take because the link is slow or its peer busy, on top of the usual wait for one."""
-        return self._flight_bytes / self._config.slowest_link + self._round_trip.expected()
+        return self._flight_bytes / self._config.slowest_link + self.round_trip.expected()
 
     def __contains__(self, message_id: str) -> bool:
         return message_id in self._flight or message_id in self._backlog
@@ -84,15 +96,15 @@ class Outflow:
     def ids(self) -> tuple[str, ...]:
         return (*self._flight, *self._backlog)
 
-    def hop(self, message_id: str) -> Hop:
-        """The hop of a message that is in the window."""
-        return self._flight[message_id]
+    def hop(self, message_id: str) -> Hop | None:
+        """The hop of a message, if it is in the window."""
+        return self._flight.get(message_id)
 
-    def launch(self, message_id: str, size: int, now: float) -> bool:
+    def launch(self, message_id: str, size: int, now: float, *, offered: bool = False) -> bool:
         """Take it into the window, if there is room and nothing waits before it."""
         if self._backlog or not self._has_room(size):
             return False
-        self._start(message_id, size, now)
+        self._start(message_id, size, now, offered=offered)
         return True
 
     def park(self, message_id: str, size: int) -> str | None:
@@ -106,14 +118,16 @@ class Outflow:
         return dropped
 
     def relaunch(self, now: float) -> str | None:
-        """Move the oldest that waits into the window, if there is room, and give it."""
+        """Move the oldest that waits into the window, if there is room, and give it: as an offer if the link is behind."""
         if not self._backlog:
             return None
         message_id, size = next(iter(self._backlog.items()))
+        if self.behind_since is not None:
+            size = 0
         if not self._has_room(size):
             return None
         self.unpark(message_id)
-        self._start(message_id, size, now)
+        self._start(message_id, size, now, offered=self.behind_since is not None)
         return message_id
 
     def unpark(self, message_id: str) -> bool:
@@ -132,9 +146,8 @@ class Outflow:
         else:
             self._flight_bytes -= hop.size
 
-    def repeat(self, message_id: str) -> int:
+    def repeat(self, hop: Hop) -> int:
         """Count one attempt more, and see whether anything else was acknowledged meanwhile."""
-        hop = self._flight[message_id]
         hop.attempts += 1
         if hop.attempts >= STALLED_AFTER and hop.acks_before == self._acks:
             self.is_stalled = True
@@ -142,15 +155,16 @@ class Outflow:
 
     def heard(self, message_id: str, now: float) -> None:
         """An ack for something that is on its way. Which attempt an ack is for is only sure if there was but one (Karn)."""
-        self.lives()
+        self.lives(now)
         hop = self._flight.get(message_id)
         if hop is not None and hop.attempts == 1:
-            self._round_trip.sample(now - hop.sent_at)
+            self.round_trip.sample(now - hop.sent_at)
 
-    def lives(self) -> None:
+    def lives(self, now: float) -> None:
         """The neighbour takes part."""
         self._acks += 1
         self.is_stalled = False
+        self.heard_at = now
 
     def is_flying(self, message_id: str) -> bool:
         """Whether it was sent and is not acknowledged."""
@@ -159,8 +173,10 @@ class Outflow:
     def _has_room(self, size: int) -> bool:
         if len(self._flight) >= self._config.window:
             return False
-        return not self._flight or self._flight_bytes + size <= self._config.window_bytes
+        return not self._flight_bytes or self._flight_bytes + size <= self._config.window_bytes
 
-    def _start(self, message_id: str, size: int, now: float) -> None:
-        self._flight[message_id] = Hop(size, self._acks, now)
+    def _start(self, message_id: str, size: int, now: float, *, offered: bool) -> None:
+        if not self._flight:
+            self.heard_at = now
+        self._flight[message_id] = Hop(size, self._acks, now, offered)
         self._flight_bytes += size

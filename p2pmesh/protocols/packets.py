@@ -34,7 +34,10 @@ from p2pmesh.wire.messages import (
     ContactReply,
     ContactRequest,
     Direct,
+    FindBeyond,
     FindSuccessor,
+    FoundBeyond,
+    GossipReceipts,
     KademliaRpc,
     LinkRejected,
     Message,
@@ -54,6 +57,9 @@ TRAVELLERS: Mapping[type[Message], Subsystem] = {
     FindSuccessor: Subsystem.CHORD,
     SuccessorFound: Subsystem.CHORD,
     KademliaRpc: Subsystem.KADEMLIA,
+    FindBeyond: Subsystem.ISLANDS,
+    FoundBeyond: Subsystem.ISLANDS,
+    GossipReceipts: Subsystem.RECEIPTS,
 }
 """What may travel in a packet, and the core that gets it there. All else is refused."""
 

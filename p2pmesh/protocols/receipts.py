@@ -1,38 +1,56 @@
 """Receipts: how many peers have a broadcast, counted back along the way it took.
 
-An echo algorithm (Chang 1982, after Segall's propagation of information with feedback, 1983). Who gave a peer a message
-first is its parent; who took it from a peer as new is its child; so each message has a tree, rooted at its origin. A peer
-whose children have all answered tells its parent how many peers have the message by way of it, itself included. What
-changes later it tells as the new whole count, so that a receipt lost or doubled does no harm. Receipts are acknowledged
-and repeated until they are.
+An echo algorithm (Chang 1982, after Segall's propagation of information with feedback, 1983), made to last when links and
+peers don't. Who gave a peer a message first is its parent; who took it from a peer as new is its child; so each message has
+a tree, rooted at its origin. A peer whose children have all settled tells its parent how many peers have the message by way
+of it, itself included; while some have not, it passes on what it has now and then, and each handful at once.
 
-What counts is proof, never hope: a child counts once it has acknowledged the message, and then for what it last said, also
-after its link has ended. Each peer has one parent, so none is counted twice. Peers of the original project acknowledge
-nothing and are not counted.
+**Never too many.** Think of a token that each peer makes when it gets a message, once. Tokens move towards the origin, and
+`reached` is how many have come there. What a peer tells another is the number of tokens that it has handed to it *in total*,
+so a receipt lost, doubled or late does no harm; the other takes what that is more than it had. A peer never tells all others
+together of more than its own token and those it has taken. So over all peers, what is handed on is at most what is made
+plus what is taken, and what is taken at most what is handed on: all that comes to the origin was made by a peer which has
+the message. That needs no order, no clocks and no tree without loops, and it holds while links and peers come and go.
+One token moves without a receipt: the origin counts who has acknowledged the message to it. Such a peer's parent is the
+origin, to which alone it tells anything, and its total begins at 1 either way.
 
-A broadcast is settled once all children have answered, were given up on, or its ttl is over. The origin's application is
-told once: delivered, if at least one peer has it, or failed; a broadcast that nobody took fails after `grace`, not at
-once, because a first link may be about to open. Counting goes on after that, and `Progress` tells.
+**Nearly all.** The parent stays who it is when the link to it ends, and is told by a route instead. What was told and not
+noted then is in doubt, and is told again as it was, nothing more, until it is noted. Where no route finds the parent, what
+comes later goes to the origin from then on, by a route; what is in doubt goes on being told to the parent now and then,
+for it may be beyond a partition. If it is dead, or has restarted and forgotten (its epoch tells), that is lost, and what
+it had not yet passed on. So a death costs the tokens that were on their way through the dead peer in
+that moment, and they are on their way for about as long as the message took; and who leaves politely passes on its own first.
 
-Inputs: LinkUp, LinkDown, Received (GossipReceipt, GossipReceiptAck), Originated, Forwarded, HopSettled, Leave.
-Effects: SendFrame, Emit (MessageDelivered, MessageFailed), Progress.
+**Settled** is a broadcast once all children have answered, were given up on, or its ttl is over. A child whose link has
+ended may still answer by a route, for `patience`. The application is told once: delivered, if at least one peer has it, or
+failed; a broadcast that nobody took fails after `grace`, not at once, because a first link may be about to open. Counting
+goes on after that, and `Progress` tells.
+
+Who tells of more peers than there can be is believed for no more than that: `MeshSize` says how many there are, with room
+for its being wrong, and what exceeds it counts once the mesh is found to be larger. If it never is, a neighbour that has
+told of several times as many when the ttl ends has lied, and its link is closed; more than `most` is a lie at once. Peers
+of the original project acknowledge nothing and are not counted.
+
+Inputs: LinkUp, LinkDown, Received and Routed (GossipReceipts), Originated, Forwarded, HopSettled, Arrived, Unrouted, MeshSize,
+Leave. Effects: SendFrame, DropLink, Emit (MessageDelivered, MessageFailed), Progress, Tell to routing (Route, Answer).
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
 from typing import Any, TypeAlias
 
 import attrs
-from attrs import define, field
+from attrs import define
 
 from p2pmesh.config import MeshConfig, ReceiptsConfig
-from p2pmesh.events import MessageDelivered, MessageFailed
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.core import (
+    Arrived,
+    DropLink,
     Effect,
     Effects,
     Emit,
@@ -42,78 +60,18 @@ from p2pmesh.protocols.core import (
     Leave,
     LinkDown,
     LinkUp,
+    MeshSize,
     Originated,
-    Progress,
     Received,
-    SendFrame,
+    Routed,
+    Unrouted,
     WallClock,
 )
-from p2pmesh.protocols.timers import Backoff, Timers
-from p2pmesh.wire.messages import GossipReceipt, GossipReceiptAck, Message
-
-MOST_CHILDREN = 256
-"""Of one broadcast, past neighbours included; more are not counted."""
-
-
-@define(eq=False)
-class _Child:
-    count: int = 0
-    """Peers that have it by way of this one, as far as is known."""
-    settled: bool = False
-    """Whether no answer is waited for."""
-
-
-@define(eq=False)
-class _Tally:
-    """One broadcast, ours or another's, and what our children say of it."""
-
-    message_id: str
-    expires: float
-    children: dict[PeerId, _Child] = field(factory=dict)
-    below: int = 0
-    """Peers that have it by way of us: the sum of the children's counts."""
-    awaited: int = 0
-    """Children that are not settled."""
-
-    @property
-    def is_settled(self) -> bool:
-        return not self.awaited
-
-    def sent_to(self, peer: PeerId) -> None:
-        """It goes to this peer: an answer is waited for."""
-        child = self.children.get(peer)
-        if child is None:
-            if len(self.children) >= MOST_CHILDREN:
-                return
-            child = self.children[peer] = _Child(settled=True)
-        self.update(child, child.count, settled=False)
-
-    def update(self, child: _Child, count: int, *, settled: bool) -> None:
-        """What is known of a child has changed."""
-        self.below += count - child.count
-        self.awaited += child.settled - settled
-        child.count, child.settled = count, settled
-
-
-@define(eq=False)
-class _Own(_Tally):
-    topic: str = ""
-    started: float = 0.0
-    silent: int = 0
-    """Peers it went to that can't acknowledge it."""
-    is_over: bool = False
-    is_decided: bool = False
-    """Whether the application was told how it ended."""
-    told: tuple[int, bool] = (0, False)
-
-
-@define(eq=False)
-class _Relayed(_Tally):
-    parent: PeerId = field(kw_only=True)
-    sent: tuple[int, bool] | None = None
-    is_noted: bool = False
-    """Whether the parent has acknowledged what was sent last."""
-    attempts: int = 0
+from p2pmesh.protocols.receipt_post import Post
+from p2pmesh.protocols.receipt_tally import LIE, Child, Own, Relayed, Tally, believable
+from p2pmesh.protocols.seen import SeenTable
+from p2pmesh.protocols.timers import Timers
+from p2pmesh.wire.messages import GossipReceipts, Receipt
 
 
 class _Due(Enum):
@@ -124,7 +82,8 @@ class _Due(Enum):
     EXPIRY = "its ttl is over"
     DROP = "nothing is on its way any more"
     GRACE = "nobody took it for long enough"
-    REPORT = "tell the parent, or tell it again"
+    INTERIM = "pass on what there is"
+    PATIENCE = "children without a link have had their time"
 
 
 _Timer: TypeAlias = tuple[_Due, str]
@@ -134,12 +93,11 @@ _Timer: TypeAlias = tuple[_Due, str]
 class _Counts:
     delivered: int = 0
     failed: int = 0
-    sent: int = 0
-    resent: int = 0
     received: int = 0
     strays: int = 0
     implausible: int = 0
     dropped: int = 0
+    parents_lost: int = 0
 
 
 class ReceiptsCore:
@@ -148,13 +106,14 @@ class ReceiptsCore:
     def __init__(self, identity: Identity, config: MeshConfig, rng: random.Random, wall: WallClock) -> None:
         del identity, wall  # receipts are neither signed nor dated
         self._config: ReceiptsConfig = config.receipts
-        self._rng = rng
-        self._backoff = Backoff(self._config.retry_first, self._config.retry_cap)
-        self._links: dict[PeerId, None] = {}
-        self._own: dict[str, _Own] = {}
-        self._relayed: dict[str, _Relayed] = {}
+        self._post = Post(self._config, rng, self._do, self._write)
+        self._own: dict[str, Own] = {}
+        self._relayed: dict[str, Relayed] = {}
+        self._pushed_out: SeenTable[str, None] = SeenTable(self._config.table)  # a second token must not be made
+        self._most = self._config.most
         self._timers: Timers[_Timer] = Timers()
         self._counts = _Counts()
+        self._left = False
         self._effects: Effects = []
 
     # --- the contract -------------------------------------------------------------------------------------------------
@@ -164,57 +123,84 @@ class ReceiptsCore:
         match event:  # the most frequent first
             case HopSettled(message_id, child, adopted):
                 self._hop_settled(message_id, child, adopted=adopted, now=now)
-            case Received(peer, message):
+            case Received(peer, GossipReceipts() as message):
                 self._received(peer, message, now)
             case Forwarded():
                 self._forwarded(event, now)
             case Originated():
                 self._originated(event, now)
             case LinkUp(peer):
-                self._link_up(peer.peer_id, now)
-            case LinkDown(peer):
-                self._link_down(peer, now)
+                self._post.link_up(peer)
+            case LinkDown(peer, timed_out=silence):
+                self._link_down(peer, is_silent=silence is not None, now=now)
+            case Routed(peer, GossipReceipts(number=int() as number) as message, way) if peer.verified:
+                is_here = message.to == self._post.epoch
+                unknown = self._take_receipts(peer.peer_id, message.receipts, now, is_here=is_here, is_proven=True)
+                self._post.answer_routed(way, number, unknown)
+            case Arrived(call, peer, message=GossipReceipts() as message):
+                self._post.arrived(call)
+                self._answered(peer, message, now)
+            case Arrived(call) | Unrouted(call):
+                self._unrouted(call, now)
+            case MeshSize(peers):
+                self._resized(peers, now)
             case Leave():
                 self._leave(now)
             case _:
                 pass  # for other cores
-        return self._take()
+        return self._take(now)
 
     def next_deadline(self) -> float:
-        return self._timers.next_deadline()
+        return min(self._timers.next_deadline(), self._post.next_deadline())
 
     def expire(self, now: float) -> Effects:
         """Do what is due."""
         for due, message_id in self._timers.pop_due(now):
-            tally = self._own.get(message_id) or self._relayed.get(message_id)
+            tally = self._tally(message_id)
             if tally is None:
                 continue
             match due:
                 case _Due.EXPIRY:
+                    self._blame_liars(tally)
                     self._close(tally, now)
                     self._timers.set((_Due.DROP, message_id), now + self._config.linger)
                 case _Due.DROP:
                     self._forget(tally)
                 case _Due.GRACE:
                     self._changed(tally, now)
-                case _Due.REPORT:
-                    self._report(tally, now)
-        return self._take()
+                case _Due.INTERIM if isinstance(tally, Relayed):
+                    self._post.tell(tally.upstream, message_id, tally.epoch, now)
+                case _Due.INTERIM:
+                    pass
+                case _Due.PATIENCE:
+                    self._end_waiting(tally, now)
+        self._post.expire(now)
+        return self._take(now)
 
     def snapshot(self) -> Mapping[str, Any]:
         return {
             **attrs.asdict(self._counts),
+            **attrs.asdict(self._post.counts),
             "own": len(self._own),
             "undecided": sum(not own.is_decided for own in self._own.values()),
             "relayed": len(self._relayed),
+            "boxes": len(self._post),
         }
 
-    def _take(self) -> Effects:
+    def _take(self, now: float) -> Effects:
+        self._post.flush(now, everything=self._left)
         effects, self._effects = self._effects, []
         return effects
 
     def _do(self, effect: Effect) -> None:
         self._effects.append(effect)
+
+    def _tally(self, message_id: str) -> Tally | None:
+        return self._own.get(message_id) or self._relayed.get(message_id)
+
+    def _tallies(self) -> Iterator[Tally]:
+        yield from self._own.values()
+        yield from self._relayed.values()
 
     # --- what the broadcast core tells --------------------------------------------------------------------------------
 
@@ -224,187 +210,271 @@ class ReceiptsCore:
         if len(self._own) >= self._config.table:
             self._push_out(next(iter(self._own.values())), now)
         started = now if event.started is None else event.started
-        self._own[event.message_id] = _Own(event.message_id, event.expires, topic=event.topic, started=started)
+        self._own[event.message_id] = Own(event.message_id, event.expires, topic=event.topic, started=started)
         self._timers.set((_Due.EXPIRY, event.message_id), event.expires)
 
     def _forwarded(self, event: Forwarded, now: float) -> None:
         tally = self._tally_of(event, now)
         if tally is None:
             return
-        if isinstance(tally, _Own):
+        if isinstance(tally, Own):
             tally.silent += event.silent
         for peer in event.children:
-            tally.sent_to(peer)
+            child = tally.child(peer)
+            if child is not None:
+                self._await(tally, child, peer, now)
         self._changed(tally, now)
 
-    def _tally_of(self, event: Forwarded, now: float) -> _Tally | None:
+    def _tally_of(self, event: Forwarded, now: float) -> Tally | None:
         if event.parent is None:
             return self._own.get(event.message_id)
         tally = self._relayed.get(event.message_id)
-        if tally is None:
+        if tally is None and event.message_id not in self._pushed_out:
             if len(self._relayed) >= self._config.table:
                 self._push_out(next(iter(self._relayed.values())), now)
-            tally = self._relayed[event.message_id] = _Relayed(event.message_id, event.expires, parent=event.parent)
+            tally = Relayed(event.message_id, event.expires, upstream=event.parent, origin=event.origin)
+            tally.epoch = self._post.epoch_of(event.parent)
+            self._relayed[event.message_id] = tally
             self._timers.set((_Due.EXPIRY, event.message_id), event.expires)
         return tally
 
     def _hop_settled(self, message_id: str, peer: PeerId, *, adopted: bool, now: float) -> None:
-        tally = self._own.get(message_id) or self._relayed.get(message_id)
+        tally = self._tally(message_id)
         child = tally.children.get(peer) if tally else None
         if tally is None or child is None:
             return
-        if not adopted:
-            tally.update(child, child.count, settled=True)
-        elif child.count == 0:
-            tally.update(child, 1, settled=peer not in self._links)
+        if not adopted or child.has_settled:
+            tally.settle(child)
+        else:
+            self._await(tally, child, peer, now)
+        if adopted and isinstance(tally, Own):
+            tally.take(child, 1, self._most)
         self._changed(tally, now)
 
-    # --- links and what comes over them -------------------------------------------------------------------------------
+    def _await(self, tally: Tally, child: Child, peer: PeerId, now: float) -> None:
+        """An answer of this child is waited for; if it is no neighbour, for a while."""
+        if self._post.has_link(peer):
+            tally.wait_for(child)
+            return
+        tally.wait_for(child, now + self._config.patience)
+        if (_Due.PATIENCE, tally.message_id) not in self._timers:
+            self._timers.set((_Due.PATIENCE, tally.message_id), now + self._config.patience)
 
-    def _link_up(self, peer: PeerId, now: float) -> None:
-        self._links[peer] = None
-        for tally in self._relayed.values():
-            if tally.parent == peer and not tally.is_noted and tally.sent is not None:
-                self._report(tally, now)
+    def _end_waiting(self, tally: Tally, now: float) -> None:
+        """Children whose links have not come back in time stand for what they last said."""
+        later = tally.end_waiting(now, self._post.has_link)
+        if later < tally.expires:
+            self._timers.set((_Due.PATIENCE, tally.message_id), later)
+        self._changed(tally, now)
 
-    def _link_down(self, peer: PeerId, now: float) -> None:
-        """Children that went stand for what they last said; who is to be told waits for the link to come back."""
-        self._links.pop(peer, None)
+    # --- links and what comes over them, and over routes --------------------------------------------------------------
+
+    def _link_down(self, peer: PeerId, *, is_silent: bool, now: float) -> None:
+        """Children that went may still answer by a route, and a parent that went is told by one, if it may be alive."""
+        self._post.link_down(peer)
         for tally in self._tallies():
             child = tally.children.get(peer)
             if child is not None and not child.settled:
-                tally.update(child, child.count, settled=True)
-                self._changed(tally, now)
+                self._await(tally, child, peer, now)
+        for relayed in self._relayed.values():
+            if relayed.upstream == peer and (relayed.epoch is None or (is_silent and relayed.is_noted)):
+                self._lose_upstream(relayed, now)
 
-    def _received(self, peer: PeerId, message: Message, now: float) -> None:
-        match message:
-            case GossipReceipt(id=message_id, count=count, settled=settled):
-                self._do(SendFrame((peer,), GossipReceiptAck(id=message_id, count=count, settled=settled), urgent=True))
-                self._answered(peer, message, now)
-            case GossipReceiptAck(id=message_id, count=count, settled=settled):
-                relayed = self._relayed.get(message_id)
-                if relayed is not None and relayed.parent == peer and relayed.sent == (count, settled):
-                    relayed.is_noted = True
-                    self._timers.cancel((_Due.REPORT, message_id))
-                    self._changed(relayed, now)
-            case _:
-                pass
+    def _received(self, peer: PeerId, message: GossipReceipts, now: float) -> None:
+        if not self._post.has_link(peer):
+            return  # it has just ended
+        if message.epoch is not None:
+            self._introduced(peer, message.epoch, now)
+        if message.ask:
+            self._post.introduce(peer)
+        if message.number is not None:
+            is_proven = self._post.is_verified(peer)
+            unknown = self._take_receipts(peer, message.receipts, now, is_here=True, is_proven=is_proven)
+            self._post.answer(peer, message.number, unknown, now)
+        self._answered(peer, message, now)
 
-    def _answered(self, peer: PeerId, receipt: GossipReceipt, now: float) -> None:
-        tally = self._own.get(receipt.id) or self._relayed.get(receipt.id)
-        child = tally.children.get(peer) if tally else None
-        if tally is None or child is None:
-            self._counts.strays += 1  # we have forgotten it, or never sent it there
-            return
-        self._counts.received += 1
-        if receipt.count > self._config.most:
-            self._counts.implausible += 1
-        count = min(receipt.count, self._config.most)
-        tally.update(child, count, settled=receipt.settled or now >= tally.expires)
+    def _introduced(self, peer: PeerId, epoch: int, now: float) -> None:
+        """Whether this neighbour is the process that it was."""
+        for relayed in self._relayed.values():
+            if relayed.debt is not None and relayed.debt.peer == peer and relayed.debt.epoch != epoch:
+                self._pay(relayed)
+            if relayed.upstream == peer and relayed.upstream != relayed.origin:
+                if relayed.epoch is None:
+                    relayed.epoch = epoch
+                elif relayed.epoch != epoch:
+                    self._lose_upstream(relayed, now)
+        self._post.introduced(peer, epoch)
+
+    def _take_receipts(
+        self, peer: PeerId, receipts: Sequence[Receipt], now: float, *, is_here: bool, is_proven: bool
+    ) -> list[str]:
+        """What a peer tells; `is_here`, whether it means this process. Those that we don't count for it."""
+        unknown = []
+        for receipt in receipts:
+            tally, child = self._counted(peer, receipt.id, is_here=is_here, is_proven=is_proven)
+            if tally is None or child is None:
+                self._counts.strays += 1  # we have forgotten it, or never sent it there
+                unknown.append(receipt.id)
+            elif receipt.count > self._config.most:
+                self._blame(peer)
+            else:
+                self._counts.received += 1
+                self._hear(tally, child, peer, receipt, now)
+        return unknown
+
+    def _counted(
+        self, peer: PeerId, message_id: str, *, is_here: bool, is_proven: bool
+    ) -> tuple[Tally | None, Child | None]:
+        """What this peer may count for: of ours whatever it likes, of others' what it has from us."""
+        own = self._own.get(message_id)
+        if own is not None:
+            return own, own.child(peer) if is_proven else own.children.get(peer)
+        relayed = self._relayed.get(message_id) if is_here else None
+        return relayed, relayed.children.get(peer) if relayed else None
+
+    def _hear(self, tally: Tally, child: Child, peer: PeerId, receipt: Receipt, now: float) -> None:
+        tally.take(child, receipt.count, self._most)
+        child.has_settled = receipt.settled
+        if receipt.settled:
+            tally.settle(child)
+        else:
+            self._await(tally, child, peer, now)
         self._changed(tally, now)
+
+    def _answered(self, peer: PeerId, message: GossipReceipts, now: float) -> None:
+        """This peer has noted what we told it, but for what is unknown to it: there it is no parent any more."""
+        for message_id in self._post.noted(peer, message.noted, now):
+            relayed = self._relayed.get(message_id)
+            if relayed is not None and relayed.debt is not None and relayed.debt.peer == peer:
+                self._pay(relayed)
+            if relayed is None or relayed.upstream != peer:
+                continue
+            relayed.is_noted = True
+            if message_id in message.unknown:
+                self._lose_upstream(relayed, now)
+            else:
+                self._consider(relayed, now)
+
+    def _unrouted(self, call: int, now: float) -> None:
+        """A peer can't be reached. As a parent it is lost; as an origin it is tried again."""
+        peer = self._post.unrouted(call, now)
+        if peer is None or self._post.has_link(peer):
+            return
+        for relayed in self._relayed.values():
+            if relayed.upstream == peer:
+                self._lose_upstream(relayed, now, keep_debt=True)
+
+    def _lose_upstream(self, relayed: Relayed, now: float, *, keep_debt: bool = False) -> None:
+        """The parent can't be told any more; with `keep_debt`, it may be back one day."""
+        if not relayed.has_lost_parent_for:
+            return
+        self._counts.parents_lost += 1
+        parent = relayed.upstream
+        relayed.turn_to_origin(keep_debt=keep_debt)
+        if relayed.debt is None:
+            self._post.forget(parent, relayed.message_id)
+        self._consider(relayed, now)
+
+    def _pay(self, relayed: Relayed) -> None:
+        """What was in doubt is noted, or whom it was told is no more."""
+        if relayed.debt is not None:
+            self._post.forget(relayed.debt.peer, relayed.message_id)
+            relayed.debt = None
 
     # --- what follows -------------------------------------------------------------------------------------------------
 
-    def _changed(self, tally: _Tally, now: float) -> None:
-        if isinstance(tally, _Own):
+    def _changed(self, tally: Tally, now: float) -> None:
+        if isinstance(tally, Own):
             self._judge(tally, now)
-        elif isinstance(tally, _Relayed):
+        elif isinstance(tally, Relayed):
             self._consider(tally, now)
 
-    def _judge(self, own: _Own, now: float) -> None:
-        """Our own: tell the application how far it is, and once how it ended."""
-        reached, settled = own.below, own.is_settled
-        patient_until = own.started + self._config.grace
-        final = settled and (reached > 0 or own.is_over or now >= patient_until)
-        if own.told != (reached, final):
-            own.told = reached, final
-            self._do(Progress(own.message_id, reached, final))
-        if own.is_decided:
-            return
-        if final:
-            self._decide(own, now)
-        elif settled:
-            self._timers.set((_Due.GRACE, own.message_id), patient_until)
+    def _judge(self, own: Own, now: float) -> None:
+        """Our own: tell the application."""
+        for effect in own.judge(now, self._config.grace):
+            if isinstance(effect, Emit):
+                self._counts.delivered += own.below > 0
+                self._counts.failed += not own.below
+            self._do(effect)
+        if own.is_settled and not own.is_decided:
+            self._timers.set((_Due.GRACE, own.message_id), own.started + self._config.grace)
 
-    def _decide(self, own: _Own, now: float) -> None:
-        own.is_decided = True
-        self._timers.cancel((_Due.GRACE, own.message_id))
-        if own.below:
-            self._counts.delivered += 1
-            self._do(Emit(MessageDelivered(own.message_id, own.topic, own.below, now - own.started)))
-        else:
-            self._counts.failed += 1
-            self._do(Emit(MessageFailed(own.message_id, own.topic, _why_nobody(own), 0)))
+    def _consider(self, relayed: Relayed, now: float) -> None:
+        """Another's: tell upstream at once what is settled, and now and then what is not; one thing after the other."""
+        interim = (_Due.INTERIM, relayed.message_id)
+        state = relayed.state(self._most)
+        if not relayed.is_noted or state == relayed.sent or not state[0]:
+            return
+        held = state[0] - (relayed.sent[0] if relayed.sent else 0)
+        if relayed.is_settled or self._left or held >= self._config.handful:
+            self._timers.cancel(interim)
+            self._post.tell(relayed.upstream, relayed.message_id, relayed.epoch, now)
+        elif interim not in self._timers:
+            self._timers.set(interim, now + self._config.interim)
 
-    def _consider(self, relayed: _Relayed, now: float) -> None:
-        """Another's: tell the parent at once what is settled, and now and then what is not."""
-        if relayed.sent == _state(relayed):
-            return
-        due = (_Due.REPORT, relayed.message_id)
-        is_first_change = relayed.attempts > 0 or due not in self._timers
-        relayed.is_noted = False
-        relayed.attempts = 0
-        if relayed.is_settled:
-            self._report(relayed, now)
-        elif is_first_change:
-            self._timers.set(due, now + self._config.interim)
+    def _write(self, peer: PeerId, message_id: str) -> Receipt | None:
+        """What this peer is told now. What is in doubt is told again as it was."""
+        relayed = self._relayed.get(message_id)
+        if relayed is not None and relayed.debt is not None and relayed.debt.peer == peer:
+            return Receipt(id=message_id, count=relayed.debt.count, settled=relayed.debt.settled)
+        if relayed is None or relayed.upstream != peer:
+            return None
+        if relayed.is_noted:
+            state = relayed.state(self._most)
+            if state == relayed.sent or not state[0]:
+                return None
+            relayed.sent, relayed.is_noted = state, False
+        assert relayed.sent is not None  # noqa: S101  # else there is nothing that could be in doubt
+        count, settled = relayed.sent
+        return Receipt(id=message_id, count=count, settled=settled)
 
-    def _report(self, tally: _Tally, now: float) -> None:
-        if not isinstance(tally, _Relayed) or tally.is_noted:
-            return
-        state = _state(tally)
-        if state != tally.sent:
-            self._counts.sent += 1
-        else:
-            self._counts.resent += 1
-        tally.sent = state
-        if tally.parent not in self._links:
-            return
-        tally.attempts += 1
-        count, settled = state
-        self._do(
-            SendFrame((tally.parent,), GossipReceipt(id=tally.message_id, count=count, settled=settled), urgent=True)
-        )
-        self._timers.set((_Due.REPORT, tally.message_id), now + self._backoff.delay(tally.attempts, self._rng))
+    # --- too many -----------------------------------------------------------------------------------------------------
+
+    def _resized(self, peers: int, now: float) -> None:
+        """The mesh is so large: what was not believed of receipts may be so now."""
+        self._most = believable(peers, self._config.most)
+        for tally in self._tallies():
+            doubted = [child for child in tally.children.values() if child.claimed > child.count]
+            for child in doubted:
+                tally.take(child, child.claimed, self._most)
+            if doubted:
+                self._changed(tally, now)
+
+    def _blame_liars(self, tally: Tally) -> None:
+        """Neighbours that have told of far more peers than there are, and nothing has borne them out."""
+        for peer, child in tally.children.items():
+            if child.claimed > LIE * self._most:
+                self._blame(peer)
+
+    def _blame(self, peer: PeerId) -> None:
+        self._counts.implausible += 1
+        if self._post.has_link(peer):
+            self._do(DropLink(peer, "receipts of more peers than there are", blame=True))
 
     # --- the end ------------------------------------------------------------------------------------------------------
 
-    def _close(self, tally: _Tally, now: float) -> None:
-        """Nobody is waited for any more; what still comes counts."""
-        if isinstance(tally, _Own):
-            tally.is_over = True
-        for child in tally.children.values():
-            tally.update(child, child.count, settled=True)
+    def _close(self, tally: Tally, now: float) -> None:
+        tally.close()
         self._changed(tally, now)
 
-    def _push_out(self, tally: _Tally, now: float) -> None:
+    def _push_out(self, tally: Tally, now: float) -> None:
         """Make room: settle it as it stands."""
         self._counts.dropped += 1
         self._close(tally, now)
+        self._post.flush(now, everything=True)
+        self._pushed_out.add(tally.message_id, None, tally.expires, now)
         self._forget(tally)
 
-    def _forget(self, tally: _Tally) -> None:
+    def _forget(self, tally: Tally) -> None:
         for due in _Due:
             self._timers.cancel((due, tally.message_id))
+        if isinstance(tally, Relayed):
+            self._pay(tally)
+            self._post.forget(tally.upstream, tally.message_id)
         self._own.pop(tally.message_id, None)
         self._relayed.pop(tally.message_id, None)
 
     def _leave(self, now: float) -> None:
+        self._left = True
         for tally in self._tallies():
             self._close(tally, now)
-
-    def _tallies(self) -> Iterator[_Tally]:
-        yield from self._own.values()
-        yield from self._relayed.values()
-
-
-def _state(relayed: _Relayed) -> tuple[int, bool]:
-    return 1 + relayed.below, relayed.is_settled
-
-
-def _why_nobody(own: _Own) -> str:
-    if own.children:
-        return "no neighbour has taken it"
-    if own.silent:
-        return f"it went only to peers that can't acknowledge it ({own.silent} of the original project)"
-    return "there is no link to any peer"

@@ -42,5 +42,9 @@ class SeenTable(Generic[K, V]):
             self.forgotten += 1
         self._entries[key] = (until, value)
 
+    def discard(self, key: K) -> None:
+        """Forget an id."""
+        self._entries.pop(key, None)
+
     def _oldest(self) -> float:
         return next(iter(self._entries.values()))[0]

@@ -5,6 +5,7 @@ The carrier below brings packets over, whole, in order, each once; `p2pmesh.wire
 - Two lanes: urgent frames overtake bulk ones, between the fragments of large bulk frames too.
 - Small frames that come in quick succession share a packet: the first goes at once, what follows within `coalesce_delay`
   waits for company, unless the peer has been heard since (then this is a conversation, and latency counts).
+- Patient frames (acks, counts: nobody's latency hangs on them) wait up to `patience` for a packet that leaves anyway.
 - Credits: the receiver says how much it may be charged in all, in each lane, and says more as its application takes
   frames. So a slow receiver stops its sender, and what waits unread is bounded whatever the peer does.
 - Keepalive: after a silence the peer is pinged. A session whose own timer comes late (its process lags, or was stopped)
@@ -74,6 +75,8 @@ class LinkSession:
         self._pong: int | None = None
         self._hold_until = -math.inf
         self._held = False
+        self._impatient = False
+        self._patience_ends = math.inf
         self._finishing = False
         self._end_sent = False
         self.peer_ended: bool = False
@@ -104,9 +107,16 @@ class LinkSession:
         """Whether a frame may be queued: while less than a packet waits in its lane."""
         return self._peer_max_frame is not None and self._out[urgent].queued < self._room
 
-    def queue(self, frame: bytes, *, urgent: bool) -> None:
-        """Queue a frame that passed `check`, when there is room."""
+    def queue(self, frame: bytes, *, urgent: bool, patient_until: float | None = None) -> None:
+        """Queue a frame that passed `check`, when there is room.
+
+        One with `patient_until` waits for company until then, and leaves with the next packet that anything else causes.
+        """
         self._out[urgent].append(frame)
+        if patient_until is None:
+            self._impatient = True
+        elif patient_until < self._patience_ends:
+            self._patience_ends = patient_until
 
     def take(self) -> bytes | None:
         """The next frame that came, urgent ones first; None if there is none."""
@@ -182,7 +192,7 @@ class LinkSession:
             return None
         if now - self._pinged_at > MEASURE_EVERY:
             self._ping(now)
-        if hold and now < self._hold_until and queued < self._coalesce_size and not self._pressing():
+        if hold and queued < self._coalesce_size and now < self._held_back() and not self._pressing():
             self._held = True
             return None
         self._held = False
@@ -197,9 +207,15 @@ class LinkSession:
         if not used:
             return None
         self._hold_until = now + self._config.coalesce_delay
+        self._impatient = queued > 0 and bulk.queued + urgent.queued > 0
+        self._patience_ends = math.inf
         self.packets_sent += 1
         self.bytes_sent += used
         return b"".join(parts)
+
+    def _held_back(self) -> float:
+        """When the frames that are queued have waited long enough for company."""
+        return self._hold_until if self._impatient else max(self._hold_until, self._patience_ends)
 
     def _pressing(self) -> bool:
         """Whether something waits that should not wait for company."""
@@ -209,7 +225,7 @@ class LinkSession:
 
     def next_deadline(self) -> float:
         """When `expire` wants to be called next."""
-        return min(self._hold_until, self._silence_ends()) if self._held else self._silence_ends()
+        return min(self._held_back(), self._silence_ends()) if self._held else self._silence_ends()
 
     def expire(self, now: float, buffered: int = 0) -> float | None:
         """Do what is due. Ask for `next_packet` afterwards.

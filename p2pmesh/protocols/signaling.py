@@ -32,6 +32,7 @@ from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.core import (
     Arrived,
+    Acquainted,
     AskForOffer,
     Effects,
     FindPeers,
@@ -43,6 +44,7 @@ from p2pmesh.protocols.core import (
     LocalSignal,
     PeerGone,
     PeersFound,
+    Probe,
     Received,
     Rejected,
     RejectOffer,
@@ -59,6 +61,7 @@ from p2pmesh.protocols.core import (
 )
 from p2pmesh.protocols.introductions import MAX_ALTERNATIVES, Introductions
 from p2pmesh.protocols.joining import Joining
+from p2pmesh.protocols.probes import Probes
 from p2pmesh.protocols.recent import Allowances, Recent
 from p2pmesh.protocols.timers import Timers
 from p2pmesh.protocols.ways import NOT_FOUND, ByMesh, ByService, Came, Kind, Letter, Ways
@@ -91,6 +94,7 @@ class SignalingCore:
         self._ways = Ways(config.signaling, self._counts, self._on_lost)
         self._joining = Joining(identity, config, rng, wall, self._ways, self._counts)
         self._introductions = Introductions(identity, config, self._ways, self._counts)
+        self._probes = Probes(self._me, config.signaling, self._ways, self._counts)
         self._batches = Recent[list[Signal]](config.signaling.remembered_offers)
         self._refusals = Allowances(config.max_peers, 1.0, 10.0)
         self._leaving = False
@@ -122,6 +126,10 @@ class SignalingCore:
                 return self._on_reject_offer(event)
             case AskForOffer():
                 return self._on_ask_for_offer(event.peer)
+            case Probe():
+                return self._probes.ask(event.peer)
+            case Acquainted():
+                return self._probes.acquainted(event, now)
             case FindPeers():
                 self._joining.refresh(now)
                 return []
@@ -146,6 +154,7 @@ class SignalingCore:
             "services": self._joining.phases(),
             **self._ways.snapshot(),
             **self._introductions.snapshot(),
+            **self._probes.snapshot(),
             **{name: self._counts[name] for name in sorted(self._counts)},
         }
 
@@ -164,7 +173,8 @@ class SignalingCore:
                 self._links[peer] = event.peer.version
                 self._ways.link_up(event.peer)
                 self._joining.seek(now, wanted=self._wants_services())
-                return [*self._ways.answered(peer), *self._introductions.close(peer)]
+                strange = self._ways.is_strange(peer)
+                return [*strange, *self._ways.answered(peer), *self._introductions.close(peer)]
             case LinkDown():
                 self._links.pop(event.peer, None)
                 self._ways.link_down(event.peer)
@@ -192,7 +202,13 @@ class SignalingCore:
                 return self._on_peer_left(transport, message.peer_id)
             case wire.ServiceError():
                 return self._on_error(transport, message)
-            case wire.PeerSignal() | wire.PeerSignals() | wire.ConnectionRejected() | wire.SignalRejected():
+            case (
+                wire.PeerSignal()
+                | wire.PeerSignals()
+                | wire.ConnectionRejected()
+                | wire.SignalRejected()
+                | wire.Ack()
+            ):
                 return self._on_relayed(transport, message, now)
             case wire.Join() | wire.Leave():
                 return self._ignore("unexpected")
@@ -222,6 +238,8 @@ class SignalingCore:
 
     def _on_not_found(self, transport: str, peer: PeerId) -> Effects:
         """The peer of an offer is not on this service: it may be on another."""
+        if self._probes.is_out(peer):
+            return [*(self._ways.not_found(peer, transport) or ()), *self._probes.not_found(peer, transport)]
         effects = self._ways.not_found(peer, transport)
         if effects is not None or self._introductions.answering(peer):
             return effects or []
@@ -232,7 +250,7 @@ class SignalingCore:
     def _on_relayed(
         self,
         transport: str,
-        message: wire.PeerSignal | wire.PeerSignals | wire.ConnectionRejected | wire.SignalRejected,
+        message: wire.PeerSignal | wire.PeerSignals | wire.ConnectionRejected | wire.SignalRejected | wire.Ack,
         now: float,
     ) -> Effects:
         sender = message.from_
@@ -259,6 +277,8 @@ class SignalingCore:
                 instead = message.correct_initiator == self._me
                 rejected = Rejected(sender, message.reason or "initiator_conflict", offer_instead=instead)
                 return effects + self._introductions.hear_rejection(came, rejected, None)
+            case wire.Ack():
+                return effects + self._probes.hear(came, sender, now, answers=message.answers)
             case _:
                 assert_never(message)
 
@@ -308,12 +328,13 @@ class SignalingCore:
     def _on_local_signal(self, peer: PeerId, signal: Signal, now: float) -> Effects:
         match signal.type:
             case "offer":
-                return self._ways.send(self._introductions.offer(peer, signal, len(self._links)))
+                letter = self._introductions.offer(peer, signal, len(self._links))
+                return self._ways.send(letter.along(self._probes.way_to(peer, now)))
             case "answer":
-                letter = self._introductions.answer(peer, signal)
-                if letter is None:
+                answer = self._introductions.answer(peer, signal)
+                if answer is None:
                     return [Tell(Subsystem.TOPOLOGY, Rejected(peer, "its offer is no longer known"))]
-                return self._ways.send(letter)
+                return self._ways.send(answer)
             case "candidate":
                 return self._on_local_candidate(peer, signal, now)
             case _:

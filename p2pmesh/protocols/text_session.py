@@ -53,8 +53,9 @@ class TextSession:
         """Whether a frame may be queued: while less than a packet waits in its lane."""
         return self._queued[urgent] < self._room
 
-    def queue(self, frame: bytes, *, urgent: bool) -> None:
-        """Queue a frame that passed `check`, when there is room."""
+    def queue(self, frame: bytes, *, urgent: bool, patient_until: float | None = None) -> None:
+        """Queue a frame that passed `check`, when there is room. Each is a message of its own: none gains by waiting."""
+        del patient_until
         self._out[urgent].append(frame)
         self._queued[urgent] += len(frame) + HEADER_SIZE
 

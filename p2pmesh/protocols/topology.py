@@ -30,7 +30,7 @@ has been open for a while comes from a peer that has been restarted: it gets a n
 Takes: LinkUp, LinkDown, LinkLost, Received, ServiceUp and ServiceDown (from signaling: joined, and no more), PeersFound,
 PeerGone, Offered, Rejected, Connect, Bridge, Introduced, FarPeers, Welcome, RingAgreed, Superfluous, Forget, Leave.
 Gives: WantLink, AcceptOffer, DropLink, SendFrame(ReconnectionData | Goodbye), Reply,
-Tell(SIGNALING, RejectOffer | AskForOffer | FindPeers), Tell(CHORD, Vacancies),
+Tell(SIGNALING, RejectOffer | AskForOffer | FindPeers), Tell(CHORD, Vacancies), Tell(ISLANDS, Vanished),
 Emit(PeerConnected | PeerDisconnected | PeerTimedOut | PeerFailed | PeerEvicted).
 """
 
@@ -269,6 +269,10 @@ class TopologyCore:
                     now + self._config.announced_grace * self._rng.uniform(0.75, 1.0),
                     vouched=now + VOUCHED,
                 )
+            case "beyond":
+                news = self._known.learn(event.peers, vouched=now + VOUCHED)
+                self._known.be_sure(event.peers, now + VOUCHED)
+                news = True
             case "hearsay":
                 later = now + HEARSAY * self._rng.uniform(1.0, 1.5)
                 news = self._known.learn(event.peers, later, now, vouched=-math.inf)

@@ -23,7 +23,7 @@ from attrs import define, field, frozen
 
 from p2pmesh.config import SignalingConfig
 from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.core import CancelRoute, Effects, RemotePeer, Route, SendSignaling, Subsystem, Tell, Way
+from p2pmesh.protocols.core import CancelRoute, Effects, RemotePeer, Route, SendSignaling, Stranger, Subsystem, Tell, Way
 from p2pmesh.protocols.recent import Recent
 from p2pmesh.wire.messages import MAX_REASON, Message
 from p2pmesh.wire.signaling import SignalingMessage
@@ -214,6 +214,13 @@ class Ways:
             return []
         self._counts[f"{letter.kind.value}_mesh"] += 1
         return self._cancel(letter)
+
+    def is_strange(self, peer: PeerId) -> Effects:
+        """A link to it is open: say so if our offer did not come through the mesh, and did by a service."""
+        letter = self._open.get(peer)
+        if letter is None or letter.kind is not Kind.OFFER or not letter.through_mesh or not letter.services:
+            return []
+        return [Tell(Subsystem.ISLANDS, Stranger(peer))]
 
     def take_back(self, peer: PeerId) -> Effects:
         """Whatever is out to this peer is not to be tried any further."""

@@ -33,7 +33,9 @@ from p2pmesh.protocols.core import (
     Signaled,
     Subsystem,
     WallClock,
+    WantHistory,
 )
+from p2pmesh.protocols.islands import IslandsCore
 from p2pmesh.protocols.kademlia import KademliaCore
 from p2pmesh.protocols.receipts import ReceiptsCore
 from p2pmesh.protocols.routing import RoutingCore
@@ -44,16 +46,23 @@ from p2pmesh.wire.messages import (
     ContactRequest,
     Direct,
     DirectAck,
+    FindBeyond,
     FindSuccessor,
+    FoundBeyond,
     Goodbye,
     Gossip,
     GossipAck,
+    GossipDigest,
+    GossipGraft,
     GossipHave,
-    GossipReceipt,
-    GossipReceiptAck,
+    GossipHistory,
+    GossipIHave,
+    GossipPrune,
+    GossipReceipts,
     GossipWant,
     KademliaRpc,
     LinkRejected,
+    Merge,
     Message,
     Neighbours,
     Packet,
@@ -73,7 +82,7 @@ AUDIENCE: Mapping[type[Input], tuple[Subsystem, ...]] = {
     LinkDown: EVERYBODY,
     Leave: EVERYBODY,
     LinkLost: (Subsystem.TOPOLOGY, Subsystem.SIGNALING),
-    ServiceUp: (Subsystem.SIGNALING,),
+    ServiceUp: (Subsystem.SIGNALING, Subsystem.BROADCAST),  # for it the first is the beginning
     ServiceDown: (Subsystem.SIGNALING,),
     Signaled: (Subsystem.SIGNALING,),
     LocalSignal: (Subsystem.SIGNALING,),
@@ -81,6 +90,7 @@ AUDIENCE: Mapping[type[Input], tuple[Subsystem, ...]] = {
     PeerGone: (Subsystem.TOPOLOGY, Subsystem.ROUTING),
     Connect: (Subsystem.TOPOLOGY,),
     Publish: (Subsystem.BROADCAST,),
+    WantHistory: (Subsystem.BROADCAST,),
     SendDirect: (Subsystem.ROUTING,),
     DhtPut: (Subsystem.KADEMLIA,),
     DhtGet: (Subsystem.KADEMLIA,),
@@ -91,10 +101,14 @@ AUDIENCE: Mapping[type[Input], tuple[Subsystem, ...]] = {
 OWNERS: Mapping[type[Message], Subsystem | None] = {
     Gossip: Subsystem.BROADCAST,
     GossipAck: Subsystem.BROADCAST,
+    GossipIHave: Subsystem.BROADCAST,
+    GossipGraft: Subsystem.BROADCAST,
+    GossipPrune: Subsystem.BROADCAST,
+    GossipDigest: Subsystem.BROADCAST,
     GossipHave: Subsystem.BROADCAST,
     GossipWant: Subsystem.BROADCAST,
-    GossipReceipt: Subsystem.RECEIPTS,
-    GossipReceiptAck: Subsystem.RECEIPTS,
+    GossipHistory: Subsystem.BROADCAST,
+    GossipReceipts: Subsystem.RECEIPTS,
     Direct: Subsystem.ROUTING,
     DirectAck: Subsystem.ROUTING,
     Packet: Subsystem.ROUTING,
@@ -112,6 +126,9 @@ OWNERS: Mapping[type[Message], Subsystem | None] = {
     RelayFailure: None,
     RelayBatch: Subsystem.SIGNALING,
     KademliaRpc: Subsystem.KADEMLIA,
+    Merge: Subsystem.ISLANDS,
+    FindBeyond: None,  # these two come inside packets only
+    FoundBeyond: None,
 }
 """The core that gets a neighbour's message; None for those that this version understands and ignores."""
 
@@ -130,4 +147,5 @@ def build_cores(identity: Identity, config: MeshConfig, rng: random.Random, wall
         Subsystem.BROADCAST: BroadcastCore(identity, config, own(), wall),
         Subsystem.RECEIPTS: ReceiptsCore(identity, config, own(), wall),
         Subsystem.KADEMLIA: KademliaCore(identity, config, own(), wall),
+        Subsystem.ISLANDS: IslandsCore(identity, config, own(), wall),
     }

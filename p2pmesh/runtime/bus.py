@@ -37,6 +37,8 @@ class Subscription(trio.abc.ReceiveChannel[T], Generic[T]):
         self._closed = False
         self.missed: int = 0
         """Items dropped so far because this subscriber was too slow."""
+        self.skipped: int = 0
+        """Broadcasts that an ordered subscription has given up on so far."""
 
     async def receive(self) -> T:
         """The next item.
@@ -51,7 +53,7 @@ class Subscription(trio.abc.ReceiveChannel[T], Generic[T]):
             try:
                 item = self.receive_nowait()
             except trio.WouldBlock:
-                await self._readers.park()
+                await self._park()
                 waited = True
             else:
                 break
@@ -84,6 +86,10 @@ class Subscription(trio.abc.ReceiveChannel[T], Generic[T]):
         self._closed = True
         self._items.clear()
         self._readers.unpark_all()
+
+    async def _park(self) -> None:
+        """Wait until there may be something."""
+        await self._readers.park()
 
     def _offer(self, item: T) -> None:
         if self._closed or self._ended:
@@ -146,7 +152,7 @@ class Bus:
     @contextmanager
     def events(self, capacity: int) -> Iterator[Subscription[Event]]:
         """A stream of all events."""
-        with self._attach(_EventStream(capacity), lambda event: True) as stream:
+        with self.attach(_EventStream(capacity), lambda event: True) as stream:
             yield stream
 
     @contextmanager
@@ -158,13 +164,13 @@ class Bus:
         def lagged(missed: int) -> None:
             self.publish(Lagged(missed, topic))
 
-        with self._attach(
-            Subscription[T](capacity, lagged), lambda event: isinstance(event, kind) and wants(event)
-        ) as stream:
+        stream = Subscription[T](capacity, lagged)
+        with self.attach(stream, lambda event: isinstance(event, kind) and wants(event)):
             yield stream
 
     @contextmanager
-    def _attach(self, stream: Subscription[T], wants: Callable[[Event], bool]) -> Iterator[Subscription[T]]:
+    def attach(self, stream: Subscription[T], wants: Callable[[Event], bool]) -> Iterator[Subscription[T]]:
+        """Feed a stream with the events that it wants."""
         self._count += 1
         key = self._count
         self._sinks[key] = (stream, wants)  # type: ignore[assignment]  # it only gets what `wants` lets through

@@ -105,6 +105,7 @@ class LinkKeeper:
         self._deliver = deliver
         self._attempts: dict[PeerId, _Attempting] = {}
         self._links: dict[PeerId, _Open] = {}
+        self._unflushed: dict[Link, None] = {}
         self._counts = _Counts()
         self._nursery: trio.Nursery | None = None
 
@@ -153,8 +154,8 @@ class LinkKeeper:
         for lane in entry.lanes:
             lane.wake.set()
 
-    def send(self, peers: tuple[PeerId, ...], message: Message, *, urgent: bool) -> None:
-        """Queue a message for open links; encoded once for each encoding, not for each link."""
+    def send(self, peers: tuple[PeerId, ...], message: Message, *, urgent: bool, patient: bool = False) -> None:
+        """Queue a message for open links, to leave with the next `flush`; encoded once for each encoding, not for each link."""
         frames: dict[bool, bytes] = {}
         for peer in peers:
             entry = self._links.get(peer)
@@ -165,7 +166,13 @@ class LinkKeeper:
             frame = frames.get(text)
             if frame is None:
                 frame = frames[text] = encode(message, text=text)
-            self._queue(entry, frame, urgent=urgent)
+            self._queue(entry, frame, urgent=urgent, patient=patient)
+
+    def flush(self) -> None:
+        """Let what was queued go: what one step of a core sends to a peer travels together."""
+        links, self._unflushed = self._unflushed, {}
+        for link in links:
+            link.flush()
 
     def snapshot(self) -> dict[str, Any]:
         """Statistics of the keeper and of each link."""
@@ -363,14 +370,28 @@ class LinkKeeper:
             lane.wake = trio.Event()
             await lane.wake.wait()
 
-    def _queue(self, entry: _Open, frame: bytes, *, urgent: bool) -> None:
+    def _queue(self, entry: _Open, frame: bytes, *, urgent: bool, patient: bool) -> None:
         lane = entry.lanes[urgent]
+        if not lane.frames and self._send_nowait(entry.link, frame, urgent=urgent, patient=patient):
+            lane.full_since = None
+            return
         if len(lane.frames) >= self._config.outbox:
             self._counts.frames_dropped += 1
             self._judge_full(entry, lane)
             return
         lane.frames.append(frame)
         lane.wake.set()
+
+    def _send_nowait(self, link: Link, frame: bytes, *, urgent: bool, patient: bool) -> bool:
+        """The short way, past the writer's task, while the link has room."""
+        try:
+            taken = link.send_nowait(frame, urgent=urgent, patient=patient)
+        except ValueError:  # the peer takes smaller frames than we do: to its core, this one was lost
+            self._counts.frames_too_large += 1
+            return True
+        if taken:
+            self._unflushed[link] = None
+        return taken
 
     def _judge_full(self, entry: _Open, lane: _Lane) -> None:
         now = trio.current_time()

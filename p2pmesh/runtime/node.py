@@ -166,7 +166,7 @@ class Node:
         for effect in effects:
             match effect:
                 case SendFrame():
-                    self.keeper.send(effect.peers, effect.message, urgent=effect.urgent)
+                    self.keeper.send(effect.peers, effect.message, urgent=effect.urgent, patient=effect.patient)
                 case WantLink():
                     self.keeper.want(effect.peer)
                 case AcceptOffer():
@@ -190,6 +190,7 @@ class Node:
                     self._progress(effect)
                 case _:
                     assert_never(effect)
+        self.keeper.flush()
 
     def _emit(self, event: Event) -> None:
         logger.debug("%s: %s", short(self.identity.peer_id), event)

@@ -5,8 +5,8 @@
 
 Ten thousand peers that join one after another take a quarter of an hour. Where joining is not what is measured, the mesh
 is put together instead: a link between each two neighbours on the ring, and long links by the law that chord draws keys
-by, within `max_peers`. All links open in one moment, and both ends are told of them as of any others; then each peer joins
-the signaling service. From there on everything takes its ordinary course: neighbours tell each other who they are linked
+by, within `max_peers`. All open at once, those of the ring a moment before the others, so that their ends hear of each other
+first; both ends are told of them as of any others. Then each peer joins the signaling service. From there on everything takes its ordinary course: neighbours tell each other who they are linked
 to, lists of successors fill, known peers are shuffled, whoever has a slot left seeks a link for it, until no link opens
 any more.
 
@@ -38,12 +38,13 @@ JOIN_WITHIN: Final = 10.0
 """Seconds in which all of them join the service."""
 
 
-def assemble(net: BareNetwork, peers: int) -> list[BareNode]:
+def assemble(net: BareNetwork, peers: int, *, settle: float = SETTLE) -> list[BareNode]:
     """Start so many peers whose links stand already, and wait until the mesh is at rest.
 
     Args:
       net: without peers so far.
       peers: how many.
+      settle: seconds until it is looked whether the mesh is at rest; the longer, the more others does each know of.
 
     Returns:
       The peers, all of them members of one ring; if they are not, that is a violation.
@@ -58,11 +59,15 @@ def assemble(net: BareNetwork, peers: int) -> list[BareNode]:
     with collector_paused():
         nodes = [net.add(joins=False) for _ in range(peers)]
         ordered = sorted(nodes, key=lambda node: node.peer_id)
-        for one, other in links_at_rest([node.peer_id for node in ordered], limit, rng):
-            ordered[one].links.establish(ordered[other])
+        links = list(links_at_rest([node.peer_id for node in ordered], limit, rng))
+        of_the_ring = peers if peers > 2 else len(links)
+        for row in (links[:of_the_ring], links[of_the_ring:]):
+            for one, other in row:
+                ordered[one].links.establish(ordered[other])
+            net.run(net.conditions.jitter)
         for node in nodes:
             net.after(JOIN_WITHIN * rng.random(), _join, node)
-        _settle(net)
+        _settle(net, settle)
     check_ring(net)
     check_islands(net)
     return nodes
@@ -72,8 +77,8 @@ def _join(node: BareNode, _: object) -> None:
     node.net.service.dial(node)
 
 
-def _settle(net: BareNetwork) -> None:
-    net.run(SETTLE)
+def _settle(net: BareNetwork, seconds: float) -> None:
+    net.run(seconds)
     ends, opened = net.now + REST_WITHIN, -1
     while net.now < ends and opened != (opened := _opened(net)):
         net.run(LOOK_EVERY)
@@ -95,7 +100,7 @@ def links_at_rest(ids: Sequence[PeerId], limit: int, rng: random.Random) -> Iter
       rng: draws the keys that long links are for.
 
     Yields:
-      Pairs of peers, by their index in `ids`.
+      Pairs of peers, by their index in `ids`; the ring first.
     """
     links = _Links(ids, limit)
     for one in range(len(ids)):
@@ -107,10 +112,10 @@ def links_at_rest(ids: Sequence[PeerId], limit: int, rng: random.Random) -> Iter
         rng.shuffle(seekers)
         served = []
         for one in seekers:  # one link each in a round, so that nobody's keys are all drawn while there is a choice
-            other = links.seek(one, draw_key(ids[one], len(ids), rng)) if links.is_vacant(one) else None
-            if other is not None:
+            found = links.seek(one, draw_key(ids[one], len(ids), rng)) if links.is_vacant(one) else None
+            if found is not None:
                 served.append(one)
-                yield links.link(one, other)
+                yield links.link(one, found)
         seekers = [one for one in served if links.is_vacant(one)]
 
 

@@ -20,7 +20,9 @@ from p2pmesh.wire.messages import (
     Gossip,
     GossipData,
     GossipHave,
-    GossipReceipt,
+    GossipIHave,
+    GossipReceipts,
+    Receipt,
     ReconnectionData,
 )
 from p2pmesh.wire.signaling import ConnectionRejected, SignalingMessage
@@ -85,15 +87,16 @@ def invented(rng: random.Random, count: int) -> tuple[PeerId, ...]:
     return tuple(PeerId(f"{rng.getrandbits(ID_BITS):040x}") for _ in range(count))
 
 
-def _unasked(rng: random.Random) -> Direct | GossipHave | GossipReceipt:
+def _unasked(rng: random.Random) -> Direct | GossipIHave | GossipReceipts:
     name = f"{rng.getrandbits(128):032x}"
     match rng.randrange(3):
         case 0:
             return Direct(id=name, payload="flood", encoding="text")
         case 1:
-            return GossipHave(ids=(name,))
+            return GossipIHave(ids=(name,))
         case _:
-            return GossipReceipt(id=name, count=rng.getrandbits(31), settled=True)
+            lie = Receipt(id=name, count=rng.getrandbits(20), settled=True)
+            return GossipReceipts(number=rng.getrandbits(31), receipts=(lie,))
 
 
 def _garbage(rng: random.Random) -> bytes:

@@ -34,6 +34,7 @@ def watch(net: BareNetwork) -> None:
 
 def _look(net: BareNetwork, turn: int) -> None:
     check_at_most_once(net)
+    check_receipts(net)
     living = net.living()
     for offset in range(min(LOOK_AT, len(living))):
         check_bounds(net, living[(turn + offset) % len(living)])
@@ -46,6 +47,14 @@ def check_at_most_once(net: BareNetwork) -> None:
     net.ledger.twice, net.calls.twice = [], []
     for time, number, message_id in twice:
         net.violate("at most once", f"n{number} delivered {message_id[:8]} again at {time:.3f} s")
+
+
+def check_receipts(net: BareNetwork) -> None:
+    """No origin believes that more peers have its broadcast than truly do."""
+    for broadcast in net.ledger:
+        if broadcast.reached > broadcast.count:
+            counts = f"{broadcast.reached} peers counted, {broadcast.count} have it"
+            net.violate("receipts", f"the broadcast of n{broadcast.origin} at {broadcast.at:.3f} s: {counts}")
 
 
 def check_bounds(net: BareNetwork, node: BareNode) -> None:

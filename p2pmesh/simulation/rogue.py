@@ -40,19 +40,20 @@ class Rogue:
         await trio.sleep(self.net.rng.random() * EVERY)
         while True:
             self._hostility.act(cast("BareNode", self))
+            self._node.keeper.flush()
             await trio.sleep(EVERY)
 
     def twisted(self, message: SignalingMessage) -> SignalingMessage:
         return self._hostility.twisted(message, cast("BareNode", self))
 
-    def _send_or_not(self, peers: tuple[PeerId, ...], message: Message, *, urgent: bool) -> None:
-        if self._hostility.lets_pass(SendFrame(peers, message, urgent), cast("BareNode", self)):
-            self._send(peers, message, urgent=urgent)
+    def _send_or_not(self, peers: tuple[PeerId, ...], message: Message, *, urgent: bool, patient: bool = False) -> None:
+        if self._hostility.lets_pass(SendFrame(peers, message, urgent, patient), cast("BareNode", self)):
+            self._send(peers, message, urgent=urgent, patient=patient)
 
     def _transmit(self, peer: PeerId, frame: bytes) -> None:
         entry = self._node.keeper._links.get(peer)
         if entry is not None:
-            self._node.keeper._queue(entry, frame, urgent=True)
+            self._node.keeper._queue(entry, frame, urgent=True, patient=False)
 
 
 class _Twisted:

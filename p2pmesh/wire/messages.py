@@ -27,6 +27,7 @@ MAX_IDS_IN_LIST = 256
 MAX_VALUE = 64 * 1024
 MAX_RING_LIST = 16
 MAX_TRAIL = 256
+MAX_RECEIPTS = 64
 
 Id: TypeAlias = Annotated[PeerId, Meta(pattern=r"\A[0-9a-f]{40}\Z")]
 PeerIds: TypeAlias = Annotated[tuple[Id, ...], Meta(max_length=MAX_PEERS_IN_LIST)]
@@ -39,6 +40,9 @@ Reason: TypeAlias = Annotated[str, Meta(max_length=MAX_REASON)]
 Milliseconds: TypeAlias = Annotated[int, Meta(ge=0, lt=1 << 53)]
 Hops: TypeAlias = Annotated[int, Meta(ge=0, le=255)]
 Count: TypeAlias = Annotated[int, Meta(ge=0, lt=1 << 32)]
+HopCounts: TypeAlias = Annotated[tuple[Hops, ...], Meta(max_length=MAX_IDS_IN_LIST)]
+Prefix: TypeAlias = Annotated[str, Meta(max_length=16)]
+Trees: TypeAlias = Annotated[tuple[Annotated[str, Meta(max_length=8)], ...], Meta(max_length=MAX_PEERS_IN_LIST)]
 PublicKey: TypeAlias = Annotated[bytes, Meta(min_length=PUBLIC_KEY_SIZE, max_length=PUBLIC_KEY_SIZE)]
 Signature: TypeAlias = Annotated[bytes, Meta(min_length=SIGNATURE_SIZE, max_length=SIGNATURE_SIZE)]
 Mark: TypeAlias = Annotated[str, Meta(max_length=32)]
@@ -109,6 +113,10 @@ class GossipData(_Part, frozen=True, kw_only=True):
     max_hops: Hops | None = None
     receipts: bool = True
     """Whether the origin wants to know how many peers have it."""
+    series: Milliseconds | None = None
+    """Tells apart the counts that an origin has begun for a topic: the time it did, by its clock."""
+    sequence: Milliseconds | None = None
+    """Which of its broadcasts with that topic in that series this is, from 1."""
     age: Milliseconds = 0
     """How long it has been kept by the peers it passed: it ends at `ttl`, whatever their clocks say."""
 
@@ -120,40 +128,108 @@ class Gossip(_Message, frozen=True, kw_only=True, tag="gossip"):
 
 
 class GossipAck(_Message, frozen=True, kw_only=True, tag="gossip_ack"):
-    """This neighbour has the broadcast. From the original's peers it never comes."""
+    """This neighbour has these broadcasts. From the original's peers it never comes."""
 
-    id: MessageId | None = None
-    duplicate: bool = False
-    """It had it already: nothing more will come from it."""
+    new: MessageIds = ()
+    """It took them from us as new."""
+    had: MessageIds = ()
+    """It had them already: nothing more will come from it."""
+    prune: MessageIds = ()
+    """It had them already, or gets them elsewhere, and wants no more copies of their origins' broadcasts from us."""
 
 
-class GossipReceipt(_Message, frozen=True, kw_only=True, tag="gossip_receipt"):
-    """How many peers have the broadcast by way of this neighbour, itself included: the whole count so far."""
+class Receipt(_Part, frozen=True, kw_only=True):
+    """How many peers have a broadcast by way of the sender, itself included, as far as it tells this receiver."""
 
     id: MessageId
     count: Count
+    """In all so far."""
     settled: bool = True
     """Whether everybody below has answered."""
 
 
-class GossipReceiptAck(_Message, frozen=True, kw_only=True, tag="gossip_receipt_ack"):
-    """This neighbour has noted this receipt: it need not be sent again."""
+class GossipReceipts(_Message, frozen=True, kw_only=True, tag="gossip_receipts"):
+    """Receipts for a peer, and which of its own were noted."""
 
-    id: MessageId
+    number: Count | None = None
+    """Of this message, if it has receipts: to be noted."""
+    receipts: Annotated[tuple[Receipt, ...], Meta(max_length=MAX_RECEIPTS)] = ()
+    noted: Annotated[tuple[Count, ...], Meta(max_length=MAX_RECEIPTS)] = ()
+    """Numbers of messages whose receipts the sender has noted: they need not be sent again."""
+    unknown: MessageIds = ()
+    """Broadcasts in them that the sender does not count for the receiver."""
+    epoch: Count | None = None
+    """Tells the processes apart that the sender has had: drawn at random by each."""
+    to: Count | None = None
+    """Which process of the receiver the receipts are for; over routes only, since a link leads to one process."""
+    ask: bool = False
+    """Whether the receiver is to tell its `epoch`."""
+
+
+class GossipIHave(_Message, frozen=True, kw_only=True, tag="gossip_ihave"):
+    """This neighbour has these broadcasts, and sends those that it is asked for by `GossipGraft`."""
+
+    ids: MessageIds
+    hops: HopCounts = ()
+    """Links that each has crossed to get there."""
+    size: Count = 0
+    """Bytes of the largest payload."""
+    offer: bool = False
+    """Whether an answer is waited for: a `GossipGraft`, or a `GossipAck` from who has it."""
+
+
+class GossipGraft(_Message, frozen=True, kw_only=True, tag="gossip_graft"):
+    """Send these broadcasts, which you have announced, and from now on copies of all that their origins broadcast."""
+
+    ids: MessageIds = ()
+    trees: Trees = ()
+    """More origins, by the first digits of their ids, whose broadcasts are wanted as copies from now on."""
+
+
+class GossipPrune(_Message, frozen=True, kw_only=True, tag="gossip_prune"):
+    """Send no copies of these origins' broadcasts: this neighbour gets them elsewhere."""
+
+    trees: Trees
+
+
+class DigestPart(_Part, frozen=True, kw_only=True):
+    """The sum of what a peer has below a prefix of keys: see `p2pmesh.protocols.digests`."""
+
+    prefix: Prefix
     count: Count
-    settled: bool = True
+    sum: Annotated[bytes, Meta(min_length=8, max_length=8)]
+
+
+class GossipDigest(_Message, frozen=True, kw_only=True, tag="gossip_digest"):
+    """What is alive here, summed up: broadcasts of at least `beyond` and at most `within` of age."""
+
+    parts: Annotated[tuple[DigestPart, ...], Meta(max_length=MAX_IDS_IN_LIST)]
+    beyond: Milliseconds = 0
+    within: Milliseconds
 
 
 class GossipHave(_Message, frozen=True, kw_only=True, tag="gossip_have"):
-    """Broadcasts that are still alive here, on a new link. Answered by `GossipWant` in every case."""
+    """Broadcasts that are alive here. Answered by `GossipWant` in every case."""
 
-    ids: MessageIds
+    ids: MessageIds = ()
+    prefixes: Annotated[tuple[Prefix, ...], Meta(max_length=MAX_IDS_IN_LIST)] = ()
+    """These are all that this neighbour has below these prefixes."""
+    beyond: Milliseconds = 0
+    within: Milliseconds = 0
 
 
 class GossipWant(_Message, frozen=True, kw_only=True, tag="gossip_want"):
     """Those of them that this neighbour lacks: they are sent to it."""
 
     ids: MessageIds = ()
+
+
+class GossipHistory(_Message, frozen=True, kw_only=True, tag="gossip_history"):
+    """Name the live broadcasts of this topic, or of all, of at least `beyond` and at most `within` of age."""
+
+    topic: Topic | None = None
+    beyond: Milliseconds = 0
+    within: Milliseconds
 
 
 # --- direct messages --------------------------------------------------------------------------------------------------
@@ -311,6 +387,35 @@ class SuccessorFound(_Message, frozen=True, kw_only=True, tag="successor_found")
     """Whether the sender of this lets the asker in, if that offers it a link soon."""
 
 
+# --- islands ----------------------------------------------------------------------------------------------------------
+
+
+class Merge(_Message, frozen=True, kw_only=True, tag="merge"):
+    """There is a bridge to another island: flooded from its near end. To its far end, without a path: we are two islands."""
+
+    id: MessageId
+    bridge: Id
+    """The far end."""
+    path: PeerIds = ()
+    """The near end, and all that it came through since, the sender last."""
+
+
+class FindBeyond(_Message, frozen=True, kw_only=True, tag="find_beyond"):
+    """Who is at this place of the ring, on your side of the bridge? Routed to the far end."""
+
+    key: Id
+
+
+class FoundBeyond(_Message, frozen=True, kw_only=True, tag="found_beyond"):
+    """The answer to `find_beyond`."""
+
+    peer: Id
+    """Who is nearest to the key, not by the link that the question came over."""
+    successors: RingList = ()
+    predecessors: RingList = ()
+    """Who follows it on the ring, and who goes before, as it says."""
+
+
 # --- signaling through the mesh ---------------------------------------------------------------------------------------
 
 
@@ -396,10 +501,14 @@ class Unknown(Struct, frozen=True):
 Message: TypeAlias = (
     Gossip
     | GossipAck
-    | GossipReceipt
-    | GossipReceiptAck
+    | GossipReceipts
+    | GossipIHave
+    | GossipGraft
+    | GossipPrune
+    | GossipDigest
     | GossipHave
     | GossipWant
+    | GossipHistory
     | Direct
     | DirectAck
     | Packet
@@ -412,6 +521,9 @@ Message: TypeAlias = (
     | Stabilise
     | FindSuccessor
     | SuccessorFound
+    | Merge
+    | FindBeyond
+    | FoundBeyond
     | RelaySignal
     | RelayAck
     | RelayFailure

@@ -138,6 +138,15 @@ class SignalRejected(_Message, frozen=True, kw_only=True, tag="signal_rejected")
     correct_initiator: Id | None = None
 
 
+class Ack(_Message, frozen=True, kw_only=True, tag="ack"):
+    """Are you there? And the answer. The original's server relays it, and its clients take no notice."""
+
+    to: Id | None = None
+    from_: Id | None = None
+    answers: bool = False
+    """Whether this is the answer."""
+
+
 SignalingMessage: TypeAlias = (
     Join
     | Leave
@@ -149,4 +158,5 @@ SignalingMessage: TypeAlias = (
     | PeerSignals
     | ConnectionRejected
     | SignalRejected
+    | Ack
 )

@@ -1,0 +1,511 @@
+"""What `benchmarks/gossip.py` measures: each measure takes a copy of a mesh at rest, and returns its figures.
+
+`SECTIONS` says of each which meshes it is for and what its figures should come to, `PUBLISHED` what others have come to.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from heapq import heappop, heappush
+from statistics import mean
+from typing import Final
+
+import attrs
+from attrs import frozen
+
+from benchmarks.overlay_measures import (
+    Figures,
+    Section,
+    Size,
+    at_least,
+    at_most,
+    becomes_whole,
+    churn,
+    new_network,
+    share,
+    steady,
+)
+from p2pmesh.events import Event, MessageDelivered, MessageReceived
+from p2pmesh.simulation import BareNetwork, BareNode, Broadcast, Cut, assemble, read_meter
+from p2pmesh.simulation.bare_links import End
+from p2pmesh.simulation.invariants import islands, ring_cycles, ring_gaps
+from p2pmesh.simulation.traffic import NAMES, PAYLOAD
+from p2pmesh.wire.fragments import HEADER_SIZE, PING, PONG, u32_record
+
+SETTLE: Final = 300.0
+"""Of the assembled mesh: each peer has told others of some that it knows five times, and been told."""
+WARM_UP, MEASURED = 20, 20
+"""Broadcasts until the trees have grown, and those that are measured then."""
+APART: Final = 3.0
+"""Seconds between two of them, so that all copies of one were sent before the next; a flood takes one at most."""
+SOON, LATE = 10.0, 60.0
+"""Seconds within which a broadcast is everywhere, once all is well and while the mesh mends."""
+MENDED: Final = 120.0
+"""Seconds after a failure by which the mesh is one again, even with 80% dead."""
+LOST_FRAMES, STALL, STALLED, STALL_EVERY = 0.05, 1.0, 0.1, 5.0
+"""Of all frames; seconds that a stall lasts; of the links that stall; seconds from stall to stall."""
+QUIET: Final = 180.0
+CHURN_FOR: Final = 120.0
+PARTED: Final = 60.0
+PARTED_TTL: Final = 180.0
+"""So that what was sent as the network was parted lives for long enough after it was healed."""
+LOOK_EVERY: Final = 0.5
+
+
+def new_mesh(size: Size, seed: int) -> tuple[BareNetwork, list[str]]:
+    """A mesh at rest, and what is unusual about it."""
+    peers, max_peers = size
+    net, notes = new_network(peers, max_peers, seed, dht=False)
+    assemble(net, peers, settle=SETTLE)
+    return net, [*notes, "the mesh was assembled: its peers did not join one by one"]
+
+
+# --- the tree ---------------------------------------------------------------------------------------------------------
+
+
+@frozen
+class Sent:
+    """What became of one broadcast."""
+
+    broadcast: Broadcast
+    copies: int
+    """Of its payload, that went over links."""
+    last_hop: int
+    """Links on the longest way that it took to anybody."""
+    flood_hop: int
+    """Links that a flood from the same peer would have crossed to whom it reaches last."""
+    flood_time: float
+
+
+def one_sender(net: BareNetwork, rng: random.Random) -> Figures:
+    """The same peer broadcasts, again and again."""
+    sender = rng.choice(net.nodes)
+    return spread(net, lambda: sender)
+
+
+def random_senders(net: BareNetwork, rng: random.Random) -> Figures:
+    """A random peer broadcasts, another each time."""
+    return spread(net, lambda: rng.choice(net.nodes))
+
+
+def spread(net: BareNetwork, choose: Callable[[], BareNode]) -> Figures:
+    """Broadcasts one after another, and what the later ones cost."""
+    others = len(net.nodes) - 1
+    longest = watch_hops(net)
+    sent = [broadcast_alone(net, choose(), longest) for _ in range(WARM_UP)]
+    before, net.ledger.latencies[:] = read_meter(net), net.ledger.latencies[:0]
+    measured = [broadcast_alone(net, choose(), longest) for _ in range(MEASURED)]
+    cost, took = read_meter(net) - before, sorted(net.ledger.latencies)
+    net.run(LATE)
+    last, flood = mean(one.last_hop for one in measured), mean(one.flood_hop for one in measured)
+    return {
+        "reliability": mean(one.broadcast.count / others for one in measured),
+        "redundancy": redundancy(measured),
+        "redundancy_of_the_first": redundancy(sent[:1]),
+        "redundancy_while_the_trees_grew": redundancy(sent),
+        "last_hop": last,
+        "last_hop_max": max(one.last_hop for one in measured),
+        "flood_last_hop": flood,
+        "last_hop_ratio": last / flood,
+        "last_delivery_s": mean(one.broadcast.last_at - one.broadcast.at for one in measured),
+        "flood_last_delivery_s": mean(one.flood_time for one in measured),
+        "took_p50_s": took[len(took) // 2],
+        "took_p99_s": took[len(took) * 99 // 100],
+        "frames_per_delivery": cost.frames / max(1, sum(one.broadcast.count for one in measured)),
+        "exact_receipts": share(one.broadcast.reached == others for one in [*sent, *measured]),
+        "delivered_twice": len(net.ledger.twice),
+    }
+
+
+def broadcast_alone(net: BareNetwork, sender: BareNode, longest: Mapping[str, int]) -> Sent:
+    """One broadcast, and nothing else meanwhile."""
+    before, flood = net.traffic.frames[PAYLOAD], flood_from(net, sender)
+    broadcast = net.publish(sender)
+    net.run(APART)
+    copies, message_id = net.traffic.frames[PAYLOAD] - before, broadcast.message_id or ""
+    return Sent(broadcast, copies, longest.get(message_id, 0), *flood)
+
+
+def redundancy(sent: Iterable[Sent]) -> float:
+    """Copies for each delivery, beyond the one that it takes: the relative message redundancy of Plumtree's authors."""
+    rows = list(sent)
+    return sum(one.copies for one in rows) / max(1, sum(one.broadcast.count for one in rows)) - 1
+
+
+def watch_hops(net: BareNetwork) -> dict[str, int]:
+    """The most links that each broadcast crosses on its way to anybody, from now on, by its id."""
+    longest: dict[str, int] = {}
+
+    def hear(_: BareNode, event: Event) -> None:
+        if isinstance(event, MessageReceived) and event.hops > longest.get(event.message_id, 0):
+            longest[event.message_id] = event.hops
+
+    net.listeners.append(hear)
+    return longest
+
+
+def flood_from(net: BareNetwork, sender: BareNode) -> tuple[int, float]:
+    """Links that a flood crosses to the peer that it reaches last, and the seconds until then: the ideal one, without jitter.
+
+    It goes the fastest way to each, and of equally fast ones the shortest; where all links take equally long, that is
+    breadth first.
+    """
+    done: set[int] = set()
+    front = [(0.0, 0, sender.number)]
+    most, last = 0, 0.0
+    while front:
+        time, hops, at = heappop(front)
+        if at in done:
+            continue
+        done.add(at)
+        last, most = time, max(most, hops)
+        for end in net.nodes[at].links.ends.values():
+            if end.far_number not in done:
+                heappush(front, (round(time + end.path.base, 9), hops + 1, end.far_number))
+    return most, last
+
+
+# --- what is sent while something happens -----------------------------------------------------------------------------
+
+
+class Volley:
+    """Broadcasts from now on, one a second, and how many peers each had reached after so many seconds.
+
+    Attributes:
+      sent: the broadcasts.
+      notes: for each of these times, of each broadcast: itself, how many have it, and how many its origin counted.
+    """
+
+    def __init__(
+        self,
+        net: BareNetwork,
+        choose: Callable[[], BareNode],
+        count: int,
+        *,
+        after: float = 0.0,
+        look_after: Iterable[float] = (),
+        ttl: float | None = None,
+    ) -> None:
+        self._net = net
+        self._choose = choose
+        self._ttl = ttl
+        self.sent: list[Broadcast] = []
+        self.notes: dict[float, list[tuple[Broadcast, int, int]]] = {seconds: [] for seconds in look_after}
+        for number in range(count):
+            net.after(after + number, self._send, None)
+
+    def _send(self, *_: object) -> None:
+        broadcast = self._net.publish(self._choose(), ttl=self._ttl)
+        self.sent.append(broadcast)
+        for seconds in self.notes:
+            self._net.after(seconds, self._note, broadcast, seconds)
+
+    def _note(self, broadcast: Broadcast, seconds: float) -> None:
+        self.notes[seconds].append((broadcast, broadcast.count, broadcast.reached))
+
+    def reach(self, name: str, peers: int, seconds: float | None = None) -> Figures:
+        """The mean and the worst share of so many peers that had a broadcast after so long, or by now; senders not counted."""
+        counts = [one.count for one in self.sent] if seconds is None else [count for _, count, _ in self.notes[seconds]]
+        shares = [count / max(1, peers - 1) for count in counts]
+        return {name: mean(shares), f"{name}_worst": min(shares)}
+
+
+def books(net: BareNetwork) -> Figures:
+    """What must be none in any case."""
+    return {
+        "delivered_twice": len(net.ledger.twice),
+        "counted_too_many": sum(broadcast.reached > broadcast.count for broadcast in net.ledger),
+    }
+
+
+# --- deaths -----------------------------------------------------------------------------------------------------------
+
+
+def deaths(net: BareNetwork, rng: random.Random, part: float) -> Figures:
+    """A part of the peers die at once, and others broadcast from that moment on, one a second."""
+    before, left = read_meter(net), die(net, rng, part)
+    first = Volley(net, lambda: rng.choice(left), 30, look_after=(SOON, LATE))
+    later = Volley(net, lambda: rng.choice(left), 10, after=MENDED, look_after=(SOON,))
+    net.run(MENDED)
+    shape = {f"{name}_after_{MENDED:g}s": value for name, value in shape_of(net).items()}
+    opened = (read_meter(net) - before).links_opened
+    net.run(10 + LATE)
+    return {
+        "survivors": len(left),
+        **first.reach("reach_within_60s", len(left), LATE),
+        **first.reach("reach_within_10s", len(left), SOON),
+        **later.reach("reach_within_10s_once_mended", len(left), SOON),
+        **shape,
+        "links_opened_per_survivor": opened / len(left),
+        **books(net),
+    }
+
+
+def mass_failure(net: BareNetwork, rng: random.Random, part: float, within: float) -> Figures:
+    """A part of the peers die at once: when the others are one ring, and who gets what is sent 30 s later."""
+    left = die(net, rng, part)
+    volley = Volley(net, lambda: rng.choice(left), 10, after=30.0, look_after=(SOON,))
+    whole = becomes_whole(net, within)
+    net.run(LATE + SOON)
+    return {
+        "survivors": len(left),
+        **whole,
+        **volley.reach("reach", len(left)),
+        **volley.reach("reach_within_10s", len(left), SOON),
+        **books(net),
+    }
+
+
+def die(net: BareNetwork, rng: random.Random, part: float) -> list[BareNode]:
+    """So many crash at once; who is left."""
+    for node in rng.sample(net.nodes, round(part * len(net.nodes))):
+        net.stop(node)
+    return net.living()
+
+
+def shape_of(net: BareNetwork) -> Figures:
+    return {"ring_gaps": len(ring_gaps(net)), "ring_cycles": ring_cycles(net), "islands": len(islands(net))}
+
+
+# --- bad links --------------------------------------------------------------------------------------------------------
+
+
+def loss(net: BareNetwork, rng: random.Random) -> Figures:
+    """Every link loses frames for good, as none of WebRTC's does, and some stall again and again."""
+    net.conditions = attrs.evolve(net.conditions, loss=LOST_FRAMES, reliable=False)
+    net.condition(net.nodes, None)
+    links = [end for node in net.nodes for end in node.links.ends.values() if node.number < end.far_number]
+    for end in rng.sample(links, round(STALLED * len(links))):
+        net.after(STALL_EVERY * rng.random(), _stall, end)
+    before = read_meter(net)
+    volley = Volley(net, lambda: rng.choice(net.nodes), 30, look_after=(SOON,))
+    net.run(30 + LATE)
+    lasted, volley_figures = read_meter(net) - before, volley.reach("reliability", len(net.nodes))
+    return {
+        **volley_figures,
+        **volley.reach("reach_within_10s", len(net.nodes), SOON),
+        "last_delivery_s": max(broadcast.last_at - broadcast.at for broadcast in volley.sent),
+        "exact_receipts": share(broadcast.reached == broadcast.count for broadcast in volley.sent),
+        "frames_per_delivery": lasted.frames / max(1, sum(broadcast.count for broadcast in volley.sent)),
+        "links_opened": lasted.links_opened,
+        **books(net),
+    }
+
+
+def _stall(end: End, _: object) -> None:
+    if end.gone:
+        return
+    net = end.owner.net
+    for side in (end, end.far):
+        side.path.stall(net.now + STALL)
+    net.after(STALL_EVERY, _stall, end)
+
+
+# --- rest -------------------------------------------------------------------------------------------------------------
+
+
+def rest(net: BareNetwork, rng: random.Random) -> Figures:
+    """Nothing happens. Frames are counted with their headers, and keepalive as often as an idle link has it."""
+    before, sizes = read_meter(net), list(net.traffic.bytes)
+    net.run(QUIET)
+    cost, peers = read_meter(net) - before, len(net.nodes)
+    by_kind = {
+        name: (after - size) / peers / QUIET
+        for name, after, size in zip(NAMES, net.traffic.bytes, sizes, strict=True)
+        if after != size
+    }
+    links = sum(len(node.links.ends) for node in net.nodes) / 2 / peers
+    keepalive = links * (len(u32_record(PING, 0)) + len(u32_record(PONG, 0))) / net.config.links.keepalive_idle
+    frames = cost.frames / peers / QUIET
+    return {
+        "control_bytes_per_peer_per_s": sum(by_kind.values()) + frames * HEADER_SIZE + keepalive,
+        "of_keepalive": keepalive,
+        "of_frames": by_kind,
+        "frames_per_peer_per_s": frames,
+        "service_messages_per_peer_per_minute": cost.service_messages / peers / QUIET * 60,
+        "links_opened": cost.links_opened,
+    }
+
+
+# --- receipts ---------------------------------------------------------------------------------------------------------
+
+
+def receipts(net: BareNetwork, rng: random.Random) -> Figures:
+    """Broadcasts at rest: whether the origin is told of all others, and of nobody else."""
+    others = len(net.nodes) - 1
+    volley = Volley(net, lambda: rng.choice(net.nodes), 20, look_after=(SOON,))
+    net.run(20 + SOON + 1)
+    told = [one.outcome for one in volley.sent]
+    delivered = [outcome for outcome in told if isinstance(outcome, MessageDelivered)]
+    return {
+        "exact": share(one.reached == one.count == others for one in volley.sent),
+        "exact_as_settled": share(isinstance(one, MessageDelivered) and one.reached == others for one in told),
+        "settled_after_s": mean(one.elapsed for one in delivered) if delivered else None,
+        "settled_after_s_max": max((one.elapsed for one in delivered), default=None),
+        "fewest": min(one.reached for one in volley.sent),
+        **books(net),
+    }
+
+
+def receipts_churn(net: BareNetwork, rng: random.Random) -> Figures:
+    """Broadcasts while a tenth of the peers are replaced each minute: how many of those who got one are counted."""
+    ahead: set[str | None] = set()
+    churn(net, len(net.nodes), CHURN_FOR)
+    volley = Volley(net, lambda: rng.choice(steady(net)), round(CHURN_FOR), look_after=(SOON,))
+    ends = net.now + CHURN_FOR + LATE + SOON
+    while net.now < ends:
+        net.run(LOOK_EVERY)
+        ahead.update(one.message_id for one in volley.sent if one.reached > one.count)
+    stayed = [note for note in volley.notes[SOON] if net.nodes[note[0].origin].until > note[0].at + SOON]
+    return {
+        "broadcasts": len(stayed),
+        "counted_within_10s": sum(told for _, _, told in stayed) / sum(count for _, count, _ in stayed),
+        "counted_within_10s_worst": min(told / max(1, count) for _, count, told in stayed),
+        "counted_at_the_end": sum(note[0].reached for note in stayed) / sum(note[0].count for note in stayed),
+        "ever_counted_too_many": len(ahead),
+        **books(net),
+    }
+
+
+# --- a partition ------------------------------------------------------------------------------------------------------
+
+
+def partition(net: BareNetwork, rng: random.Random, *, keeps_service: bool) -> Figures:
+    """The network falls into two halves for a while, both broadcast, and it heals."""
+    links, peers = read_meter(net).links_opened, len(net.nodes)
+    far = rng.sample(net.nodes, peers // 2)
+    near = [node for node in net.nodes if node not in set(far)]
+    start = links_of(net)
+    cut = Cut({node.number: 1 for node in far}, keeps_service=keeps_service)
+    net.cut(cut)
+    volleys = [Volley(net, partial(rng.choice, side), round(PARTED), after=0.5, ttl=PARTED_TTL) for side in (near, far)]
+    net.run(PARTED)
+    parted = {f"{name}_before_it_heals": value for name, value in shape_of(net).items()}
+    need, repaired = len(ring_gaps(net)), read_meter(net).links_opened
+    net.heal(cut)
+    sent = [broadcast for volley in volleys for broadcast in volley.sent]
+    whole_at, all_at, late = watch_healing(net, sent)
+    opened = read_meter(net).links_opened - repaired
+    return {
+        "whole_after_s": whole_at,
+        "everything_everywhere_after_s": all_at,
+        "reach_60s_after": mean(late) / (peers - 1),
+        "reach_60s_after_worst": min(late) / (peers - 1),
+        "links_beyond_the_ring": (opened - need) / start,
+        "links_opened_to_heal": opened,
+        "ring_needs": need,
+        "links": start,
+        "links_opened_while_parted": repaired - links,
+        **parted,
+        **{f"{name}_at_the_end": value for name, value in shape_of(net).items()},
+        "exact_receipts": share(broadcast.reached == broadcast.count for broadcast in sent),
+        **books(net),
+    }
+
+
+def watch_healing(net: BareNetwork, sent: list[Broadcast]) -> tuple[float | None, float | None, list[int]]:
+    """Seconds until one ring and one island, for good; until everybody has everything; and who had what after a minute."""
+    healed, others, late = net.now, len(net.nodes) - 1, list[int]()
+    whole_at = all_at = None
+    for look in range(1, round(2 * LATE / LOOK_EVERY) + 1):
+        net.run_until(healed + look * LOOK_EVERY)
+        after = net.now - healed
+        if shape_of(net) != {"ring_gaps": 0, "ring_cycles": 1, "islands": 1}:
+            whole_at = None
+        elif whole_at is None:
+            whole_at = after
+        if all_at is None and all(broadcast.count == others for broadcast in sent):
+            all_at = after
+        if look == round(LATE / LOOK_EVERY):
+            late = [broadcast.count for broadcast in sent]
+    return whole_at, all_at, late
+
+
+def links_of(net: BareNetwork) -> int:
+    return sum(1 for _ in net.edges())
+
+
+# --- the sections -----------------------------------------------------------------------------------------------------
+
+MANY: Final[tuple[Size, ...]] = ((10_000, 5),)
+SOME: Final[tuple[Size, ...]] = ((1000, 5),)
+QUICK: Final[tuple[Size, ...]] = ((200, 5),)
+
+
+def _deaths(percent: int, reached: float) -> Section:
+    return Section(
+        MANY,
+        partial(deaths, part=percent / 100),
+        lambda links: {"reach_within_60s": at_least(reached), "reach_within_10s_once_mended": at_least(0.999)},
+    )
+
+
+def _mass_failure(percent: int, within: float, reached: float) -> Section:
+    return Section(
+        MANY,
+        partial(mass_failure, part=percent / 100, within=within),
+        lambda links: {"whole_after_s": at_most(within), "reach": at_least(reached)},
+    )
+
+
+def _partition(*, keeps_service: bool) -> Section:
+    return Section(
+        SOME,
+        partial(partition, keeps_service=keeps_service),
+        lambda links: {
+            "whole_after_s": at_most(30),
+            "everything_everywhere_after_s": at_most(LATE),
+            "links_beyond_the_ring": at_most(0.05),
+        },
+    )
+
+
+SECTIONS: dict[str, Section] = {
+    "one_sender": Section(
+        MANY,
+        one_sender,
+        lambda links: {"reliability": at_least(1), "redundancy": at_most(0.05), "last_hop_ratio": at_most(1.3)},
+    ),
+    "random_senders": Section(
+        MANY,
+        random_senders,
+        lambda links: {"reliability": at_least(1), "redundancy": at_most(0.5), "last_hop_ratio": at_most(1.5)},
+    ),
+    "deaths_30": _deaths(30, 1.0),
+    "deaths_50": _deaths(50, 1.0),
+    "deaths_80": _deaths(80, 0.995),
+    "deaths_90": _deaths(90, 0.99),
+    "loss": Section(SOME, loss, lambda links: {"reliability": at_least(1)}),
+    "rest": Section(((100, 5), *MANY), rest, lambda links: {"control_bytes_per_peer_per_s": at_most(300)}),
+    "receipts": Section(
+        ((10, 5), (100, 5), *SOME, *MANY),
+        receipts,
+        lambda links: {"exact": at_least(1), "exact_as_settled": at_least(1)},
+    ),
+    "receipts_churn": Section(
+        SOME,
+        receipts_churn,
+        lambda links: {"counted_within_10s": at_least(0.99), "ever_counted_too_many": at_most(0)},
+    ),
+    "partition": _partition(keeps_service=False),
+    "partition_with_service": _partition(keeps_service=True),
+    "mass_failure_50": _mass_failure(50, 60, 0.999),
+    "mass_failure_80": _mass_failure(80, 120, 0.99),
+}
+
+PUBLISHED: Final[Mapping[str, Mapping[str, str]]] = {
+    "one_sender": {
+        "redundancy": "near 0 after the first broadcasts (Plumtree, SRDS 2007)",
+        "last_hop_ratio": "1.03: the 9th hop against 8.75 of a flood (Plumtree, simulated again)",
+    },
+    "random_senders": {
+        "redundancy": "0.59 (Plumtree, simulated again)",
+        "last_hop_ratio": "2.2: the 19th hop against 8.75 of a flood (Plumtree, simulated again)",
+    },
+    **{
+        f"deaths_{percent}": {"reach_within_60s": f"{reached} (HyParView, DSN 2007: active view 5, passive view 30)"}
+        for percent, reached in ((30, "close to 1"), (50, "close to 1"), (80, "close to 1"), (90, "above 0.9"))
+    },
+}

@@ -1,0 +1,85 @@
+"""Acks of broadcasts, several to one neighbour in a frame.
+
+After a pause the first ack goes at once, so that a lone broadcast is not held up; what follows within `ack_delay` waits for
+company. An ack says what a copy was worth: `new`, `had`, or `prune`, which asks not to be sent its origin's broadcasts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from enum import Enum
+
+from attrs import define, field
+
+from p2pmesh.keyspace import PeerId
+from p2pmesh.protocols.core import Effect, SendFrame
+from p2pmesh.wire.messages import MAX_IDS_IN_LIST, GossipAck
+
+
+class Verdict(Enum):
+    """What a neighbour's copy or offer was worth."""
+
+    __hash__ = object.__hash__
+
+    NEW = "new"
+    HAD = "had"
+    PRUNE = "prune"
+
+
+@define(eq=False)
+class _Waiting:
+    due: float
+    verdicts: dict[str, Verdict] = field(factory=dict)
+
+
+class Acks:
+    """What is to be acknowledged to each neighbour."""
+
+    def __init__(self, delay: float, do: Callable[[Effect], None]) -> None:
+        self._delay = delay
+        self._do = do
+        self._waiting: dict[PeerId, _Waiting] = {}
+        self._sent_at: dict[PeerId, float] = {}
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def add(self, peer: PeerId, message_id: str, verdict: Verdict, now: float) -> None:
+        """Acknowledge this, soon. What is said last of a broadcast counts."""
+        waiting = self._waiting.get(peer)
+        if waiting is None:
+            due = max(now, self._sent_at.get(peer, -math.inf) + self._delay)
+            waiting = self._waiting[peer] = _Waiting(due)
+        waiting.verdicts[message_id] = verdict
+        if len(waiting.verdicts) >= MAX_IDS_IN_LIST:
+            waiting.due = now
+
+    def down(self, peer: PeerId) -> None:
+        """The link has ended."""
+        self._waiting.pop(peer, None)
+        self._sent_at.pop(peer, None)
+
+    def next_deadline(self) -> float:
+        """When `flush` wants to be called."""
+        if not self._waiting:
+            return math.inf
+        return min(waiting.due for waiting in self._waiting.values())
+
+    def flush(self, now: float) -> None:
+        """Send what is due."""
+        for peer in [peer for peer, waiting in self._waiting.items() if waiting.due <= now]:
+            verdicts = self._waiting.pop(peer).verdicts
+            self._sent_at[peer] = now
+            self._do(SendFrame((peer,), _ack(verdicts), urgent=True, patient=True))
+
+
+def _ack(verdicts: dict[str, Verdict]) -> GossipAck:
+    sorted_ids: dict[Verdict, list[str]] = {verdict: [] for verdict in Verdict}
+    for message_id, verdict in verdicts.items():
+        sorted_ids[verdict].append(message_id)
+    return GossipAck(
+        new=tuple(sorted_ids[Verdict.NEW]),
+        had=tuple(sorted_ids[Verdict.HAD]),
+        prune=tuple(sorted_ids[Verdict.PRUNE]),
+    )

@@ -1,0 +1,81 @@
+"""Announcements of broadcasts to neighbours that the trees send no copies to: `gossip_ihave`, several ids in a frame.
+
+They wait for company for half a round-trip, jittered, at most `announce_delay`: who is announced to has the broadcast from its
+parent by then, nearly always. Of two neighbours the slower one then knows that the other has it, and says nothing.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Sequence
+
+from p2pmesh.config import BroadcastConfig
+from p2pmesh.keyspace import PeerId
+from p2pmesh.protocols.core import Effect, SendFrame
+from p2pmesh.protocols.history import History, Kept
+from p2pmesh.protocols.outflow import Outflow
+from p2pmesh.wire.messages import MAX_IDS_IN_LIST, GossipIHave
+
+UNKNOWN_TRIP = 0.2
+"""Seconds that a round-trip is taken for before one was measured: the far end of a continent and back."""
+
+
+class Announcements:
+    """What is to be announced to each neighbour."""
+
+    def __init__(
+        self, config: BroadcastConfig, rng: random.Random, history: History, do: Callable[[Effect], None]
+    ) -> None:
+        self.sent: int = 0
+        """Ids announced."""
+        self.due: float = math.inf
+        """When `flush` wants to be called."""
+        self._config = config
+        self._rng = rng
+        self._history = history
+        self._do = do
+        self._waiting: dict[PeerId, list[str]] = {}
+
+    def __len__(self) -> int:
+        return sum(map(len, self._waiting.values()))
+
+    def add(self, kept: Kept, links: Sequence[Outflow], now: float) -> None:
+        """Announce it to these neighbours, soon."""
+        if not self._waiting:
+            trip = max(link.round_trip.mean(UNKNOWN_TRIP) for link in links)
+            self.due = now + min(self._config.announce_delay, trip / 2) * self._rng.uniform(0.5, 1.0)
+        for link in links:
+            ids = self._waiting.setdefault(link.peer.peer_id, [])
+            ids.append(kept.data.id)
+            if len(ids) >= MAX_IDS_IN_LIST:
+                self.due = now
+
+    def down(self, peer: PeerId) -> None:
+        """The link has ended."""
+        self._waiting.pop(peer, None)
+        if not self._waiting:
+            self.due = math.inf
+
+    def flush(self, now: float) -> None:
+        """Send what waits, if it is due, to those who are not known to have it by now."""
+        if self.due > now:
+            return
+        waiting, self._waiting, self.due = self._waiting, {}, math.inf
+        alike: dict[tuple[str, ...], list[PeerId]] = {}
+        for peer, ids in waiting.items():
+            lacked = tuple([message_id for message_id in ids if self._lacks(peer, message_id)])
+            if lacked:
+                alike.setdefault(lacked, []).append(peer)
+        for lacked, peers in alike.items():
+            for start in range(0, len(lacked), MAX_IDS_IN_LIST):
+                self._send(tuple(peers), [self._history[one] for one in lacked[start : start + MAX_IDS_IN_LIST]])
+
+    def _lacks(self, peer: PeerId, message_id: str) -> bool:
+        kept = self._history.get(message_id)
+        return kept is not None and not kept.is_held_by(peer)
+
+    def _send(self, peers: tuple[PeerId, ...], some: list[Kept]) -> None:
+        self.sent += len(peers) * len(some)
+        ids, hops = tuple([kept.data.id for kept in some]), tuple([kept.hops for kept in some])
+        self._do(SendFrame(peers, GossipIHave(ids=ids, hops=hops, size=max(kept.size for kept in some)), urgent=True))

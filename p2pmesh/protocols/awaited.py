@@ -1,0 +1,177 @@
+"""Broadcasts that neighbours have announced and that have not come: when to ask whom.
+
+Nobody is asked while a parent in the tree may still bring it; a while after, the first that announced it is asked, and the
+next one soon after that. Waiting times follow from measured round-trips. Asked first is who keeps its promises: a
+neighbour that announces what it then does not send is asked last, and in the end its link is closed.
+
+The table is bounded for each neighbour: what it announces beyond that is ignored, and counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from attrs import define, field
+
+from p2pmesh.config import BroadcastConfig
+from p2pmesh.keyspace import PeerId
+from p2pmesh.protocols.core import DropLink, Effect, SendFrame
+from p2pmesh.protocols.hops import Hops
+from p2pmesh.protocols.outflow import Outflow
+from p2pmesh.protocols.timers import Timers
+from p2pmesh.protocols.tree import Unrest
+from p2pmesh.wire.messages import MAX_IDS_IN_LIST, GossipGraft
+
+SHORTEST = 0.1
+LONGEST = 1.0
+"""Seconds that a parent gets to bring what others have announced, and that who was asked gets to send it."""
+UNKNOWN = 0.3
+"""The same before any round-trip was measured."""
+ASK_AGAIN = 3
+"""Times that each neighbour is asked for one broadcast."""
+MOST_BROKEN = 64
+"""Promises in a row that a neighbour may break."""
+ASK_UNREST = 0.5
+
+
+@define(eq=False)
+class _Awaited:
+    size: int
+    announcers: dict[PeerId, int] = field(factory=dict)
+    """And how often each was asked."""
+    waits_for: PeerId | None = None
+    """Who is to bring it: a parent, or who was asked last."""
+    was_asked: bool = False
+
+
+@define
+class AwaitedCounts:
+    """What became of announcements, since the start."""
+
+    asked: int = 0
+    unkept: int = 0
+    ignored: int = 0
+    dropped: int = 0
+
+
+class AwaitedTable:
+    """What was announced and has not come, by id."""
+
+    def __init__(self, config: BroadcastConfig, hops: Hops, unrest: Unrest, do: Callable[[Effect], None]) -> None:
+        self.counts: AwaitedCounts = AwaitedCounts()
+        self._config = config
+        self._hops = hops
+        self._unrest = unrest
+        self._do = do
+        self._entries: dict[str, _Awaited] = {}
+        self._announced: dict[PeerId, int] = {}
+        self._broken: dict[PeerId, int] = {}
+        self._timers: Timers[str] = Timers()
+        self._to_ask: dict[PeerId, list[str]] = {}
+        self.next_deadline: Callable[[], float] = self._timers.next_deadline
+        """When `expire` wants to be called."""
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def is_asked(self, message_id: str) -> bool:
+        """Whether somebody was asked for it."""
+        entry = self._entries.get(message_id)
+        return entry is not None and entry.was_asked
+
+    def announced(self, link: Outflow, message_id: str, size: int, parent: Outflow | None, now: float) -> None:
+        """A neighbour has a broadcast that we lack. `parent` may be about to bring it; with None it is asked for at once."""
+        peer = link.peer.peer_id
+        if self._announced.get(peer, 0) >= self._config.announced:
+            self.counts.ignored += 1
+            return
+        entry = self._entries.get(message_id)
+        if entry is None:
+            entry = self._entries[message_id] = _Awaited(size)
+        if peer not in entry.announcers:
+            entry.announcers[peer] = 0
+            self._announced[peer] = self._announced.get(peer, 0) + 1
+        if entry.was_asked:
+            return
+        if parent is None:
+            self._ask_next(message_id, entry, now)
+        elif entry.waits_for is None:
+            entry.waits_for = parent.peer.peer_id
+            self._timers.set(message_id, now + _patience(parent))
+
+    def arrived(self, peer: PeerId, message_id: str) -> None:
+        """It has come, from this neighbour."""
+        self._broken.pop(peer, None)
+        self._forget(message_id)
+
+    def keeps_promises(self, peer: PeerId) -> bool:
+        """Whether this neighbour has sent what it was asked for, lately."""
+        return not self._broken.get(peer, 0)
+
+    def down(self, peer: PeerId, now: float) -> None:
+        """The link has ended: what it was to bring is asked for elsewhere."""
+        self._announced.pop(peer, None)
+        self._broken.pop(peer, None)
+        self._to_ask.pop(peer, None)
+        for message_id, entry in list(self._entries.items()):
+            entry.announcers.pop(peer, None)
+            if entry.waits_for == peer or not entry.announcers:
+                self._ask_next(message_id, entry, now)
+
+    def expire(self, now: float) -> None:
+        """Ask for what has not come."""
+        for message_id in self._timers.pop_due(now):
+            entry = self._entries[message_id]
+            self._unrest.add(ASK_UNREST, now)
+            if entry.was_asked and entry.waits_for is not None:
+                self._broke(entry.waits_for)
+            self._ask_next(message_id, entry, now)
+
+    def flush(self) -> None:
+        """Send the questions: those to one neighbour in a frame."""
+        if not self._to_ask:
+            return
+        to_ask, self._to_ask = self._to_ask, {}
+        for peer, ids in to_ask.items():
+            for start in range(0, len(ids), MAX_IDS_IN_LIST):
+                self._do(SendFrame((peer,), GossipGraft(ids=tuple(ids[start : start + MAX_IDS_IN_LIST])), urgent=True))
+
+    def _ask_next(self, message_id: str, entry: _Awaited, now: float) -> None:
+        entry.waits_for, link = None, None
+        for peer in sorted(entry.announcers, key=lambda peer: (entry.announcers[peer], self._broken.get(peer, 0))):
+            link = self._hops.get(peer)
+            break
+        if link is None or entry.announcers[link.peer.peer_id] >= ASK_AGAIN:
+            self.counts.dropped += 1
+            self._forget(message_id)
+            return
+        peer = link.peer.peer_id
+        self.counts.asked += 1
+        self._to_ask.setdefault(peer, []).append(message_id)
+        wait = (_patience(link) + entry.size / self._config.slowest_link) * 2 ** entry.announcers[peer]
+        entry.announcers[peer] += 1
+        entry.waits_for, entry.was_asked = peer, True
+        self._timers.set(message_id, now + wait)
+
+    def _broke(self, peer: PeerId) -> None:
+        """It was asked for what it had announced, and did not send it in time."""
+        self.counts.unkept += 1
+        broken = self._broken[peer] = self._broken.get(peer, 0) + 1
+        if broken == MOST_BROKEN and self._hops.get(peer) is not None:
+            self._do(DropLink(peer, "it announces broadcasts that it does not send", blame=True))
+
+    def _forget(self, message_id: str) -> None:
+        entry = self._entries.pop(message_id, None)
+        if entry is None:
+            return
+        self._timers.cancel(message_id)
+        for peer in entry.announcers:
+            left = self._announced[peer] - 1
+            if left:
+                self._announced[peer] = left
+            else:
+                del self._announced[peer]
+
+
+def _patience(link: Outflow) -> float:
+    return min(max(link.round_trip.expected(UNKNOWN), SHORTEST), LONGEST)

@@ -1,0 +1,84 @@
+"""Sums over sets of broadcasts, by which two peers find what one of them lacks.
+
+Each broadcast has a key of 16 hexadecimal digits, the beginning of the SHA-256 of its id. What a peer has below a prefix
+of keys is summed up in their number and the exclusive or of the keys: equal sets have equal sums, however large they are.
+Where sums differ, those of the 16 prefixes that are one digit longer follow, or the ids themselves once there are few: so
+two sets of n that differ in one broadcast take log16(n) steps. (As Merkle trees, but made of what is there when it is
+asked for, since what is alive changes all the time. Exclusive or can be made to collide by who makes ids at will; who does
+keeps its own broadcasts from being found missing, and they are pushed anyway.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from hashlib import sha256
+from itertools import starmap
+
+from p2pmesh.wire.messages import MAX_IDS_IN_LIST, DigestPart
+
+DIGITS = "0123456789abcdef"
+KEY_DIGITS = 16
+FEW = 32
+"""So many ids are told rather than summed up once more: a frame of 1.3 kB against 400 bytes and a round-trip."""
+
+
+def key_of(message_id: str) -> str:
+    """The key of a broadcast."""
+    return sha256(message_id.encode("utf-8", "surrogatepass")).hexdigest()[:KEY_DIGITS]
+
+
+class Digest:
+    """A set of broadcasts, by key."""
+
+    def __init__(self, keys: Iterable[tuple[str, str]]) -> None:
+        """Make it of keys and ids."""
+        self._ids = dict(sorted(keys))
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def root(self) -> DigestPart:
+        """The sum of all."""
+        return self.part("")
+
+    def part(self, prefix: str) -> DigestPart:
+        """The sum of those below a prefix."""
+        return _summed(prefix, [key for key in self._ids if key.startswith(prefix)])
+
+    def children(self, prefix: str) -> list[DigestPart]:
+        """The sums of those below the 16 next longer prefixes."""
+        below: dict[str, list[str]] = {prefix + digit: [] for digit in DIGITS}
+        size = len(prefix) + 1
+        for key in self._ids:
+            if key.startswith(prefix):
+                below[key[:size]].append(key)
+        return list(starmap(_summed, below.items()))
+
+    def ids(self, prefixes: Sequence[str]) -> list[str]:
+        """The ids below any of these prefixes."""
+        some = tuple(prefixes)
+        return [message_id for key, message_id in self._ids.items() if key.startswith(some)]
+
+    def compared(self, parts: Sequence[DigestPart]) -> tuple[list[DigestPart], list[str], list[str]]:
+        """Another's sums against ours: what to sum up more finely, which prefixes to list, which to send all of unasked."""
+        finer: list[DigestPart] = []
+        listed: list[str] = []
+        lacking: list[str] = []
+        for theirs in parts:
+            ours = self.part(theirs.prefix)
+            if (ours.count, ours.sum) == (theirs.count, theirs.sum):
+                continue
+            if theirs.count == 0:
+                lacking.append(theirs.prefix)
+            elif ours.count <= FEW or len(theirs.prefix) >= KEY_DIGITS:
+                listed.append(theirs.prefix)
+            elif len(finer) + len(DIGITS) <= MAX_IDS_IN_LIST:  # what is beyond is found the next time
+                finer += self.children(theirs.prefix)
+        return finer, listed, lacking
+
+
+def _summed(prefix: str, keys: Sequence[str]) -> DigestPart:
+    total = 0
+    for key in keys:
+        total ^= int(key, 16)
+    return DigestPart(prefix=prefix, count=len(keys), sum=total.to_bytes(8, "big"))
