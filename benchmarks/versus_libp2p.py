@@ -70,7 +70,7 @@ class World:
             )
             for group in groups
         ]
-        addresses = sum(self._answers(), [])
+        addresses = [address for some in self._answers() for address in some]
         self._order({"connect": addresses})
         self._answers()
         self.formed_s = time.perf_counter() - began
@@ -257,7 +257,9 @@ async def _loads(publishers: list[Any], tallies: list[Tally], group: list[int]) 
             async with trio.open_nursery() as nursery:
                 for number, publish, tally in zip(group, publishers, tallies, strict=True):
                     nursery.start_soon(_send, number, publish, tally, count, order["rate"] / PEERS)
-                while any(tally.sent < count or len(tally.heard) < count * (PEERS - 1) for tally in tallies):
+                while any(  # ruff: ignore[async-busy-wait]
+                    tally.sent < count or len(tally.heard) < count * (PEERS - 1) for tally in tallies
+                ):
                     await trio.sleep(0.05)
                 nursery.cancel_scope.cancel()
         after = resource.getrusage(resource.RUSAGE_SELF)

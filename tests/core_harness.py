@@ -273,8 +273,9 @@ class Net:
         self._last_arrival[pair] = arrival
 
         def arrive() -> None:
-            if self._links.get(pair) == incarnation:
-                self.tell(self.by_id[receiver], OWNERS[type(message)], Received(sender, message))
+            owner = OWNERS[type(message)]
+            if owner is not None and self._links.get(pair) == incarnation:
+                self.tell(self.by_id[receiver], owner, Received(sender, message))
 
         self.at(arrival, arrive)
 

@@ -314,8 +314,9 @@ class OriginalPeer(abc.ABC):
                 self._complete(peer, signal)
             case "answer" | "candidate" | "renegotiate" | "transceiverRequest":
                 pass
-            case _ if entry is not None:
-                self._drop(peer)
+            case _:
+                if entry is not None:
+                    self._drop(peer)
 
     def _on_unexpected_offer(self, peer, offer):
         if self.peer_id < peer:
@@ -386,8 +387,9 @@ class OriginalPeer(abc.ABC):
                 self._tell_app(peer, message)
             case None:
                 pass
-            case _ if kind not in SWALLOWED:
-                self._tell_app(peer, message)
+            case _:
+                if kind not in SWALLOWED:
+                    self._tell_app(peer, message)
 
     def _tell_app(self, peer, message):
         self.messages.append((peer, message))

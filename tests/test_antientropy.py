@@ -21,7 +21,6 @@ from p2pmesh.wire.messages import (
     GossipHistory,
     GossipIHave,
     GossipWant,
-    Message,
 )
 from tests.broadcast_harness import ALICE, BOB, ME, Bare, broadcast_config, gossip, id_of
 from tests.core_harness import Net, line, remote
@@ -29,7 +28,7 @@ from tests.core_harness import Net, line, remote
 SYNC = (GossipDigest, GossipHave, GossipWant)
 
 
-def said(net: Net, *kinds: type) -> list[Message]:
+def said(net: Net, *kinds: type[Any]) -> list[Any]:
     return [entry[3] for entry in net.trace if len(entry) == 5 and isinstance(entry[3], kinds)]
 
 

@@ -285,7 +285,8 @@ def test_the_size_of_the_mesh_is_told_by_how_close_together_the_ring_is(ring, si
     peer = Peer().up(after, says(after, ring=ring)).up(before, says(before, ring=ring))
     told = peer.wait(1).told(MeshSize)
     assert {tell.peers for tell in told} == {size} if size < 9 else all(abs(tell.peers - size) <= 3 for tell in told)
-    assert len(told) == 2
+    assert len({tell.peers for tell in told}) == 1
+    assert told
     assert peer.hear(after, says(after, ring=ring, serial=2)).wait(5).told(MeshSize) == []
 
 

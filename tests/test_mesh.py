@@ -31,7 +31,7 @@ from p2pmesh import (
 )
 from p2pmesh.server.config import ServerConfig
 from p2pmesh.transports.memory import MemoryHub, MemoryTransport
-from tests.world import World, is_connected, linked, until, virtual_wall
+from tests.world import World, at_rest, is_connected, linked, until, virtual_wall
 
 
 async def collect(channel, into):
@@ -59,7 +59,7 @@ async def test_two_peers_find_each_other_and_talk(autojump_clock):
 async def test_everybody_gets_every_broadcast_once_and_receipts_are_exact(autojump_clock, count):
     async with World(seed=count) as world:
         meshes = await world.join(count)
-        await linked(*meshes)
+        await at_rest(*meshes)
         async with trio.open_nursery() as nursery:
             received = [[] for _ in meshes]
             for mesh, items in zip(meshes, received, strict=True):

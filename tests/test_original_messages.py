@@ -28,6 +28,7 @@ from p2pmesh.wire.messages import (
     Unknown,
 )
 from p2pmesh.wire.signaling import (
+    Ack,
     BootstrapPeers,
     ConnectionRejected,
     Join,
@@ -196,7 +197,7 @@ CANDIDATE = {"type": "candidate", "candidate": {"candidate": "candidate:1 1 udp"
         ({"type": "peer_joined", "peerId": A}, PeerJoined(peer_id=A)),
         ({"type": "peer_left", "peerId": A}, PeerLeft(peer_id=A)),
         ({"type": "error", "message": f"Peer {A} not found."}, ServiceError(message=f"Peer {A} not found.")),
-        ({"type": "ack", "to": B}, Unknown("ack")),
+        ({"type": "ack", "to": B}, Ack(to=B)),
         ({"type": "kademlia_rpc_request", "to": B, "from": A, "rpcMessage": {}}, Unknown("kademlia_rpc_request")),
         ({"type": "signal", "from": None, "signal": {"type": "renegotiate", "renegotiate": True}}, None),
         ({"type": "signal", "signal": {"type": "transceiverRequest", "transceiverRequest": {"kind": "x"}}}, None),

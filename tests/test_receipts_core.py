@@ -106,13 +106,14 @@ class Bare:
         return [effect.event for effect in self.effects if isinstance(effect, Emit)]
 
     def messages(self) -> list[GossipReceipts]:
-        return [effect.message for effect in self.effects if isinstance(effect, SendFrame)]
+        sent = [effect.message for effect in self.effects if isinstance(effect, SendFrame)]
+        return [message for message in sent if isinstance(message, GossipReceipts)]
 
     def receipts(self) -> list[tuple[Any, ...]]:
         return [
             (effect.peers[0], receipt.count, receipt.settled)
             for effect in self.effects
-            if isinstance(effect, SendFrame)
+            if isinstance(effect, SendFrame) and isinstance(effect.message, GossipReceipts)
             for receipt in effect.message.receipts
         ]
 
@@ -123,10 +124,13 @@ class Bare:
         return [
             (route.to, receipt.count, receipt.settled, route.message.to)
             for route in self.routes()
+            if isinstance(route.message, GossipReceipts)
             for receipt in route.message.receipts
         ]
 
     def arrived(self, route: Route, *, unknown: tuple[str, ...] = ()) -> list[Any]:
+        assert isinstance(route.message, GossipReceipts)
+        assert route.message.number is not None
         message = GossipReceipts(noted=(route.message.number,), unknown=unknown)
         return self(Arrived(route.call, route.to, 3, message))
 

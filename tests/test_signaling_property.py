@@ -110,6 +110,8 @@ def test_any_sequence_of_events_keeps_the_bounds_and_ends_each_route_once(events
                     under_way.add(call)
                 case CancelRoute(call=call):
                     under_way.remove(call)
+                case _:
+                    pass
         snapshot = peer.core.snapshot()
         assert snapshot["routes"] == len(under_way) <= CONFIG.routes
         assert snapshot["remembered_peers"] <= CONFIG.remembered_peers

@@ -39,6 +39,7 @@ from p2pmesh.simulation import (
     simulate,
     simulated_meshes,
 )
+from tests.world import at_rest
 
 
 def simulated(seed=1):
@@ -60,7 +61,7 @@ def simulated(seed=1):
 @simulated()
 async def test_peers_join_link_and_hear_each_other():
     async with simulated_meshes(12, seed=1, max_peers=4) as world:
-        await world.linked()
+        await at_rest(*world.meshes)
         receipt = await world.meshes[3].broadcast("t", "hello")
         await world.delivered(receipt, within=5)
         assert set(world.holders(receipt.message_id)) == set(range(12)) - {3}
@@ -256,7 +257,7 @@ async def test_what_was_sent_to_a_frozen_peer_waits_for_the_thaw():
 @simulated()
 async def test_a_mesh_lives_without_its_service_and_newcomers_wait_for_it():
     async with simulated_meshes(5) as world:
-        await world.linked()
+        await at_rest(*world.meshes)
         world.service_down()
         await trio.sleep(60)
         receipt = await world.meshes[0].broadcast("t", 1)
@@ -296,7 +297,7 @@ async def test_a_clock_that_is_wrong_is_seen_in_timestamps_and_nowhere_else():
 async def test_a_slow_and_lossy_peer_still_gets_everything():
     bad = Conditions(latency=Constant(0.4), jitter=0.1, loss=0.1, bandwidth=32 * 1024)
     async with simulated_meshes(5, seed=3) as world:
-        await world.linked()
+        await at_rest(*world.meshes)
         world.condition(4, bad)
         receipts = [await world.meshes[0].broadcast("t", bytes(2000)) for _ in range(10)]
         for receipt in receipts:

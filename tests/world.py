@@ -53,6 +53,14 @@ async def linked(*meshes, timeout=60.0):  # noqa: ASYNC109
     await until(lambda: is_connected(meshes), timeout)
 
 
+async def at_rest(*meshes, quiet=3.0, timeout=120.0):  # noqa: ASYNC109
+    """Wait until the links between these meshes make one connected graph and have not changed for a while."""
+    with trio.fail_after(timeout):
+        before = None
+        while before != (before := [mesh.peers for mesh in meshes]) or not is_connected(meshes):
+            await trio.sleep(quiet)
+
+
 def is_connected(meshes):
     links = {mesh.peer_id: mesh.peers for mesh in meshes}
     reached, frontier = set(), [meshes[0].peer_id]

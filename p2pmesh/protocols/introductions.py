@@ -62,6 +62,8 @@ class HeardOffer:
     live: bool = True
     """Whether an attempt may be under way because of it."""
     candidates: int = 0
+    answer: str | None = None
+    """The mark of our answer to it."""
 
 
 class Introductions:
@@ -108,6 +110,7 @@ class Introductions:
             self._counts["late_answers"] += 1
             return None
         self._own.pop(peer)  # its offer has taken the place of ours
+        heard.answer = mark_of(signal)
         signed = sign_answer(self._identity, peer, signal, heard.signal)
         return self._letter(peer, signed, Kind.ANSWER).along(heard.came)
 
@@ -200,7 +203,8 @@ class Introductions:
         if heard is not None and heard.live:
             live.append(heard.signal)
         if about is not None:
-            return any(mark_of(signal) == about for signal in live)
+            answered = heard is not None and heard.live and heard.answer == about
+            return answered or any(mark_of(signal) == about for signal in live)
         match came:
             case ByMesh():
                 return bool(live)
@@ -239,7 +243,8 @@ class Introductions:
         if own is None:
             self._counts["unasked_answers"] += 1
             # It holds a slot for an attempt that we have given up.
-            return [] if linked else self._ways.send(self._rejection(sender, "no_attempt", (), None).along(came))
+            about = None if answer.p2pmesh is None else mark_of(answer)
+            return [] if linked else self._ways.send(self._rejection(sender, "no_attempt", (), about).along(came))
         if own.answered_by is not None:
             return self._ignore("repeated_answers")
         try:

@@ -211,9 +211,7 @@ class IslandsCore:
             case Arrived() | Unrouted():
                 self._on_outcome(event, now)
             case MeshSize():
-                if event.peers < SHRUNK * self._size:
-                    self._shrunk_until = now + SHRUNK_FOR
-                self._size = event.peers
+                self._on_size(event.peers, now)
             case Leave():
                 self._leaving = True
                 self._timers = Timers()
@@ -387,6 +385,15 @@ class IslandsCore:
             interval = max(self._config.probe_least, self._size * self._config.probe_every)
             self._timers.set(_Timer("ask"), max(now, self._quiet_until) + interval * self._rng.uniform(0.0, 2.0))
 
+    def _on_size(self, peers: int, now: float) -> None:
+        shrunk = peers < SHRUNK * self._size
+        self._size = peers
+        if shrunk:
+            self._shrunk_until = now + SHRUNK_FOR
+            if _Timer("ask") in self._timers:
+                self._timers.cancel(_Timer("ask"))
+                self._ask_later(now)
+
     def _ask_services(self, now: float) -> None:
         self._suspects.drop_old(now)
         missing = self._suspects.missing()
@@ -444,7 +451,6 @@ class IslandsCore:
             return
         case.bridged, case.witnesses = True, {}
         self._call_witnesses(far)
-        self._timers.set(_Timer("watch", far), now + WATCH_EVERY)
         merge = Merge(id=self._rng.randbytes(16).hex(), bridge=far)
         self._out.append(SendFrame((far,), merge, urgent=True))
         if self._allowance.take(self._me, now):
@@ -532,6 +538,7 @@ class IslandsCore:
         self._cases[peer] = _Case(now, witnesses={peer: False})
         if len(self._cases) > CASES:
             self._cases.popitem(last=False)
+        self._timers.set(_Timer("watch", peer), now + WATCH_EVERY)
         self._out.append(Emit(IslandSuspected(peer, reason)))
 
     def _call_witnesses(self, far: PeerId) -> None:
@@ -546,7 +553,8 @@ class IslandsCore:
             del self._cases[far]
             return
         self._timers.set(_Timer("watch", far), now + WATCH_EVERY)
-        if not case.witnesses and far in self._links:
+        if far in self._links and not case.witnesses.keys() - {far}:
+            case.witnesses.clear()  # a neighbour is no witness: others from there are
             self._call_witnesses(far)
         elif not case.witnesses:
             case.witnesses[far] = False

@@ -31,8 +31,8 @@ from p2pmesh.config import MeshConfig
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.core import (
-    Arrived,
     Acquainted,
+    Arrived,
     AskForOffer,
     Effects,
     FindPeers,

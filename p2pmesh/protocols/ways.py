@@ -23,7 +23,17 @@ from attrs import define, field, frozen
 
 from p2pmesh.config import SignalingConfig
 from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.core import CancelRoute, Effects, RemotePeer, Route, SendSignaling, Stranger, Subsystem, Tell, Way
+from p2pmesh.protocols.core import (
+    CancelRoute,
+    Effects,
+    RemotePeer,
+    Route,
+    SendSignaling,
+    Stranger,
+    Subsystem,
+    Tell,
+    Way,
+)
 from p2pmesh.protocols.recent import Recent
 from p2pmesh.wire.messages import MAX_REASON, Message
 from p2pmesh.wire.signaling import SignalingMessage

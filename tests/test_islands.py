@@ -1,0 +1,120 @@
+"""Islands find each other and become one ring again: by partition, by two services, by mass failure."""
+
+import random
+
+import pytest
+
+from p2pmesh.config import MeshConfig
+from p2pmesh.events import IslandHealed, IslandSuspected
+from p2pmesh.simulation.bare import BareNetwork, Cut
+from p2pmesh.simulation.invariants import islands, ring_gaps
+
+
+class Parted:
+    """A bare network at rest, and what its peers say of islands."""
+
+    def __init__(self, peers, *, seed=1, max_peers=5):
+        self.net = BareNetwork(seed=seed, config=MeshConfig(max_peers=max_peers))
+        self.events = []
+        for _ in range(peers):
+            self.net.add()
+            self.net.run(0.1)
+        self.net.run(30)
+        assert self.is_one()
+        self.net.listeners.append(self._listen)
+
+    def _listen(self, node, event):
+        if isinstance(event, IslandSuspected | IslandHealed):
+            self.events.append((self.net.now, node.number, event))
+
+    def cut(self, *shares, keeps_service, seconds=60.0):
+        """Part it into islands of these many peers, the first of all that are not named, and heal it."""
+        numbers = [node.number for node in self.net.living()]
+        random.Random(self.net.seed).shuffle(numbers)
+        sides, start = {}, 0
+        for side, share in enumerate(shares, start=1):
+            sides |= dict.fromkeys(numbers[start : start + share], side)
+            start += share
+        self.net.cut(Cut(sides, keeps_service=keeps_service))
+        self.net.run(seconds)
+        assert len(islands(self.net)) > len(shares)
+        self.net.heal()
+
+    def is_one(self):
+        return len(islands(self.net)) == 1 and not ring_gaps(self.net)
+
+    def heals_within(self, seconds):
+        end = self.net.now + seconds
+        while self.net.now < end and not self.is_one():
+            self.net.run(1.0)
+        return self.is_one()
+
+    def total(self, name):
+        return sum(node.snapshot()["islands"].get(name, 0) for node in self.net.living())
+
+    def said(self, kind):
+        return [(time, number, event) for time, number, event in self.events if isinstance(event, kind)]
+
+
+@pytest.mark.parametrize("keeps_service", [True, False])
+def test_two_halves_become_one_ring(keeps_service):
+    mesh = Parted(30)
+    mesh.cut(15, keeps_service=keeps_service)
+    assert mesh.heals_within(30)
+    mesh.net.run(60)
+    assert mesh.said(IslandSuspected)
+    assert mesh.said(IslandHealed)
+
+
+def test_islands_of_any_size_become_one_ring():
+    mesh = Parted(36)
+    mesh.cut(12, 7, 4, 3, keeps_service=True, seconds=45)
+    assert mesh.heals_within(40)
+
+
+def test_who_heals_is_told_once_what_was_suspected():
+    mesh = Parted(24)
+    mesh.cut(12, keeps_service=True, seconds=40)
+    assert mesh.heals_within(30)
+    mesh.net.run(60)
+    for time, number, healed in mesh.said(IslandHealed):
+        before = [then for then, who, _ in mesh.said(IslandSuspected) if who == number and then <= time]
+        assert any(then + healed.duration == pytest.approx(time) for then in before)
+    assert len({(number, event.bridge) for _, number, event in mesh.said(IslandHealed)}) == len(mesh.said(IslandHealed))
+
+
+def test_at_rest_nobody_is_suspected_and_nothing_is_asked():
+    mesh = Parted(20)
+    before = mesh.total("lookups"), mesh.total("probes"), mesh.total("merges")
+    mesh.net.run(120)
+    assert mesh.total("suspects") == mesh.total("healing") == mesh.total("calls") == 0
+    assert (mesh.total("lookups"), mesh.total("probes"), mesh.total("merges")) == before
+    assert not mesh.events
+
+
+def test_nobody_is_suspected_for_long_once_islands_have_healed():
+    mesh = Parted(24)
+    mesh.cut(12, keeps_service=True, seconds=40)
+    mesh.net.run(120)
+    assert mesh.is_one()
+    assert mesh.total("suspects") == mesh.total("healing") == mesh.total("calls") == 0
+
+
+def test_the_dead_are_forgotten():
+    mesh = Parted(20)
+    for node in mesh.net.living()[::5]:
+        mesh.net.stop(node)
+    mesh.net.run(15)
+    assert mesh.total("suspects") > 0
+    mesh.net.run(200)
+    assert mesh.total("suspects") == 0
+    assert not mesh.said(IslandSuspected)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.8])
+def test_the_survivors_of_a_mass_failure_become_one_ring(share):
+    mesh = Parted(50)
+    for node in random.Random(3).sample(mesh.net.living(), int(50 * share)):
+        mesh.net.stop(node)
+    mesh.net.run(6)
+    assert mesh.heals_within(60)
