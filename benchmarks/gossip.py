@@ -1,7 +1,7 @@
 """How good broadcasts are: each figure that they should reach, over several seeds, with what it should be and what is published.
 
     python benchmarks/gossip.py --json                       # everything, 10 seeds: hours
-    python benchmarks/gossip.py --quick                      # 200 peers, one seed: a minute or two
+    python benchmarks/gossip.py --quick                      # 200 peers, one seed: some minutes
     python benchmarks/gossip.py --section one_sender partition --seeds 3
 
 Bare peers in virtual time, on links of 50 ms, without Kademlia. For each size and seed one mesh is assembled, not joined

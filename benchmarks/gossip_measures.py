@@ -8,13 +8,12 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from heapq import heappop, heappush
 from statistics import mean
 from typing import Final
 
 import attrs
-from attrs import frozen
 
+from benchmarks.gossip_trees import one_sender, random_senders
 from benchmarks.overlay_measures import (
     Figures,
     Section,
@@ -27,19 +26,15 @@ from benchmarks.overlay_measures import (
     share,
     steady,
 )
-from p2pmesh.events import Event, MessageDelivered, MessageReceived
+from p2pmesh.events import MessageDelivered
 from p2pmesh.simulation import BareNetwork, BareNode, Broadcast, Cut, assemble, read_meter
 from p2pmesh.simulation.bare_links import End
 from p2pmesh.simulation.invariants import islands, ring_cycles, ring_gaps
-from p2pmesh.simulation.traffic import NAMES, PAYLOAD
+from p2pmesh.simulation.traffic import NAMES
 from p2pmesh.wire.fragments import HEADER_SIZE, PING, PONG, u32_record
 
 SETTLE: Final = 300.0
 """Of the assembled mesh: each peer has told others of some that it knows five times, and been told."""
-WARM_UP, MEASURED = 20, 20
-"""Broadcasts until the trees have grown, and those that are measured then."""
-APART: Final = 3.0
-"""Seconds between two of them, so that all copies of one were sent before the next; a flood takes one at most."""
 SOON, LATE = 10.0, 60.0
 """Seconds within which a broadcast is everywhere, once all is well and while the mesh mends."""
 MENDED: Final = 120.0
@@ -60,111 +55,6 @@ def new_mesh(size: Size, seed: int) -> tuple[BareNetwork, list[str]]:
     net, notes = new_network(peers, max_peers, seed, dht=False)
     assemble(net, peers, settle=SETTLE)
     return net, [*notes, "the mesh was assembled: its peers did not join one by one"]
-
-
-# --- the tree ---------------------------------------------------------------------------------------------------------
-
-
-@frozen
-class Sent:
-    """What became of one broadcast."""
-
-    broadcast: Broadcast
-    copies: int
-    """Of its payload, that went over links."""
-    last_hop: int
-    """Links on the longest way that it took to anybody."""
-    flood_hop: int
-    """Links that a flood from the same peer would have crossed to whom it reaches last."""
-    flood_time: float
-
-
-def one_sender(net: BareNetwork, rng: random.Random) -> Figures:
-    """The same peer broadcasts, again and again."""
-    sender = rng.choice(net.nodes)
-    return spread(net, lambda: sender)
-
-
-def random_senders(net: BareNetwork, rng: random.Random) -> Figures:
-    """A random peer broadcasts, another each time."""
-    return spread(net, lambda: rng.choice(net.nodes))
-
-
-def spread(net: BareNetwork, choose: Callable[[], BareNode]) -> Figures:
-    """Broadcasts one after another, and what the later ones cost."""
-    others = len(net.nodes) - 1
-    longest = watch_hops(net)
-    sent = [broadcast_alone(net, choose(), longest) for _ in range(WARM_UP)]
-    before, net.ledger.latencies[:] = read_meter(net), net.ledger.latencies[:0]
-    measured = [broadcast_alone(net, choose(), longest) for _ in range(MEASURED)]
-    cost, took = read_meter(net) - before, sorted(net.ledger.latencies)
-    net.run(LATE)
-    last, flood = mean(one.last_hop for one in measured), mean(one.flood_hop for one in measured)
-    return {
-        "reliability": mean(one.broadcast.count / others for one in measured),
-        "redundancy": redundancy(measured),
-        "redundancy_of_the_first": redundancy(sent[:1]),
-        "redundancy_while_the_trees_grew": redundancy(sent),
-        "last_hop": last,
-        "last_hop_max": max(one.last_hop for one in measured),
-        "flood_last_hop": flood,
-        "last_hop_ratio": last / flood,
-        "last_delivery_s": mean(one.broadcast.last_at - one.broadcast.at for one in measured),
-        "flood_last_delivery_s": mean(one.flood_time for one in measured),
-        "took_p50_s": took[len(took) // 2],
-        "took_p99_s": took[len(took) * 99 // 100],
-        "frames_per_delivery": cost.frames / max(1, sum(one.broadcast.count for one in measured)),
-        "exact_receipts": share(one.broadcast.reached == others for one in [*sent, *measured]),
-        "delivered_twice": len(net.ledger.twice),
-    }
-
-
-def broadcast_alone(net: BareNetwork, sender: BareNode, longest: Mapping[str, int]) -> Sent:
-    """One broadcast, and nothing else meanwhile."""
-    before, flood = net.traffic.frames[PAYLOAD], flood_from(net, sender)
-    broadcast = net.publish(sender)
-    net.run(APART)
-    copies, message_id = net.traffic.frames[PAYLOAD] - before, broadcast.message_id or ""
-    return Sent(broadcast, copies, longest.get(message_id, 0), *flood)
-
-
-def redundancy(sent: Iterable[Sent]) -> float:
-    """Copies for each delivery, beyond the one that it takes: the relative message redundancy of Plumtree's authors."""
-    rows = list(sent)
-    return sum(one.copies for one in rows) / max(1, sum(one.broadcast.count for one in rows)) - 1
-
-
-def watch_hops(net: BareNetwork) -> dict[str, int]:
-    """The most links that each broadcast crosses on its way to anybody, from now on, by its id."""
-    longest: dict[str, int] = {}
-
-    def hear(_: BareNode, event: Event) -> None:
-        if isinstance(event, MessageReceived) and event.hops > longest.get(event.message_id, 0):
-            longest[event.message_id] = event.hops
-
-    net.listeners.append(hear)
-    return longest
-
-
-def flood_from(net: BareNetwork, sender: BareNode) -> tuple[int, float]:
-    """Links that a flood crosses to the peer that it reaches last, and the seconds until then: the ideal one, without jitter.
-
-    It goes the fastest way to each, and of equally fast ones the shortest; where all links take equally long, that is
-    breadth first.
-    """
-    done: set[int] = set()
-    front = [(0.0, 0, sender.number)]
-    most, last = 0, 0.0
-    while front:
-        time, hops, at = heappop(front)
-        if at in done:
-            continue
-        done.add(at)
-        last, most = time, max(most, hops)
-        for end in net.nodes[at].links.ends.values():
-            if end.far_number not in done:
-                heappush(front, (round(time + end.path.base, 9), hops + 1, end.far_number))
-    return most, last
 
 
 # --- what is sent while something happens -----------------------------------------------------------------------------
@@ -376,9 +266,10 @@ def partition(net: BareNetwork, rng: random.Random, *, keeps_service: bool) -> F
     """The network falls into two halves for a while, both broadcast, and it heals."""
     links, peers = read_meter(net).links_opened, len(net.nodes)
     far = rng.sample(net.nodes, peers // 2)
-    near = [node for node in net.nodes if node not in set(far)]
-    start = links_of(net)
-    cut = Cut({node.number: 1 for node in far}, keeps_service=keeps_service)
+    sides = {node.number: 1 for node in far}
+    near = [node for node in net.nodes if node.number not in sides]
+    start = sum(1 for _ in net.edges())
+    cut = Cut(sides, keeps_service=keeps_service)
     net.cut(cut)
     volleys = [Volley(net, partial(rng.choice, side), round(PARTED), after=0.5, ttl=PARTED_TTL) for side in (near, far)]
     net.run(PARTED)
@@ -421,10 +312,6 @@ def watch_healing(net: BareNetwork, sent: list[Broadcast]) -> tuple[float | None
         if look == round(LATE / LOOK_EVERY):
             late = [broadcast.count for broadcast in sent]
     return whole_at, all_at, late
-
-
-def links_of(net: BareNetwork) -> int:
-    return sum(1 for _ in net.edges())
 
 
 # --- the sections -----------------------------------------------------------------------------------------------------

@@ -49,7 +49,7 @@ async def test_the_largest_value_crosses_the_mesh(autojump_clock):
     async with World(seed=5) as world:
         meshes = await world.join(5, max_peers=2)
         await linked(*meshes)
-        await trio.sleep(20)
+        await trio.sleep(90)
         value = bytes(range(256)) * 64
         assert await meshes[0].dht.put(KEY, value) == 5
         assert (await meshes[3].dht.get(KEY, publisher=meshes[0].peer_id)).value == value

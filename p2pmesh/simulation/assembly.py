@@ -5,8 +5,8 @@
 
 Ten thousand peers that join one after another take a quarter of an hour. Where joining is not what is measured, the mesh
 is put together instead: a link between each two neighbours on the ring, and long links by the law that chord draws keys
-by, within `max_peers`. All open at once, those of the ring a moment before the others, so that their ends hear of each other
-first; both ends are told of them as of any others. Then each peer joins the signaling service. From there on everything takes its ordinary course: neighbours tell each other who they are linked
+by, within `max_peers`. All open in one moment, and both ends are told of them as of any others; then each peer joins the
+signaling service. From there on everything takes its ordinary course: neighbours tell each other who they are linked
 to, lists of successors fill, known peers are shuffled, whoever has a slot left seeks a link for it, until no link opens
 any more.
 
@@ -58,19 +58,29 @@ def assemble(net: BareNetwork, peers: int, *, settle: float = SETTLE) -> list[Ba
     rng = random.Random(net.rng.getrandbits(64))
     with collector_paused():
         nodes = [net.add(joins=False) for _ in range(peers)]
-        ordered = sorted(nodes, key=lambda node: node.peer_id)
-        links = list(links_at_rest([node.peer_id for node in ordered], limit, rng))
-        of_the_ring = peers if peers > 2 else len(links)
-        for row in (links[:of_the_ring], links[of_the_ring:]):
-            for one, other in row:
-                ordered[one].links.establish(ordered[other])
-            net.run(net.conditions.jitter)
+        _link(net, sorted(nodes, key=lambda node: node.peer_id), rng)
         for node in nodes:
             net.after(JOIN_WITHIN * rng.random(), _join, node)
         _settle(net, settle)
     check_ring(net)
     check_islands(net)
     return nodes
+
+
+def _link(net: BareNetwork, ordered: list[BareNode], rng: random.Random) -> None:
+    """Open all links. Over the ring peers hear of each other first: a long link must not be taken for one of the ring."""
+    links = [
+        (ordered[one], ordered[other])
+        for one, other in links_at_rest([n.peer_id for n in ordered], net.config.max_peers, rng)
+    ]
+    of_the_ring = len(ordered) if len(ordered) > 2 else len(links)
+    heard = net.conditions.jitter + max(
+        (net.base(one.number, other.number) for one, other in links[:of_the_ring]), default=0.0
+    )
+    for one, other in links[of_the_ring:]:
+        one.links.establish(other, silent_for=heard)
+    for one, other in links[:of_the_ring]:
+        one.links.establish(other)
 
 
 def _join(node: BareNode, _: object) -> None:

@@ -358,8 +358,13 @@ class BareLinks:
         else:
             self.await_word(end, self.net.now)
 
-    def establish(self, other: BareNode) -> None:
-        """Open a link to another peer in this moment, on both sides, without an attempt: for meshes that are assembled."""
+    def establish(self, other: BareNode, *, silent_for: float = 0.0) -> None:
+        """Open a link to another peer in this moment, on both sides, without an attempt: for meshes that are assembled.
+
+        Args:
+          other: the peer.
+          silent_for: nothing comes over the link for so many seconds.
+        """
         net, sides = self.net, (self.node, other)
         near, far = (
             End(side, there.peer_id, there.number, net.path(side, there), net.now)
@@ -367,6 +372,7 @@ class BareLinks:
         )
         near.far, far.far = far, near
         for end in (near, far):
+            end.path.stall(net.now + silent_for)
             key = end.far.owner.identity.public_key
             end.owner.links._up(end, RemotePeer(end.peer, verified=True, version=PROTOCOL_VERSION, public_key=key))
 

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from p2pmesh.config import MeshConfig
 from p2pmesh.keyspace import PeerId
+from p2pmesh.protocols.islands import CASES, REMEMBERED
 from p2pmesh.simulation.bare import BareNetwork
 from p2pmesh.simulation.bare_node import BareNode
 from p2pmesh.simulation.ledger import Broadcast
@@ -101,6 +102,10 @@ def bounds_of(snapshot: Mapping[str, Any], config: MeshConfig) -> Iterator[tuple
     yield "signaling.routes", signaling["routes"], config.signaling.routes
     yield "signaling.own_offers", signaling["own_offers"], config.signaling.remembered_offers
     yield "signaling.heard_offers", signaling["heard_offers"], config.signaling.remembered_offers
+    found = snapshot["islands"]
+    yield "islands.suspects", found["suspects"], config.islands.suspects
+    yield "islands.floods", found["floods"], REMEMBERED
+    yield "islands.healing", found["healing"], CASES
 
 
 # --- liveness ---------------------------------------------------------------------------------------------------------
