@@ -9,7 +9,8 @@ the end have of what those who stayed have sent; peers that come to replace the 
 JSON: {"peers", "rate", "size", "seconds", "kills", "sent", "delivered": share of what should have come that came,
 "missing", "duplicates": to the application, "copies_per_delivery": payloads that crossed a link for each that was new, "packets_per_delivery",
 "frames_per_delivery", "cpu_ms_per_delivery": user and system, all processes that stayed, "p50_ms", "p99_ms": from the call of
-`broadcast`, waiting for its turn included, "settled": share of receipts that were exact at the end, "load": of the machine}.
+`broadcast`, waiting for its turn included, "exact": share of receipts that counted all others at the end; means nothing where some were killed; as packets and frames do, which are
+counted on the links that are open at the end. "load": of the machine}.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from typing import Any
 
 TOPIC = "bench"
@@ -90,7 +91,12 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             start = time.time() + JOINED
             rate = options.rate / options.peers
             for peer in peers:
-                peer.order({"start": start, "offset": peer.number / options.rate, "rate": rate, "seconds": options.seconds})
+                peer.order({
+                    "start": start,
+                    "offset": peer.number / options.rate,
+                    "rate": rate,
+                    "seconds": options.seconds,
+                })
             kills = kill_some(options, peers, victims, url, start) if options.kill_every else 0
             time.sleep(max(0.0, start + options.seconds + DRAIN - time.time()))
             stayed = [peer for peer in peers if peer.number < options.peers]
@@ -127,7 +133,7 @@ def report(options: argparse.Namespace, answers: list[dict[str, Any]]) -> dict[s
     latencies = sorted(x for answer in answers for x in answer["latencies_ms"]) or [0.0]
 
     def per_delivery(name: str) -> float:
-        return round(sum(answer[name] for answer in answers) / max(1, heard), 3)
+        return float(round(sum(answer[name] for answer in answers) / max(1, heard), 3))
 
     return {
         "peers": options.peers,
@@ -145,7 +151,7 @@ def report(options: argparse.Namespace, answers: list[dict[str, Any]]) -> dict[s
         "cpu_ms_per_delivery": per_delivery("cpu_ms"),
         "p50_ms": round(latencies[len(latencies) // 2], 1),
         "p99_ms": round(latencies[len(latencies) * 99 // 100], 1),
-        "settled": round(sum(answer["exact"] for answer in answers) / max(1, sum(sent.values())), 4),
+        "exact": round(sum(answer["exact"] for answer in answers) / max(1, sum(sent.values())), 4),
         "load": round(os.getloadavg()[0], 2),
     }
 
@@ -208,38 +214,34 @@ async def work(plan: dict[str, Any]) -> None:
         async for broadcast in subscription:
             heard.hear(broadcast.payload)
 
-    async with open_mesh(plan["url"], room="bench", max_peers=plan["links"]) as mesh, trio.open_nursery() as nursery:
-        async with mesh.subscribe(TOPIC, buffer=100_000) as subscription:
-            nursery.start_soon(listen, subscription)
-            _say({})
-            order = await _next_order()
-            if order is None:
-                return
-            await trio.sleep(max(0.0, order["start"] - time.time()))
+    async with AsyncExitStack() as stack:
+        mesh = await stack.enter_async_context(open_mesh(plan["url"], room="bench", max_peers=plan["links"]))
+        subscription = await stack.enter_async_context(mesh.subscribe(TOPIC, buffer=100_000))
+        nursery = await stack.enter_async_context(trio.open_nursery())
+        nursery.start_soon(listen, subscription)
+        _say({})
+        start = await _next_order()
+        if start is not None:
+            await trio.sleep(max(0.0, start["start"] - time.time()))
             before, cpu = _figures(mesh), _cpu()
-            nursery.start_soon(_send, mesh, plan, order, receipts)
-            order = await _next_order()
-            if order is None:
-                return
-            after = _figures(mesh)
-            latencies = heard.of(order["report"])
-            _say({
-                "number": plan["number"],
-                "sent": len(receipts),
-                "got": len(latencies),
-                "heard": len(heard.marks),
-                "duplicates": heard.duplicates,
-                "cpu_ms": 1000 * (_cpu() - cpu),
-                "latencies_ms": [round(x, 2) for x in latencies],
-                "exact": sum(receipt.reached == plan_peers(order) for receipt in receipts),
-                **{name: after[name] - before[name] for name in after},
-            })
-            await trio.sleep_forever()
-
-
-def plan_peers(order: dict[str, Any]) -> int:
-    """Other peers that a receipt should count, where none was killed."""
-    return len(order["report"]) - 1
+            nursery.start_soon(_send, mesh, plan, start, receipts)
+            finish = await _next_order()
+            if finish is not None:
+                others, after = finish["report"], _figures(mesh)
+                latencies = heard.of(others)
+                _say({
+                    "number": plan["number"],
+                    "sent": len(receipts),
+                    "got": len(latencies),
+                    "heard": len(heard.marks),
+                    "duplicates": heard.duplicates,
+                    "cpu_ms": 1000 * (_cpu() - cpu),
+                    "latencies_ms": [round(x, 2) for x in latencies],
+                    "exact": sum(receipt.reached == len(others) - 1 for receipt in receipts),
+                    **{name: after[name] - before[name] for name in after},
+                })
+        await _next_order()  # until the parent closes the pipe
+        nursery.cancel_scope.cancel()
 
 
 async def _send(mesh: Any, plan: dict[str, Any], order: dict[str, Any], receipts: list[Any]) -> None:

@@ -60,9 +60,9 @@ class LinkConfig:
     """Small frames that wait together are sent as one packet up to this size."""
     coalesce_delay: float = _number(0.001, low=0)
     """A small frame waits for company this long at most, and only just after another packet left: what a timer resolves."""
-    patience: float = _number(0.02, low=0)
-    """Acks and counts wait this long at most for a packet that goes to the same peer anyway: half of what TCP delays its
-    acks by (RFC 1122 section 4.2.3.2 allows 0.5 s). A packet costs a WebRTC stack far more than what is in it."""
+    patience: float = _number(0.05, low=0)
+    """Acks and counts wait this long at most for a packet that goes to the same peer anyway: about as long as TCP delays its
+    acks (RFC 1122 section 4.2.3.2 allows 0.5 s). A packet costs a WebRTC stack far more than what is in it."""
     high_water: int = _number(256 * KIB, low=1 * KIB)
     """Stop writing while the data channel has this much buffered."""
     low_water: int = _number(64 * KIB, low=0)
@@ -199,11 +199,12 @@ class BroadcastConfig:
     history_bytes: int = _number(64 * MIB, low=1 * MIB)
     greeting: int = _number(256, low=0)
     """Messages that have gone to nobody yet, the newest, for a neighbour of the original project, which can't ask."""
-    ack_delay: float = _number(0.02, low=0)
-    """Acks to one neighbour go out at most this often, several in a frame: an ack is far from urgent, and a frame costs
-    about as much as a small payload. After a pause the first goes at once."""
+    ack_delay: float = _number(0.05, low=0)
+    """Acks to one neighbour go out at most this often, several in a frame, or with a copy that goes there: an ack is far from
+    urgent, and a frame costs about as much as a small payload. After a pause the first goes at once."""
     announce_delay: float = _number(0.25, low=0)
-    """Announcements to one neighbour wait for more of them at most this long: half a round-trip, if that is less."""
+    """Announcements to one neighbour wait for more of them at most this long; while links fail, half a round-trip if that
+    is less."""
     announced: int = _number(1024, low=1)
     """Announced messages that are waited for, for each neighbour that announced them; what it announces above is ignored."""
     trees: int = _number(128, low=1)
@@ -235,8 +236,10 @@ class ReceiptsConfig:
     handful: int = _number(8, low=1)
     """So many peers are passed on at once: what a peer has counted and not passed on is lost if it dies. Simulated with 100
     peers of which 10% leave each minute, half of them by a crash: 0.12% are never counted, without it 0.35%."""
-    coalesce: float = _number(0.02, low=0)
-    """A peer that was told something just now is told more only after this, all at once; answers wait as long."""
+    coalesce: float = _number(0.05, low=0)
+    """A peer that was told something just now is told more only after this, all at once."""
+    note_delay: float = _number(0.2, low=0)
+    """Answers, for which nobody waits, wait this long for company: well below `retry_first`."""
     patience: float = _number(5.0, low=0)
     """A child whose link has ended may answer by another way for so long."""
     route_timeout: float = _number(3.0, low=0.1)

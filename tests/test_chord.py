@@ -41,6 +41,7 @@ from p2pmesh.protocols.core import (
 )
 from p2pmesh.protocols.fingers import Board, draw_key, levels, snap
 from p2pmesh.protocols.ring import bracket, nearness, onward
+from p2pmesh.protocols.seeking import REPAIRED
 from p2pmesh.wire.messages import MAX_RING_LIST, FindSuccessor, Neighbours, Stabilise, SuccessorFound
 
 
@@ -334,7 +335,29 @@ def test_a_departure_that_leaves_enough_long_links_starts_no_search():
         peer.up(place, says(place))
     peer.feed(Vacancies(0)).wait(5)
     assert peer.feed(LinkDown(at(0x20), "gone")).feed(Vacancies(1)).wait(600).told(Route) == []
-    assert len(peer.feed(LinkDown(at(0x40), "gone")).feed(Vacancies(2)).wait(1).told(Route)) == 1
+    assert peer.feed(LinkDown(at(0x40), "gone")).feed(Vacancies(2)).wait(600).told(Route) == []
+    assert peer.feed(LinkDown(at(0xC0), "gone")).feed(Vacancies(3)).wait(REPAIRED - 1).told(Route) == []
+    assert len(peer.wait(1).told(Route)) == 1
+
+
+def test_a_link_that_is_long_again_once_the_ring_is_closed_needs_no_other():
+    peer = Peer(max_peers=3).placed().up(0xC0, says(0xC0)).feed(Vacancies(0)).wait(5)
+    peer.feed(LinkDown(at(0x88), "gone")).feed(Vacancies(1)).wait(1)
+    left = [place for place in ALL if place != 0x88]
+    peer.hear(0x78, says(0x78, ring=left, serial=2)).up(0x90, says(0x90, ring=left)).feed(Vacancies(0))
+    assert peer.wait(60).feed(Vacancies(1)).wait(600).told(Route) == []
+
+
+def test_lists_that_a_neighbour_told_when_it_was_not_next_to_us_are_asked_for_again_and_not_told_on():
+    peer = Peer(max_peers=4).placed().up(0xC0, says(0xC0)).wait(60)
+    peer.feed(LinkDown(at(0x88), "gone"))
+    assert ((at(0xC0),), Stabilise()) in peer.sent(Stabilise)
+    told = peer.wait(1).sent(Neighbours)
+    assert {message.successors for _, message in told} == {(at(0xC0),)}
+    peer.hear(0xC0, says(0xC0, serial=2))
+    told = peer.wait(1).sent(Neighbours)
+    assert [message.successors[:2] for _, message in told] == [(at(0xC0), at(0xC8))]
+    assert peer.sent(Stabilise) == []
 
 
 def test_who_gave_way_to_a_newcomer_looks_for_another_long_link():

@@ -20,7 +20,7 @@ from p2pmesh.protocols.handshake import (
     verify_join,
     verify_offer,
 )
-from p2pmesh.wire.messages import PROTOCOL_VERSION, Signal
+from p2pmesh.wire.messages import PROTOCOL_VERSION, RING, Signal
 from p2pmesh.wire.signaling import Join
 
 ALICE, BOB, EVE = (Identity.from_seed(bytes([n]) * 32) for n in (1, 2, 3))
@@ -43,10 +43,10 @@ ANSWER = description("answer", 2)
 
 
 def test_an_offer_is_verified_as_its_signers():
-    signed = sign_offer(ALICE, BOB.peer_id, OFFER, links=2)
+    signed = sign_offer(ALICE, BOB.peer_id, OFFER, links=2, purpose=RING)
     assert signed.sdp == OFFER.sdp
     assert signed.p2pmesh is not None
-    assert signed.p2pmesh.links == 2
+    assert (signed.p2pmesh.links, signed.p2pmesh.purpose) == (2, RING)
     remote = verify_offer(signed, ALICE.peer_id, BOB.peer_id)
     assert remote == RemotePeer(ALICE.peer_id, verified=True, version=PROTOCOL_VERSION, public_key=ALICE.public_key)
 
@@ -105,7 +105,13 @@ OTHER_LINE = f"a=fingerprint:sha-256 {fingerprint(9)}"
                 BOB,
                 id=f"another {next(iter(change))}",
             )
-            for change in ({"version": 2}, {"links": 7}, {"key": EVE.public_key}, {"signature": bytes(64)})
+            for change in (
+                {"version": 2},
+                {"links": 7},
+                {"purpose": "pinned"},
+                {"key": EVE.public_key},
+                {"signature": bytes(64)},
+            )
         ),
     ],
 )

@@ -8,6 +8,7 @@ from p2pmesh.config import IslandsConfig, MeshConfig
 from p2pmesh.events import IslandHealed, IslandSuspected
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId
+from p2pmesh.protocols.bridges import FLOODS, MAX_PATH, REMEMBERED
 from p2pmesh.protocols.core import (
     Acquainted,
     Answer,
@@ -19,6 +20,7 @@ from p2pmesh.protocols.core import (
     Leave,
     LinkUp,
     MeshSize,
+    Named,
     PeersFound,
     Probe,
     Probed,
@@ -34,7 +36,7 @@ from p2pmesh.protocols.core import (
     Way,
     Welcome,
 )
-from p2pmesh.protocols.islands import FLOODS, MAX_PATH, REMEMBERED, IslandsCore
+from p2pmesh.protocols.islands import IslandsCore
 from p2pmesh.wire.messages import FindBeyond, FindSuccessor, FoundBeyond, Merge, SuccessorFound
 
 ME = Identity.from_seed(bytes(32))
@@ -146,6 +148,22 @@ def test_suspects_are_not_looked_for_for_ever():
             core.found(NEAR)
     assert core.count("suspects") == 0
     assert not core.wait(1000).out
+
+
+def test_whom_a_service_names_is_looked_for_if_there_are_several_or_it_names_again():
+    core = Core().link(NEAR).feed(Named("one", (FAR,)))
+    assert core.count("suspects") == 0
+    core.feed(Named("two", (BEYOND,)))
+    assert core.count("suspects") == 2
+    again = Core().link(NEAR).feed(Named("one", (FAR,))).feed(Named("one", (FAR,)))
+    assert again.count("suspects") == 1
+
+
+def test_services_are_asked_soon_for_whom_they_name():
+    core = Core().link(NEAR).feed(MeshSize(1000)).feed(Named("one", (FAR,))).feed(Named("one", (FAR,)))
+    core.wait(15).found(NEAR)
+    core.wait(2)
+    assert core.found(NEAR).told(Probe) == [Probe(FAR)]
 
 
 # --- probes -----------------------------------------------------------------------------------------------------------

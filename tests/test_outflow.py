@@ -33,7 +33,7 @@ def test_acks_of_repeated_messages_teach_nothing():
     link.launch("a", 100, now=0.0)
     hop = link.hop("a")
     assert hop is not None
-    link.repeat(hop)
+    link.repeat(hop, 1.0)
     link.heard("a", 50.0)
     link.settle("a")
     assert link.patience() == 0

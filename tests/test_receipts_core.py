@@ -726,7 +726,7 @@ def test_every_receipt_is_answered_also_one_that_means_nothing_here():
     bare = Bare()
     bare.up(ALICE)
     bare.says(A, 3, message_id="unknown")
-    bare.wait(0.1)
+    bare.wait(0.2)
     assert bare.messages() == [GossipReceipts(noted=(1,), unknown=("unknown",))]
     assert bare.core.snapshot()["strays"] == 1
 

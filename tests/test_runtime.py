@@ -91,6 +91,22 @@ async def test_posting_never_waits_and_comes_before_what_is_queued(nursery):
     assert core.seen == ["posted", "queued"]
 
 
+async def test_what_waits_in_an_inbox_is_handled_before_anything_is_flushed(nursery):
+    done = []
+    driver = Driver(Recorder(), done.extend, inbox_size=10, flush=lambda: done.append("flush"))
+    for n in range(5):
+        assert driver.put_nowait(n)
+    await nursery.start(driver.run)
+    await trio.testing.wait_all_tasks_blocked()
+    assert done == [0, 1, 2, 3, 4, "flush"]
+
+
+async def test_a_driver_that_is_full_takes_nothing_at_once():
+    driver = Driver(Recorder(), lambda effects: None, inbox_size=1)
+    assert driver.put_nowait(1)
+    assert not driver.put_nowait(2)
+
+
 async def test_a_driver_expires_its_core_at_the_deadline_and_not_before(autojump_clock, nursery):
     core = Recorder(deadline=trio.current_time() + 5)
     driver = Driver(core, lambda effects: None, inbox_size=1)

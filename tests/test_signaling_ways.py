@@ -12,6 +12,7 @@ from p2pmesh.identity import Identity
 from p2pmesh.protocols.core import (
     Arrived,
     FeedSignal,
+    Intend,
     LinkDown,
     LinkLost,
     LinkUp,
@@ -31,7 +32,7 @@ from p2pmesh.protocols.core import (
 from p2pmesh.protocols.handshake import mark_of, sign_answer, sign_offer, verify_answer, verify_offer
 from p2pmesh.protocols.introductions import MAX_ALTERNATIVES, MAX_CANDIDATES
 from p2pmesh.protocols.ways import NO_WAY, NOT_FOUND
-from p2pmesh.wire.messages import LinkRejected, RelayBatch, RelayFailure, RelaySignal
+from p2pmesh.wire.messages import LONG, PINNED, LinkRejected, RelayBatch, RelayFailure, RelaySignal
 from p2pmesh.wire.signaling import (
     BootstrapPeers,
     ConnectionRejected,
@@ -111,6 +112,35 @@ def test_an_offer_that_no_route_brings_tries_each_service_once_the_one_that_know
     assert peer.told == [Rejected(BOB.peer_id, NOT_FOUND)]
     assert peer.signaled(NOT_HERE, "one").told == [Rejected(BOB.peer_id, NOT_FOUND)]  # of something else
     assert (peer.counts("fallbacks"), peer.counts("offers_lost"), peer.counts("offers_service")) == (1, 1, 1)
+
+
+def test_an_offer_says_what_it_is_for():
+    peer = Peer().in_mesh().feed(Intend(BOB.peer_id, PINNED))
+    assert peer.effects == []
+    proofs = []
+    for _ in range(2):
+        (route,) = peer.feed(LocalSignal(BOB.peer_id, OFFER)).routes
+        assert verify_offer(route.message.signal, ME.peer_id, BOB.peer_id).verified
+        proofs.append(route.message.signal.p2pmesh)
+    assert [proof.purpose for proof in proofs] == [PINNED, None]
+
+
+def test_an_offer_for_a_long_link_is_given_to_a_service_only_if_there_is_no_link_into_the_mesh():
+    peer = Peer().join("one").in_mesh().feed(Intend(BOB.peer_id, LONG))
+    (route,) = peer.feed(LocalSignal(BOB.peer_id, OFFER)).routes
+    peer.feed(Unrouted(route.call, "nobody knows it"))
+    assert peer.sent == []
+    assert [type(told) for told in peer.told] == [Rejected]
+    alone = Peer().join("one").feed(Intend(BOB.peer_id, LONG)).feed(LocalSignal(BOB.peer_id, OFFER))
+    assert [type(message) for _, message in alone.sent] == [PeerSignal]
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_an_offer_that_a_service_brought_and_nobody_answered_is_taken_back_where_originals_are_let_in(allowed):
+    peer = Peer(links=LinkConfig(allow_unverified=allowed)).join("one").feed(LocalSignal(BOB.peer_id, OFFER))
+    peer.feed(LinkLost(BOB.peer_id, "no answer in time"))
+    taken_back = [message for _, message in peer.sent if isinstance(message, ConnectionRejected)]
+    assert [message.reason for message in taken_back] == (["cancelled"] if allowed else [])
 
 
 def test_with_every_service_down_an_offer_that_no_route_brings_is_lost_at_once():
@@ -477,90 +507,3 @@ def test_every_lost_letter_is_told_once():
     assert [
         effect for effect in peer.feed(ServiceDown("one", "cut")).got(Tell) if isinstance(effect.input, Rejected)
     ] == []
-
-
-# --- rejections that come late ------------------------------------------------------------------------------------------
-
-
-def test_who_takes_its_own_offer_back_may_answer_ours_still():
-    peer = Peer().join().in_mesh()
-    theirs = sign_offer(BOB, ME.peer_id, description("offer", 7), links=1)
-    peer.feed(routed_signal(BOB, theirs))
-    peer.feed(LocalSignal(BOB.peer_id, description("offer", 1)))
-    ours = peer.routes[-1].message.signal
-    peer.feed(routed(BOB, LinkRejected(from_=BOB.peer_id, reason="cancelled", about=mark_of(theirs))))
-    peer.feed(routed_signal(BOB, sign_answer(BOB, ME.peer_id, description("answer", 2), ours)))
-    assert [effect.peer.peer_id for effect in peer.got(FeedSignal)] == [BOB.peer_id]
-
-
-def test_an_answer_that_came_too_late_does_not_end_a_newer_attempt():
-    peer = Peer().join().in_mesh()
-    late = None
-    for n in (7, 8):
-        peer.feed(routed_signal(BOB, sign_offer(BOB, ME.peer_id, description("offer", n), links=1)))
-        peer.feed(LocalSignal(BOB.peer_id, description("answer", n)))
-        late = late or mark_of(peer.routes[-1].message.signal)
-    newest = mark_of(peer.routes[-1].message.signal)
-    assert not peer.feed(routed(BOB, LinkRejected(from_=BOB.peer_id, reason="no_attempt", about=late))).told
-    assert peer.feed(routed(BOB, LinkRejected(from_=BOB.peer_id, reason="no_attempt", about=newest))).told
-
-
-# --- probes -------------------------------------------------------------------------------------------------------------
-
-
-def islands_told(peer):
-    return [effect.input for effect in peer.got(Tell) if effect.subsystem is Subsystem.ISLANDS]
-
-
-def test_all_services_are_asked_for_a_peer_and_one_answer_is_enough():
-    peer = Peer().join("one", "two").feed(Probe(BOB.peer_id))
-    assert [transport for transport, _ in peer.sent] == ["one", "two"]
-    assert {message for _, message in peer.sent} == {Ack(to=BOB.peer_id, from_=ME.peer_id)}
-    answer = Ack(to=ME.peer_id, from_=BOB.peer_id, answers=True)
-    assert islands_told(peer.signaled(answer, "two")) == [Probed(BOB.peer_id, alive=True)]
-    assert not islands_told(peer.signaled(answer, "one"))
-
-
-def test_a_peer_is_not_there_once_no_service_knows_it():
-    peer = Peer().join("one", "two").feed(Probe(BOB.peer_id))
-    missing = ServiceError(message="no", code="not_found", to=BOB.peer_id)
-    assert not islands_told(peer.signaled(missing, "one"))
-    assert islands_told(peer.signaled(missing, "two")) == [Probed(BOB.peer_id, alive=False)]
-    assert not peer.told
-
-
-def test_who_is_asked_for_answers_but_not_for_ever():
-    peer = Peer().join()
-    asks = Ack(to=ME.peer_id, from_=BOB.peer_id)
-    assert islands_told(peer.signaled(asks)) == [Hailed(BOB.peer_id)]
-    assert [message for _, message in peer.sent] == [Ack(to=BOB.peer_id, from_=ME.peer_id, answers=True)]
-    assert sum(len(peer.signaled(asks).sent) for _ in range(20)) == 2
-
-
-def test_without_a_service_nobody_is_asked():
-    assert not Peer().in_mesh().feed(Probe(BOB.peer_id)).effects
-
-
-def test_an_offer_goes_by_the_service_that_reached_the_peer():
-    peer = Peer().join().in_mesh().feed(Probe(BOB.peer_id))
-    peer.signaled(Ack(to=ME.peer_id, from_=BOB.peer_id, answers=True))
-    peer.feed(LocalSignal(BOB.peer_id, description("offer", 1)))
-    assert [transport for transport, _ in peer.sent] == ["one"]
-    assert not peer.routes
-
-
-def test_an_offer_to_a_peer_beyond_a_bridge_goes_over_that():
-    peer = Peer().join().in_mesh().feed(Acquainted((BOB.peer_id,), (EVE.peer_id, CAROL.peer_id)))
-    peer.feed(LocalSignal(BOB.peer_id, description("offer", 1)))
-    (route,) = peer.routes
-    assert route.way.path == (BOB.peer_id, EVE.peer_id, CAROL.peer_id)
-    peer.wait(30).feed(LocalSignal(BOB.peer_id, description("offer", 2)))
-    assert peer.routes[-1].way is None
-
-
-def test_a_link_that_a_service_brought_where_the_mesh_did_not_is_a_strangers():
-    peer = Peer().join().in_mesh()
-    peer.feed(LocalSignal(BOB.peer_id, description("offer", 1)))
-    (route,) = peer.routes
-    peer.feed(Unrouted(route.call, "nobody knows it"))
-    assert islands_told(peer.feed(LinkUp(remote(BOB)))) == [Stranger(BOB.peer_id)]

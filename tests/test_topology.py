@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from p2pmesh.config import MeshConfig, TopologyConfig
+from p2pmesh.config import LinkConfig, MeshConfig, TopologyConfig
 from p2pmesh.errors import MeshClosed, PeerUnreachable
 from p2pmesh.events import PeerConnected, PeerDisconnected, PeerEvicted, PeerFailed, PeerTimedOut
 from p2pmesh.identity import Identity
@@ -17,11 +17,14 @@ from p2pmesh.protocols.core import (
     NO_SLOT,
     AcceptOffer,
     AskForOffer,
+    Bridge,
     Connect,
     DropLink,
     Emit,
+    FarPeers,
     FindPeers,
     Forget,
+    Intend,
     Leave,
     LinkDown,
     LinkLost,
@@ -43,8 +46,19 @@ from p2pmesh.protocols.core import (
 from p2pmesh.protocols.known import FORGIVEN, TRUST, KnownPeers
 from p2pmesh.protocols.needs import HEDGE
 from p2pmesh.protocols.ring import ring_neighbours
-from p2pmesh.protocols.topology import TopologyCore
-from p2pmesh.wire.messages import Goodbye, Handshake, LinkRejected, ReconnectionData, Signal
+from p2pmesh.protocols.topology import FULL, ROOM_COMES, TopologyCore
+from p2pmesh.wire.messages import (
+    BRIDGE,
+    LEAF,
+    LONG,
+    PINNED,
+    RING,
+    Goodbye,
+    Handshake,
+    LinkRejected,
+    ReconnectionData,
+    Signal,
+)
 from tests.mesh_harness import Net, Node
 
 
@@ -59,8 +73,9 @@ ME = at(0x80)
 class Peer:
     """The core under test, at place 80 of the ring, with a clock; `effects` are those of the last input."""
 
-    def __init__(self, max_peers=3, *, online=True, **config):
-        mesh_config = MeshConfig(max_peers=max_peers, topology=TopologyConfig(**config))
+    def __init__(self, max_peers=3, *, online=True, unverified=False, **config):
+        links = LinkConfig(allow_unverified=unverified)
+        mesh_config = MeshConfig(max_peers=max_peers, topology=TopologyConfig(**config), links=links)
         self.max_peers = max_peers
         self.core = TopologyCore(Identity.unverified(ME), mesh_config, random.Random(1), lambda now: 1000.0 + now)
         self.now = 50.0
@@ -114,8 +129,10 @@ class Peer:
         return self.feed(PeersFound(tuple(map(at, places)), source))
 
 
-def offered(place, links=None, version=1):
-    proof = Handshake(version=1, key=bytes(32), signature=bytes(64), links=links) if version else None
+def offered(place, links=None, version=1, purpose=None):
+    proof = None
+    if version:
+        proof = Handshake(version=1, key=bytes(32), signature=bytes(64), links=links, purpose=purpose)
     return Offered(
         RemotePeer(at(place), bool(version), version), Signal(type="offer", sdp=f"from {place}", p2pmesh=proof)
     )
@@ -361,14 +378,14 @@ def test_an_attempt_of_which_the_link_layer_never_speaks_again_ends():
 
 
 def test_a_smaller_peer_of_the_original_is_asked_for_its_offer():
-    peer = Peer().linked(0x10, version=0).feed(LinkDown(at(0x10), "closed")).wait(1)
+    peer = Peer(unverified=True).linked(0x10, version=0).feed(LinkDown(at(0x10), "closed")).wait(1)
     assert peer.dialed == []
     assert peer.told == [AskForOffer(at(0x10))]
     assert len(peer.feed(offered(0x10, version=0)).got(AcceptOffer)) == 1
 
 
 def test_a_wrong_sided_offer_to_the_original_waits_for_its_own():
-    peer = Peer().found(0x10).feed(Rejected(at(0x10), "initiator_conflict"))
+    peer = Peer(unverified=True).found(0x10).feed(Rejected(at(0x10), "initiator_conflict"))
     assert peer.core.snapshot()["attempts"] == []
     assert peer.wait(1.5).told == []
     assert peer.wait(1.0).told == [AskForOffer(at(0x10))]
@@ -449,10 +466,79 @@ def test_connect_is_answered_when_the_link_is_open():
 
 
 def test_connect_fails_with_the_attempt():
-    peer = Peer().feed(Connect(1, at(0x10))).feed(Rejected(at(0x10), "max_peers_reached"))
+    peer = Peer().feed(Connect(1, at(0x10))).feed(Rejected(at(0x10), "unverified_peer"))
     (reply,) = peer.got(Reply)
     assert isinstance(reply.error, PeerUnreachable)
-    assert "max_peers_reached" in str(reply.error)
+    assert "unverified_peer" in str(reply.error)
+
+
+def test_connect_to_a_peer_that_is_full_is_tried_again_for_a_while():
+    peer, tries = Peer().feed(Connect(1, at(0x10))), 1
+    while not peer.feed(Rejected(at(0x10), FULL)).got(Reply):
+        assert tries < 10
+        assert peer.wait(1.25 * ROOM_COMES).dialed == [at(0x10)]
+        tries += 1
+    (reply,) = peer.got(Reply)
+    assert isinstance(reply.error, PeerUnreachable)
+    assert 3 <= tries <= 6
+    assert peer.wait(60).got(Reply) == []
+
+
+def test_connect_to_a_smaller_peer_of_the_original_waits_for_its_offer():
+    peer = Peer(unverified=True).feed(Connect(1, at(0x10))).feed(Rejected(at(0x10), "initiator_conflict"))
+    assert peer.got(Reply) == []
+    peer.wait(0.2).feed(offered(0x10, version=0))
+    assert [effect.peer.peer_id for effect in peer.got(AcceptOffer)] == [at(0x10)]
+    assert peer.up(0x10, version=0).got(Reply) == [Reply(1)]
+    assert peer.core.snapshot()["pinned"] == [at(0x10)]
+    assert peer.wait(60).got(Reply) == []
+
+
+def test_connect_asks_a_smaller_peer_of_the_original_that_is_known_for_its_offer_and_gives_up_in_the_end():
+    peer = Peer(unverified=True).linked(0x10, version=0).feed(LinkDown(at(0x10), "closed"))
+    peer.feed(Connect(1, at(0x10)))
+    assert peer.dialed == []
+    assert AskForOffer(at(0x10)) in peer.told
+    (reply,) = peer.wait(30).got(Reply)
+    assert isinstance(reply.error, PeerUnreachable)
+
+
+def test_a_mesh_that_wants_proofs_asks_no_peer_of_the_original():
+    peer = Peer().found(0x10).feed(Rejected(at(0x10), "initiator_conflict")).wait(60)
+    assert peer.dialed == []
+    assert AskForOffer(at(0x10)) not in peer.told
+
+
+def test_a_peer_of_the_original_that_is_dialed_or_due_takes_nobodys_place_on_the_ring():
+    peer = Peer(max_peers=4, unverified=True).linked(0x90, version=0).linked(0x70, 0xB0)
+    peer.feed(LinkDown(at(0x90), "closed")).feed(Connect(1, at(0x90)))
+    assert at(0x90) in peer.core.snapshot()["attempts"]
+    peer.found(0xA0, source="ring")
+    assert at(0xA0) in peer.core.snapshot()["attempts"]
+    full = Peer(max_peers=3, unverified=True).linked(0x70, 0xB0, 0xF0).feed(offered(0x90, version=0))
+    assert [drop.peer for drop in full.got(DropLink)] == [at(0xF0)]
+    assert full.found(0xA0, source="ring").core.snapshot()["closing"] == [at(0xF0)]
+    assert [effect.peer.peer_id for effect in full.feed(LinkDown(at(0xF0), "closed")).got(AcceptOffer)] == [at(0x90)]
+
+
+@pytest.mark.parametrize(
+    ("known", "max_peers", "purpose"),
+    [((), 1, LEAF), ((), 3, RING), ((0x70, 0x90), 3, LONG), ((0x70, 0x90), 3, PINNED), ((0x70, 0x90), 3, BRIDGE)],
+)
+def test_signaling_hears_what_an_offer_is_for(known, max_peers, purpose):
+    peer = Peer(max_peers=max_peers).linked(*known)
+    match purpose:
+        case "pinned":
+            peer.feed(Connect(1, at(0x10)))
+        case "bridge":
+            peer.feed(Bridge(at(0x10)))
+        case "long":
+            peer.feed(FarPeers((at(0x10),)))
+        case _:
+            peer.found(0x10)
+    intents = [told for told in peer.told if isinstance(told, Intend)]
+    assert intents == [Intend(at(0x10), purpose)]
+    assert peer.dialed == [at(0x10)]
 
 
 @pytest.mark.parametrize("target", [ME, at(0x10)])

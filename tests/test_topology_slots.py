@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import random
+
+import attrs
+import pytest
 
 from p2pmesh.config import TopologyConfig
 from p2pmesh.protocols.core import (
@@ -11,6 +15,7 @@ from p2pmesh.protocols.core import (
     DropLink,
     FarPeers,
     Introduced,
+    Leave,
     LinkDown,
     LinkLost,
     LinkUp,
@@ -26,7 +31,7 @@ from p2pmesh.protocols.core import (
     Welcome,
 )
 from p2pmesh.protocols.known import DEPARTED, PATIENCE, KnownPeers
-from p2pmesh.wire.messages import Goodbye, ReconnectionData
+from p2pmesh.wire.messages import BRIDGE, LEAF, LONG, PINNED, RING, Goodbye, ReconnectionData
 from tests.test_topology import ME, Peer, at, offered
 
 
@@ -84,6 +89,86 @@ def test_a_promise_holds_once_and_not_for_long():
     assert peer.feed(offered(0x30, links=2)).got(DropLink) == []
     peer.feed(Welcome(at(0x30))).feed(offered(0x30, links=2))
     assert len(peer.got(DropLink)) == 1
+
+
+@pytest.mark.parametrize("purpose", [PINNED, BRIDGE])
+def test_who_calls_for_a_link_gets_the_place_of_a_long_one_that_has_settled(purpose):
+    peer = Peer(max_peers=5).linked(0x70, 0x90, 0x00, 0xC0).linked(0x20).feed(offered(0x30, links=2, purpose=purpose))
+    assert [drop.peer for drop in peer.got(DropLink)] == [at(0x00)]
+    peer.feed(LinkDown(at(0x00), "closed"))
+    assert [effect.peer.peer_id for effect in peer.got(AcceptOffer)] == [at(0x30)]
+
+
+@pytest.mark.parametrize("purpose", [RING, LONG, LEAF, "whatever", None])
+def test_no_other_purpose_costs_a_link(purpose):
+    peer = Peer(max_peers=5).linked(0x70, 0x90, 0x00, 0xC0, 0x20)
+    assert peer.feed(offered(0x30, links=2, purpose=purpose)).got(DropLink) == []
+
+
+def test_who_calls_for_a_link_never_gets_one_of_the_ring_or_one_that_has_not_settled():
+    ring = Peer(max_peers=2).linked(0x70, 0x90).feed(offered(0x30, links=1, purpose=PINNED))
+    assert ring.got(DropLink) == []
+    young = Peer(max_peers=3).linked(0x70, 0x90).feed(offered(0x00, links=1)).up(0x00)
+    assert young.feed(offered(0x30, links=1, purpose=PINNED)).got(DropLink) == []
+
+
+def test_an_unverified_peer_calls_in_vain():
+    peer = Peer(max_peers=3, unverified=True).linked(0x70, 0x90, 0x00)
+    offer = offered(0x30, links=1, purpose=PINNED)
+    offer = attrs.evolve(offer, peer=attrs.evolve(offer.peer, verified=False))
+    assert peer.feed(offer).got(DropLink) == []
+
+
+def test_those_who_call_for_links_push_out_each_other_rather_than_all_long_links():
+    peer = Peer(max_peers=6).linked(0x70, 0x90, 0x00, 0x20, 0x40, 0xC0)
+    for place in range(0x28, 0x3C, 2):
+        peer.feed(offered(place, links=3, purpose=PINNED))
+        assert peer.feed(offered(place + 1, links=3, purpose=PINNED)).got(DropLink) == [], "rarely"
+        for gone in peer.core.snapshot()["closing"]:
+            peer.feed(LinkDown(gone, "closed"))
+        peer.up(place).wait(30)
+    assert len(set(peer.links) & {at(0x70), at(0x90), at(0x00), at(0x20), at(0x40), at(0xC0)}) == 4
+    assert at(0x3A) in peer.links
+
+
+def test_a_leafs_first_offer_disturbs_nobody_on_the_ring():
+    full = Peer(max_peers=2).linked(0x70, 0x90)
+    assert full.feed(offered(0x88, links=0, purpose=LEAF)).got(DropLink) == []
+    assert len(full.feed(offered(0x8C, links=0, purpose=RING)).got(DropLink)) == 1
+    free = Peer(max_peers=4).linked(0x70, 0x90).feed(offered(0x88, links=0, purpose=LEAF)).up(0x88)
+    assert free.core.snapshot()["leaves"] == [at(0x88)]
+    assert set(free.core.snapshot()["ring"]) == {at(0x70), at(0x90)}
+
+
+def test_who_comes_next_to_us_does_not_cost_us_the_neighbour_on_its_other_side():
+    peer = Peer(max_peers=3).linked(0x70, 0xB0, 0xF0).feed(offered(0x90, links=1))
+    assert [drop.peer for drop in peer.got(DropLink)] == [at(0xF0)]
+
+
+def test_all_are_told_of_each_other_when_we_leave():
+    peer = Peer(max_peers=4).linked(0x70, 0x90, 0x00).feed(Leave())
+    told = {frame.peers[0]: frame.message.peers for frame in peer.got(SendFrame)}
+    assert told.keys() == {at(0x70), at(0x90), at(0x00)}
+    assert at(0x90) in told[at(0x70)]
+    assert at(0x70) in told[at(0x90)]
+
+
+def test_after_the_end_of_a_link_peers_that_nobody_vouches_for_have_to_wait_for_better_ones():
+    peer = Peer(max_peers=4).linked(0x70, 0x90, 0x20).found(0xA0, source="hearsay").wait(60)
+    peer.feed(LinkDown(at(0x90), "silent", 5.0))
+    assert peer.dialed == []
+    assert peer.found(0x98, source="ring").dialed == [at(0x98)]
+    alone = Peer(max_peers=4).linked(0x70, 0x90, 0x20).feed(LinkDown(at(0x90), "silent", 5.0))
+    assert alone.feed(PeersFound((at(0xA0),), "hearsay")).dialed == []
+    assert alone.wait(5).dialed == [at(0xA0)]
+
+
+def test_only_peers_that_somebody_vouches_for_are_named_to_others():
+    known = KnownPeers(ME, TopologyConfig(), random.Random(1))
+    known.learn([at(1)], vouched=60.0)
+    known.learn([at(2)], vouched=-math.inf)
+    assert known.in_good_standing(50.0) == [at(1)]
+    assert known.in_good_standing(61.0) == []
 
 
 def test_promises_are_bounded():

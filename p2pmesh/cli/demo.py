@@ -15,6 +15,10 @@ MOST_PEERS = 200
 """Below `ServerConfig.clients_per_address`; at about 60 MB each, memory ends before."""
 SMALLEST = 2
 """Peers that are a mesh already; with a third, one can come late and still find somebody whom no server told it of."""
+PARTITION = 12.0
+"""Seconds of `--partition`: more than twice what links take to find that their peers are silent."""
+HALVES = 4
+"""Peers of which each half is still more than one."""
 LARGEST = 1024 * 1024
 """`MeshConfig.max_payload`."""
 
@@ -31,6 +35,15 @@ LARGEST = 1024 * 1024
     "--kill-server", is_flag=True, help="Kill the signaling server once they are one mesh; then one more peer comes."
 )
 @option(
+    "--partition",
+    is_flag=False,
+    flag_value=PARTITION,
+    type=click.FloatRange(min=1, max=300),
+    default=None,
+    metavar="[SECONDS]",
+    help=f"Part them into two halves that can't reach each other for a while, {PARTITION:g} s if not said; then join them.",
+)
+@option(
     "--plot", type=PLOT, default=None, metavar="FILE.svg", help="Draw the overlay: the ring, and the links across it."
 )
 @json_option
@@ -44,6 +57,7 @@ def demo(
     timeout: float,
     seed: str | None,
     kill_server: bool,
+    partition: float | None,
     plot: Path | None,
     as_json: bool,
 ) -> None:
@@ -54,6 +68,10 @@ def demo(
 
     With --kill-server the last peer comes when the server is dead: it gets one link with the help of another server, which only
     the first peer knows of and which is killed as well, and makes the rest of its links through the mesh.
+
+    With --partition, two halves of the peers lose each other's packets once they are one mesh, and the second half loses the
+    signaling server, too. Each peer sends its broadcasts in that time; then the packets pass again, and all of them have to
+    arrive everywhere.
 
     The exit status is 0 only if everything arrived, once, and every receipt says so.
     """
@@ -70,9 +88,11 @@ def demo(
         raise click.UsageError(
             f"--kill-server needs {SMALLEST + 1} peers or more, and 2 links or more for each of them"
         )
+    if partition is not None and (peers < HALVES or kill_server):
+        raise click.UsageError(f"--partition needs {HALVES} peers or more, and no --kill-server")
     if plot is not None:
         check_plot(plot)
-    plan = Plan(peers, messages, max_peers, payload, rate, timeout, seed, kill_server)
+    plan = Plan(peers, messages, max_peers, payload, rate, timeout, seed, kill_server, partition)
     production = Demo(plan, debug=logging.getLogger("p2pmesh").isEnabledFor(logging.DEBUG))
 
     async def run() -> None:

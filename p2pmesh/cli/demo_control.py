@@ -19,23 +19,40 @@ class Join(msgspec.Struct, frozen=True, tag="join"):
     """Broadcasts that each peer sends."""
     payload: int
     """Size of each."""
-    rate: float
-    """Of them in a second."""
     seed: str | None
     """Makes identity and randomness of this peer repeatable."""
+    partition: bool = False
+    """A `Cut` will follow."""
 
 
 class Talk(msgspec.Struct, frozen=True, tag="talk"):
-    """Send the broadcasts, and one direct message to each of these peers."""
+    """Send so many broadcasts, and one direct message to each of these peers."""
+
+    messages: int
+    rate: float
+    """Broadcasts in a second."""
+    peers: list[str] = []
+    ttl: float | None = None
+    """Of the broadcasts; None for the library's own."""
+
+
+class Cut(msgspec.Struct, frozen=True, tag="cut"):
+    """From now on nothing you send reaches these peers. Report `Severed`."""
 
     peers: list[str]
+    server: bool
+    """Neither can you reach the signaling server."""
+
+
+class Heal(msgspec.Struct, frozen=True, tag="heal"):
+    """You can reach everybody again."""
 
 
 class Stop(msgspec.Struct, frozen=True, tag="stop"):
     """Report what was measured, leave and end. The last order."""
 
 
-Order: TypeAlias = Join | Talk | Stop
+Order: TypeAlias = Join | Talk | Cut | Heal | Stop
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
@@ -54,13 +71,17 @@ class Links(msgspec.Struct, frozen=True, tag="links"):
     peers: list[str]
 
 
+class Severed(msgspec.Struct, frozen=True, tag="severed"):
+    """The cut is made."""
+
+
 class Progress(msgspec.Struct, tag="progress"):
     """How far the talk is."""
 
     sent: int = 0
     """Broadcasts."""
     reached: list[int] = []
-    """For each broadcast that has settled as delivered: how many peers have it."""
+    """For each broadcast that has settled as delivered, or at all if there is a cut: how many peers have it by now."""
     lost: int = 0
     """Broadcasts that have settled as failed."""
     delivered: int = 0
@@ -72,6 +93,10 @@ class Progress(msgspec.Struct, tag="progress"):
     direct_ok: int = 0
     """Of these, how many were acknowledged."""
     direct_received: int = 0
+    late: int = 0
+    """Deliveries that came after the order to heal."""
+    leaked: int = 0
+    """Deliveries from beyond the cut while it lasted."""
 
 
 class Measured(msgspec.Struct, frozen=True, tag="measured"):
@@ -91,7 +116,7 @@ class Trouble(msgspec.Struct, frozen=True, tag="trouble"):
     text: str
 
 
-Report: TypeAlias = Ready | Joined | Links | Progress | Measured | Trouble
+Report: TypeAlias = Ready | Joined | Links | Severed | Progress | Measured | Trouble
 
 ORDERS: msgspec.json.Decoder[Order] = msgspec.json.Decoder(Order)
 REPORTS: msgspec.json.Decoder[Report] = msgspec.json.Decoder(Report)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import importlib
 import random
 import sys
 import time
-from typing import Any
+from typing import Any, Final
 
 import trio
 
 from p2pmesh.cli.demo_control import (
     ORDERS,
+    Cut,
+    Heal,
     Join,
     Joined,
     Links,
@@ -21,22 +24,27 @@ from p2pmesh.cli.demo_control import (
     Progress,
     Ready,
     Report,
+    Severed,
     Stop,
     Talk,
     Trouble,
     encode,
 )
+from p2pmesh.cli.demo_cut import Switch
 from p2pmesh.cli.failures import leaves, one_line
 from p2pmesh.cli.lines import LineReader
+from p2pmesh.config import MeshConfig, SignalingConfig
 from p2pmesh.errors import MeshError
 from p2pmesh.events import DirectReceived, MessageReceived, PeerConnected, PeerDisconnected, PeerTimedOut
 from p2pmesh.identity import Identity
-from p2pmesh.keyspace import PeerId, short
+from p2pmesh.keyspace import PeerId, parse_peer_id, short
 from p2pmesh.mesh import Mesh, open_mesh
 from p2pmesh.receipts import Delivered, Receipt
 from p2pmesh.runtime.bus import Subscription
 
 TOPIC = "demo"
+CONFIG: Final = MeshConfig(signaling=SignalingConfig(retry_cap=4.0))
+"""A demo waits less long for a server that is out of reach than a mesh that lasts."""
 REPORT_PAUSE = 0.1
 """Seconds between reports of progress: what a live view can show."""
 _SLACK = 64
@@ -58,8 +66,8 @@ async def run_peer() -> None:
 
 def _warm_up() -> None:
     """Import what the first link needs, so that it isn't imported by all peers while they connect."""
-    for module in ("p2pmesh.links.webrtc", "p2pmesh.transports.websocket"):
-        importlib.import_module(module)
+    importlib.import_module("p2pmesh.transports.websocket")
+    gc.freeze()  # else the collector goes through all of that, and once more for half a second as the process ends
 
 
 async def _follow(orders: LineReader) -> None:
@@ -67,8 +75,17 @@ async def _follow(orders: LineReader) -> None:
     if not isinstance(join, Join):
         return
     identity, rng = seeded(join.seed)
-    async with open_mesh(*join.urls, room=TOPIC, max_peers=join.max_peers, identity=identity, rng=rng) as mesh:
-        await _Talker(mesh, join).run(orders)
+    switch = Switch(join.urls) if join.partition else None
+    async with open_mesh(
+        *(switch.transports if switch else join.urls),
+        room=TOPIC,
+        max_peers=join.max_peers,
+        identity=identity,
+        config=CONFIG,
+        rng=rng,
+        dialer=switch.dialer if switch else None,
+    ) as mesh:
+        await _Talker(mesh, join, switch).run(orders)
 
 
 async def _order(orders: LineReader) -> Order:
@@ -84,25 +101,13 @@ def seeded(seed: str | None) -> tuple[Identity | None, random.Random | None]:
     return Identity.from_seed(hashlib.sha256(seed.encode()).digest()), random.Random(seed)
 
 
-async def _report_links(mesh: Mesh, events: Subscription[Any]) -> None:
-    _say(Links(list(mesh.peers)))
-    async for event in events:
-        match event:
-            case PeerConnected() | PeerDisconnected():
-                _say(Links(list(mesh.peers)))
-            case PeerTimedOut():
-                _say(Trouble(f"lost {short(event.peer_id)}: silent for {event.silent_for:.1f} s"))
-                _say(Links(list(mesh.peers)))
-            case _:
-                pass
-
-
 class _Talker:
     """Sends this peer's share, and counts what arrives."""
 
-    def __init__(self, mesh: Mesh, plan: Join) -> None:
+    def __init__(self, mesh: Mesh, plan: Join, switch: Switch | None) -> None:
         self._mesh = mesh
         self._plan = plan
+        self._switch = switch
         self._progress = Progress()
         self._changed = trio.Event()
         self._heard: set[tuple[PeerId, int]] = set()
@@ -118,28 +123,58 @@ class _Talker:
             trio.open_nursery() as nursery,
         ):
             _say(Joined(mesh.peer_id))
-            nursery.start_soon(_report_links, mesh, events)
+            nursery.start_soon(self._report_links, events)
             nursery.start_soon(self._receive, messages)
             nursery.start_soon(self._receive_direct, directs)
             nursery.start_soon(self._report)
-            order = await _order(orders)
-            if isinstance(order, Talk):
-                nursery.start_soon(self._send, order.peers)
-                await _order(orders)
+            while not isinstance(order := await _order(orders), Stop):
+                self._obey(order, nursery)
             _say(self._progress)
-            signaling = mesh.snapshot()["subsystems"]["signaling"]
-            _say(Measured(self._latency_ms, signaling.get("offers_mesh", 0), signaling.get("offers_service", 0)))
+            _say(self._measured())
             nursery.cancel_scope.cancel("the demo is over")
 
-    async def _send(self, peers: list[str]) -> None:
-        others = [peer for peer in peers if peer != self._mesh.peer_id]
+    def _obey(self, order: Order, nursery: trio.Nursery) -> None:
+        match order:
+            case Talk():
+                nursery.start_soon(self._send, order)
+            case Cut() if self._switch is not None:
+                self._switch.cut(map(parse_peer_id, order.peers), server=order.server)
+                _say(Severed())
+            case Heal() if self._switch is not None:
+                self._switch.heal()
+            case _:
+                _say(Trouble(f"an order out of place: {order}"))
+
+    def _measured(self) -> Measured:
+        signaling = self._mesh.snapshot()["subsystems"]["signaling"]
+        return Measured(
+            self._latency_ms,
+            offers_mesh=signaling.get("offers_mesh", 0),
+            offers_service=signaling.get("offers_service", 0),
+        )
+
+    async def _report_links(self, events: Subscription[Any]) -> None:
+        _say(Links(list(self._mesh.peers)))
+        async for event in events:
+            match event:
+                case PeerConnected() | PeerDisconnected():
+                    _say(Links(list(self._mesh.peers)))
+                case PeerTimedOut():
+                    if self._switch is None or event.peer_id not in self._switch.cut_from:
+                        _say(Trouble(f"lost {short(event.peer_id)}: silent for {event.silent_for:.1f} s"))
+                    _say(Links(list(self._mesh.peers)))
+                case _:
+                    pass
+
+    async def _send(self, talk: Talk) -> None:
+        others = [peer for peer in talk.peers if peer != self._mesh.peer_id]
         async with trio.open_nursery() as nursery:
             for peer in others:
                 nursery.start_soon(self._send_direct, peer)
             start = trio.current_time()
-            for number in range(self._plan.messages):
-                await trio.sleep_until(start + number / self._plan.rate)
-                receipt = await self._mesh.broadcast(TOPIC, self._payload(number))
+            for number in range(talk.messages):
+                await trio.sleep_until(start + number / talk.rate)
+                receipt = await self._mesh.broadcast(TOPIC, self._payload(number), ttl=talk.ttl)
                 self._progress.sent += 1
                 self._changed.set()
                 nursery.start_soon(self._settle, receipt)
@@ -151,11 +186,18 @@ class _Talker:
 
     async def _settle(self, receipt: Receipt) -> None:
         outcome = await receipt.settled()
-        if isinstance(outcome, Delivered):
-            self._progress.reached.append(outcome.reached)
-        else:
-            self._progress.lost += 1
         self._changed.set()
+        if not isinstance(outcome, Delivered) and self._switch is None:
+            self._progress.lost += 1
+            return
+        reached = self._progress.reached
+        place = len(reached)
+        reached.append(outcome.reached)
+        if self._switch is not None:
+            async with receipt.updates() as counts:  # of those, too, who were out of reach: at first that may be all
+                async for count in counts:
+                    reached[place] = count
+                    self._changed.set()
 
     async def _send_direct(self, peer: str) -> None:
         try:
@@ -181,6 +223,9 @@ class _Talker:
             return
         self._heard.add((origin, number))
         self._progress.delivered += 1
+        if self._switch is not None:
+            self._progress.late += self._switch.is_healed
+            self._progress.leaked += not self._switch.is_healed and origin in self._switch.cut_from
         self._latency_ms.append(round((_now() - sent) * 1000, 3))
 
     async def _receive_direct(self, directs: Subscription[DirectReceived]) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from attrs import define, field, frozen
 
 from p2pmesh.cli.demo_control import Measured, Progress
+
+CUT_OFF: Final = 2
+"""The half of the peers that loses the signaling server, too, while they are parted."""
 
 
 @frozen
@@ -25,11 +28,17 @@ class Plan:
     seed: str | None
     kill_server: bool = False
     """The last peer comes when the signaling server is gone."""
+    partition: float | None = None
+    """Seconds for which two halves of the peers can't reach each other."""
 
     @property
     def founders(self) -> int:
         """Peers that join while there is a signaling server for all."""
         return self.peers - 1 if self.kill_server else self.peers
+
+    def half_of(self, number: int) -> int:
+        """Which side of a partition the peer with this number is on, 1 or 2."""
+        return 1 if number <= (self.peers + 1) // 2 else CUT_OFF
 
     @property
     def directs(self) -> int:
@@ -59,6 +68,8 @@ class Peer:
     progress: Progress = field(factory=Progress)
     measured: Measured | None = None
     """Known once it was stopped."""
+    is_severed: bool = False
+    """It sends nothing to the other half of the peers."""
     ended: bool = False
 
     @property
@@ -77,6 +88,12 @@ class Stage:
     """Seconds that the one who came without a server took to have its links."""
     door: str | None = None
     """The one peer whom the newcomer found without the mesh."""
+    islands_seen: int | None = None
+    """How many there were as the partition ended."""
+    healed_s: float | None = None
+    """Seconds from then until there was one."""
+    caught_up_s: float | None = None
+    """And until everybody had everything."""
     errors: list[str] = field(factory=list)
 
     @property
@@ -109,6 +126,13 @@ class Stage:
         return len(groups) == 1 and len(groups[0]) == count
 
     @property
+    def ring_gaps(self) -> int:
+        """How many of those who have joined lack a link to the next one on the ring of ids: with none, all routes lead on."""
+        ring = sorted(peer.peer_id for peer in self.peers if peer.peer_id is not None)
+        linked = {frozenset(link) for link in self.links}
+        return sum(a != b and frozenset((a, b)) not in linked for a, b in zip(ring, ring[1:] + ring[:1], strict=True))
+
+    @property
     def newcomer_links(self) -> list[str]:
         """Links of the one who came without a server that were made through the mesh: all but that to the door."""
         newcomer = self.peers[-1].peer_id
@@ -117,18 +141,31 @@ class Stage:
 
     def is_done(self, peer: Peer) -> bool:
         """Whether this peer has sent all of its share, and knows what became of it."""
-        progress = peer.progress
-        settled = len(progress.reached) + progress.lost
-        return settled == self.plan.messages and progress.direct_done == self.plan.peers - 1
+        return self.is_settled(peer) and peer.progress.direct_done == self.plan.peers - 1
+
+    def is_settled(self, peer: Peer) -> bool:
+        """Whether this peer has sent all of its broadcasts, and has their receipts."""
+        return len(peer.progress.reached) + peer.progress.lost == self.plan.messages
 
     @property
     def all_arrived(self) -> bool:
         """Whether everything that was sent is where it should be."""
         return (
             all(self.is_done(peer) for peer in self.peers)
-            and self.delivered == self.plan.deliveries
+            and self.all_heard
             and self._sum("direct_received") >= self._sum("direct_ok")
         )
+
+    @property
+    def all_heard(self) -> bool:
+        """Whether all broadcasts are where they should be."""
+        return self.delivered == self.plan.deliveries
+
+    @property
+    def all_counted(self) -> bool:
+        """Whether each receipt counts everybody, too."""
+        reached = [count for peer in self.peers for count in peer.progress.reached]
+        return reached == [self.plan.peers - 1] * self.plan.broadcasts
 
     @property
     def delivered(self) -> int:
@@ -162,6 +199,7 @@ class Stage:
                 "service": sum(one.offers_service for one in measured),
             },
             "newcomer": self._newcomer() if plan.kill_server else None,
+            "partition": None if plan.partition is None else self._partition(plan.partition),
             "errors": list(self.errors),
         }
 
@@ -170,6 +208,25 @@ class Stage:
             "peer": self.peers[-1].number,
             "linked_s": None if self.newcomer_s is None else round(self.newcomer_s, 3),
             "links_through_mesh": len(self.newcomer_links),
+        }
+
+    def _partition(self, seconds: float) -> dict[str, Any]:
+        return {
+            "seconds": seconds,
+            "islands": self.islands_seen or 0,
+            "healed_s": None if self.healed_s is None else round(self.healed_s, 3),
+            "caught_up_s": None if self.caught_up_s is None else round(self.caught_up_s, 3),
+            "leaked": self._sum("leaked"),
+            "peers": [
+                {
+                    "peer": peer.number,
+                    "half": self.plan.half_of(peer.number),
+                    "expected": self.plan.messages * (self.plan.peers - 1),
+                    "delivered": peer.progress.delivered,
+                    "after_heal": peer.progress.late,
+                }
+                for peer in self.peers
+            ],
         }
 
 
@@ -182,9 +239,15 @@ def all_arrived(summary: dict[str, Any]) -> bool:
         and summary["duplicates"] == 0
         and summary["direct_delivered"] == summary["direct_ok"] == summary["direct_total"]
         and (summary["newcomer"] is None or summary["newcomer"]["links_through_mesh"] > 0)
+        and (summary["partition"] is None or _healed(summary["partition"]))
         and summary["receipts"] == {"delivered": summary["broadcasts"], "failed": 0}
         and summary["broadcasts"] * (summary["peers"] - 1) == summary["expected"]
     )
+
+
+def _healed(partition: dict[str, Any]) -> bool:
+    """Whether there was a partition, through which nothing came, and it is over."""
+    return partition["islands"] > 1 and partition["leaked"] == 0 and partition["caught_up_s"] is not None
 
 
 def percentile(ordered: Sequence[float], percent: float) -> float | None:

@@ -18,6 +18,8 @@ from attrs import define, field
 
 from p2pmesh.cli.demo_control import (
     REPORTS,
+    Cut,
+    Heal,
     Join,
     Joined,
     Links,
@@ -26,12 +28,13 @@ from p2pmesh.cli.demo_control import (
     Progress,
     Ready,
     Report,
+    Severed,
     Stop,
     Talk,
     Trouble,
     encode,
 )
-from p2pmesh.cli.demo_report import Peer, Plan, Stage
+from p2pmesh.cli.demo_report import CUT_OFF, Peer, Plan, Stage
 from p2pmesh.cli.demo_server import ServerProcess, open_server_process
 from p2pmesh.cli.lines import lines_of
 from p2pmesh.cli.text import printable
@@ -40,12 +43,18 @@ from p2pmesh.server import open_signaling_server
 REST = 0.5
 """Seconds without a change of links after which the mesh is at rest: receipts are exact, and no neighbour is given up for a
 better one while it is talked to."""
+REST_SHARE = 0.5
+"""Of the time that they took to connect: a machine that is busy with other things takes longer for each further link, too."""
 QUIET = 0.2
 """Seconds without news after which no duplicate is on its way any more; a delivery takes some milliseconds."""
 LEAVE_TIMEOUT = 5.0
 LEAVE_EACH = 0.5
 """For the last reports and goodbyes, and more for each peer that has to share a processor: the library's own limit for leaving
 is 4 s, and a process that ends does so for some tenths of a second."""
+SPEECH = 0.8
+"""The share of a partition over which its broadcasts are spread: all are sent by its end."""
+HEALING = 60.0
+"""Seconds for which a broadcast is offered beyond the end of the partition in which it was sent."""
 KILL_AFTER = 2.0
 """Seconds between SIGTERM and SIGKILL."""
 _PROCESSORS = os.cpu_count() or 1
@@ -87,16 +96,22 @@ class Demo:
 
     async def run(self) -> None:
         """Put it on from start to end. What goes wrong is noted in `stage.errors`; nothing is left running."""
-        timeout = self.stage.plan.timeout
+        plan = self.stage.plan
+        timeout = plan.timeout + (plan.partition or 0.0)
         async with self._serve(), trio.open_nursery() as nursery:
             with trio.move_on_after(timeout) as self._scope:
                 await self._start(nursery)
                 await self._connect()
                 await self._come_to_rest()
-                if self.stage.plan.kill_server:
+                if plan.kill_server:
                     await self._go_on_without_servers()
                     await self._come_to_rest()
-                await self._talk()
+                if plan.partition is None:
+                    await self._talk(Talk(plan.messages, plan.rate, self._everybody))
+                else:
+                    await self._part_and_heal(plan.partition)
+                    await self._come_to_rest()
+                    await self._talk(Talk(0, plan.rate, self._everybody))
             if self._scope.cancelled_caught and not self._failed:
                 self._note(f"not done after {timeout:g} s: {self._missing()}")
             await self._stop()
@@ -134,7 +149,17 @@ class Demo:
     async def _join(self, process: _Process, urls: tuple[str, ...]) -> None:
         plan = self.stage.plan
         seed = None if plan.seed is None else f"{plan.seed}/{process.peer.number}"
-        await process.order(Join(urls, plan.peers, plan.max_peers, plan.messages, plan.payload, plan.rate, seed))
+        await process.order(
+            Join(
+                urls,
+                plan.peers,
+                plan.max_peers,
+                plan.messages,
+                plan.payload,
+                seed,
+                partition=plan.partition is not None,
+            )
+        )
 
     async def _go_on_without_servers(self) -> None:
         """Kill the signaling server, and let one more peer come.
@@ -153,17 +178,35 @@ class Demo:
         stage.newcomer_s = trio.current_time() - began
 
     async def _come_to_rest(self) -> None:
-        at_rest = False
+        """Wait until the ring is closed, and nothing changes any more."""
+        stage, at_rest = self.stage, False
         while not at_rest:
-            links = self.stage.links
-            with trio.move_on_after(REST) as scope:
-                await self._until(lambda links=links: self.stage.links != links)  # type: ignore[misc]
+            await self._until(lambda: not stage.ring_gaps)
+            links = stage.links
+            with trio.move_on_after(max(REST, REST_SHARE * (stage.connected_s or 0.0))) as scope:
+                await self._until(lambda links=links: stage.links != links)  # type: ignore[misc]
             at_rest = scope.cancelled_caught
 
-    async def _talk(self) -> None:
-        everybody = [peer.peer_id for peer in self.stage.peers if peer.peer_id is not None]
+    async def _part_and_heal(self, seconds: float) -> None:
+        """Part the peers into two halves, let each talk among itself, and join them again."""
+        stage, plan = self.stage, self.stage.plan
         for process in self._processes:
-            await process.order(Talk(everybody))
+            half = plan.half_of(process.peer.number)
+            beyond = [peer.peer_id for peer in stage.peers if peer.peer_id and plan.half_of(peer.number) != half]
+            await process.order(Cut(beyond, server=half == CUT_OFF))
+        await self._until(lambda: all(peer.is_severed for peer in stage.peers))
+        healing = trio.current_time() + seconds
+        await self._order_all(Talk(plan.messages, plan.messages / (SPEECH * seconds), ttl=seconds + HEALING))
+        await trio.sleep_until(healing)
+        stage.islands_seen = len(stage.islands())
+        await self._order_all(Heal())
+        await self._until(lambda: stage.is_connected(plan.peers))
+        stage.healed_s = trio.current_time() - healing
+        await self._until(lambda: stage.all_heard and stage.all_counted)
+        stage.caught_up_s = trio.current_time() - healing
+
+    async def _talk(self, talk: Talk) -> None:
+        await self._order_all(talk)
         await self._until(lambda: self.stage.all_arrived)
         quiet = False
         while not quiet:
@@ -171,12 +214,19 @@ class Demo:
                 await self._changed.wait()
             quiet = scope.cancelled_caught
 
+    async def _order_all(self, order: Order) -> None:
+        for process in self._processes:
+            await process.order(order)
+
+    @property
+    def _everybody(self) -> list[str]:
+        return [peer.peer_id for peer in self.stage.peers if peer.peer_id is not None]
+
     async def _stop(self) -> None:
         self._stopping = True
         patience = LEAVE_TIMEOUT + LEAVE_EACH * max(0, len(self._processes) - _PROCESSORS)
         with trio.move_on_after(patience):
-            for process in self._processes:
-                await process.order(Stop())
+            await self._order_all(Stop())
             await self._until(lambda: all(peer.ended for peer in self._started))
         for peer in self._started:
             if not peer.ended:
@@ -240,6 +290,8 @@ class Demo:
             case Links():
                 if not self._stopping:  # what is left when the others leave says nothing
                     peer.links = tuple(report.peers)
+            case Severed():
+                peer.is_severed = True
             case Progress():
                 peer.progress = report
             case Measured():
@@ -284,6 +336,10 @@ class Demo:
             return "the links are not yet one mesh"
         if stage.plan.kill_server and stage.newcomer_s is None:
             return f"{peers[-1].name} has no link but its first"
+        if stage.islands_seen is not None and stage.healed_s is None:
+            return f"{len(stage.islands())} islands have not become one mesh again"
+        if stage.ring_gaps:
+            return f"the ring of ids is not closed: {stage.ring_gaps} links are missing"
         return f"{stage.delivered} of {stage.plan.deliveries} deliveries made"
 
 

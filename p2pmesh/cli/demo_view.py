@@ -65,15 +65,22 @@ def headline(stage: Stage) -> str:
         return f"connecting: {joined} of {plan.founders} joined, {len(stage.links)} links"
     if plan.kill_server and stage.newcomer_s is None:
         return f"connected in {stage.connected_s:.2f} s; the server is killed, and one more peer comes"
-    tenths = 10 * stage.delivered // plan.deliveries if plan.deliveries else 10
-    return f"connected in {stage.connected_s:.2f} s by {len(stage.links)} links: {10 * tenths}% delivered"
+    if plan.partition is not None and stage.healed_s is None and any(peer.is_severed for peer in peers):
+        what = f"parted for {plan.partition:g} s" if stage.islands_seen is None else "joined again"
+        return f"connected in {stage.connected_s:.2f} s; {what}: {len(stage.islands())} islands, {_share(stage)}"
+    return f"connected in {stage.connected_s:.2f} s by {len(stage.links)} links: {_share(stage)}"
+
+
+def _share(stage: Stage) -> str:
+    tenths = 10 * stage.delivered // stage.plan.deliveries if stage.plan.deliveries else 10
+    return f"{10 * tenths}% delivered"
 
 
 def _table(stage: Stage) -> Table:
     table = Table(title=headline(stage), title_justify="left")
     for heading in ("peer", "process", "state", "id", "links"):
         table.add_column(heading)
-    for heading in ("sent", "settled", "received", "direct"):
+    for heading in ("sent", "settled", "received", "direct", *(["after the heal"] if stage.plan.partition else [])):
         table.add_column(heading, justify="right")
     for peer in stage.peers:
         table.add_row(*_row(stage, peer))
@@ -94,6 +101,7 @@ def _row(stage: Stage, peer: Peer) -> tuple[str, ...]:
         str(len(progress.reached)),
         f"{progress.delivered}/{plan.messages * (plan.peers - 1)}",
         str(progress.direct_received),
+        *([str(progress.late)] if plan.partition else []),
     )
 
 
@@ -130,6 +138,8 @@ def summary_lines(summary: dict[str, Any]) -> list[str]:
     ]
     if newcomer := summary["newcomer"]:
         lines.append(_newcomer_line(newcomer))
+    if partition := summary["partition"]:
+        lines += _partition_lines(partition)
     if latency["p50"] is not None:
         lines.append(f"latency     {latency['p50']:.1f} ms median, {latency['p99']:.1f} ms for the slowest 1%")
     return lines + [f"error: {error}" for error in summary["errors"]]
@@ -139,3 +149,17 @@ def _newcomer_line(newcomer: dict[str, Any]) -> str:
     links, linked = newcomer["links_through_mesh"], newcomer["linked_s"]
     when = "" if linked is None else f", the first within {linked:.2f} s"
     return f"no server   peer {newcomer['peer']} came after the server's end: {links} links through the mesh{when}"
+
+
+def _partition_lines(partition: dict[str, Any]) -> list[str]:
+    healed, caught_up = partition["healed_s"], partition["caught_up_s"]
+    whole = "never one again" if healed is None else f"one again {healed:.1f} s after its end"
+    everything = "not everything arrived" if caught_up is None else f"everything arrived within {caught_up:.1f} s"
+    lines = [f"partition   {partition['islands']} islands after {partition['seconds']:g} s, {whole}, {everything}"]
+    if partition["leaked"]:
+        lines.append(f"            {partition['leaked']} deliveries came through it")
+    return lines + [
+        f"            peer {peer['peer']} (half {peer['half']}) has {peer['delivered']} of {peer['expected']}, "
+        f"{peer['after_heal']} of them since the end"
+        for peer in partition["peers"]
+    ]

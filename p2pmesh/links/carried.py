@@ -159,14 +159,20 @@ class SessionLink(Link):
         finally:
             self._receiving = False
 
+    def receive_nowait(self) -> bytes | None:
+        frame = None if self._receiving or self._closed else self._session.take()
+        if frame is not None and self._session.credit_due:
+            self._pump()
+        return frame
+
     def _take(self) -> bytes | None:
         if self._closed:
             raise trio.ClosedResourceError("this link is closed")
         frame = self._session.take()
         if frame is None:
             self._check_receivable()
-        else:
-            self._pump()  # credit that this has earned
+        elif self._session.credit_due:
+            self._pump()
         return frame
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:

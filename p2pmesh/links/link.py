@@ -113,6 +113,10 @@ class Link(trio.abc.Channel[bytes]):
           LinkTimedOut, LinkProtocolError, LinkError: if the link has failed.
         """
 
+    def receive_nowait(self) -> bytes | None:
+        """The next frame, if one is here; None if there is none, or if only `receive` can tell."""
+        return None
+
     @abc.abstractmethod
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep the link's timers: keepalive, and sending what was held back for company. Returns when the link has ended.

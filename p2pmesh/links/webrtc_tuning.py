@@ -39,8 +39,10 @@ CHUNK_COST = 512
 SACK_AFTER = 2 * sctp.USERDATA_MAX_LENGTH
 SACK_AFTER_WHEN_BUSY = 4 * sctp.USERDATA_MAX_LENGTH
 """Bytes received that call for an acknowledgement, small chunks counted as above; more while others wait already."""
-SACK_DELAY = 0.003
-"""For what comes alone: enough for the answer to leave first. RFC 9260 allows 0.2 s."""
+SACK_DELAY = 0.02
+"""For what comes alone, unless something goes back meanwhile, which takes the acknowledgement along. RFC 9260 allows 0.2 s."""
+ROOM_FOR_SACK = sctp.USERDATA_MAX_LENGTH - 64
+"""Data up to this size shares its packet with an acknowledgement."""
 BURSTS = 4
 """Times four packets that may be sent upon one acknowledgement: with fewer of them, aiortc's single burst throttles."""
 MAX_AHEAD = 16_384
@@ -163,6 +165,27 @@ class SctpTransport(RTCSctpTransport):
             return
         await self._send_sack_now()
 
+    async def _send_chunk(self, chunk: sctp.Chunk) -> None:
+        """Take an acknowledgement that waits along with data: a packet of its own costs as much as a message does."""
+        if self._late_sack is not None and self._can_take_sack_along(chunk):
+            self._late_sack.cancel()
+            self._late_sack = None
+            self._unacknowledged = 0
+            self._sack_needed = False
+            chunk = cast("sctp.Chunk", _Bundle(self._plain_sack(), cast("DataChunk", chunk)))
+        await super()._send_chunk(chunk)
+
+    def _can_take_sack_along(self, chunk: sctp.Chunk) -> bool:
+        is_small = isinstance(chunk, DataChunk) and len(chunk.user_data) <= ROOM_FOR_SACK
+        return is_small and self._sack_needed and not self._sack_misordered and not self._sack_duplicates
+
+    def _plain_sack(self) -> sctp.SackChunk:
+        """All has come so far, in order."""
+        sack = sctp.SackChunk()
+        sack.cumulative_tsn = self._last_received_tsn
+        sack.advertised_rwnd = max(0, self._advertised_rwnd)
+        return sack
+
     async def _send_sack_now(self) -> None:
         self._unacknowledged = 0
         if self._sack_needed and self.transport.state == "connected":
@@ -217,6 +240,19 @@ class SctpTransport(RTCSctpTransport):
         self._when_idle.append(callback)
 
 
+class _Bundle:
+    """Two chunks in one packet; RFC 9260, section 6.10: control chunks first."""
+
+    def __init__(self, sack: sctp.SackChunk, data: DataChunk) -> None:
+        self._chunks = sack, data
+
+    def __bytes__(self) -> bytes:
+        return b"".join(map(bytes, self._chunks))
+
+    def __repr__(self) -> str:
+        return " + ".join(map(str, self._chunks))
+
+
 def tune(connection: aiortc.RTCPeerConnection) -> None:
     """Re-class the parts of a connection that has its data channel transport but has not gathered candidates yet."""
     if not known() or connection.sctp is None:
@@ -258,6 +294,7 @@ _SCTP_METHODS = {
     "_update_rto": ["self", "R"],
     "_receive_sack_chunk": ["self", "chunk"],
     "_abort": ["self"],
+    "_send_chunk": ["self", "chunk"],
     "_set_state": ["self", "state"],
     "_data_channel_flush": ["self"],
     "_transmit": ["self"],

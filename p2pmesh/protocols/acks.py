@@ -1,20 +1,23 @@
 """Acks of broadcasts, several to one neighbour in a frame.
 
 After a pause the first ack goes at once, so that a lone broadcast is not held up; what follows within `ack_delay` waits for
-company. An ack says what a copy was worth: `new`, `had`, or `prune`, which asks not to be sent its origin's broadcasts.
+company, unless a copy goes to the same neighbour, or so many wait that its window may be running out. An ack says what a copy was worth: `new`, `had`, or `prune`, which asks not to be sent its origin's broadcasts.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from enum import Enum
 
 from attrs import define, field
 
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.core import Effect, SendFrame
-from p2pmesh.wire.messages import MAX_IDS_IN_LIST, GossipAck
+from p2pmesh.wire.messages import GossipAck
+
+MOST_WAITING = 16
+"""Acks that wait for one neighbour: a quarter of its window, by default."""
 
 
 class Verdict(Enum):
@@ -52,8 +55,15 @@ class Acks:
             due = max(now, self._sent_at.get(peer, -math.inf) + self._delay)
             waiting = self._waiting[peer] = _Waiting(due)
         waiting.verdicts[message_id] = verdict
-        if len(waiting.verdicts) >= MAX_IDS_IN_LIST:
+        if len(waiting.verdicts) >= MOST_WAITING:
             waiting.due = now
+
+    def go_along(self, peers: Iterable[PeerId], now: float) -> None:
+        """Something goes to these neighbours: what they are to be told goes with it."""
+        for peer in peers:
+            waiting = self._waiting.get(peer)
+            if waiting is not None:
+                waiting.due = now
 
     def down(self, peer: PeerId) -> None:
         """The link has ended."""

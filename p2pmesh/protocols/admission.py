@@ -11,11 +11,20 @@ from p2pmesh.config import TopologyConfig
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.core import Offered
 from p2pmesh.protocols.slots import Slots, State
+from p2pmesh.wire.messages import BRIDGE, PINNED
 
 PROMISED = 15.0
 """Seconds for which a promise holds: as long as an attempt at a link."""
+CALLS = frozenset({BRIDGE, PINNED})
+"""Purposes for which a full peer gives up a long link. Whoever lies about that gets one that is given up before others."""
 MOST_PROMISES = 32
 """Kept at once: more than are made in that time."""
+
+
+def purpose_of(offer: Offered) -> str | None:
+    """What the maker of this offer wants the link for, if it says so and is who it says it is."""
+    proof = offer.signal.p2pmesh
+    return None if proof is None or not offer.peer.verified else proof.purpose
 
 
 @frozen
@@ -27,12 +36,14 @@ class _Promise:
 class Admission:
     """Who is let in by one peer."""
 
-    def __init__(self, me: PeerId, slots: Slots, config: TopologyConfig) -> None:
+    def __init__(self, me: PeerId, max_peers: int, slots: Slots, config: TopologyConfig) -> None:
         self._me = me
+        self._most_callers = max(1, (max_peers - 2) // 2)
         self._slots = slots
         self._config = config
         self._promises: OrderedDict[PeerId, _Promise] = OrderedDict()
         self._let_in_at = -math.inf
+        self._called_at = -math.inf
 
     def promise(self, peer: PeerId, now: float, *, leaf: bool) -> None:
         """Its offer will be let in."""
@@ -54,13 +65,13 @@ class Admission:
         """Who has to make room for this offer, if anybody.
 
         A peer that is nearer on the ring than those we have is let in always; one that was promised a link, for a settled
-        long link; one without any link too, but rarely.
+        long link; one that calls for it, as a bridge or for its application, likewise; one without any link too, but rarely.
         """
         peer, proof = offer.peer.peer_id, offer.signal.p2pmesh
         links = self._links_of_original() if proof is None else proof.links
         ring = self._slots.ring_at_hand() if leaf else self._slots.ring_at_hand(peer)
-        if peer in ring:
-            return next(iter(self._slots.expendable(ring)), None)
+        if peer in ring:  # and finds its other neighbour through us, as long as we keep the link to that
+            return next(iter(self._slots.expendable(ring, uncertain=True)), None)
         dials = [other for other in self._slots.expendable(ring) if self._slots.state(other) is State.DIALING]
         promise = self._promises.pop(peer, None)
         promised = promise is not None and promise.until > now
@@ -70,6 +81,8 @@ class Admission:
         settled = now - self._config.min_link_age
         if promised:
             return next(iter(self._slots.far(settled)), None)
+        if purpose_of(offer) in CALLS:
+            return self._loser_to_caller(now)
         if links != 0 or self._let_in_at > settled:
             return None
         guests = [
@@ -80,3 +93,16 @@ class Admission:
         if guests:
             self._let_in_at = now
         return next(iter(guests), None)
+
+    def _loser_to_caller(self, now: float) -> PeerId | None:
+        """A settled long link, but not more than one in a while; and of half of them callers have one for another only."""
+        settled = now - self._config.min_link_age
+        if self._called_at > settled:
+            return None
+        callers = [peer for peer, slot in self._slots.items() if slot.called is not None]
+        far = self._slots.far(settled)
+        enough = len(callers) >= self._most_callers
+        losers = [peer for peer in far if (peer in callers) == enough]
+        if losers:
+            self._called_at = now
+        return next(iter(losers), None)

@@ -1,7 +1,7 @@
 """Announcements of broadcasts to neighbours that the trees send no copies to: `gossip_ihave`, several ids in a frame.
 
-They wait for company for half a round-trip, jittered, at most `announce_delay`: who is announced to has the broadcast from its
-parent by then, nearly always. Of two neighbours the slower one then knows that the other has it, and says nothing.
+They wait for company for `announce_delay`, jittered: who is announced to has the broadcast from its parent by then, nearly
+always. While links fail, somebody may be waiting to hear of it, so they wait for half a round-trip only. Of two neighbours the slower one then knows that the other has it, and says nothing.
 """
 
 from __future__ import annotations
@@ -15,17 +15,26 @@ from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.core import Effect, SendFrame
 from p2pmesh.protocols.history import History, Kept
 from p2pmesh.protocols.outflow import Outflow
+from p2pmesh.protocols.tree import Unrest
 from p2pmesh.wire.messages import MAX_IDS_IN_LIST, GossipIHave
 
 UNKNOWN_TRIP = 0.2
 """Seconds that a round-trip is taken for before one was measured: the far end of a continent and back."""
+
+UNRESTFUL = 0.25
+"""Unrest above which announcements hurry: a link was lost within the last 14 s, say."""
 
 
 class Announcements:
     """What is to be announced to each neighbour."""
 
     def __init__(
-        self, config: BroadcastConfig, rng: random.Random, history: History, do: Callable[[Effect], None]
+        self,
+        config: BroadcastConfig,
+        rng: random.Random,
+        history: History,
+        unrest: Unrest,
+        do: Callable[[Effect], None],
     ) -> None:
         self.sent: int = 0
         """Ids announced."""
@@ -34,6 +43,7 @@ class Announcements:
         self._config = config
         self._rng = rng
         self._history = history
+        self._unrest = unrest
         self._do = do
         self._waiting: dict[PeerId, list[str]] = {}
 
@@ -43,8 +53,10 @@ class Announcements:
     def add(self, kept: Kept, links: Sequence[Outflow], now: float) -> None:
         """Announce it to these neighbours, soon."""
         if not self._waiting:
-            trip = max(link.round_trip.mean(UNKNOWN_TRIP) for link in links)
-            self.due = now + min(self._config.announce_delay, trip / 2) * self._rng.uniform(0.5, 1.0)
+            delay = self._config.announce_delay
+            if self._unrest.level(now) >= UNRESTFUL:
+                delay = min(delay, max(link.round_trip.mean(UNKNOWN_TRIP) for link in links) / 2)
+            self.due = now + delay * self._rng.uniform(0.5, 1.0)
         for link in links:
             ids = self._waiting.setdefault(link.peer.peer_id, [])
             ids.append(kept.data.id)
@@ -78,4 +90,5 @@ class Announcements:
     def _send(self, peers: tuple[PeerId, ...], some: list[Kept]) -> None:
         self.sent += len(peers) * len(some)
         ids, hops = tuple([kept.data.id for kept in some]), tuple([kept.hops for kept in some])
-        self._do(SendFrame(peers, GossipIHave(ids=ids, hops=hops, size=max(kept.size for kept in some)), urgent=True))
+        heard = GossipIHave(ids=ids, hops=hops, size=max(kept.size for kept in some))
+        self._do(SendFrame(peers, heard, urgent=True, patient=True))

@@ -9,6 +9,7 @@ The table is bounded for each neighbour: what it announces beyond that is ignore
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from attrs import define, field
@@ -17,31 +18,45 @@ from p2pmesh.config import BroadcastConfig
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.core import DropLink, Effect, SendFrame
 from p2pmesh.protocols.hops import Hops
+from p2pmesh.protocols.lag import Lag
 from p2pmesh.protocols.outflow import Outflow
 from p2pmesh.protocols.timers import Timers
 from p2pmesh.protocols.tree import Unrest
 from p2pmesh.wire.messages import MAX_IDS_IN_LIST, GossipGraft
 
-SHORTEST = 0.1
-LONGEST = 1.0
-"""Seconds that a parent gets to bring what others have announced, and that who was asked gets to send it."""
+SHORTEST = 0.2
+LONGEST = 5.0
+"""Seconds that a parent gets to bring what others have announced, and that who was asked gets to send it: as long as nearly
+all acks take on that link. A parent that is gone is not waited for."""
 UNKNOWN = 0.3
 """The same before any round-trip was measured."""
 ASK_AGAIN = 3
 """Times that each neighbour is asked for one broadcast."""
 MOST_BROKEN = 64
-"""Promises in a row that a neighbour may break."""
+BROKEN_FOR = 10.0
+"""Promises in a row that a neighbour may break, and seconds since the first: in less, it may be slow."""
 ASK_UNREST = 0.5
 
 
 @define(eq=False)
 class _Awaited:
     size: int
+    since: float
+    parent: PeerId | None = None
+    """Who was to bring it unasked."""
     announcers: dict[PeerId, int] = field(factory=dict)
     """And how often each was asked."""
     waits_for: PeerId | None = None
     """Who is to bring it: a parent, or who was asked last."""
     was_asked: bool = False
+    was_put_off: bool = False
+    """Whether asking for it was, because it is us who lag."""
+
+
+@define(eq=False)
+class _Broken:
+    since: float
+    count: int = 0
 
 
 @define
@@ -57,15 +72,18 @@ class AwaitedCounts:
 class AwaitedTable:
     """What was announced and has not come, by id."""
 
-    def __init__(self, config: BroadcastConfig, hops: Hops, unrest: Unrest, do: Callable[[Effect], None]) -> None:
+    def __init__(
+        self, config: BroadcastConfig, hops: Hops, unrest: Unrest, lag: Lag, do: Callable[[Effect], None]
+    ) -> None:
         self.counts: AwaitedCounts = AwaitedCounts()
         self._config = config
         self._hops = hops
         self._unrest = unrest
+        self._lag = lag
         self._do = do
         self._entries: dict[str, _Awaited] = {}
         self._announced: dict[PeerId, int] = {}
-        self._broken: dict[PeerId, int] = {}
+        self._broken: dict[PeerId, _Broken] = {}
         self._timers: Timers[str] = Timers()
         self._to_ask: dict[PeerId, list[str]] = {}
         self.next_deadline: Callable[[], float] = self._timers.next_deadline
@@ -87,7 +105,7 @@ class AwaitedTable:
             return
         entry = self._entries.get(message_id)
         if entry is None:
-            entry = self._entries[message_id] = _Awaited(size)
+            entry = self._entries[message_id] = _Awaited(size, now)
         if peer not in entry.announcers:
             entry.announcers[peer] = 0
             self._announced[peer] = self._announced.get(peer, 0) + 1
@@ -96,17 +114,21 @@ class AwaitedTable:
         if parent is None:
             self._ask_next(message_id, entry, now)
         elif entry.waits_for is None:
-            entry.waits_for = parent.peer.peer_id
-            self._timers.set(message_id, now + _patience(parent))
+            entry.waits_for = entry.parent = parent.peer.peer_id
+            self._timers.set(message_id, now + _patience(parent) + self._lag.patience(now))
 
-    def arrived(self, peer: PeerId, message_id: str) -> None:
-        """It has come, from this neighbour."""
+    def arrived(self, peer: PeerId, message_id: str, now: float) -> None:
+        """It has come, from this neighbour. If that is the parent after all, nothing was wrong but our patience."""
         self._broken.pop(peer, None)
+        entry, link = self._entries.get(message_id), self._hops.get(peer)
+        if entry is not None and link is not None and entry.was_asked and entry.parent == peer:
+            self._unrest.add(-ASK_UNREST, now)
+            link.round_trip.sample(now - entry.since)
         self._forget(message_id)
 
     def keeps_promises(self, peer: PeerId) -> bool:
         """Whether this neighbour has sent what it was asked for, lately."""
-        return not self._broken.get(peer, 0)
+        return peer not in self._broken
 
     def down(self, peer: PeerId, now: float) -> None:
         """The link has ended: what it was to bring is asked for elsewhere."""
@@ -122,9 +144,13 @@ class AwaitedTable:
         """Ask for what has not come."""
         for message_id in self._timers.pop_due(now):
             entry = self._entries[message_id]
+            if self._lag.is_late and not entry.was_put_off:
+                entry.was_put_off = True
+                self._timers.set(message_id, now + UNKNOWN + self._lag.patience(now))
+                continue
             self._unrest.add(ASK_UNREST, now)
             if entry.was_asked and entry.waits_for is not None:
-                self._broke(entry.waits_for)
+                self._broke(entry.waits_for, now)
             self._ask_next(message_id, entry, now)
 
     def flush(self) -> None:
@@ -138,7 +164,7 @@ class AwaitedTable:
 
     def _ask_next(self, message_id: str, entry: _Awaited, now: float) -> None:
         entry.waits_for, link = None, None
-        for peer in sorted(entry.announcers, key=lambda peer: (entry.announcers[peer], self._broken.get(peer, 0))):
+        for peer in sorted(entry.announcers, key=lambda peer: (entry.announcers[peer], self._times_broken(peer))):
             link = self._hops.get(peer)
             break
         if link is None or entry.announcers[link.peer.peer_id] >= ASK_AGAIN:
@@ -149,15 +175,22 @@ class AwaitedTable:
         self.counts.asked += 1
         self._to_ask.setdefault(peer, []).append(message_id)
         wait = (_patience(link) + entry.size / self._config.slowest_link) * 2 ** entry.announcers[peer]
+        wait += self._lag.patience(now)
         entry.announcers[peer] += 1
         entry.waits_for, entry.was_asked = peer, True
         self._timers.set(message_id, now + wait)
 
-    def _broke(self, peer: PeerId) -> None:
+    def _times_broken(self, peer: PeerId) -> int:
+        broken = self._broken.get(peer)
+        return 0 if broken is None else broken.count
+
+    def _broke(self, peer: PeerId, now: float) -> None:
         """It was asked for what it had announced, and did not send it in time."""
         self.counts.unkept += 1
-        broken = self._broken[peer] = self._broken.get(peer, 0) + 1
-        if broken == MOST_BROKEN and self._hops.get(peer) is not None:
+        broken = self._broken.setdefault(peer, _Broken(now))
+        broken.count += 1
+        if broken.count >= MOST_BROKEN and now - broken.since >= BROKEN_FOR and self._hops.get(peer) is not None:
+            broken.since = math.inf  # said once
             self._do(DropLink(peer, "it announces broadcasts that it does not send", blame=True))
 
     def _forget(self, message_id: str) -> None:

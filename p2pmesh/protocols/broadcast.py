@@ -15,8 +15,10 @@ A message lives for `ttl` from its first sending, measured by the peers that kee
 bounds what they may claim, within `clock_skew`. Its id is made from its content, so that no other can pass for it, and is
 remembered for as long as any copy could still be accepted.
 
-On each link there is a window of unacknowledged messages and a backlog behind it. While any backlog is long, `Publish`
-waits; nothing else ever does. One link that is slower than the others is taken out of the trees instead, and closed if
+On each link there is a window of unacknowledged messages and a backlog behind it. While any backlog is long, or acks on all
+links take far longer than they could, `Publish` waits; nothing else ever does. Who is slow because there is too much
+to do gets more time, not more to do: waiting times follow measured round-trips and our own lag (`lag`), and what is
+merely late is neither repeated nor asked for elsewhere. One link that is slower than the others is taken out of the trees instead, and closed if
 that does not help.
 
 Peers of the original project acknowledge nothing and prove nothing: they get each message once, and what they send is
@@ -218,6 +220,9 @@ class BroadcastCore:
             self._admit(now)
         self._spreading.awaited.flush()
         if self._spreading.acks:
+            for effect in self._effects:
+                if isinstance(effect, SendFrame):
+                    self._spreading.acks.go_along(effect.peers, now)
             self._spreading.acks.flush(now)
         self._deadline = None
         effects, self._effects = self._effects, []
@@ -263,9 +268,9 @@ class BroadcastCore:
 
     def _admit(self, now: float) -> None:
         """Let out what waits, in the order of the calls, while the links can take it."""
-        if self._hops.are_congested:
+        if self._hops.are_congested(now):
             self._hops.judge(now)
-        while self._drafts and not self._hops.are_congested:
+        while self._drafts and not self._hops.are_congested(now):
             call = next(iter(self._drafts))
             self._originate(call, self._drafts.pop(call), now)
 
@@ -405,7 +410,7 @@ class BroadcastCore:
         self._counts.delivered += 1
         if sender.version > 0:
             self._spreading.acks.add(sender.peer_id, data.id, Verdict.NEW, now)
-            self._spreading.awaited.arrived(sender.peer_id, data.id)
+            self._spreading.awaited.arrived(sender.peer_id, data.id, now)
         self._do(
             Emit(
                 MessageReceived(

@@ -9,7 +9,7 @@ looks two links ahead, and to the topology, which dials whoever is nearer on the
   rarely; whoever is nearest to it knows who is next to us. If that does not help, the services are asked.
 - *Stabilise.* Every 15 s the neighbours on the ring compare the serial numbers of what they said last.
 - *Fix fingers.* While slots for long links are free, keys are drawn and looked up (`p2pmesh.protocols.fingers`): ten times in a
-  row if nothing comes of it, then again every 30 s and ever more rarely while more than a third of the long links are
+  row if nothing comes of it, then again every 30 s and ever more rarely while more than a third of those wanted are
   missing. A long link that is open needs no fixing: it stays, wherever the ring has grown since, until it ends.
 - *Superfluous.* A link to a neighbour on the ring is no more of use once a newcomer between the two is linked to both. It
   is given up by the one with the lower id, unless the mesh is so small that slots are left over anyway.
@@ -194,11 +194,19 @@ class ChordCore:
         lists = (self._view.successors, self._view.predecessors)
         closing = [other for row in lists if row[:1] == (peer,) for other in row[1:2]]
         self._found([other for other in closing if other not in self._view.neighbours], "ring")
-        self._view.refresh(now)
+        self._refresh(now)
         self._tell_soon(now)
         self._see_to_place(now)
         self._seeking.links_changed(self._view, now)
         self._seek(now)
+
+    def _refresh(self, now: float) -> None:
+        """See who is next to us. One that has just become so, since another has gone, is asked for its lists of today."""
+        before = self._view.outdated()
+        self._view.refresh(now)
+        for peer in self._view.outdated():
+            if peer not in before:
+                self._out.append(SendFrame((peer,), Stabilise(), urgent=True))
 
     # --- what neighbours say ------------------------------------------------------------------------------------------
 
@@ -217,7 +225,8 @@ class ChordCore:
 
     def _on_neighbours(self, peer: PeerId, neighbour: Neighbour, said: Neighbours, now: float) -> None:
         before, neighbour.told = neighbour.told, said
-        self._view.refresh(now)
+        neighbour.told_at = now
+        self._refresh(now)
         if before is None or before.links != said.links:
             self._tell(Subsystem.ROUTING, Vicinity(peer, said.links))
         if before is None or (before.leaf, before.free) != (said.leaf, said.free):
@@ -264,13 +273,14 @@ class ChordCore:
     def _saying(self) -> Neighbours:
         """What we have to say, but for the serial number."""
         view = self._view
+        outdated = view.outdated()
         return Neighbours(
             serial=0,
             links=view.links(),
             free=max(0, min(self._max_peers - len(view.neighbours) - self._view.kept_free(), 0xFFFF)),
             leaf=self._max_peers < 2,
-            successors=view.successors,
-            predecessors=view.predecessors,
+            successors=_sure_of(view.successors, outdated),
+            predecessors=_sure_of(view.predecessors, outdated),
         )
 
     def _speak(self, peers: tuple[PeerId, ...], saying: Neighbours) -> None:
@@ -447,3 +457,8 @@ class ChordCore:
             self._tell(Subsystem.TOPOLOGY, FarPeers(peers))
         self._found((answerer,), "hearsay")
         self._seek(now)
+
+
+def _sure_of(row: tuple[PeerId, ...], outdated: list[PeerId]) -> tuple[PeerId, ...]:
+    """What is told of a list of ours: if it was made from outdated ones, those who have gone since may stand in it."""
+    return row[:1] if row and row[0] in outdated else row

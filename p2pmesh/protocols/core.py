@@ -150,6 +150,14 @@ class Offered:
 
 
 @frozen
+class Intend:
+    """The next offer to this peer says that the link is for this purpose. Goes to signaling, before the `WantLink`."""
+
+    peer: PeerId
+    purpose: str
+
+
+@frozen
 class Rejected:
     """This peer turned our offer down, or asks us to make the offer ourselves. Goes to the topology."""
 
@@ -380,6 +388,14 @@ class Stranger:
 
 
 @frozen
+class Named:
+    """A service named these peers, who are on it: they should be in our mesh. Goes to islands."""
+
+    transport: str
+    peers: tuple[PeerId, ...]
+
+
+@frozen
 class Probe:
     """Ask the services for this peer. Ends in `Probed`, or nothing. Goes to signaling."""
 
@@ -511,6 +527,7 @@ Input: TypeAlias = (
     | PeersFound
     | PeerGone
     | Offered
+    | Intend
     | Rejected
     | RejectOffer
     | AskForOffer
@@ -533,6 +550,7 @@ Input: TypeAlias = (
     | Bridge
     | Vanished
     | Stranger
+    | Named
     | Probe
     | Probed
     | Hailed

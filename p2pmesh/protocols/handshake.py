@@ -17,6 +17,7 @@ An offer or answer, in `Signal.p2pmesh.signature`::
     field(peer id of the sender: 40 lower-case hexadecimal digits)
     field(peer id of the receiver)
     field(open links of the sender: 32-bit big-endian; empty if `links` is absent)
+    field(purpose of the link; empty if `purpose` is absent)
     list(fingerprints of this description)
     list(fingerprints of the offer that is answered; the empty list in an offer)
 
@@ -92,13 +93,15 @@ def fingerprints(signal: Signal) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
-def sign_offer(identity: Identity, to: PeerId, signal: Signal, *, links: int | None = None) -> Signal:
-    """`signal` with our proof that we offer a link to `to`, and the number of `links` that we have.
+def sign_offer(
+    identity: Identity, to: PeerId, signal: Signal, *, links: int | None = None, purpose: str | None = None
+) -> Signal:
+    """`signal` with our proof that we offer a link to `to`, the number of `links` that we have, and what it is for.
 
     Raises:
       LocalProtocolError: if it is no offer with a fingerprint.
     """
-    return _sign(identity, "offer", to, signal, links, ())
+    return _sign(identity, "offer", to, signal, (), links, purpose)
 
 
 def sign_answer(identity: Identity, to: PeerId, signal: Signal, offer: Signal) -> Signal:
@@ -108,7 +111,7 @@ def sign_answer(identity: Identity, to: PeerId, signal: Signal, offer: Signal) -
       LocalProtocolError: if it is no answer with a fingerprint.
       RemoteProtocolError: if the offer has no fingerprint.
     """
-    return _sign(identity, "answer", to, signal, None, fingerprints(offer))
+    return _sign(identity, "answer", to, signal, fingerprints(offer))
 
 
 def verify_offer(signal: Signal, sender: PeerId, receiver: PeerId) -> RemotePeer:
@@ -156,7 +159,13 @@ def verify_join(join: Join) -> bool:
 
 
 def _sign(
-    identity: Identity, kind: Kind, to: PeerId, signal: Signal, links: int | None, offered: tuple[str, ...]
+    identity: Identity,
+    kind: Kind,
+    to: PeerId,
+    signal: Signal,
+    offered: tuple[str, ...],
+    links: int | None = None,
+    purpose: str | None = None,
 ) -> Signal:
     if signal.type != kind:
         raise LocalProtocolError(f"asked to sign a signal of type {signal.type!r} as an {kind}")
@@ -164,8 +173,14 @@ def _sign(
         own = fingerprints(signal)
     except RemoteProtocolError as error:
         raise LocalProtocolError(f"our own {kind} can't be signed: {error}") from error
-    data = _signal_bytes(PROTOCOL_VERSION, kind, identity.peer_id, to, links, own, offered)
-    proof = Handshake(version=PROTOCOL_VERSION, key=identity.public_key, signature=identity.sign(data), links=links)
+    data = _signal_bytes(PROTOCOL_VERSION, kind, identity.peer_id, to, links, purpose, own, offered)
+    proof = Handshake(
+        version=PROTOCOL_VERSION,
+        key=identity.public_key,
+        signature=identity.sign(data),
+        links=links,
+        purpose=purpose,
+    )
     return msgspec.structs.replace(signal, p2pmesh=proof)
 
 
@@ -176,7 +191,7 @@ def _verify(kind: Kind, signal: Signal, sender: PeerId, receiver: PeerId, offere
     proof = signal.p2pmesh
     if proof is None:
         return RemotePeer(sender, verified=False, version=0)
-    data = _signal_bytes(proof.version, kind, sender, receiver, proof.links, own, offered)
+    data = _signal_bytes(proof.version, kind, sender, receiver, proof.links, proof.purpose, own, offered)
     if not verify(proof.key, proof.signature, data):
         raise RemoteProtocolError(f"the signature of the {kind} is false: its fingerprints or its parties were changed")
     return RemotePeer(sender, peer_id_of(proof.key) == sender, proof.version, proof.key)
@@ -188,6 +203,7 @@ def _signal_bytes(
     sender: PeerId,
     receiver: PeerId,
     links: int | None,
+    purpose: str | None,
     own: tuple[str, ...],
     offered: tuple[str, ...],
 ) -> bytes:
@@ -198,6 +214,7 @@ def _signal_bytes(
         _field(sender.encode()),
         _field(receiver.encode()),
         _field(b"" if links is None else struct.pack(">I", links)),
+        _field((purpose or "").encode(errors="surrogatepass")),
         _list(own),
         _list(offered),
     ))

@@ -13,7 +13,7 @@ from p2pmesh.config import MeshConfig
 from p2pmesh.errors import PeerUnreachable
 from p2pmesh.events import PeerConnected, PeerDisconnected, PeerFailed, PeerTimedOut
 from p2pmesh.keyspace import PeerId, short
-from p2pmesh.protocols.admission import Admission
+from p2pmesh.protocols.admission import CALLS, Admission, purpose_of
 from p2pmesh.protocols.connects import Connects
 from p2pmesh.protocols.core import (
     NO_SLOT,
@@ -23,6 +23,7 @@ from p2pmesh.protocols.core import (
     Effects,
     Emit,
     FindPeers,
+    Intend,
     LinkDown,
     Offered,
     RejectOffer,
@@ -38,7 +39,7 @@ from p2pmesh.protocols.known import KnownPeers
 from p2pmesh.protocols.needs import Needs
 from p2pmesh.protocols.ring import nearness, ring_neighbours
 from p2pmesh.protocols.slots import ATTEMPTS, Heir, Slot, Slots, State, heir_id
-from p2pmesh.wire.messages import Goodbye, ReconnectionData
+from p2pmesh.wire.messages import BRIDGE, LEAF, LONG, PINNED, RING, Goodbye, ReconnectionData
 
 FULL = "max_peers_reached"  # the original's word
 TAKEN_BACK = frozenset({"cancelled", "no_attempt"})
@@ -61,6 +62,7 @@ class Holdings:
       services: signaling services that are up.
       leaving: whether the mesh is being left: nothing is dialed any more.
       displaced: whether the last link was lost to a newcomer, and chord has not heard of it.
+      bridge_to: a peer that is about to be dialed as a bridge to its island.
       counts: for statistics.
       out: the orders.
     """
@@ -72,14 +74,16 @@ class Holdings:
         self._attempt_limit = config.links.connect_timeout + GIVES_UP_AFTER
         self._rng = rng
         self._wall = wall
-        self.slots = Slots(me, config.max_peers)
+        self._allow_unverified = config.links.allow_unverified
+        self.slots = Slots(me, config.max_peers, self.is_leaf)
         self.known = KnownPeers(me, self._config, rng)
         self.connects = Connects()
-        self.admission = Admission(me, self.slots, self._config)
+        self.admission = Admission(me, config.max_peers, self.slots, self._config)
         self.needs = Needs(me, config.max_peers, self.slots, self.known, self._config, rng)
         self.services: dict[str, None] = {}
         self.leaving = False
         self.displaced = False
+        self.bridge_to: PeerId | None = None
         self.counts = Counter[str]()
         self.out: Effects = self.connects.out
 
@@ -89,9 +93,9 @@ class Holdings:
         peer = remote.peer_id
         self.counts["opened"] += 1
         self.out.append(Emit(PeerConnected(peer, remote.verified)))
-        leaf = remote.version == 0 or not remote.verified or self.admission.is_leaf(peer)
-        self.known.linked(peer, remote.version, leaf=leaf)
         slot = self.slots.get(peer)
+        leaf = remote.version == 0 or not remote.verified or (slot is not None and slot.leaf)
+        self.known.linked(peer, remote.version, leaf=leaf)
         if slot is None:  # it opened while we gave it up
             self.counts["surplus"] += 1
             room = self.slots.free() > 0 and not self.leaving
@@ -109,6 +113,7 @@ class Holdings:
         if slot is None:
             return
         self.counts["closed"] += 1
+        self.needs.link_ended(now)
         if event.timed_out is None:
             self.out.append(Emit(PeerDisconnected(event.peer, slot.farewell or event.reason)))
         else:
@@ -145,6 +150,8 @@ class Holdings:
         self.needs.filling.failed(now)
         if slot.made_room:
             self.needs.room_making.failed(now)
+        if self.connects.is_held(peer):
+            return
         if slot.pinned or reason not in NOT_A_FAILURE:
             self.out.append(Emit(PeerFailed(peer, reason)))
         self.connects.fail(peer, PeerUnreachable(f"no link to {short(peer)}: {reason}"))
@@ -168,35 +175,58 @@ class Holdings:
         return bool(self.services) or bool(self.slots.are(State.OPEN))
 
     def ask_or_dial(self, peer: PeerId, now: float) -> None:
-        """A peer of the original with the smaller id must make the offer itself."""
-        if self.known.version(peer) == 0 and peer < self._me:
-            self.known.missed(peer, now)
-            self.out.append(Tell(Subsystem.SIGNALING, AskForOffer(peer)))
-        else:
+        """Try to get a link to this peer. One of the original with the smaller id must make the offer itself."""
+        if not self.has_to_offer(peer):
             self.dial(peer, now)
+            return
+        self.known.missed(peer, now)
+        self.ask(peer)
+
+    def has_to_offer(self, peer: PeerId) -> bool:
+        """Whether it is one of the original, and would turn an offer of ours down."""
+        return self.known.version(peer) == 0 and (peer < self._me or not self._allow_unverified)
+
+    def ask(self, peer: PeerId) -> None:
+        """Ask a peer of the original for its offer, if we take those."""
+        if self._allow_unverified:
+            self.out.append(Tell(Subsystem.SIGNALING, AskForOffer(peer)))
 
     def dial(self, peer: PeerId, now: float, *, made_room: bool = False) -> None:
-        pinned = self.connects.want(peer)
-        self.slots[peer] = Slot(State.DIALING, now, pinned, made_room)
+        purpose = self._purpose_of(peer)
+        slot = Slot(State.DIALING, now, self.connects.want(peer), made_room, leaf=self.known.is_leaf(peer))
+        self.slots[peer] = slot
         self.counts["dialed"] += 1
+        self.out.append(Tell(Subsystem.SIGNALING, Intend(peer, purpose)))
         self.out.append(WantLink(peer))
+
+    def _purpose_of(self, peer: PeerId) -> str:
+        """What a link to this peer would be for."""
+        if self._max_peers < 2:
+            return LEAF
+        if self.connects.want(peer):
+            return PINNED
+        if peer == self.bridge_to:
+            self.bridge_to = None
+            return BRIDGE
+        return RING if peer in self.slots.ring(peer) else LONG
 
     def accept(self, offer: Offered, now: float) -> None:
         peer = offer.peer.peer_id
-        previous = self.slots.get(peer)
+        previous, purpose = self.slots.get(peer), purpose_of(offer)
         self.slots[peer] = Slot(
             State.ANSWERING,
             now,
             pinned=self.connects.want(peer),
-            leaf=self.is_leaf(offer.peer),
+            leaf=self.is_leaf(offer),
+            called=purpose if purpose in CALLS else None,
             replaced=previous is not None and previous.state is State.DIALING,
         )
         self.counts["accepted"] += 1
         self.out.append(AcceptOffer(offer.peer, offer.signal))
 
-    def reject(self, remote: RemotePeer, reason: str) -> None:
+    def reject(self, remote: RemotePeer, reason: str, now: float) -> None:
         self.counts["rejected"] += 1
-        alternatives = self._alternatives(remote.peer_id, only_links=remote.version == 0)
+        alternatives = self._alternatives(remote.peer_id, now, only_links=remote.version == 0)
         self.out.append(Tell(Subsystem.SIGNALING, RejectOffer(remote.peer_id, reason, alternatives)))
 
     # --- ends ----------------------------------------------------------------------------------------------------------
@@ -224,7 +254,7 @@ class Holdings:
         if slot.state is State.CLOSING:
             return
         self.counts["evicted"] += 1
-        peers = tuple(dict.fromkeys((heir_id(heir), *self._alternatives(loser, only_links=True))))
+        peers = tuple(dict.fromkeys((heir_id(heir), *self._alternatives(loser, now, only_links=True))))
         self._say_evicted(loser, "make_room", peers[: max(1, self._config.alternatives)], now)
         self.close(loser, slot, "given up for another peer")
 
@@ -241,7 +271,7 @@ class Holdings:
         self.out.append(SendFrame((peer,), notice, urgent=True))
 
     def say_goodbye(self, peer: PeerId, slot: Slot, now: float) -> None:
-        alternatives = self._alternatives(peer, only_links=True)
+        alternatives = self._alternatives(peer, now, only_links=True)
         if slot.version == 0:
             self._say_evicted(peer, "leaving", alternatives, now)
         else:
@@ -252,15 +282,21 @@ class Holdings:
     def is_open(self, peer: PeerId) -> bool:
         return self.slots.state(peer) is State.OPEN
 
-    def is_leaf(self, remote: RemotePeer) -> bool:
-        """Whether it is no part of the ring, as far as we know."""
-        peer = remote.peer_id
-        return remote.version == 0 or not remote.verified or self.admission.is_leaf(peer) or self.known.is_leaf(peer)
+    def is_leaf(self, heir: Heir) -> bool:
+        """Whether this peer, or who makes this offer, is no part of the ring, as far as we know."""
+        peer = heir_id(heir)
+        if isinstance(heir, Offered):
+            if heir.peer.version == 0 or not heir.peer.verified:
+                return True
+            purpose = purpose_of(heir)
+            if purpose in {LEAF, RING, LONG}:
+                return purpose == LEAF
+        return self.admission.is_leaf(peer) or self.known.is_leaf(peer)
 
-    def _alternatives(self, peer: PeerId, *, only_links: bool) -> tuple[PeerId, ...]:
+    def _alternatives(self, peer: PeerId, now: float, *, only_links: bool) -> tuple[PeerId, ...]:
         """Peers that may have room for `peer`: those next to its place on the ring first, then our nearest neighbours."""
         links = [other for other in self.slots.are(State.OPEN) if other != peer]
-        known = [] if only_links else [other for other in self.known.in_good_standing() if other != peer]
+        known = [] if only_links else [other for other in self.known.in_good_standing(now) if other != peer]
         near = sorted(links, key=lambda other: nearness(other, peer))
         vacant = [other for other in near if (slot := self.slots.get(other)) is not None and slot.vacant]
         ranked = dict.fromkeys((*ring_neighbours(peer, [*links, *known]), *vacant, *near))

@@ -27,6 +27,7 @@ from p2pmesh.protocols.core import (
     Tell,
 )
 from p2pmesh.protocols.history import History, Kept
+from p2pmesh.protocols.lag import Lag
 from p2pmesh.protocols.outflow import Hop, Outflow
 from p2pmesh.protocols.timers import Backoff, Timers
 from p2pmesh.protocols.tree import Unrest
@@ -72,9 +73,11 @@ class Hops:
         rng: random.Random,
         history: History,
         unrest: Unrest,
+        lag: Lag,
         do: Callable[[Effect], None],
     ) -> None:
         self.counts: HopCounts = HopCounts()
+        self._lag = lag
         self._config = config
         self._rng = rng
         self._history = history
@@ -95,15 +98,21 @@ class Hops:
     def get(self, peer: PeerId) -> Outflow | None:
         return self._links.get(peer)
 
-    @property
-    def are_congested(self) -> bool:
+    def are_congested(self, now: float) -> bool:
         """Whether who makes new broadcasts should wait.
 
         Not for neighbours that are as good as gone, nor for one that is slower than all others.
         """
+        links = self._steady()
+        return any(link.is_full for link in links) or (bool(links) and all(link.is_sluggish(now) for link in links))
+
+    def is_overloaded(self, now: float) -> bool:
+        """Whether there is so much to do that nothing should be done twice."""
+        return self._lag.is_high(now) or any(link.is_sluggish(now) for link in self._links.values())
+
+    def _steady(self) -> list[Outflow]:
         alive = [link for link in self._links.values() if not link.is_stalled]
-        steady = [link for link in alive if link.behind_since is None]
-        return any(link.is_full for link in steady or alive)
+        return [link for link in alive if link.behind_since is None] or alive
 
     def up(self, peer: RemotePeer) -> Outflow:
         """A link is open."""
@@ -195,8 +204,13 @@ class Hops:
         for retry in self._timers.pop_due(now):
             link = self._links[retry.peer]
             hop = link.hop(retry.message_id)
-            if hop is not None:
-                self._retry(link, hop, self._history[retry.message_id], now)
+            if hop is None:
+                continue
+            if self._lag.is_late and not hop.was_put_off:
+                hop.was_put_off = True
+                self._timers.set(retry, now + self._config.ack_timeout)
+                continue
+            self._retry(link, hop, self._history[retry.message_id], now)
 
     def _launch(self, link: Outflow, kept: Kept, now: float, *, offered: bool) -> bool:
         if link.launch(kept.data.id, 0 if offered else kept.size, now, offered=offered):
@@ -244,7 +258,7 @@ class Hops:
             link.behind_since = None
 
     def _await_ack(self, link: Outflow, kept: Kept, attempts: int, now: float) -> None:
-        wait = self._backoff.delay(attempts, self._rng) + link.patience()
+        wait = self._backoff.delay(attempts, self._rng) + link.patience() + self._lag.patience(now)
         self._timers.set(_Retry(link.peer.peer_id, kept.data.id), now + wait)
 
     def _send(self, peers: tuple[PeerId, ...], kept: Kept, now: float) -> None:
@@ -268,7 +282,7 @@ class Hops:
             self._settle(link, kept, adopted=False, now=now)
             return
         self.counts.retried += 1
-        self._await_ack(link, kept, link.repeat(hop), now)
+        self._await_ack(link, kept, link.repeat(hop, now), now)
         if hop.offered:
             self._send_offer((link.peer.peer_id,), kept)
         else:

@@ -19,7 +19,7 @@ from p2pmesh.protocols.core import Effects, Emit, FeedSignal, Offered, Rejected,
 from p2pmesh.protocols.handshake import mark_of, sign_answer, sign_offer, verify_answer, verify_offer
 from p2pmesh.protocols.recent import Allowances, Recent
 from p2pmesh.protocols.ways import ByMesh, ByService, Came, Kind, Letter, Ways
-from p2pmesh.wire.messages import MAX_SIGNALS_IN_BATCH, LinkRejected, RelayBatch, RelaySignal, Signal
+from p2pmesh.wire.messages import LONG, MAX_SIGNALS_IN_BATCH, LinkRejected, RelayBatch, RelaySignal, Signal
 from p2pmesh.wire.signaling import ConnectionRejected, PeerSignal, PeerSignals
 
 FAILURE_EVERY = 10.0
@@ -95,13 +95,16 @@ class Introductions:
 
     # --- on their way out ---------------------------------------------------------------------------------------------
 
-    def offer(self, peer: PeerId, signal: Signal, links: int) -> Letter:
+    def offer(self, peer: PeerId, signal: Signal, links: int, purpose: str | None = None) -> Letter:
         """Our offer with its proof."""
-        signed = sign_offer(self._identity, peer, signal, links=links)
+        signed = sign_offer(self._identity, peer, signal, links=links, purpose=purpose)
         self._own.put(peer, OwnOffer(signal))
         heard = self._heard.get(peer)
         came = heard.came if heard is not None and heard.live and isinstance(heard.came, ByMesh) else None
-        return self._letter(peer, signed, Kind.OFFER).along(came)
+        letter = self._letter(peer, signed, Kind.OFFER).along(came)
+        # For a long link another peer will do as well, if the mesh does not lead to this one.
+        letter.mesh_only = purpose == LONG and self._ways.into_mesh and not self._ways.is_original(peer)
+        return letter
 
     def answer(self, peer: PeerId, signal: Signal) -> Letter | None:
         """Our answer with its proof; None if its offer is no longer known."""
@@ -137,6 +140,16 @@ class Introductions:
             return letter.after(out)
         about = None if heard is None or heard.sender.version == 0 else mark_of(heard.signal)
         return self._rejection(peer, reason, alternatives, about).along(None if heard is None else heard.came)
+
+    def tell_silent(self, peer: PeerId) -> Effects:
+        """Nothing came of an attempt: take back an offer that went by a service and was never answered.
+
+        An original that once offered us a link, and never heard of us, takes no offer from us until it is told something.
+        """
+        own, out = self._own.get(peer), self._ways.out(peer)
+        if not self._allow_unverified or own is None or own.answered_by is not None or out is None or not out.services:
+            return []
+        return self._ways.send(self.rejection(peer, CANCELLED))
 
     def close(self, peer: PeerId) -> Effects:
         """No attempt with this peer is under way any more."""

@@ -100,6 +100,11 @@ class Joining:
         service = self._services.get(transport)
         return service is not None and service.phase is not Phase.DOWN
 
+    def is_joined(self, transport: str) -> bool:
+        """Whether this service has let us in, as far as we can tell."""
+        service = self._services.get(transport)
+        return service is not None and service.phase is Phase.JOINED
+
     # --- time ---------------------------------------------------------------------------------------------------------
 
     def next_deadline(self) -> float:

@@ -250,9 +250,16 @@ class KnownPeers:
         found = [(best_after, after), (best_before, before)]
         return list(dict.fromkeys(best for best, held in found if best is not None and best != held)), moment
 
-    def in_good_standing(self) -> list[PeerId]:
-        """Peers that nothing speaks against: fit to be named to others."""
-        return [peer for peer, known in self._peers.items() if not known.misses and not known.gone]
+    def in_good_standing(self, now: float) -> list[PeerId]:
+        """Peers that somebody vouches for, and nothing speaks against: fit to be named to others."""
+        return [
+            peer
+            for peer, known in self._peers.items()
+            if known.vouched > now
+            and not known.misses
+            and not known.gone
+            and self._departed.get(peer, -math.inf) <= now
+        ]
 
     def _add(self, peer: PeerId) -> Known:
         if len(self._peers) >= self._limit:

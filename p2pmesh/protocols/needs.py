@@ -24,6 +24,9 @@ HEDGE = 2.0
 """Seconds that the first dial of a peer without links has for itself."""
 FAR_LASTS = 5.0
 """Seconds for which what chord has found for a long link is worth dialing."""
+WORD_COMES = 1.0
+"""Seconds after the end of a link in which only peers are dialed that somebody vouches for: within them chord says who is
+next to us now, and whom we happen to know is mostly not."""
 COMPANY = 2
 """Links that a peer wants at least, wherever they lead."""
 
@@ -67,9 +70,20 @@ class Needs:
         self.filling = Pace(backoff, rng)
         self.room_making = Pace(backoff, rng)
         self.look_again = math.inf
+        self._word_until = -math.inf
         self._far: list[PeerId] = []
         self._far_until = -math.inf
         self._far_dial: PeerId | None = None
+
+    def link_ended(self, now: float) -> None:
+        """Chord will say who takes its place, if it was one of the ring."""
+        self._word_until = now + WORD_COMES
+
+    def _awaits_word(self, now: float) -> bool:
+        if now >= self._word_until or not self._slots.are(State.OPEN):
+            return False
+        self._later(self._word_until)
+        return True
 
     def far_found(self, peers: tuple[PeerId, ...], now: float) -> None:
         """Chord found these for a long link, the best first."""
@@ -101,7 +115,7 @@ class Needs:
         held = self._slots.on_ring()
         before, after = predecessor(self._me, held), successor(self._me, held)
         nearer = self._nearer(before, after, now, worthy=True)
-        if not nearer and self._slots.free() > 0:
+        if not nearer and self._slots.free() > 0 and not self._awaits_word(now):
             nearer = self._nearer(before, after, now, worthy=False)
         if not nearer:
             return None
@@ -135,6 +149,8 @@ class Needs:
         wanted = min(COMPANY, self._max_peers)
         if self._slots.free() <= 0 or len(self._slots.are(State.OPEN, *ATTEMPTS)) >= wanted:
             return None
+        if self._awaits_word(now):
+            return None
         ready = self._known.ready(now, without={*self._slots.held(), *self._slots})
         if not ready:
             self._later(self._known.next_ready(now))
@@ -162,7 +178,7 @@ class Needs:
         while self._far and self._slots.free() > self._slots.kept_for_ring():
             peer = self._far.pop(0)
             if peer not in self._slots and peer not in self._slots.held():
-                self._known.learn((peer,))
+                self._known.learn((peer,), vouched=-math.inf)
                 self._far_dial = peer
                 return Dial(peer)
         return None
@@ -180,7 +196,7 @@ class Needs:
         peer = self._far.pop(0)
         if nearness(self._me, home) < nearness(self._me, peer):
             return None
-        self._known.learn((peer,))
+        self._known.learn((peer,), vouched=-math.inf)
         return Swap(home, peer)
 
     def _leave_leaf(self, home: PeerId, now: float) -> Step | None:

@@ -5,6 +5,8 @@ Each is on its way as a copy, or as an offer: an announcement that has to be ans
 
 from __future__ import annotations
 
+import math
+
 from attrs import define
 
 from p2pmesh.config import BroadcastConfig
@@ -13,6 +15,14 @@ from p2pmesh.protocols.core import RemotePeer
 STALLED_AFTER = 3
 """Attempts at one broadcast, while no other is acknowledged either: about 2 s, so that `Publish` does not hang on a
 neighbour that has died in silence or never answers."""
+
+
+SLUGGISH_AFTER = 0.5
+"""Seconds that acks take longer than the shortest ever seen, because so much is before them."""
+SLUGGISH_WITH = 8
+"""Unacknowledged broadcasts at least, else it may be a lost frame."""
+ANSWER = 0.1
+"""Seconds that an ack takes, before one was measured."""
 
 
 @define(eq=False)
@@ -25,16 +35,21 @@ class Hop:
     sent_at: float
     offered: bool = False
     attempts: int = 1
+    repeated_at: float = 0.0
+    was_put_off: bool = False
+    """Whether its repetition was, because it is us who lag."""
 
 
 class RoundTrip:
     """How long acks take on a link: smoothed mean and deviation (Jacobson and Karels; RFC 6298, section 2)."""
 
     def __init__(self) -> None:
+        self.shortest: float = math.inf
         self._mean: float | None = None
         self._deviation = 0.0
 
     def sample(self, seconds: float) -> None:
+        self.shortest = min(self.shortest, seconds)
         if self._mean is None:
             self._mean, self._deviation = seconds, seconds / 2
             return
@@ -85,6 +100,13 @@ class Outflow:
     def is_full(self) -> bool:
         """Whether more wait for its window than should."""
         return len(self._backlog) >= self._config.publish_room or self._backlog_bytes >= self._config.window_bytes
+
+    def is_sluggish(self, now: float) -> bool:
+        """Whether its acks take so long that more would only make them take longer."""
+        if len(self._flight) < SLUGGISH_WITH:
+            return False
+        shortest = min(self.round_trip.shortest, SLUGGISH_AFTER)
+        return now - next(iter(self._flight.values())).sent_at > SLUGGISH_AFTER + 2 * shortest
 
     def patience(self) -> float:
         """Seconds that an ack may take because the link is slow or its peer busy, on top of the usual wait for one."""
@@ -146,18 +168,25 @@ class Outflow:
         else:
             self._flight_bytes -= hop.size
 
-    def repeat(self, hop: Hop) -> int:
+    def repeat(self, hop: Hop, now: float) -> int:
         """Count one attempt more, and see whether anything else was acknowledged meanwhile."""
         hop.attempts += 1
+        hop.repeated_at = now
         if hop.attempts >= STALLED_AFTER and hop.acks_before == self._acks:
             self.is_stalled = True
         return hop.attempts
 
     def heard(self, message_id: str, now: float) -> None:
-        """An ack for something that is on its way. Which attempt an ack is for is only sure if there was but one (Karn)."""
+        """An ack for something that is on its way.
+
+        Which attempt an ack is for is only sure if there was but one (Karn), or if it comes sooner after the last than
+        any answer could: then it was merely late (as Eifel finds out, RFC 3522), and how late must be learned.
+        """
         self.lives(now)
         hop = self._flight.get(message_id)
-        if hop is not None and hop.attempts == 1:
+        if hop is None:
+            return
+        if hop.attempts == 1 or (hop.attempts == 2 and now - hop.repeated_at < self.round_trip.mean(ANSWER) / 2):
             self.round_trip.sample(now - hop.sent_at)
 
     def lives(self, now: float) -> None:

@@ -2,8 +2,8 @@
 
 A message with receipts has a number, and who gets it answers with that number: it is noted, but for those broadcasts that
 it does not count for the sender. What is told is asked for (`write`) in the moment it leaves. A peer that was told nothing
-for a while is told at once; what follows within `coalesce` goes along in one message, and answers wait as long, so that they
-cost next to no messages of their own.
+for a while is told at once; what follows within `coalesce` goes along in one message, and answers wait longer, so that they
+cost next to no messages of their own. How long answers take is measured, and nothing is repeated sooner.
 
 Who restarts forgets what it was told, so each process draws a number, its epoch. A neighbour is told nothing before its
 epoch is known, and what goes over a route names the epoch that it is meant for.
@@ -22,11 +22,15 @@ from attrs import define, field
 from p2pmesh.config import ReceiptsConfig
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.core import Answer, Effect, RemotePeer, Route, SendFrame, Subsystem, Tell, Way
+from p2pmesh.protocols.outflow import RoundTrip
 from p2pmesh.protocols.timers import Backoff, Timers
 from p2pmesh.wire.messages import MAX_RECEIPTS, GossipReceipts, Receipt
 
 MOST_ROUTES = 32
 """Under way at once; more wait."""
+
+MOST_TIMED = 64
+"""Messages to one peer whose answers are timed."""
 
 
 class Write(Protocol):
@@ -64,9 +68,14 @@ class _Box:
     unknown: dict[str, None] = field(factory=dict)
     quiet_at: float = 0.0
     """From when on it is told at once."""
+    flush_at: float = 0.0
+    """When what waits goes, if its timer is set."""
     attempts: int = 0
     call: int | None = None
     """The route under way."""
+    sent_at: dict[int, float] = field(factory=dict)
+    """When the last messages left, by their numbers, those given up on included."""
+    round_trip: RoundTrip = field(factory=RoundTrip)
 
     @property
     def is_empty(self) -> bool:
@@ -172,8 +181,8 @@ class Post:
         box.unknown.update(dict.fromkeys(unknown))
         if len(box.owed) >= MAX_RECEIPTS:
             self._ripe[peer] = None
-        elif (_Due.FLUSH, peer) not in self._timers:
-            self._timers.set((_Due.FLUSH, peer), max(box.quiet_at, now + self._config.coalesce))
+        else:
+            self._flush_at(peer, box, now + self._config.note_delay)
 
     def answer_routed(self, way: Way, number: int, unknown: Iterable[str]) -> None:
         """The same, for what came over a route."""
@@ -196,7 +205,11 @@ class Post:
         box = self._boxes.get(peer)
         if box is None:
             return []
-        ids = [message_id for number in numbers for message_id in box.flying.pop(number, ())]
+        ids: list[str] = []
+        for number in numbers:
+            ids.extend(box.flying.pop(number, ()))
+            if number in box.sent_at:  # a late answer may mean nothing any more, but tells how late answers are
+                box.round_trip.sample(now - box.sent_at.pop(number))
         if ids:
             box.attempts = 0
             self._timers.cancel((_Due.RETRY, peer))
@@ -254,8 +267,14 @@ class Post:
     def _ripen(self, peer: PeerId, box: _Box, now: float) -> None:
         if now >= box.quiet_at or len(box.due) >= MAX_RECEIPTS:
             self._ripe[peer] = None
-        elif (_Due.FLUSH, peer) not in self._timers:
-            self._timers.set((_Due.FLUSH, peer), box.quiet_at)
+        else:
+            self._flush_at(peer, box, box.quiet_at)
+
+    def _flush_at(self, peer: PeerId, box: _Box, due: float) -> None:
+        """What waits goes then, or earlier if that was said."""
+        if due < box.flush_at or (_Due.FLUSH, peer) not in self._timers:
+            box.flush_at = due
+            self._timers.set((_Due.FLUSH, peer), due)
 
     def _send(self, peer: PeerId, box: _Box, now: float) -> None:
         link = self._links.get(peer)
@@ -271,7 +290,7 @@ class Post:
 
     def _send_by_link(self, peer: PeerId, box: _Box, now: float) -> None:
         receipts = self._receipts(peer, box, dict(islice(box.due.items(), MAX_RECEIPTS)))
-        number = self._fly(box, receipts)
+        number = self._fly(box, receipts, now)
         self._answer(peer, box, number, tuple(receipts.values()))
         box.quiet_at = now + self._config.coalesce
         self._timers.cancel((_Due.FLUSH, peer))
@@ -302,7 +321,7 @@ class Post:
         to = next((epoch for epoch in box.due.values() if epoch is not None), None)
         ids = {message_id: epoch for message_id, epoch in box.due.items() if epoch in {None, to}}
         receipts = self._receipts(peer, box, dict(islice(ids.items(), MAX_RECEIPTS)))
-        number = self._fly(box, receipts)
+        number = self._fly(box, receipts, now)
         if number is None:
             return
         self.counts.routed += 1
@@ -324,12 +343,15 @@ class Post:
                 receipts[message_id] = receipt
         return receipts
 
-    def _fly(self, box: _Box, receipts: dict[str, Receipt]) -> int | None:
+    def _fly(self, box: _Box, receipts: dict[str, Receipt], now: float) -> int | None:
         """These are on their way: the number of their message."""
         if not receipts:
             return None
         self._number += 1
         box.flying[self._number] = {message_id: box.due.pop(message_id) for message_id in receipts}
+        if len(box.sent_at) >= MOST_TIMED:
+            del box.sent_at[next(iter(box.sent_at))]
+        box.sent_at[self._number] = now
         return self._number
 
     def _recall(self, box: _Box) -> None:
@@ -342,7 +364,9 @@ class Post:
         """If nothing is heard, later and later."""
         if (_Due.RETRY, peer) not in self._timers:
             box.attempts += 1
-            self._timers.set((_Due.RETRY, peer), now + self._backoff.delay(box.attempts, self._rng))
+            self._timers.set(
+                (_Due.RETRY, peer), now + self._backoff.delay(box.attempts, self._rng) + box.round_trip.expected()
+            )
 
     def _route_ended(self, call: int) -> PeerId | None:
         peer = self._calls.pop(call, None)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from enum import Enum
+from typing import TypeAlias
 
 from attrs import define, field, frozen
 
 from p2pmesh.events import MessageDelivered, MessageFailed
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.core import Effects, Emit, Progress
+from p2pmesh.wire.messages import Receipt
 
 MOST_CHILDREN = 1024
 """Of one broadcast, past neighbours included, and at its origin those whose parents were lost; more are not counted."""
@@ -19,6 +22,21 @@ FEWEST = 1024
 """Believed in any case: in a mesh that has just been joined, or healed, it is not known yet."""
 LIE = 8
 """Times as many as are believed make a liar: honest peers whose `MeshSize` differs must never blame each other."""
+
+
+class Due(Enum):
+    """Why a tally is looked at."""
+
+    __hash__ = object.__hash__  # members are few and unique, and hashed for each timer: `Enum` hashes their names anew
+
+    EXPIRY = "its ttl is over"
+    DROP = "nothing is on its way any more"
+    GRACE = "nobody took it for long enough"
+    INTERIM = "pass on what there is"
+    PATIENCE = "children without a link have had their time"
+
+
+TallyTimer: TypeAlias = tuple[Due, str]
 
 
 def believable(peers: int, most: int) -> int:
@@ -174,6 +192,21 @@ class Relayed(Tally):
         """What the upstream should know, with no more than `most` peers in all."""
         told = self.sent[0] if self.sent else 0
         return max(told, min(1 + self.below, most) - self.before), self.is_settled
+
+    def write(self, peer: PeerId, most: int) -> Receipt | None:
+        """What this peer is told now. What is in doubt is told again as it was."""
+        if self.debt is not None and self.debt.peer == peer:
+            return Receipt(id=self.message_id, count=self.debt.count, settled=self.debt.settled)
+        if self.upstream != peer:
+            return None
+        if self.is_noted:
+            state = self.state(most)
+            if state == self.sent or not state[0]:
+                return None
+            self.sent, self.is_noted = state, False
+        assert self.sent is not None  # noqa: S101  # else there is nothing that could be in doubt
+        count, settled = self.sent
+        return Receipt(id=self.message_id, count=count, settled=settled)
 
     def turn_to_origin(self, *, keep_debt: bool) -> None:
         """The parent is lost. What it was told may be told to it again, but to nobody else; the rest goes to the origin."""

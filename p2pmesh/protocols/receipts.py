@@ -14,12 +14,9 @@ the message. That needs no order, no clocks and no tree without loops, and it ho
 One token moves without a receipt: the origin counts who has acknowledged the message to it. Such a peer's parent is the
 origin, to which alone it tells anything, and its total begins at 1 either way.
 
-**Nearly all.** The parent stays who it is when the link to it ends, and is told by a route instead. What was told and not
-noted then is in doubt, and is told again as it was, nothing more, until it is noted. Where no route finds the parent, what
-comes later goes to the origin from then on, by a route; what is in doubt goes on being told to the parent now and then,
-for it may be beyond a partition. If it is dead, or has restarted and forgotten (its epoch tells), that is lost, and what
-it had not yet passed on. So a death costs the tokens that were on their way through the dead peer in
-that moment, and they are on their way for about as long as the message took; and who leaves politely passes on its own first.
+**Nearly all.** The parent stays who it is when the link to it ends; where it can't be told any more, the origin is told, by a
+route: see `receipt_upstream`. A death costs the tokens that were on their way through the dead peer in that moment, and they
+are on their way for about as long as the message took; and who leaves politely passes on its own first.
 
 **Settled** is a broadcast once all children have answered, were given up on, or its ttl is over. A child whose link has
 ended may still answer by a route, for `patience`. The application is told once: delivered, if at least one peer has it, or
@@ -39,8 +36,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from enum import Enum
-from typing import Any, TypeAlias
+from typing import Any
 
 import attrs
 from attrs import define
@@ -68,25 +64,11 @@ from p2pmesh.protocols.core import (
     WallClock,
 )
 from p2pmesh.protocols.receipt_post import Post
-from p2pmesh.protocols.receipt_tally import LIE, Child, Own, Relayed, Tally, believable
+from p2pmesh.protocols.receipt_tally import LIE, Child, Due, Own, Relayed, Tally, TallyTimer, believable
+from p2pmesh.protocols.receipt_upstream import Upstream
 from p2pmesh.protocols.seen import SeenTable
 from p2pmesh.protocols.timers import Timers
 from p2pmesh.wire.messages import GossipReceipts, Receipt
-
-
-class _Due(Enum):
-    """Why a tally is looked at."""
-
-    __hash__ = object.__hash__  # members are few and unique, and hashed for each timer: `Enum` hashes their names anew
-
-    EXPIRY = "its ttl is over"
-    DROP = "nothing is on its way any more"
-    GRACE = "nobody took it for long enough"
-    INTERIM = "pass on what there is"
-    PATIENCE = "children without a link have had their time"
-
-
-_Timer: TypeAlias = tuple[_Due, str]
 
 
 @define
@@ -97,7 +79,6 @@ class _Counts:
     strays: int = 0
     implausible: int = 0
     dropped: int = 0
-    parents_lost: int = 0
 
 
 class ReceiptsCore:
@@ -111,7 +92,8 @@ class ReceiptsCore:
         self._relayed: dict[str, Relayed] = {}
         self._pushed_out: SeenTable[str, None] = SeenTable(self._config.table)  # a second token must not be made
         self._most = self._config.most
-        self._timers: Timers[_Timer] = Timers()
+        self._timers: Timers[TallyTimer] = Timers()
+        self._upstream = Upstream(self._config, self._post, self._relayed, self._timers)
         self._counts = _Counts()
         self._left = False
         self._effects: Effects = []
@@ -139,9 +121,9 @@ class ReceiptsCore:
                 self._post.answer_routed(way, number, unknown)
             case Arrived(call, peer, message=GossipReceipts() as message):
                 self._post.arrived(call)
-                self._answered(peer, message, now)
+                self._upstream.answered(peer, message, now)
             case Arrived(call) | Unrouted(call):
-                self._unrouted(call, now)
+                self._upstream.unrouted(call, now)
             case MeshSize(peers):
                 self._resized(peers, now)
             case Leave():
@@ -160,19 +142,19 @@ class ReceiptsCore:
             if tally is None:
                 continue
             match due:
-                case _Due.EXPIRY:
+                case Due.EXPIRY:
                     self._blame_liars(tally)
                     self._close(tally, now)
-                    self._timers.set((_Due.DROP, message_id), now + self._config.linger)
-                case _Due.DROP:
+                    self._timers.set((Due.DROP, message_id), now + self._config.linger)
+                case Due.DROP:
                     self._forget(tally)
-                case _Due.GRACE:
+                case Due.GRACE:
                     self._changed(tally, now)
-                case _Due.INTERIM if isinstance(tally, Relayed):
+                case Due.INTERIM if isinstance(tally, Relayed):
                     self._post.tell(tally.upstream, message_id, tally.epoch, now)
-                case _Due.INTERIM:
+                case Due.INTERIM:
                     pass
-                case _Due.PATIENCE:
+                case Due.PATIENCE:
                     self._end_waiting(tally, now)
         self._post.expire(now)
         return self._take(now)
@@ -180,6 +162,7 @@ class ReceiptsCore:
     def snapshot(self) -> Mapping[str, Any]:
         return {
             **attrs.asdict(self._counts),
+            "parents_lost": self._upstream.lost,
             **attrs.asdict(self._post.counts),
             "own": len(self._own),
             "undecided": sum(not own.is_decided for own in self._own.values()),
@@ -211,7 +194,7 @@ class ReceiptsCore:
             self._push_out(next(iter(self._own.values())), now)
         started = now if event.started is None else event.started
         self._own[event.message_id] = Own(event.message_id, event.expires, topic=event.topic, started=started)
-        self._timers.set((_Due.EXPIRY, event.message_id), event.expires)
+        self._timers.set((Due.EXPIRY, event.message_id), event.expires)
 
     def _forwarded(self, event: Forwarded, now: float) -> None:
         tally = self._tally_of(event, now)
@@ -235,7 +218,7 @@ class ReceiptsCore:
             tally = Relayed(event.message_id, event.expires, upstream=event.parent, origin=event.origin)
             tally.epoch = self._post.epoch_of(event.parent)
             self._relayed[event.message_id] = tally
-            self._timers.set((_Due.EXPIRY, event.message_id), event.expires)
+            self._timers.set((Due.EXPIRY, event.message_id), event.expires)
         return tally
 
     def _hop_settled(self, message_id: str, peer: PeerId, *, adopted: bool, now: float) -> None:
@@ -257,14 +240,14 @@ class ReceiptsCore:
             tally.wait_for(child)
             return
         tally.wait_for(child, now + self._config.patience)
-        if (_Due.PATIENCE, tally.message_id) not in self._timers:
-            self._timers.set((_Due.PATIENCE, tally.message_id), now + self._config.patience)
+        if (Due.PATIENCE, tally.message_id) not in self._timers:
+            self._timers.set((Due.PATIENCE, tally.message_id), now + self._config.patience)
 
     def _end_waiting(self, tally: Tally, now: float) -> None:
         """Children whose links have not come back in time stand for what they last said."""
         later = tally.end_waiting(now, self._post.has_link)
         if later < tally.expires:
-            self._timers.set((_Due.PATIENCE, tally.message_id), later)
+            self._timers.set((Due.PATIENCE, tally.message_id), later)
         self._changed(tally, now)
 
     # --- links and what comes over them, and over routes --------------------------------------------------------------
@@ -276,34 +259,20 @@ class ReceiptsCore:
             child = tally.children.get(peer)
             if child is not None and not child.settled:
                 self._await(tally, child, peer, now)
-        for relayed in self._relayed.values():
-            if relayed.upstream == peer and (relayed.epoch is None or (is_silent and relayed.is_noted)):
-                self._lose_upstream(relayed, now)
+        self._upstream.link_down(peer, now, is_silent=is_silent)
 
     def _received(self, peer: PeerId, message: GossipReceipts, now: float) -> None:
         if not self._post.has_link(peer):
             return  # it has just ended
         if message.epoch is not None:
-            self._introduced(peer, message.epoch, now)
+            self._upstream.introduced(peer, message.epoch, now)
         if message.ask:
             self._post.introduce(peer)
         if message.number is not None:
             is_proven = self._post.is_verified(peer)
             unknown = self._take_receipts(peer, message.receipts, now, is_here=True, is_proven=is_proven)
             self._post.answer(peer, message.number, unknown, now)
-        self._answered(peer, message, now)
-
-    def _introduced(self, peer: PeerId, epoch: int, now: float) -> None:
-        """Whether this neighbour is the process that it was."""
-        for relayed in self._relayed.values():
-            if relayed.debt is not None and relayed.debt.peer == peer and relayed.debt.epoch != epoch:
-                self._pay(relayed)
-            if relayed.upstream == peer and relayed.upstream != relayed.origin:
-                if relayed.epoch is None:
-                    relayed.epoch = epoch
-                elif relayed.epoch != epoch:
-                    self._lose_upstream(relayed, now)
-        self._post.introduced(peer, epoch)
+        self._upstream.answered(peer, message, now)
 
     def _take_receipts(
         self, peer: PeerId, receipts: Sequence[Receipt], now: float, *, is_here: bool, is_proven: bool
@@ -341,53 +310,13 @@ class ReceiptsCore:
             self._await(tally, child, peer, now)
         self._changed(tally, now)
 
-    def _answered(self, peer: PeerId, message: GossipReceipts, now: float) -> None:
-        """This peer has noted what we told it, but for what is unknown to it: there it is no parent any more."""
-        for message_id in self._post.noted(peer, message.noted, now):
-            relayed = self._relayed.get(message_id)
-            if relayed is not None and relayed.debt is not None and relayed.debt.peer == peer:
-                self._pay(relayed)
-            if relayed is None or relayed.upstream != peer:
-                continue
-            relayed.is_noted = True
-            if message_id in message.unknown:
-                self._lose_upstream(relayed, now)
-            else:
-                self._consider(relayed, now)
-
-    def _unrouted(self, call: int, now: float) -> None:
-        """A peer can't be reached. As a parent it is lost; as an origin it is tried again."""
-        peer = self._post.unrouted(call, now)
-        if peer is None or self._post.has_link(peer):
-            return
-        for relayed in self._relayed.values():
-            if relayed.upstream == peer:
-                self._lose_upstream(relayed, now, keep_debt=True)
-
-    def _lose_upstream(self, relayed: Relayed, now: float, *, keep_debt: bool = False) -> None:
-        """The parent can't be told any more; with `keep_debt`, it may be back one day."""
-        if not relayed.has_lost_parent_for:
-            return
-        self._counts.parents_lost += 1
-        parent = relayed.upstream
-        relayed.turn_to_origin(keep_debt=keep_debt)
-        if relayed.debt is None:
-            self._post.forget(parent, relayed.message_id)
-        self._consider(relayed, now)
-
-    def _pay(self, relayed: Relayed) -> None:
-        """What was in doubt is noted, or whom it was told is no more."""
-        if relayed.debt is not None:
-            self._post.forget(relayed.debt.peer, relayed.message_id)
-            relayed.debt = None
-
     # --- what follows -------------------------------------------------------------------------------------------------
 
     def _changed(self, tally: Tally, now: float) -> None:
         if isinstance(tally, Own):
             self._judge(tally, now)
         elif isinstance(tally, Relayed):
-            self._consider(tally, now)
+            self._upstream.consider(tally, now)
 
     def _judge(self, own: Own, now: float) -> None:
         """Our own: tell the application."""
@@ -397,42 +326,17 @@ class ReceiptsCore:
                 self._counts.failed += not own.below
             self._do(effect)
         if own.is_settled and not own.is_decided:
-            self._timers.set((_Due.GRACE, own.message_id), own.started + self._config.grace)
-
-    def _consider(self, relayed: Relayed, now: float) -> None:
-        """Another's: tell upstream at once what is settled, and now and then what is not; one thing after the other."""
-        interim = (_Due.INTERIM, relayed.message_id)
-        state = relayed.state(self._most)
-        if not relayed.is_noted or state == relayed.sent or not state[0]:
-            return
-        held = state[0] - (relayed.sent[0] if relayed.sent else 0)
-        if relayed.is_settled or self._left or held >= self._config.handful:
-            self._timers.cancel(interim)
-            self._post.tell(relayed.upstream, relayed.message_id, relayed.epoch, now)
-        elif interim not in self._timers:
-            self._timers.set(interim, now + self._config.interim)
+            self._timers.set((Due.GRACE, own.message_id), own.started + self._config.grace)
 
     def _write(self, peer: PeerId, message_id: str) -> Receipt | None:
-        """What this peer is told now. What is in doubt is told again as it was."""
         relayed = self._relayed.get(message_id)
-        if relayed is not None and relayed.debt is not None and relayed.debt.peer == peer:
-            return Receipt(id=message_id, count=relayed.debt.count, settled=relayed.debt.settled)
-        if relayed is None or relayed.upstream != peer:
-            return None
-        if relayed.is_noted:
-            state = relayed.state(self._most)
-            if state == relayed.sent or not state[0]:
-                return None
-            relayed.sent, relayed.is_noted = state, False
-        assert relayed.sent is not None  # noqa: S101  # else there is nothing that could be in doubt
-        count, settled = relayed.sent
-        return Receipt(id=message_id, count=count, settled=settled)
+        return relayed.write(peer, self._most) if relayed else None
 
     # --- too many -----------------------------------------------------------------------------------------------------
 
     def _resized(self, peers: int, now: float) -> None:
         """The mesh is so large: what was not believed of receipts may be so now."""
-        self._most = believable(peers, self._config.most)
+        self._most = self._upstream.most = believable(peers, self._config.most)
         for tally in self._tallies():
             doubted = [child for child in tally.children.values() if child.claimed > child.count]
             for child in doubted:
@@ -466,15 +370,15 @@ class ReceiptsCore:
         self._forget(tally)
 
     def _forget(self, tally: Tally) -> None:
-        for due in _Due:
+        for due in Due:
             self._timers.cancel((due, tally.message_id))
         if isinstance(tally, Relayed):
-            self._pay(tally)
+            self._upstream.pay(tally)
             self._post.forget(tally.upstream, tally.message_id)
         self._own.pop(tally.message_id, None)
         self._relayed.pop(tally.message_id, None)
 
     def _leave(self, now: float) -> None:
-        self._left = True
+        self._left = self._upstream.is_leaving = True
         for tally in self._tallies():
             self._close(tally, now)

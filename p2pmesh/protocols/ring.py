@@ -64,6 +64,9 @@ class Neighbour:
     """Whether it takes part: verified, and of our protocol. Others are leaves."""
     told: Neighbours | None = None
     """What it said of itself last."""
+    told_at: float = -math.inf
+    next_from: float = -math.inf
+    """Since when it is next to us on the ring, among our links."""
     next_until: float = -math.inf
     """When it was last next to us on the ring, among our links."""
     spare: bool = False
@@ -92,8 +95,11 @@ class RingView:
         for peer in self.next:
             if peer in self.neighbours:
                 self.neighbours[peer].next_until = now
-        members = self.members()
+        members, were_next = self.members(), self.next
         self.next = ring_neighbours(self._me, members)
+        for peer in self.next:
+            if peer not in were_next:
+                self.neighbours[peer].next_from = now
         self.successors = self._onward(successor(self._me, members), clockwise=True)
         self.predecessors = self._onward(predecessor(self._me, members), clockwise=False)
 
@@ -113,6 +119,11 @@ class RingView:
         """Neighbours that take part, as we tell others, those next to us first."""
         taking_part = (peer for peer, it in self.neighbours.items() if it.speaks)
         return tuple(dict.fromkeys((*self.next, *taking_part)))[:MAX_PEERS_IN_LIST]
+
+    def outdated(self) -> list[PeerId]:
+        """Neighbours on the ring whose lists are from when they were not next to us, and heard of our changes only."""
+        them = ((peer, self.neighbours[peer]) for peer in self.next if peer in self.neighbours)
+        return [peer for peer, it in them if it.told_at < it.next_from - FRESH]
 
     def _onward(self, first: PeerId | None, *, clockwise: bool) -> tuple[PeerId, ...]:
         told = None if first is None else self.neighbours[first].told
@@ -158,6 +169,8 @@ class RingView:
         return told is not None and peer in told.links and nearness(self._me, middle) < nearness(self._me, peer)
 
 
+FRESH = 2.0
+"""Seconds for which a list holds that is not renewed with each change."""
 SPLICED = 20.0
 """Seconds in which a newcomer has linked to both of those that it came between; a link that outlived that is a long one now."""
 

@@ -1,8 +1,8 @@
 """Seeking: when a peer looks for long links, and when it lets that be.
 
 All slots are filled while the mesh takes a newcomer in: who has just come seeks, and who had to give up a link for that.
-When a link is lost because a peer has gone, others are sought only once more than a third of the long links are missing, so
-that a departure costs the mesh few new links. Ten searches in a row that come to nothing are enough; then there is a pause.
+When a link is lost because a peer has gone, others are sought only once fewer than a third of the long links are left, since
+newcomers will fill the slots; so a departure costs the mesh few new links. Ten searches in a row that come to nothing are enough; then there is a pause.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ from p2pmesh.wire.messages import FindSuccessor
 
 MOST_PAUSES = 6
 """Pauses in a row, each twice as long as the one before, after which only a change makes a peer seek again."""
+REPAIRED = 5.0
+"""Seconds in which the ring is closed again around a peer that has gone: only then its neighbours see which of their links
+are long ones."""
 CANDIDATES = 4
 """Peers that one search gives the topology to dial, one after the other."""
 
@@ -67,7 +70,7 @@ class Seeking:
             self._not_before = now
         elif self._far < before and not self.is_on and self._far < self._enough():
             self._target = self._enough()
-            self._start(now)
+            self._start(now + REPAIRED)
 
     def nothing_found(self, now: float) -> None:
         """The look-up came to nothing."""
@@ -111,13 +114,17 @@ class Seeking:
         return FindSuccessor(key=key, seeks_link=True, joins=self._joins)
 
     def _enough(self) -> int:
-        """Two thirds of the long links, rounded up."""
-        return -(-2 * self._slots // 3)
+        """A third of the long links, rounded up: what is sought at once when others have gone."""
+        return -(-self._slots // 3)
 
-    def _start(self, now: float) -> None:
+    def _worth_a_pause(self) -> int:
+        """Two thirds of what is wanted, rounded up: with fewer long links, searches that came to nothing are taken up again."""
+        return -(-2 * self._target // 3)
+
+    def _start(self, at: float) -> None:
         self.is_on = True
         self._failures = self._pauses = 0
-        self._not_before = now
+        self._not_before = at
 
     def _failed(self, now: float) -> None:
         self._dialing = False
@@ -128,6 +135,6 @@ class Seeking:
         self._joins = False
         self._failures = 0
         self._pauses += 1
-        self.is_on = self._pauses <= MOST_PAUSES and self._far < self._enough()
+        self.is_on = self._pauses <= MOST_PAUSES and self._far < self._worth_a_pause()
         pause = self._config.fix_fingers_every * 2.0 ** (self._pauses - 1)
         self._not_before = now + pause * self._rng.uniform(0.8, 1.2)

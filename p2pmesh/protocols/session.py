@@ -129,6 +129,11 @@ class LinkSession:
             self._control_due = True
         return frame
 
+    @property
+    def credit_due(self) -> bool:
+        """Whether what was taken has earned the peer credit that should be sent."""
+        return self._control_due
+
     def finish(self) -> None:
         """Send what is queued, then the end. What the peer still sends is dropped."""
         self._finishing = True

@@ -11,7 +11,7 @@ the topology and the link layer see has been checked. A service is not trusted: 
 ours, but never ends in a link to somebody else, and a false answer does not end an attempt. What comes over a route was
 signed by its origin, who counts as the sender whatever else the message says.
 
-Takes: ServiceUp, ServiceDown, Signaled, Routed, Arrived, Unrouted, Received, LocalSignal, RejectOffer, AskForOffer,
+Takes: ServiceUp, ServiceDown, Signaled, Routed, Arrived, Unrouted, Received, LocalSignal, Intend, RejectOffer, AskForOffer,
 FindPeers, LinkUp, LinkDown, LinkLost, Leave.
 Gives: SendSignaling, ServiceRefused, FeedSignal, SendFrame(RelayFailure), Tell(ROUTING, Route | CancelRoute),
 Tell(TOPOLOGY, ServiceUp and ServiceDown (joined, and no more) | Offered | Rejected),
@@ -37,11 +37,13 @@ from p2pmesh.protocols.core import (
     Effects,
     FindPeers,
     Input,
+    Intend,
     Leave,
     LinkDown,
     LinkLost,
     LinkUp,
     LocalSignal,
+    Named,
     PeerGone,
     PeersFound,
     Probe,
@@ -96,6 +98,7 @@ class SignalingCore:
         self._introductions = Introductions(identity, config, self._ways, self._counts)
         self._probes = Probes(self._me, config.signaling, self._ways, self._counts)
         self._batches = Recent[list[Signal]](config.signaling.remembered_offers)
+        self._purposes = Recent[str](config.signaling.remembered_offers)
         self._refusals = Allowances(config.max_peers, 1.0, 10.0)
         self._leaving = False
 
@@ -122,6 +125,9 @@ class SignalingCore:
                 return self._on_received(event, now)
             case LocalSignal():
                 return self._on_local_signal(event.peer, event.signal, now)
+            case Intend():
+                self._purposes.put(event.peer, event.purpose)
+                return []
             case RejectOffer():
                 return self._on_reject_offer(event)
             case AskForOffer():
@@ -181,7 +187,7 @@ class SignalingCore:
                 self._joining.seek(now, wanted=self._wants_services())
                 return []
             case LinkLost():
-                return self._introductions.close(event.peer)
+                return [*self._introductions.tell_silent(event.peer), *self._introductions.close(event.peer)]
 
     def _wants_services(self) -> bool:
         """Whether links have to come by way of services: with one link into the mesh, the mesh itself can be asked."""
@@ -194,8 +200,10 @@ class SignalingCore:
             return self._ignore("after_down")
         match message:
             case wire.BootstrapPeers():
-                found = tuple(known.id for known in message.peers)
-                return [*self._joining.answered(transport, now), *self._found(transport, found, "bootstrap")]
+                found = tuple(known.id for known in message.peers if known.id != self._me)
+                fresh = bool(found) and not self._joining.is_joined(transport)  # else we only asked for more peers
+                named = [Tell(Subsystem.ISLANDS, Named(transport, found))] if fresh else []
+                return [*self._joining.answered(transport, now), *self._found(transport, found, "bootstrap"), *named]
             case wire.PeerJoined():
                 return self._found(transport, (message.peer_id,), "joined")
             case wire.PeerLeft():
@@ -203,11 +211,7 @@ class SignalingCore:
             case wire.ServiceError():
                 return self._on_error(transport, message)
             case (
-                wire.PeerSignal()
-                | wire.PeerSignals()
-                | wire.ConnectionRejected()
-                | wire.SignalRejected()
-                | wire.Ack()
+                wire.PeerSignal() | wire.PeerSignals() | wire.ConnectionRejected() | wire.SignalRejected() | wire.Ack()
             ):
                 return self._on_relayed(transport, message, now)
             case wire.Join() | wire.Leave():
@@ -328,7 +332,7 @@ class SignalingCore:
     def _on_local_signal(self, peer: PeerId, signal: Signal, now: float) -> Effects:
         match signal.type:
             case "offer":
-                letter = self._introductions.offer(peer, signal, len(self._links))
+                letter = self._introductions.offer(peer, signal, len(self._links), self._purposes.pop(peer))
                 return self._ways.send(letter.along(self._probes.way_to(peer, now)))
             case "answer":
                 answer = self._introductions.answer(peer, signal)

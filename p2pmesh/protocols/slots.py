@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Collection, ItemsView, Iterator
+from collections.abc import Callable, Collection, ItemsView, Iterator
 from enum import Enum
 from typing import TypeAlias
 
@@ -17,6 +17,7 @@ from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.core import Offered
 from p2pmesh.protocols.ring import nearness, ring_neighbours
 from p2pmesh.protocols.timers import Backoff
+from p2pmesh.wire.messages import PINNED
 
 
 class State(Enum):
@@ -59,8 +60,8 @@ class Slot:
     """The peer has slots free, as it says."""
     spare: bool = False
     """The link was one of the ring, which is closed without it."""
-    for_bridge: bool = False
-    """It leads to another island, or did."""
+    called: str | None = None
+    """The peer's offer named a purpose for which we let it in: a bridge, or that its application wants this link."""
     replaced: bool = False
     """Their offer came while one of ours was under way, whose end may still be reported."""
     farewell: str | None = None
@@ -77,9 +78,11 @@ class Slot:
 class Slots:
     """The slots of one peer, by the peer at the other end, in the order in which they were taken."""
 
-    def __init__(self, me: PeerId, limit: int) -> None:
+    def __init__(self, me: PeerId, limit: int, is_leaf: Callable[[PeerId | Offered], bool]) -> None:
+        """Make them; `is_leaf` says of a peer, or of who makes an offer, whether it is no part of the ring."""
         self._me = me
         self._limit = limit
+        self._is_leaf = is_leaf
         self._slots: dict[PeerId, Slot] = {}
 
     def __iter__(self) -> Iterator[PeerId]:
@@ -143,7 +146,8 @@ class Slots:
     def on_ring(self) -> list[PeerId]:
         """Peers that we have, attempt, or are about to attempt, and that are part of the ring."""
         held = [peer for peer, slot in self._slots.items() if slot.state is not State.CLOSING and not slot.leaf]
-        return held + [heir_id(slot.heir) for slot in self._slots.values() if slot.heir is not None]
+        heirs = [slot.heir for slot in self._slots.values() if slot.heir is not None and not self._is_leaf(slot.heir)]
+        return held + [heir_id(heir) for heir in heirs]
 
     def _open_on_ring(self) -> list[PeerId]:
         return [peer for peer, slot in self._slots.items() if slot.state is State.OPEN and not slot.leaf]
@@ -164,7 +168,8 @@ class Slots:
         there = [
             peer for peer, slot in self._slots.items() if slot.state in (State.OPEN, State.ANSWERING) and not slot.leaf
         ]
-        heirs = [slot.heir.peer.peer_id for slot in self._slots.values() if isinstance(slot.heir, Offered)]
+        offers = [slot.heir for slot in self._slots.values() if isinstance(slot.heir, Offered)]
+        heirs = [heir_id(offer) for offer in offers if not self._is_leaf(offer)]
         return ring_neighbours(self._me, [*there, *heirs, *newcomers])
 
     def kept_for_ring(self) -> int:
@@ -176,7 +181,7 @@ class Slots:
 
         That is: attempts; links that were of the ring and are not any more; long links, the longest first, since the
         shorter ones are what is rarer; guests at last, for whom this may be the only link. While it is `uncertain` that
-        there will be a link to who comes into the ring, who is next to us now is kept, if there are others.
+        the ring is closed by who comes into it, who is next to us now is kept, if there are others.
         """
         were_next = self.ring()
         kept = ring_neighbours(self._me, self._open_on_ring()) if uncertain and self._limit > 2 else ()
@@ -206,7 +211,7 @@ def _worth(slot: Slot, *, was_next: bool) -> int:
         case _ if slot.leaf:
             return 4
         case _:
-            return 2 if slot.spare or was_next else 3
+            return 2 if slot.spare or was_next or slot.called == PINNED else 3
 
 
 @define

@@ -23,6 +23,7 @@ from p2pmesh.protocols.awaited import AwaitedTable
 from p2pmesh.protocols.core import DropLink, Effect, Forwarded, RemotePeer, SendFrame
 from p2pmesh.protocols.history import History, Kept, tree_of
 from p2pmesh.protocols.hops import Hops, tell_receipts
+from p2pmesh.protocols.lag import Lag
 from p2pmesh.protocols.outflow import Outflow
 from p2pmesh.protocols.tree import Reach, Tree, Trees, Unrest
 from p2pmesh.wire.messages import GossipAck, GossipGraft, GossipIHave, GossipPrune
@@ -71,10 +72,11 @@ class Spreading:
         self.unrest: Unrest = Unrest()
         self.trees: Trees = Trees(config.trees, config.tree_life)
         self.reach: Reach = Reach()
-        self.hops: Hops = Hops(config, rng, history, self.unrest, do)
+        self.lag: Lag = Lag()
+        self.hops: Hops = Hops(config, rng, history, self.unrest, self.lag, do)
         self.acks: Acks = Acks(config.ack_delay, do)
-        self.announcements: Announcements = Announcements(config, rng, history, do)
-        self.awaited: AwaitedTable = AwaitedTable(config, self.hops, self.unrest, do)
+        self.announcements: Announcements = Announcements(config, rng, history, self.unrest, do)
+        self.awaited: AwaitedTable = AwaitedTable(config, self.hops, self.unrest, self.lag, do)
         self._config = config
         self._history = history
         self._do = do
@@ -91,6 +93,7 @@ class Spreading:
 
     def expire(self, now: float) -> None:
         """Do what is due."""
+        self.lag.note(self.next_deadline(), now)
         self.hops.expire(now)
         self.awaited.expire(now)
         self.announcements.flush(now)
@@ -136,7 +139,7 @@ class Spreading:
         copies: list[Outflow] = []
         offers: list[Outflow] = []
         told: list[Outflow] = []
-        extra = int(self.unrest.level(now))
+        extra = 0 if self.hops.is_overloaded(now) else int(self.unrest.level(now))
         strangers = copies if extra or self.reach.share(hops) >= self._config.push_above else offers
         for link in links:
             if tree.children & link.bit:

@@ -12,9 +12,11 @@ from p2pmesh.keyspace import PeerId
 
 @define
 class Suspect:
-    """A peer whose link broke without a word."""
+    """A peer whose link broke without a word, or that a service names."""
 
     since: float
+    named: bool = False
+    """Whether a service has just named it: perhaps nobody else here knows of it."""
     missing: bool = False
     """Whether it was looked for, and is not at its place on our ring."""
     asked_at: float = -1.0
@@ -43,10 +45,10 @@ class Suspects:
     def get(self, peer: PeerId) -> Suspect | None:
         return self._suspects.get(peer)
 
-    def add(self, peer: PeerId, now: float) -> PeerId | None:
+    def add(self, peer: PeerId, now: float, *, named: bool = False) -> PeerId | None:
         """Take it for a suspect. Gives the oldest one if that had to make room."""
         self._suspects.pop(peer, None)
-        self._suspects[peer] = Suspect(now)
+        self._suspects[peer] = Suspect(now, named)
         return self._suspects.popitem(last=False)[0] if len(self._suspects) > self._limit else None
 
     def drop(self, peer: PeerId) -> Suspect | None:

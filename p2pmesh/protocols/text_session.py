@@ -67,6 +67,11 @@ class TextSession:
         self.unread_bytes -= len(frame)
         return frame
 
+    @property
+    def credit_due(self) -> bool:
+        """Never: the original's peers know no credit."""
+        return False
+
     def finish(self) -> None:
         """Send what is queued. What the peer still sends is dropped."""
         self._finishing = True

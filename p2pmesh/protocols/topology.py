@@ -89,6 +89,8 @@ VOUCHED = 20.0
 TAKES_OVER = 15.0
 """A verified offer over a link that has been open so long comes from a peer that was restarted; an offer that was under way
 when the link opened is older than an attempt lasts."""
+ROOM_COMES = 4.0
+"""Seconds until a peer that was full is asked again for a link that the application wants."""
 OFFER_COMES = 2.0
 """Seconds given to a peer of the original to make the offer that it wants to make itself; it takes 0.2 to 0.5 s."""
 
@@ -195,7 +197,7 @@ class TopologyCore:
         remote, peer = event.peer, event.peer.peer_id
         self._known.heard(peer, remote.version)
         if self._held.leaving:
-            self._held.reject(remote, "leaving")
+            self._held.reject(remote, "leaving", now)
             return
         slot = self._slots.get(peer)
         if slot is not None:
@@ -208,11 +210,17 @@ class TopologyCore:
         if self._slots.free() > 0:
             self._held.accept(event, now)
             return
-        loser = self._slots.closing() or self._held.admission.loser_to(event, now, leaf=self._held.is_leaf(remote))
+        loser = self._slots.closing() or self._loser_to(event, now)
         if loser is None:
-            self._held.reject(remote, FULL)
+            self._held.reject(remote, FULL, now)
             return
         self._held.give_way(loser, event, now)
+
+    def _loser_to(self, offer: Offered, now: float) -> PeerId | None:
+        peer = offer.peer.peer_id
+        if self._held.connects.want(peer):
+            return self._loser_to_wanted(peer)
+        return self._held.admission.loser_to(offer, now, leaf=self._held.is_leaf(offer))
 
     def _on_offered_again(self, event: Offered, slot: Slot, now: float) -> None:
         match slot.state:
@@ -220,13 +228,13 @@ class TopologyCore:
                 slot.heir = event
                 self._held.close(event.peer.peer_id, slot, "it has been started anew")
             case State.OPEN:
-                self._held.reject(event.peer, "already_linked")
+                self._held.reject(event.peer, "already_linked", now)
             case State.CLOSING if (
                 slot.heir is None and event.peer.verified and not self._slots.due_to(event.peer.peer_id)
             ):
                 slot.heir = event
             case State.CLOSING:
-                self._held.reject(event.peer, "closing")
+                self._held.reject(event.peer, "closing", now)
             case State.DIALING if event.peer.version > 0 and self._me < event.peer.peer_id:
                 self._counts["glare"] += 1  # it will answer ours
             case State.DIALING | State.ANSWERING:
@@ -240,6 +248,11 @@ class TopologyCore:
             closing.heir = None
         slot = self._slots.get(peer)
         attempting = slot is not None and slot.state in ATTEMPTS
+        its_turn = event.reason == "initiator_conflict" and not event.offer_instead
+        if its_turn:
+            self._held.connects.hold(peer, now + OFFER_COMES)
+        elif attempting and event.reason == FULL and self._held.connects.may_go_on(peer, now):
+            self._held.connects.hold(peer, now + ROOM_COMES * self._rng.uniform(0.75, 1.25))
         if slot is not None and event.reason in TAKEN_BACK and slot.state is not State.ANSWERING:
             return
         if attempting:
@@ -248,7 +261,7 @@ class TopologyCore:
             self._held.attempt_failed(peer, event.reason, now)
         if event.offer_instead:
             self._known.pause(peer, now)
-        elif event.reason == "initiator_conflict":
+        elif its_turn:
             self._known.heard(peer, 0)
             self._known.pause(peer, now + OFFER_COMES)
         elif event.reason == "not found" and (slot is None or attempting):
@@ -308,16 +321,14 @@ class TopologyCore:
     def _on_bridge(self, peer: PeerId, now: float) -> None:
         if self._held.leaving or peer == self._me or peer in self._slots or peer in self._slots.held():
             return
-        self._known.learn((peer,))
+        self._known.learn((peer,), vouched=now + VOUCHED)
+        self._held.bridge_to = peer
         if self._slots.free() > 0:
             self._held.dial(peer, now)
-        else:
-            loser = next(iter(self._slots.expendable(self._slots.ring())), None)
-            if loser is not None:
-                self._held.give_way(loser, peer, now)
-        slot = self._slots.get(peer)
-        if slot is not None:
-            slot.for_bridge = True
+            return
+        loser = next(iter(self._slots.expendable(self._slots.ring())), None)
+        if loser is not None:
+            self._held.give_way(loser, peer, now)
 
     def _on_received(self, event: Received, now: float) -> None:
         slot = self._slots.get(event.peer)
@@ -334,6 +345,7 @@ class TopologyCore:
                 self._out.append(Emit(PeerEvicted(event.peer, event.message.reason, others)))
             case Goodbye():
                 self._known.learn(event.message.peers, now=now, vouched=now + VOUCHED)
+                self._known.urge(event.message.peers, now)
                 slot.said_goodbye = True
                 if slot.state is State.OPEN:
                     self._held.close(event.peer, slot, event.message.reason)
@@ -357,14 +369,21 @@ class TopologyCore:
             slot.pinned = True
             self._held.connects.reply(call)
             return
-        self._held.connects.wait(call, peer)
-        self._known.learn((peer,))
+        self._held.connects.wait(call, peer, now)
+        self._known.learn((peer,), vouched=now + VOUCHED)
+        self._try_to_connect(peer, now)
+
+    def _try_to_connect(self, peer: PeerId, now: float) -> None:
+        slot = self._slots.get(peer)
         if slot is not None and slot.state is not State.CLOSING:
             slot.pinned = True
         elif slot is None and peer in self._slots.held():
             return  # it gets a slot as soon as one is closed
         elif not self._held.can_dial():
             self._held.connects.fail(peer, PeerUnreachable(f"no link to {short(peer)}: no signaling service is up"))
+        elif self._held.has_to_offer(peer):
+            self._held.connects.hold(peer, now + OFFER_COMES)
+            self._held.ask(peer)
         elif slot is not None and slot.heir is None:
             slot.heir = peer
         elif self._slots.free() > 0 and slot is None:
@@ -373,12 +392,25 @@ class TopologyCore:
             self._connect_when_full(peer, now)
 
     def _connect_when_full(self, peer: PeerId, now: float) -> None:
-        ring = self._slots.ring(peer)
-        loser = next(iter((*self._slots.expendable(ring), *self._slots.expendable(()))), None)
+        loser = self._loser_to_wanted(peer)
         if loser is None or peer in self._slots:
             self._held.connects.fail(peer, PeerUnreachable(f"no link to {short(peer)}: none of ours can be given up"))
         else:
             self._held.give_way(loser, peer, now)
+
+    def _go_on(self, peer: PeerId, now: float) -> None:
+        """A peer that the application wants was full, or has not made its offer."""
+        if peer in self._slots.held():
+            return
+        if self._held.connects.may_go_on(peer, now):
+            self._try_to_connect(peer, now)
+        else:
+            self._held.connects.fail(peer, PeerUnreachable(f"no link to {short(peer)}: it does not let us in"))
+
+    def _loser_to_wanted(self, peer: PeerId) -> PeerId | None:
+        """The application may have a link of the ring for its own, if there is no other."""
+        ring = self._slots.ring(peer)
+        return next(iter((*self._slots.expendable(ring), *self._slots.expendable(()))), None)
 
     def _on_forget(self, call: int) -> None:
         peer = self._held.connects.cancel(call)
@@ -391,9 +423,11 @@ class TopologyCore:
         self._timers.cancel("check")
         self._held.connects.fail_all(MeshClosed("the mesh is being left"))
         for peer, slot in list(self._slots.items()):
+            if slot.state is State.OPEN:  # all are told before any is closed: they are told of each other
+                self._held.say_goodbye(peer, slot, now)
+        for peer, slot in list(self._slots.items()):
             slot.heir = None
             if slot.state is State.OPEN:
-                self._held.say_goodbye(peer, slot, now)
                 self._held.close(peer, slot, "we left the mesh")
             elif slot.state in ATTEMPTS:
                 self._slots.pop(peer)
@@ -403,7 +437,9 @@ class TopologyCore:
 
     def _balance(self, now: float) -> None:
         """Dial what is missing, and come back when there may be more to do."""
-        moment = self._held.end_overdue(now)
+        for peer in self._held.connects.overdue(now):
+            self._go_on(peer, now)
+        moment = min(self._held.end_overdue(now), self._held.connects.next_overdue())
         if self._held.can_dial():
             while (step := self._held.needs.step(now)) is not None:
                 match step:

@@ -164,7 +164,8 @@ class Unrest:
         self._at = 0.0
 
     def add(self, weight: float, now: float) -> None:
-        self._level = min(self.level(now) + weight, 16.0)
+        """Something went wrong; or, with a weight below zero, it turned out that it had not."""
+        self._level = max(0.0, min(self.level(now) + weight, 16.0))
         self._at = now
 
     def level(self, now: float) -> float:

@@ -191,6 +191,10 @@ class Ways:
         else:
             self._originals.pop(remote.peer_id)
 
+    def is_original(self, peer: PeerId) -> bool:
+        """Whether it is said to be one of the original's."""
+        return peer in self._originals
+
     # --- letters ------------------------------------------------------------------------------------------------------
 
     def send(self, letter: Letter) -> Effects:

@@ -57,9 +57,12 @@ Dispatch: TypeAlias = Callable[[Effects], None]
 class Driver:
     """Owns a core. `run` is its task; `put` and `post` are its doors."""
 
-    def __init__(self, core: Core, dispatch: Dispatch, inbox_size: int) -> None:
+    def __init__(
+        self, core: Core, dispatch: Dispatch, inbox_size: int, flush: Callable[[], None] = lambda: None
+    ) -> None:
         self._core = core
         self._dispatch = dispatch
+        self._flush = flush  # called after all that was handled at once
         self._notices: deque[Input] = deque()
         self._behind = trio.lowlevel.ParkingLot()
         self._is_running = False
@@ -71,6 +74,14 @@ class Driver:
         """Hand in an input from the network or the application; waits while the core is behind."""
         await self._sender.send(event)
 
+    def put_nowait(self, event: Input) -> bool:
+        """As `put`, if that need not wait; False, and nothing is done, if it must."""
+        try:
+            self._sender.send_nowait(event)
+        except trio.WouldBlock:
+            return False
+        return True
+
     async def request(self, event: Input, is_wanted: Callable[[], bool]) -> None:
         """As `put`; the core never sees it if it is no longer wanted when its turn comes."""
         await self._sender.send(_Request(event, is_wanted))
@@ -81,8 +92,9 @@ class Driver:
             self._dropped += 1
             return
         self._notices.append(event)
-        with suppress(trio.WouldBlock):  # a full inbox keeps the driver awake, and notices come first
-            self._sender.send_nowait(_WAKE)
+        if len(self._notices) == 1:  # else it is awake, or about to be
+            with suppress(trio.WouldBlock):  # a full inbox keeps the driver awake, and notices come first
+                self._sender.send_nowait(_WAKE)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Drive the core until cancelled."""
@@ -103,6 +115,7 @@ class Driver:
         now = trio.current_time()
         if self._core.next_deadline() <= now:
             self._dispatch(self._core.expire(now))
+        self._flush()
 
     async def caught_up(self) -> None:
         """Wait until all that was posted so far is handled, or never will be because the driver has ended."""

@@ -45,6 +45,8 @@ logger: Final = logging.getLogger(__name__)
 
 FEED = 32
 """Signals that may wait for one attempt: an answer and the candidates of a trickling peer; more are dropped."""
+READ_AT_ONCE = 32
+"""Frames handed up before other tasks get their turn, as long as whom they go to has room."""
 
 Report: TypeAlias = Callable[[Input], None]
 Deliver: TypeAlias = Callable[[PeerId, Message], Awaitable[None]]
@@ -78,6 +80,19 @@ class _Open:
     ended: trio.Event = field(factory=trio.Event)
     closing: bool = False
     why: str | None = None
+
+
+class _Pace:
+    """How fast one link is read: so many frames a second at most."""
+
+    def __init__(self, frames_per_second: float) -> None:
+        self._step = 1 / frames_per_second
+        self._turn = 0.0
+
+    def next_turn(self, now: float) -> float | None:
+        """A frame was read: when the next may be; None for now."""
+        self._turn = max(self._turn, now - 1.0) + self._step  # a second's worth may come at once
+        return self._turn if self._turn > now else None
 
 
 @define
@@ -169,7 +184,9 @@ class LinkKeeper:
             self._queue(entry, frame, urgent=urgent, patient=patient)
 
     def flush(self) -> None:
-        """Let what was queued go: what one step of a core sends to a peer travels together."""
+        """Let what was queued go: what a core sends to a peer while it works off its inbox travels together."""
+        if not self._unflushed:
+            return
         links, self._unflushed = self._unflushed, {}
         for link in links:
             link.flush()
@@ -324,18 +341,23 @@ class LinkKeeper:
 
     async def _read(self, entry: _Open) -> None:
         """Hand frames up, waiting as long as the subsystems do; the peer feels it by its credit."""
-        link, peer = entry.link, entry.link.peer.peer_id
-        pace = 1 / self._config.frames_per_second
-        turn = trio.current_time()
+        link, pace = entry.link, _Pace(self._config.frames_per_second)
         async for frame in link:
-            message = self._parse(link, frame)
-            if message is not None:
-                await self._deliver(peer, message)
-            now = trio.current_time()
-            turn = max(turn, now - 1.0) + pace  # a second's worth may come at once
-            if turn > now:
-                await trio.sleep_until(turn)
+            await self._hand_up(link, frame, pace)
+            for _ in range(READ_AT_ONCE):
+                more = link.receive_nowait()
+                if more is None:
+                    break
+                await self._hand_up(link, more, pace)
         entry.scope.cancel("the peer closed the link")
+
+    async def _hand_up(self, link: Link, frame: bytes, pace: _Pace) -> None:
+        message = self._parse(link, frame)
+        if message is not None:
+            await self._deliver(link.peer.peer_id, message)
+        until = pace.next_turn(trio.current_time())
+        if until is not None:
+            await trio.sleep_until(until)
 
     def _parse(self, link: Link, frame: bytes) -> Message | None:
         try:

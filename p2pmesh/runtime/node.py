@@ -82,7 +82,7 @@ class Node:
         """The neighbours, and whether each is verified, in the order in which they came."""
         self.receipts: weakref.WeakValueDictionary[str, Receipt] = weakref.WeakValueDictionary()
         self.drivers: dict[Subsystem, Driver] = {
-            subsystem: Driver(core, self._dispatch, config.inbox)
+            subsystem: Driver(core, self._dispatch, config.inbox, self._flush)
             for subsystem, core in build_cores(identity, config, rng, wall).items()
         }
         self.keeper: LinkKeeper = LinkKeeper(dialer, config.links, config.max_peers, self._report, self._deliver)
@@ -155,7 +155,9 @@ class Node:
         if owner is None:
             self._ignored += 1
             return
-        await self.drivers[owner].put(Received(peer, message))
+        driver, event = self.drivers[owner], Received(peer, message)
+        if not driver.put_nowait(event):
+            await driver.put(event)
 
     async def _deliver_signaled(self, event: Input) -> None:
         await self.drivers[Subsystem.SIGNALING].put(event)
@@ -190,6 +192,9 @@ class Node:
                     self._progress(effect)
                 case _:
                     assert_never(effect)
+
+    def _flush(self) -> None:
+        """What a core has sent to a peer travels together, however many inputs it took."""
         self.keeper.flush()
 
     def _emit(self, event: Event) -> None:

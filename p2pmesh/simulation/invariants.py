@@ -15,7 +15,8 @@ from typing import Any, Final
 
 from p2pmesh.config import MeshConfig
 from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.islands import CASES, REMEMBERED
+from p2pmesh.protocols.bridges import REMEMBERED
+from p2pmesh.protocols.healing import CASES
 from p2pmesh.simulation.bare import BareNetwork
 from p2pmesh.simulation.bare_node import BareNode
 from p2pmesh.simulation.ledger import Broadcast

@@ -46,6 +46,7 @@ Trees: TypeAlias = Annotated[tuple[Annotated[str, Meta(max_length=8)], ...], Met
 PublicKey: TypeAlias = Annotated[bytes, Meta(min_length=PUBLIC_KEY_SIZE, max_length=PUBLIC_KEY_SIZE)]
 Signature: TypeAlias = Annotated[bytes, Meta(min_length=SIGNATURE_SIZE, max_length=SIGNATURE_SIZE)]
 Mark: TypeAlias = Annotated[str, Meta(max_length=32)]
+Purpose: TypeAlias = Annotated[str, Meta(max_length=16)]
 Scalar: TypeAlias = str | int | float | bool | None
 
 
@@ -68,6 +69,13 @@ class Handshake(_Part, frozen=True, kw_only=True):
     signature: Signature
     links: Count | None = None
     """Open links of the sender when it signed: one that has none is let in even by peers that are full."""
+    purpose: Purpose | None = None
+    """What the sender of an offer wants the link for: see `RING` and the other purposes. Unknown ones count as none."""
+
+
+RING, LONG, LEAF, BRIDGE, PINNED = "ring", "long", "leaf", "bridge", "pinned"
+"""Purposes of a link: next to each other on the ring; a long one; of a peer that may have this one only; between islands;
+wanted by the application."""
 
 
 class Candidate(_Part, frozen=True, kw_only=True):
