@@ -43,10 +43,11 @@ from p2pmesh.protocols.core import (
     Tell,
     WantLink,
 )
+from p2pmesh.protocols.holdings import FULL
 from p2pmesh.protocols.known import FORGIVEN, TRUST, KnownPeers
 from p2pmesh.protocols.needs import HEDGE
 from p2pmesh.protocols.ring import ring_neighbours
-from p2pmesh.protocols.topology import FULL, ROOM_COMES, TopologyCore
+from p2pmesh.protocols.topology import ROOM_COMES, TopologyCore
 from p2pmesh.wire.messages import (
     BRIDGE,
     LEAF,

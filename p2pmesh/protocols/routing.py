@@ -250,7 +250,9 @@ class RoutingCore:
             self._do(Tell(owner, Unrouted(call, reason)))
 
         way = () if route.way is None else tuple(reversed(route.way.path[1:]))
-        errand = Errand(packet, now + route.timeout, on_arrival, on_failure, way=way, avoid=route.avoid, asker=(owner, call))
+        errand = Errand(
+            packet, now + route.timeout, on_arrival, on_failure, way=way, avoid=route.avoid, asker=(owner, call)
+        )
         self._errands.start(errand, now)
 
     def _outcome(self, route: Route, response: Packet, hops: int) -> Arrived | Unrouted:

@@ -1,0 +1,130 @@
+"""What a core wants done: orders to the shell, and inputs for other cores. See `core`."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+from attrs import frozen
+
+from p2pmesh.errors import MeshError
+from p2pmesh.events import Event
+from p2pmesh.keyspace import PeerId
+from p2pmesh.protocols.inputs import RemotePeer, Subsystem
+from p2pmesh.protocols.tellings import Input
+from p2pmesh.wire.messages import Message, Signal
+from p2pmesh.wire.signaling import SignalingMessage
+
+
+@frozen
+class SendFrame:
+    """Send a message over the open links to these peers. Dropped and counted where a link's queue is full or gone."""
+
+    peers: tuple[PeerId, ...]
+    message: Message
+    urgent: bool = False
+    """Overtakes what is not: for acks, repairs and control, never for payloads."""
+    patient: bool = False
+    """May wait for `LinkConfig.patience` until something else goes to the same peer: for acks and counts."""
+
+
+@frozen
+class WantLink:
+    """Open a link to this peer by an offer of ours. Ends in `LinkUp` or `LinkLost`."""
+
+    peer: PeerId
+
+
+@frozen
+class AcceptOffer:
+    """Answer this offer. Ends in `LinkUp` or `LinkLost`. Replaces an attempt of ours at the same peer."""
+
+    peer: RemotePeer
+    signal: Signal
+
+
+@frozen
+class FeedSignal:
+    """An answer or candidate, checked, for the attempt at this peer."""
+
+    peer: RemotePeer
+    signal: Signal
+
+
+@frozen
+class DropLink:
+    """Close the link to this peer, or end the attempt at it. An open link ends in `LinkDown`, an attempt in silence."""
+
+    peer: PeerId
+    reason: str
+    blame: bool = False
+    """The peer broke the protocol."""
+
+
+@frozen
+class SendSignaling:
+    """Send a message to a signaling service. Dropped and counted if it is down."""
+
+    transport: str
+    message: SignalingMessage
+
+
+@frozen
+class Tell:
+    """An input for another core of this peer."""
+
+    subsystem: Subsystem
+    input: Input
+
+
+@frozen
+class Emit:
+    """An event for the application."""
+
+    event: Event
+
+
+@frozen
+class Reply:
+    """The result of an application's call."""
+
+    call: int
+    value: Any = None
+    error: MeshError | None = None
+
+
+@frozen
+class Progress:
+    """How far a broadcast of ours has come: `reached` other peers are known to have it.
+
+    Comes with every change, also after the one `MessageDelivered` or `MessageFailed` of that broadcast, and never before
+    the `Reply` that names its id.
+    """
+
+    message_id: str
+    reached: int
+    settled: bool
+    """Whether everybody it went to has answered or was given up on; newcomers may unsettle it again."""
+
+
+@frozen
+class ServiceRefused:
+    """This signaling service refuses us for good: its connection is closed and not retried at once."""
+
+    transport: str
+    reason: str
+
+
+Effect: TypeAlias = (
+    SendFrame
+    | WantLink
+    | AcceptOffer
+    | FeedSignal
+    | DropLink
+    | SendSignaling
+    | Tell
+    | Emit
+    | Reply
+    | Progress
+    | ServiceRefused
+)
+Effects: TypeAlias = list[Effect]

@@ -1,0 +1,206 @@
+"""What a core is told by the shell and the application: links, messages, services, calls. See `core`."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from attrs import field, frozen
+
+from p2pmesh.events import Payload
+from p2pmesh.keyspace import PeerId
+from p2pmesh.wire.messages import Message, Signal
+from p2pmesh.wire.signaling import SignalingMessage
+
+
+class Subsystem(Enum):
+    """The cores of one peer, by the names that logs, tasks and `Mesh.snapshot()` use."""
+
+    if not TYPE_CHECKING:  # to which it is `Enum.__hash__` still
+        __hash__ = object.__hash__  # each is the only one of its name, and `Enum` hashes that name anew each time
+
+    SIGNALING = "signaling"
+    TOPOLOGY = "topology"
+    CHORD = "chord"
+    ROUTING = "routing"
+    BROADCAST = "broadcast"
+    RECEIPTS = "receipts"
+    KADEMLIA = "kademlia"
+    ISLANDS = "islands"
+
+
+@frozen
+class RemotePeer:
+    """Who is at the other end of a link."""
+
+    peer_id: PeerId
+    verified: bool
+    """Whether it proved that it holds the key of its id."""
+    version: int
+    """Its protocol version: 0 for a peer of the original project, which speaks JSON text and knows no extras."""
+    public_key: bytes | None = field(default=None, repr=False)
+
+
+@frozen
+class LinkUp:
+    """A link is open. Goes to every core."""
+
+    peer: RemotePeer
+
+
+@frozen
+class LinkDown:
+    """An open link has ended. Goes to every core, once for each `LinkUp`."""
+
+    peer: PeerId
+    reason: str
+    timed_out: float | None = None
+    """Seconds of silence, if that is what ended it."""
+
+
+@frozen
+class LinkLost:
+    """An attempt at a link, wanted or accepted, has failed. Goes to the topology."""
+
+    peer: PeerId
+    reason: str
+
+
+NO_SLOT = "no slot left"
+"""The reason of a `LinkLost` that nobody is to blame for: a link that was just given up has opened in the same moment."""
+
+
+@frozen
+class Received:
+    """A message from a neighbour. Goes to the core that owns its type."""
+
+    peer: PeerId
+    message: Message
+
+
+@frozen
+class ServiceUp:
+    """A connection to a signaling service is open (we have not joined yet). Goes to signaling."""
+
+    transport: str
+
+
+@frozen
+class ServiceDown:
+    """It is closed again, or could not be opened."""
+
+    transport: str
+    reason: str
+
+
+@frozen
+class Signaled:
+    """A message from a signaling service. Goes to signaling."""
+
+    transport: str
+    message: SignalingMessage
+
+
+@frozen
+class LocalSignal:
+    """Our own link layer has an offer or answer for this peer. Goes to signaling."""
+
+    peer: PeerId
+    signal: Signal
+
+
+@frozen
+class PeersFound:
+    """These peers are said to be in the mesh. A hint: goes to the topology and to routing."""
+
+    peers: tuple[PeerId, ...]
+    source: str
+
+
+@frozen
+class PeerGone:
+    """This peer is said to have left. A hint: goes to the topology and to routing."""
+
+    peer: PeerId
+
+
+@frozen
+class Connect:
+    """The application wants a link to this peer, and keeps it. Answered by `Reply` once it is open. Goes to the topology."""
+
+    call: int
+    peer: PeerId
+
+
+@frozen
+class Publish:
+    """The application broadcasts. Answered by `Reply` with the message id once it is out, or waits under backpressure."""
+
+    call: int
+    topic: str
+    payload: Payload
+    ttl: float | None = None
+    max_hops: int | None = None
+    receipts: bool = True
+
+
+@frozen
+class WantHistory:
+    """The application wants what was broadcast before we came, as far as neighbours still keep it. Goes to broadcast.
+
+    What comes is delivered as `MessageReceived` like anything else, to all subscriptions of its topic: who asked for less
+    tells by its `age`. Nothing of that age is delivered without having been asked for.
+    """
+
+    topic: str | None
+    """None for all topics."""
+    seconds: float
+    """How far back."""
+
+
+@frozen
+class SendDirect:
+    """The application sends to one peer. Answered by `Reply` once that peer has it, or can't be reached."""
+
+    call: int
+    peer: PeerId
+    payload: Payload
+
+
+@frozen
+class Forget:
+    """The caller of this call was cancelled: no reply is wanted."""
+
+    call: int
+
+
+@frozen
+class DhtPut:
+    """The application stores a value. Answered by `Reply` with the number of peers that hold it. Goes to the DHT."""
+
+    call: int
+    key: str
+    value: Payload
+    ttl: float | None = None
+
+
+@frozen
+class DhtGet:
+    """The application looks a value up. Answered by `Reply` with a `DhtValue`, or None. Goes to the DHT."""
+
+    call: int
+    key: str
+    publisher: PeerId | None = None
+
+
+@frozen
+class DhtFindNode:
+    """The application looks for the peers nearest to a key by XOR. Answered by `Reply` with their ids. Goes to the DHT."""
+
+    call: int
+    target: PeerId
+
+
+@frozen
+class Leave:
+    """The mesh is being left: say goodbye. Goes to every core."""
