@@ -257,7 +257,7 @@ async def _loads(publishers: list[Any], tallies: list[Tally], group: list[int]) 
             async with trio.open_nursery() as nursery:
                 for number, publish, tally in zip(group, publishers, tallies, strict=True):
                     nursery.start_soon(_send, number, publish, tally, count, order["rate"] / PEERS)
-                while any(  # ruff: ignore[async-busy-wait]
+                while any(  # noqa: ASYNC110  # what many tasks count
                     tally.sent < count or len(tally.heard) < count * (PEERS - 1) for tally in tallies
                 ):
                     await trio.sleep(0.05)

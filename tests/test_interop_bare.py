@@ -94,7 +94,7 @@ def test_a_bare_mesh_with_a_third_of_originals_is_whole():
 
 @pytest.mark.simulation
 @pytest.mark.parametrize("max_peers", [4, 5])
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(2))
 def test_a_hundred_bare_peers_stay_whole_for_minutes(seed, max_peers):
     country = Country(seed=seed, count=100, max_peers=max_peers)
     country.net.run(90)
@@ -109,7 +109,7 @@ def test_a_hundred_bare_peers_stay_whole_for_minutes(seed, max_peers):
 
 
 @pytest.mark.simulation
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(1))
 def test_a_mesh_that_loses_originals_by_the_dozen_heals(seed):
     country = Country(seed=seed, count=90, max_peers=4)
     country.net.run(90)

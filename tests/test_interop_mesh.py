@@ -109,7 +109,7 @@ def test_a_mesh_with_a_third_of_originals_is_whole_and_everybody_hears_everybody
 
 
 @pytest.mark.simulation
-@cases(1, 2)
+@cases(1)
 def test_a_larger_mesh_with_a_third_of_originals_stays_whole(seed, max_peers, server):
     mixed_town(20, 10, seed=seed, max_peers=max_peers, server=server, then=whole_for_long)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from enum import Enum
+from typing import TYPE_CHECKING
 
 from attrs import define, field
 
@@ -23,7 +24,8 @@ MOST_WAITING = 16
 class Verdict(Enum):
     """What a neighbour's copy or offer was worth."""
 
-    __hash__ = object.__hash__
+    if not TYPE_CHECKING:  # to which it is `Enum.__hash__` still
+        __hash__ = object.__hash__
 
     NEW = "new"
     HAD = "had"

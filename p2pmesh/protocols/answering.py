@@ -20,7 +20,7 @@ class Answering:
         self._min_link_age = config.topology.min_link_age
         self._view = view
         self._made_room_at = -self._min_link_age
-        self.board = Board(config.chord.board, config.chord.board_lasts)
+        self.board: Board = Board(config.chord.board, config.chord.board_lasts)
 
     def answer(self, asker: PeerId, question: FindSuccessor, free: int, now: float) -> SuccessorFound:
         """What to say, while so many slots are free. If it says `welcome`, the asker has to be let in."""

@@ -75,16 +75,16 @@ class Holdings:
         self._rng = rng
         self._wall = wall
         self._allow_unverified = config.links.allow_unverified
-        self.slots = Slots(me, config.max_peers, self.is_leaf)
-        self.known = KnownPeers(me, self._config, rng)
-        self.connects = Connects()
-        self.admission = Admission(me, config.max_peers, self.slots, self._config)
-        self.needs = Needs(me, config.max_peers, self.slots, self.known, self._config, rng)
+        self.slots: Slots = Slots(me, config.max_peers, self.is_leaf)
+        self.known: KnownPeers = KnownPeers(me, self._config, rng)
+        self.connects: Connects = Connects()
+        self.admission: Admission = Admission(me, config.max_peers, self.slots, self._config)
+        self.needs: Needs = Needs(me, config.max_peers, self.slots, self.known, self._config, rng)
         self.services: dict[str, None] = {}
-        self.leaving = False
-        self.displaced = False
+        self.leaving: bool = False
+        self.displaced: bool = False
         self.bridge_to: PeerId | None = None
-        self.counts = Counter[str]()
+        self.counts: Counter[str] = Counter()
         self.out: Effects = self.connects.out
 
     # --- links ---------------------------------------------------------------------------------------------------------

@@ -67,9 +67,9 @@ class Needs:
         self._known = known
         self._config = config
         backoff = Backoff(config.retry_first, config.retry_cap)
-        self.filling = Pace(backoff, rng)
-        self.room_making = Pace(backoff, rng)
-        self.look_again = math.inf
+        self.filling: Pace = Pace(backoff, rng)
+        self.room_making: Pace = Pace(backoff, rng)
+        self.look_again: float = math.inf
         self._word_until = -math.inf
         self._far: list[PeerId] = []
         self._far_until = -math.inf

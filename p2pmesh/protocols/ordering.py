@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import TypeAlias
 
 from attrs import define, field
@@ -53,7 +54,7 @@ class Ordering:
         self._streams: OrderedDict[_Key, _Stream] = OrderedDict()
         self._timers: Timers[_Key] = Timers()
         self._waiting: dict[tuple[_Key, int], None] = {}  # all that is held back, the oldest first
-        self.next_deadline = self._timers.next_deadline
+        self.next_deadline: Callable[[], float] = self._timers.next_deadline
         """When `expire` wants to be called."""
 
     @property

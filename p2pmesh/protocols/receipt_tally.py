@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from enum import Enum
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from attrs import define, field, frozen
 
@@ -27,7 +27,10 @@ LIE = 8
 class Due(Enum):
     """Why a tally is looked at."""
 
-    __hash__ = object.__hash__  # members are few and unique, and hashed for each timer: `Enum` hashes their names anew
+    if not TYPE_CHECKING:  # to which it is `Enum.__hash__` still
+        __hash__ = (
+            object.__hash__
+        )  # members are few and unique, and hashed for each timer: `Enum` hashes their names anew
 
     EXPIRY = "its ttl is over"
     DROP = "nothing is on its way any more"

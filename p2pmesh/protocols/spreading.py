@@ -263,6 +263,8 @@ class Spreading:
         tree, peer = self.trees.get(kept.tree, now), link.peer.peer_id
         if tree is None or tree.parent is None or tree.parent != kept.parent or tree.parent == peer:
             return
+        if self.hops.get(tree.parent) is None:  # one of the original's, which knows no trees
+            return
         if now - tree.changed_at < SWAP_PAUSE or not self.awaited.keeps_promises(peer):
             return
         self.counts.swapped += 1

@@ -91,6 +91,9 @@ class Subscription(trio.abc.ReceiveChannel[T], Generic[T]):
         """Wait until there may be something."""
         await self._readers.park()
 
+    def _skip(self, count: int) -> None:
+        self.skipped += count
+
     def _offer(self, item: T) -> None:
         if self._closed or self._ended:
             return

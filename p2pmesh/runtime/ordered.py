@@ -65,7 +65,7 @@ class OrderedSubscription(Subscription[MessageReceived]):
     def _deliver(self, items: list[MessageReceived | MessagesSkipped]) -> None:
         for item in items:
             if isinstance(item, MessagesSkipped):
-                self.skipped += item.count
+                self._skip(item.count)
                 self._on_skip(item)
             else:
                 super()._offer(item)

@@ -66,8 +66,8 @@ class BareService:
         self.received: int = 0
         self.dropped: int = 0
         """Messages that nodes sent, that they received, and that were for a service that is down."""
-        self.kinds_in = Counter[str]()
-        self.kinds_out = Counter[str]()
+        self.kinds_in: Counter[str] = Counter()
+        self.kinds_out: Counter[str] = Counter()
         """Of those that came to the service, and of those that nodes got from it, how many were of each kind."""
         self.bytes: int = 0
         self.start()

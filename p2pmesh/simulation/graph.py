@@ -37,7 +37,7 @@ class Graph:
           places: where each peer stands on the ring of ids.
           links: its neighbours.
         """
-        self.places = dict(places)
+        self.places: dict[int, int] = dict(places)
         self.links: dict[int, list[int]] = {peer: [far for far in links[peer] if far in places] for peer in places}
         self._nearby: dict[int, tuple[list[int], list[tuple[int, int, int]]]] = {}
 
