@@ -78,4 +78,6 @@ def bench(session: nox.Session) -> None:
     session.run("python", "benchmarks/server.py", "--json", *session.posargs)
     session.run("python", "benchmarks/simulation.py", "--json", *session.posargs)
     session.run("python", "benchmarks/meshes.py", "--json")
+    session.run("python", "benchmarks/broadcast.py", "--json")
     session.run("python", "benchmarks/overlay.py", "--json", "--quick")
+    session.run("python", "benchmarks/gossip.py", "--json", "--quick")

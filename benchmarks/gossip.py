@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import random
 import sys
 from pathlib import Path
 from statistics import mean
@@ -26,8 +25,7 @@ sys.path.append(str(Path(__file__).parent.parent))  # run as a script, it has pa
 
 from benchmarks.gossip_measures import PUBLISHED, QUICK, SECTIONS, new_mesh
 from benchmarks.overlay import Line, Runs, carry_out, meshes, show, summary
-from benchmarks.overlay_measures import Figures, Size
-from p2pmesh.simulation import BareNetwork
+from benchmarks.overlay_measures import Size
 
 GROWS_BY = 1.1
 """Control traffic at rest in the largest mesh, against the smallest: at most so many times."""
@@ -41,13 +39,7 @@ def work(size: Size, seed: int, sections: list[str], limit: int) -> None:
     notes.append(f"assembled in {perf_counter() - began:.0f} s, {net.events} events, {net.now:.0f} virtual seconds")
     line = Line(size, seed, limit, notes, SECTIONS)
     for name in sections:
-        line.forked(name, lambda name=name: _measured(name, net, seed))  # type: ignore[misc]
-
-
-def _measured(name: str, net: BareNetwork, seed: int) -> tuple[Figures, BareNetwork]:
-    measure = SECTIONS[name].measure
-    assert measure is not None, name
-    return measure(net, random.Random(f"{name} {seed}")), net
+        line.measured(name, net)
 
 
 def constant_at_rest(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:

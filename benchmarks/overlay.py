@@ -75,13 +75,7 @@ def work(size: Size, seed: int, sections: list[str], limit: int, *, dht: bool) -
         return
     net.run(max(0.0, SETTLE - figures["looked_for_s"]))
     for name in measures:
-        line.forked(name, lambda name=name: _measured(name, net, seed))  # type: ignore[misc]
-
-
-def _measured(name: str, net: BareNetwork, seed: int) -> tuple[Figures, BareNetwork]:
-    measure = SECTIONS[name].measure
-    assert measure is not None, name
-    return measure(net, random.Random(f"{name} {seed}")), net
+        line.measured(name, net)
 
 
 class Line:
@@ -95,6 +89,12 @@ class Line:
         self._notes = notes
         self._seed = seed
         self._limit = limit
+
+    def measured(self, section: str, net: BareNetwork) -> None:
+        """Measure a section on a copy of this mesh."""
+        measure, rng = self._sections[section].measure, random.Random(f"{section} {self._seed}")
+        assert measure is not None, section
+        self.forked(section, lambda: (measure(net, rng), net))
 
     def forked(self, section: str, measure: Callable[[], tuple[Figures, BareNetwork]]) -> None:
         """Measure in a child, which leaves our own mesh as it is."""
@@ -111,7 +111,7 @@ class Line:
             figures, net = measure()
         except CanNotRun as reason:
             self._print(section, skipped=str(reason))
-        except Exception as error:
+        except Exception as error:  # whatever it is: its line says so, and the other sections go on
             traceback.print_exc()
             self._print(section, error=f"{type(error).__name__}: {error}"[:200])
         else:

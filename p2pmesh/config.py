@@ -128,8 +128,6 @@ class TopologyConfig:
     """Peers remembered besides the links; HyParView's passive view is 30 for 10,000 peers, ids are small."""
     alternatives: int = _number(3, low=0)
     """Ids told to a peer that is rejected or evicted; as the original."""
-    check_every: float = _number(5.0, low=0.1)
-    """Look for missing links at least this often."""
     min_link_age: float = _number(10.0, low=0)
     """A link younger than this is not given up for a newcomer, nor more than one in this time: so links don't thrash."""
     announced_grace: float = _number(4.0, low=0)

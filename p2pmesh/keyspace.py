@@ -55,6 +55,6 @@ def ring_distance(start: PeerId, end: PeerId) -> int:
 
 def between(start: PeerId, middle: PeerId, end: PeerId) -> bool:
     """Whether `middle` lies clockwise strictly after `start` and strictly before `end`; all but `start` if those are one."""
-    if start == end:
-        return middle != start
-    return 0 < ring_distance(start, middle) < ring_distance(start, end)
+    if start < end:
+        return start < middle < end
+    return middle > start or middle < end

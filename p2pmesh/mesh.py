@@ -18,7 +18,7 @@ import trio
 from p2pmesh.config import IceServer, MeshConfig
 from p2pmesh.dht import Dht
 from p2pmesh.errors import ConfigError, MeshError
-from p2pmesh.events import DirectReceived, Event, Lagged, MessageReceived, Payload
+from p2pmesh.events import DirectReceived, Event, MessageReceived, Payload
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId, parse_peer_id
 from p2pmesh.links.link import Dialer
@@ -186,12 +186,9 @@ class Mesh:
                 return False
             return event.age <= past + trio.current_time() - began + ARRIVING
 
-        def lagged(missed: int) -> None:
-            bus.publish(Lagged(missed, topic))
-
-        stream = Subscription[MessageReceived](capacity, lagged)
+        stream = Subscription[MessageReceived](capacity, bus.lagging(topic))
         if ordered:
-            stream = OrderedSubscription(capacity, self._node.config.subscriptions, lagged, bus.publish)
+            stream = OrderedSubscription(capacity, self._node.config.subscriptions, bus.lagging(topic), bus.publish)
         with bus.attach(stream, wants):
             if past:
                 self._node.drivers[Subsystem.BROADCAST].post(WantHistory(topic, past))

@@ -34,7 +34,8 @@ from p2pmesh.protocols.core import (
     Way,
 )
 from p2pmesh.protocols.kademlia import KademliaCore
-from p2pmesh.wire.messages import KademliaCall, KademliaRpc, Message
+from p2pmesh.wire.messages import Message
+from p2pmesh.wire.overlay import KademliaCall, KademliaRpc
 
 EPOCH = 1_700_000_000.0
 

@@ -1,8 +1,8 @@
 """A stand-in for a peer of the original JavaScript project: its rules, its times and its faults, without a browser.
 
-What it does was recorded from the original: who offers, whom it turns down or gives up, how it gossips, what it swallows,
-what it never notices. Its blunders are kept: it offers from the wrong side, it drops an offer that crosses its own, it waits
-for ever for an answer that does not come.
+What it does was recorded from the original: who offers, whom it turns down or gives up, what it swallows, what it never
+notices; how it gossips stands in `original_gossip`. Its blunders are kept: it offers from the wrong side, it drops an offer
+that crosses its own, it waits for ever for an answer that does not come.
 
 What would end its process stands in `deaths`, and what would surprise its application in `strays`: a peer that gets along
 with the original causes neither. Who carries its texts and opens its links is told by a subclass.
@@ -11,19 +11,14 @@ with the original causes neither. Who carries its texts and opens its links is t
 import abc
 import json
 from collections import Counter
-from contextlib import suppress
 from enum import Enum
 
 from attrs import define
 
 from p2pmesh.keyspace import is_peer_id, xor_distance
+from tests.original_gossip import OriginalGossip
 
-MAX_HOPS = 10
-CACHE = 300_000
-"""Milliseconds for which it knows a broadcast again, by the clock of the origin."""
 MAX_MESSAGE = 262_144
-PROBE = "__gossip_connectivity_probe"
-RESPONSE = "__gossip_connectivity_response"
 SWALLOWED = frozenset({
     "gossip_ack",
     "relay_ack",
@@ -50,11 +45,10 @@ class Entry:
     since: float
 
 
-class OriginalPeer(abc.ABC):
+class OriginalPeer(OriginalGossip):
     """A peer of the original. Times are seconds.
 
     Attributes:
-      delivered: what its application got of broadcasts, as the original hands it over.
       messages: what its application got besides, with the sender; `strays` are those of them that are no `direct`.
       evictions: the notices that it got, with the sender.
       rejections: who turned its offers down.
@@ -62,26 +56,22 @@ class OriginalPeer(abc.ABC):
     """
 
     def __init__(self, peer_id, rng, *, max_peers=5):
-        self.peer_id = peer_id
+        super().__init__(peer_id, rng)
         self.max_peers = max_peers
         self.min_peers = max(1, max_peers // 2)
         self.deaths = []
         self.strays = []
-        self.delivered = []
         self.messages = []
         self.evictions = []
         self.rejections = []
-        self.probes_answered = []
         self.lost_offers = []
         self.zombies = []
         self.received = Counter()
         self.signals = []
         """All that came from the service."""
         self.entries = {}
-        self._rng = rng
         self._routing = {}
         self._alternatives = []
-        self._seen = {}
         self._tries = Counter()
         self._not_before = {}
         self._fruitless = 0
@@ -91,10 +81,6 @@ class OriginalPeer(abc.ABC):
     @property
     @abc.abstractmethod
     def now(self): ...
-
-    @property
-    @abc.abstractmethod
-    def wall_ms(self): ...
 
     @abc.abstractmethod
     def _after(self, seconds, action, *args): ...
@@ -114,9 +100,6 @@ class OriginalPeer(abc.ABC):
     @abc.abstractmethod
     def _complete(self, peer, answer):
         """Take the answer to an offer. `opened` follows, or `closed`."""
-
-    @abc.abstractmethod
-    def _send(self, peer, text): ...
 
     @abc.abstractmethod
     def _close(self, peer):
@@ -139,23 +122,6 @@ class OriginalPeer(abc.ABC):
         for peer in list(self.entries):
             self._drop(peer)
         self._say({"type": "leave", "peerId": self.peer_id})
-
-    def broadcast(self, topic, payload):
-        """Send to all open links, once; nothing is kept for later. Gives the message's id."""
-        message_id = f"msg-{self._rng.getrandbits(46):x}-{self.wall_ms}"
-        data = {
-            "id": message_id,
-            "topic": topic,
-            "payload": json.dumps(payload) if isinstance(payload, dict | list) else payload,
-            "originPeerId": self.peer_id,
-            "signature": None,
-            "timestamp": self.wall_ms,
-            "hops": 0,
-            "relayedBy": [self.peer_id],
-        }
-        self._seen[message_id] = data["timestamp"]
-        self._send_all(self.neighbours, data, deliveryId=f"{message_id}_1", requiresAck=False)
-        return message_id
 
     def send(self, peer, payload):
         """To a neighbour; to anybody else it is dropped."""
@@ -402,63 +368,6 @@ class OriginalPeer(abc.ABC):
             return
         self._alternatives = self._ids(notice["peers"])
         self.evictions.append((peer, notice))
-
-    def _on_gossip(self, peer, data):
-        if not isinstance(data, dict):
-            self._die("a gossip without data")
-            return
-        if not isinstance(data.get("relayedBy"), list):
-            self._die("relayedBy is no array")
-            return
-        if data["topic"] in {PROBE, RESPONSE}:
-            self._on_probe(peer, data)
-            return
-        data = {**data, "hops": data["hops"] + 1}
-        if data["id"] in self._seen or data["hops"] > MAX_HOPS:
-            return
-        self._seen[data["id"]] = data["timestamp"]
-        self._deliver(data)
-        known_to = [*data["relayedBy"], peer]
-        data["relayedBy"] = list(dict.fromkeys(known_to))
-        self._send_all([other for other in self.neighbours if other not in known_to], data)
-        for message_id in [key for key, sent in self._seen.items() if self.wall_ms - sent > CACHE]:
-            del self._seen[message_id]
-
-    def _on_probe(self, peer, data):
-        if data["topic"] == RESPONSE:
-            self.probes_answered.append((peer, json.loads(data["payload"])))
-            return
-        content = {"originalProbe": data["payload"], "respondingPeer": self.peer_id, "timestamp": self.wall_ms}
-        response = {
-            "id": f"msg-{self._rng.getrandbits(46):x}-{self.wall_ms}",
-            "topic": RESPONSE,
-            "payload": json.dumps(content),
-            "originPeerId": self.peer_id,
-            "signature": None,
-            "timestamp": self.wall_ms,
-            "hops": 0,
-            "relayedBy": [],
-        }
-        self._send_all([peer], response)
-
-    def _deliver(self, data):
-        payload = data["payload"]
-        if isinstance(payload, str) and payload[:1] in {"{", "["}:
-            with suppress(ValueError):
-                payload = json.loads(payload)
-        self.delivered.append({
-            "topic": data["topic"],
-            "data": payload,
-            "from": data["originPeerId"],
-            "messageId": data["id"],
-            "timestamp": data["timestamp"],
-            "hops": data["hops"],
-        })
-
-    def _send_all(self, peers, data, **more):
-        text = json.dumps({"type": "gossip", "data": data, **more})
-        for peer in peers:
-            self._send(peer, text)
 
     # --- what must not happen -----------------------------------------------------------------------------------------
 

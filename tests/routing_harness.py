@@ -40,7 +40,8 @@ from p2pmesh.protocols.core import (
 )
 from p2pmesh.protocols.routing import RoutingCore
 from p2pmesh.wire.codec import decode, encode
-from p2pmesh.wire.messages import KademliaCall, KademliaRpc, Message
+from p2pmesh.wire.messages import Message
+from p2pmesh.wire.overlay import KademliaCall, KademliaRpc
 
 EPOCH = 1_700_000_000.0
 

@@ -42,7 +42,8 @@ from p2pmesh.protocols.core import (
 from p2pmesh.protocols.fingers import Board, draw_key, levels, snap
 from p2pmesh.protocols.ring import bracket, nearness, onward
 from p2pmesh.protocols.seeking import REPAIRED
-from p2pmesh.wire.messages import MAX_RING_LIST, FindSuccessor, Neighbours, Stabilise, SuccessorFound
+from p2pmesh.wire.fields import MAX_RING_LIST
+from p2pmesh.wire.overlay import FindSuccessor, Neighbours, Stabilise, SuccessorFound
 
 
 def at(place: int) -> PeerId:

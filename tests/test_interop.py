@@ -8,8 +8,9 @@ import trio
 
 from p2pmesh import MessageReceived, PeerEvicted, PeerUnreachable
 from p2pmesh.simulation import simulate, simulated_meshes
+from tests.original_gossip import PROBE
 from tests.original_network import at_the_originals_server, mixed, originals
-from tests.original_peer import PROBE, Entry, State
+from tests.original_peer import Entry, State
 
 SMALLER, LARGER = "00", "ff"
 

@@ -37,7 +37,7 @@ from p2pmesh.protocols.core import (
     Welcome,
 )
 from p2pmesh.protocols.islands import IslandsCore
-from p2pmesh.wire.messages import FindBeyond, FindSuccessor, FoundBeyond, Merge, SuccessorFound
+from p2pmesh.wire.overlay import FindBeyond, FindSuccessor, FoundBeyond, Merge, SuccessorFound
 
 ME = Identity.from_seed(bytes(32))
 

@@ -9,8 +9,9 @@ from p2pmesh.identity import SignatureMemo
 from p2pmesh.keyspace import PeerId, xor_distance
 from p2pmesh.protocols.core import Arrived, Received, Routed, Tell, Unrouted, Way
 from p2pmesh.protocols.dht_records import _covered, key_id, publish
+from p2pmesh.protocols.recent import Allowances
 from p2pmesh.wire.codec import decode, encode
-from p2pmesh.wire.messages import DhtRecord, KademliaCall, KademliaRpc
+from p2pmesh.wire.overlay import DhtRecord, KademliaCall, KademliaRpc
 from tests.dht_harness import EPOCH, DhtNet, identity, remote
 
 CONFIG = KademliaConfig(k=4)
@@ -112,6 +113,26 @@ def test_a_forged_value_is_not_believed_and_the_true_one_found(net):
     assert reader.stats["refused"] >= 1
 
 
+@pytest.mark.parametrize(
+    "bad",
+    [
+        lambda net: structs.replace(record(net), signature=bytes(64)),
+        lambda net: record(net, at=-700.0),
+        lambda net: record(net, value=b"x" * (CONFIG.max_value + 1)),
+        lambda net: record(net, key="other"),
+    ],
+    ids=["bad signature", "expired", "too large", "of another key"],
+)
+def test_a_bad_value_in_an_answer_is_none(net, bad):
+    lie = bad(net)
+    for liar in net.peers[1:]:
+        liar.lies = lambda asker, call, me=liar.id: KademliaCall(type=f"{call.type}_REPLY", id=me, record=lie)
+    reader = net.peers[0]
+    assert net.outcome(reader, net.get(reader, "key")) is None
+    assert reader.stats["refused"] >= CONFIG.k
+    assert reader.stats["stored"] == 0
+
+
 def test_answers_of_another_type_or_another_peer_or_none_count_as_no_answer(net):
     lies = [
         lambda me, call: KademliaCall(type="PONG", id=me),
@@ -182,7 +203,7 @@ def test_only_so_many_peers_are_measured():
     for number in range(20):
         who = identity(1000 + number)
         net.ask(who, net.peers[0], KademliaCall(type="PING", id=who.peer_id))
-    assert len(net.peers[0].core._meter) == 5
+    assert len(net.peers[0].core._allowances) == 5
 
 
 def test_who_asks_is_told_of_the_nearest_but_not_of_itself(net):
@@ -307,7 +328,7 @@ def test_calls_go_over_the_wire_as_they_are(net):
 def test_nothing_a_peer_sends_raises(net):
     """Every type with every combination of the fields it may have."""
     peer = net.peers[0]
-    peer.core._meter.config = attrs.evolve(CONFIG, request_burst=10_000)
+    peer.core._allowances = Allowances(1, 1.0, 10_000)
     fields = {
         "target_id": [None, peer.id, STRANGER.peer_id],
         "key": [None, "", "Z" * 40, peer.id],

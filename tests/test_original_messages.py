@@ -15,8 +15,6 @@ from p2pmesh.wire.messages import (
     Gossip,
     GossipAck,
     GossipData,
-    KademliaCall,
-    KademliaRpc,
     LinkRejected,
     Message,
     ReconnectionData,
@@ -27,6 +25,7 @@ from p2pmesh.wire.messages import (
     Signal,
     Unknown,
 )
+from p2pmesh.wire.overlay import KademliaCall, KademliaRpc
 from p2pmesh.wire.signaling import (
     Ack,
     BootstrapPeers,

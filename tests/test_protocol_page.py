@@ -14,18 +14,8 @@ import pytest
 from msgspec import NODEFAULT, inspect
 
 from p2pmesh.wire import fragments
-from p2pmesh.wire.messages import (
-    Candidate,
-    Contact,
-    DhtRecord,
-    DigestPart,
-    GossipData,
-    Handshake,
-    KademliaCall,
-    Message,
-    Receipt,
-    Signal,
-)
+from p2pmesh.wire.messages import Candidate, DigestPart, GossipData, Handshake, Message, Receipt, Signal
+from p2pmesh.wire.overlay import Contact, DhtRecord, KademliaCall
 from p2pmesh.wire.signaling import ERROR_CODES, JOIN_REFUSALS, KnownPeer, SignalingMessage
 
 PAGE = (Path(__file__).parent.parent / "docs" / "protocol.md").read_text(encoding="utf-8")

@@ -37,7 +37,8 @@ from p2pmesh.protocols.core import (
 )
 from p2pmesh.protocols.receipt_tally import FEWEST, LIE, MOST_CHILDREN
 from p2pmesh.protocols.receipts import ReceiptsCore
-from p2pmesh.wire.messages import MAX_RECEIPTS, GossipAck, GossipReceipts, Message, Receipt
+from p2pmesh.wire.fields import MAX_RECEIPTS
+from p2pmesh.wire.messages import GossipAck, GossipReceipts, Message, Receipt
 from tests.core_harness import EPOCH, IDENTITIES, Net, clique, connected, line, remote
 
 ME, ALICE, BOB, CAROL, OSCAR = IDENTITIES[:5]

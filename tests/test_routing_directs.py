@@ -15,7 +15,8 @@ from p2pmesh.protocols.core import Forget, Leave, LinkUp, RemotePeer, SendDirect
 from p2pmesh.protocols.packets import content, signed
 from p2pmesh.protocols.sealing import SEAL_SIZE, contact_of, is_contact_of, seal, unseal
 from p2pmesh.wire.codec import encode
-from p2pmesh.wire.messages import ContactReply, ContactRequest, Direct, Message, Packet
+from p2pmesh.wire.messages import Direct, Message
+from p2pmesh.wire.overlay import ContactReply, ContactRequest, Packet
 from tests.routing_harness import EPOCH, Node, RouteNet, identity, ring, small_world
 
 ALICE, BOB, EVE = identity(0), identity(1), identity(2)

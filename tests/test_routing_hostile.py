@@ -33,7 +33,8 @@ from p2pmesh.protocols.packets import signed
 from p2pmesh.protocols.routing import RoutingCore
 from p2pmesh.protocols.sealing import contact_of, seal
 from p2pmesh.wire.codec import decode, encode
-from p2pmesh.wire.messages import ContactReply, ContactRequest, Direct, Goodbye, Message, Packet
+from p2pmesh.wire.messages import Direct, Goodbye, Message
+from p2pmesh.wire.overlay import ContactReply, ContactRequest, Packet
 from tests.routing_harness import EPOCH, RouteNet, identity, rpc, small_world
 
 CONFIG = MeshConfig(

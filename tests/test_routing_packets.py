@@ -15,7 +15,9 @@ from p2pmesh.protocols.core import Arrived, CancelRoute, LinkUp, RemotePeer, Sub
 from p2pmesh.protocols.packets import signed
 from p2pmesh.protocols.routes import MOST_HOPS, RouteTable
 from p2pmesh.wire.codec import encode
-from p2pmesh.wire.messages import MAX_TRAIL, GossipWant, Message, Packet
+from p2pmesh.wire.fields import MAX_TRAIL
+from p2pmesh.wire.messages import GossipWant, Message
+from p2pmesh.wire.overlay import Packet
 from tests.routing_harness import EPOCH, Node, RouteNet, identity, ring, rpc, small_world
 
 KEYS = st.integers(0, RING_SIZE - 1).map(lambda number: PeerId(f"{number:040x}"))

@@ -10,6 +10,7 @@ import pytest
 from p2pmesh.config import LinkConfig, SignalingConfig
 from p2pmesh.identity import Identity
 from p2pmesh.protocols.core import (
+    NOT_FOUND,
     Arrived,
     FeedSignal,
     Intend,
@@ -31,7 +32,7 @@ from p2pmesh.protocols.core import (
 )
 from p2pmesh.protocols.handshake import mark_of, sign_answer, sign_offer, verify_answer, verify_offer
 from p2pmesh.protocols.introductions import MAX_ALTERNATIVES, MAX_CANDIDATES
-from p2pmesh.protocols.ways import NO_WAY, NOT_FOUND
+from p2pmesh.protocols.ways import NO_WAY
 from p2pmesh.wire.messages import LONG, PINNED, LinkRejected, RelayBatch, RelayFailure, RelaySignal
 from p2pmesh.wire.signaling import (
     BootstrapPeers,

@@ -14,6 +14,7 @@ from p2pmesh.events import PeerConnected, PeerDisconnected, PeerEvicted, PeerFai
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.core import (
+    FULL,
     NO_SLOT,
     AcceptOffer,
     AskForOffer,
@@ -43,7 +44,6 @@ from p2pmesh.protocols.core import (
     Tell,
     WantLink,
 )
-from p2pmesh.protocols.holdings import FULL
 from p2pmesh.protocols.known import FORGIVEN, TRUST, KnownPeers
 from p2pmesh.protocols.needs import HEDGE
 from p2pmesh.protocols.ring import ring_neighbours

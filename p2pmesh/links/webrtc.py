@@ -144,14 +144,13 @@ class WebRTCDialer(Dialer):
         carrier: WebRTCCarrier,
         description: Coroutine[Any, Any, str],
     ) -> Attempt:
-        try:
-            sdp = await description
-        except SDP_ERRORS as error:
-            await carrier.aclose()
-            raise AttemptFailed(f"the {kind} can't be made: {error}") from error
-        except BaseException:  # cancelled, above all: the carrier is nobody else's to close
-            await carrier.aclose()
-            raise
+        async with AsyncExitStack() as unless_begun:
+            unless_begun.push_async_callback(carrier.aclose)
+            try:
+                sdp = await description
+            except SDP_ERRORS as error:
+                raise AttemptFailed(f"the {kind} can't be made: {error}") from error
+            unless_begun.pop_all()
         return WebRTCAttempt(peer, Signal(type=kind, sdp=sdp), carrier, self._config, self._max_frame)
 
     def _new_carrier(self) -> WebRTCCarrier:

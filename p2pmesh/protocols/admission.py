@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
 
 from attrs import frozen
 
 from p2pmesh.config import TopologyConfig
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.core import Offered
+from p2pmesh.protocols.recent import Recent
 from p2pmesh.protocols.slots import Slots, State
 from p2pmesh.wire.messages import BRIDGE, PINNED
 
@@ -41,16 +41,13 @@ class Admission:
         self._most_callers = max(1, (max_peers - 2) // 2)
         self._slots = slots
         self._config = config
-        self._promises: OrderedDict[PeerId, _Promise] = OrderedDict()
+        self._promises = Recent[_Promise](MOST_PROMISES)
         self._let_in_at = -math.inf
         self._called_at = -math.inf
 
     def promise(self, peer: PeerId, now: float, *, leaf: bool) -> None:
         """Its offer will be let in."""
-        self._promises.pop(peer, None)
-        self._promises[peer] = _Promise(now + PROMISED, leaf)
-        if len(self._promises) > MOST_PROMISES:
-            self._promises.popitem(last=False)
+        self._promises.put(peer, _Promise(now + PROMISED, leaf))
 
     def is_leaf(self, peer: PeerId) -> bool:
         """Whether it said that it is one, when it asked to be let in."""
@@ -73,7 +70,7 @@ class Admission:
         if peer in ring:  # and finds its other neighbour through us, as long as we keep the link to that
             return next(iter(self._slots.expendable(ring, uncertain=True)), None)
         dials = [other for other in self._slots.expendable(ring) if self._slots.state(other) is State.DIALING]
-        promise = self._promises.pop(peer, None)
+        promise = self._promises.pop(peer)
         promised = promise is not None and promise.until > now
         # An offer in hand is worth two dials; by id, lest all give way.
         if dials and (promised or links == 0 or peer < self._me):

@@ -1,7 +1,8 @@
 """Announcements of broadcasts to neighbours that the trees send no copies to: `gossip_ihave`, several ids in a frame.
 
 They wait for company for `announce_delay`, jittered: who is announced to has the broadcast from its parent by then, nearly
-always. While links fail, somebody may be waiting to hear of it, so they wait for half a round-trip only. Of two neighbours the slower one then knows that the other has it, and says nothing.
+always. Of two neighbours the slower one then knows that the other has it, and says nothing. While links fail, somebody may be
+waiting to hear of it, so they wait for half a round-trip only.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from p2pmesh.protocols.core import Effect, SendFrame
 from p2pmesh.protocols.history import History, Kept
 from p2pmesh.protocols.outflow import Outflow
 from p2pmesh.protocols.tree import Unrest
-from p2pmesh.wire.messages import MAX_IDS_IN_LIST, GossipIHave
+from p2pmesh.wire.fields import MAX_IDS_IN_LIST
+from p2pmesh.wire.messages import GossipIHave
 
 UNKNOWN_TRIP = 0.2
 """Seconds that a round-trip is taken for before one was measured: the far end of a continent and back."""
@@ -46,9 +48,6 @@ class Announcements:
         self._unrest = unrest
         self._do = do
         self._waiting: dict[PeerId, list[str]] = {}
-
-    def __len__(self) -> int:
-        return sum(map(len, self._waiting.values()))
 
     def add(self, kept: Kept, links: Sequence[Outflow], now: float) -> None:
         """Announce it to these neighbours, soon."""

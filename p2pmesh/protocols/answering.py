@@ -6,7 +6,8 @@ from p2pmesh.config import MeshConfig
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.fingers import Board
 from p2pmesh.protocols.ring import RingView, nearness
-from p2pmesh.wire.messages import MAX_RING_LIST, FindSuccessor, SuccessorFound
+from p2pmesh.wire.fields import MAX_RING_LIST
+from p2pmesh.wire.overlay import FindSuccessor, SuccessorFound
 
 MOST_NAMED = 3
 """Peers from the board in one answer."""

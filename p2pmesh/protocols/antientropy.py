@@ -28,14 +28,8 @@ from p2pmesh.protocols.digests import Digest
 from p2pmesh.protocols.history import History, Kept
 from p2pmesh.protocols.hops import Hops
 from p2pmesh.protocols.timers import Backoff, Timers
-from p2pmesh.wire.messages import (
-    MAX_IDS_IN_LIST,
-    DigestPart,
-    GossipDigest,
-    GossipHave,
-    GossipHistory,
-    GossipWant,
-)
+from p2pmesh.wire.fields import MAX_IDS_IN_LIST
+from p2pmesh.wire.messages import DigestPart, GossipDigest, GossipHave, GossipHistory, GossipWant
 
 ON_ITS_WAY = 5_000
 """Milliseconds of age from which the periodic comparison counts."""
@@ -52,6 +46,8 @@ PULL_TIMEOUT = 5.0
 """Seconds until what was asked for is asked for again."""
 TURN = 0.3
 """Seconds that the peer with the higher id leaves the first word on a new link to the other."""
+MOST_WANTED = 64
+"""Topics whose history is wanted at once; the oldest wishes beyond that are dropped."""
 HISTORY_FROM = 3
 """Neighbours asked for history."""
 
@@ -78,7 +74,6 @@ class SyncCounts:
     digests: int = 0
     digests_ignored: int = 0
     pulled: int = 0
-    lent: int = 0
     history_asked: int = 0
 
 
@@ -157,9 +152,9 @@ class AntiEntropy:
     def want_history(self, topic: str | None, seconds: float, now: float) -> None:
         """The application asks for what was sent before we began."""
         seconds = min(seconds, self._config.max_ttl)
-        self._wanted = [w for w in self._wanted if w.topic != topic and now - w.until <= 2 * self._config.max_ttl][-63:]
+        others = [one for one in self._wanted if one.topic != topic and now - one.until <= 2 * self._config.max_ttl]
         wanted = _Wanted(topic, now - seconds)
-        self._wanted.append(wanted)
+        self._wanted = [*others, wanted][-MOST_WANTED:]
         for link in self._hops:
             self._ask_history(wanted, link.peer.peer_id, now)
 

@@ -22,7 +22,8 @@ from p2pmesh.protocols.lag import Lag
 from p2pmesh.protocols.outflow import Outflow
 from p2pmesh.protocols.timers import Timers
 from p2pmesh.protocols.tree import Unrest
-from p2pmesh.wire.messages import MAX_IDS_IN_LIST, GossipGraft
+from p2pmesh.wire.fields import MAX_IDS_IN_LIST
+from p2pmesh.wire.messages import GossipGraft
 
 SHORTEST = 0.2
 LONGEST = 5.0
@@ -163,15 +164,13 @@ class AwaitedTable:
                 self._do(SendFrame((peer,), GossipGraft(ids=tuple(ids[start : start + MAX_IDS_IN_LIST])), urgent=True))
 
     def _ask_next(self, message_id: str, entry: _Awaited, now: float) -> None:
-        entry.waits_for, link = None, None
-        for peer in sorted(entry.announcers, key=lambda peer: (entry.announcers[peer], self._times_broken(peer))):
-            link = self._hops.get(peer)
-            break
-        if link is None or entry.announcers[link.peer.peer_id] >= ASK_AGAIN:
+        entry.waits_for = None
+        peer = min(entry.announcers, key=lambda one: (entry.announcers[one], self._times_broken(one)), default=None)
+        link = None if peer is None else self._hops.get(peer)
+        if peer is None or link is None or entry.announcers[peer] >= ASK_AGAIN:
             self.counts.dropped += 1
             self._forget(message_id)
             return
-        peer = link.peer.peer_id
         self.counts.asked += 1
         self._to_ask.setdefault(peer, []).append(message_id)
         wait = (_patience(link) + entry.size / self._config.slowest_link) * 2 ** entry.announcers[peer]

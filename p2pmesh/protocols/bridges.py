@@ -17,7 +17,7 @@ from p2pmesh.protocols.island_side import CROWD, Errand, Lookup, Question, Side,
 from p2pmesh.protocols.missing import Missing
 from p2pmesh.protocols.recent import Allowances, Recent
 from p2pmesh.protocols.ring import bracket
-from p2pmesh.wire.messages import FindBeyond, FoundBeyond, Merge, Neighbours, SuccessorFound
+from p2pmesh.wire.overlay import FindBeyond, FoundBeyond, Merge, Neighbours, SuccessorFound
 
 MAX_PATH = 24
 """Links that `merge` goes: 10,000 peers with 3 links each are 15 from each other at most."""

@@ -16,10 +16,10 @@ bounds what they may claim, within `clock_skew`. Its id is made from its content
 remembered for as long as any copy could still be accepted.
 
 On each link there is a window of unacknowledged messages and a backlog behind it. While any backlog is long, or acks on all
-links take far longer than they could, `Publish` waits; nothing else ever does. Who is slow because there is too much
-to do gets more time, not more to do: waiting times follow measured round-trips and our own lag (`lag`), and what is
-merely late is neither repeated nor asked for elsewhere. One link that is slower than the others is taken out of the trees instead, and closed if
-that does not help.
+links take far longer than they could, `Publish` waits (`publishing`); nothing else ever does. Who is slow because there is
+too much to do gets more time, not more to do: waiting times follow measured round-trips and our own lag (`lag`), and what is
+merely late is neither repeated nor asked for elsewhere. One link that is slower than the others is taken out of the trees
+instead, and closed if that does not help.
 
 Peers of the original project acknowledge nothing and prove nothing: they get each message once, and what they send is
 delivered, and passed on, as unproven; only where `LinkConfig.allow_unverified` lets them in. A message that claims a
@@ -41,7 +41,7 @@ from attrs import define
 from msgspec import structs
 
 from p2pmesh.config import BroadcastConfig, MeshConfig
-from p2pmesh.errors import MeshClosed, MeshError, RemoteProtocolError
+from p2pmesh.errors import RemoteProtocolError
 from p2pmesh.events import MessageReceived
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId
@@ -58,27 +58,24 @@ from p2pmesh.protocols.core import (
     LinkDown,
     LinkUp,
     MeshSize,
-    Originated,
     Publish,
     Received,
     RemotePeer,
-    Reply,
     SendFrame,
     WallClock,
     WantHistory,
 )
-from p2pmesh.protocols.gossip_rules import RESERVED_TOPICS, Draft, Rules
-from p2pmesh.protocols.gossip_signature import is_proven, is_signed, signed
+from p2pmesh.protocols.gossip_rules import RESERVED_TOPICS, Rules
+from p2pmesh.protocols.gossip_signature import is_proven, is_signed
 from p2pmesh.protocols.history import History, Kept, payload_size, tree_of
-from p2pmesh.protocols.hops import tell_receipts
-from p2pmesh.protocols.numbering import Numbering
 from p2pmesh.protocols.originals import PROBE, for_originals, have_same_content, probe_response
 from p2pmesh.protocols.outflow import Outflow
+from p2pmesh.protocols.publishing import Publishing
 from p2pmesh.protocols.seen import SeenTable
 from p2pmesh.protocols.spreading import Spreading
 from p2pmesh.protocols.timers import Timers
+from p2pmesh.wire.fields import MAX_PEERS_IN_LIST
 from p2pmesh.wire.messages import (
-    MAX_PEERS_IN_LIST,
     Gossip,
     GossipAck,
     GossipData,
@@ -99,7 +96,6 @@ SLACK = 1.0
 
 @define
 class _Counts:
-    published: int = 0
     delivered: int = 0
     duplicates: int = 0
     sent_to_originals: int = 0
@@ -116,7 +112,6 @@ class BroadcastCore:
     """The broadcasts of one peer."""
 
     def __init__(self, identity: Identity, config: MeshConfig, rng: random.Random, wall: WallClock) -> None:
-        self._identity = identity
         self._me = identity.peer_id
         self._config: BroadcastConfig = config.broadcast
         self._rules = Rules(config, wall)
@@ -139,12 +134,9 @@ class BroadcastCore:
             self._rules.may_go_on,
             self._do,
         )
-        self._drafts: dict[int, Draft] = {}
+        self._publishing = Publishing(identity, self._rules, self._hops, wall, self._keep, self._do)
         self._expiries: Timers[str] = Timers()
         self._counts = _Counts()
-        self._series: int | None = None
-        self._numbering = Numbering()
-        self._left = False
         self._deadline: float | None = None
         self._effects: Effects = []
 
@@ -152,8 +144,7 @@ class BroadcastCore:
 
     def handle(self, event: Input, now: float) -> Effects:
         """Take an input."""
-        if self._series is None:
-            self._begin(now)
+        self._sync.begin(now)
         match event:  # the most frequent first
             case Received(peer, message):
                 self._received(peer, message, now)
@@ -162,15 +153,15 @@ class BroadcastCore:
             case LinkDown(peer, _, timed_out):
                 self._link_down(peer, now, was_lost=timed_out is not None)
             case Publish():
-                self._publish(event, now)
+                self._publishing.ask(event, now)
             case MeshSize(peers):
                 self._rules.mesh_size(peers)
             case WantHistory(topic, seconds):
                 self._sync.want_history(topic, seconds, now)
             case Forget(call):
-                self._drafts.pop(call, None)
+                self._publishing.forget(call)
             case Leave():
-                self._leave()
+                self._publishing.leave()
             case _:
                 pass  # for other cores
         return self._finish(now)
@@ -191,17 +182,18 @@ class BroadcastCore:
         return self._finish(now)
 
     def snapshot(self) -> Mapping[str, Any]:
-        parts = (self, self._hops, self._spreading, self._spreading.awaited, self._sync)
-        counts: dict[str, Any] = {}
-        for part in (self._counts, *(part.counts for part in parts[1:])):
-            counts |= attrs.asdict(part)
         return {
-            **counts,
+            "published": self._publishing.published,
+            **attrs.asdict(self._counts),
+            **attrs.asdict(self._hops.counts),
+            **attrs.asdict(self._spreading.counts),
+            **attrs.asdict(self._spreading.awaited.counts),
+            **attrs.asdict(self._sync.counts),
             "announced": self._spreading.announcements.sent,
             "links": len(self._hops) + len(self._originals),
             "in_flight": sum(link.flight for link in self._hops),
             "backlog": sum(link.backlog for link in self._hops),
-            "waiting": len(self._drafts),
+            "waiting": len(self._publishing),
             "awaited": len(self._spreading.awaited),
             "trees": len(self._spreading.trees),
             "pulling": len(self._sync),
@@ -211,13 +203,9 @@ class BroadcastCore:
             "seen_ids_forgotten": self._seen.forgotten,
         }
 
-    def _begin(self, now: float) -> None:
-        self._series = self._milliseconds(now)
-        self._sync.begin(now)
-
     def _finish(self, now: float) -> Effects:
-        if self._drafts:
-            self._admit(now)
+        if self._publishing:
+            self._publishing.admit(now)
         self._spreading.awaited.flush()
         if self._spreading.acks:
             for effect in self._effects:
@@ -255,63 +243,6 @@ class BroadcastCore:
                 kept.went_out = True
                 self._send_to_originals(kept, (peer.peer_id,))
                 self._spreading.spread(kept, now, may_go_on=False, was_pulled=False, silent=1)
-
-    # --- broadcasts of ours -------------------------------------------------------------------------------------------
-
-    def _publish(self, event: Publish, now: float) -> None:
-        try:
-            if self._left:
-                raise MeshClosed("the mesh was left")
-            self._drafts[event.call] = self._rules.draft(event, now)
-        except MeshError as error:
-            self._do(Reply(event.call, error=error))
-
-    def _admit(self, now: float) -> None:
-        """Let out what waits, in the order of the calls, while the links can take it."""
-        if self._hops.are_congested(now):
-            self._hops.judge(now)
-        while self._drafts and not self._hops.are_congested(now):
-            call = next(iter(self._drafts))
-            self._originate(call, self._drafts.pop(call), now)
-
-    def _originate(self, call: int, draft: Draft, now: float) -> None:
-        self._counts.published += 1
-        series, sequence = self._numbering.next(draft.topic, self._milliseconds(now))
-        data = GossipData(
-            id="made of the rest",
-            topic=draft.topic,
-            payload=draft.body.payload,
-            encoding=draft.body.encoding,
-            blob=draft.body.blob,
-            origin_peer_id=self._me,
-            timestamp=self._milliseconds(now),
-            ttl=max(1, int(draft.ttl * 1000)),
-            max_hops=draft.max_hops,
-            receipts=draft.receipts,
-            series=series,
-            sequence=sequence,
-            hops=0,
-            relayed_by=(),
-        )
-        data = signed(data, self._identity)
-        kept = Kept(
-            data=data,
-            parent=None,
-            hops=0,
-            since=now,
-            expires=now + draft.ttl,
-            size=draft.body.size,
-            relayed_by=(self._me,),
-        )
-        self._do(Reply(call, value=data.id))
-        tell_receipts(self._do, kept, Originated(data.id, data.topic, kept.expires, draft.called))
-        self._keep(kept, now)
-
-    def _leave(self) -> None:
-        self._left = True
-        for call in self._drafts:
-            self._do(Reply(call, error=MeshClosed("the mesh was left before the broadcast could be sent")))
-        self._drafts.clear()
 
     # --- what neighbours send -----------------------------------------------------------------------------------------
 
@@ -454,7 +385,7 @@ class BroadcastCore:
         """The original's way to ask whether somebody is there; it goes no further and reaches no application."""
         if sender.version > 0 or data.topic != PROBE:
             return
-        response = probe_response(data, self._me, self._new_id(), self._milliseconds(now))
+        response = probe_response(data, self._me, self._new_id(), int(self._wall(now) * 1000))
         self._do(SendFrame((sender.peer_id,), response, urgent=True))
 
     # --- sending on ---------------------------------------------------------------------------------------------------
@@ -492,6 +423,3 @@ class BroadcastCore:
 
     def _new_id(self) -> str:
         return self._rng.randbytes(16).hex()
-
-    def _milliseconds(self, now: float) -> int:
-        return int(self._wall(now) * 1000)

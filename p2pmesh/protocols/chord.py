@@ -16,8 +16,8 @@ looks two links ahead, and to the topology, which dials whoever is nearer on the
 
 Takes: LinkUp, LinkDown, Received (Neighbours, Stabilise), Routed (FindSuccessor), Arrived (SuccessorFound), Unrouted,
 Vacancies, Leave.
-Gives: SendFrame (Neighbours, Stabilise), Tell(ROUTING, Route | Answer | Vicinity | MeshSize), Tell(BROADCAST, MeshSize),
-Tell(SIGNALING, FindPeers), Tell(TOPOLOGY, PeersFound | Introduced | FarPeers | Welcome | RingAgreed | Superfluous).
+Gives: SendFrame (Neighbours, Stabilise), Tell(ROUTING, Route | Answer | Vicinity), Tell(SIGNALING, FindPeers),
+Tell(ROUTING and BROADCAST and RECEIPTS and ISLANDS, MeshSize), Tell(TOPOLOGY, PeersFound | Introduced | FarPeers | Welcome | RingAgreed | Superfluous).
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ import random
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
+
+from msgspec import structs
 
 from p2pmesh.config import MeshConfig
 from p2pmesh.identity import Identity
@@ -62,7 +64,7 @@ from p2pmesh.protocols.core import (
 from p2pmesh.protocols.ring import Neighbour, RingView, bracket
 from p2pmesh.protocols.seeking import Seeking
 from p2pmesh.protocols.timers import Backoff, Timers
-from p2pmesh.wire.messages import FindSuccessor, Neighbours, Stabilise, SuccessorFound
+from p2pmesh.wire.overlay import FindSuccessor, Neighbours, Stabilise, SuccessorFound
 
 PLACE_FIRST = 1.5
 """Seconds for neighbours on the ring to find each other by what they hear: two links, and a round of news."""
@@ -277,7 +279,7 @@ class ChordCore:
         return Neighbours(
             serial=0,
             links=view.links(),
-            free=max(0, min(self._max_peers - len(view.neighbours) - self._view.kept_free(), 0xFFFF)),
+            free=max(0, min(self._max_peers - len(view.neighbours) - view.kept_free(), 0xFFFF)),
             leaf=self._max_peers < 2,
             successors=_sure_of(view.successors, outdated),
             predecessors=_sure_of(view.predecessors, outdated),
@@ -285,17 +287,9 @@ class ChordCore:
 
     def _speak(self, peers: tuple[PeerId, ...], saying: Neighbours) -> None:
         self._serial = (self._serial + 1) % (1 << 32)
-        message = Neighbours(
-            serial=self._serial,
-            links=saying.links,
-            free=saying.free,
-            leaf=saying.leaf,
-            successors=saying.successors,
-            predecessors=saying.predecessors,
-        )
         for peer in peers:
             self._sent[peer] = self._serial
-        self._out.append(SendFrame(peers, message, urgent=True))
+        self._out.append(SendFrame(peers, structs.replace(saying, serial=self._serial), urgent=True))
 
     def _tell_soon(self, now: float) -> None:
         if "tell" not in self._timers:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId
+from p2pmesh.protocols.recent import Recent
 from p2pmesh.protocols.sealing import contact_of, is_contact_of
-from p2pmesh.wire.messages import Contact
+from p2pmesh.wire.overlay import Contact
 
 
 class Contacts:
@@ -16,9 +15,8 @@ class Contacts:
     def __init__(self, identity: Identity, max_payload: int, limit: int) -> None:
         self._identity = identity
         self._max_payload = max_payload
-        self._limit = limit
         self._own: Contact | None = None
-        self._known: OrderedDict[PeerId, Contact] = OrderedDict()
+        self._known = Recent[Contact](limit)
 
     def __len__(self) -> int:
         return len(self._known)
@@ -33,7 +31,7 @@ class Contacts:
         """This peer's record, if we have it."""
         contact = self._known.get(peer)
         if contact is not None:
-            self._known.move_to_end(peer)
+            self._known.put(peer, contact)
         return contact
 
     def learn(self, peer: PeerId, contact: Contact) -> bool:
@@ -43,9 +41,5 @@ class Contacts:
             return True
         if not is_contact_of(contact, peer):
             return False
-        if known is None or known.serial < contact.serial:
-            self._known[peer] = contact
-        self._known.move_to_end(peer)
-        if len(self._known) > self._limit:
-            self._known.popitem(last=False)
+        self._known.put(peer, contact if known is None or known.serial < contact.serial else known)
         return True

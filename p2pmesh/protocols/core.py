@@ -5,6 +5,8 @@ from global randomness: time comes with each call, `random.Random`, identity and
 run is a function of its seed, and the same core is driven by Trio over WebRTC links, by the simulator in virtual time,
 and bare by a property test.
 
+What goes in and out has a file for each direction (`inputs`, `tellings`, `effects`); all of it is got from here.
+
 Who drives a core promises to call `handle` for each input and `expire` once `next_deadline` has come, with times that
 never go backwards, and to carry out the effects of one call in their order before it makes the next.
 """
@@ -54,6 +56,11 @@ from p2pmesh.protocols.inputs import (
     WantHistory,
 )
 from p2pmesh.protocols.tellings import (
+    CANCELLED,
+    FULL,
+    INITIATOR_CONFLICT,
+    NO_ATTEMPT,
+    NOT_FOUND,
     Acquainted,
     Answer,
     Arrived,
@@ -90,6 +97,11 @@ from p2pmesh.protocols.tellings import (
 )
 
 __all__ = [
+    "CANCELLED",
+    "FULL",
+    "INITIATOR_CONFLICT",
+    "NOT_FOUND",
+    "NO_ATTEMPT",
     "NO_SLOT",
     "AcceptOffer",
     "Acquainted",

@@ -16,7 +16,6 @@ The publisher is the peer whose id belongs to the key that signed.
 from __future__ import annotations
 
 import hashlib
-import struct
 
 from attrs import frozen
 from msgspec import structs
@@ -26,14 +25,13 @@ from p2pmesh.errors import ConfigError, PayloadTooLarge, RemoteProtocolError
 from p2pmesh.events import Payload
 from p2pmesh.identity import Identity, peer_id_of, verify
 from p2pmesh.keyspace import ID_BITS, PeerId
-from p2pmesh.wire.messages import DhtRecord
+from p2pmesh.wire.covered import fields, number, text
+from p2pmesh.wire.overlay import DhtRecord
 from p2pmesh.wire.payloads import Body, pack, unpack
 
 _KEY_DOMAIN = b"p2pmesh dht key v1\0"
 _RECORD_DOMAIN = b"p2pmesh dht record v1\0"
 _NO_SIGNATURE = bytes(64)
-_length = struct.Struct(">I").pack
-_long = struct.Struct(">Q").pack
 
 
 @frozen
@@ -80,7 +78,7 @@ def key_id(key: str) -> PeerId:
     """
     if not isinstance(key, str):
         raise ConfigError(f"a key of the DHT is text, not {type(key).__name__}")
-    digest = hashlib.sha256(_KEY_DOMAIN + key.encode("utf-8", "surrogatepass")).digest()
+    digest = hashlib.sha256(_KEY_DOMAIN + text(key)).digest()
     return PeerId(digest[: ID_BITS // 8].hex())
 
 
@@ -137,18 +135,17 @@ def _packed(value: Payload, limit: int) -> Body:
     try:
         return pack(value, limit)
     except PayloadTooLarge as error:
-        text = (
+        reason = (
             str(error)
             .replace("the payload", "the value", 1)
             .replace("MeshConfig.max_payload", "KademliaConfig.max_value")
         )
-        raise PayloadTooLarge(text) from error
+        raise PayloadTooLarge(reason) from error
 
 
 def _covered(record: DhtRecord) -> bytes:
     if record.blob is not None:
         kind, body = b"blob", record.blob
     else:
-        kind, body = str(record.encoding).encode(), (record.payload or "").encode("utf-8", "surrogatepass")
-    fields = (record.key.encode(), _long(record.timestamp), _long(record.ttl), kind, body)
-    return _RECORD_DOMAIN + b"".join([_length(len(value)) + value for value in fields])
+        kind, body = str(record.encoding).encode(), text(record.payload or "")
+    return _RECORD_DOMAIN + fields(record.key.encode(), number(record.timestamp), number(record.ttl), kind, body)

@@ -1,18 +1,18 @@
-"""The DHT's requests to other peers, each with its answer or none, and the measure of what others ask of us."""
+"""The DHT's requests to other peers, each with its answer or none."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final, TypeAlias
 
-from attrs import define, field
+from attrs import define
 
 from p2pmesh.config import KademliaConfig
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.core import Arrived, CancelRoute, Effect, Route, Subsystem, Tell
 from p2pmesh.protocols.timers import Timers
-from p2pmesh.wire.messages import KademliaCall, KademliaRpc, Message
+from p2pmesh.wire.messages import Message
+from p2pmesh.wire.overlay import KademliaCall, KademliaRpc
 
 REPLIES: Final = {
     "PING": "PONG",
@@ -146,36 +146,3 @@ class Caller:
 
 def _reply_in(message: Message | None) -> KademliaCall | None:
     return message.message if isinstance(message, KademliaRpc) else None
-
-
-@define
-class _Bucketful:
-    tokens: float
-    at: float
-
-
-@define
-class Meter:
-    """What each peer may ask: a token bucket for each, the peers that asked longest ago forgotten first."""
-
-    config: KademliaConfig
-    _peers: OrderedDict[PeerId, _Bucketful] = field(factory=OrderedDict)
-
-    def __len__(self) -> int:
-        return len(self._peers)
-
-    def allows(self, peer: PeerId, now: float) -> bool:
-        """Whether this peer may ask once more; if so, that is counted."""
-        burst = float(self.config.request_burst)
-        share = self._peers.get(peer)
-        if share is None:
-            share = self._peers[peer] = _Bucketful(burst, now)
-            if len(self._peers) > self.config.requesters:
-                self._peers.popitem(last=False)
-        self._peers.move_to_end(peer)
-        earned = (now - share.at) * self.config.requests_per_second
-        share.tokens, share.at = min(burst, share.tokens + earned), now
-        if share.tokens < 1 - 1e-9:
-            return False
-        share.tokens -= 1
-        return True

@@ -19,7 +19,7 @@ from p2pmesh.protocols.dht_records import BadRecord, Checked, check
 from p2pmesh.protocols.dht_rpc import Caller, RpcCounts
 from p2pmesh.protocols.lookup import Lookup
 from p2pmesh.protocols.timers import Timers
-from p2pmesh.wire.messages import KademliaCall
+from p2pmesh.wire.overlay import KademliaCall
 
 RESERVE = 3
 """A lookup begins with so many times k contacts: it asks the nearest, and the others if many of those turn out to be gone."""

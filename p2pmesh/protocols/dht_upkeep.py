@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import random
 from collections import OrderedDict
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable
 
 from attrs import define
 
@@ -25,10 +24,7 @@ from p2pmesh.protocols.dht_rpc import Caller
 from p2pmesh.protocols.dht_searches import Search, Searches
 from p2pmesh.protocols.storage import RecordStore, Slot, Stored, Verdict
 from p2pmesh.protocols.timers import Timers
-from p2pmesh.wire.messages import KademliaCall
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
+from p2pmesh.wire.overlay import KademliaCall
 
 SHORTEST = 30.0
 """Seconds; a copy that would be kept for less is not taken."""

@@ -14,7 +14,8 @@ from collections.abc import Iterable, Sequence
 from hashlib import sha256
 from itertools import starmap
 
-from p2pmesh.wire.messages import MAX_IDS_IN_LIST, DigestPart
+from p2pmesh.wire.fields import MAX_IDS_IN_LIST
+from p2pmesh.wire.messages import DigestPart
 
 DIGITS = "0123456789abcdef"
 KEY_DIGITS = 16

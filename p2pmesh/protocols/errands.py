@@ -7,7 +7,6 @@ of them; it doubles with each attempt, and grows with the bytes that are under w
 from __future__ import annotations
 
 import random
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -18,9 +17,10 @@ from p2pmesh.config import MeshConfig, RoutingConfig
 from p2pmesh.keyspace import PeerId, short
 from p2pmesh.protocols.core import Subsystem
 from p2pmesh.protocols.packets import is_small
+from p2pmesh.protocols.recent import Recent
 from p2pmesh.protocols.routes import RouteTable
 from p2pmesh.protocols.timers import Timers
-from p2pmesh.wire.messages import Packet
+from p2pmesh.wire.overlay import Packet
 
 _DOUBLINGS = 2
 """Of the time that an answer is waited for: then it stays."""
@@ -98,24 +98,23 @@ class _Paces:
     def __init__(self, config: RoutingConfig) -> None:
         self._config = config
         self._all: _Pace | None = None
-        self._each: OrderedDict[PeerId, _Pace] = OrderedDict()
+        self._each = Recent[_Pace](config.remembered_routes)
 
     def add(self, peer: PeerId, taken: float) -> None:
         if self._all is None:
             self._all = _Pace(taken, taken / 2)
         else:
             self._all.add(taken)
-        if peer in self._each:
-            self._each[peer].add(taken)
-            self._each.move_to_end(peer)
-            return
-        self._each[peer] = _Pace(taken, taken / 2)
-        if len(self._each) > self._config.remembered_routes:
-            self._each.popitem(last=False)
+        pace = self._each.get(peer)
+        if pace is None:
+            pace = _Pace(taken, taken / 2)
+        else:
+            pace.add(taken)
+        self._each.put(peer, pace)
 
     def wait(self, peer: PeerId, hop_limit: int) -> float:
         """How long to wait for an answer of this peer to a first attempt."""
-        pace = self._each.get(peer, self._all)
+        pace = self._each.get(peer) or self._all
         if pace is None:
             return self._config.ack_timeout * max(1.0, hop_limit / _SHORT)
         return max(self._config.least_wait, pace.wait)

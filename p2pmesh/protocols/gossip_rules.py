@@ -17,7 +17,8 @@ from p2pmesh.config import MeshConfig
 from p2pmesh.errors import ConfigError, LocalProtocolError
 from p2pmesh.protocols.core import Publish, WallClock
 from p2pmesh.protocols.history import Kept
-from p2pmesh.wire.messages import MAX_TOPIC, GossipData
+from p2pmesh.wire.fields import MAX_TOPIC
+from p2pmesh.wire.messages import GossipData
 from p2pmesh.wire.payloads import Body, pack
 
 RESERVED_TOPICS = "__gossip_connectivity"

@@ -24,18 +24,16 @@ signed field is absent. What changes on the way (`hops`, `relayedBy`, `age`) it 
 
 from __future__ import annotations
 
-import struct
 from hashlib import sha256
 
 from msgspec import structs
 
 from p2pmesh.identity import Identity, peer_id_of, verify
 from p2pmesh.protocols.history import tree_of
+from p2pmesh.wire.covered import fields, number, text
 from p2pmesh.wire.messages import GossipData
 
 _DOMAIN = b"p2pmesh gossip v1\0"
-_length = struct.Struct(">I").pack
-_long = struct.Struct(">Q").pack
 
 
 def signed(data: GossipData, identity: Identity) -> GossipData:
@@ -70,25 +68,16 @@ def _covered(data: GossipData) -> bytes:
     if data.blob is not None:
         kind, body = b"blob", data.blob
     else:
-        kind, body = str(data.encoding).encode(), _text(str(data.payload))
-    fields = (
-        _text(data.topic),
-        _text(data.origin_peer_id),
-        _number(data.series or 0),
-        _number(data.sequence or 0),
-        _number(data.timestamp),
-        _number(data.ttl or 0),
-        _number(data.max_hops or 0),
+        kind, body = str(data.encoding).encode(), text(str(data.payload))
+    return _DOMAIN + fields(
+        text(data.topic),
+        text(data.origin_peer_id),
+        number(data.series or 0),
+        number(data.sequence or 0),
+        number(data.timestamp),
+        number(data.ttl or 0),
+        number(data.max_hops or 0),
         b"\1" if data.receipts else b"\0",
         kind,
         body,
     )
-    return _DOMAIN + b"".join([_length(len(value)) + value for value in fields])
-
-
-def _text(text: str) -> bytes:
-    return text.encode("utf-8", "surrogatepass")  # never raises, whatever a peer sent
-
-
-def _number(number: int) -> bytes:
-    return _long(number)

@@ -53,6 +53,7 @@ from p2pmesh.errors import LocalProtocolError, RemoteProtocolError
 from p2pmesh.identity import Identity, peer_id_of, verify
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.core import RemotePeer
+from p2pmesh.wire.covered import field, number, text
 from p2pmesh.wire.messages import PROTOCOL_VERSION, Handshake, Signal
 from p2pmesh.wire.signaling import Join
 
@@ -209,12 +210,12 @@ def _signal_bytes(
 ) -> bytes:
     return b"".join((
         _SIGNAL_DOMAIN,
-        _field(struct.pack(">H", version)),
-        _field(kind.encode()),
-        _field(sender.encode()),
-        _field(receiver.encode()),
-        _field(b"" if links is None else struct.pack(">I", links)),
-        _field((purpose or "").encode(errors="surrogatepass")),
+        field(struct.pack(">H", version)),
+        field(kind.encode()),
+        field(sender.encode()),
+        field(receiver.encode()),
+        field(b"" if links is None else struct.pack(">I", links)),
+        field(text(purpose or "")),
         _list(own),
         _list(offered),
     ))
@@ -223,16 +224,12 @@ def _signal_bytes(
 def _join_bytes(room: str, peer_id: PeerId, wall_ms: int) -> bytes:
     return b"".join((
         _JOIN_DOMAIN,
-        _field(room.encode(errors="surrogatepass")),
-        _field(peer_id.encode()),
-        _field(struct.pack(">Q", wall_ms)),
+        field(text(room)),
+        field(peer_id.encode()),
+        field(number(wall_ms)),
     ))
 
 
-def _field(data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + data
-
-
 def _list(items: Iterable[str]) -> bytes:
-    fields = [_field(item.encode()) for item in items]
+    fields = [field(item.encode()) for item in items]
     return struct.pack(">I", len(fields)) + b"".join(fields)

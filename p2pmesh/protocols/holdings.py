@@ -16,6 +16,10 @@ from p2pmesh.keyspace import PeerId, short
 from p2pmesh.protocols.admission import CALLS, Admission, purpose_of
 from p2pmesh.protocols.connects import Connects
 from p2pmesh.protocols.core import (
+    CANCELLED,
+    FULL,
+    INITIATOR_CONFLICT,
+    NO_ATTEMPT,
     NO_SLOT,
     AcceptOffer,
     AskForOffer,
@@ -41,10 +45,9 @@ from p2pmesh.protocols.ring import nearness, ring_neighbours
 from p2pmesh.protocols.slots import ATTEMPTS, Heir, Slot, Slots, State, heir_id
 from p2pmesh.wire.messages import BRIDGE, LEAF, LONG, PINNED, RING, Goodbye, ReconnectionData
 
-FULL = "max_peers_reached"  # the original's word
-TAKEN_BACK = frozenset({"cancelled", "no_attempt"})
+TAKEN_BACK = frozenset({CANCELLED, NO_ATTEMPT})
 """Rejections that concern the other side's offer, not ours."""
-NOT_A_FAILURE = frozenset({FULL, NO_SLOT, "already_linked", "closing", "initiator_conflict", "leaving", *TAKEN_BACK})
+NOT_A_FAILURE = frozenset({FULL, NO_SLOT, "already_linked", "closing", INITIATOR_CONFLICT, "leaving", *TAKEN_BACK})
 """Reasons that belong to the ordinary course of things: the application does not hear of them."""
 GIVES_UP_AFTER = 5.0
 """Seconds after the end of its time until an attempt is ended of which the link layer says nothing."""
@@ -246,7 +249,7 @@ class Holdings:
             self.counts["cancelled"] += 1
             self.known.pause(loser, now + self._config.retry_first)
             self.out.append(DropLink(loser, "given up for another peer"))
-            reason = "cancelled" if slot.state is State.DIALING else FULL
+            reason = CANCELLED if slot.state is State.DIALING else FULL
             self.out.append(Tell(Subsystem.SIGNALING, RejectOffer(loser, reason)))
             self._hand_over(heir, now)
             return

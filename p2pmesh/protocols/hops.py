@@ -177,7 +177,7 @@ class Hops:
 
         If ours is lost the neighbour sends again, and then finds none on its way.
         """
-        if not link.is_flying(kept.data.id):
+        if link.hop(kept.data.id) is None:
             return False
         link.lives(now)
         kept.held_by(link.peer.peer_id)

@@ -24,8 +24,9 @@ from p2pmesh.protocols.packets import TRAVELLERS, content, is_urgent
 from p2pmesh.protocols.sealing import unseal
 from p2pmesh.protocols.seen import SeenTable
 from p2pmesh.wire.codec import encode
-from p2pmesh.wire.messages import ContactReply, ContactRequest, Direct, DirectAck, Message, Packet
-from p2pmesh.wire.payloads import unpack
+from p2pmesh.wire.messages import Direct, DirectAck, Message
+from p2pmesh.wire.overlay import ContactReply, ContactRequest, Packet
+from p2pmesh.wire.payloads import Body, unpack
 
 _MAX_REASON = 200
 """Bytes of a refusal."""
@@ -160,7 +161,7 @@ class Inbox:
         if not packet.sealed or packet.kind != "tell" or message.id != packet.id:
             raise RemoteProtocolError("a direct message is sealed, and of its packet's id")
         payload = unpack(message.payload, message.encoding, message.blob)
-        size = len(message.blob) if message.blob is not None else len(str(message.payload).encode())
+        size = Body(message.payload, message.encoding, message.blob).size
         if size > self._config.max_payload:
             raise RemoteProtocolError(
                 f"its payload has {size} bytes: too large for this peer, which takes {self._config.max_payload}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from attrs import field, frozen
 
@@ -60,7 +60,7 @@ class LinkDown:
 
 @frozen
 class LinkLost:
-    """An attempt at a link, wanted or accepted, has failed. Goes to the topology."""
+    """An attempt at a link, wanted or accepted, has failed. Goes to the topology and to signaling."""
 
     peer: PeerId
     reason: str
@@ -80,7 +80,7 @@ class Received:
 
 @frozen
 class ServiceUp:
-    """A connection to a signaling service is open (we have not joined yet). Goes to signaling."""
+    """A connection to a signaling service is open (we have not joined yet). Goes to signaling and to broadcast."""
 
     transport: str
 
@@ -111,7 +111,7 @@ class LocalSignal:
 
 @frozen
 class PeersFound:
-    """These peers are said to be in the mesh. A hint: goes to the topology and to routing."""
+    """These peers are said to be in the mesh. A hint: goes to the topology."""
 
     peers: tuple[PeerId, ...]
     source: str
@@ -119,7 +119,7 @@ class PeersFound:
 
 @frozen
 class PeerGone:
-    """This peer is said to have left. A hint: goes to the topology and to routing."""
+    """This peer is said to have left. A hint: goes to the topology."""
 
     peer: PeerId
 
@@ -204,3 +204,26 @@ class DhtFindNode:
 @frozen
 class Leave:
     """The mesh is being left: say goodbye. Goes to every core."""
+
+
+FromOutside: TypeAlias = (
+    LinkUp
+    | LinkDown
+    | LinkLost
+    | Received
+    | ServiceUp
+    | ServiceDown
+    | Signaled
+    | LocalSignal
+    | PeersFound
+    | PeerGone
+    | Connect
+    | Publish
+    | WantHistory
+    | SendDirect
+    | Forget
+    | DhtPut
+    | DhtGet
+    | DhtFindNode
+    | Leave
+)

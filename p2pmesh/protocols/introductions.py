@@ -15,11 +15,24 @@ from p2pmesh.errors import RemoteProtocolError
 from p2pmesh.events import PeerFailed
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.core import Effects, Emit, FeedSignal, Offered, Rejected, RemotePeer, Subsystem, Tell
+from p2pmesh.protocols.core import (
+    CANCELLED,
+    FULL,
+    NO_ATTEMPT,
+    Effects,
+    Emit,
+    FeedSignal,
+    Offered,
+    Rejected,
+    RemotePeer,
+    Subsystem,
+    Tell,
+)
 from p2pmesh.protocols.handshake import mark_of, sign_answer, sign_offer, verify_answer, verify_offer
 from p2pmesh.protocols.recent import Allowances, Recent
 from p2pmesh.protocols.ways import ByMesh, ByService, Came, Kind, Letter, Ways
-from p2pmesh.wire.messages import LONG, MAX_SIGNALS_IN_BATCH, LinkRejected, RelayBatch, RelaySignal, Signal
+from p2pmesh.wire.fields import MAX_SIGNALS_IN_BATCH
+from p2pmesh.wire.messages import LONG, LinkRejected, RelayBatch, RelaySignal, Signal
 from p2pmesh.wire.signaling import ConnectionRejected, PeerSignal, PeerSignals
 
 FAILURE_EVERY = 10.0
@@ -32,10 +45,6 @@ MAX_CANDIDATES = 64
 """Taken for each attempt: a stack has a handful, and each makes ours send packets to an address of somebody's choice."""
 MAX_ALTERNATIVES = 8
 """Taken from one rejection: ours name 3, and whoever names more has made them up."""
-FULL = "max_peers_reached"
-"""The original's word for having no room."""
-CANCELLED = "cancelled"
-"""The reason of a rejection by which we take back our own offer."""
 
 
 @define
@@ -257,7 +266,7 @@ class Introductions:
             self._counts["unasked_answers"] += 1
             # It holds a slot for an attempt that we have given up.
             about = None if answer.p2pmesh is None else mark_of(answer)
-            return [] if linked else self._ways.send(self._rejection(sender, "no_attempt", (), about).along(came))
+            return [] if linked else self._ways.send(self._rejection(sender, NO_ATTEMPT, (), about).along(came))
         if own.answered_by is not None:
             return self._ignore("repeated_answers")
         try:

@@ -16,7 +16,8 @@ from p2pmesh.config import IslandsConfig
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.core import Effect, Effects, Input, Route, Subsystem, Tell, Way
 from p2pmesh.protocols.timers import Timers
-from p2pmesh.wire.messages import FindBeyond, FindSuccessor, Message
+from p2pmesh.wire.messages import Message
+from p2pmesh.wire.overlay import FindBeyond, FindSuccessor
 
 CROWD = 1.5
 """Seconds over which those who all see the same begin to act, so that the first may be enough."""

@@ -66,7 +66,7 @@ from p2pmesh.protocols.healing import Healing
 from p2pmesh.protocols.island_side import Errand, Lookup, Question, Side
 from p2pmesh.protocols.missing import Missing
 from p2pmesh.protocols.timers import Timers
-from p2pmesh.wire.messages import FoundBeyond, Merge
+from p2pmesh.wire.overlay import FoundBeyond, Merge
 
 
 class IslandsCore:

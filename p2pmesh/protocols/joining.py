@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from enum import Enum
+from typing import Literal, assert_never
 
 from attrs import define, frozen
 
@@ -62,7 +63,7 @@ class Service:
 
 @frozen
 class _Timer:
-    kind: str
+    kind: Literal["grace", "again", "refresh", "rejoin"]
     transport: str = ""
 
 
@@ -128,7 +129,7 @@ class Joining:
                     effects += self._join_all(now)
                     self._arm_rejoin(now)
                 case _:
-                    raise AssertionError(timer)
+                    assert_never(timer.kind)
         return effects
 
     def end(self) -> None:

@@ -50,11 +50,13 @@ from p2pmesh.protocols.core import (
 )
 from p2pmesh.protocols.dht_calls import Call, DhtCalls
 from p2pmesh.protocols.dht_records import BadRecord, check
-from p2pmesh.protocols.dht_rpc import REPLIES, Caller, Meter, RpcCounts
+from p2pmesh.protocols.dht_rpc import REPLIES, Caller, RpcCounts
 from p2pmesh.protocols.dht_searches import Search, Searches
 from p2pmesh.protocols.dht_upkeep import Upkeep
+from p2pmesh.protocols.recent import Allowances
 from p2pmesh.protocols.timers import Timers
-from p2pmesh.wire.messages import DhtRecord, KademliaCall, KademliaRpc, Message
+from p2pmesh.wire.messages import Message
+from p2pmesh.wire.overlay import DhtRecord, KademliaCall, KademliaRpc
 
 _Chore: TypeAlias = Literal["ourselves", "buckets"]
 
@@ -72,7 +74,7 @@ class KademliaCore:
         self._links: dict[PeerId, None] = {}
         self._left = False
         self._counts = RpcCounts()
-        self._meter = Meter(settings)
+        self._allowances = Allowances(settings.requesters, settings.requests_per_second, settings.request_burst)
         self._table = BucketTable(me, settings)
         self._caller = Caller(settings, self._counts, self._do)
         self._searches = Searches(me, settings, self._table, self._caller, self._counts, wall, self._answered)
@@ -272,7 +274,7 @@ class KademliaCore:
         if not self._is_on or not isinstance(message, KademliaRpc):
             return
         self._counts.rpcs_in += 1
-        if not self._meter.allows(peer.peer_id, now):
+        if not self._allowances.take(peer.peer_id, now):
             self._counts.flooded += 1
             return
         request = message.message

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Iterator
 from attrs import define
 
 from p2pmesh.config import TopologyConfig
-from p2pmesh.keyspace import PeerId
+from p2pmesh.keyspace import PeerId, between
 from p2pmesh.protocols.timers import Backoff
 
 TRUST = 3
@@ -213,7 +213,7 @@ class KnownPeers:
         for peer, known in self._peers.items():
             if known.leaf or (known.vouched > now and not known.misses):
                 continue
-            if _comes_first(before, peer, self._me) or _comes_first(self._me, peer, after):
+            if between(before, peer, self._me) or between(self._me, peer, after):
                 known.next_try = max(known.next_try, now + (self._shelved if known.misses else self._untried))
                 known.vouched = -math.inf
 
@@ -234,8 +234,8 @@ class KnownPeers:
         for peer, known in self._peers.items():
             if known.leaf or known.version == 0 or peer in without:
                 continue
-            follows = best_after is None or _comes_first(me, peer, best_after)
-            precedes = best_before is None or _comes_first(best_before, peer, me)
+            follows = best_after is None or between(me, peer, best_after)
+            precedes = best_before is None or between(best_before, peer, me)
             if not follows and not precedes:
                 continue
             if worthy and not self.worth_a_link(peer, now):
@@ -268,10 +268,3 @@ class KnownPeers:
             del self._peers[next(failed, next(iter(self._peers)))]
         known = self._peers[peer] = Known()
         return known
-
-
-def _comes_first(start: PeerId, middle: PeerId, end: PeerId) -> bool:
-    """Whether `middle` lies strictly between the other two clockwise. Ids compare as text as they do as numbers."""
-    if start < end:
-        return start < middle < end
-    return middle > start or middle < end

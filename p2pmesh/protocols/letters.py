@@ -15,7 +15,7 @@ from p2pmesh.protocols.errands import Errand, Errands
 from p2pmesh.protocols.packets import content
 from p2pmesh.protocols.sealing import seal
 from p2pmesh.wire.codec import encode
-from p2pmesh.wire.messages import Contact, ContactReply, ContactRequest, Packet
+from p2pmesh.wire.overlay import Contact, ContactReply, ContactRequest, Packet
 
 
 @define(eq=False)

@@ -9,8 +9,8 @@ What an origin sent before we began to listen is not waited for; but whether the
 or after another one on its way can't be known, so it is held back for `start`, unless it is the origin's very first. When
 an origin begins a new series, as it does when it starts anew, what is held of the last one is delivered and it counts from 1.
 
-Both the broadcasts held back and the origins remembered are bounded: above that, who waits longest is not waited for any more, and
-who was silent longest is forgotten. What has no number, as from the original's peers, is delivered as it comes.
+Both the broadcasts held back and the origins remembered are bounded: above that, what waits longest is delivered without
+what it waits for, and who was silent longest is forgotten. What has no number, as from the original's peers, is delivered as it comes.
 
 No core of the mesh: the runtime asks it, with the time.
 """

@@ -15,8 +15,6 @@ from p2pmesh.protocols.core import RemotePeer
 STALLED_AFTER = 3
 """Attempts at one broadcast, while no other is acknowledged either: about 2 s, so that `Publish` does not hang on a
 neighbour that has died in silence or never answers."""
-
-
 SLUGGISH_AFTER = 0.5
 """Seconds that acks take longer than the shortest ever seen, because so much is before them."""
 SLUGGISH_WITH = 8
@@ -194,10 +192,6 @@ class Outflow:
         self._acks += 1
         self.is_stalled = False
         self.heard_at = now
-
-    def is_flying(self, message_id: str) -> bool:
-        """Whether it was sent and is not acknowledged."""
-        return message_id in self._flight
 
     def _has_room(self, size: int) -> bool:
         if len(self._flight) >= self._config.window:

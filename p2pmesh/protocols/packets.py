@@ -19,7 +19,6 @@ that nobody relayed needs none: the link proves who sent it.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Mapping
 
 from msgspec import structs
@@ -29,21 +28,17 @@ from p2pmesh.identity import Identity, peer_id_of, verify
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.core import Subsystem
 from p2pmesh.wire.codec import decode
-from p2pmesh.wire.messages import (
-    MAX_TRAIL,
+from p2pmesh.wire.covered import fields, number, text
+from p2pmesh.wire.fields import MAX_TRAIL
+from p2pmesh.wire.messages import Direct, GossipReceipts, LinkRejected, Message, RelayBatch, RelaySignal
+from p2pmesh.wire.overlay import (
     ContactReply,
     ContactRequest,
-    Direct,
     FindBeyond,
     FindSuccessor,
     FoundBeyond,
-    GossipReceipts,
     KademliaRpc,
-    LinkRejected,
-    Message,
     Packet,
-    RelayBatch,
-    RelaySignal,
     SuccessorFound,
 )
 
@@ -69,8 +64,6 @@ SMALL_SIZE = 4096
 REQUESTS = ("tell", "ask")
 
 _DOMAIN = b"p2pmesh packet v1\0"
-_length = struct.Struct(">I").pack
-_long = struct.Struct(">Q").pack
 
 
 def signed(packet: Packet, identity: Identity) -> Packet:
@@ -130,18 +123,13 @@ def content(carry: bytes) -> Message | None:
 
 
 def _covered(packet: Packet) -> bytes:
-    fields = (
-        _text(packet.id),
+    return _DOMAIN + fields(
+        text(packet.id),
         packet.kind.encode(),
         packet.from_.encode(),
         packet.to.encode(),
         b"\1" if packet.nearest else b"\0",
-        _long(packet.timestamp),
+        number(packet.timestamp),
         b"\1" if packet.sealed else b"\0",
         packet.carry,
     )
-    return _DOMAIN + b"".join([_length(len(value)) + value for value in fields])
-
-
-def _text(text: str) -> bytes:
-    return text.encode("utf-8", "surrogatepass")  # never raises, whatever a peer sent

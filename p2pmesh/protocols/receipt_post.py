@@ -24,7 +24,8 @@ from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.core import Answer, Effect, RemotePeer, Route, SendFrame, Subsystem, Tell, Way
 from p2pmesh.protocols.outflow import RoundTrip
 from p2pmesh.protocols.timers import Backoff, Timers
-from p2pmesh.wire.messages import MAX_RECEIPTS, GossipReceipts, Receipt
+from p2pmesh.wire.fields import MAX_RECEIPTS
+from p2pmesh.wire.messages import GossipReceipts, Receipt
 
 MOST_ROUTES = 32
 """Under way at once; more wait."""

@@ -58,3 +58,7 @@ class Allowances:
         allowed = left >= 1.0
         self._left.put(peer, (left - allowed, now))
         return allowed
+
+    def forget(self, peer: PeerId) -> None:
+        """It starts afresh."""
+        self._left.pop(peer)

@@ -14,7 +14,8 @@ from msgspec import structs
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.packets import REQUESTS
 from p2pmesh.protocols.routes import SEARCH, RouteTable, pick
-from p2pmesh.wire.messages import MAX_TRAIL, Packet
+from p2pmesh.wire.fields import MAX_TRAIL
+from p2pmesh.wire.overlay import Packet
 
 
 @define
@@ -26,26 +27,6 @@ class RelayCounts:
     dropped_hops: int = 0
     dropped_stuck: int = 0
     dropped_rate: int = 0
-
-
-class Allowance:
-    """So many packets a second from each neighbour, and twice as many at once."""
-
-    def __init__(self, rate: float) -> None:
-        self._rate = rate
-        self._left: dict[PeerId, tuple[float, float]] = {}
-
-    def take(self, peer: PeerId, now: float) -> bool:
-        """Whether one more is within what this neighbour may send."""
-        most = 2 * self._rate
-        left, since = self._left.get(peer, (most, now))
-        left = min(most, left + (now - since) * self._rate)
-        self._left[peer] = (left - 1 if left >= 1 else left, now)
-        return left >= 1
-
-    def forget(self, peer: PeerId) -> None:
-        """Its link has ended."""
-        self._left.pop(peer, None)
 
 
 class Relay:

@@ -15,7 +15,8 @@ from itertools import pairwise
 from attrs import define
 
 from p2pmesh.keyspace import RING_SIZE, PeerId, ring_distance
-from p2pmesh.wire.messages import MAX_PEERS_IN_LIST, Neighbours
+from p2pmesh.wire.fields import MAX_PEERS_IN_LIST
+from p2pmesh.wire.overlay import Neighbours
 
 
 def successor(me: PeerId, peers: Collection[PeerId]) -> PeerId | None:

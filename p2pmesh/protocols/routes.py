@@ -17,7 +17,7 @@ from attrs import define, field
 
 from p2pmesh.keyspace import RING_SIZE, PeerId
 from p2pmesh.protocols.core import RemotePeer
-from p2pmesh.wire.messages import Packet
+from p2pmesh.wire.overlay import Packet
 
 MOST_HOPS = 250
 """Within which a packet's trails fit its type."""

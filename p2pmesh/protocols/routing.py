@@ -69,16 +69,13 @@ from p2pmesh.protocols.packets import (
     is_urgent,
     signed,
 )
-from p2pmesh.protocols.relay import Allowance, Relay
+from p2pmesh.protocols.recent import Allowances
+from p2pmesh.protocols.relay import Relay
 from p2pmesh.protocols.routes import RouteTable
 from p2pmesh.protocols.timers import Timers
 from p2pmesh.wire.codec import encode
-from p2pmesh.wire.messages import (
-    PROTOCOL_VERSION,
-    Direct,
-    DirectAck,
-    Packet,
-)
+from p2pmesh.wire.messages import PROTOCOL_VERSION, Direct, DirectAck
+from p2pmesh.wire.overlay import Packet
 from p2pmesh.wire.payloads import legacy_direct, pack
 
 
@@ -108,7 +105,8 @@ class RoutingCore:
         self._left = False
         self._table = RouteTable(self._me, self._config.least_hops)
         self._relay = Relay(self._table, self._send, self._launch)
-        self._allowance = Allowance(self._config.relay_rate)
+        rate = self._config.relay_rate
+        self._allowance = Allowances(config.max_peers + 1, rate, 2 * rate)
         self._errands = Errands(config, rng, self._table, self._timers, self._send_own)
         self._contacts = Contacts(identity, config.max_payload, self._config.remembered_routes)
         letters = Letters(config, self._me, self._contacts, self._errands, self._new_id, self._wall_ms)

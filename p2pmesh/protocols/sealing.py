@@ -26,8 +26,6 @@ A contact record's signature covers::
 
 from __future__ import annotations
 
-import struct
-
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
@@ -37,7 +35,9 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from p2pmesh.errors import RemoteProtocolError
 from p2pmesh.identity import PUBLIC_KEY_SIZE, Identity, peer_id_of, verify
 from p2pmesh.keyspace import PeerId
-from p2pmesh.wire.messages import PROTOCOL_VERSION, Contact
+from p2pmesh.wire.covered import fields, number, text
+from p2pmesh.wire.messages import PROTOCOL_VERSION
+from p2pmesh.wire.overlay import Contact
 
 SEAL_SIZE = PUBLIC_KEY_SIZE + 16
 """Bytes that a box has more than what is in it."""
@@ -45,8 +45,6 @@ SEAL_SIZE = PUBLIC_KEY_SIZE + 16
 _BOX = b"p2pmesh box v1\0"
 _CONTACT = b"p2pmesh contact v1\0"
 _NONCE = bytes(12)
-_length = struct.Struct(">I").pack
-_long = struct.Struct(">Q").pack
 
 
 def seal(plain: bytes, box: bytes, sender: PeerId, receiver: PeerId, packet_id: str) -> bytes:
@@ -103,17 +101,9 @@ def _cipher(
         secret = own.exchange(X25519PublicKey.from_public_bytes(other))
     except ValueError as error:  # a point of low order: the secret would be none
         raise RemoteProtocolError("an X25519 key that nobody can share a secret with") from error
-    info = _BOX + b"".join(map(_field, (once, box, sender.encode(), receiver.encode(), _text(packet_id))))
+    info = _BOX + fields(once, box, sender.encode(), receiver.encode(), text(packet_id))
     return ChaCha20Poly1305(HKDF(SHA256(), 32, salt=None, info=info).derive(secret))
 
 
 def _covered(box: bytes, version: int, serial: int, max_payload: int) -> bytes:
-    return _CONTACT + b"".join(map(_field, (box, _long(version), _long(serial), _long(max_payload))))
-
-
-def _field(value: bytes) -> bytes:
-    return _length(len(value)) + value
-
-
-def _text(text: str) -> bytes:
-    return text.encode("utf-8", "surrogatepass")  # never raises, whatever a peer sent
+    return _CONTACT + fields(box, number(version), number(serial), number(max_payload))

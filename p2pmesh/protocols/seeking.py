@@ -14,7 +14,7 @@ from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.fingers import draw_key, levels, snap
 from p2pmesh.protocols.ring import RingView, nearness
 from p2pmesh.protocols.timers import Backoff
-from p2pmesh.wire.messages import FindSuccessor
+from p2pmesh.wire.overlay import FindSuccessor
 
 MOST_PAUSES = 6
 """Pauses in a row, each twice as long as the one before, after which only a change makes a peer seek again."""

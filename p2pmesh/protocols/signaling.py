@@ -12,10 +12,10 @@ ours, but never ends in a link to somebody else, and a false answer does not end
 signed by its origin, who counts as the sender whatever else the message says.
 
 Takes: ServiceUp, ServiceDown, Signaled, Routed, Arrived, Unrouted, Received, LocalSignal, Intend, RejectOffer, AskForOffer,
-FindPeers, LinkUp, LinkDown, LinkLost, Leave.
+FindPeers, Probe, Acquainted, LinkUp, LinkDown, LinkLost, Leave.
 Gives: SendSignaling, ServiceRefused, FeedSignal, SendFrame(RelayFailure), Tell(ROUTING, Route | CancelRoute),
-Tell(TOPOLOGY, ServiceUp and ServiceDown (joined, and no more) | Offered | Rejected),
-Tell(TOPOLOGY and ROUTING, PeersFound | PeerGone),
+Tell(TOPOLOGY, ServiceUp and ServiceDown (joined, and no more) | Offered | Rejected | PeersFound | PeerGone),
+Tell(ISLANDS, Named | Probed | Hailed | Stranger),
 Emit(TransportUp | TransportDown | PeerFailed).
 """
 
@@ -31,6 +31,8 @@ from p2pmesh.config import MeshConfig
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.core import (
+    INITIATOR_CONFLICT,
+    NOT_FOUND,
     Acquainted,
     Arrived,
     AskForOffer,
@@ -66,13 +68,13 @@ from p2pmesh.protocols.joining import Joining
 from p2pmesh.protocols.probes import Probes
 from p2pmesh.protocols.recent import Allowances, Recent
 from p2pmesh.protocols.timers import Timers
-from p2pmesh.protocols.ways import NOT_FOUND, ByMesh, ByService, Came, Kind, Letter, Ways
+from p2pmesh.protocols.ways import ByMesh, ByService, Came, Kind, Letter, Ways
 from p2pmesh.wire import signaling as wire
-from p2pmesh.wire.messages import MAX_SIGNALS_IN_BATCH, LinkRejected, RelayBatch, RelayFailure, RelaySignal, Signal
+from p2pmesh.wire.fields import MAX_SIGNALS_IN_BATCH
+from p2pmesh.wire.messages import LinkRejected, RelayBatch, RelayFailure, RelaySignal, Signal
 
 _NOT_FOUND = re.compile(r"Peer ([0-9a-f]{40}) not found")
 _REPLACED = "Another client joined with your ID"  # the original's server has texts only
-
 
 LOOP, TOO_LONG, NOT_FOR_YOU = "Relay loop detected", "Relay path too long", "Peer not connected"
 """Reasons of `relay_failure`, in the original's words."""
@@ -179,8 +181,8 @@ class SignalingCore:
                 self._links[peer] = event.peer.version
                 self._ways.link_up(event.peer)
                 self._joining.seek(now, wanted=self._wants_services())
-                strange = self._ways.is_strange(peer)
-                return [*strange, *self._ways.answered(peer), *self._introductions.close(peer)]
+                told = self._ways.tell_strange(peer)
+                return [*told, *self._ways.answered(peer), *self._introductions.close(peer)]
             case LinkDown():
                 self._links.pop(event.peer, None)
                 self._ways.link_down(event.peer)
@@ -223,13 +225,13 @@ class SignalingCore:
         others = tuple(peer for peer in peers if peer != self._me)
         for peer in others:
             self._ways.seen(peer, transport)
-        return _hint(PeersFound(others, source)) if others else []
+        return [Tell(Subsystem.TOPOLOGY, PeersFound(others, source))] if others else []
 
     def _on_peer_left(self, transport: str, peer: PeerId) -> Effects:
         if peer == self._me:
             return self._ignore("from_ourselves")
         left = self._ways.unseen(peer, transport)
-        return [] if left else _hint(PeerGone(peer))
+        return [] if left else [Tell(Subsystem.TOPOLOGY, PeerGone(peer))]
 
     def _on_error(self, transport: str, error: wire.ServiceError) -> Effects:
         missing = _NOT_FOUND.search(error.message)
@@ -279,7 +281,7 @@ class SignalingCore:
                 return effects + self._introductions.hear_rejection(came, rejected, message.about)
             case wire.SignalRejected():
                 instead = message.correct_initiator == self._me
-                rejected = Rejected(sender, message.reason or "initiator_conflict", offer_instead=instead)
+                rejected = Rejected(sender, message.reason or INITIATOR_CONFLICT, offer_instead=instead)
                 return effects + self._introductions.hear_rejection(came, rejected, None)
             case wire.Ack():
                 return effects + self._probes.hear(came, sender, now, answers=message.answers)
@@ -314,7 +316,7 @@ class SignalingCore:
         match event.message:
             case LinkRejected(alternative_peers=peers):
                 others = tuple(peer for peer in peers if peer != self._me)[:MAX_ALTERNATIVES]
-                return _hint(PeersFound(others, "rejection")) if others else []
+                return [Tell(Subsystem.TOPOLOGY, PeersFound(others, "rejection"))] if others else []
             case RelaySignal() as relayed if self._links.get(event.peer) == 0:
                 self._counts["relays_refused"] += 1
                 if not self._refusals.take(event.peer, now):
@@ -369,7 +371,7 @@ class SignalingCore:
         return [*self._introductions.close(event.peer), *self._ways.send(letter)]
 
     def _on_ask_for_offer(self, peer: PeerId) -> Effects:
-        ask = wire.SignalRejected(to=peer, from_=self._me, reason="initiator_conflict", correct_initiator=peer)
+        ask = wire.SignalRejected(to=peer, from_=self._me, reason=INITIATOR_CONFLICT, correct_initiator=peer)
         return self._ways.send_served(peer, ask)
 
     def _on_lost(self, letter: Letter, reason: str) -> Effects:
@@ -381,11 +383,6 @@ class SignalingCore:
     def _ignore(self, why: str) -> Effects:
         self._counts[f"ignored_{why}"] += 1
         return []
-
-
-def _hint(hint: PeersFound | PeerGone) -> Effects:
-    """Who is there concerns those who link and those who route."""
-    return [Tell(Subsystem.TOPOLOGY, hint), Tell(Subsystem.ROUTING, hint)]
 
 
 def _refusal(relayed: RelaySignal, sender: PeerId, me: PeerId, wall_ms: int) -> RelayFailure:

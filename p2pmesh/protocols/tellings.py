@@ -7,29 +7,7 @@ from typing import TypeAlias
 from attrs import frozen
 
 from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.inputs import (
-    Connect,
-    DhtFindNode,
-    DhtGet,
-    DhtPut,
-    Forget,
-    Leave,
-    LinkDown,
-    LinkLost,
-    LinkUp,
-    LocalSignal,
-    PeerGone,
-    PeersFound,
-    Publish,
-    Received,
-    RemotePeer,
-    SendDirect,
-    ServiceDown,
-    ServiceUp,
-    Signaled,
-    Subsystem,
-    WantHistory,
-)
+from p2pmesh.protocols.inputs import FromOutside, RemotePeer, Subsystem
 from p2pmesh.wire.messages import Message, Signal
 
 
@@ -47,6 +25,17 @@ class Intend:
 
     peer: PeerId
     purpose: str
+
+
+FULL = "max_peers_reached"
+INITIATOR_CONFLICT = "initiator_conflict"
+"""The original's words for having no room, and for wanting to make the offer oneself."""
+CANCELLED = "cancelled"
+"""The maker of an offer takes it back."""
+NO_ATTEMPT = "no_attempt"
+"""An answer came for which there is no offer any more."""
+NOT_FOUND = "not found"
+"""No service knows the peer."""
 
 
 @frozen
@@ -319,34 +308,19 @@ class Superfluous:
 class MeshSize:
     """About so many peers are in the mesh, ourselves included, by the density of the ring.
 
-    Goes to routing, broadcast and receipts.
+    Goes to routing, broadcast, receipts and islands.
     """
 
     peers: int
 
 
-Input: TypeAlias = (
-    LinkUp
-    | LinkDown
-    | LinkLost
-    | Received
-    | ServiceUp
-    | ServiceDown
-    | Signaled
-    | LocalSignal
-    | PeersFound
-    | PeerGone
-    | Offered
+Telling: TypeAlias = (
+    Offered
     | Intend
     | Rejected
     | RejectOffer
     | AskForOffer
     | FindPeers
-    | Connect
-    | Publish
-    | WantHistory
-    | SendDirect
-    | Forget
     | Originated
     | Forwarded
     | HopSettled
@@ -372,8 +346,7 @@ Input: TypeAlias = (
     | RingAgreed
     | Superfluous
     | MeshSize
-    | DhtPut
-    | DhtGet
-    | DhtFindNode
-    | Leave
 )
+
+Input: TypeAlias = FromOutside | Telling
+"""All that a core may be given."""

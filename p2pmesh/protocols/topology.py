@@ -30,7 +30,7 @@ has been open for a while comes from a peer that has been restarted: it gets a n
 Takes: LinkUp, LinkDown, LinkLost, Received, ServiceUp and ServiceDown (from signaling: joined, and no more), PeersFound,
 PeerGone, Offered, Rejected, Connect, Bridge, Introduced, FarPeers, Welcome, RingAgreed, Superfluous, Forget, Leave.
 Gives: WantLink, AcceptOffer, DropLink, SendFrame(ReconnectionData | Goodbye), Reply,
-Tell(SIGNALING, RejectOffer | AskForOffer | FindPeers), Tell(CHORD, Vacancies), Tell(ISLANDS, Vanished),
+Tell(SIGNALING, Intend | RejectOffer | AskForOffer | FindPeers), Tell(CHORD, Vacancies), Tell(ISLANDS, Vanished),
 Emit(PeerConnected | PeerDisconnected | PeerTimedOut | PeerFailed | PeerEvicted).
 """
 
@@ -47,6 +47,9 @@ from p2pmesh.events import PeerEvicted
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId, short
 from p2pmesh.protocols.core import (
+    FULL,
+    INITIATOR_CONFLICT,
+    NOT_FOUND,
     Bridge,
     Connect,
     DropLink,
@@ -75,7 +78,7 @@ from p2pmesh.protocols.core import (
     WallClock,
     Welcome,
 )
-from p2pmesh.protocols.holdings import FULL, TAKEN_BACK, Holdings
+from p2pmesh.protocols.holdings import TAKEN_BACK, Holdings
 from p2pmesh.protocols.needs import Dial, Swap
 from p2pmesh.protocols.ring import ring_neighbours
 from p2pmesh.protocols.slots import ATTEMPTS, Slot, State
@@ -187,10 +190,6 @@ class TopologyCore:
         self._out.clear()
         return effects
 
-    # --- links --------------------------------------------------------------------------------------------------------
-
-    # --- making room --------------------------------------------------------------------------------------------------
-
     # --- what others say ----------------------------------------------------------------------------------------------
 
     def _on_offered(self, event: Offered, now: float) -> None:
@@ -248,7 +247,7 @@ class TopologyCore:
             closing.heir = None
         slot = self._slots.get(peer)
         attempting = slot is not None and slot.state in ATTEMPTS
-        its_turn = event.reason == "initiator_conflict" and not event.offer_instead
+        its_turn = event.reason == INITIATOR_CONFLICT and not event.offer_instead
         if its_turn:
             self._held.connects.hold(peer, now + OFFER_COMES)
         elif attempting and event.reason == FULL and self._held.connects.may_go_on(peer, now):
@@ -264,7 +263,7 @@ class TopologyCore:
         elif its_turn:
             self._known.heard(peer, 0)
             self._known.pause(peer, now + OFFER_COMES)
-        elif event.reason == "not found" and (slot is None or attempting):
+        elif event.reason == NOT_FOUND and (slot is None or attempting):
             self._known.forget(peer)
 
     def _on_peer_gone(self, peer: PeerId, now: float) -> None:
@@ -283,14 +282,14 @@ class TopologyCore:
                     vouched=now + VOUCHED,
                 )
             case "beyond":
-                news = self._known.learn(event.peers, vouched=now + VOUCHED)
+                self._known.learn(event.peers, vouched=now + VOUCHED)
                 self._known.be_sure(event.peers, now + VOUCHED)
                 news = True
             case "hearsay":
                 later = now + HEARSAY * self._rng.uniform(1.0, 1.5)
                 news = self._known.learn(event.peers, later, now, vouched=-math.inf)
             case "ring":
-                news = self._known.learn(event.peers, now=now, vouched=now + VOUCHED)
+                self._known.learn(event.peers, now=now, vouched=now + VOUCHED)
                 self._known.urge(event.peers, now)
                 news = True
             case _:
@@ -452,5 +451,3 @@ class TopologyCore:
             self._timers.set("check", max(moment, now))
         else:
             self._timers.cancel("check")
-
-    # --- views --------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ not there; or when the service itself is down. An offer or answer without any wa
 it at once, instead of waiting until the attempt's time is over. A letter may arrive twice, by two ways: whoever gets it
 holds it against what it has heard before.
 
-Gives: SendSignaling, Tell(ROUTING, Route | CancelRoute).
+Gives: SendSignaling, Tell(ROUTING, Route | CancelRoute), Tell(ISLANDS, Stranger).
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from attrs import define, field, frozen
 from p2pmesh.config import SignalingConfig
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.core import (
+    NOT_FOUND,
     CancelRoute,
     Effects,
     RemotePeer,
@@ -35,10 +36,10 @@ from p2pmesh.protocols.core import (
     Way,
 )
 from p2pmesh.protocols.recent import Recent
-from p2pmesh.wire.messages import MAX_REASON, Message
+from p2pmesh.wire.fields import MAX_REASON
+from p2pmesh.wire.messages import Message
 from p2pmesh.wire.signaling import SignalingMessage
 
-NOT_FOUND = "not found"
 NO_WAY = "no way to it: no signaling service is up, and no link leads into the mesh"
 
 
@@ -229,7 +230,7 @@ class Ways:
         self._counts[f"{letter.kind.value}_mesh"] += 1
         return self._cancel(letter)
 
-    def is_strange(self, peer: PeerId) -> Effects:
+    def tell_strange(self, peer: PeerId) -> Effects:
         """A link to it is open: say so if our offer did not come through the mesh, and did by a service."""
         letter = self._open.get(peer)
         if letter is None or letter.kind is not Kind.OFFER or not letter.through_mesh or not letter.services:

@@ -163,13 +163,13 @@ class Bus:
         self, kind: type[T], wants: Callable[[T], bool], capacity: int, topic: str | None
     ) -> Iterator[Subscription[T]]:
         """A stream of the events of one kind that `wants` lets through."""
-
-        def lagged(missed: int) -> None:
-            self.publish(Lagged(missed, topic))
-
-        stream = Subscription[T](capacity, lagged)
+        stream = Subscription[T](capacity, self.lagging(topic))
         with self.attach(stream, lambda event: isinstance(event, kind) and wants(event)):
             yield stream
+
+    def lagging(self, topic: str | None) -> Callable[[int], None]:
+        """What to call when a subscription to messages of a topic, or of all, has dropped some: tells the event streams."""
+        return lambda missed: self.publish(Lagged(missed, topic))
 
     @contextmanager
     def attach(self, stream: Subscription[T], wants: Callable[[Event], bool]) -> Iterator[Subscription[T]]:

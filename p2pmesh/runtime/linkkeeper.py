@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from typing import Any, Final, TypeAlias
 
 import attrs
@@ -281,7 +282,7 @@ class LinkKeeper:
     ) -> Link:
         link: Link | None = None
         failure: AttemptFailed | None = None
-        try:
+        async with AsyncExitStack() as unless_given:
             async with trio.open_nursery() as nursery:
 
                 async def feed() -> None:
@@ -292,13 +293,11 @@ class LinkKeeper:
                 nursery.start_soon(feed)
                 try:
                     link = await attempt.opened(remote)
+                    unless_given.push_async_callback(trio.aclose_forcefully, link)  # it may be given up in this moment
                 except AttemptFailed as error:
                     failure = error
                 nursery.cancel_scope.cancel("the attempt is decided")
-        except BaseException:  # cancelled, above all: the link is nobody else's to close
-            if link is not None:  # given up in the very moment it opened
-                await trio.aclose_forcefully(link)  # noqa: ASYNC102  # waits for nothing
-            raise
+            unless_given.pop_all()
         if link is None:
             raise failure or AttemptFailed("cancelled")
         return link

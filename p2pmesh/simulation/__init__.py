@@ -11,7 +11,7 @@ Two rungs, one and the same protocol cores:
 """
 
 from p2pmesh.simulation.assembly import assemble
-from p2pmesh.simulation.bare import BareNetwork, Cut, InvariantViolated, Violation
+from p2pmesh.simulation.bare import BareNetwork, InvariantViolated, Violation
 from p2pmesh.simulation.bare_node import BareNode
 from p2pmesh.simulation.calls import Call, Sending
 from p2pmesh.simulation.conditioner import Conditions, Constant, LogNormal, Measured, Uniform
@@ -32,12 +32,14 @@ from p2pmesh.simulation.graph import Graph, Hops
 from p2pmesh.simulation.havoc import Havoc
 from p2pmesh.simulation.hostile import Hostility
 from p2pmesh.simulation.ledger import Broadcast
-from p2pmesh.simulation.meshes import World, simulated_meshes
+from p2pmesh.simulation.meshes import simulated_meshes
 from p2pmesh.simulation.meter import Reading, read_meter
 from p2pmesh.simulation.network import NEARBY, SimDialer, SimNetwork
+from p2pmesh.simulation.obstacles import Cut
 from p2pmesh.simulation.report import Picture, Report
 from p2pmesh.simulation.scenario import SCENARIOS, Run, Scenario, load_scenario, parse_scenario, run
 from p2pmesh.simulation.scheduling import simulate
+from p2pmesh.simulation.world import World
 
 __all__ = [
     "NEARBY",

@@ -22,7 +22,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from heapq import heappop
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from attrs import frozen
 
@@ -40,6 +40,7 @@ from p2pmesh.simulation.calls import Call, Calls, Sending
 from p2pmesh.simulation.conditioner import Conditions, Path, luck_of
 from p2pmesh.simulation.hostile import EVERY, Hostility
 from p2pmesh.simulation.ledger import Broadcast, Ledger
+from p2pmesh.simulation.obstacles import Cut, Nat, let_link, without
 from p2pmesh.simulation.trace import Mark, Trace
 from p2pmesh.simulation.traffic import NAMES, Traffic
 
@@ -51,8 +52,6 @@ TRACE_LINES: Final = 60
 """Of the trace, in a failure's message."""
 
 Listener: TypeAlias = Callable[[BareNode, Event], None]
-Nat: TypeAlias = Literal["open", "cone", "symmetric"]
-"""How a peer's address translator treats strangers. Behind a symmetric one, a peer reaches only those that are open."""
 
 
 class InvariantViolated(AssertionError):
@@ -69,27 +68,6 @@ class Violation:
 
     def __str__(self) -> str:
         return f"{self.invariant} at {self.time:.3f} s: {self.what}"
-
-
-@frozen
-class Cut:
-    """A partition: nothing passes between peers of different sides, or only from the first side to the others.
-
-    Who stands on no side is on side `rest`, or, if that is None, reaches everybody.
-    """
-
-    sides: dict[int, int]
-    one_way: bool = False
-    rest: int | None = 0
-    keeps_service: bool = False
-    """Whether all sides reach the signaling service; else only side 0 does."""
-
-    def stops(self, sender: int, receiver: int) -> bool:
-        """Whether packets from one peer to the other get lost."""
-        here, there = self.sides.get(sender, self.rest), self.sides.get(receiver, self.rest)
-        if here is None or there is None or here == there:
-            return False
-        return not (self.one_way and here == 0)
 
 
 class BareNetwork:
@@ -293,7 +271,7 @@ class BareNetwork:
     def heal(self, cut: Cut | None = None) -> None:
         """End a partition, or all of them."""
         self.mark(Mark.FAULT, -1, -1, "heal")
-        self.cuts = [other for other in self.cuts if cut is not None and other is not cut]
+        self.cuts = without(self.cuts, cut)
         self.refresh()
 
     def turn_hostile(self, node: BareNode, hostility: Hostility) -> None:
@@ -396,12 +374,11 @@ class BareNetwork:
         """Whether two peers can open a link now."""
         if not (self.passes(a, b) and self.passes(b, a)):
             return False
-        nats = {self.nats.get(a.number, "open"), self.nats.get(b.number, "open")}
-        return "symmetric" not in nats or "open" in nats
+        return let_link(self.nats.get(a.number, "open"), self.nats.get(b.number, "open"))
 
     def reaches_service(self, node: BareNode) -> bool:
         """Whether packets pass between a peer and the signaling service."""
-        return all(cut.keeps_service or cut.sides.get(node.number, cut.rest) in {0, None} for cut in self.cuts)
+        return all(cut.spares_service(node.number) for cut in self.cuts)
 
     def refresh(self) -> None:
         """The network has changed: see what passes now."""

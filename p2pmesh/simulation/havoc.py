@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any, Final, assert_never
 
-from p2pmesh.simulation.bare import BareNetwork, Cut
+from p2pmesh.simulation.bare import BareNetwork
 from p2pmesh.simulation.bare_node import BareNode
 from p2pmesh.simulation.conditioner import Conditions, Constant
 from p2pmesh.simulation.faults import (
@@ -23,6 +23,7 @@ from p2pmesh.simulation.faults import (
     Peers,
     Restart,
 )
+from p2pmesh.simulation.obstacles import Cut
 
 FEWEST: Final = 2
 """Peers that faults leave alive: there is no mesh of one."""

@@ -26,9 +26,9 @@ from p2pmesh.keyspace import PeerId, short
 from p2pmesh.links.carried import SessionLink
 from p2pmesh.links.link import Attempt, AttemptFailed, Dialer, Link, LinkError
 from p2pmesh.protocols.core import RemotePeer
-from p2pmesh.simulation.bare import Cut
 from p2pmesh.simulation.carrier import SimCarrier
 from p2pmesh.simulation.conditioner import Conditions, Constant, Path, luck_of
+from p2pmesh.simulation.obstacles import Cut
 from p2pmesh.simulation.terrain import Terrain
 from p2pmesh.wire.messages import Signal
 

@@ -12,7 +12,6 @@ import trio
 
 from p2pmesh.errors import TransportUnavailable
 from p2pmesh.mesh import Mesh
-from p2pmesh.simulation.bare import Cut
 from p2pmesh.simulation.conditioner import Conditions, Constant
 from p2pmesh.simulation.faults import (
     Bad,
@@ -29,9 +28,10 @@ from p2pmesh.simulation.faults import (
     Peers,
     Restart,
 )
+from p2pmesh.simulation.obstacles import Cut
 
 if TYPE_CHECKING:
-    from p2pmesh.simulation.meshes import World
+    from p2pmesh.simulation.world import World
 
 FEWEST: Final = 2
 """Peers that faults leave alive: there is no mesh of one."""

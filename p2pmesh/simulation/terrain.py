@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from p2pmesh.keyspace import PeerId
-from p2pmesh.simulation.bare import Cut, Nat
+from p2pmesh.simulation.obstacles import Cut, Nat, let_link, without
 
 
 class Terrain:
@@ -38,7 +38,7 @@ class Terrain:
 
     def remove(self, cut: Cut | None) -> None:
         """End this cut, or with None all of them."""
-        self._cuts = [other for other in self._cuts if cut is not None and other is not cut]
+        self._cuts = without(self._cuts, cut)
 
     def freeze(self, peer: PeerId) -> None:
         self._frozen.add(peer)
@@ -63,12 +63,11 @@ class Terrain:
         """Whether a link can be opened: packets must pass both ways, and not be refused as a stranger's."""
         if not (self.passes(a, b) and self.passes(b, a)):
             return False
-        nats = {self._nats.get(a, "open"), self._nats.get(b, "open")}
-        return "symmetric" not in nats or "open" in nats
+        return let_link(self._nats.get(a, "open"), self._nats.get(b, "open"))
 
     def reaches_service(self, peer: PeerId) -> bool:
         """Whether packets pass between a peer and the signaling service."""
         if peer in self._frozen:
             return False
         number = self.number(peer)
-        return all(cut.keeps_service or cut.sides.get(number, cut.rest) in {0, None} for cut in self._cuts)
+        return all(cut.spares_service(number) for cut in self._cuts)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import cast
 
 import h11
@@ -113,16 +113,15 @@ class WebSocketTransport(Transport):
             raise TransportError(f"can't reach {address.public}: {why_unreachable(error)}") from error
         if not address.secure:
             return tcp
-        try:
-            context = self._ssl_context or ssl.create_default_context()
-            tls = trio.SSLStream(tcp, context, server_hostname=address.host, https_compatible=True)
-            await tls.do_handshake()
-        except trio.BrokenResourceError as error:
-            await trio.aclose_forcefully(tcp)
-            raise TransportError(f"can't reach {address.public}: {why_no_tls(error)}") from error
-        except BaseException:  # cancelled, above all: the socket is nobody else's to close
-            await trio.aclose_forcefully(tcp)
-            raise
+        async with AsyncExitStack() as unless_secured:
+            unless_secured.push_async_callback(trio.aclose_forcefully, tcp)
+            try:
+                context = self._ssl_context or ssl.create_default_context()
+                tls = trio.SSLStream(tcp, context, server_hostname=address.host, https_compatible=True)
+                await tls.do_handshake()
+            except trio.BrokenResourceError as error:
+                raise TransportError(f"can't reach {address.public}: {why_no_tls(error)}") from error
+            unless_secured.pop_all()
         return tls
 
     async def _carry(
@@ -325,7 +324,7 @@ async def _open_quiet_nursery() -> AsyncGenerator[trio.Nursery, None]:
         async with trio.open_nursery() as nursery:
             try:
                 yield nursery
-            except BaseException as error:
+            except BaseException as error:  # whatever it is, it goes on: to be known again in the nursery's group
                 raised = error
                 raise
             finally:

@@ -24,7 +24,8 @@ from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from p2pmesh.errors import RemoteProtocolError
-from p2pmesh.wire.messages import Direct, Gossip, GossipData, Message, Scalar, Unknown
+from p2pmesh.wire.fields import Scalar
+from p2pmesh.wire.messages import Direct, Gossip, GossipData, Message, Unknown
 from p2pmesh.wire.signaling import MAX_BOOTSTRAP, BootstrapPeers, KnownPeer, SignalingMessage
 
 MAX_DEPTH = 100

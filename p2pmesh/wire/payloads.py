@@ -23,7 +23,7 @@ from attrs import field, frozen
 from p2pmesh.errors import InvalidPayload, PayloadTooLarge, RemoteProtocolError
 from p2pmesh.events import JsonValue, Payload
 from p2pmesh.wire.codec import MAX_DEPTH, is_too_deep
-from p2pmesh.wire.messages import Scalar
+from p2pmesh.wire.fields import Scalar
 
 Encoding: TypeAlias = Literal["text", "json"]
 

@@ -7,19 +7,21 @@ from __future__ import annotations
 
 from typing import Annotated, TypeAlias
 
-from msgspec import Meta, Struct
+from msgspec import Meta
 
-from p2pmesh.wire.messages import (
+from p2pmesh.wire.fields import (
     MAX_SIGNALS_IN_BATCH,
     Id,
     Mark,
     Milliseconds,
+    Part,
     PeerIds,
     PublicKey,
     Reason,
-    Signal,
     Signature,
+    Tagged,
 )
+from p2pmesh.wire.messages import Signal
 
 MAX_BOOTSTRAP = 64
 
@@ -27,14 +29,10 @@ Room: TypeAlias = Annotated[str, Meta(max_length=128)]
 Token: TypeAlias = Annotated[str, Meta(max_length=1024)]
 
 
-class _Message(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type", rename="camel"):
-    """A message: its `type` field tells which."""
-
-
 # --- from a peer to the service ---------------------------------------------------------------------------------------
 
 
-class Join(_Message, frozen=True, kw_only=True, tag="join"):
+class Join(Tagged, frozen=True, kw_only=True, tag="join"):
     """Here I am. A repeated join asks for fresh `bootstrap_peers` and announces the peer again."""
 
     peer_id: Id
@@ -48,31 +46,31 @@ class Join(_Message, frozen=True, kw_only=True, tag="join"):
     """Over room, id and timestamp: see `p2pmesh.protocols.handshake`."""
 
 
-class Leave(_Message, frozen=True, kw_only=True, tag="leave"):
+class Leave(Tagged, frozen=True, kw_only=True, tag="leave"):
     peer_id: Id
 
 
 # --- from the service to a peer ---------------------------------------------------------------------------------------
 
 
-class KnownPeer(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
+class KnownPeer(Part, frozen=True, kw_only=True):
     id: Id
     last_seen: Milliseconds | None = None
 
 
-class BootstrapPeers(_Message, frozen=True, kw_only=True, omit_defaults=False, tag="bootstrap_peers"):
+class BootstrapPeers(Tagged, frozen=True, kw_only=True, omit_defaults=False, tag="bootstrap_peers"):
     peers: Annotated[tuple[KnownPeer, ...], Meta(max_length=MAX_BOOTSTRAP)] = ()
 
 
-class PeerJoined(_Message, frozen=True, kw_only=True, tag="peer_joined"):
+class PeerJoined(Tagged, frozen=True, kw_only=True, tag="peer_joined"):
     peer_id: Id
 
 
-class PeerLeft(_Message, frozen=True, kw_only=True, tag="peer_left"):
+class PeerLeft(Tagged, frozen=True, kw_only=True, tag="peer_left"):
     peer_id: Id
 
 
-class ServiceError(_Message, frozen=True, kw_only=True, tag="error"):
+class ServiceError(Tagged, frozen=True, kw_only=True, tag="error"):
     """Something was refused. The original sends only `message`; our server adds a `code` to tell them apart."""
 
     message: Annotated[str, Meta(max_length=1024)] = ""
@@ -103,20 +101,20 @@ JOIN_REFUSALS = frozenset({"bad_join", "bad_token", "clock_skew", "id_taken", "r
 # --- between peers, by way of the service -----------------------------------------------------------------------------
 
 
-class PeerSignal(_Message, frozen=True, kw_only=True, tag="signal"):
+class PeerSignal(Tagged, frozen=True, kw_only=True, tag="signal"):
     to: Id | None = None
     from_: Id | None = None
     signal: Signal
 
 
-class PeerSignals(_Message, frozen=True, kw_only=True, tag="batched_signals"):
+class PeerSignals(Tagged, frozen=True, kw_only=True, tag="batched_signals"):
     to: Id | None = None
     from_: Id | None = None
     signals: Annotated[tuple[Signal, ...], Meta(max_length=MAX_SIGNALS_IN_BATCH)] = ()
     batch_timestamp: Milliseconds = 0
 
 
-class ConnectionRejected(_Message, frozen=True, kw_only=True, tag="connection_rejected"):
+class ConnectionRejected(Tagged, frozen=True, kw_only=True, tag="connection_rejected"):
     """No link now: full, or not willing. `alternative_peers` may have room."""
 
     to: Id | None = None
@@ -129,7 +127,7 @@ class ConnectionRejected(_Message, frozen=True, kw_only=True, tag="connection_re
     """Which offer: see `LinkRejected`. Only for peers of ours."""
 
 
-class SignalRejected(_Message, frozen=True, kw_only=True, tag="signal_rejected"):
+class SignalRejected(Tagged, frozen=True, kw_only=True, tag="signal_rejected"):
     """The wrong side made the offer: `correct_initiator` shall."""
 
     to: Id | None = None
@@ -138,7 +136,7 @@ class SignalRejected(_Message, frozen=True, kw_only=True, tag="signal_rejected")
     correct_initiator: Id | None = None
 
 
-class Ack(_Message, frozen=True, kw_only=True, tag="ack"):
+class Ack(Tagged, frozen=True, kw_only=True, tag="ack"):
     """Are you there? And the answer. The original's server relays it, and its clients take no notice."""
 
     to: Id | None = None

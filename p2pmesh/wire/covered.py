@@ -1,0 +1,31 @@
+"""The bytes that a signature covers, or that a key is made of: fields, each after its length.
+
+So no two rows of fields come to the same bytes, whatever stands in them.
+"""
+
+from __future__ import annotations
+
+import struct
+
+_length = struct.Struct(">I").pack
+_long = struct.Struct(">Q").pack
+
+
+def field(value: bytes) -> bytes:
+    """The length of a value in bytes as a 32-bit big-endian number, followed by the value."""
+    return _length(len(value)) + value
+
+
+def fields(*values: bytes) -> bytes:
+    """One field after the other."""
+    return b"".join(map(field, values))
+
+
+def number(value: int) -> bytes:
+    """A number as 64 bits, big-endian."""
+    return _long(value)
+
+
+def text(value: str) -> bytes:
+    """A text in UTF-8. Never raises, whatever a peer sent: half a surrogate pair is written as if it were a character."""
+    return value.encode("utf-8", "surrogatepass")

@@ -1,0 +1,53 @@
+"""What messages are made of: fields with their bounds, and the two kinds of structs.
+
+Bounds stand in the types, and decoding checks them.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, TypeAlias
+
+from msgspec import Meta, Struct
+
+from p2pmesh.identity import PUBLIC_KEY_SIZE, SIGNATURE_SIZE
+from p2pmesh.keyspace import PeerId
+
+MAX_ID = 128
+MAX_TOPIC = 256
+MAX_REASON = 256
+MAX_SDP = 64 * 1024
+MAX_PEERS_IN_LIST = 64
+MAX_SIGNALS_IN_BATCH = 32
+MAX_IDS_IN_LIST = 256
+MAX_VALUE = 64 * 1024
+MAX_RING_LIST = 16
+MAX_TRAIL = 256
+MAX_RECEIPTS = 64
+
+Id: TypeAlias = Annotated[PeerId, Meta(pattern=r"\A[0-9a-f]{40}\Z")]
+PeerIds: TypeAlias = Annotated[tuple[Id, ...], Meta(max_length=MAX_PEERS_IN_LIST)]
+Trail: TypeAlias = Annotated[tuple[Id, ...], Meta(max_length=MAX_TRAIL)]
+RingList: TypeAlias = Annotated[tuple[Id, ...], Meta(max_length=MAX_RING_LIST)]
+MessageId: TypeAlias = Annotated[str, Meta(min_length=1, max_length=MAX_ID)]
+MessageIds: TypeAlias = Annotated[tuple[MessageId, ...], Meta(max_length=MAX_IDS_IN_LIST)]
+Topic: TypeAlias = Annotated[str, Meta(max_length=MAX_TOPIC)]
+Reason: TypeAlias = Annotated[str, Meta(max_length=MAX_REASON)]
+Milliseconds: TypeAlias = Annotated[int, Meta(ge=0, lt=1 << 53)]
+Hops: TypeAlias = Annotated[int, Meta(ge=0, le=255)]
+Count: TypeAlias = Annotated[int, Meta(ge=0, lt=1 << 32)]
+HopCounts: TypeAlias = Annotated[tuple[Hops, ...], Meta(max_length=MAX_IDS_IN_LIST)]
+Prefix: TypeAlias = Annotated[str, Meta(max_length=16)]
+Trees: TypeAlias = Annotated[tuple[Annotated[str, Meta(max_length=8)], ...], Meta(max_length=MAX_PEERS_IN_LIST)]
+PublicKey: TypeAlias = Annotated[bytes, Meta(min_length=PUBLIC_KEY_SIZE, max_length=PUBLIC_KEY_SIZE)]
+Signature: TypeAlias = Annotated[bytes, Meta(min_length=SIGNATURE_SIZE, max_length=SIGNATURE_SIZE)]
+Mark: TypeAlias = Annotated[str, Meta(max_length=32)]
+Purpose: TypeAlias = Annotated[str, Meta(max_length=16)]
+Scalar: TypeAlias = str | int | float | bool | None
+
+
+class Part(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
+    """A piece of a message."""
+
+
+class Tagged(Part, frozen=True, kw_only=True, tag_field="type"):
+    """A message: its `type` field tells which."""

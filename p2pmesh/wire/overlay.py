@@ -1,0 +1,202 @@
+"""Messages of the overlay: packets, the ring, bridges between islands, and the DHT. See `messages`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from p2pmesh.wire.fields import (
+    MAX_ID,
+    MAX_VALUE,
+    Count,
+    Hops,
+    Id,
+    MessageId,
+    Milliseconds,
+    Part,
+    PeerIds,
+    PublicKey,
+    RingList,
+    Signature,
+    Tagged,
+    Trail,
+)
+
+# --- routes -----------------------------------------------------------------------------------------------------------
+
+
+class Contact(Part, frozen=True, kw_only=True):
+    """A peer's contact record, signed by it; its id is that of the key. See `p2pmesh.protocols.sealing`."""
+
+    key: PublicKey
+    box: PublicKey
+    """Its X25519 key, for which messages to it are sealed."""
+    version: Annotated[int, Meta(ge=1, lt=1 << 16)]
+    serial: Milliseconds
+    """Of two records of a peer the one with the higher serial counts."""
+    max_payload: Count
+    """The largest payload that it takes."""
+    signature: Signature
+
+
+class Packet(Tagged, frozen=True, kw_only=True, tag="packet"):
+    """A message on its way over several links; see `p2pmesh.protocols.packets`.
+
+    From `hops` to `route` are the fields that change on the way; the others are the origin's and signed.
+    """
+
+    id: MessageId
+    kind: Literal["tell", "ask", "ack", "answer", "refusal", "miss"]
+    """`tell` wants an `ack`, `ask` an `answer`, both with its id. The receiver may send a `refusal` of either, and a
+    peer that knows no way on a `miss`, which is a hint that nobody signs."""
+    from_: Id
+    to: Id
+    nearest: bool = False
+    """It is for the peer whose id is nearest to `to` on the ring, never for its origin."""
+    timestamp: Milliseconds = 0
+    sealed: bool = False
+    carry: bytes = b""
+    """The message inside, encoded; then sealed if it says so. Of a refusal the reason."""
+    key: PublicKey | None = None
+    signature: Signature | None = None
+    hops: Hops = 0
+    """Links that it may cross yet."""
+    attempt: Hops = 0
+    """Of the same packet, from 0 on; later ones go other ways. In a response, which attempt it is to."""
+    path: Trail = ()
+    """Peers that it came through, the origin first, without its sender; dead ends are not in it."""
+    tried: Trail = ()
+    """Dead ends. Is its sender among them, it gives the packet back."""
+    route: Trail = ()
+    """Peers through which it shall go, as far as that works."""
+
+
+class ContactRequest(Tagged, frozen=True, kw_only=True, tag="contact_request"):
+    """Asks for the receiver's contact record, and brings the sender's."""
+
+    contact: Contact
+
+
+class ContactReply(Tagged, frozen=True, kw_only=True, tag="contact_reply"):
+    contact: Contact
+
+
+# --- the ring ---------------------------------------------------------------------------------------------------------
+
+
+class Neighbours(Tagged, frozen=True, kw_only=True, tag="neighbours"):
+    """What the sender says of itself: replaces what it said before."""
+
+    serial: Count
+    """Counts these messages, for `Stabilise`."""
+    links: PeerIds = ()
+    """Verified peers of this protocol that it has links to, those next to it on the ring first."""
+    free: Annotated[int, Meta(ge=0, lt=1 << 16)] = 0
+    """Slots without a link, beside those for the ring."""
+    leaf: bool = False
+    """Whether it has one slot only, and is no part of the ring."""
+    successors: RingList = ()
+    predecessors: RingList = ()
+    """Who follows it on the ring, and who goes before, as far as it knows, the nearest first."""
+
+
+class Stabilise(Tagged, frozen=True, kw_only=True, tag="stabilise"):
+    """My last `Neighbours` to you has this serial; without one: send me yours."""
+
+    serial: Count | None = None
+    peers: RingList = ()
+    """Some peers that the receiver may not know of."""
+
+
+class FindSuccessor(Tagged, frozen=True, kw_only=True, tag="find_successor"):
+    """Who is at this place of the ring? Routed to whoever is nearest to it."""
+
+    key: Id
+    seeks_link: bool = False
+    """The sender has a free slot for a long link: it may be named to others who seek one."""
+    joins: bool = False
+    """It has just come, so that a long link may be given up for it."""
+    leaf: bool = False
+    """It has one slot only, and seeks its place."""
+
+
+class SuccessorFound(Tagged, frozen=True, kw_only=True, tag="successor_found"):
+    """The answer of who is nearest to the key."""
+
+    successors: RingList = ()
+    predecessors: RingList = ()
+    vacant: RingList = ()
+    """Peers with free slots for long links, that the sender of this knows of."""
+    welcome: bool = False
+    """Whether the sender of this lets the asker in, if that offers it a link soon."""
+
+
+# --- islands ----------------------------------------------------------------------------------------------------------
+
+
+class Merge(Tagged, frozen=True, kw_only=True, tag="merge"):
+    """There is a bridge to another island: flooded from its near end. To its far end, without a path: we are two islands."""
+
+    id: MessageId
+    bridge: Id
+    """The far end."""
+    path: PeerIds = ()
+    """The near end, and all that it came through since, the sender last."""
+
+
+class FindBeyond(Tagged, frozen=True, kw_only=True, tag="find_beyond"):
+    """Who is at this place of the ring, on your side of the bridge? Routed to the far end."""
+
+    key: Id
+
+
+class FoundBeyond(Tagged, frozen=True, kw_only=True, tag="found_beyond"):
+    """The answer to `find_beyond`."""
+
+    peer: Id
+    """Who is nearest to the key, not by the link that the question came over."""
+    successors: RingList = ()
+    predecessors: RingList = ()
+    """Who follows it on the ring, and who goes before, as it says."""
+
+
+# --- DHT --------------------------------------------------------------------------------------------------------------
+
+
+class DhtRecord(Part, frozen=True, kw_only=True):
+    """A value in the DHT, as its publisher signed it; `p2pmesh.protocols.dht_records` says what the signature covers."""
+
+    key: Id
+    """The hash of the application's key."""
+    payload: Annotated[str, Meta(max_length=MAX_VALUE)] | None = None
+    encoding: Literal["text", "json"] | None = None
+    blob: bytes | None = None
+    """A value of bytes, instead of `payload`."""
+    timestamp: Milliseconds
+    """When it was published, by the publisher's clock: of two by one publisher, the newer one counts."""
+    ttl: Milliseconds
+    publisher_key: PublicKey
+    signature: Signature
+
+
+class KademliaCall(Part, frozen=True, kw_only=True):
+    """A request of the DHT, or the answer to one. The original's know nothing from `publisher` on."""
+
+    type: Annotated[str, Meta(max_length=32)]
+    id: Id
+    rpc_id: Annotated[str, Meta(max_length=MAX_ID)] | None = None
+    in_reply_to: Annotated[str, Meta(max_length=MAX_ID)] | None = None
+    target_id: Id | None = None
+    key: Annotated[str, Meta(max_length=MAX_ID)] | None = None
+    publisher: Id | None = None
+    """Of `FIND_VALUE`: only a value of this publisher."""
+    newer_than: Milliseconds | None = None
+    """Of `FIND_VALUE`: only a value with a later timestamp; who has this one says `stored`."""
+    record: DhtRecord | None = None
+    peers: PeerIds = ()
+    stored: bool = False
+
+
+class KademliaRpc(Tagged, frozen=True, kw_only=True, tag="kademlia_rpc"):
+    message: KademliaCall

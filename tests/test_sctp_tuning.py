@@ -1,0 +1,212 @@
+"""Acknowledgements of the SCTP association: when they wait, what takes them along, and what they never wait for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
+from typing import Any, cast
+
+import aiortc.rtcsctptransport as sctp
+from aiortc.rtcsctptransport import DataChunk, SackChunk
+
+from p2pmesh.links.webrtc_tuning import MAX_AHEAD, ROOM_FOR_SACK, SACK_DELAY, SctpTransport
+
+FULL = sctp.USERDATA_MAX_LENGTH
+PATIENCE = 100 * SACK_DELAY
+
+
+class Dtls:
+    """What lies below an association: keeps the packets that it sends."""
+
+    state = "connected"
+
+    def __init__(self) -> None:
+        self.packets: list[bytes] = []
+        self.sent = asyncio.Event()
+        self.datagrams: asyncio.Queue[bytes] = asyncio.Queue()
+        self.transport = SimpleNamespace(_connection=SimpleNamespace(_queue=self.datagrams))
+
+    async def _send_data(self, packet: bytes) -> None:
+        self.packets.append(packet)
+        self.sent.set()
+
+
+class Association:
+    """An association that has got everything up to number 9."""
+
+    def __init__(self) -> None:
+        self.below = Dtls()
+        self.sctp = SctpTransport(cast("Any", self.below))
+        self.sctp.tune()
+        self.sctp._remote_port = 5000
+        self.sctp._last_received_tsn = 9
+
+    async def get(self, tsn: int, size: int = 100) -> None:
+        packet = sctp.serialize_packet(5000, 5000, self.sctp._local_verification_tag, data(tsn, size))
+        await self.sctp._handle_data(packet)
+
+    async def send(self, size: int = 100) -> None:
+        await self.sctp._send_chunk(data(1, size))
+
+    @property
+    def sent(self) -> list[list[Any]]:
+        """The chunks in each packet."""
+        return [sctp.parse_packet(packet)[3] for packet in self.below.packets]
+
+    @property
+    def kinds(self) -> list[list[type]]:
+        return [[type(chunk) for chunk in chunks] for chunks in self.sent]
+
+    @property
+    def waits(self) -> bool:
+        return self.sctp._late_sack is not None
+
+
+def data(tsn: int, size: int) -> DataChunk:
+    chunk = DataChunk(flags=sctp.SCTP_DATA_FIRST_FRAG | sctp.SCTP_DATA_LAST_FRAG)
+    chunk.tsn, chunk.stream_id, chunk.stream_seq, chunk.protocol = tsn, 0, tsn % 2**16, sctp.WEBRTC_BINARY
+    chunk.user_data = bytes(size)
+    return chunk
+
+
+def with_association(test: Callable[[Association], Awaitable[None]]) -> None:
+    async def run() -> None:
+        await test(Association())
+
+    asyncio.run(run())
+
+
+def test_an_acknowledgement_that_waits_goes_along_with_data() -> None:
+    async def test(here: Association) -> None:
+        await here.get(10)
+        assert here.waits
+        assert here.sent == []
+        await here.send()
+        ((sack, chunk),) = here.sent
+        assert isinstance(sack, SackChunk)
+        assert (sack.cumulative_tsn, sack.gaps, sack.duplicates) == (10, [], [])
+        assert chunk.user_data == bytes(100)
+        assert not here.waits
+        await here.send()
+        assert here.kinds[1:] == [[DataChunk]]
+
+    with_association(test)
+
+
+def test_without_data_to_go_with_it_leaves_alone_after_a_while() -> None:
+    async def test(here: Association) -> None:
+        await here.get(10)
+        await asyncio.wait_for(here.below.sent.wait(), PATIENCE)
+        ((sack,),) = here.sent
+        assert sack.cumulative_tsn == 10
+        await here.send()
+        assert here.kinds[1:] == [[DataChunk]]
+
+    with_association(test)
+
+
+def test_much_data_is_acknowledged_at_once() -> None:
+    async def test(here: Association) -> None:
+        await here.get(10, FULL)
+        assert here.sent == []
+        await here.get(11, FULL)
+        assert here.kinds == [[SackChunk]]
+
+    with_association(test)
+
+
+def test_while_more_datagrams_wait_more_of_them_are_acknowledged_together() -> None:
+    async def test(here: Association) -> None:
+        here.below.datagrams.put_nowait(b"")
+        for tsn in range(10, 13):
+            await here.get(tsn, FULL)
+        assert here.sent == []
+        await here.get(13, FULL)
+        assert here.kinds == [[SackChunk]]
+
+    with_association(test)
+
+
+def test_what_is_missing_is_told_at_once_and_in_full() -> None:
+    async def test(here: Association) -> None:
+        await here.get(10)
+        await here.get(12)
+        ((sack,),) = here.sent
+        assert (sack.cumulative_tsn, sack.gaps) == (10, [(2, 2)])
+        await here.send()
+        assert here.kinds[1:] == [[DataChunk]], "a short form would say nothing of the gap"
+
+    with_association(test)
+
+
+def test_what_comes_twice_is_told_at_once() -> None:
+    async def test(here: Association) -> None:
+        await here.get(10)
+        await here.get(10)
+        ((sack,),) = here.sent
+        assert (sack.cumulative_tsn, sack.duplicates) == (10, [10])
+
+    with_association(test)
+
+
+def test_data_with_an_acknowledgement_is_no_larger_than_a_packet_may_be() -> None:
+    async def test(here: Association) -> None:
+        await here.send(FULL)
+        await here.get(10)
+        await here.send(ROOM_FOR_SACK)
+        full, bundled = map(len, here.below.packets)
+        assert here.kinds == [[DataChunk], [SackChunk, DataChunk]]
+        assert bundled <= full
+
+    with_association(test)
+
+
+def test_data_that_fills_its_packet_goes_alone_and_the_acknowledgement_after_it() -> None:
+    async def test(here: Association) -> None:
+        await here.get(10)
+        await here.send(ROOM_FOR_SACK + 1)
+        assert here.kinds == [[DataChunk]]
+        here.below.sent.clear()
+        await asyncio.wait_for(here.below.sent.wait(), PATIENCE)
+        assert here.kinds == [[DataChunk], [SackChunk]]
+
+    with_association(test)
+
+
+def test_the_other_side_takes_both_out_of_one_packet() -> None:
+    async def test(here: Association) -> None:
+        there = Association()
+        here.sctp._remote_verification_tag = there.sctp._local_verification_tag
+        await here.get(10)
+        await here.sctp._send_chunk(data(10, 100))
+        acknowledged: list[int] = []
+
+        async def note(chunk: SackChunk) -> None:
+            acknowledged.append(chunk.cumulative_tsn)
+
+        there.sctp._receive_sack_chunk = note  # type: ignore[method-assign]
+        await there.sctp._handle_data(here.below.packets[0])
+        assert acknowledged == [10]
+        assert there.sctp._last_received_tsn == 10
+
+    with_association(test)
+
+
+def test_data_too_far_ahead_of_what_is_missing_is_dropped() -> None:
+    async def test(here: Association) -> None:
+        await here.get(9 + MAX_AHEAD + 1)
+        assert here.sctp._sack_misordered == set()
+        await here.get(9 + MAX_AHEAD)
+        assert here.sctp._sack_misordered == {9 + MAX_AHEAD}
+
+    with_association(test)
+
+
+def test_a_closed_association_acknowledges_nothing_any_more() -> None:
+    async def test(here: Association) -> None:
+        await here.get(10)
+        here.sctp._set_state(here.sctp.State.CLOSED)
+        assert not here.waits
+
+    with_association(test)
