@@ -148,15 +148,20 @@ def test_what_is_pulled_is_asked_from_one_neighbour_only_and_again_if_it_does_no
     assert bare.count("pulling") == 0
 
 
-def test_what_was_pulled_is_announced_rather_than_pushed():
+def test_what_was_pulled_is_announced_rather_than_pushed_unless_it_is_still_on_its_way():
     bare = Bare()
+    bare(ServiceUp("net"))
+    bare.wait(10)
     bare.up(ALICE, BOB)
-    bare.got(ALICE, GossipHave(ids=(id_of(gossip()),)))
-    bare.got(ALICE, gossip())
+    old, young = gossip(message_id="m1", age=3000), gossip(message_id="m2", age=1000)
+    bare.got(ALICE, GossipHave(ids=(id_of(old), id_of(young))))
+    bare.got(ALICE, old)
     assert len(bare.delivered()) == 1
     assert bare.sent(Gossip) == []
-    bare.wait(0.3)
+    bare.wait(10.3)
     assert [peers for peers, _ in bare.sent(GossipIHave)] == [(BOB.peer_id,)]
+    bare.got(ALICE, young)
+    assert [peers for peers, _ in bare.sent(Gossip)] == [(BOB.peer_id,)], "who is below us must not wait for it"
 
 
 def test_the_lower_id_has_the_first_word_and_who_has_nothing_says_nothing():

@@ -194,12 +194,6 @@ class GossipGraft(_Message, frozen=True, kw_only=True, tag="gossip_graft"):
     """More origins, by the first digits of their ids, whose broadcasts are wanted as copies from now on."""
 
 
-class GossipPrune(_Message, frozen=True, kw_only=True, tag="gossip_prune"):
-    """Send no copies of these origins' broadcasts: this neighbour gets them elsewhere."""
-
-    trees: Trees
-
-
 class DigestPart(_Part, frozen=True, kw_only=True):
     """The sum of what a peer has below a prefix of keys: see `p2pmesh.protocols.digests`."""
 
@@ -512,7 +506,6 @@ Message: TypeAlias = (
     | GossipReceipts
     | GossipIHave
     | GossipGraft
-    | GossipPrune
     | GossipDigest
     | GossipHave
     | GossipWant
