@@ -293,3 +293,19 @@ def test_two_that_were_parted_have_the_same_soon_after(seed, size):
     held = [{kept.data.id for kept in node.cores[Subsystem.BROADCAST]._history} for node in net.nodes]  # type: ignore[attr-defined]
     assert held[0] == held[1]
     assert len(held[0]) == size
+
+
+MOST = (1 << 53) - 1
+
+
+def test_ages_beyond_all_bounds_are_not_handed_on():
+    part = DigestPart(prefix="", count=1, sum=bytes(8))
+    bare = Bare()
+    bare(ServiceUp("net"))
+    bare.wait(10)
+    bare.up(ALICE)
+    bare.got(ALICE, gossip())
+    bare.got(ALICE, GossipDigest(parts=(part,), beyond=MOST, within=MOST))
+    said = [message for kind in (GossipDigest, GossipHave) for _, message in bare.sent(kind)]
+    assert said
+    assert all(message.beyond <= 20_000 for message in said)

@@ -38,7 +38,6 @@ from attrs import define
 
 from p2pmesh.keyspace import PeerId
 
-
 HOLD = 1.0
 """Seconds that a prune and the acks after it take, on a bad link."""
 
