@@ -148,15 +148,20 @@ def test_what_is_pulled_is_asked_from_one_neighbour_only_and_again_if_it_does_no
     assert bare.count("pulling") == 0
 
 
-def test_what_was_pulled_is_announced_rather_than_pushed():
+def test_what_was_pulled_is_announced_rather_than_pushed_unless_it_is_still_on_its_way():
     bare = Bare()
+    bare(ServiceUp("net"))
+    bare.wait(10)
     bare.up(ALICE, BOB)
-    bare.got(ALICE, GossipHave(ids=(id_of(gossip()),)))
-    bare.got(ALICE, gossip())
+    old, young = gossip(message_id="m1", age=3000), gossip(message_id="m2", age=1000)
+    bare.got(ALICE, GossipHave(ids=(id_of(old), id_of(young))))
+    bare.got(ALICE, old)
     assert len(bare.delivered()) == 1
     assert bare.sent(Gossip) == []
-    bare.wait(0.3)
+    bare.wait(10.3)
     assert [peers for peers, _ in bare.sent(GossipIHave)] == [(BOB.peer_id,)]
+    bare.got(ALICE, young)
+    assert [peers for peers, _ in bare.sent(Gossip)] == [(BOB.peer_id,)], "who is below us must not wait for it"
 
 
 def test_the_lower_id_has_the_first_word_and_who_has_nothing_says_nothing():
@@ -288,3 +293,19 @@ def test_two_that_were_parted_have_the_same_soon_after(seed, size):
     held = [{kept.data.id for kept in node.cores[Subsystem.BROADCAST]._history} for node in net.nodes]  # type: ignore[attr-defined]
     assert held[0] == held[1]
     assert len(held[0]) == size
+
+
+MOST = (1 << 53) - 1
+
+
+def test_ages_beyond_all_bounds_are_not_handed_on():
+    part = DigestPart(prefix="", count=1, sum=bytes(8))
+    bare = Bare()
+    bare(ServiceUp("net"))
+    bare.wait(10)
+    bare.up(ALICE)
+    bare.got(ALICE, gossip())
+    bare.got(ALICE, GossipDigest(parts=(part,), beyond=MOST, within=MOST))
+    said = [message for kind in (GossipDigest, GossipHave) for _, message in bare.sent(kind)]
+    assert said
+    assert all(message.beyond <= 20_000 for message in said)

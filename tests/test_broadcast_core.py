@@ -39,7 +39,6 @@ from p2pmesh.wire.messages import (
     GossipHave,
     GossipHistory,
     GossipIHave,
-    GossipPrune,
     GossipWant,
 )
 from tests.broadcast_harness import (
@@ -666,7 +665,6 @@ def test_messages_of_a_link_that_has_ended_are_ignored():
         GossipAck(new=("x",)),
         GossipIHave(ids=("x",)),
         GossipGraft(ids=("x",)),
-        GossipPrune(trees=("x",)),
         GossipDigest(parts=(), within=1),
         GossipHave(ids=("x",)),
         GossipWant(ids=("x",)),

@@ -193,10 +193,11 @@ class _Talker:
         reached = self._progress.reached
         place = len(reached)
         reached.append(outcome.reached)
-        async with receipt.updates() as counts:  # of those, too, whom it reached late: a receipt goes on counting
-            async for count in counts:
-                reached[place] = count
-                self._changed.set()
+        if self._switch is not None:
+            async with receipt.updates() as counts:  # of those, too, who were out of reach: at first that may be all
+                async for count in counts:
+                    reached[place] = count
+                    self._changed.set()
 
     async def _send_direct(self, peer: str) -> None:
         try:

@@ -47,8 +47,6 @@ REST_SHARE = 0.5
 """Of the time that they took to connect: a machine that is busy with other things takes longer for each further link, too."""
 QUIET = 0.2
 """Seconds without news after which no duplicate is on its way any more; a delivery takes some milliseconds."""
-LAST_COUNTS = 3.0
-"""Seconds for the receipts of those whom a broadcast reached by a detour: such a count comes after the receipt has settled."""
 LEAVE_TIMEOUT = 5.0
 LEAVE_EACH = 0.5
 """For the last reports and goodbyes, and more for each peer that has to share a processor: the library's own limit for leaving
@@ -210,8 +208,6 @@ class Demo:
     async def _talk(self, talk: Talk) -> None:
         await self._order_all(talk)
         await self._until(lambda: self.stage.all_arrived)
-        with trio.move_on_after(LAST_COUNTS):
-            await self._until(lambda: self.stage.all_counted)
         quiet = False
         while not quiet:
             with trio.move_on_after(QUIET) as scope:

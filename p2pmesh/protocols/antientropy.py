@@ -170,6 +170,11 @@ class AntiEntropy:
         """Milliseconds of age that a broadcast may have here."""
         return 0 if self._began is None else int((now - self._began) * 1000) + EARLY
 
+    def _ages(self, beyond: int, within: int, passed: int, now: float) -> tuple[int, int]:
+        """What a neighbour compares, as of now; nothing is older here than we are."""
+        lifetime = self._lifetime(now)
+        return min(_aged(beyond, passed), lifetime), min(within + passed, lifetime)
+
     # --- when ---------------------------------------------------------------------------------------------------------
 
     def up(self, peer: PeerId, now: float) -> None:
@@ -249,7 +254,7 @@ class AntiEntropy:
         is_whole = len(theirs.parts) == 1 and not theirs.parts[0].prefix
         if is_whole and peer < self._me:
             self._said_at.pop(peer, None)  # if both have begun at once, it leads
-        beyond, within = _aged(theirs.beyond, passed), min(theirs.within + passed, self._lifetime(now))
+        beyond, within = self._ages(theirs.beyond, theirs.within, passed, now)
         ours = self._digest(beyond, within, now)
         if is_whole and within + EARLY < theirs.within:  # we are younger
             self._say(peer, [ours.root()], beyond, within)
@@ -274,7 +279,7 @@ class AntiEntropy:
         """A neighbour names what it has."""
         passed = self._answered(peer, now)
         if theirs.prefixes:
-            ours = self._digest(_aged(theirs.beyond, passed), min(theirs.within + passed, self._lifetime(now)), now)
+            ours = self._digest(*self._ages(theirs.beyond, theirs.within, passed, now), now)
             told = set(theirs.ids)
             self._name(peer, [message_id for message_id in ours.ids(theirs.prefixes) if message_id not in told])
         pull = self._pulls.get(peer)

@@ -4,13 +4,16 @@ Nobody is asked while a parent in the tree may still bring it; a while after, th
 next one soon after that. Waiting times follow from measured round-trips. Asked first is who keeps its promises: a
 neighbour that announces what it then does not send is asked last, and in the end its link is closed.
 
+Who *offered* a broadcast waits for an answer, and counts on us for its receipt. It is asked, or told that it came another way
+once it did: never before, since in the end it may be the one who is asked.
+
 The table is bounded for each neighbour: what it announces beyond that is ignored, and counted.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from attrs import define, field
 
@@ -23,7 +26,7 @@ from p2pmesh.protocols.outflow import Outflow
 from p2pmesh.protocols.timers import Timers
 from p2pmesh.protocols.tree import Unrest
 from p2pmesh.wire.fields import MAX_IDS_IN_LIST
-from p2pmesh.wire.messages import GossipGraft
+from p2pmesh.wire.messages import GossipGraft, GossipIHave
 
 SHORTEST = 0.2
 LONGEST = 5.0
@@ -47,6 +50,8 @@ class _Awaited:
     """Who was to bring it unasked."""
     announcers: dict[PeerId, int] = field(factory=dict)
     """And how often each was asked."""
+    offerers: list[PeerId] = field(factory=list)
+    """Those of them who wait for an answer."""
     waits_for: PeerId | None = None
     """Who is to bring it: a parent, or who was asked last."""
     was_asked: bool = False
@@ -93,12 +98,7 @@ class AwaitedTable:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def is_asked(self, message_id: str) -> bool:
-        """Whether somebody was asked for it."""
-        entry = self._entries.get(message_id)
-        return entry is not None and entry.was_asked
-
-    def announced(self, link: Outflow, message_id: str, size: int, parent: Outflow | None, now: float) -> None:
+    def announced(self, link: Outflow, message_id: str, heard: GossipIHave, parent: Outflow | None, now: float) -> None:
         """A neighbour has a broadcast that we lack. `parent` may be about to bring it; with None it is asked for at once."""
         peer = link.peer.peer_id
         if self._announced.get(peer, 0) >= self._config.announced:
@@ -106,26 +106,32 @@ class AwaitedTable:
             return
         entry = self._entries.get(message_id)
         if entry is None:
-            entry = self._entries[message_id] = _Awaited(size, now)
+            entry = self._entries[message_id] = _Awaited(heard.size, now)
         if peer not in entry.announcers:
             entry.announcers[peer] = 0
             self._announced[peer] = self._announced.get(peer, 0) + 1
+        if heard.offer and peer not in entry.offerers:
+            entry.offerers.append(peer)
         if entry.was_asked:
             return
         if parent is None:
-            self._ask_next(message_id, entry, now)
+            self._ask(message_id, entry, link, now)
         elif entry.waits_for is None:
             entry.waits_for = entry.parent = parent.peer.peer_id
             self._timers.set(message_id, now + _patience(parent) + self._lag.patience(now))
 
-    def arrived(self, peer: PeerId, message_id: str, now: float) -> None:
-        """It has come, from this neighbour. If that is the parent after all, nothing was wrong but our patience."""
+    def arrived(self, peer: PeerId, message_id: str, now: float) -> tuple[Iterable[PeerId], Iterable[PeerId]]:
+        """It has come, from this neighbour. If that is the parent after all, nothing was wrong but our patience.
+
+        Gives who else has it, and who of them has offered it and waits for an answer.
+        """
         self._broken.pop(peer, None)
         entry, link = self._entries.get(message_id), self._hops.get(peer)
         if entry is not None and link is not None and entry.was_asked and entry.parent == peer:
             self._unrest.add(-ASK_UNREST, now)
             link.round_trip.sample(now - entry.since)
         self._forget(message_id)
+        return ((), ()) if entry is None else (entry.announcers, [other for other in entry.offerers if other != peer])
 
     def keeps_promises(self, peer: PeerId) -> bool:
         """Whether this neighbour has sent what it was asked for, lately."""
@@ -138,6 +144,8 @@ class AwaitedTable:
         self._to_ask.pop(peer, None)
         for message_id, entry in list(self._entries.items()):
             entry.announcers.pop(peer, None)
+            if peer in entry.offerers:
+                entry.offerers.remove(peer)
             if entry.waits_for == peer or not entry.announcers:
                 self._ask_next(message_id, entry, now)
 
@@ -171,6 +179,10 @@ class AwaitedTable:
             self.counts.dropped += 1
             self._forget(message_id)
             return
+        self._ask(message_id, entry, link, now)
+
+    def _ask(self, message_id: str, entry: _Awaited, link: Outflow, now: float) -> None:
+        peer = link.peer.peer_id
         self.counts.asked += 1
         self._to_ask.setdefault(peer, []).append(message_id)
         wait = (_patience(link) + entry.size / self._config.slowest_link) * 2 ** entry.announcers[peer]

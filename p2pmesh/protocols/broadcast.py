@@ -84,7 +84,6 @@ from p2pmesh.wire.messages import (
     GossipHave,
     GossipHistory,
     GossipIHave,
-    GossipPrune,
     GossipWant,
     Message,
 )
@@ -263,8 +262,6 @@ class BroadcastCore:
                 self._spreading.announced(link, message, self._who_gave, now)
             case GossipGraft():
                 self._spreading.grafted(link, message, self._rules.may_go_on, now)
-            case GossipPrune():
-                self._spreading.pruned(link, message, now)
             case GossipDigest():
                 self._sync.digest(link.peer.peer_id, message, now)
             case GossipHave():
@@ -340,8 +337,7 @@ class BroadcastCore:
         )
         self._counts.delivered += 1
         if sender.version > 0:
-            self._spreading.acks.add(sender.peer_id, data.id, Verdict.NEW, now)
-            self._spreading.awaited.arrived(sender.peer_id, data.id, now)
+            self._spreading.arrived(sender.peer_id, kept, now)
         self._do(
             Emit(
                 MessageReceived(

@@ -4,7 +4,8 @@ An ack tells what a copy or an offer was worth, and that is how trees grow: `new
 graft makes a child, too. Who gets a broadcast twice prunes the link that it came by second, unless that is its parent by
 now: so of two broadcasts that overtake each other, each may come by another way, and one parent is left.
 
-A way that would be much shorter shows in an announcement with far fewer hops: its sender becomes the parent instead.
+A way that would be much shorter shows in an announcement with far fewer hops: its sender is asked for copies, too, and once
+they are first for a while becomes the parent, as `tree` says.
 """
 
 from __future__ import annotations
@@ -26,12 +27,15 @@ from p2pmesh.protocols.hops import Hops, tell_receipts
 from p2pmesh.protocols.lag import Lag
 from p2pmesh.protocols.outflow import Outflow
 from p2pmesh.protocols.tree import Reach, Tree, Trees, Unrest
-from p2pmesh.wire.messages import GossipAck, GossipGraft, GossipIHave, GossipPrune
+from p2pmesh.wire.messages import GossipAck, GossipGraft, GossipIHave
 
 SWAP_PAUSE = 5.0
-"""Seconds for which a tree keeps a parent that it was changed for."""
+"""Seconds between tries of a shorter way in one tree."""
 SWAP_WITHIN = 2.0
 """Seconds after a broadcast came in which what others say of its way is taken for the way that the next will take."""
+STILL_SPREADING = 2.0
+"""Seconds in which a broadcast is still on its way: one that a new neighbour had first goes on by the tree, and its receipts
+with it. Older ones are what we missed, and others hardly have: they are announced only."""
 MOST_SERVED = 6
 """Times that one neighbour gets one broadcast for the asking."""
 STRAYS = 1000
@@ -120,9 +124,13 @@ class Spreading:
     def spread(self, kept: Kept, now: float, *, may_go_on: bool, was_pulled: bool, silent: int) -> int:
         """A broadcast is new here, and may go on. Gives how many neighbours hear of it."""
         tree = self.trees.grown(kept.tree, kept.parent, now)
+        parent = None if kept.parent is None or tree.parent != kept.parent else self.hops.get(kept.parent)
+        if parent is not None:
+            tree.prune(parent.bit)
+        is_old = was_pulled and kept.age(now) > STILL_SPREADING * 1000
         links = [link for link in self.hops if not kept.is_held_by(link.peer.peer_id)] if may_go_on else []
         nobody: list[Outflow] = []
-        copies, offers, told = (nobody, nobody, links) if was_pulled else self._sorted(tree, links, kept.hops, now)
+        copies, offers, told = (nobody, nobody, links) if is_old else self._sorted(tree, links, kept.hops, now)
         self._tell_forwarded(kept, [*copies, *offers], silent)
         if copies:
             self.hops.copy(kept, copies, now)
@@ -216,14 +224,27 @@ class Spreading:
         if came_from == peer:
             self.acks.add(peer, message_id, Verdict.NEW, now)
             return
+        tree = self.trees.get(tree_name, now)
+        is_parent = tree is not None and tree.parent == peer
+        if tree is not None and not is_parent:
+            tree.pruned_at = now
         if kept is not None and self.hops.crossed(link, kept, now):
             self._learn(link, kept, Verdict.PRUNE, now)
             return
-        tree = self.trees.get(tree_name, now)
-        is_parent = tree is not None and tree.parent == peer
         self.acks.add(peer, message_id, Verdict.HAD if is_parent else Verdict.PRUNE, now)
         if kept is not None:
             self.hops.spare(peer, kept)
+
+    def arrived(self, peer: PeerId, kept: Kept, now: float) -> None:
+        """A neighbour has sent what is new here."""
+        self.acks.add(peer, kept.data.id, Verdict.NEW, now)
+        others, offerers = self.awaited.arrived(peer, kept.data.id, now)
+        for other in others:
+            kept.held_by(other)
+        tree = self.trees.get(kept.tree, now)
+        for other in offerers:
+            is_parent = tree is not None and tree.parent == other
+            self.acks.add(other, kept.data.id, Verdict.HAD if is_parent else Verdict.PRUNE, now)
 
     def announced(
         self, link: Outflow, heard: GossipIHave, who_gave: Callable[[str], tuple[bool, PeerId | None]], now: float
@@ -243,10 +264,7 @@ class Spreading:
         parent = self.hops.get(tree.parent) if tree is not None and tree.parent is not None else None
         if parent is link:
             parent = None
-        comes_anyway = parent is not None or self.awaited.is_asked(message_id)
-        self.awaited.announced(link, message_id, heard.size, parent, now)
-        if heard.offer and comes_anyway:
-            self.acks.add(link.peer.peer_id, message_id, Verdict.PRUNE, now)
+        self.awaited.announced(link, message_id, heard, parent, now)
 
     def _heard_of(self, link: Outflow, message_id: str, hops: int, now: float) -> None:
         """A neighbour announces what we have."""
@@ -265,12 +283,11 @@ class Spreading:
             return
         if self.hops.get(tree.parent) is None:  # one of the original's, which knows no trees
             return
-        if now - tree.changed_at < SWAP_PAUSE or not self.awaited.keeps_promises(peer):
+        if now - tree.swapped_at < SWAP_PAUSE or not self.awaited.keeps_promises(peer):
             return
         self.counts.swapped += 1
-        self._do(SendFrame((tree.parent,), GossipPrune(trees=(kept.tree,)), urgent=True))
         self._do(SendFrame((peer,), GossipGraft(trees=(kept.tree,)), urgent=True))
-        tree.parent, tree.changed_at = peer, now
+        tree.swapped_at = tree.pruned_at = now
         tree.prune(link.bit)
 
     def grafted(self, link: Outflow, graft: GossipGraft, may_go_on: Callable[[Kept], bool], now: float) -> None:
@@ -281,11 +298,3 @@ class Spreading:
                 self.counts.grafted += 1
                 tree.add_child(link.bit)
         self.serve(link, graft.ids, may_go_on, now)
-
-    def pruned(self, link: Outflow, prune: GossipPrune, now: float) -> None:
-        """A neighbour has found a shorter way."""
-        for name in prune.trees:
-            tree = self.trees.get(name, now)
-            if tree is not None:
-                self.counts.pruned += 1
-                tree.prune(link.bit)

@@ -20,6 +20,11 @@ redundant copies after twenty broadcasts, the last hop the 12th, on average afte
 What is known of a tree here: the neighbour that it reaches us by (`parent`), children, and pruned links. Links that open
 later start pruned: who has no parent in a tree asks for the first thing that it hears of, and is a child then.
 
+The parent is kept while it lives, even if others are first now and then, and who sends us copies besides is pruned. A
+neighbour takes its place that is still first when nobody was pruned for `HOLD`: all know by then whom they send copies to, so
+whatever is under way comes by one of the two, and the old parent is pruned after the new one has proved itself. Without that
+pause two broadcasts that overtake each other prune both, and what follows at once comes only when it is asked for.
+
 Trees are many, so sets of links are numbers in which each link has a bit.
 """
 
@@ -33,6 +38,9 @@ from attrs import define
 
 from p2pmesh.keyspace import PeerId
 
+HOLD = 1.0
+"""Seconds that a prune and the acks after it take, on a bad link."""
+
 
 @define(eq=False)
 class Tree:
@@ -45,8 +53,10 @@ class Tree:
     """Links that get copies."""
     pruned: int = 0
     """Links that get announcements."""
-    changed_at: float = -math.inf
-    """When its parent was given up for a shorter way."""
+    pruned_at: float = -math.inf
+    """When we last had a neighbour pruned, or asked one for copies."""
+    swapped_at: float = -math.inf
+    """When a shorter way was tried last."""
 
     def add_child(self, bit: int) -> None:
         self.children |= bit
@@ -87,7 +97,8 @@ class Trees:
                 self._trees.popitem(last=False)
         self._trees.move_to_end(name)
         tree.heard_at = now
-        tree.parent = parent
+        if tree.parent is None or now - tree.pruned_at >= HOLD:
+            tree.parent = parent
         return tree
 
     def link_up(self, bit: int) -> None:

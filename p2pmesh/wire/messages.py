@@ -191,12 +191,6 @@ class GossipGraft(Tagged, frozen=True, kw_only=True, tag="gossip_graft"):
     """More origins, by the first digits of their ids, whose broadcasts are wanted as copies from now on."""
 
 
-class GossipPrune(Tagged, frozen=True, kw_only=True, tag="gossip_prune"):
-    """Send no copies of these origins' broadcasts: this neighbour gets them elsewhere."""
-
-    trees: Trees
-
-
 class DigestPart(Part, frozen=True, kw_only=True):
     """The sum of what a peer has below a prefix of keys: see `p2pmesh.protocols.digests`."""
 
@@ -330,7 +324,6 @@ Message: TypeAlias = (
     | GossipReceipts
     | GossipIHave
     | GossipGraft
-    | GossipPrune
     | GossipDigest
     | GossipHave
     | GossipWant
