@@ -1,7 +1,8 @@
 """Acks of broadcasts, several to one neighbour in a frame.
 
 After a pause the first ack goes at once, so that a lone broadcast is not held up; what follows within `ack_delay` waits for
-company, unless a copy goes to the same neighbour, or so many wait that its window may be running out. An ack says what a copy was worth: `new`, `had`, or `prune`, which asks not to be sent its origin's broadcasts.
+company, unless a copy goes to the same neighbour, or so many wait that its window may be running out. An ack says what a
+copy was worth: `new`, `had`, or `prune`, which asks not to be sent its origin's broadcasts.
 """
 
 from __future__ import annotations
