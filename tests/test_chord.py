@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from p2pmesh.config import ChordConfig, MeshConfig
@@ -43,6 +43,7 @@ from p2pmesh.protocols.fingers import Board, draw_key, levels, snap
 from p2pmesh.protocols.ring import bracket, nearness, onward
 from p2pmesh.protocols.seeking import REPAIRED
 from p2pmesh.wire.messages import MAX_RING_LIST, FindSuccessor, Neighbours, Stabilise, SuccessorFound
+from tests.examples import examples
 
 
 def at(place: int) -> PeerId:
@@ -517,7 +518,7 @@ EVENTS = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(st.integers(1, 5), st.lists(EVENTS, max_size=50))
 def test_whatever_comes_all_that_is_said_is_in_bounds(max_peers, events):
     peer = Peer(max_peers)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
@@ -16,6 +16,7 @@ from p2pmesh.protocols.packets import content, signed
 from p2pmesh.protocols.sealing import SEAL_SIZE, contact_of, is_contact_of, seal, unseal
 from p2pmesh.wire.codec import encode
 from p2pmesh.wire.messages import ContactReply, ContactRequest, Direct, Message, Packet
+from tests.examples import examples
 from tests.routing_harness import EPOCH, Node, RouteNet, identity, ring, small_world
 
 ALICE, BOB, EVE = identity(0), identity(1), identity(2)
@@ -70,7 +71,7 @@ def test_the_contact_record_is_asked_for_once():
     assert [event.payload for event in net.nodes[3].directs] == ["one", "two", "three", "four"]
 
 
-@settings(max_examples=20, deadline=None)
+@examples(20)
 @given(loss=st.floats(0, 0.05), seed=st.integers(0, 1000))
 def test_a_message_arrives_at_most_once_and_every_call_is_answered(loss, seed):
     net = RouteNet(20, small_world(20, 4, seed))
