@@ -653,8 +653,14 @@ def test_whoever_joins_in_whatever_order_becomes_one_mesh(seed, count, max_peers
     check_one_mesh(net, max_peers)
 
 
-@pytest.mark.parametrize("max_peers", [2, 3, 5])
-@pytest.mark.parametrize("pause", [0.0, 0.2])
+@pytest.mark.parametrize(
+    ("max_peers", "pause"),
+    [
+        (2, 0.0),
+        (5, 0.2),
+        *(pytest.param(*rest, marks=pytest.mark.simulation) for rest in [(2, 0.2), (3, 0.0), (3, 0.2), (5, 0.0)]),
+    ],
+)
 def test_thirty_peers_are_one_mesh_within_seconds(max_peers, pause):
     net = Net(30 + max_peers)
     for _ in range(30):
