@@ -6,7 +6,7 @@ import random
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from p2pmesh.config import MeshConfig
@@ -24,6 +24,7 @@ from p2pmesh.wire.messages import (
 )
 from tests.broadcast_harness import ALICE, BOB, ME, Bare, broadcast_config, gossip, id_of
 from tests.core_harness import Net, line, remote
+from tests.examples import examples
 
 SYNC = (GossipDigest, GossipHave, GossipWant)
 
@@ -39,7 +40,7 @@ def digest_of(ids: set[str]) -> Digest:
 # --- digests ------------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(common=st.integers(0, 600), left=st.integers(0, 40), right=st.integers(0, 40))
 def test_what_two_sets_differ_in_is_found_in_few_steps(common, left, right):
     both = {f"both {number}" for number in range(common)}
@@ -281,7 +282,7 @@ def test_wants_of_history_are_bounded():
     assert len(bare.core._sync._wanted) <= 64
 
 
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(seed=st.integers(0, 2**32), size=st.integers(1, FEW * 4))
 def test_two_that_were_parted_have_the_same_soon_after(seed, size):
     rng = random.Random(seed)

@@ -1,6 +1,7 @@
 """Imports run one way, the cores stay pure, and asyncio stays in its one room."""
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -26,9 +27,15 @@ BRIDGES = {"asyncio", "aiortc", "aioice", "trio_asyncio", "pyee"}
 IMPURE = {"trio", "time", "logging", "datetime", "socket", "threading", "secrets", "os"}
 
 
+@cache
+def nodes_of(file: Path) -> list[ast.AST]:
+    return list(ast.walk(ast.parse(file.read_text())))
+
+
+@cache
 def imports_of(file: Path) -> set[str]:
     names = set()
-    for node in ast.walk(ast.parse(file.read_text())):
+    for node in nodes_of(file):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -61,6 +68,4 @@ def test_asyncio_stays_in_the_webrtc_bridge(file):
 @pytest.mark.parametrize("file", sorted((ROOT / "protocols").glob("*.py")), ids=lambda file: file.name)
 def test_cores_touch_no_clock_no_log_and_no_trio(file):
     assert not {name.split(".")[0] for name in imports_of(file)} & IMPURE
-    assert not [
-        node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Await | ast.AsyncFunctionDef)
-    ]
+    assert not [node for node in nodes_of(file) if isinstance(node, ast.Await | ast.AsyncFunctionDef)]

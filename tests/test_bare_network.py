@@ -52,16 +52,17 @@ def of(events, kind, number):
 # --- a quiet mesh -----------------------------------------------------------------------------------------------------
 
 
-def test_a_quiet_mesh_is_one_ring_and_delivers_everything_once():
-    net = mesh(30)
+@pytest.mark.parametrize("peers", [15, pytest.param(30, marks=pytest.mark.simulation)])
+def test_a_quiet_mesh_is_one_ring_and_delivers_everything_once(peers):
+    net = mesh(peers)
     check_ring(net)
     check_islands(net)
     assert ring_cycles(net) == 1
     sent = [net.publish(net.nodes[number], f"hello {number}") for number in range(5)]
     net.run(10)
-    assert [broadcast.count for broadcast in sent] == [29] * 5
-    assert [broadcast.reached for broadcast in sent] == [29] * 5
-    assert all(broadcast.outcome.reached == 29 for broadcast in sent)
+    assert [broadcast.count for broadcast in sent] == [peers - 1] * 5
+    assert [broadcast.reached for broadcast in sent] == [peers - 1] * 5
+    assert all(broadcast.outcome.reached == peers - 1 for broadcast in sent)
     check_delivery(net)
     for node in net.nodes:
         check_bounds(net, node)
@@ -71,11 +72,11 @@ def test_a_quiet_mesh_is_one_ring_and_delivers_everything_once():
 
 def test_frames_through_the_codec_change_nothing():
     def run(**options):
-        net = mesh(12, **options)
+        net = mesh(8, **options)
         net.publish(net.nodes[3], {"a": [1, 2.5, None, "x"]})
         net.publish(net.nodes[4], b"bytes")
         net.run(5)
-        assert [broadcast.count for broadcast in net.ledger] == [11, 11]
+        assert [broadcast.count for broadcast in net.ledger] == [7, 7]
         return net.trace.digest()
 
     assert run() == run(encode_frames=True)
@@ -117,8 +118,9 @@ def test_another_seed_gives_another_trace():
     assert mesh(5, seed=1).trace.digest() != mesh(5, seed=2).trace.digest()
 
 
-def test_the_service_counts_what_a_join_costs():
-    net = mesh(40)
+@pytest.mark.parametrize("peers", [10, pytest.param(40, marks=pytest.mark.simulation)])
+def test_the_service_counts_what_a_join_costs(peers):
+    net = mesh(peers)
     before = net.service.received
     net.add()
     net.run(2)
@@ -190,22 +192,23 @@ def test_what_is_sent_into_a_short_silence_arrives_after_it():
     check_at_most_once(net)
 
 
-def test_a_partition_parts_and_heals():
-    net = mesh(20)
-    net.cut(Cut({number: number % 2 for number in range(20)}, keeps_service=True))
+@pytest.mark.parametrize(("peers", "healing"), [(10, 60), pytest.param(20, 120, marks=pytest.mark.simulation)])
+def test_a_partition_parts_and_heals(peers, healing):
+    net = mesh(peers)
+    net.cut(Cut({number: number % 2 for number in range(peers)}, keeps_service=True))
     net.run(15)
     assert len(islands(net)) >= 2
     assert all(a % 2 == b % 2 for a, b in net.edges())
     here, there = net.publish(net.nodes[0], "here", ttl=300), net.publish(net.nodes[1], "there", ttl=300)
     net.run(5)
-    assert not any(here.has(number) for number in range(1, 20, 2))
-    assert not any(there.has(number) for number in range(0, 20, 2))
+    assert not any(here.has(number) for number in range(1, peers, 2))
+    assert not any(there.has(number) for number in range(0, peers, 2))
     net.heal()
-    net.run(120)
+    net.run(healing)
     check_islands(net)
     check_ring(net)
     check_delivery(net)
-    assert (here.count, there.count) == (19, 19)
+    assert (here.count, there.count) == (peers - 1, peers - 1)
 
 
 def test_a_one_way_partition_ends_links_by_silence_on_the_deaf_side():
@@ -320,15 +323,16 @@ def test_clocks_may_differ():
 
 
 @pytest.mark.parametrize("hostility", list(Hostility))
-def test_a_hostile_peer_harms_no_others(hostility):
-    net = mesh(12)
+@pytest.mark.parametrize(("peers", "seconds"), [(8, 10), pytest.param(12, 30, marks=pytest.mark.simulation)])
+def test_a_hostile_peer_harms_no_others(peers, seconds, hostility):
+    net = mesh(peers)
     net.turn_hostile(net.nodes[5], hostility)
-    net.run(20)
+    net.run(seconds)
     sent = []
     for number in range(4):
         sent.append(net.publish(net.nodes[number], f"hello {number}"))
         net.run(2)
-    net.run(30)
+    net.run(seconds)
     check_islands(net)
     check_delivery(net, without=[5])
     for node in net.nodes:
@@ -432,7 +436,7 @@ def test_links_config_decides_when_silence_ends_a_link():
 # --- documentation ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("module", [bare, conditioner, faults, scenario], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("module", [bare, conditioner, faults, pytest.param(scenario, marks=pytest.mark.simulation)])
 def test_the_examples_of_the_modules_run(module):
     lines = module.__doc__.splitlines()
     code = "\n".join(line.removeprefix("    ") for line in lines if line.startswith("    "))

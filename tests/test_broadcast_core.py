@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
@@ -54,8 +54,9 @@ from tests.broadcast_harness import (
     original,
 )
 from tests.core_harness import EPOCH, IDENTITIES, Net, connected, line
+from tests.examples import examples
 
-SLOW = settings(max_examples=40, deadline=None)
+SLOW = examples(40)
 LENIENT = MeshConfig(links=LinkConfig(allow_unverified=True))
 
 

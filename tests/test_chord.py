@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from p2pmesh.config import ChordConfig, MeshConfig
@@ -44,6 +44,7 @@ from p2pmesh.protocols.ring import bracket, nearness, onward
 from p2pmesh.protocols.seeking import REPAIRED
 from p2pmesh.wire.fields import MAX_RING_LIST
 from p2pmesh.wire.overlay import FindSuccessor, Neighbours, Stabilise, SuccessorFound
+from tests.examples import examples
 
 
 def at(place: int) -> PeerId:
@@ -518,7 +519,7 @@ EVENTS = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(st.integers(1, 5), st.lists(EVENTS, max_size=50))
 def test_whatever_comes_all_that_is_said_is_in_bounds(max_peers, events):
     peer = Peer(max_peers)

@@ -66,7 +66,7 @@ def test_people_get_a_table(quick):
 
 def test_the_picture_is_drawn(quick, tmp_path):
     path = tmp_path / "picture.png"
-    result = invoke(quick, "--peers", 10, "--plot", path)
+    result = invoke(quick, "--peers", 5, "--plot", path)
     assert result.exit_code == 0
     assert path.read_bytes().startswith(b"\x89PNG")
 

@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import inspect
 
@@ -31,6 +31,7 @@ from p2pmesh.wire.messages import (
 from p2pmesh.wire.signaling import (
     SignalingMessage,
 )
+from tests.examples import examples
 
 A = PeerId("0a" * 20)
 B = PeerId("b1" * 20)
@@ -129,7 +130,7 @@ def survives(parse: Callable[[bytes], object], data: bytes) -> None:
 
 
 @given(st.binary(max_size=200))
-@settings(max_examples=500)
+@examples(500)
 def test_arbitrary_bytes_do_no_harm(data: bytes) -> None:
     survives(decode, data)
     survives(decode_signaling, data)
@@ -159,7 +160,7 @@ def mutated(draw: st.DrawFn, frames: st.SearchStrategy[bytes]) -> bytes:
 
 
 @given(mutated(packed_messages.map(encode) | text_messages.map(lambda message: encode(message, text=True))))
-@settings(max_examples=500)
+@examples(500)
 def test_damaged_frames_do_no_harm(frame: bytes) -> None:
     survives(decode, frame)
 

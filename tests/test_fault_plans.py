@@ -120,9 +120,9 @@ def test_the_mesh_survives_what_seeds_generate(seed):
 
 
 def test_a_run_is_replayed_by_its_seed_and_printed_plan():
-    plan = FaultPlan.generate(11, peers=PEERS, seconds=RAGE)
-    first = survive(plan, 4)
-    again = survive(FaultPlan.parse(str(plan)), 4)
+    plan = FaultPlan.generate(11, peers=6, seconds=RAGE)
+    first = survive(plan, 4, peers=6)
+    again = survive(FaultPlan.parse(str(plan)), 4, peers=6)
     assert first.trace.digest() == again.trace.digest()
     assert first.events == again.events
 
@@ -201,7 +201,7 @@ def test_an_end_is_put_to_all_faults():
     net.run(10)
     havoc.end()
     count = len(net.nodes)
-    net.run(120)
+    net.run(60)
     assert len(net.nodes) == count
     assert not net.cuts
     assert not net.special

@@ -24,7 +24,7 @@ def mesh(peers, seed=1):
 )
 def test_a_measure_takes_a_mesh_and_gives_every_figure_that_has_a_bar(name):
     section = SECTIONS[name]
-    figures = section.measure(mesh(12), random.Random(1))
+    figures = section.measure(mesh(9), random.Random(1))
     assert set(section.bars(5)) <= set(figures)
     assert not figures.get("delivered_twice")
     assert all(figures[figure] is not None for figure in section.bars(5))
@@ -39,7 +39,7 @@ def test_the_longer_measures_do_too(name):
 
 
 def test_an_ideal_flood_goes_breadth_first_where_all_links_take_equally_long():
-    net = mesh(30)
+    net = mesh(20)
     graph = Graph.of(net)
     for node in net.nodes[:5]:
         hops, seconds = flood_from(net, node)

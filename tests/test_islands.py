@@ -57,26 +57,29 @@ class Parted:
 
 
 @pytest.mark.parametrize("keeps_service", [True, False])
-def test_two_halves_become_one_ring(keeps_service):
-    mesh = Parted(16)
-    mesh.cut(8, keeps_service=keeps_service)
+@pytest.mark.parametrize(("peers", "apart"), [(10, 30), pytest.param(16, 60, marks=pytest.mark.simulation)])
+def test_two_halves_become_one_ring(peers, apart, keeps_service):
+    mesh = Parted(peers)
+    mesh.cut(peers // 2, keeps_service=keeps_service, seconds=apart)
     assert mesh.heals_within(30)
-    mesh.net.run(60)
+    mesh.net.run(apart)
     assert mesh.said(IslandSuspected)
     assert mesh.said(IslandHealed)
 
 
-def test_islands_of_any_size_become_one_ring():
-    mesh = Parted(20)
-    mesh.cut(7, 4, 3, keeps_service=True, seconds=45)
+@pytest.mark.parametrize("sizes", [(4, 3, 2), pytest.param((7, 4, 3), marks=pytest.mark.simulation)])
+def test_islands_of_any_size_become_one_ring(sizes):
+    mesh = Parted(sum(sizes) + 2 * sizes[-1])
+    mesh.cut(*sizes, keeps_service=True, seconds=30)
     assert mesh.heals_within(40)
 
 
-def test_who_heals_is_told_once_what_was_suspected():
-    mesh = Parted(16)
-    mesh.cut(8, keeps_service=True, seconds=40)
+@pytest.mark.parametrize("peers", [10, pytest.param(16, marks=pytest.mark.simulation)])
+def test_who_heals_is_told_once_what_was_suspected(peers):
+    mesh = Parted(peers)
+    mesh.cut(peers // 2, keeps_service=True, seconds=30)
     assert mesh.heals_within(30)
-    mesh.net.run(60)
+    mesh.net.run(30)
     for time, number, healed in mesh.said(IslandHealed):
         before = [then for then, who, _ in mesh.said(IslandSuspected) if who == number and then <= time]
         assert any(then + healed.duration == pytest.approx(time) for then in before)
@@ -92,16 +95,17 @@ def test_at_rest_nobody_is_suspected_and_nothing_is_asked():
     assert not mesh.events
 
 
-def test_nobody_is_suspected_for_long_once_islands_have_healed():
-    mesh = Parted(16)
-    mesh.cut(8, keeps_service=True, seconds=40)
+@pytest.mark.parametrize("peers", [10, pytest.param(16, marks=pytest.mark.simulation)])
+def test_nobody_is_suspected_for_long_once_islands_have_healed(peers):
+    mesh = Parted(peers)
+    mesh.cut(peers // 2, keeps_service=True, seconds=40)
     mesh.net.run(120)
     assert mesh.is_one()
     assert mesh.total("suspects") == mesh.total("healing") == mesh.total("calls") == 0
 
 
 def test_the_dead_are_forgotten():
-    mesh = Parted(16)
+    mesh = Parted(11)
     for node in mesh.net.living()[::5]:
         mesh.net.stop(node)
     mesh.net.run(15)
@@ -112,9 +116,10 @@ def test_the_dead_are_forgotten():
 
 
 @pytest.mark.parametrize("share", [0.5, 0.8])
-def test_the_survivors_of_a_mass_failure_become_one_ring(share):
-    mesh = Parted(30)
-    for node in random.Random(3).sample(mesh.net.living(), int(30 * share)):
+@pytest.mark.parametrize("peers", [15, pytest.param(30, marks=pytest.mark.simulation)])
+def test_the_survivors_of_a_mass_failure_become_one_ring(peers, share):
+    mesh = Parted(peers)
+    for node in random.Random(3).sample(mesh.net.living(), int(peers * share)):
         mesh.net.stop(node)
     mesh.net.run(6)
     assert mesh.heals_within(60)

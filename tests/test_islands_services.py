@@ -20,7 +20,7 @@ async def meshes_of_two_services():
                 task_status.started()
                 await trio.sleep_forever()
 
-        for hub in [one] * 6 + [two] * 6:
+        for hub in [one] * 4 + [two] * 4:
             await nursery.start(live, [hub])
             await trio.sleep(0.2)
         await trio.sleep(30)

@@ -137,7 +137,7 @@ def test_an_answer_nobody_waits_for_changes_nothing():
     assert search.closest == [peer(10)]
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None)
 @given(st.integers(0, 1 << 30), st.integers(30, 120), st.sampled_from([0, 0, 0.2, 0.4]))
 def test_with_full_buckets_the_true_nearest_that_live_are_found(seed, size, dying):
     rng = random.Random(seed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from p2pmesh.config import BroadcastConfig, LinkConfig, MeshConfig, ReceiptsConfig, RoutingConfig
@@ -43,6 +43,7 @@ from p2pmesh.wire.messages import (
     Receipt,
 )
 from tests.core_harness import EPOCH, IDENTITIES, Net, remote
+from tests.examples import examples
 
 CONFIG = MeshConfig(
     max_peers=3,
@@ -155,7 +156,7 @@ steps = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(script=st.lists(steps, max_size=60), seed=st.integers(0, 1000))
 def test_no_input_raises_or_passes_a_bound_and_all_that_is_sent_can_be_read(script, seed):
     net = Net(1, seed=seed, config=CONFIG)

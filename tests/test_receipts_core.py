@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from p2pmesh.config import MeshConfig
@@ -40,11 +40,12 @@ from p2pmesh.protocols.receipts import ReceiptsCore
 from p2pmesh.wire.fields import MAX_RECEIPTS
 from p2pmesh.wire.messages import GossipAck, GossipReceipts, Message, Receipt
 from tests.core_harness import EPOCH, IDENTITIES, Net, clique, connected, line, remote
+from tests.examples import examples
 
 ME, ALICE, BOB, CAROL, OSCAR = IDENTITIES[:5]
 A, B, C, ROOT = ALICE.peer_id, BOB.peer_id, CAROL.peer_id, OSCAR.peer_id
 EPOCH_OF_PEERS = 77
-SLOW = settings(max_examples=40, deadline=None)
+SLOW = examples(40)
 
 
 class Bare:
@@ -823,7 +824,7 @@ inputs = st.one_of(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(script=st.lists(inputs, max_size=60))
 def test_no_input_raises_or_passes_a_bound(script):
     bare = Bare(table=3)

@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from p2pmesh.config import MeshConfig
@@ -30,6 +30,7 @@ from p2pmesh.protocols.core import (
 from p2pmesh.protocols.routing import RoutingCore
 from p2pmesh.wire.messages import Direct, DirectAck, Message
 from tests.core_harness import EPOCH, IDENTITIES, Net, remote
+from tests.examples import examples
 
 ME, ALICE, BOB = IDENTITIES[:3]
 A, B = ALICE.peer_id, BOB.peer_id
@@ -89,7 +90,7 @@ class Bare:
         return int(self.core.snapshot()[name])
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(loss=st.floats(0, 0.7), loss_ends=st.floats(0, 3), seed=st.integers(0, 2**32))
 def test_every_message_arrives_exactly_once_when_loss_ends(loss, loss_ends, seed):
     rng = random.Random(seed)
@@ -102,7 +103,7 @@ def test_every_message_arrives_exactly_once_when_loss_ends(loss, loss_ends, seed
     assert all(net.nodes[0 if call <= 10 else 2].replies[call].error is None for call in calls)
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(loss=st.floats(0, 1), seed=st.integers(0, 2**32))
 def test_under_lasting_loss_a_message_arrives_at_most_once_and_every_call_is_answered(loss, seed):
     rng = random.Random(seed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
@@ -35,6 +35,7 @@ from p2pmesh.protocols.sealing import contact_of, seal
 from p2pmesh.wire.codec import decode, encode
 from p2pmesh.wire.messages import Direct, Goodbye, Message
 from p2pmesh.wire.overlay import ContactReply, ContactRequest, Packet
+from tests.examples import examples
 from tests.routing_harness import EPOCH, RouteNet, identity, rpc, small_world
 
 CONFIG = MeshConfig(
@@ -154,7 +155,7 @@ class Shell:
                 return Received(neighbour.peer_id, packet)
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(script=st.lists(steps, max_size=40), seed=st.integers(0, 1000))
 def test_no_packet_raises_or_passes_a_bound_and_every_route_ends_once(script, seed):
     shell = Shell(seed)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
+from itertools import permutations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
@@ -18,6 +19,7 @@ from p2pmesh.wire.codec import encode
 from p2pmesh.wire.fields import MAX_TRAIL
 from p2pmesh.wire.messages import GossipWant, Message
 from p2pmesh.wire.overlay import Packet
+from tests.examples import examples
 from tests.routing_harness import EPOCH, Node, RouteNet, identity, ring, rpc, small_world
 
 KEYS = st.integers(0, RING_SIZE - 1).map(lambda number: PeerId(f"{number:040x}"))
@@ -52,9 +54,10 @@ def nobody_is_blamed(net: RouteNet) -> bool:
 
 
 @pytest.mark.parametrize("links", [2, 3, 5, 8])
-def test_every_peer_reaches_every_other_and_gets_its_answer(links):
-    net = RouteNet(24, small_world(24, links))
-    calls = [(a, b, net.route(a, net.nodes[b].id, answered=True)) for a in range(24) for b in range(24) if a != b]
+@pytest.mark.parametrize("peers", [12, pytest.param(24, marks=pytest.mark.simulation)])
+def test_every_peer_reaches_every_other_and_gets_its_answer(peers, links):
+    net = RouteNet(peers, small_world(peers, links))
+    calls = [(a, b, net.route(a, net.nodes[b].id, answered=True)) for a, b in permutations(range(peers), 2)]
     net.run(30)
     for a, b, call in calls:
         outcome = arrived(net, a, call)
@@ -76,7 +79,7 @@ def test_a_route_without_an_answer_ends_with_arrival():
     assert len(routed.way.path) == 5
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(key=KEYS, links=st.sampled_from([2, 3, 5]), seed=st.integers(0, 100), asker=st.integers(0, 39))
 def test_what_is_for_a_key_goes_to_the_peer_nearest_to_it_but_never_to_the_asker(key, links, seed, asker):
     net = RouteNet(40, small_world(40, links, seed))
@@ -194,7 +197,7 @@ def test_a_cancelled_route_is_not_repeated_and_ends_in_silence():
 # --- faults -----------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=25, deadline=None)
+@examples(25)
 @given(loss=st.floats(0, 0.05), seed=st.integers(0, 1000))
 def test_lost_frames_are_made_good_and_nothing_arrives_twice(loss, seed):
     net = RouteNet(30, small_world(30, 4, seed))

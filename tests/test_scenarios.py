@@ -16,6 +16,9 @@ KEYS = {
 }  # fmt: skip
 
 
+SHORT = attrs.evolve(load_scenario("quiet"), settle=10.0, broadcasts=5, rest=10.0)
+
+
 @pytest.mark.simulation
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_a_scenario_runs_without_violations(name):
@@ -42,16 +45,16 @@ def test_a_report_is_a_function_of_the_seed():
 
 
 def test_a_report_carries_what_plots_need():
-    report = run(load_scenario("quiet"), peers=20, max_peers=4, seed=2)
+    report = run(attrs.evolve(SHORT, broadcasts=20), peers=10, max_peers=4, seed=2)
     picture = report.picture
     assert picture.curve[-1][1] == 1.0
     assert [share for _, share in picture.curve] == sorted(share for _, share in picture.curve)
     assert sum(picture.hops.values()) == report.delivered == report.expected
     assert picture.latencies == sorted(picture.latencies)
     assert report.latency_s["p50"] in [pytest.approx(seconds) for seconds, _ in picture.curve]
-    assert len(picture.positions) == 20
+    assert len(picture.positions) == 10
     assert all(0 <= at < 1 for at in picture.positions.values())
-    assert 19 <= len(picture.edges) <= 40
+    assert 9 <= len(picture.edges) <= 20
     assert picture.traffic["gossip"] > 0
     assert report.receipts_exact == report.broadcasts == 23
     assert report.last_hop["max"] == max(picture.hops)
@@ -60,15 +63,14 @@ def test_a_report_carries_what_plots_need():
 
 def test_progress_is_told():
     told = []
-    run(load_scenario("quiet"), peers=4, progress=lambda phase, done: told.append((phase, done)))
+    run(SHORT, peers=4, progress=lambda phase, done: told.append((phase, done)))
     assert list(dict.fromkeys(phase for phase, _ in told)) == ["join", "settle", "rage", "rest", "probe", "done"]
     assert [done for _, done in told] == sorted(done for _, done in told)
     assert told[-1] == ("done", 1.0)
 
 
 def test_a_mesh_that_is_broken_is_reported():
-    scenario = attrs.evolve(load_scenario("quiet"), rest=1.0)
-    broken = Run(scenario, peers=10, max_peers=4)
+    broken = Run(attrs.evolve(SHORT, rest=1.0), peers=8, max_peers=4)
     for phase in broken.phases():
         if phase == "rage":
             for node in members(broken.net)[:3]:
@@ -109,7 +111,9 @@ def test_an_unknown_scenario_is_refused_with_those_there_are(tmp_path):
 
 def test_a_scenario_comes_from_a_file(tmp_path):
     path = tmp_path / "mine.toml"
-    path.write_text('summary = "mine"\nbroadcasts = 2\n[[faults]]\nkind = "crash"\nat = 1\npeers = [0, 1, 2]\n')
+    path.write_text(
+        'summary = "mine"\nsettle = 10\nrest = 15\nbroadcasts = 2\n[[faults]]\nkind = "crash"\nat = 1\npeers = [0, 1, 2]\n'
+    )
     scenario = load_scenario(path)
     assert scenario.name == "mine"
     assert run(scenario, peers=6, max_peers=3).joined == 3

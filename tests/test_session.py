@@ -8,7 +8,7 @@ from collections import deque
 
 import pytest
 from attrs import evolve
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from p2pmesh.config import KIB, LinkConfig
@@ -16,6 +16,7 @@ from p2pmesh.errors import RemoteProtocolError
 from p2pmesh.protocols.session import MAX_LAG, LinkSession
 from p2pmesh.protocols.text_session import MAX_TEXT, TextSession
 from p2pmesh.wire import fragments as f
+from tests.examples import examples
 
 CONFIG = LinkConfig(packet_size=2 * KIB, coalesce_size=1 * KIB, receive_window=64 * KIB)
 MAX_FRAME = 20_000
@@ -66,7 +67,7 @@ FRAMES = st.lists(
 )
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(FRAMES, FRAMES, st.randoms(use_true_random=False), st.sampled_from([0, 300, 2048]))
 def test_frames_arrive_in_the_order_of_their_lane_once_under_any_schedule(
     from_left: list[tuple[bool, int]], from_right: list[tuple[bool, int]], rng: random.Random, coalesce: int
@@ -218,7 +219,7 @@ def test_a_window_just_as_large_as_the_largest_frame_never_locks() -> None:
 # --- what a peer may not do -------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=300)
+@examples(300)
 @given(
     st.lists(st.one_of(st.binary(max_size=100), st.tuples(st.integers(0, 12), st.binary(max_size=700))), max_size=12)
 )

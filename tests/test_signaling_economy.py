@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from p2pmesh.config import MeshConfig
 from p2pmesh.protocols.core import Subsystem
 from p2pmesh.simulation import BareNetwork
@@ -20,12 +22,13 @@ def grow(net, count):
     return (net.service.sent + net.service.received - before) / count
 
 
-def test_a_join_costs_the_service_the_same_in_a_larger_mesh_and_then_everything_goes_through_the_mesh():
+@pytest.mark.parametrize("few", [5, pytest.param(10, marks=pytest.mark.simulation)])
+def test_a_join_costs_the_service_the_same_in_a_larger_mesh_and_then_everything_goes_through_the_mesh(few):
     net = BareNetwork(seed=5, config=MeshConfig(max_peers=5))
-    grow(net, 8)
-    small = grow(net, 10)
-    grow(net, 12)
-    large = grow(net, 10)
+    grow(net, few - 2)
+    small = grow(net, few)
+    grow(net, few + 2)
+    large = grow(net, few)
     assert large <= 1.25 * small
     assert max(small, large) <= 16
     net.run(20)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from p2pmesh.config import LinkConfig, SignalingConfig
@@ -37,6 +37,7 @@ from p2pmesh.wire.signaling import (
     ServiceError,
     SignalRejected,
 )
+from tests.examples import examples
 from tests.signaling_harness import CANDIDATE, ME, Peer, description, from_peer, remote, routed, routed_signal
 
 OTHERS = [Identity.from_seed(bytes([n]) * 32) for n in range(40, 46)]
@@ -91,7 +92,7 @@ EVENTS = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(st.lists(st.tuples(EVENTS, st.sampled_from([0.0, 0.1, 5.0])), max_size=60))
 def test_any_sequence_of_events_keeps_the_bounds_and_ends_each_route_once(events):
     peer = Peer(signaling=CONFIG, links=LinkConfig(allow_unverified=True))

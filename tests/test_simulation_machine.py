@@ -18,6 +18,7 @@ from p2pmesh.simulation.invariants import (
     check_ring,
     members,
 )
+from tests.examples import examples
 
 MOST = 14
 """Peers alive at once."""
@@ -152,4 +153,4 @@ class MeshMachine(RuleBasedStateMachine):
 
 TestMeshMachine = pytest.mark.timeout(600)(MeshMachine.TestCase)
 if settings().max_examples <= 100:  # not when it soaks
-    TestMeshMachine.settings = settings(max_examples=15, stateful_step_count=25)
+    TestMeshMachine.settings = settings(examples(15), stateful_step_count=25)

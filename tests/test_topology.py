@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from p2pmesh.config import LinkConfig, MeshConfig, TopologyConfig
@@ -60,6 +60,7 @@ from p2pmesh.wire.messages import (
     ReconnectionData,
     Signal,
 )
+from tests.examples import examples
 from tests.mesh_harness import Net, Node
 
 
@@ -635,7 +636,7 @@ def check_one_mesh(net: Net, max_peers: int) -> None:
         assert not {other.peer_id for other in unpaired} & set(node.topology._known)
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(
     seed=st.integers(0, 2**32),
     count=st.integers(2, 16),
@@ -652,8 +653,14 @@ def test_whoever_joins_in_whatever_order_becomes_one_mesh(seed, count, max_peers
     check_one_mesh(net, max_peers)
 
 
-@pytest.mark.parametrize("max_peers", [2, 3, 5])
-@pytest.mark.parametrize("pause", [0.0, 0.2])
+@pytest.mark.parametrize(
+    ("max_peers", "pause"),
+    [
+        (2, 0.0),
+        (5, 0.2),
+        *(pytest.param(*rest, marks=pytest.mark.simulation) for rest in [(2, 0.2), (3, 0.0), (3, 0.2), (5, 0.0)]),
+    ],
+)
 def test_thirty_peers_are_one_mesh_within_seconds(max_peers, pause):
     net = Net(30 + max_peers)
     for _ in range(30):
@@ -666,7 +673,7 @@ def test_thirty_peers_are_one_mesh_within_seconds(max_peers, pause):
     assert sum(node.opened for node in net.nodes.values()) <= 30 * 3 * max_peers
 
 
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(
     seed=st.integers(0, 2**32),
     max_peers=st.integers(1, 5),
@@ -757,7 +764,7 @@ INPUTS = st.one_of(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(st.integers(1, 4), st.lists(INPUTS, max_size=60))
 def test_whatever_comes_the_cap_holds_and_no_link_is_wanted_twice(max_peers, inputs):
     peer = Peer(max_peers)
