@@ -4,7 +4,7 @@ from hypothesis import settings
 
 ALL = 50
 """The usual number, in the profile `ci`."""
-FEWEST = 5
+FEWEST = 3
 
 
 def examples(count: int) -> settings:

@@ -29,7 +29,7 @@ from p2pmesh.simulation.invariants import (
 )
 
 
-def mesh(count, *, seed=1, max_peers=4, settle=20.0, **options):
+def mesh(count, *, seed=1, max_peers=4, settle=12.0, **options):
     net = BareNetwork(seed, config=MeshConfig(max_peers=max_peers), **options)
     watch(net)
     for _ in range(count):

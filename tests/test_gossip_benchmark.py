@@ -24,7 +24,7 @@ def mesh(peers, seed=1):
 )
 def test_a_measure_takes_a_mesh_and_gives_every_figure_that_has_a_bar(name):
     section = SECTIONS[name]
-    figures = section.measure(mesh(9), random.Random(1))
+    figures = section.measure(mesh(8), random.Random(1))
     assert set(section.bars(5)) <= set(figures)
     assert not figures.get("delivered_twice")
     assert all(figures[figure] is not None for figure in section.bars(5))

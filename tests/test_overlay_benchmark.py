@@ -57,10 +57,10 @@ def test_the_cost_of_a_join_is_held_against_that_in_a_smaller_mesh(cost, met):
 
 
 def test_measures_take_a_mesh_and_give_every_figure_that_has_a_bar():
-    net, notes = new_network(8, 4, 1, dht=False)
+    net, notes = new_network(6, 4, 1, dht=False)
     assert notes
-    measured = {"joins": joins(net, 8)}
-    assert measured["joins"]["members"] == 8
+    measured = {"joins": joins(net, 6)}
+    assert measured["joins"]["members"] == 6
     net.run(60)
     for measure in (routes, service):
         measured[measure.__name__] = measure(net, random.Random(1))

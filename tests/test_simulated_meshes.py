@@ -316,7 +316,7 @@ async def test_links_that_break_their_promise_are_replaced_and_the_mesh_goes_on(
     async with simulated_meshes(5, seed=4, conditions=conditions, max_peers=4) as world:
         await world.linked()
         receipts = []
-        for turn in range(20):
+        for turn in range(12):
             receipts.append(await world.meshes[turn % 5].broadcast("t", turn, ttl=300))
             await trio.sleep(0.5)
         for mesh in world.meshes:

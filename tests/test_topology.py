@@ -619,7 +619,7 @@ def settled(net: Net, seconds: float = 120.0) -> None:
     """Let it settle; then nothing may be closed any more, at most a last hole be filled."""
     net.run(seconds)
     closed = [node.topology.snapshot().get("closed", 0) for node in net.nodes.values()]
-    net.run(120.0)
+    net.run(60.0)
     assert closed == [node.topology.snapshot().get("closed", 0) for node in net.nodes.values()]
     net.check_symmetric()
     net.check_events()

@@ -322,14 +322,14 @@ async def test_the_peers_close_is_seen_at_once() -> None:
 
 
 @asynccontextmanager
-async def peer_process() -> AsyncGenerator[tuple[trio.Process, Any]]:
+async def peer_process(config: LinkConfig) -> AsyncGenerator[tuple[trio.Process, Any]]:
     """A link to a peer in a process of its own, which answers the first frame."""
     with trio.fail_after(30):
         process = await trio.lowlevel.open_process(
             [sys.executable, "-m", "tests.test_webrtc_links"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
         try:
-            async with WebRTCDialer() as dialer, trio.open_nursery() as nursery:
+            async with WebRTCDialer(config) as dialer, trio.open_nursery() as nursery:
                 attempt = await dialer.offer(BOB)
                 assert process.stdin is not None
                 await process.stdin.send_all(sdp_of(attempt.signal).encode() + b"\0")
@@ -367,13 +367,14 @@ async def be_the_peer() -> None:
 
 
 @pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGSTOP])
-async def test_a_silent_death_is_noticed_within_seconds(sign: signal.Signals) -> None:
-    async with peer_process() as (process, link):
+async def test_a_silent_death_is_noticed_when_the_keepalive_runs_out(sign: signal.Signals) -> None:
+    config = LinkConfig(keepalive_idle=0.8, keepalive_interval=0.4, keepalive_pings=3)
+    async with peer_process(config) as (process, link):
         began = trio.current_time()
         process.send_signal(sign)
         with pytest.raises(LinkTimedOut):
             await link.receive()
-        assert trio.current_time() - began < 7
+        assert 0.8 < trio.current_time() - began < 2.0 + 2.0
         began = trio.current_time()
         await link.aclose()
         assert trio.current_time() - began < 1
@@ -631,7 +632,8 @@ async def test_a_stun_server_is_asked_and_what_it_says_is_offered() -> None:
             await attempt.aclose()
 
 
-async def test_a_stun_server_that_never_answers_does_not_keep_peers_apart() -> None:
+async def test_a_stun_server_that_never_answers_does_not_keep_peers_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aioice.ice.Connection.get_component_candidates, "__defaults__", (1,))  # seconds, instead of 5
     config = LinkConfig(ice_servers=(IceServer(urls="stun:127.0.0.1:9"),))
     with trio.fail_after(20):
         async with WebRTCDialer(config) as alice, WebRTCDialer() as bob:
