@@ -119,6 +119,7 @@ def test_the_mesh_survives_what_seeds_generate(seed):
     survive(FaultPlan.generate(seed, peers=PEERS, seconds=RAGE, hostile=seed % 2 == 1), seed)
 
 
+@pytest.mark.simulation
 def test_a_run_is_replayed_by_its_seed_and_printed_plan():
     plan = FaultPlan.generate(11, peers=5, seconds=RAGE)
     first = survive(plan, 4, peers=5, rest=45)

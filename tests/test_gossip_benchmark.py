@@ -20,7 +20,16 @@ def mesh(peers, seed=1):
 
 
 @pytest.mark.parametrize(
-    "name", ["one_sender", "loss", "rest", "receipts", "deaths_30", "partition", "mass_failure_50"]
+    "name",
+    [
+        "one_sender",
+        "receipts",
+        "partition",
+        *(
+            pytest.param(name, marks=pytest.mark.simulation)
+            for name in ("loss", "rest", "deaths_30", "mass_failure_50")
+        ),
+    ],
 )
 def test_a_measure_takes_a_mesh_and_gives_every_figure_that_has_a_bar(name):
     section = SECTIONS[name]

@@ -103,7 +103,7 @@ def cases(*seeds):
     return decorate
 
 
-@pytest.mark.parametrize("server", ["ours", "original's"])
+@pytest.mark.parametrize("server", ["ours", pytest.param("original's", marks=pytest.mark.simulation)])
 def test_a_mesh_with_a_third_of_originals_is_whole_and_everybody_hears_everybody(server):
     mixed_town(6, 3, seed=1, max_peers=4, server=server, then=whole_and_heard)
 

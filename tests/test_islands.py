@@ -56,7 +56,7 @@ class Parted:
         return [(time, number, event) for time, number, event in self.events if isinstance(event, kind)]
 
 
-@pytest.mark.parametrize("keeps_service", [True, False])
+@pytest.mark.parametrize("keeps_service", [False, pytest.param(True, marks=pytest.mark.simulation)])
 @pytest.mark.parametrize(("peers", "apart"), [(10, 30), pytest.param(16, 60, marks=pytest.mark.simulation)])
 def test_two_halves_become_one_ring(peers, apart, keeps_service):
     mesh = Parted(peers)

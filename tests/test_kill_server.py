@@ -52,7 +52,7 @@ async def settled(world, quiet=20):
 
 
 @simulated()
-@pytest.mark.parametrize("abruptly", [False, True])
+@pytest.mark.parametrize("abruptly", [False, pytest.param(True, marks=pytest.mark.simulation)])
 @pytest.mark.parametrize(("peers", "seconds"), [(6, 40), pytest.param(8, 120, marks=pytest.mark.simulation)])
 async def test_without_the_service_links_stay_and_everything_still_arrives(peers, seconds, abruptly):
     async with simulated_meshes(peers, seed=3, max_peers=3) as world:

@@ -308,7 +308,13 @@ async def test_a_slow_and_lossy_peer_still_gets_everything():
 
 
 @pytest.mark.parametrize(
-    "evil", [{"corrupt": 0.02}, {"reliable": False, "loss": 0.02}, {"breaks": 0.005}, {"duplicate": 0.05}]
+    "evil",
+    [
+        {"corrupt": 0.02},
+        {"breaks": 0.005},
+        pytest.param({"reliable": False, "loss": 0.02}, marks=pytest.mark.simulation),
+        pytest.param({"duplicate": 0.05}, marks=pytest.mark.simulation),
+    ],
 )
 @simulated(seed=3)
 async def test_links_that_break_their_promise_are_replaced_and_the_mesh_goes_on(evil):
@@ -355,6 +361,7 @@ EVERY_KIND = FaultPlan([
 ])
 
 
+@pytest.mark.simulation
 @simulated()
 async def test_a_plan_of_every_kind_of_fault_can_be_replayed():
     async with simulated_meshes(8, seed=6, max_peers=4) as world:

@@ -657,8 +657,10 @@ def test_whoever_joins_in_whatever_order_becomes_one_mesh(seed, count, max_peers
     ("max_peers", "pause"),
     [
         (2, 0.0),
-        (5, 0.2),
-        *(pytest.param(*rest, marks=pytest.mark.simulation) for rest in [(2, 0.2), (3, 0.0), (3, 0.2), (5, 0.0)]),
+        *(
+            pytest.param(*rest, marks=pytest.mark.simulation)
+            for rest in [(5, 0.2), (2, 0.2), (3, 0.0), (3, 0.2), (5, 0.0)]
+        ),
     ],
 )
 def test_thirty_peers_are_one_mesh_within_seconds(max_peers, pause):
