@@ -54,7 +54,7 @@ def webrtc(session: nox.Session) -> None:
 @nox.session
 def simulate(session: nox.Session) -> None:
     install(session, "test")
-    session.run("pytest", "-m", "simulation", *session.posargs)
+    session.run("pytest", "-m", "simulation or hypothesis", *session.posargs, env={"HYPOTHESIS_PROFILE": "ci"})
 
 
 @nox.session
