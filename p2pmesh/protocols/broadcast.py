@@ -183,11 +183,11 @@ class BroadcastCore:
     def snapshot(self) -> Mapping[str, Any]:
         return {
             "published": self._publishing.published,
-            **attrs.asdict(self._counts),
-            **attrs.asdict(self._hops.counts),
-            **attrs.asdict(self._spreading.counts),
-            **attrs.asdict(self._spreading.awaited.counts),
-            **attrs.asdict(self._sync.counts),
+            **attrs.asdict(self._counts, recurse=False),
+            **attrs.asdict(self._hops.counts, recurse=False),
+            **attrs.asdict(self._spreading.counts, recurse=False),
+            **attrs.asdict(self._spreading.awaited.counts, recurse=False),
+            **attrs.asdict(self._sync.counts, recurse=False),
             "announced": self._spreading.announcements.sent,
             "links": len(self._hops) + len(self._originals),
             "in_flight": sum(link.flight for link in self._hops),

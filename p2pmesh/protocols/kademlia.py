@@ -137,9 +137,9 @@ class KademliaCore:
         return {
             "enabled": self._config.enabled,
             **self._table.snapshot(),
-            **attrs.asdict(self._counts),
-            **attrs.asdict(self._calls.counts),
-            **attrs.asdict(self._upkeep.counts),
+            **attrs.asdict(self._counts, recurse=False),
+            **attrs.asdict(self._calls.counts, recurse=False),
+            **attrs.asdict(self._upkeep.counts, recurse=False),
             "calls": len(self._calls),
             "lookups": self._searches.done,
             "lookups_running": len(self._searches),

@@ -161,9 +161,9 @@ class ReceiptsCore:
 
     def snapshot(self) -> Mapping[str, Any]:
         return {
-            **attrs.asdict(self._counts),
+            **attrs.asdict(self._counts, recurse=False),
             "parents_lost": self._upstream.lost,
-            **attrs.asdict(self._post.counts),
+            **attrs.asdict(self._post.counts, recurse=False),
             "own": len(self._own),
             "undecided": sum(not own.is_decided for own in self._own.values()),
             "relayed": len(self._relayed),

@@ -169,17 +169,17 @@ class RoutingCore:
     def snapshot(self) -> Mapping[str, Any]:
         inbox, directs = self._inbox, self._directs
         return {
-            **attrs.asdict(directs.counts),
-            **attrs.asdict(inbox.counts),
+            **attrs.asdict(directs.counts, recurse=False),
+            **attrs.asdict(inbox.counts, recurse=False),
             "pending": directs.pending,
             "waiting": directs.waiting,
             "seen_ids": len(inbox.seen),
             "seen_ids_forgotten": inbox.seen.forgotten,
             "packets": {
-                **attrs.asdict(inbox.packets),
-                **attrs.asdict(self._counts),
-                **attrs.asdict(self._relay.counts),
-                **attrs.asdict(self._errands.counts),
+                **attrs.asdict(inbox.packets, recurse=False),
+                **attrs.asdict(self._counts, recurse=False),
+                **attrs.asdict(self._relay.counts, recurse=False),
+                **attrs.asdict(self._errands.counts, recurse=False),
                 "under_way": len(self._errands),
                 "heard_ids": len(inbox.heard),
                 "asked": len(inbox.asked),

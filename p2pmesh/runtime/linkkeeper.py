@@ -195,9 +195,9 @@ class LinkKeeper:
     def snapshot(self) -> dict[str, Any]:
         """Statistics of the keeper and of each link."""
         return {
-            **attrs.asdict(self._counts),
+            **attrs.asdict(self._counts, recurse=False),
             "attempting": sorted(self._attempts),
-            "open": {peer: attrs.asdict(entry.link.stats) for peer, entry in self._links.items()},
+            "open": {peer: attrs.asdict(entry.link.stats, recurse=False) for peer, entry in self._links.items()},
         }
 
     async def drained(self) -> None:

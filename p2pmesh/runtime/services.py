@@ -91,7 +91,7 @@ class Service:
             await self._drained.park()
 
     def snapshot(self) -> dict[str, Any]:
-        return {**attrs.asdict(self._counts), "up": self._outbox is not None}
+        return {**attrs.asdict(self._counts, recurse=False), "up": self._outbox is not None}
 
     async def _session(self) -> str:
         """One connection, from its opening to its end, which is told as text."""
