@@ -12,10 +12,13 @@ from p2pmesh.config import MeshConfig
 from p2pmesh.events import MessageReceived
 from p2pmesh.identity import Identity
 from p2pmesh.protocols.broadcast import BroadcastCore
-from p2pmesh.protocols.core import DropLink, Emit, Input, LinkUp, Received, Reply, SendFrame, Tell
+from p2pmesh.protocols.core import DropLink, LinkUp, Received, SendFrame
 from p2pmesh.protocols.gossip_signature import signed
+from p2pmesh.simulation.bare import EPOCH
 from p2pmesh.wire.messages import Gossip, GossipAck, GossipData, Message
-from tests.core_harness import EPOCH, IDENTITIES, remote
+from tests.core_harness import IDENTITIES
+from tests.one_core import OneCore
+from tests.virtual_time import remote, virtual_wall
 
 ME, ALICE, BOB, CAROL, DAVE = IDENTITIES[:5]
 
@@ -25,37 +28,22 @@ def broadcast_config(*, base: MeshConfig | None = None, **fields: object) -> Mes
     return attrs.evolve(base, broadcast=attrs.evolve(base.broadcast, **fields))  # type: ignore[arg-type]
 
 
-class Bare:
-    """One core, and its effects sorted by kind."""
+class Bare(OneCore[BroadcastCore]):
+    """Its effects sorted by kind."""
 
     def __init__(self, config: MeshConfig | None = None, identity: Identity = ME) -> None:
         config = broadcast_config(base=config, ack_delay=0)
-        self.core = BroadcastCore(identity, config, random.Random(1), lambda now: EPOCH + now)
-        self.now = 0.0
-        self.effects: list[Any] = []
-
-    def __call__(self, event: Input) -> list[Any]:
-        self.effects = self.core.handle(event, self.now)
-        return self.effects
+        super().__init__(BroadcastCore(identity, config, random.Random(1), virtual_wall))
 
     def up(self, *identities: Identity, version: int = 1) -> None:
         for identity in identities:
             self(LinkUp(remote(identity, version)))
 
-    def got(self, identity: Identity, message: Message) -> list[Any]:
+    def hear(self, identity: Identity, message: Message) -> list[Any]:
         return self(Received(identity.peer_id, message))
 
-    def wait(self, until: float) -> list[Any]:
-        effects = []
-        while self.core.next_deadline() <= until:
-            self.now = max(self.now, self.core.next_deadline())
-            effects += self.core.expire(self.now)
-        self.now = until
-        self.effects = effects
-        return effects
-
     def sent(self, kind: type) -> list[Any]:
-        return [(e.peers, e.message) for e in self.effects if isinstance(e, SendFrame) and isinstance(e.message, kind)]
+        return [(e.peers, e.message) for e in self.got(SendFrame) if isinstance(e.message, kind)]
 
     def acks(self) -> list[tuple[str, bool]]:
         """What was acknowledged, by name, and whether it was refused or there already."""
@@ -67,20 +55,10 @@ class Bare:
         ]
 
     def delivered(self) -> list[MessageReceived]:
-        events = [effect.event for effect in self.effects if isinstance(effect, Emit)]
-        return [event for event in events if isinstance(event, MessageReceived)]
-
-    def told(self) -> list[Input]:
-        return [effect.input for effect in self.effects if isinstance(effect, Tell)]
-
-    def replies(self) -> dict[int, Reply]:
-        return {effect.call: effect for effect in self.effects if isinstance(effect, Reply)}
+        return [event for event in self.events if isinstance(event, MessageReceived)]
 
     def dropped(self) -> list[DropLink]:
-        return [effect for effect in self.effects if isinstance(effect, DropLink)]
-
-    def count(self, name: str) -> int:
-        return int(self.core.snapshot()[name])
+        return self.got(DropLink)
 
 
 NAMES: dict[str, str] = {}

@@ -1,8 +1,7 @@
-"""DHT cores in virtual time, over routes that are perfect but for what a test breaks: one seeded heap of events."""
+"""DHT cores in virtual time, over routes that are perfect but for what a test breaks."""
 
 from __future__ import annotations
 
-import heapq
 import random
 from collections.abc import Callable
 from typing import Any
@@ -19,16 +18,14 @@ from p2pmesh.protocols.core import (
     DhtFindNode,
     DhtGet,
     DhtPut,
-    Effects,
+    Effect,
     Forget,
-    Input,
     Leave,
     LinkDown,
     LinkUp,
-    RemotePeer,
-    Reply,
     Route,
     Routed,
+    Subsystem,
     Tell,
     Unrouted,
     Way,
@@ -36,42 +33,30 @@ from p2pmesh.protocols.core import (
 from p2pmesh.protocols.kademlia import KademliaCore
 from p2pmesh.wire.messages import Message
 from p2pmesh.wire.overlay import KademliaCall, KademliaRpc
-
-EPOCH = 1_700_000_000.0
+from tests.virtual_time import Net, Node, identity, remote, virtual_wall
 
 Behaviour = Callable[[PeerId, KademliaCall], KademliaCall | None]
 """What a liar answers to a request."""
 
 
-def identity(number: int) -> Identity:
-    return Identity.from_seed(number.to_bytes(32, "big"))
-
-
-def remote(peer: Identity, version: int = 1) -> RemotePeer:
-    return RemotePeer(peer.peer_id, version > 0, version, peer.public_key)
-
-
 @attrs.define(eq=False)
-class Peer:
-    identity: Identity
-    core: KademliaCore
-    replies: dict[int, Reply] = attrs.field(factory=dict)
-    replied_at: dict[int, float] = attrs.field(factory=dict)
-    alive: bool = True
+class Peer(Node):
     lies: Behaviour | None = None
     asked: list[tuple[PeerId, KademliaCall]] = attrs.field(factory=list)
     """Requests that have come."""
 
     @property
-    def id(self) -> PeerId:
-        return self.identity.peer_id
+    def core(self) -> KademliaCore:
+        core = self.cores[Subsystem.KADEMLIA]
+        assert isinstance(core, KademliaCore)
+        return core
 
     @property
     def stats(self) -> dict[str, Any]:
         return dict(self.core.snapshot())
 
 
-class DhtNet:
+class DhtNet(Net[Peer]):
     """Peers that all reach each other by routes. `lose(sender, receiver, call)` says whether a message gets lost."""
 
     def __init__(
@@ -83,16 +68,13 @@ class DhtNet:
         latency: tuple[float, float] = (0.05, 0.3),
         settle: float = 100.0,
     ) -> None:
-        self.now = 0.0
+        super().__init__()
         self.rng = random.Random(seed)
         self.config = config or KademliaConfig()
         self.latency = latency
         self.lose: Callable[[PeerId, PeerId, KademliaCall], bool] = lambda *_: False
         self.peers: list[Peer] = []
         self.by_id: dict[PeerId, Peer] = {}
-        self._heap: list[tuple[float, int, Callable[[], None]]] = []
-        self._order = 0
-        self._calls = 0
         self._pending: dict[tuple[PeerId, int], None] = {}
         for _ in range(size):
             self.add()
@@ -104,8 +86,8 @@ class DhtNet:
     def add(self, *, config: KademliaConfig | None = None, link: Peer | None = None) -> Peer:
         who = identity(len(self.peers) + 1)
         rng = random.Random(self.rng.getrandbits(64))
-        core = KademliaCore(who, MeshConfig(kademlia=config or self.config), rng, lambda now: EPOCH + now)
-        peer = Peer(who, core)
+        core = KademliaCore(who, MeshConfig(kademlia=config or self.config), rng, virtual_wall)
+        peer = Peer(who, {Subsystem.KADEMLIA: core})
         living = self.living()
         self.peers.append(peer)
         self.by_id[peer.id] = peer
@@ -135,13 +117,13 @@ class DhtNet:
     # --- calls --------------------------------------------------------------------------------------------------------
 
     def put(self, peer: Peer, key: str, value: Any, ttl: float | None = None) -> int:
-        return self._call(peer, lambda call: DhtPut(call, key, value, ttl))
+        return self.call(peer, lambda call: DhtPut(call, key, value, ttl))
 
     def get(self, peer: Peer, key: str, publisher: PeerId | None = None) -> int:
-        return self._call(peer, lambda call: DhtGet(call, key, publisher))
+        return self.call(peer, lambda call: DhtGet(call, key, publisher))
 
     def find(self, peer: Peer, target: PeerId) -> int:
-        return self._call(peer, lambda call: DhtFindNode(call, target))
+        return self.call(peer, lambda call: DhtFindNode(call, target))
 
     def forget(self, peer: Peer, call: int) -> None:
         self.feed(peer, Forget(call))
@@ -149,17 +131,12 @@ class DhtNet:
     def outcome(self, peer: Peer, call: int, within: float = 60.0) -> Any:
         """What a call returns; raises what it raises."""
         end = self.now + within
-        while call not in peer.replies and self.now < end and self._heap and self._heap[0][0] <= end:
-            self._step()
+        while call not in peer.replies and self.now < end and self.step(end):
+            pass
         reply = peer.replies[call]
         if reply.error is not None:
             raise reply.error
         return reply.value
-
-    def _call(self, peer: Peer, make: Callable[[int], Input]) -> int:
-        self._calls += 1
-        self.feed(peer, make(self._calls))
-        return self._calls
 
     # --- what is true -------------------------------------------------------------------------------------------------
 
@@ -176,21 +153,6 @@ class DhtNet:
 
     # --- the machine --------------------------------------------------------------------------------------------------
 
-    def run(self, seconds: float) -> None:
-        end = self.now + seconds
-        while self._heap and self._heap[0][0] <= end:
-            self._step()
-        self.now = max(self.now, end)
-
-    def at(self, time: float, action: Callable[[], None]) -> None:
-        self._order += 1
-        heapq.heappush(self._heap, (time, self._order, action))
-
-    def feed(self, peer: Peer, event: Input) -> None:
-        if not peer.alive:
-            return
-        self._carry_out(peer, peer.core.handle(event, self.now))
-
     def ask(self, sender: Identity, receiver: Peer, call: KademliaCall, *, version: int = 1) -> list[KademliaCall]:
         """Let a stranger ask, and give what is answered, at once."""
         way = Way(sender.peer_id, "stranger", (sender.peer_id,))
@@ -202,43 +164,24 @@ class DhtNet:
                     answers.append(answer.message)
                 case _:
                     others.append(effect)
-        self._carry_out(receiver, others)
+        self.carry_out(receiver, others)
         return answers
 
-    def _step(self) -> None:
-        self.now, _, action = heapq.heappop(self._heap)
-        action()
-
-    def _wake(self, peer: Peer) -> None:
-        deadline = peer.core.next_deadline()
-        if deadline < float("inf"):
-            self.at(max(deadline, self.now), lambda: self._expire(peer))
-
-    def _expire(self, peer: Peer) -> None:
-        if peer.alive and peer.core.next_deadline() <= self.now:
-            self._carry_out(peer, peer.core.expire(self.now))
-
-    def _carry_out(self, peer: Peer, effects: Effects) -> None:
-        for effect in effects:
-            match effect:
-                case Tell(_, Route() as route):
-                    self._route(peer, route)
-                case Tell(_, CancelRoute(_, call)):
-                    self._pending.pop((peer.id, call), None)
-                case Tell(_, Answer(way, message)):
-                    self._answer(peer, way, message)
-                case Reply():
-                    assert effect.call not in peer.replies, "a call ends once"
-                    peer.replies[effect.call] = effect
-                    peer.replied_at[effect.call] = self.now
-                case _:
-                    raise AssertionError(effect)
-        self._wake(peer)
+    def do(self, peer: Peer, effect: Effect) -> None:
+        match effect:
+            case Tell(_, Route() as route):
+                self._route(peer, route)
+            case Tell(_, CancelRoute(_, call)):
+                self._pending.pop((peer.id, call), None)
+            case Tell(_, Answer(way, message)):
+                self._answer(peer, way, message)
+            case _:
+                super().do(peer, effect)
 
     def _route(self, sender: Peer, route: Route) -> None:
         key = (sender.id, route.call)
         self._pending[key] = None
-        self.at(self.now + route.timeout, lambda: self._unrouted(sender, route.call))
+        self.later(route.timeout, lambda: self._unrouted(sender, route.call))
         to = self._ring_nearest(route.to, sender.id) if route.nearest else route.to
         receiver = self.by_id.get(to) if to else None
         assert isinstance(route.message, KademliaRpc)
@@ -247,7 +190,7 @@ class DhtNet:
             return
         way = Way(sender.id, str(route.call), (sender.id,))
         routed = Routed(remote(sender.identity), route.message, way)
-        self.at(self.now + self.rng.uniform(*self.latency), lambda: self._arrive(receiver, routed, call))
+        self.later(self.rng.uniform(*self.latency), lambda: self._arrive(receiver, routed, call))
 
     def _arrive(self, receiver: Peer, routed: Routed, call: KademliaCall) -> None:
         if not receiver.alive:
@@ -266,7 +209,7 @@ class DhtNet:
         if asker is None or self.lose(sender.id, asker.id, message.message):
             return
         arrived = Arrived(int(way.packet_id), sender.id, 1, message)
-        self.at(self.now + self.rng.uniform(*self.latency), lambda: self._arrived(asker, arrived))
+        self.later(self.rng.uniform(*self.latency), lambda: self._arrived(asker, arrived))
 
     def _arrived(self, asker: Peer, arrived: Arrived) -> None:
         if self._pending.pop((asker.id, arrived.call), 1) is None:

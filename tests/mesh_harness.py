@@ -7,10 +7,7 @@ ideal: what is reached over links gets the message, and the answer comes back.
 
 from __future__ import annotations
 
-import heapq
-import itertools
 import random
-from collections.abc import Callable
 from functools import partial
 
 from attrs import define, field
@@ -18,7 +15,7 @@ from attrs import define, field
 from p2pmesh.config import MeshConfig
 from p2pmesh.events import PeerConnected, PeerDisconnected, PeerTimedOut
 from p2pmesh.identity import Identity
-from p2pmesh.keyspace import PeerId, ring_distance, xor_distance
+from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.chord import ChordCore
 from p2pmesh.protocols.core import (
     AcceptOffer,
@@ -26,8 +23,7 @@ from p2pmesh.protocols.core import (
     Arrived,
     Core,
     DropLink,
-    Effects,
-    Emit,
+    Effect,
     FeedSignal,
     Input,
     Leave,
@@ -37,15 +33,12 @@ from p2pmesh.protocols.core import (
     LocalSignal,
     Received,
     RemotePeer,
-    Reply,
     Route,
     Routed,
     SendFrame,
     SendSignaling,
     ServiceDown,
-    ServiceRefused,
     ServiceUp,
-    Signaled,
     Subsystem,
     Tell,
     Unrouted,
@@ -56,10 +49,11 @@ from p2pmesh.protocols.ring import nearness
 from p2pmesh.protocols.signaling import SignalingCore
 from p2pmesh.protocols.topology import TopologyCore
 from p2pmesh.protocols.wiring import OWNERS
-from p2pmesh.wire import signaling as wire
 from p2pmesh.wire.messages import Message, Signal
+from tests import virtual_time
+from tests.modelled_server import SERVICE, ModelledServer
+from tests.virtual_time import virtual_wall
 
-SERVICE = "service"
 ATTEMPT_TIMEOUT = 15.0
 
 
@@ -70,87 +64,26 @@ class Attempt:
 
 
 @define(eq=False)
-class Node:
-    net: Net
-    identity: Identity
-    config: MeshConfig
-    topology: TopologyCore
-    signaling: SignalingCore
-    chord: ChordCore
+class Node(virtual_time.Node):
+    net: Net = field(kw_only=True)
+    config: MeshConfig = field(kw_only=True)
     attempts: dict[PeerId, Attempt] = field(factory=dict)
     links: dict[PeerId, float] = field(factory=dict)
     closing: dict[PeerId, str] = field(factory=dict)
-    alive: bool = True
-    events: list[object] = field(factory=list)
-    replies: list[Reply] = field(factory=list)
     opened: int = 0
-    woken: float = -1.0
 
     @property
     def peer_id(self) -> PeerId:
         return self.identity.peer_id
 
     @property
-    def cores(self) -> dict[Subsystem, Core]:
-        return {
-            Subsystem.TOPOLOGY: self.topology,
-            Subsystem.SIGNALING: self.signaling,
-            Subsystem.CHORD: self.chord,
-        }
+    def topology(self) -> TopologyCore:
+        core = self.cores[Subsystem.TOPOLOGY]
+        assert isinstance(core, TopologyCore)
+        return core
 
-    def feed(self, event: Input, *cores: Subsystem) -> None:
-        if not self.alive:
-            return
-        for core in cores or tuple(self.cores):
-            self.carry_out(self.cores[core].handle(event, self.net.now))
-        self.net.wake(self)
-
-    def tick(self) -> None:
-        if not self.alive:
-            return
-        self.woken = -1.0
-        for core in self.cores.values():
-            if core.next_deadline() <= self.net.now:
-                self.carry_out(core.expire(self.net.now))
-        self.net.wake(self)
-
-    def carry_out(self, effects: Effects) -> None:
-        for effect in effects:
-            match effect:
-                case WantLink(peer):
-                    self.begin(peer, None)
-                case AcceptOffer(remote, signal):
-                    self.begin(remote.peer_id, remote)
-                case FeedSignal(remote, signal):
-                    attempt = self.attempts.get(remote.peer_id)
-                    if attempt is not None and attempt.remote is None and signal.type == "answer":
-                        attempt.remote = remote
-                        self.net.open_link(self, remote, attempt)
-                case DropLink(peer, reason):
-                    self.drop(peer, reason)
-                case SendSignaling(_, message):
-                    if self.alive:
-                        self.net.later(self.net.latency(), partial(self.net.server.on, self, message))
-                case SendFrame(peers, message):
-                    for peer in peers:
-                        if peer in self.links:
-                            self.net.frame(self, peer, message)
-                case Tell(Subsystem.ROUTING, Route() as route):
-                    self.net.route(self, route)
-                case Tell(Subsystem.ROUTING, Answer() as answer):
-                    self.net.answer(self, answer)
-                case Tell(subsystem, told):
-                    if subsystem in self.cores:
-                        self.feed(told, subsystem)
-                case Emit(event):
-                    self.events.append(event)
-                case Reply():
-                    self.replies.append(effect)
-                case ServiceRefused():
-                    raise AssertionError(effect)
-                case _:
-                    raise AssertionError(effect)
-            self.check()
+    def feed(self, event: Input, *owners: Subsystem) -> None:
+        self.net.feed(self, event, *owners)
 
     def check(self) -> None:
         taken = len(self.attempts) + len(self.links)
@@ -192,86 +125,18 @@ class Node:
         return list(self.links)
 
 
-@define(eq=False)
-class Server:
-    """Tells a joiner the XOR-nearest peers and its ring neighbours, and those of the joiner; or as the original does."""
-
-    net: Net
-    nearest: int = 5
-    original: bool = False
-    up: bool = True
-    members: dict[PeerId, Node] = field(factory=dict)
-
-    def on(self, node: Node, message: wire.SignalingMessage) -> None:
-        if not self.up or not node.alive:
-            return
-        match message:
-            case wire.Join():
-                self.join(node)
-            case wire.Leave():
-                self.remove(node)
-            case wire.PeerSignal() | wire.ConnectionRejected() | wire.SignalRejected():
-                self.relay(node, message)
-            case _:
-                raise AssertionError(message)
-
-    def join(self, node: Node) -> None:
-        self.members.pop(node.peer_id, None)
-        others = list(self.members)
-        near = sorted(others, key=lambda other: xor_distance(node.peer_id, other))[: self.nearest]
-        if not self.original and others:
-            near.append(min(others, key=lambda other: ring_distance(node.peer_id, other)))
-            near.append(min(others, key=lambda other: ring_distance(other, node.peer_id)))
-        near = list(dict.fromkeys(near))
-        self.members[node.peer_id] = node
-        if near or not self.original:
-            self.send(node, wire.BootstrapPeers(peers=tuple(wire.KnownPeer(id=peer) for peer in near)))
-        for other in others if self.original else near:
-            self.send(self.members[other], wire.PeerJoined(peer_id=node.peer_id))
-
-    def remove(self, node: Node) -> None:
-        if self.members.pop(node.peer_id, None) is not None:
-            for other in self.members.values():
-                self.send(other, wire.PeerLeft(peer_id=node.peer_id))
-
-    def relay(self, node: Node, message: wire.PeerSignal | wire.ConnectionRejected | wire.SignalRejected) -> None:
-        target = None if message.to is None else self.members.get(message.to)
-        if target is None:
-            self.send(node, wire.ServiceError(message=f"Peer {message.to} not found."))
-        else:
-            assert message.from_ == node.peer_id
-            self.send(target, message)
-
-    def send(self, node: Node, message: wire.SignalingMessage) -> None:
-        at = self.net.fifo(("server", node.peer_id), self.net.latency())
-
-        def arrive() -> None:
-            if self.up:
-                node.feed(Signaled(SERVICE, message), Subsystem.SIGNALING)
-
-        self.net.at(at, arrive)
-
-
-class Net:
+class Net(virtual_time.Net[Node]):
     def __init__(self, seed: int, *, original_server: bool = False, attempt_loss: float = 0.0) -> None:
+        super().__init__(now=100.0)
         self.rng = random.Random(seed)
-        self.now = 100.0
         self.nodes: dict[PeerId, Node] = {}
-        self.server = Server(self, original=original_server)
+        self.server = ModelledServer(self, original=original_server)
         self.attempt_loss = attempt_loss
-        self._queue: list[tuple[float, int, Callable[[], object]]] = []
-        self._order = itertools.count()
         self._last: dict[object, float] = {}
         self._ways = 0
         self._asked: dict[str, Route] = {}
 
     # --- time ---
-
-    def at(self, when: float, what: Callable[[], object]) -> None:
-        heapq.heappush(self._queue, (when, next(self._order), what))
-
-    def later(self, delay: float, what: Callable[[], object]) -> None:
-        self.at(self.now + delay, what)
 
     def latency(self) -> float:
         return self.rng.uniform(0.002, 0.02)
@@ -280,35 +145,51 @@ class Net:
         self._last[key] = when = max(self._last.get(key, 0.0), self.now + delay)
         return when
 
-    def wake(self, node: Node) -> None:
-        deadline = min(core.next_deadline() for core in node.cores.values())
-        if deadline < float("inf") and deadline != node.woken and node.alive:
-            node.woken = deadline
-            self.at(max(deadline, self.now), node.tick)
-
-    def run(self, seconds: float) -> None:
-        end = self.now + seconds
-        steps = 0
-        while self._queue and self._queue[0][0] <= end:
-            when, _, what = heapq.heappop(self._queue)
-            self.now = max(self.now, when)
-            what()
-            steps += 1
-            assert steps < 2_000_000, "it does not come to rest"
-        self.now = end
+    def do(self, node: Node, effect: Effect) -> None:
+        match effect:
+            case WantLink(peer):
+                node.begin(peer, None)
+            case AcceptOffer(remote):
+                node.begin(remote.peer_id, remote)
+            case FeedSignal(remote, signal):
+                attempt = node.attempts.get(remote.peer_id)
+                if attempt is not None and attempt.remote is None and signal.type == "answer":
+                    attempt.remote = remote
+                    self.open_link(node, remote, attempt)
+            case DropLink(peer, reason):
+                node.drop(peer, reason)
+            case SendSignaling(_, message):
+                if node.alive:
+                    self.later(self.latency(), partial(self.server.on, node, message))
+            case SendFrame(peers, message):
+                for peer in peers:
+                    if peer in node.links:
+                        self.frame(node, peer, message)
+            case Tell(Subsystem.ROUTING, Route() as route):
+                self.route(node, route)
+            case Tell(Subsystem.ROUTING, Answer() as answer):
+                self.answer(node, answer)
+            case Tell(subsystem, told):
+                if subsystem in node.cores:
+                    self.feed(node, told, subsystem)
+            case _:
+                super().do(node, effect)
+        node.check()
 
     # --- peers ---
 
     def add(self, config: MeshConfig, identity: Identity | None = None) -> Node:
         identity = identity or Identity.from_seed(self.rng.randbytes(32))
 
-        def wall(now: float) -> float:
-            return 1.7e9 + now
+        def own() -> random.Random:
+            return random.Random(self.rng.getrandbits(64))
 
-        topology = TopologyCore(identity, config, random.Random(self.rng.getrandbits(64)), wall)
-        signaling = SignalingCore(identity, config, random.Random(self.rng.getrandbits(64)), wall)
-        chord = ChordCore(identity, config, random.Random(self.rng.getrandbits(64)), wall)
-        node = Node(self, identity, config, topology, signaling, chord)
+        cores: dict[Subsystem, Core] = {
+            Subsystem.TOPOLOGY: TopologyCore(identity, config, own(), virtual_wall),
+            Subsystem.SIGNALING: SignalingCore(identity, config, own(), virtual_wall),
+            Subsystem.CHORD: ChordCore(identity, config, own(), virtual_wall),
+        }
+        node = Node(identity, cores, net=self, config=config)
         self.nodes[node.peer_id] = node
         node.feed(ServiceUp(SERVICE), Subsystem.SIGNALING)
         return node

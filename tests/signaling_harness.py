@@ -8,10 +8,8 @@ from p2pmesh.config import MeshConfig
 from p2pmesh.identity import Identity
 from p2pmesh.protocols.core import (
     CancelRoute,
-    Emit,
     LinkUp,
     LocalSignal,
-    RemotePeer,
     Route,
     Routed,
     SendSignaling,
@@ -24,10 +22,11 @@ from p2pmesh.protocols.core import (
 from p2pmesh.protocols.signaling import SignalingCore
 from p2pmesh.wire.messages import Candidate, RelaySignal, Signal
 from p2pmesh.wire.signaling import BootstrapPeers, PeerSignal
+from tests.one_core import OneCore
+from tests.virtual_time import remote, virtual_wall
 
 ME, BOB, EVE, CAROL = (Identity.from_seed(bytes([n]) * 32) for n in (1, 2, 3, 4))
 ORIGINAL = Identity.unverified("0a" * 20)
-WALL = 1_700_000_000.0
 
 
 def description(kind: str, n: int) -> Signal:
@@ -37,18 +36,12 @@ def description(kind: str, n: int) -> Signal:
 CANDIDATE = Signal(type="candidate", candidate=Candidate(candidate="candidate:1 1 udp 1 192.0.2.1 9 typ host"))
 
 
-class Peer:
-    """The core under test with a clock; `got` has its effects of one kind, unwrapped."""
+class Peer(OneCore[SignalingCore]):
+    """It is told what the service says and what neighbours send; what it wants is sorted by whom it wants it of."""
 
     def __init__(self, **config):
         self.config = MeshConfig(room="demo", join_token="secret", **config)
-        self.core = SignalingCore(ME, self.config, random.Random(1), lambda now: WALL + now)
-        self.now = 0.0
-        self.effects = []
-
-    def feed(self, event):
-        self.effects = self.core.handle(event, self.now)
-        return self
+        super().__init__(SignalingCore(ME, self.config, random.Random(1), virtual_wall))
 
     def signaled(self, message, transport="one"):
         return self.feed(Signaled(transport, message))
@@ -61,23 +54,13 @@ class Peer:
     def in_mesh(self, neighbour=CAROL):
         return self.feed(LinkUp(remote(neighbour)))
 
-    def wait(self, seconds):
-        end, gathered = self.now + seconds, []
-        while self.core.next_deadline() <= end:
-            self.now = max(self.now, self.core.next_deadline())
-            gathered += self.core.expire(self.now)
-        self.now, self.effects = end, gathered
-        return self
-
-    def got(self, kind):
-        return [effect for effect in self.effects if isinstance(effect, kind)]
-
     @property
     def sent(self):
         return [(effect.transport, effect.message) for effect in self.got(SendSignaling)]
 
     @property
     def told(self):
+        """The topology core."""
         return [effect.input for effect in self.got(Tell) if effect.subsystem is Subsystem.TOPOLOGY]
 
     @property
@@ -93,10 +76,6 @@ class Peer:
         """Of the routing core."""
         return [effect.input for effect in self.got(Tell) if effect.subsystem is Subsystem.ROUTING]
 
-    @property
-    def events(self):
-        return [effect.event for effect in self.got(Emit)]
-
     def counts(self, name):
         return self.core.snapshot().get(name, 0)
 
@@ -109,10 +88,6 @@ class Peer:
 
 def from_peer(identity, signal, **fields):
     return PeerSignal(to=ME.peer_id, from_=identity.peer_id, signal=signal, **fields)
-
-
-def remote(identity):
-    return RemotePeer(identity.peer_id, identity.verified, 1, identity.public_key)
 
 
 def way_back(identity, *path):

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p2pmesh.config import MeshConfig
 from p2pmesh.protocols.core import LinkUp, ServiceUp, Subsystem, WantHistory
 from p2pmesh.protocols.digests import FEW, Digest, key_of
 from p2pmesh.wire.codec import encode
@@ -23,8 +22,9 @@ from p2pmesh.wire.messages import (
     GossipWant,
 )
 from tests.broadcast_harness import ALICE, BOB, ME, Bare, broadcast_config, gossip, id_of
-from tests.core_harness import Net, line, remote
+from tests.core_harness import Net, line
 from tests.examples import examples
+from tests.virtual_time import remote
 
 SYNC = (GossipDigest, GossipHave, GossipWant)
 
@@ -71,16 +71,16 @@ def test_a_hostile_digest_is_answered_with_bounded_frames():
     bare = Bare(broadcast_config(publish_room=5000))
     bare.up(ALICE)
     for number in range(600):
-        bare.got(ALICE, gossip(message_id=f"m{number}"))
+        bare.hear(ALICE, gossip(message_id=f"m{number}"))
     wrong = DigestPart(prefix="", count=5, sum=bytes(8))
-    bare.got(ALICE, GossipDigest(parts=(wrong,) * 256, within=1))
+    bare.hear(ALICE, GossipDigest(parts=(wrong,) * 256, within=1))
     assert sum(len(message.parts) for _, message in bare.sent(GossipDigest)) <= 256
     nothing = DigestPart(prefix="", count=0, sum=b"x" * 8)
-    bare.got(ALICE, GossipDigest(parts=(nothing,) * 256, within=1))
+    bare.hear(ALICE, GossipDigest(parts=(nothing,) * 256, within=1))
     assert sum(len(message.ids) for _, message in bare.sent(GossipHave)) <= 600
     odd = DigestPart(prefix="no hex", count=1, sum=bytes(8))
-    bare.got(ALICE, GossipDigest(parts=(odd,), within=1))
-    bare.got(ALICE, GossipHave(prefixes=("", "zz"), within=2**52, beyond=2**52))
+    bare.hear(ALICE, GossipDigest(parts=(odd,), within=1))
+    bare.hear(ALICE, GossipHave(prefixes=("", "zz"), within=2**52, beyond=2**52))
     for _, message in (*bare.sent(GossipHave), *bare.sent(GossipDigest)):
         assert encode(message)
 
@@ -93,9 +93,9 @@ def test_who_was_cut_off_catches_up_on_a_new_link(missed):
     net = Net(3, line(2), latency=(0.01, 0.02), config=broadcast_config(window=1000))
     for _ in range(missed):
         net.published(0)
-    net.run(10)
+    net.run_until(10)
     net.link(1, 2)
-    net.run(14)
+    net.run_until(14)
     assert len(net.nodes[2].received) == missed
     assert sum(isinstance(entry[3], Gossip) for entry in net.trace if len(entry) == 5) == 2 * missed
     wants = said(net, GossipWant)
@@ -106,19 +106,19 @@ def test_what_fell_through_is_found_within_the_period():
     net = Net(2, line(2), config=broadcast_config(retries=0))
     net.lose = lambda _sender, _receiver, message: isinstance(message, Gossip | GossipIHave) and net.now < 12
     message_id = net.published(0, ttl=120)
-    net.run(12)
+    net.run_until(12)
     assert net.nodes[1].received == []
     assert net.snapshots(Subsystem.BROADCAST)[0]["given_up"] > 0
-    net.run(70)
+    net.run_until(70)
     assert [m.message_id for m in net.nodes[1].received] == [message_id]
 
 
 def test_at_rest_nothing_is_said():
     net = Net(3, line(3))
     net.published(0)
-    net.run(100)
+    net.run_until(100)
     net.trace.clear()
-    net.run(1000)
+    net.run_until(1000)
     assert said(net, *SYNC) == []
 
 
@@ -126,9 +126,9 @@ def test_equal_neighbours_say_one_sum_each_round_however_much_they_have():
     net = Net(2, line(2), config=broadcast_config(window=1000))
     for _ in range(300):
         net.published(0, ttl=600)
-    net.run(10)
+    net.run_until(10)
     net.trace.clear()
-    net.run(310)
+    net.run_until(310)
     digests = said(net, GossipDigest)
     assert 14 <= len(digests) <= 28
     assert said(net, GossipHave) == []
@@ -139,29 +139,29 @@ def test_what_is_pulled_is_asked_from_one_neighbour_only_and_again_if_it_does_no
     bare = Bare()
     bare.up(ALICE, BOB)
     ids = tuple(f"m{number}" for number in range(100))
-    bare.got(ALICE, GossipHave(ids=ids))
+    bare.hear(ALICE, GossipHave(ids=ids))
     assert [m.ids for _, m in bare.sent(GossipWant)] == [ids[:64]]
-    bare.got(BOB, GossipHave(ids=ids))
+    bare.hear(BOB, GossipHave(ids=ids))
     assert [m.ids for _, m in bare.sent(GossipWant)] == [()]
-    bare.wait(5.5)
+    bare.wait_until(5.5)
     assert [m.ids for _, m in bare.sent(GossipWant)] == [ids[:64]]
-    bare.wait(60)
+    bare.wait_until(60)
     assert bare.count("pulling") == 0
 
 
 def test_what_was_pulled_is_announced_rather_than_pushed_unless_it_is_still_on_its_way():
     bare = Bare()
     bare(ServiceUp("net"))
-    bare.wait(10)
+    bare.wait_until(10)
     bare.up(ALICE, BOB)
     old, young = gossip(message_id="m1", age=3000), gossip(message_id="m2", age=1000)
-    bare.got(ALICE, GossipHave(ids=(id_of(old), id_of(young))))
-    bare.got(ALICE, old)
+    bare.hear(ALICE, GossipHave(ids=(id_of(old), id_of(young))))
+    bare.hear(ALICE, old)
     assert len(bare.delivered()) == 1
     assert bare.sent(Gossip) == []
-    bare.wait(10.3)
+    bare.wait_until(10.3)
     assert [peers for peers, _ in bare.sent(GossipIHave)] == [(BOB.peer_id,)]
-    bare.got(ALICE, young)
+    bare.hear(ALICE, young)
     assert [peers for peers, _ in bare.sent(Gossip)] == [(BOB.peer_id,)], "who is below us must not wait for it"
 
 
@@ -170,27 +170,26 @@ def test_the_lower_id_has_the_first_word_and_who_has_nothing_says_nothing():
     for me, other, when in ((first, second, 0.0), (second, first, 0.3)):
         bare = Bare(identity=me)
         bare.up(other)
-        bare.wait(10)
+        bare.wait_until(10)
         assert bare.sent(GossipDigest) == []
         bare = Bare(identity=me)
         bare.up(BOB)
-        bare.got(BOB, gossip(BOB))
+        bare.hear(BOB, gossip(BOB))
         bare.up(other)
-        bare.wait(when)
+        bare.wait_until(when)
         assert [peers for peers, _ in bare.sent(GossipDigest)][-1:] == [(other.peer_id,)]
 
 
 def test_neighbours_that_began_at_different_times_come_to_an_end():
     for wait in (0.0, 0.5, 1.5, 10.0):
         net = Net(2, latency=(0.04, 0.3), seed=int(wait * 10))
-        net.nodes[1] = net._node(net.nodes[1].identity, MeshConfig())
-        net.by_id[net.nodes[1].id] = net.nodes[1]
+        net.restart(1)
         net.published(0)
-        net.run(wait)
-        net.tell(net.nodes[1], Subsystem.BROADCAST, ServiceUp("net"))
+        net.run_until(wait)
+        net.feed(net.nodes[1], ServiceUp("net"), Subsystem.BROADCAST)
         net.published(1)
         net.link(0, 1)
-        net.run(wait + 50)
+        net.run_until(wait + 50)
         assert len(said(net, GossipDigest)) <= 16
 
 
@@ -198,10 +197,10 @@ def test_of_too_many_digests_the_rest_is_ignored():
     bare = Bare()
     bare.up(ALICE)
     wrong = GossipDigest(parts=(DigestPart(prefix="", count=5, sum=bytes(8)),), within=1)
-    answered = sum(bool(bare.got(ALICE, wrong)) for _ in range(100))
+    answered = sum(bool(bare.hear(ALICE, wrong)) for _ in range(100))
     assert answered == 32
-    bare.wait(11)
-    assert bare.got(ALICE, wrong) != []
+    bare.wait_until(11)
+    assert bare.hear(ALICE, wrong) != []
 
 
 # --- newcomers ----------------------------------------------------------------------------------------------------------
@@ -211,10 +210,8 @@ def late(seconds: float = 20.0, **fields: Any) -> tuple[Net, str]:
     """Two peers with a broadcast, and a third that begins later."""
     net = Net(3, line(2), **fields)
     old = net.published(0, topic="chat", ttl=600)
-    net.run(seconds)
-    newcomer = net.nodes[2] = net._node(net.nodes[2].identity, MeshConfig())
-    net.by_id[newcomer.id] = newcomer
-    net.tell(newcomer, Subsystem.BROADCAST, ServiceUp("net"))
+    net.run_until(seconds)
+    net.feed(net.restart(2), ServiceUp("net"), Subsystem.BROADCAST)
     return net, old
 
 
@@ -222,7 +219,7 @@ def test_a_newcomer_gets_nothing_from_before_its_time():
     net, old = late()
     net.link(1, 2)
     new = net.published(0)
-    net.run(100)
+    net.run_until(100)
     assert [m.message_id for m in net.nodes[2].received] == [new]
     named = [message for message in said(net, GossipHave) if old in message.ids]  # type: ignore[union-attr]
     assert named == []
@@ -232,11 +229,11 @@ def test_a_newcomer_gets_nothing_from_before_its_time():
 def test_history_comes_to_who_asks_for_it(before):
     net, old = late()
     if before:
-        net.tell(net.nodes[2], Subsystem.BROADCAST, WantHistory("chat", 60))
+        net.feed(net.nodes[2], WantHistory("chat", 60), Subsystem.BROADCAST)
     net.link(1, 2)
     if not before:
-        net.tell(net.nodes[2], Subsystem.BROADCAST, WantHistory("chat", 60))
-    net.run(30)
+        net.feed(net.nodes[2], WantHistory("chat", 60), Subsystem.BROADCAST)
+    net.run_until(30)
     (message,) = net.nodes[2].received
     assert message.message_id == old
     assert 19 < message.age < 21
@@ -246,8 +243,8 @@ def test_history_comes_to_who_asks_for_it(before):
 def test_history_of_other_topics_or_longer_ago_does_not_come(topic, seconds):
     net, _ = late()
     net.link(1, 2)
-    net.tell(net.nodes[2], Subsystem.BROADCAST, WantHistory(topic, seconds))
-    net.run(100)
+    net.feed(net.nodes[2], WantHistory(topic, seconds), Subsystem.BROADCAST)
+    net.run_until(100)
     assert net.nodes[2].received == []
 
 
@@ -266,12 +263,12 @@ def test_three_neighbours_at_most_are_asked_for_history():
 def test_what_comes_unasked_from_before_our_time_is_refused_and_may_come_later():
     bare = Bare()
     bare.up(ALICE)
-    bare.got(ALICE, gossip(age=30_000))
+    bare.hear(ALICE, gossip(age=30_000))
     assert bare.acks() == [("m1", True)]
     assert bare.delivered() == []
     assert bare.count("before_us") == 1
     bare(WantHistory("chat", 60))
-    bare.got(ALICE, gossip(age=30_000))
+    bare.hear(ALICE, gossip(age=30_000))
     assert len(bare.delivered()) == 1
 
 
@@ -290,7 +287,7 @@ def test_two_that_were_parted_have_the_same_soon_after(seed, size):
     for _ in range(size):
         net.published(rng.randrange(2))
     net.link(0, 1)
-    net.run(5)
+    net.run_until(5)
     held = [{kept.data.id for kept in node.cores[Subsystem.BROADCAST]._history} for node in net.nodes]  # type: ignore[attr-defined]
     assert held[0] == held[1]
     assert len(held[0]) == size
@@ -303,10 +300,10 @@ def test_ages_beyond_all_bounds_are_not_handed_on():
     part = DigestPart(prefix="", count=1, sum=bytes(8))
     bare = Bare()
     bare(ServiceUp("net"))
-    bare.wait(10)
+    bare.wait_until(10)
     bare.up(ALICE)
-    bare.got(ALICE, gossip())
-    bare.got(ALICE, GossipDigest(parts=(part,), beyond=MOST, within=MOST))
+    bare.hear(ALICE, gossip())
+    bare.hear(ALICE, GossipDigest(parts=(part,), beyond=MOST, within=MOST))
     said = [message for kind in (GossipDigest, GossipHave) for _, message in bare.sent(kind)]
     assert said
     assert all(message.beyond <= 20_000 for message in said)

@@ -28,7 +28,7 @@ def test_a_proof_is_looked_at_once_however_many_copies_come(monkeypatch):
     bare = Bare()
     bare.up(ALICE, BOB, CAROL)
     for neighbour in (ALICE, BOB, CAROL, ALICE):
-        bare.got(neighbour, gossip())
+        bare.hear(neighbour, gossip())
     assert len(looked) == 1
     assert bare.count("duplicates") == 3
 
@@ -37,7 +37,7 @@ def test_a_broadcast_in_our_own_name_that_this_process_never_sent_ends_here():
     bare = Bare()
     bare.up(ALICE, BOB)
     for sign in (True, False):  # of an earlier process of ours, or of somebody who makes it up
-        bare.got(ALICE, gossip(ME, message_id=f"m{sign}", sign=sign))
+        bare.hear(ALICE, gossip(ME, message_id=f"m{sign}", sign=sign))
         assert bare.acks() == [(f"m{sign}", True)]
         assert bare.delivered() == bare.sent(Gossip) == bare.dropped() == []
 
@@ -46,15 +46,15 @@ def test_announcements_hurry_while_links_fail():
     def announced_within(seconds: float, *, failing: bool) -> bool:
         bare = Bare()
         bare.up(BOB, CAROL, DAVE)
-        bare.got(BOB, gossip())
-        bare.got(CAROL, GossipAck(prune=(id_of(gossip()),)))
+        bare.hear(BOB, gossip())
+        bare.hear(CAROL, GossipAck(prune=(id_of(gossip()),)))
         bare.now = 0.02
-        bare.got(DAVE, GossipAck(prune=(id_of(gossip()),)))
+        bare.hear(DAVE, GossipAck(prune=(id_of(gossip()),)))
         bare.now = 60.0
         if failing:
             bare(LinkDown(DAVE.peer_id, "gone"))
-        bare.got(BOB, gossip(message_id="m2", timestamp=gossip().data.timestamp + 60_000))
-        bare.wait(60.0 + seconds)
+        bare.hear(BOB, gossip(message_id="m2", timestamp=gossip().data.timestamp + 60_000))
+        bare.wait_until(60.0 + seconds)
         return bool(bare.sent(GossipIHave))
 
     assert not announced_within(0.1, failing=False)
@@ -67,7 +67,7 @@ def test_a_receipt_shows_that_who_takes_broadcasts_passes_none_on():
     hole = net.nodes[2].id
     net.lose = lambda sender, receiver, message: sender == hole and isinstance(message, Gossip | GossipIHave)
     sent = net.published(0, ttl=20)
-    net.run(30)
+    net.run_until(30)
     assert net.deliveries(sent) == 2
     (outcome,) = net.nodes[0].outcomes(sent)
     assert isinstance(outcome, MessageDelivered)

@@ -10,7 +10,9 @@ from p2pmesh.keyspace import PeerId, xor_distance
 from p2pmesh.protocols.core import DhtFindNode, DhtGet, DhtPut, LinkUp, RemotePeer, Reply
 from p2pmesh.protocols.dht_records import DhtValue, key_id
 from p2pmesh.protocols.kademlia import KademliaCore
-from tests.dht_harness import EPOCH, DhtNet, identity, remote
+from p2pmesh.simulation.bare import EPOCH
+from tests.dht_harness import DhtNet
+from tests.virtual_time import identity, remote
 
 SMALL = KademliaConfig(k=4, replacements=4)
 
@@ -335,7 +337,7 @@ def test_a_put_that_is_cancelled_while_it_is_stored_ends_quietly(net):
     peer = net.peers[0]
     call = net.put(peer, "key", 1)
     while not any(asked.type == "STORE" for other in net.peers for _, asked in other.asked):
-        net._step()
+        net.step()
     net.forget(peer, call)
     assert peer.stats["requests"] == 0
     net.run(20.0)

@@ -10,9 +10,11 @@ from p2pmesh.keyspace import PeerId, xor_distance
 from p2pmesh.protocols.core import Arrived, Received, Routed, Tell, Unrouted, Way
 from p2pmesh.protocols.dht_records import _covered, key_id, publish
 from p2pmesh.protocols.recent import Allowances
+from p2pmesh.simulation.bare import EPOCH
 from p2pmesh.wire.codec import decode, encode
 from p2pmesh.wire.overlay import DhtRecord, KademliaCall, KademliaRpc
-from tests.dht_harness import EPOCH, DhtNet, identity, remote
+from tests.dht_harness import DhtNet
+from tests.virtual_time import identity, remote
 
 CONFIG = KademliaConfig(k=4)
 ROOMY = attrs.evolve(CONFIG, max_value=64 * 1024)

@@ -9,7 +9,8 @@ from p2pmesh.identity import Identity, SignatureMemo
 from p2pmesh.keyspace import PeerId, xor_distance
 from p2pmesh.protocols.dht_records import Checked, key_id, publish
 from p2pmesh.protocols.storage import RecordStore, Verdict
-from tests.dht_harness import DhtNet, identity
+from tests.dht_harness import DhtNet
+from tests.virtual_time import identity
 
 ME = PeerId("0" * 40)
 CONFIG = KademliaConfig(stored_values=8, publisher_values=3, key_values=2, publisher_bytes=4096, stored_bytes=8192)

@@ -31,7 +31,8 @@ from p2pmesh import (
 )
 from p2pmesh.server.config import ServerConfig
 from p2pmesh.transports.memory import MemoryHub, MemoryTransport
-from tests.world import World, at_rest, is_connected, linked, until, virtual_wall
+from tests.virtual_time import virtual_wall
+from tests.world import World, at_rest, is_connected, linked, until
 
 
 async def collect(channel, into):

@@ -25,6 +25,7 @@ from p2pmesh.protocols.core import (
 from p2pmesh.protocols.gossip_signature import signed
 from p2pmesh.protocols.timers import Timers
 from p2pmesh.protocols.wiring import OWNERS
+from p2pmesh.simulation.bare import EPOCH
 from p2pmesh.wire.codec import decode, encode
 from p2pmesh.wire.messages import (
     DigestPart,
@@ -42,8 +43,9 @@ from p2pmesh.wire.messages import (
     GossipWant,
     Receipt,
 )
-from tests.core_harness import EPOCH, IDENTITIES, Net, remote
+from tests.core_harness import IDENTITIES, Net
 from tests.examples import examples
+from tests.virtual_time import remote
 
 CONFIG = MeshConfig(
     max_peers=3,

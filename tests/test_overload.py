@@ -21,7 +21,7 @@ def publish(bare: Bare, call: int) -> bool:
 
 def bare_replies(bare: Bare, event: Input) -> dict[int, object]:
     bare(event)
-    return dict(bare.replies())
+    return dict(bare.replies)
 
 
 def busy(bare: Bare) -> list[str]:
@@ -40,18 +40,18 @@ def test_publish_waits_while_acks_take_far_longer_than_they_could():
     bare = Bare(broadcast_config(ack_timeout=30.0))
     bare.up(ALICE)
     ids = busy(bare)
-    bare.wait(SLUGGISH_AFTER + 1.1)  # with no ack measured, a second's round trip is possible
+    bare.wait_until(SLUGGISH_AFTER + 1.1)  # with no ack measured, a second's round trip is possible
     assert not publish(bare, 100)
-    bare.got(ALICE, GossipAck(new=tuple(ids[:2])))
-    assert 100 in bare.replies()
+    bare.hear(ALICE, GossipAck(new=tuple(ids[:2])))
+    assert 100 in bare.replies
 
 
 def test_publish_waits_for_no_single_neighbour_that_is_slow_as_long_as_another_is_not():
     bare = Bare(broadcast_config(ack_timeout=30.0))
     bare.up(ALICE, BOB)
     ids = busy(bare)
-    bare.got(BOB, GossipAck(new=tuple(ids)))
-    bare.wait(SLUGGISH_AFTER + 1.1)
+    bare.hear(BOB, GossipAck(new=tuple(ids)))
+    bare.wait_until(SLUGGISH_AFTER + 1.1)
     assert publish(bare, 100)
 
 
@@ -59,7 +59,7 @@ def test_a_few_missing_acks_hold_nobody_back():
     bare = Bare(broadcast_config(ack_timeout=30.0))
     bare.up(ALICE)
     assert publish(bare, 0)
-    bare.wait(5.0)
+    bare.wait_until(5.0)
     assert publish(bare, 1)
 
 
@@ -78,18 +78,18 @@ def test_after_a_sleep_nothing_is_repeated_before_what_came_meanwhile_could_be_r
     assert publish(bare, 0)
     assert not [frame for frame in sleep_until(bare, 5.0) if isinstance(frame.message, Gossip)]
     assert bare.count("retried") == 0
-    bare.wait(15.0)
+    bare.wait_until(15.0)
     assert bare.count("retried") > 0
 
 
 def test_after_a_sleep_nobody_is_asked_for_what_may_have_come_meanwhile():
     bare = Bare()
     bare.up(ALICE, BOB)
-    bare.got(ALICE, gossip(CAROL, message_id="first"))  # her parent in this tree is Alice now
+    bare.hear(ALICE, gossip(CAROL, message_id="first"))  # her parent in this tree is Alice now
     missing = id_of(gossip(CAROL, message_id="second"))
-    bare.got(BOB, GossipIHave(ids=(missing,), hops=(1,), size=10))
+    bare.hear(BOB, GossipIHave(ids=(missing,), hops=(1,), size=10))
     assert not [frame for frame in sleep_until(bare, 5.0) if isinstance(frame.message, GossipGraft)]
-    bare.wait(15.0)
+    bare.wait_until(15.0)
     assert bare.count("asked") > 0
 
 
@@ -102,8 +102,8 @@ def test_a_late_ack_of_something_repeated_teaches_how_late_acks_are():
         ((_, message),) = bare.sent(Gossip)
         repeated = bare.count("retried")
         while bare.now < began + 2.5 and bare.count("retried") == repeated:
-            bare.wait(bare.now + 0.01)
-        bare.got(ALICE, GossipAck(new=(message.data.id,)))
+            bare.wait(0.01)
+        bare.hear(ALICE, GossipAck(new=(message.data.id,)))
     assert bare.count("retried") < 10
 
 
@@ -111,14 +111,14 @@ def test_who_is_slow_to_send_what_it_announced_is_not_blamed_for_seconds_of_it()
     bare = Bare()
     bare.up(ALICE)
     ids = tuple(id_of(gossip(CAROL, message_id=f"late {number}")) for number in range(MOST_BROKEN + 10))
-    bare.got(ALICE, GossipIHave(ids=ids, hops=(1,) * len(ids), size=10))
-    bare.wait(1.0)
+    bare.hear(ALICE, GossipIHave(ids=ids, hops=(1,) * len(ids), size=10))
+    bare.wait_until(1.0)
     assert bare.count("unkept") >= MOST_BROKEN
     assert bare.dropped() == []
     late = tuple(id_of(gossip(CAROL, message_id=f"later {number}")) for number in range(MOST_BROKEN + 10))
-    bare.wait(BROKEN_FOR + 5)
-    bare.got(ALICE, GossipIHave(ids=late, hops=(1,) * len(late), size=10))
-    bare.wait(BROKEN_FOR + 10)
+    bare.wait_until(BROKEN_FOR + 5)
+    bare.hear(ALICE, GossipIHave(ids=late, hops=(1,) * len(late), size=10))
+    bare.wait_until(BROKEN_FOR + 10)
     assert [drop.peer for drop in bare.dropped()] == [A]
 
 
@@ -129,8 +129,8 @@ def test_an_ack_goes_along_with_a_copy_for_the_same_neighbour():
     bare = Bare()
     bare.core._spreading.acks._delay = 10.0
     bare.up(ALICE, BOB)
-    bare.got(ALICE, gossip(CAROL, message_id="a"))
-    bare.got(ALICE, gossip(CAROL, message_id="b"))
+    bare.hear(ALICE, gossip(CAROL, message_id="a"))
+    bare.hear(ALICE, gossip(CAROL, message_id="b"))
     assert ("b", False) not in bare.acks()
     publish(bare, 1)
     assert bare.acks() == [("b", False)]
@@ -142,7 +142,7 @@ def test_acks_do_not_wait_until_the_neighbours_window_is_full():
     bare.up(ALICE)
     told = 0
     for number in range(40):
-        bare.got(ALICE, gossip(CAROL, message_id=f"m{number}"))
+        bare.hear(ALICE, gossip(CAROL, message_id=f"m{number}"))
         told += len(bare.acks())
     assert told >= 24
 

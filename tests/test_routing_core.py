@@ -15,28 +15,28 @@ from p2pmesh.errors import InvalidPayload, MeshClosed, PayloadTooLarge, PeerUnre
 from p2pmesh.events import DirectReceived
 from p2pmesh.protocols.core import (
     DropLink,
-    Emit,
     Forget,
-    Input,
     Leave,
     LinkDown,
     LinkUp,
     Received,
-    Reply,
     SendDirect,
     SendFrame,
     Subsystem,
 )
 from p2pmesh.protocols.routing import RoutingCore
+from p2pmesh.simulation.bare import EPOCH
 from p2pmesh.wire.messages import Direct, DirectAck, Message
-from tests.core_harness import EPOCH, IDENTITIES, Net, remote
+from tests.core_harness import IDENTITIES, Net
 from tests.examples import examples
+from tests.one_core import OneCore
+from tests.virtual_time import remote, virtual_wall
 
 ME, ALICE, BOB = IDENTITIES[:3]
 A, B = ALICE.peer_id, BOB.peer_id
 
 
-class Bare:
+class Bare(OneCore[RoutingCore]):
     """One routing core, and its effects sorted by kind."""
 
     def __init__(
@@ -52,42 +52,20 @@ class Bare:
             routing=attrs.evolve(config.routing, **fields),  # type: ignore[arg-type]
             broadcast=attrs.evolve(config.broadcast, window_bytes=window_bytes),
         )
-        self.core = RoutingCore(ME, config, random.Random(1), lambda now: EPOCH + now)
-        self.now = 0.0
-        self.effects: list[Any] = []
-
-    def __call__(self, event: Input) -> list[Any]:
-        self.effects = self.core.handle(event, self.now)
-        return self.effects
+        super().__init__(RoutingCore(ME, config, random.Random(1), virtual_wall))
 
     def up(self, *identities, version: int = 1) -> None:
         for identity in identities:
             self(LinkUp(remote(identity, version)))
 
-    def got(self, peer, message: Message) -> list[Any]:
+    def hear(self, peer, message: Message) -> list[Any]:
         return self(Received(peer, message))
 
-    def wait(self, until: float) -> list[Any]:
-        effects = []
-        while self.core.next_deadline() <= until:
-            self.now = max(self.now, self.core.next_deadline())
-            effects += self.core.expire(self.now)
-        self.now = until
-        self.effects = effects
-        return effects
-
     def sent(self) -> list[Any]:
-        return [effect.message for effect in self.effects if isinstance(effect, SendFrame)]
-
-    def replies(self) -> dict[int, Reply]:
-        return {effect.call: effect for effect in self.effects if isinstance(effect, Reply)}
+        return [frame.message for frame in self.got(SendFrame)]
 
     def delivered(self) -> list[DirectReceived]:
-        events = [effect.event for effect in self.effects if isinstance(effect, Emit)]
-        return [event for event in events if isinstance(event, DirectReceived)]
-
-    def count(self, name: str) -> int:
-        return int(self.core.snapshot()[name])
+        return [event for event in self.events if isinstance(event, DirectReceived)]
 
 
 @examples(40)
@@ -98,7 +76,7 @@ def test_every_message_arrives_exactly_once_when_loss_ends(loss, loss_ends, seed
     net.lose = lambda *_: net.now < loss_ends and rng.random() < loss
     calls = [net.send(0, net.nodes[1].id, number) for number in range(10)]
     calls += [net.send(2, net.nodes[1].id, number) for number in range(10, 20)]
-    net.run(60)
+    net.run_until(60)
     assert sorted(int(str(m.payload)) for m in net.nodes[1].directs) == list(range(20))
     assert all(net.nodes[0 if call <= 10 else 2].replies[call].error is None for call in calls)
 
@@ -113,7 +91,7 @@ def test_under_lasting_loss_a_message_arrives_at_most_once_and_every_call_is_ans
     net.at(3, lambda: net.cut(0, 1))
     net.at(4, lambda: net.link(0, 1))
     calls += [net.send(0, net.nodes[1].id, number) for number in range(10, 20)]
-    net.run(120)
+    net.run_until(120)
     payloads = [m.payload for m in net.nodes[1].directs]
     assert len(payloads) == len(set(payloads))
     arrived = {call for call in calls if net.error(0, call) is None}
@@ -125,7 +103,7 @@ def test_a_message_is_answered_when_its_receiver_has_it():
     net = Net(2, [(0, 1)])
     call = net.send(0, net.nodes[1].id, {"a": b"x".hex()})
     assert call not in net.nodes[0].replies
-    net.run(1)
+    net.run_until(1)
     (message,) = net.nodes[1].directs
     assert (message.origin, message.payload, message.verified) == (net.nodes[0].id, {"a": "78"}, True)
     assert message.timestamp == EPOCH
@@ -135,14 +113,14 @@ def test_a_message_is_answered_when_its_receiver_has_it():
 def test_who_can_not_be_reached_is_an_error_that_says_why():
     bare = Bare()
     bare(SendDirect(1, A, "x"))
-    assert isinstance(bare.replies()[1].error, PeerUnreachable)
-    assert "no link" in str(bare.replies()[1].error)
+    assert isinstance(bare.replies[1].error, PeerUnreachable)
+    assert "no link" in str(bare.replies[1].error)
     bare(SendDirect(4, ME.peer_id, "x"))
-    assert "itself" in str(bare.replies()[4].error)
+    assert "itself" in str(bare.replies[4].error)
     bare.up(BOB)
     bare(LinkDown(B, "it left"))
     bare(SendDirect(5, B, "x"))
-    assert "no link" in str(bare.replies()[5].error)
+    assert "no link" in str(bare.replies[5].error)
 
 
 @pytest.mark.parametrize(("payload", "error"), [(object(), InvalidPayload), (b"x" * 101, PayloadTooLarge)])
@@ -159,7 +137,7 @@ def test_a_link_that_ends_and_no_other_way_fails_what_is_open_each_call_with_an_
     bare(SendDirect(1, A, "x"))
     bare(SendDirect(2, A, "y"))
     bare(LinkDown(A, "connection lost"))
-    replies = bare.replies()
+    replies = bare.replies
     assert list(replies) == [1, 2]
     assert all(isinstance(reply.error, PeerUnreachable) for reply in replies.values())
     assert replies[1].error is not replies[2].error
@@ -170,10 +148,10 @@ def test_retries_back_off_and_end_in_an_error():
     bare = Bare(retries=2)
     bare.up(ALICE)
     bare(SendDirect(1, A, "x"))
-    effects = bare.wait(3)
+    effects = bare.wait_until(3).effects
     assert len([e for e in effects if isinstance(e, SendFrame)]) == 2
-    bare.wait(7.1)
-    assert "3 attempts" in str(bare.replies()[1].error)
+    bare.wait_until(7.1)
+    assert "3 attempts" in str(bare.replies[1].error)
     assert bare.count("pending") == 0
 
 
@@ -181,11 +159,11 @@ def test_a_repeated_message_is_acknowledged_again_and_not_delivered_again():
     bare = Bare()
     bare.up(ALICE, BOB)
     message = Direct(id="m", payload="x", encoding="text", timestamp=1000)
-    bare.got(A, message)
+    bare.hear(A, message)
     assert (bare.sent(), len(bare.delivered())) == ([DirectAck(id="m")], 1)
-    bare.got(A, message)
+    bare.hear(A, message)
     assert (bare.sent(), bare.delivered()) == ([DirectAck(id="m")], [])
-    bare.got(B, message)
+    bare.hear(B, message)
     assert len(bare.delivered()) == 1, "another sender's id is another id"
 
 
@@ -193,10 +171,10 @@ def test_a_message_is_still_known_after_a_new_link_to_its_sender():
     bare = Bare()
     bare.up(ALICE)
     message = Direct(id="m", payload="x", encoding="text")
-    bare.got(A, message)
+    bare.hear(A, message)
     bare(LinkDown(A, "flap"))
     bare.up(ALICE)
-    bare.got(A, message)
+    bare.hear(A, message)
     assert bare.delivered() == []
 
 
@@ -207,7 +185,7 @@ def test_a_message_is_still_known_after_a_new_link_to_its_sender():
 def test_a_message_that_breaks_the_protocol_closes_its_link(message):
     bare = Bare()
     bare.up(ALICE)
-    (drop,) = bare.got(A, message)
+    (drop,) = bare.hear(A, message)
     assert isinstance(drop, DropLink)
     assert drop.blame
 
@@ -222,7 +200,7 @@ def test_a_forgotten_call_is_not_sent_again_or_at_all():
     bare(Forget(1))
     assert [message.payload for message in bare.sent()] == ["z"]
     bare(Forget(3))
-    assert bare.wait(100) == []
+    assert bare.wait_until(100).effects == []
 
 
 def test_leaving_fails_what_is_open_and_what_comes_later():
@@ -230,20 +208,20 @@ def test_leaving_fails_what_is_open_and_what_comes_later():
     bare.up(ALICE)
     bare(SendDirect(1, A, "x"))
     bare(Leave())
-    assert isinstance(bare.replies()[1].error, MeshClosed)
+    assert isinstance(bare.replies[1].error, MeshClosed)
     bare(SendDirect(2, A, "x"))
-    assert isinstance(bare.replies()[2].error, MeshClosed)
+    assert isinstance(bare.replies[2].error, MeshClosed)
 
 
 def test_messages_of_a_link_that_has_ended_and_stray_acks_are_ignored():
     bare = Bare()
-    assert bare.got(A, Direct(id="m", payload="x", encoding="text")) == []
+    assert bare.hear(A, Direct(id="m", payload="x", encoding="text")) == []
     bare.up(ALICE)
-    assert bare.got(A, DirectAck(id="m")) == []
+    assert bare.hear(A, DirectAck(id="m")) == []
     bare(SendDirect(1, A, "x"))
     message_id = bare.sent()[0].id
     bare.up(BOB)
-    assert bare.got(B, DirectAck(id=message_id)) == []
+    assert bare.hear(B, DirectAck(id=message_id)) == []
 
 
 # --- the original's peers -----------------------------------------------------------------------------------------------
@@ -255,7 +233,7 @@ def test_an_original_gets_the_bare_payload_and_the_call_is_answered_at_once(payl
     bare.up(ALICE, version=0)
     bare(SendDirect(1, A, payload))
     assert bare.sent() == [Direct(payload=plain)]
-    assert bare.replies()[1].error is None
+    assert bare.replies[1].error is None
 
 
 def test_any_json_from_an_original_is_delivered_unverified():
@@ -263,7 +241,7 @@ def test_any_json_from_an_original_is_delivered_unverified():
     bare.up(ALICE, version=0)
     bare.now = 3.0
     for payload in ({"a": 1}, [1], "x", 5, None):
-        bare.got(A, Direct(payload=payload))
+        bare.hear(A, Direct(payload=payload))
         (event,) = bare.delivered()
         assert (event.payload, event.verified, event.timestamp) == (payload, False, EPOCH + 3)
         assert bare.sent() == []
@@ -281,8 +259,8 @@ def test_the_window_of_a_link_is_bounded_and_moves_with_the_acks_in_order():
         ids += [message.id for message in bare.sent()]
     assert (bare.count("pending"), bare.count("waiting")) == (3, 3)
     for call in range(6):
-        bare.got(A, DirectAck(id=ids[call]))
-        assert list(bare.replies()) == [call]
+        bare.hear(A, DirectAck(id=ids[call]))
+        assert list(bare.replies) == [call]
         ids += [message.id for message in bare.sent()]
     assert (bare.count("pending"), bare.count("waiting")) == (0, 0)
 
@@ -301,8 +279,8 @@ def test_all_links_together_are_bounded_and_none_starves():
     answered = 0
     while sent:
         peer, message_id = sent.pop(0)
-        effects = bare.got(peer, DirectAck(id=message_id))
-        answered += len(bare.replies())
+        effects = bare.hear(peer, DirectAck(id=message_id))
+        answered += len(bare.replies)
         sent += [
             (e.peers[0], e.message.id) for e in effects if isinstance(e, SendFrame) and isinstance(e.message, Direct)
         ]
@@ -322,6 +300,6 @@ def test_seen_ids_are_bounded():
     bare = Bare(seen_ids=7)
     bare.up(ALICE)
     for number in range(20):
-        bare.got(A, Direct(id=str(number), payload="x", encoding="text"))
+        bare.hear(A, Direct(id=str(number), payload="x", encoding="text"))
     assert bare.count("seen_ids") == 7
     assert bare.count("seen_ids_forgotten") == 13

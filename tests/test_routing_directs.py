@@ -12,14 +12,17 @@ from msgspec import structs
 
 from p2pmesh.config import MeshConfig, RoutingConfig
 from p2pmesh.errors import MeshClosed, PeerUnreachable, RemoteProtocolError
-from p2pmesh.protocols.core import Forget, Leave, LinkUp, RemotePeer, SendDirect
+from p2pmesh.protocols.core import Forget, Leave, LinkUp, RemotePeer, SendDirect, Subsystem
 from p2pmesh.protocols.packets import content, signed
+from p2pmesh.protocols.routing import RoutingCore
 from p2pmesh.protocols.sealing import SEAL_SIZE, contact_of, is_contact_of, seal, unseal
+from p2pmesh.simulation.bare import EPOCH
 from p2pmesh.wire.codec import encode
 from p2pmesh.wire.messages import Direct, Message
 from p2pmesh.wire.overlay import ContactReply, ContactRequest, Packet
 from tests.examples import examples
-from tests.routing_harness import EPOCH, Node, RouteNet, identity, ring, small_world
+from tests.routing_harness import Node, RouteNet, ring, small_world
+from tests.virtual_time import identity, virtual_wall
 
 ALICE, BOB, EVE = identity(0), identity(1), identity(2)
 
@@ -229,10 +232,9 @@ def test_a_black_hole_on_the_way_is_bypassed():
 
 def test_a_peer_that_is_not_there_is_unreachable_within_seconds():
     net = RouteNet(20, small_world(20, 4))
-    net._calls += 1
-    net.tell(net.nodes[0], SendDirect(net._calls, identity(999).peer_id, "hello?"))
+    call = net.call(net.nodes[0], lambda call: SendDirect(call, identity(999).peer_id, "hello?"))
     net.run(20)
-    reason = error_of(net, 0, net._calls)
+    reason = error_of(net, 0, call)
     assert "no route" in reason
     assert identity(999).peer_id[:8] in reason
 
@@ -240,12 +242,11 @@ def test_a_peer_that_is_not_there_is_unreachable_within_seconds():
 def test_a_payload_that_is_too_large_for_its_receiver_says_so():
     net = RouteNet(8, ring(8))
     small = net.nodes[3]
-    small.core = type(small.core)(
-        small.identity, MeshConfig(max_payload=1000), random.Random(1), lambda now: EPOCH + now
-    )
+    config = MeshConfig(max_payload=1000)
+    small.cores[Subsystem.ROUTING] = RoutingCore(small.identity, config, random.Random(1), virtual_wall)
     for peer in small.links:
         other = net.by_id[peer].identity
-        net.tell(small, LinkUp(RemotePeer(peer, True, 1, other.public_key)))
+        net.feed(small, LinkUp(RemotePeer(peer, True, 1, other.public_key)))
     call = net.send(0, 3, b"x" * 1001)
     fits = net.send(0, 3, b"x" * 1000)
     net.run(5)
@@ -271,7 +272,7 @@ def test_a_call_that_is_forgotten_is_not_repeated():
     calls = [net.send(0, 3, "a"), net.send(0, 3, "b"), net.send(0, 3, "c")]
     net.run(0.5)
     for call in calls:
-        net.tell(net.nodes[0], Forget(call))
+        net.feed(net.nodes[0], Forget(call))
     sent = len(net.sent)
     net.run(60)
     assert len(net.sent) == sent
@@ -283,7 +284,7 @@ def test_a_call_that_is_forgotten_is_not_repeated():
 def test_who_leaves_answers_all_calls():
     net = RouteNet(8, ring(8))
     calls = [net.send(0, 3), net.send(0, 4), net.send(0, 1)]
-    net.tell(net.nodes[0], Leave())
+    net.feed(net.nodes[0], Leave())
     assert all(isinstance(net.nodes[0].replies[call].error, MeshClosed) for call in calls)
     net.run(60)
     assert net.nodes[3].directs == net.nodes[4].directs == []
@@ -303,7 +304,7 @@ def test_a_window_holds_for_each_receiver_and_a_bound_for_all():
 def test_a_neighbour_that_does_not_relay_gets_direct_messages_over_its_link():
     net = RouteNet(4, ring(4))
     original = net.nodes[1]
-    net.tell(net.nodes[0], LinkUp(RemotePeer(original.id, False, 0)))
+    net.feed(net.nodes[0], LinkUp(RemotePeer(original.id, False, 0)))
     call = net.send(0, 1, "plain")
     assert net.nodes[0].replies[call].error is None
     assert net.sent[-1] == (0, 1, Direct(payload="plain"))

@@ -32,11 +32,13 @@ from p2pmesh.protocols.core import (
 from p2pmesh.protocols.packets import signed
 from p2pmesh.protocols.routing import RoutingCore
 from p2pmesh.protocols.sealing import contact_of, seal
+from p2pmesh.simulation.bare import EPOCH
 from p2pmesh.wire.codec import decode, encode
 from p2pmesh.wire.messages import Direct, Goodbye, Message
 from p2pmesh.wire.overlay import ContactReply, ContactRequest, Packet
 from tests.examples import examples
-from tests.routing_harness import EPOCH, RouteNet, identity, rpc, small_world
+from tests.routing_harness import RouteNet, rpc, small_world
+from tests.virtual_time import identity
 
 CONFIG = MeshConfig(
     max_peers=4,
@@ -189,7 +191,7 @@ def test_a_peer_that_says_it_is_linked_to_everybody_is_no_obstacle():
     liar = net.nodes[15]
     everybody: tuple[PeerId, ...] = tuple(node.id for node in net.nodes)
     for peer in liar.links:
-        net.tell(net.by_id[peer], Vicinity(liar.id, everybody))
+        net.feed(net.by_id[peer], Vicinity(liar.id, everybody))
     net.meddle = lambda sender, _receiver, message: None if sender is liar else message
     calls = [(a, net.route(a, net.nodes[(a + 7) % 30].id, timeout=30)) for a in range(30)]
     net.run(40)

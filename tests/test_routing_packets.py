@@ -15,12 +15,14 @@ from p2pmesh.keyspace import RING_SIZE, PeerId
 from p2pmesh.protocols.core import Arrived, CancelRoute, LinkUp, RemotePeer, Subsystem, Unrouted, Way
 from p2pmesh.protocols.packets import signed
 from p2pmesh.protocols.routes import MOST_HOPS, RouteTable
+from p2pmesh.simulation.bare import EPOCH
 from p2pmesh.wire.codec import encode
 from p2pmesh.wire.fields import MAX_TRAIL
 from p2pmesh.wire.messages import GossipWant, Message
 from p2pmesh.wire.overlay import Packet
 from tests.examples import examples
-from tests.routing_harness import EPOCH, Node, RouteNet, identity, ring, rpc, small_world
+from tests.routing_harness import Node, RouteNet, ring, rpc, small_world
+from tests.virtual_time import identity
 
 KEYS = st.integers(0, RING_SIZE - 1).map(lambda number: PeerId(f"{number:040x}"))
 
@@ -187,7 +189,7 @@ def test_a_cancelled_route_is_not_repeated_and_ends_in_silence():
     net = RouteNet(10, ring(10))
     net.meddle = lambda _sender, _receiver, _message: None
     call = net.route(0, net.nodes[3].id)
-    net.tell(net.nodes[0], CancelRoute(Subsystem.KADEMLIA, call))
+    net.feed(net.nodes[0], CancelRoute(Subsystem.KADEMLIA, call))
     sent = len(net.sent)
     net.run(60)
     assert len(net.sent) == sent
@@ -429,7 +431,7 @@ def test_packets_from_peers_that_do_not_relay_are_dropped():
     net = RouteNet(4, ring(4))
     stranger = net.nodes[1]
     for peer in (RemotePeer(stranger.id, False, 1), RemotePeer(stranger.id, False, 0)):
-        net.tell(net.nodes[0], LinkUp(peer))
+        net.feed(net.nodes[0], LinkUp(peer))
         net.inject(stranger, net.nodes[0], Packet(id="p", kind="tell", from_=stranger.id, to=net.nodes[0].id))
         net.run(1)
     assert net.nodes[0].packets["dropped_stranger"] == 2

@@ -36,6 +36,7 @@ from p2pmesh.protocols.introductions import FAILURE_EVERY, MAX_EARLY, SAME_OFFER
 from p2pmesh.protocols.joining import REJOIN_FIRST
 from p2pmesh.protocols.signaling import SignalingCore
 from p2pmesh.protocols.ways import NO_WAY
+from p2pmesh.simulation.bare import EPOCH
 from p2pmesh.wire.messages import Signal
 from p2pmesh.wire.signaling import (
     ERROR_CODES,
@@ -52,7 +53,7 @@ from p2pmesh.wire.signaling import (
     SignalRejected,
 )
 from p2pmesh.wire.signaling import Leave as LeaveMessage
-from tests.signaling_harness import BOB, CANDIDATE, EVE, ME, ORIGINAL, WALL, Peer, description, from_peer
+from tests.signaling_harness import BOB, CANDIDATE, EVE, ME, ORIGINAL, Peer, description, from_peer
 
 # --- services ---------------------------------------------------------------------------------------------------------
 
@@ -63,7 +64,7 @@ def test_a_service_is_joined_with_a_signed_join_and_is_up_at_its_first_answer():
     assert transport == "one"
     assert isinstance(join, Join)
     assert (join.peer_id, join.room, join.token) == (ME.peer_id, "demo", "secret")
-    assert join.timestamp == WALL * 1000
+    assert join.timestamp == EPOCH * 1000
     assert verify_join(join)
     peer.signaled(BootstrapPeers(peers=(KnownPeer(id=BOB.peer_id), KnownPeer(id=ME.peer_id))))
     assert peer.events == [TransportUp("one")]
@@ -408,7 +409,7 @@ def test_a_lying_service_can_not_put_itself_between_two_verified_peers():
     """It swaps fingerprints both ways, re-signs with a key of its own, and drops the proofs: nothing gets through."""
     mallory = EVE
     alice, bob = Peer().join(), Peer().join()
-    bob.core = SignalingCore(BOB, bob.config, random.Random(2), lambda now: WALL + now)
+    bob.core = SignalingCore(BOB, bob.config, random.Random(2), lambda now: EPOCH + now)
     bob.join()
     offer = alice.dial(BOB.peer_id)
     for lie in (

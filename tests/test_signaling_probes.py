@@ -20,7 +20,8 @@ from p2pmesh.protocols.core import (
 from p2pmesh.protocols.handshake import mark_of, sign_answer, sign_offer
 from p2pmesh.wire.messages import LinkRejected
 from p2pmesh.wire.signaling import Ack, BootstrapPeers, KnownPeer, ServiceError
-from tests.signaling_harness import BOB, CAROL, EVE, ME, Peer, description, remote, routed, routed_signal
+from tests.signaling_harness import BOB, CAROL, EVE, ME, Peer, description, routed, routed_signal
+from tests.virtual_time import remote
 
 # --- rejections that come late ------------------------------------------------------------------------------------------
 

@@ -38,7 +38,8 @@ from p2pmesh.wire.signaling import (
     SignalRejected,
 )
 from tests.examples import examples
-from tests.signaling_harness import CANDIDATE, ME, Peer, description, from_peer, remote, routed, routed_signal
+from tests.signaling_harness import CANDIDATE, ME, Peer, description, from_peer, routed, routed_signal
+from tests.virtual_time import remote
 
 OTHERS = [Identity.from_seed(bytes([n]) * 32) for n in range(40, 46)]
 SERVICES = ["one", "two"]

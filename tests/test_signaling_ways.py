@@ -53,11 +53,11 @@ from tests.signaling_harness import (
     Peer,
     description,
     from_peer,
-    remote,
     routed,
     routed_signal,
     way_back,
 )
+from tests.virtual_time import remote
 
 OFFER, ANSWER = description("offer", 1), description("answer", 1)
 HIS_OFFER = sign_offer(BOB, ME.peer_id, description("offer", 2))

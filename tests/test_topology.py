@@ -41,7 +41,6 @@ from p2pmesh.protocols.core import (
     SendFrame,
     ServiceDown,
     ServiceUp,
-    Tell,
     WantLink,
 )
 from p2pmesh.protocols.known import FORGIVEN, TRUST, KnownPeers
@@ -62,6 +61,7 @@ from p2pmesh.wire.messages import (
 )
 from tests.examples import examples
 from tests.mesh_harness import Net, Node
+from tests.one_core import OneCore
 
 
 def at(place: int) -> PeerId:
@@ -72,43 +72,23 @@ def at(place: int) -> PeerId:
 ME = at(0x80)
 
 
-class Peer:
-    """The core under test, at place 80 of the ring, with a clock; `effects` are those of the last input."""
+class Peer(OneCore[TopologyCore]):
+    """The core under test, at place 80 of the ring."""
 
     def __init__(self, max_peers=3, *, online=True, unverified=False, **config):
         links = LinkConfig(allow_unverified=unverified)
         mesh_config = MeshConfig(max_peers=max_peers, topology=TopologyConfig(**config), links=links)
         self.max_peers = max_peers
-        self.core = TopologyCore(Identity.unverified(ME), mesh_config, random.Random(1), lambda now: 1000.0 + now)
-        self.now = 50.0
-        self.effects = []
+        core = TopologyCore(Identity.unverified(ME), mesh_config, random.Random(1), lambda now: 1000.0 + now)
+        super().__init__(core, now=50.0)
         if online:
             self.feed(ServiceUp("one"))
 
     def feed(self, event):
-        self.effects = self.core.handle(event, self.now)
+        super().feed(event)
         snapshot = self.core.snapshot()
         assert sum(len(snapshot[part]) for part in ("links", "attempts", "closing")) <= self.max_peers
         return self
-
-    def wait(self, seconds):
-        end, gathered = self.now + seconds, []
-        while self.core.next_deadline() <= end:
-            self.now = max(self.now, self.core.next_deadline())
-            gathered += self.core.expire(self.now)
-        self.now, self.effects = end, gathered
-        return self
-
-    def got(self, kind):
-        return [effect for effect in self.effects if isinstance(effect, kind)]
-
-    @property
-    def events(self):
-        return [effect.event for effect in self.got(Emit)]
-
-    @property
-    def told(self):
-        return [effect.input for effect in self.got(Tell)]
 
     @property
     def dialed(self):

@@ -6,11 +6,6 @@ import trio
 
 from p2pmesh import Identity
 from p2pmesh.simulation import simulated_meshes
-from p2pmesh.simulation.bare import EPOCH
-
-
-def virtual_wall(now):
-    return EPOCH + now
 
 
 class World:
