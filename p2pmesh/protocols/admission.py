@@ -17,6 +17,8 @@ PROMISED = 15.0
 """Seconds for which a promise holds: as long as an attempt at a link."""
 CALLS = frozenset({BRIDGE, PINNED})
 """Purposes for which a full peer gives up a long link. Whoever lies about that gets one that is given up before others."""
+SETTLED_LINKS = 2
+"""Links of a peer that is no newcomer: those next to us on the ring now are next to it then, or soon will be."""
 MOST_PROMISES = 32
 """Kept at once: more than are made in that time."""
 
@@ -71,7 +73,8 @@ class Admission:
         links = self._links_of_original() if proof is None else proof.links
         ring = self._slots.ring_at_hand() if leaf else self._slots.ring_at_hand(peer)
         if peer in ring:  # and finds its other neighbour through us, as long as we keep the link to that
-            return next(iter(self._slots.expendable(ring, uncertain=True)), None)
+            newcomer = links is not None and links < SETTLED_LINKS and now > self._slots.merging_until
+            return next(iter(self._slots.expendable(ring, uncertain=newcomer)), None)
         dials = [other for other in self._slots.expendable(ring) if self._slots.state(other) is State.DIALING]
         promise = self._promises.pop(peer, None)
         promised = promise is not None and promise.until > now

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from typing import assert_never
 
 from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.core import Acquainted, Answer, Arrived, PeersFound, Routed, SendFrame, Subsystem, Unrouted
+from p2pmesh.protocols.core import Acquainted, Answer, Arrived, Merging, PeersFound, Routed, SendFrame, Subsystem, Unrouted
 from p2pmesh.protocols.healing import CASES, Healing
 from p2pmesh.protocols.island_side import CROWD, Errand, Lookup, Question, Side, Timer
 from p2pmesh.protocols.missing import Missing
@@ -113,6 +113,8 @@ class Bridges:
             self.floods.popitem(last=False)
         self._side.quiet_until = now + self._config.quiet
         self._missing.put_off(self._side.quiet_until)
+        for subsystem in (Subsystem.TOPOLOGY, Subsystem.CHORD):
+            self._side.tell(subsystem, Merging(now + 2 * self._config.quiet))
         others = tuple(
             peer for peer, speaks in self._side.links.items() if speaks and peer not in (*without, merge.bridge)
         )

@@ -15,7 +15,7 @@ looks two links ahead, and to the topology, which dials whoever is nearer on the
   is given up by the one with the lower id, unless the mesh is so small that slots are left over anyway.
 
 Takes: LinkUp, LinkDown, Received (Neighbours, Stabilise), Routed (FindSuccessor), Arrived (SuccessorFound), Unrouted,
-Vacancies, Leave.
+Vacancies, Merging, Leave.
 Gives: SendFrame (Neighbours, Stabilise), Tell(ROUTING, Route | Answer | Vicinity | MeshSize), Tell(BROADCAST, MeshSize),
 Tell(SIGNALING, FindPeers), Tell(TOPOLOGY, PeersFound | Introduced | FarPeers | Welcome | RingAgreed | Superfluous).
 """
@@ -42,6 +42,7 @@ from p2pmesh.protocols.core import (
     Leave,
     LinkDown,
     LinkUp,
+    Merging,
     MeshSize,
     PeersFound,
     Received,
@@ -126,6 +127,9 @@ class ChordCore:
             case Vacancies():
                 self._free = event.free
                 self._seeking.slots_changed(event.free, displaced=event.displaced, now=now)
+                self._seek(now)
+            case Merging():
+                self._seeking.settle_for_less(event.until)
                 self._seek(now)
             case Leave():
                 self._leaving = True

@@ -140,7 +140,8 @@ class Needs:
         return found
 
     def _swap(self, peer: PeerId, now: float) -> Swap | None:
-        losers = self._slots.expendable(self._slots.ring(peer), uncertain=not self._known.is_sure(peer, now))
+        uncertain = now > self._slots.merging_until and not self._known.is_sure(peer, now)
+        losers = self._slots.expendable(self._slots.ring(peer), uncertain=uncertain)
         return Swap(losers[0], peer) if losers else None
 
     # --- company ------------------------------------------------------------------------------------------------------

@@ -84,6 +84,8 @@ class Slots:
         self._limit = limit
         self._is_leaf = is_leaf
         self._slots: dict[PeerId, Slot] = {}
+        self.merging_until = -math.inf
+        """Until then our ring and another become one, so peers that come into it are at their places."""
 
     def __iter__(self) -> Iterator[PeerId]:
         return iter(self._slots)

@@ -216,6 +216,13 @@ class Bridge:
 
 
 @frozen
+class Merging:
+    """Two rings become one, until about then: who is next to us changes, and the ring is closed all the same. Goes to the topology."""
+
+    until: float
+
+
+@frozen
 class Vanished:
     """The link to this peer broke without a word. Goes to islands."""
 
@@ -358,6 +365,7 @@ Input: TypeAlias = (
     | Unrouted
     | Vicinity
     | Bridge
+    | Merging
     | Vanished
     | Stranger
     | Named

@@ -28,7 +28,7 @@ Offers that cross: the lower id's offer wins. A peer of the original drops ours,
 has been open for a while comes from a peer that has been restarted: it gets a new one.
 
 Takes: LinkUp, LinkDown, LinkLost, Received, ServiceUp and ServiceDown (from signaling: joined, and no more), PeersFound,
-PeerGone, Offered, Rejected, Connect, Bridge, Introduced, FarPeers, Welcome, RingAgreed, Superfluous, Forget, Leave.
+PeerGone, Offered, Rejected, Connect, Bridge, Merging, Introduced, FarPeers, Welcome, RingAgreed, Superfluous, Forget, Leave.
 Gives: WantLink, AcceptOffer, DropLink, SendFrame(ReconnectionData | Goodbye), Reply,
 Tell(SIGNALING, RejectOffer | AskForOffer | FindPeers), Tell(CHORD, Vacancies), Tell(ISLANDS, Vanished),
 Emit(PeerConnected | PeerDisconnected | PeerTimedOut | PeerFailed | PeerEvicted).
@@ -60,6 +60,7 @@ from p2pmesh.protocols.core import (
     LinkDown,
     LinkLost,
     LinkUp,
+    Merging,
     Offered,
     PeerGone,
     PeersFound,
@@ -140,6 +141,9 @@ class TopologyCore:
                 return []
             case Superfluous():
                 self._on_superfluous(event.peer)
+            case Merging():
+                self._slots.merging_until = event.until
+                return []
             case Bridge():
                 self._on_bridge(event.peer, now)
             case PeerGone():
