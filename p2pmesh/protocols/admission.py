@@ -71,7 +71,7 @@ class Admission:
         """
         peer, proof = offer.peer.peer_id, offer.signal.p2pmesh
         links = self._links_of_original() if proof is None else proof.links
-        ring = self._slots.ring_at_hand() if leaf else self._slots.ring_at_hand(peer)
+        ring = self._slots.ring_at_hand(now) if leaf else self._slots.ring_at_hand(now, peer)
         if peer in ring:  # and finds its other neighbour through us, as long as we keep the link to that
             newcomer = links is not None and links < SETTLED_LINKS and now > self._slots.merging_until
             return next(iter(self._slots.expendable(ring, uncertain=newcomer)), None)

@@ -33,6 +33,9 @@ class State(Enum):
 
 
 ATTEMPTS = (State.DIALING, State.ANSWERING)
+SLOW = 3.0
+"""Seconds after which an attempt mostly comes to nothing: it does not count as a neighbour on the ring any more. Else peers
+behind a cut in the network, of which a service goes on to bring offers, would keep us from our neighbours on this side."""
 
 Heir: TypeAlias = Offered | PeerId
 """Who gets the slot of a link that is given up: an offer to answer, or a peer to dial."""
@@ -145,11 +148,20 @@ class Slots:
                 return slot
         return None
 
-    def on_ring(self) -> list[PeerId]:
-        """Peers that we have, attempt, or are about to attempt, and that are part of the ring."""
-        held = [peer for peer, slot in self._slots.items() if slot.state is not State.CLOSING and not slot.leaf]
+    def on_ring(self, now: float = -math.inf) -> list[PeerId]:
+        """Peers that we have, attempt, or are about to attempt, and that are part of the ring; without slow attempts."""
+        held = [
+            peer
+            for peer, slot in self._slots.items()
+            if not slot.leaf and slot.state is not State.CLOSING and not _is_slow(slot, now)
+        ]
         heirs = [slot.heir for slot in self._slots.values() if slot.heir is not None and not self._is_leaf(slot.heir)]
         return held + [heir_id(heir) for heir in heirs]
+
+    def next_slow(self, now: float) -> float:
+        """When the next attempt turns slow."""
+        turns = (slot.since + SLOW for slot in self._slots.values() if slot.state in ATTEMPTS)
+        return min((moment for moment in turns if moment > now), default=math.inf)
 
     def _open_on_ring(self) -> list[PeerId]:
         return [peer for peer, slot in self._slots.items() if slot.state is State.OPEN and not slot.leaf]
@@ -163,12 +175,17 @@ class Slots:
             return tuple(self.are(State.OPEN))
         return ring_neighbours(self._me, [*self.on_ring(), *newcomers])
 
-    def ring_at_hand(self, *newcomers: PeerId) -> tuple[PeerId, ...]:
-        """As `ring`, but without those that we only dial: they may not be there, and an offer proves that its maker is."""
+    def ring_at_hand(self, now: float, *newcomers: PeerId) -> tuple[PeerId, ...]:
+        """As `ring`, but without those that we only dial: they may not be there, and an offer proves that its maker is.
+
+        Nor are those counted that have made one and don't get through.
+        """
         if self._limit < 2:
             return self.ring()
         there = [
-            peer for peer, slot in self._slots.items() if slot.state in (State.OPEN, State.ANSWERING) and not slot.leaf
+            peer
+            for peer, slot in self._slots.items()
+            if slot.state in (State.OPEN, State.ANSWERING) and not slot.leaf and not _is_slow(slot, now)
         ]
         offers = [slot.heir for slot in self._slots.values() if isinstance(slot.heir, Offered)]
         heirs = [heir_id(offer) for offer in offers if not self._is_leaf(offer)]
@@ -202,6 +219,10 @@ class Slots:
             for peer in self.expendable(ring)
             if (slot := self._slots[peer]).state is State.OPEN and not slot.leaf and slot.since <= settled
         ]
+
+
+def _is_slow(slot: Slot, now: float) -> bool:
+    return slot.state in ATTEMPTS and slot.since + SLOW <= now
 
 
 def _worth(slot: Slot, *, was_next: bool) -> int:
