@@ -365,7 +365,7 @@ def test_who_gave_way_to_a_newcomer_looks_for_another_long_link():
     for place in (0x20, 0x40, 0xC0):
         peer.up(place, says(place))
     peer.feed(Vacancies(0)).wait(5)
-    (route,) = peer.feed(LinkDown(at(0x20), "gone")).feed(Vacancies(1, displaced=True)).wait(1).told(Route)
+    (route,) = peer.feed(LinkDown(at(0x20), "gone")).feed(Vacancies(1, displaced=True)).wait(6).told(Route)
     assert not route.message.joins
 
 

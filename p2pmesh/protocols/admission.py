@@ -74,8 +74,8 @@ class Admission:
         ring = self._slots.ring_at_hand(now) if leaf else self._slots.ring_at_hand(now, peer)
         if peer in ring:  # and finds its other neighbour through us, as long as we keep the link to that
             newcomer = links is not None and links < SETTLED_LINKS and now > self._slots.merging_until
-            return next(iter(self._slots.expendable(ring, uncertain=newcomer)), None)
-        dials = [other for other in self._slots.expendable(ring) if self._slots.state(other) is State.DIALING]
+            return next(iter(self._slots.expendable(now, ring, uncertain=newcomer)), None)
+        dials = [other for other in self._slots.expendable(now, ring) if self._slots.state(other) is State.DIALING]
         promise = self._promises.pop(peer, None)
         promised = promise is not None and promise.until > now
         # An offer in hand is worth two dials; by id, lest all give way.
@@ -83,14 +83,14 @@ class Admission:
             return dials[0]
         settled = now - self._config.min_link_age
         if promised:
-            return next(iter(self._slots.far(settled)), None)
+            return next(iter(self._slots.far(now, settled)), None)
         if purpose_of(offer) in CALLS:
             return self._loser_to_caller(now)
         if links != 0 or self._let_in_at > settled:
             return None
         guests = [
             other
-            for other in self._slots.expendable(ring)
+            for other in self._slots.expendable(now, ring)
             if self._slots.state(other) is State.OPEN and self._slots.since(other) <= settled
         ]
         if guests:
@@ -103,7 +103,7 @@ class Admission:
         if self._called_at > settled:
             return None
         callers = [peer for peer, slot in self._slots.items() if slot.called is not None]
-        far = self._slots.far(settled)
+        far = self._slots.far(now, settled)
         enough = len(callers) >= self._most_callers
         losers = [peer for peer in far if (peer in callers) == enough]
         if losers:

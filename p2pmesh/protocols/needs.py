@@ -142,7 +142,7 @@ class Needs:
 
     def _swap(self, peer: PeerId, held: list[PeerId], now: float) -> Swap | None:
         uncertain = now > self._slots.merging_until and not self._known.is_sure(peer, now)
-        losers = self._slots.expendable(ring_neighbours(self._me, [*held, peer]), uncertain=uncertain)
+        losers = self._slots.expendable(now, ring_neighbours(self._me, [*held, peer]), uncertain=uncertain)
         return Swap(losers[0], peer) if losers else None
 
     # --- company ------------------------------------------------------------------------------------------------------

@@ -33,6 +33,8 @@ class State(Enum):
 
 
 ATTEMPTS = (State.DIALING, State.ANSWERING)
+BRIDGE_HOLDS = 30.0
+"""Seconds for which a bridge keeps its slot: it has to open, to be confirmed, and to carry what both sides ask each other."""
 SLOW = 3.0
 """Seconds after which an attempt mostly comes to nothing: it does not count as a neighbour on the ring any more. Else peers
 behind a cut in the network, of which a service goes on to bring offers, would keep us from our neighbours on this side."""
@@ -65,6 +67,8 @@ class Slot:
     """The link was one of the ring, which is closed without it."""
     called: str | None = None
     """The peer's offer named a purpose for which we let it in: a bridge, or that its application wants this link."""
+    held_until: float = -math.inf
+    """It is a bridge between islands, and not given up before that: by then they have merged, or it was none."""
     replaced: bool = False
     """Their offer came while one of ours was under way, whose end may still be reported."""
     farewell: str | None = None
@@ -195,7 +199,7 @@ class Slots:
         """Slots to be left for neighbours on the ring that we lack."""
         return 0 if self._limit < 2 else max(0, 2 - len(ring_neighbours(self._me, self.on_ring())))
 
-    def expendable(self, ring: Collection[PeerId], *, uncertain: bool = False) -> list[PeerId]:
+    def expendable(self, now: float, ring: Collection[PeerId], *, uncertain: bool = False) -> list[PeerId]:
         """Slots that may be given up while those of `ring` stay, the least useful first.
 
         That is: attempts; links that were of the ring and are not any more; long links, the longest first, since the
@@ -206,17 +210,17 @@ class Slots:
         kept = ring_neighbours(self._me, self._open_on_ring()) if uncertain and self._limit > 2 else ()
         found = []
         for peer, slot in self._slots.items():
-            if slot.state is State.CLOSING or slot.pinned or peer in ring or peer in kept:
+            if slot.state is State.CLOSING or slot.pinned or slot.held_until > now or peer in ring or peer in kept:
                 continue
             found.append((_worth(slot, was_next=peer in were_next), -nearness(self._me, peer), peer))
         return [peer for _, _, peer in sorted(found)]
 
-    def far(self, settled: float) -> list[PeerId]:
+    def far(self, now: float, settled: float) -> list[PeerId]:
         """Long links opened before `settled` that may be given up, the longest first."""
         ring = self.ring()
         return [
             peer
-            for peer in self.expendable(ring)
+            for peer in self.expendable(now, ring)
             if (slot := self._slots[peer]).state is State.OPEN and not slot.leaf and slot.since <= settled
         ]
 

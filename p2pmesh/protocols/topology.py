@@ -223,7 +223,7 @@ class TopologyCore:
     def _loser_to(self, offer: Offered, now: float) -> PeerId | None:
         peer = offer.peer.peer_id
         if self._held.connects.want(peer):
-            return self._loser_to_wanted(peer)
+            return self._loser_to_wanted(peer, now)
         return self._held.admission.loser_to(offer, now, leaf=self._held.is_leaf(offer))
 
     def _on_offered_again(self, event: Offered, slot: Slot, now: float) -> None:
@@ -330,7 +330,7 @@ class TopologyCore:
         if self._slots.free() > 0:
             self._held.dial(peer, now)
             return
-        loser = next(iter(self._slots.expendable(self._slots.ring())), None)
+        loser = next(iter(self._slots.expendable(now, self._slots.ring())), None)
         if loser is not None:
             self._held.give_way(loser, peer, now)
 
@@ -396,7 +396,7 @@ class TopologyCore:
             self._connect_when_full(peer, now)
 
     def _connect_when_full(self, peer: PeerId, now: float) -> None:
-        loser = self._loser_to_wanted(peer)
+        loser = self._loser_to_wanted(peer, now)
         if loser is None or peer in self._slots:
             self._held.connects.fail(peer, PeerUnreachable(f"no link to {short(peer)}: none of ours can be given up"))
         else:
@@ -411,10 +411,10 @@ class TopologyCore:
         else:
             self._held.connects.fail(peer, PeerUnreachable(f"no link to {short(peer)}: it does not let us in"))
 
-    def _loser_to_wanted(self, peer: PeerId) -> PeerId | None:
+    def _loser_to_wanted(self, peer: PeerId, now: float) -> PeerId | None:
         """The application may have a link of the ring for its own, if there is no other."""
         ring = self._slots.ring(peer)
-        return next(iter((*self._slots.expendable(ring), *self._slots.expendable(()))), None)
+        return next(iter((*self._slots.expendable(now, ring), *self._slots.expendable(now, ()))), None)
 
     def _on_forget(self, call: int) -> None:
         peer = self._held.connects.cancel(call)
