@@ -19,6 +19,7 @@ from p2pmesh.protocols.core import (
     Hailed,
     Leave,
     LinkUp,
+    Merging,
     MeshSize,
     Named,
     PeersFound,
@@ -257,6 +258,12 @@ def test_a_bridge_is_told_to_its_far_end_and_to_all_others():
     assert (hail.peers, hail.message.bridge, hail.message.path) == ((FAR,), FAR, ())
     assert (flood.peers, flood.message.bridge, flood.message.path) == ((NEAR, OTHER), FAR, (ME.peer_id,))
     assert [type(event) for event in core.events()] == [IslandSuspected]
+
+
+def test_who_hears_of_a_bridge_lets_its_ring_change():
+    merging = Core(quiet=8.0).at_bridge().told(Merging)
+    assert len(merging) == 2  # to the topology, and to chord
+    assert flood(Core(quiet=8.0).link(NEAR)).told(Merging)
 
 
 def test_a_stranger_is_looked_into_twice_before_it_is_taken_for_another_islands():

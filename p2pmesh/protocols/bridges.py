@@ -11,7 +11,17 @@ from collections import OrderedDict
 from typing import assert_never
 
 from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.core import Acquainted, Answer, Arrived, Merging, PeersFound, Routed, SendFrame, Subsystem, Unrouted
+from p2pmesh.protocols.core import (
+    Acquainted,
+    Answer,
+    Arrived,
+    Merging,
+    PeersFound,
+    Routed,
+    SendFrame,
+    Subsystem,
+    Unrouted,
+)
 from p2pmesh.protocols.healing import CASES, Healing
 from p2pmesh.protocols.island_side import CROWD, Errand, Lookup, Question, Side, Timer
 from p2pmesh.protocols.missing import Missing

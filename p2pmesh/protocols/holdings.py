@@ -109,7 +109,6 @@ class Holdings:
         self.connects.linked(peer)
 
     def ended(self, event: LinkDown, now: float) -> None:
-        was_next = event.peer in self.slots.ring()
         slot = self.slots.pop(event.peer)
         if slot is None:
             return
@@ -134,7 +133,7 @@ class Holdings:
             self._hand_over(slot.heir, now)
         elif not slot.given_up:
             self.needs.filling.reset()
-            self.displaced = slot.evicted_us and not was_next
+            self.displaced = slot.evicted_us and not slot.spliced
             if not self.leaving and not self.slots.are(State.OPEN, State.ANSWERING):
                 self.out.append(Tell(Subsystem.SIGNALING, FindPeers()))
 

@@ -76,6 +76,8 @@ class Slot:
     heir: Heir | None = None
     evicted_us: bool = False
     """The peer said that it gives us up."""
+    spliced: bool = False
+    """It was next to us on the ring then, so who took our place there takes its place here."""
     said_goodbye: bool = False
     """The peer said that it leaves the mesh."""
     given_up: bool = False

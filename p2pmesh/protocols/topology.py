@@ -343,7 +343,7 @@ class TopologyCore:
                 self._known.learn(event.message.peers, now=now, vouched=now + VOUCHED)
                 if slot.evicted_us:
                     return
-                slot.evicted_us = True
+                slot.evicted_us, slot.spliced = True, event.peer in self._slots.ring()
                 slot.farewell = slot.farewell or f"gave us up: {event.message.reason}"
                 others = tuple(peer for peer in event.message.peers if peer != self._me)
                 self._out.append(Emit(PeerEvicted(event.peer, event.message.reason, others)))
