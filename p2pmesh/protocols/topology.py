@@ -345,6 +345,8 @@ class TopologyCore:
                     return
                 slot.evicted_us, slot.spliced = True, event.peer in self._slots.ring()
                 slot.farewell = slot.farewell or f"gave us up: {event.message.reason}"
+                if slot.spliced:
+                    self._known.urge(event.message.peers[:1], now)
                 others = tuple(peer for peer in event.message.peers if peer != self._me)
                 self._out.append(Emit(PeerEvicted(event.peer, event.message.reason, others)))
             case Goodbye():
