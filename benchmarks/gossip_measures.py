@@ -263,7 +263,12 @@ def receipts_churn(net: BareNetwork, rng: random.Random) -> Figures:
 
 
 def partition(net: BareNetwork, rng: random.Random, *, keeps_service: bool) -> Figures:
-    """The network falls into two halves for a while, both broadcast, and it heals."""
+    """The network falls into two halves for a while, both broadcast, and it heals.
+
+    `links_beyond_the_ring` are all links that open in the two minutes after it heals, whatever for, less those between
+    neighbours on the whole ring that had none then, against all links before the cut. Long links that who was left
+    alone by the cut opens on its return are among them.
+    """
     links, peers = read_meter(net).links_opened, len(net.nodes)
     far = rng.sample(net.nodes, peers // 2)
     sides = {node.number: 1 for node in far}

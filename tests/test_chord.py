@@ -22,6 +22,7 @@ from p2pmesh.protocols.core import (
     Leave,
     LinkDown,
     LinkUp,
+    Merging,
     MeshSize,
     PeersFound,
     Received,
@@ -367,8 +368,18 @@ def test_who_gave_way_to_a_newcomer_looks_for_another_long_link():
     for place in (0x20, 0x40, 0xC0):
         peer.up(place, says(place))
     peer.feed(Vacancies(0)).wait(5)
-    (route,) = peer.feed(LinkDown(at(0x20), "gone")).feed(Vacancies(1, displaced=True)).wait(1).told(Route)
+    (route,) = peer.feed(LinkDown(at(0x20), "gone")).feed(Vacancies(1, displaced=True)).wait(6).told(Route)
     assert not route.message.joins
+
+
+def test_while_rings_merge_few_long_links_are_made_good():
+    peer = Peer(max_peers=5).placed()
+    for place in (0x20, 0x40, 0xC0):
+        peer.up(place, says(place))
+    peer.feed(Vacancies(0)).wait(5).feed(Merging(peer.now + 20))
+    assert peer.feed(LinkDown(at(0x20), "gone")).feed(Vacancies(1, displaced=True)).wait(8).told(Route) == []
+    peer.feed(LinkDown(at(0x40), "gone")).feed(LinkDown(at(0xC0), "gone"))
+    assert peer.feed(Vacancies(3, displaced=True)).wait(8).told(Route)
 
 
 def test_slots_for_the_ring_are_not_given_to_long_links():

@@ -8,7 +8,7 @@ from p2pmesh.config import IslandsConfig, MeshConfig
 from p2pmesh.events import IslandHealed, IslandSuspected
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.bridges import FLOODS, MAX_PATH, REMEMBERED
+from p2pmesh.protocols.bridges import FLOODS, MAX_PATH, REMEMBERED, TRIED_FOR
 from p2pmesh.protocols.core import (
     Acquainted,
     Answer,
@@ -19,6 +19,7 @@ from p2pmesh.protocols.core import (
     Hailed,
     Leave,
     LinkUp,
+    Merging,
     MeshSize,
     Named,
     PeersFound,
@@ -257,6 +258,28 @@ def test_a_bridge_is_told_to_its_far_end_and_to_all_others():
     assert (hail.peers, hail.message.bridge, hail.message.path) == ((FAR,), FAR, ())
     assert (flood.peers, flood.message.bridge, flood.message.path) == ((NEAR, OTHER), FAR, (ME.peer_id,))
     assert [type(event) for event in core.events()] == [IslandSuspected]
+
+
+def test_an_island_tries_one_bridge_at_a_time():
+    trying = Core().link(NEAR, OTHER).missing(FAR)
+    assert probing(trying)
+    (told,) = trying.feed(Probed(FAR, alive=True)).wait(2).sent()
+    assert (told.peers, told.message.bridge, told.message.wanted) == ((NEAR, OTHER), FAR, True)
+    hearing = Core().link(NEAR, OTHER).missing(BEYOND)
+    (onward,) = flood(hearing, path=(peer(5), NEAR), wanted=True).sent()
+    assert onward.peers == (OTHER,)
+    assert onward.message.wanted
+    assert hearing.told(Merging) == []
+    assert hearing.wait(TRIED_FOR - 1).told(Route) == [], (
+        "no service is asked, and nothing beyond what is no bridge yet"
+    )
+    assert probing(hearing) == [Probe(BEYOND)]
+
+
+def test_who_hears_of_a_bridge_lets_its_ring_change():
+    merging = Core(quiet=8.0).at_bridge().told(Merging)
+    assert len(merging) == 2  # to the topology, and to chord
+    assert flood(Core(quiet=8.0).link(NEAR)).told(Merging)
 
 
 def test_a_stranger_is_looked_into_twice_before_it_is_taken_for_another_islands():

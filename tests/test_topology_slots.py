@@ -19,6 +19,7 @@ from p2pmesh.protocols.core import (
     LinkDown,
     LinkLost,
     LinkUp,
+    Merging,
     PeersFound,
     Received,
     Rejected,
@@ -31,6 +32,7 @@ from p2pmesh.protocols.core import (
     Welcome,
 )
 from p2pmesh.protocols.known import DEPARTED, PATIENCE, KnownPeers
+from p2pmesh.protocols.slots import BRIDGE_HOLDS, SLOW
 from p2pmesh.wire.messages import BRIDGE, LEAF, LONG, PINNED, RING, Goodbye, ReconnectionData
 from tests.test_topology import ME, Peer, at, offered
 
@@ -289,6 +291,49 @@ def test_a_bridge_costs_no_neighbour_on_the_ring_and_is_built_once():
     assert free.dialed == [at(0x30)]
     assert free.feed(Bridge(at(0x30))).effects == []
     assert free.feed(Bridge(ME)).effects == []
+
+
+@pytest.mark.parametrize("theirs", [False, True])
+def test_a_bridge_keeps_its_slot_for_a_while(theirs):
+    peer = Peer(max_peers=3).linked(0x70, 0x90, 0x10)
+    peer.feed(offered(0x30, links=2, purpose=BRIDGE) if theirs else Bridge(at(0x30)))
+    peer.feed(LinkDown(at(0x10), "closed")).up(0x30).wait(BRIDGE_HOLDS - 1)
+    assert peer.feed(offered(0x88, links=1)).got(DropLink) == []
+    peer.wait(1)
+    assert [drop.peer for drop in peer.feed(offered(0x89, links=1)).got(DropLink)] == [at(0x30)]
+
+
+def test_who_is_settled_takes_the_place_of_the_neighbour_on_its_other_side():
+    peer = Peer(max_peers=3).linked(0x70, 0xB0, 0xF0).feed(offered(0x90, links=2))
+    assert [drop.peer for drop in peer.got(DropLink)] == [at(0xB0)]
+
+
+def test_while_rings_merge_a_dial_costs_a_neighbour_on_the_ring_rather_than_a_long_link():
+    alone = Peer(max_peers=3).linked(0x70, 0xB0, 0xF0).found(0x90)
+    assert [drop.peer for drop in alone.got(DropLink)] == [at(0xF0)]
+    merging = Peer(max_peers=3).linked(0x70, 0xB0, 0xF0)
+    merging.feed(Merging(merging.now + 5)).found(0x90)
+    assert [drop.peer for drop in merging.got(DropLink)] == [at(0xB0)]
+    over = Peer(max_peers=3).linked(0x70, 0xB0, 0xF0)
+    over.feed(Merging(over.now + 5)).wait(6).found(0x90)
+    assert [drop.peer for drop in over.got(DropLink)] == [at(0xF0)]
+
+
+def test_a_place_on_the_ring_that_another_took_is_no_long_link_to_be_made_good():
+    peer = Peer(max_peers=3).linked(0x70, 0x90, 0x10)
+    peer.feed(Received(at(0x70), ReconnectionData(reason="make_room", peers=(at(0x78),), timestamp=1)))
+    told = vacancies(peer.feed(LinkDown(at(0x70), "closed by the peer")))
+    assert not any(vacancy.displaced for vacancy in told)
+
+
+def test_a_slow_attempt_does_not_keep_us_from_the_next_on_the_ring():
+    dialing = Peer(max_peers=4).linked(0x70, 0xB0).found(0x90)
+    assert dialing.dialed == [at(0x90)]
+    assert dialing.found(0xA0).dialed == []
+    assert dialing.wait(SLOW).dialed == [at(0xA0)]
+    full = Peer(max_peers=3).linked(0x70, 0xB0).feed(offered(0x90, links=2))
+    assert full.feed(offered(0xA0, links=2)).got(DropLink) == []
+    assert [drop.peer for drop in full.wait(SLOW).feed(offered(0xA1, links=2)).got(DropLink)] == [at(0x90)]
 
 
 # --- known peers ------------------------------------------------------------------------------------------------------

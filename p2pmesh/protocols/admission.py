@@ -17,6 +17,8 @@ PROMISED = 15.0
 """Seconds for which a promise holds: as long as an attempt at a link."""
 CALLS = frozenset({BRIDGE, PINNED})
 """Purposes for which a full peer gives up a long link. Whoever lies about that gets one that is given up before others."""
+SETTLED_LINKS = 2
+"""Links of a peer that is no newcomer: those next to us on the ring now are next to it then, or soon will be."""
 MOST_PROMISES = 32
 """Kept at once: more than are made in that time."""
 
@@ -66,10 +68,11 @@ class Admission:
         """
         peer, proof = offer.peer.peer_id, offer.signal.p2pmesh
         links = self._links_of_original() if proof is None else proof.links
-        ring = self._slots.ring_at_hand() if leaf else self._slots.ring_at_hand(peer)
+        ring = self._slots.ring_at_hand(now) if leaf else self._slots.ring_at_hand(now, peer)
         if peer in ring:  # and finds its other neighbour through us, as long as we keep the link to that
-            return next(iter(self._slots.expendable(ring, uncertain=True)), None)
-        dials = [other for other in self._slots.expendable(ring) if self._slots.state(other) is State.DIALING]
+            newcomer = links is not None and links < SETTLED_LINKS and now > self._slots.merging_until
+            return next(iter(self._slots.expendable(now, ring, uncertain=newcomer)), None)
+        dials = [other for other in self._slots.expendable(now, ring) if self._slots.state(other) is State.DIALING]
         promise = self._promises.pop(peer)
         promised = promise is not None and promise.until > now
         # An offer in hand is worth two dials; by id, lest all give way.
@@ -77,14 +80,14 @@ class Admission:
             return dials[0]
         settled = now - self._config.min_link_age
         if promised:
-            return next(iter(self._slots.far(settled)), None)
+            return next(iter(self._slots.far(now, settled)), None)
         if purpose_of(offer) in CALLS:
             return self._loser_to_caller(now)
         if links != 0 or self._let_in_at > settled:
             return None
         guests = [
             other
-            for other in self._slots.expendable(ring)
+            for other in self._slots.expendable(now, ring)
             if self._slots.state(other) is State.OPEN and self._slots.since(other) <= settled
         ]
         if guests:
@@ -97,7 +100,7 @@ class Admission:
         if self._called_at > settled:
             return None
         callers = [peer for peer, slot in self._slots.items() if slot.called is not None]
-        far = self._slots.far(settled)
+        far = self._slots.far(now, settled)
         enough = len(callers) >= self._most_callers
         losers = [peer for peer in far if (peer in callers) == enough]
         if losers:

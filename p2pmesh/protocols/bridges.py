@@ -11,7 +11,17 @@ from collections import OrderedDict
 from typing import assert_never
 
 from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.core import Acquainted, Answer, Arrived, PeersFound, Routed, SendFrame, Subsystem, Unrouted
+from p2pmesh.protocols.core import (
+    Acquainted,
+    Answer,
+    Arrived,
+    Merging,
+    PeersFound,
+    Routed,
+    SendFrame,
+    Subsystem,
+    Unrouted,
+)
 from p2pmesh.protocols.healing import CASES, Healing
 from p2pmesh.protocols.island_side import CROWD, Errand, Lookup, Question, Side, Timer
 from p2pmesh.protocols.missing import Missing
@@ -21,6 +31,8 @@ from p2pmesh.wire.overlay import FindBeyond, FoundBeyond, Merge, Neighbours, Suc
 
 MAX_PATH = 24
 """Links that `merge` goes: 10,000 peers with 3 links each are 15 from each other at most."""
+TRIED_FOR = 25.0
+"""Seconds for which one bridge at a time is tried on an island: an attempt lasts 15 s, and is confirmed in a few more."""
 REMEMBERED = 64
 """Floods known by their ids, so that each is passed on once: far more than are let pass in the time that one takes."""
 FLOODS, FLOOD_EVERY = 3.0, 4.0
@@ -103,22 +115,36 @@ class Bridges:
             self._side.counts["floods_dropped"] += 1
             return
         self._flood(merge, merge.path, now)
-        if self._rng.random() * self._side.size < self._config.seeds:
+        if not merge.wanted and self._rng.random() * self._side.size < self._config.seeds:
             self._side.timers.set(Timer("seek", merge.id), now + SPREAD * self._rng.random())
+
+    def tell_wanted(self, far: PeerId, now: float) -> None:
+        """We try to open a bridge; that will do for this island."""
+        if self._allowance.take(self._me, now):
+            self._flood(Merge(id=self._rng.randbytes(16).hex(), bridge=far, wanted=True), (), now)
 
     def _flood(self, merge: Merge, without: tuple[PeerId, ...], now: float) -> None:
         """Pass it on, and leave the rest to those at the bridge."""
         self.floods[merge.id] = merge
         if len(self.floods) > REMEMBERED:
             self.floods.popitem(last=False)
-        self._side.quiet_until = now + self._config.quiet
-        self._missing.put_off(self._side.quiet_until)
+        if merge.wanted:
+            self._side.others_try_until = now + TRIED_FOR
+        else:
+            self._settle(now)
         others = tuple(
             peer for peer, speaks in self._side.links.items() if speaks and peer not in (*without, merge.bridge)
         )
         if others and len(merge.path) < MAX_PATH:
-            onward = Merge(id=merge.id, bridge=merge.bridge, path=(*merge.path, self._me))
+            onward = Merge(id=merge.id, bridge=merge.bridge, path=(*merge.path, self._me), wanted=merge.wanted)
             self._side.do(SendFrame(others, onward, urgent=True))
+
+    def _settle(self, now: float) -> None:
+        """A bridge is there: nobody needs another, and the rings become one."""
+        self._side.quiet_until = now + self._config.quiet
+        self._missing.put_off(self._side.quiet_until)
+        for subsystem in (Subsystem.TOPOLOGY, Subsystem.CHORD):
+            self._side.tell(subsystem, Merging(now + 2 * self._config.quiet))
 
     # --- beyond the bridge --------------------------------------------------------------------------------------------
 

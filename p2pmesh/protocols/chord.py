@@ -15,9 +15,10 @@ looks two links ahead, and to the topology, which dials whoever is nearer on the
   is given up by the one with the lower id, unless the mesh is so small that slots are left over anyway.
 
 Takes: LinkUp, LinkDown, Received (Neighbours, Stabilise), Routed (FindSuccessor), Arrived (SuccessorFound), Unrouted,
-Vacancies, Leave.
+Vacancies, Merging, Leave.
 Gives: SendFrame (Neighbours, Stabilise), Tell(ROUTING, Route | Answer | Vicinity), Tell(SIGNALING, FindPeers),
-Tell(ROUTING and BROADCAST and RECEIPTS and ISLANDS, MeshSize), Tell(TOPOLOGY, PeersFound | Introduced | FarPeers | Welcome | RingAgreed | Superfluous).
+Tell(ROUTING and BROADCAST and RECEIPTS and ISLANDS, MeshSize),
+Tell(TOPOLOGY, PeersFound | Introduced | FarPeers | Welcome | RingAgreed | Superfluous).
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ from p2pmesh.protocols.core import (
     Leave,
     LinkDown,
     LinkUp,
+    Merging,
     MeshSize,
     PeersFound,
     Received,
@@ -128,6 +130,9 @@ class ChordCore:
             case Vacancies():
                 self._free = event.free
                 self._seeking.slots_changed(event.free, displaced=event.displaced, now=now)
+                self._seek(now)
+            case Merging():
+                self._seeking.settle_for_less(event.until)
                 self._seek(now)
             case Leave():
                 self._leaving = True

@@ -42,7 +42,7 @@ from p2pmesh.protocols.core import (
 from p2pmesh.protocols.known import KnownPeers
 from p2pmesh.protocols.needs import Needs
 from p2pmesh.protocols.ring import nearness, ring_neighbours
-from p2pmesh.protocols.slots import ATTEMPTS, Heir, Slot, Slots, State, heir_id
+from p2pmesh.protocols.slots import ATTEMPTS, BRIDGE_HOLDS, Heir, Slot, Slots, State, heir_id
 from p2pmesh.wire.messages import BRIDGE, LEAF, LONG, PINNED, RING, Goodbye, ReconnectionData
 
 TAKEN_BACK = frozenset({CANCELLED, NO_ATTEMPT})
@@ -136,7 +136,7 @@ class Holdings:
             self._hand_over(slot.heir, now)
         elif not slot.given_up:
             self.needs.filling.reset()
-            self.displaced = slot.evicted_us
+            self.displaced = slot.evicted_us and not slot.spliced
             if not self.leaving and not self.slots.are(State.OPEN, State.ANSWERING):
                 self.out.append(Tell(Subsystem.SIGNALING, FindPeers()))
 
@@ -197,6 +197,7 @@ class Holdings:
     def dial(self, peer: PeerId, now: float, *, made_room: bool = False) -> None:
         purpose = self._purpose_of(peer)
         slot = Slot(State.DIALING, now, self.connects.want(peer), made_room, leaf=self.known.is_leaf(peer))
+        slot.held_until = now + BRIDGE_HOLDS if purpose == BRIDGE else -math.inf
         self.slots[peer] = slot
         self.counts["dialed"] += 1
         self.out.append(Tell(Subsystem.SIGNALING, Intend(peer, purpose)))
@@ -222,6 +223,7 @@ class Holdings:
             pinned=self.connects.want(peer),
             leaf=self.is_leaf(offer),
             called=purpose if purpose in CALLS else None,
+            held_until=now + BRIDGE_HOLDS if purpose == BRIDGE else -math.inf,
             replaced=previous is not None and previous.state is State.DIALING,
         )
         self.counts["accepted"] += 1

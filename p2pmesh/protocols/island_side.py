@@ -75,6 +75,8 @@ class Side:
     size: int = 1
     quiet_until: float = -1.0
     """Who has just heard `merge` asks nobody before."""
+    others_try_until: float = -1.0
+    """Somebody on this island tries to open a bridge: nobody else asks the services before."""
     timers: Timers[Timer] = field(factory=Timers)
     calls: dict[int, Call] = field(factory=dict)
     """What is asked, and not answered yet."""

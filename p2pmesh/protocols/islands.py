@@ -18,7 +18,8 @@ networks, 2009; ours differs in that each peer looks for its own place on the ot
   between the rings close by what new neighbours tell each other, in both directions from each of these seeds.
 - *Healed.* Three peers from beyond are at their places by a way that avoids the bridge. The bridge stays as a long link.
 
-Who has just heard `merge` asks no services for a while, and looks for its suspects again afterwards: so there are few
+Who tries to open a bridge floods its side with that, so that nobody else does meanwhile: an island tries one at a time, however
+large it is. Who has just heard `merge` asks no services for a while, and looks for its suspects again afterwards: so there are few
 bridges, however many miss somebody. Events go to the applications of the peers at bridges, and of those who asked the
 services and found somebody: each `IslandSuspected` is followed by one `IslandHealed`, unless that takes too long.
 
@@ -129,7 +130,8 @@ class IslandsCore:
                 case "probed":
                     self._side.counts["unanswered"] += 1
                 case "bridge":
-                    self._missing.bridge_to(PeerId(timer.of), now)
+                    if self._missing.bridge_to(PeerId(timer.of), now):
+                        self._bridges.tell_wanted(PeerId(timer.of), now)
                 case "confirm":
                     self._bridges.confirm(PeerId(timer.of), now)
                 case "seek":

@@ -124,9 +124,10 @@ class Missing:
         if Timer("ask") not in self._side.timers:
             least = self._config.probe_least * 2.0 ** min(self._vain, MOST_VAIN)
             interval = max(least, self._side.size * self._config.probe_every)
-            self._side.timers.set(
-                Timer("ask"), max(now, self._side.quiet_until) + interval * self._rng.uniform(0.0, 2.0)
-            )
+            self._side.timers.set(Timer("ask"), max(now, self._waits_until()) + interval * self._rng.uniform(0.0, 2.0))
+
+    def _waits_until(self) -> float:
+        return max(self._side.quiet_until, self._side.others_try_until)
 
     def resized(self, peers: int, now: float) -> None:
         """The mesh is so large: an island that is much smaller asks sooner."""
@@ -144,7 +145,7 @@ class Missing:
         missing = self.suspects.missing()
         if not missing:
             return
-        if now < self._side.quiet_until:
+        if now < self._waits_until():
             self._ask_later(now)
         else:
             self._side.look_for(Lookup("probe", missing[0]), missing[0])
@@ -165,16 +166,17 @@ class Missing:
         if now < self._shrunk_until:
             self._side.tell(Subsystem.SIGNALING, FindPeers())
 
-    def bridge_to(self, peer: PeerId, now: float) -> None:
-        """A link to this peer is wanted, unless another bridge has opened."""
-        if now < self._side.quiet_until or peer in self._side.links:
-            return
+    def bridge_to(self, peer: PeerId, now: float) -> bool:
+        """A link to this peer is wanted, unless another bridge has opened, or is tried."""
+        if now < self._waits_until() or peer in self._side.links:
+            return False
         self._side.counts["bridges"] += 1
         self._vain += 1
         self._wanted[peer] = now
         if len(self._wanted) > CASES:
             self._wanted.popitem(last=False)
         self._side.tell(Subsystem.TOPOLOGY, Bridge(peer))
+        return True
 
     # --- others miss us -----------------------------------------------------------------------------------------------
 

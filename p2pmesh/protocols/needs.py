@@ -16,7 +16,7 @@ from attrs import frozen
 from p2pmesh.config import TopologyConfig
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.known import KnownPeers
-from p2pmesh.protocols.ring import nearness, predecessor, successor
+from p2pmesh.protocols.ring import nearness, predecessor, ring_neighbours, successor
 from p2pmesh.protocols.slots import ATTEMPTS, Pace, Slots, State
 from p2pmesh.protocols.timers import Backoff
 
@@ -112,12 +112,13 @@ class Needs:
     def _ring_step(self, now: float) -> Step | None:
         if self._max_peers < 2:
             return None
-        held = self._slots.on_ring()
+        held = self._slots.on_ring(now)
         before, after = predecessor(self._me, held), successor(self._me, held)
         nearer = self._nearer(before, after, now, worthy=True)
         if not nearer and self._slots.free() > 0 and not self._awaits_word(now):
             nearer = self._nearer(before, after, now, worthy=False)
         if not nearer:
+            self._later(self._slots.next_slow(now))
             return None
         if not self._may_dial(now):
             self._later(now + HEDGE)
@@ -130,7 +131,7 @@ class Needs:
         if now < self.room_making.not_before:
             self._later(self.room_making.not_before)
             return None
-        return next((swap for peer in nearer if (swap := self._swap(peer, now)) is not None), None)
+        return next((swap for peer in nearer if (swap := self._swap(peer, held, now)) is not None), None)
 
     def _nearer(self, before: PeerId | None, after: PeerId | None, now: float, *, worthy: bool) -> list[PeerId]:
         """Known peers that are nearer on the ring than those two."""
@@ -139,8 +140,9 @@ class Needs:
         self._later(moment)
         return found
 
-    def _swap(self, peer: PeerId, now: float) -> Swap | None:
-        losers = self._slots.expendable(self._slots.ring(peer), uncertain=not self._known.is_sure(peer, now))
+    def _swap(self, peer: PeerId, held: list[PeerId], now: float) -> Swap | None:
+        uncertain = now > self._slots.merging_until and not self._known.is_sure(peer, now)
+        losers = self._slots.expendable(now, ring_neighbours(self._me, [*held, peer]), uncertain=uncertain)
         return Swap(losers[0], peer) if losers else None
 
     # --- company ------------------------------------------------------------------------------------------------------

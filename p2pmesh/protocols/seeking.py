@@ -7,6 +7,7 @@ newcomers will fill the slots; so a departure costs the mesh few new links. Ten 
 
 from __future__ import annotations
 
+import math
 import random
 
 from p2pmesh.config import ChordConfig
@@ -48,6 +49,7 @@ class Seeking:
         self._dialing = False
         self._joins = True
         self._target = self._slots
+        self._merging_until = -math.inf
         self.call: int | None = None
         self.is_on: bool = self._slots > 0
 
@@ -57,10 +59,15 @@ class Seeking:
         """So many slots nothing takes now."""
         rose, self._free = free > self._free, free
         if displaced and self._slots:
-            self._target = self._slots
-            self._start(now)
+            self._target = self._slots if now > self._merging_until else self._enough()
+            self._start(now + REPAIRED)
         elif rose and self._dialing:  # the dial failed, as it seems
             self._failed(now)
+
+    def settle_for_less(self, until: float) -> None:
+        """Two rings become one: slots are passed from hand to hand, and get free at the end. Only what is needed is sought."""
+        self._merging_until = until
+        self._target = self._enough()
 
     def links_changed(self, view: RingView, now: float) -> None:
         """A link has come or gone, or it has turned out to be a long one."""

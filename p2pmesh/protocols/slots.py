@@ -33,6 +33,11 @@ class State(Enum):
 
 
 ATTEMPTS = (State.DIALING, State.ANSWERING)
+BRIDGE_HOLDS = 30.0
+"""Seconds for which a bridge keeps its slot: it has to open, to be confirmed, and to carry what both sides ask each other."""
+SLOW = 3.0
+"""Seconds after which an attempt mostly comes to nothing: it does not count as a neighbour on the ring any more. Else peers
+behind a cut in the network, of which a service goes on to bring offers, would keep us from our neighbours on this side."""
 
 Heir: TypeAlias = Offered | PeerId
 """Who gets the slot of a link that is given up: an offer to answer, or a peer to dial."""
@@ -62,6 +67,8 @@ class Slot:
     """The link was one of the ring, which is closed without it."""
     called: str | None = None
     """The peer's offer named a purpose for which we let it in: a bridge, or that its application wants this link."""
+    held_until: float = -math.inf
+    """It is a bridge between islands, and not given up before that: by then they have merged, or it was none."""
     replaced: bool = False
     """Their offer came while one of ours was under way, whose end may still be reported."""
     farewell: str | None = None
@@ -69,6 +76,8 @@ class Slot:
     heir: Heir | None = None
     evicted_us: bool = False
     """The peer said that it gives us up."""
+    spliced: bool = False
+    """It was next to us on the ring then, so who took our place there takes its place here."""
     said_goodbye: bool = False
     """The peer said that it leaves the mesh."""
     given_up: bool = False
@@ -84,6 +93,8 @@ class Slots:
         self._limit = limit
         self._is_leaf = is_leaf
         self._slots: dict[PeerId, Slot] = {}
+        self.merging_until = -math.inf
+        """Until then our ring and another become one, so peers that come into it are at their places."""
 
     def __iter__(self) -> Iterator[PeerId]:
         return iter(self._slots)
@@ -143,11 +154,20 @@ class Slots:
                 return slot
         return None
 
-    def on_ring(self) -> list[PeerId]:
-        """Peers that we have, attempt, or are about to attempt, and that are part of the ring."""
-        held = [peer for peer, slot in self._slots.items() if slot.state is not State.CLOSING and not slot.leaf]
+    def on_ring(self, now: float = -math.inf) -> list[PeerId]:
+        """Peers that we have, attempt, or are about to attempt, and that are part of the ring; without slow attempts."""
+        held = [
+            peer
+            for peer, slot in self._slots.items()
+            if not slot.leaf and slot.state is not State.CLOSING and not _is_slow(slot, now)
+        ]
         heirs = [slot.heir for slot in self._slots.values() if slot.heir is not None and not self._is_leaf(slot.heir)]
         return held + [heir_id(heir) for heir in heirs]
+
+    def next_slow(self, now: float) -> float:
+        """When the next attempt turns slow."""
+        turns = (slot.since + SLOW for slot in self._slots.values() if slot.state in ATTEMPTS)
+        return min((moment for moment in turns if moment > now), default=math.inf)
 
     def _open_on_ring(self) -> list[PeerId]:
         return [peer for peer, slot in self._slots.items() if slot.state is State.OPEN and not slot.leaf]
@@ -161,12 +181,17 @@ class Slots:
             return tuple(self.are(State.OPEN))
         return ring_neighbours(self._me, [*self.on_ring(), *newcomers])
 
-    def ring_at_hand(self, *newcomers: PeerId) -> tuple[PeerId, ...]:
-        """As `ring`, but without those that we only dial: they may not be there, and an offer proves that its maker is."""
+    def ring_at_hand(self, now: float, *newcomers: PeerId) -> tuple[PeerId, ...]:
+        """As `ring`, but without those that we only dial: they may not be there, and an offer proves that its maker is.
+
+        Nor are those counted that have made one and don't get through.
+        """
         if self._limit < 2:
             return self.ring()
         there = [
-            peer for peer, slot in self._slots.items() if slot.state in (State.OPEN, State.ANSWERING) and not slot.leaf
+            peer
+            for peer, slot in self._slots.items()
+            if slot.state in (State.OPEN, State.ANSWERING) and not slot.leaf and not _is_slow(slot, now)
         ]
         offers = [slot.heir for slot in self._slots.values() if isinstance(slot.heir, Offered)]
         heirs = [heir_id(offer) for offer in offers if not self._is_leaf(offer)]
@@ -176,7 +201,7 @@ class Slots:
         """Slots to be left for neighbours on the ring that we lack."""
         return 0 if self._limit < 2 else max(0, 2 - len(ring_neighbours(self._me, self.on_ring())))
 
-    def expendable(self, ring: Collection[PeerId], *, uncertain: bool = False) -> list[PeerId]:
+    def expendable(self, now: float, ring: Collection[PeerId], *, uncertain: bool = False) -> list[PeerId]:
         """Slots that may be given up while those of `ring` stay, the least useful first.
 
         That is: attempts; links that were of the ring and are not any more; long links, the longest first, since the
@@ -187,19 +212,23 @@ class Slots:
         kept = ring_neighbours(self._me, self._open_on_ring()) if uncertain and self._limit > 2 else ()
         found = []
         for peer, slot in self._slots.items():
-            if slot.state is State.CLOSING or slot.pinned or peer in ring or peer in kept:
+            if slot.state is State.CLOSING or slot.pinned or slot.held_until > now or peer in ring or peer in kept:
                 continue
             found.append((_worth(slot, was_next=peer in were_next), -nearness(self._me, peer), peer))
         return [peer for _, _, peer in sorted(found)]
 
-    def far(self, settled: float) -> list[PeerId]:
+    def far(self, now: float, settled: float) -> list[PeerId]:
         """Long links opened before `settled` that may be given up, the longest first."""
         ring = self.ring()
         return [
             peer
-            for peer in self.expendable(ring)
+            for peer in self.expendable(now, ring)
             if (slot := self._slots[peer]).state is State.OPEN and not slot.leaf and slot.since <= settled
         ]
+
+
+def _is_slow(slot: Slot, now: float) -> bool:
+    return slot.state in ATTEMPTS and slot.since + SLOW <= now
 
 
 def _worth(slot: Slot, *, was_next: bool) -> int:

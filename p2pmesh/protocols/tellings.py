@@ -205,6 +205,13 @@ class Bridge:
 
 
 @frozen
+class Merging:
+    """Two rings become one, until about then: who is next to us changes, and the ring is closed all the same. Goes to the topology."""
+
+    until: float
+
+
+@frozen
 class Vanished:
     """The link to this peer broke without a word. Goes to islands."""
 
@@ -332,6 +339,7 @@ Telling: TypeAlias = (
     | Unrouted
     | Vicinity
     | Bridge
+    | Merging
     | Vanished
     | Stranger
     | Named

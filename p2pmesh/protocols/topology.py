@@ -28,7 +28,7 @@ Offers that cross: the lower id's offer wins. A peer of the original drops ours,
 has been open for a while comes from a peer that has been restarted: it gets a new one.
 
 Takes: LinkUp, LinkDown, LinkLost, Received, ServiceUp and ServiceDown (from signaling: joined, and no more), PeersFound,
-PeerGone, Offered, Rejected, Connect, Bridge, Introduced, FarPeers, Welcome, RingAgreed, Superfluous, Forget, Leave.
+PeerGone, Offered, Rejected, Connect, Bridge, Merging, Introduced, FarPeers, Welcome, RingAgreed, Superfluous, Forget, Leave.
 Gives: WantLink, AcceptOffer, DropLink, SendFrame(ReconnectionData | Goodbye), Reply,
 Tell(SIGNALING, Intend | RejectOffer | AskForOffer | FindPeers), Tell(CHORD, Vacancies), Tell(ISLANDS, Vanished),
 Emit(PeerConnected | PeerDisconnected | PeerTimedOut | PeerFailed | PeerEvicted).
@@ -63,6 +63,7 @@ from p2pmesh.protocols.core import (
     LinkDown,
     LinkLost,
     LinkUp,
+    Merging,
     Offered,
     PeerGone,
     PeersFound,
@@ -143,6 +144,9 @@ class TopologyCore:
                 return []
             case Superfluous():
                 self._on_superfluous(event.peer)
+            case Merging():
+                self._slots.merging_until = event.until
+                return []
             case Bridge():
                 self._on_bridge(event.peer, now)
             case PeerGone():
@@ -218,7 +222,7 @@ class TopologyCore:
     def _loser_to(self, offer: Offered, now: float) -> PeerId | None:
         peer = offer.peer.peer_id
         if self._held.connects.want(peer):
-            return self._loser_to_wanted(peer)
+            return self._loser_to_wanted(peer, now)
         return self._held.admission.loser_to(offer, now, leaf=self._held.is_leaf(offer))
 
     def _on_offered_again(self, event: Offered, slot: Slot, now: float) -> None:
@@ -325,7 +329,7 @@ class TopologyCore:
         if self._slots.free() > 0:
             self._held.dial(peer, now)
             return
-        loser = next(iter(self._slots.expendable(self._slots.ring())), None)
+        loser = next(iter(self._slots.expendable(now, self._slots.ring())), None)
         if loser is not None:
             self._held.give_way(loser, peer, now)
 
@@ -338,8 +342,10 @@ class TopologyCore:
                 self._known.learn(event.message.peers, now=now, vouched=now + VOUCHED)
                 if slot.evicted_us:
                     return
-                slot.evicted_us = True
+                slot.evicted_us, slot.spliced = True, event.peer in self._slots.ring()
                 slot.farewell = slot.farewell or f"gave us up: {event.message.reason}"
+                if slot.spliced:
+                    self._known.urge(event.message.peers[:1], now)
                 others = tuple(peer for peer in event.message.peers if peer != self._me)
                 self._out.append(Emit(PeerEvicted(event.peer, event.message.reason, others)))
             case Goodbye():
@@ -391,7 +397,7 @@ class TopologyCore:
             self._connect_when_full(peer, now)
 
     def _connect_when_full(self, peer: PeerId, now: float) -> None:
-        loser = self._loser_to_wanted(peer)
+        loser = self._loser_to_wanted(peer, now)
         if loser is None or peer in self._slots:
             self._held.connects.fail(peer, PeerUnreachable(f"no link to {short(peer)}: none of ours can be given up"))
         else:
@@ -406,10 +412,10 @@ class TopologyCore:
         else:
             self._held.connects.fail(peer, PeerUnreachable(f"no link to {short(peer)}: it does not let us in"))
 
-    def _loser_to_wanted(self, peer: PeerId) -> PeerId | None:
+    def _loser_to_wanted(self, peer: PeerId, now: float) -> PeerId | None:
         """The application may have a link of the ring for its own, if there is no other."""
         ring = self._slots.ring(peer)
-        return next(iter((*self._slots.expendable(ring), *self._slots.expendable(()))), None)
+        return next(iter((*self._slots.expendable(now, ring), *self._slots.expendable(now, ()))), None)
 
     def _on_forget(self, call: int) -> None:
         peer = self._held.connects.cancel(call)

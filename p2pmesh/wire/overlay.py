@@ -143,6 +143,8 @@ class Merge(Tagged, frozen=True, kw_only=True, tag="merge"):
     """The far end."""
     path: PeerIds = ()
     """The near end, and all that it came through since, the sender last."""
+    wanted: bool = False
+    """The bridge is only tried so far: nobody else on this island tries another meanwhile."""
 
 
 class FindBeyond(Tagged, frozen=True, kw_only=True, tag="find_beyond"):
