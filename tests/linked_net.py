@@ -32,7 +32,6 @@ class LinkedNet(Net[LinkedNodeT]):
         self.nodes = nodes
         self.by_id = {node.id: node for node in nodes}
         self._numbers = itertools.count(1)
-        self._last_arrival: dict[tuple[PeerId, PeerId], float] = {}
 
     def link(self, a: int, b: int) -> None:
         if self.is_linked(a, b):
@@ -74,11 +73,10 @@ class LinkedNet(Net[LinkedNodeT]):
 
     def deliver(self, sender: LinkedNodeT, receiver: LinkedNodeT, message: Message, delay: float) -> None:
         """It comes after whatever is under way before it, if its link is still there."""
-        pair, link, owner = (sender.id, receiver.id), sender.links.get(receiver.id), OWNERS[type(message)]
-        self._last_arrival[pair] = arrival = max(self.now + delay, self._last_arrival.get(pair, 0.0))
+        link, owner = sender.links.get(receiver.id), OWNERS[type(message)]
 
         def arrive() -> None:
             if link is not None and sender.links.get(receiver.id) == link and owner in receiver.cores:
                 self.feed(receiver, Received(sender.id, message), owner)
 
-        self.at(arrival, arrive)
+        self.in_order((sender.id, receiver.id), delay, arrive)

@@ -60,11 +60,12 @@ ATTEMPT_TIMEOUT = 15.0
 @define(eq=False)
 class Attempt:
     remote: RemotePeer | None
-    answered: bool = False
 
 
 @define(eq=False)
 class Node(virtual_time.Node):
+    """A peer and its model of a link keeper."""
+
     net: Net = field(kw_only=True)
     config: MeshConfig = field(kw_only=True)
     attempts: dict[PeerId, Attempt] = field(factory=dict)
@@ -121,9 +122,6 @@ class Node(virtual_time.Node):
             self.closing[peer] = reason
             self.net.later(0.005, lambda: self.net.cut(self, peer, reason))
 
-    def connected(self) -> list[PeerId]:
-        return list(self.links)
-
 
 class Net(virtual_time.Net[Node]):
     def __init__(self, seed: int, *, original_server: bool = False, attempt_loss: float = 0.0) -> None:
@@ -132,18 +130,11 @@ class Net(virtual_time.Net[Node]):
         self.nodes: dict[PeerId, Node] = {}
         self.server = ModelledServer(self, original=original_server)
         self.attempt_loss = attempt_loss
-        self._last: dict[object, float] = {}
         self._ways = 0
         self._asked: dict[str, Route] = {}
 
-    # --- time ---
-
     def latency(self) -> float:
         return self.rng.uniform(0.002, 0.02)
-
-    def fifo(self, key: object, delay: float) -> float:
-        self._last[key] = when = max(self._last.get(key, 0.0), self.now + delay)
-        return when
 
     def do(self, node: Node, effect: Effect) -> None:
         match effect:
@@ -227,7 +218,6 @@ class Net(virtual_time.Net[Node]):
         theirs = answerer.attempts.get(offerer.peer_id)
         if theirs is None or theirs.remote is None:
             return
-        version = 1
 
         def up(node: Node, peer: PeerId, mine: Attempt, other: Node) -> None:
             if node.attempts.get(peer) is not mine or not other.alive:
@@ -236,7 +226,7 @@ class Net(virtual_time.Net[Node]):
             node.links[peer] = self.now
             node.opened += 1
             node.check()
-            node.feed(LinkUp(RemotePeer(peer, True, version)))
+            node.feed(LinkUp(RemotePeer(peer, True, 1)))
             self.later(0.1, partial(check, node, peer, other))
 
         def check(node: Node, peer: PeerId, other: Node) -> None:
@@ -251,11 +241,11 @@ class Net(virtual_time.Net[Node]):
         other = self.nodes.get(peer)
         self.down(node, peer, reason)
         if other is not None:
-            at = self.fifo((node.peer_id, peer), self.latency())
-            self.at(at, lambda: self.down(other, node.peer_id, "closed by the peer"))
+            closed = partial(self.down, other, node.peer_id, "closed by the peer")
+            self.in_order((node.peer_id, peer), self.latency(), closed)
 
     def down(self, node: Node, peer: PeerId, reason: str, timed_out: float | None = None) -> None:
-        if node.links.pop(peer, None) is not None and (node.alive):
+        if node.links.pop(peer, None) is not None and node.alive:
             node.closing.pop(peer, None)
             node.feed(LinkDown(peer, reason, timed_out))
 
@@ -263,7 +253,6 @@ class Net(virtual_time.Net[Node]):
         other = self.nodes.get(peer)
         if other is None:
             return
-        at = self.fifo((node.peer_id, peer), self.latency())
 
         def arrive() -> None:
             if node.peer_id in other.links:
@@ -271,7 +260,7 @@ class Net(virtual_time.Net[Node]):
                 if owner in other.cores:
                     other.feed(Received(node.peer_id, message), owner)
 
-        self.at(at, arrive)
+        self.in_order((node.peer_id, peer), self.latency(), arrive)
 
     # --- routes ---
 
@@ -316,15 +305,11 @@ class Net(virtual_time.Net[Node]):
     # --- what tests look at ---
 
     def islands(self) -> int:
-        left, count = set(self.nodes), 0
+        left, count = dict.fromkeys(self.nodes), 0
         while left:
             count += 1
-            reached = [left.pop()]
-            while reached:
-                for peer in self.nodes[reached.pop()].links:
-                    if peer in left:
-                        left.remove(peer)
-                        reached.append(peer)
+            for peer in self.reached(next(iter(left))):
+                left.pop(peer, None)
         return count
 
     def check_symmetric(self) -> None:
@@ -346,6 +331,3 @@ class Net(virtual_time.Net[Node]):
                     case _:
                         pass
             assert up == set(node.links)
-
-    def opened(self) -> int:
-        return sum(node.opened for node in self.nodes.values())

@@ -67,10 +67,8 @@ class ModelledServer:
             self.send(target, message)
 
     def send(self, node: Node, message: wire.SignalingMessage) -> None:
-        at = self.net.fifo(("server", node.peer_id), self.net.latency())
-
         def arrive() -> None:
             if self.up:
                 node.feed(Signaled(SERVICE, message), Subsystem.SIGNALING)
 
-        self.net.at(at, arrive)
+        self.net.in_order(("server", node.peer_id), self.net.latency(), arrive)

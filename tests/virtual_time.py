@@ -42,12 +42,18 @@ class VirtualTime:
         self.now = now
         self._heap: list[tuple[float, int, Callable[[], object]]] = []
         self._order = itertools.count()
+        self._last: dict[object, float] = {}
 
     def at(self, time: float, action: Callable[[], object]) -> None:
         heapq.heappush(self._heap, (time, next(self._order), action))
 
     def later(self, delay: float, action: Callable[[], object]) -> None:
         self.at(self.now + delay, action)
+
+    def in_order(self, key: object, delay: float, action: Callable[[], object]) -> None:
+        """Later, but not before what was planned before it under the same key."""
+        self._last[key] = time = max(self.now + delay, self._last.get(key, 0.0))
+        self.at(time, action)
 
     def run(self, seconds: float) -> None:
         self.run_until(self.now + seconds)
