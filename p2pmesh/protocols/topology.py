@@ -146,7 +146,7 @@ class TopologyCore:
                 self._on_superfluous(event.peer)
             case Merging():
                 self._slots.merging_until = event.until
-                return []
+                self._known.forgive()
             case Bridge():
                 self._on_bridge(event.peer, now)
             case PeerGone():
