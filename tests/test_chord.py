@@ -18,6 +18,7 @@ from p2pmesh.protocols.core import (
     Arrived,
     FarPeers,
     FindPeers,
+    GivesUp,
     Introduced,
     Leave,
     LinkDown,
@@ -225,6 +226,11 @@ def test_lists_that_our_place_is_not_in_say_nothing_of_it():
 def test_the_next_in_the_list_is_dialed_when_a_neighbour_on_the_ring_dies():
     peer = Peer().placed().wait(1)
     assert peer.feed(LinkDown(at(0x88), "silent", 5.0)).found("ring") == [at(0x90)]
+
+
+def test_the_next_in_the_list_is_not_dialed_when_a_neighbour_on_the_ring_gives_us_up():
+    peer = Peer().placed().wait(1).feed(GivesUp(at(0x88)))
+    assert peer.feed(LinkDown(at(0x88), "closed by the peer")).found("ring") == []
 
 
 def test_a_place_that_neighbours_do_not_confirm_is_looked_up_ever_more_rarely_and_then_the_services_are_asked():

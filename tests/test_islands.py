@@ -97,7 +97,11 @@ def test_at_rest_nobody_is_suspected_and_nothing_is_asked():
 
 @pytest.mark.parametrize(
     ("peers", "apart"),
-    [(10, 30), (12, 40), *(pytest.param(*case, marks=pytest.mark.simulation) for case in [(10, 40), (10, 60), (16, 30), (16, 40)])],
+    [
+        (10, 30),
+        (12, 40),
+        *(pytest.param(*case, marks=pytest.mark.simulation) for case in [(10, 40), (10, 60), (16, 30), (16, 40)]),
+    ],
 )
 def test_nobody_is_suspected_for_long_once_islands_have_healed(peers, apart):
     mesh = Parted(peers)
