@@ -18,6 +18,7 @@ from p2pmesh.protocols.core import (
     Arrived,
     FarPeers,
     FindPeers,
+    GivesUp,
     Introduced,
     Leave,
     LinkDown,
@@ -227,6 +228,11 @@ def test_the_next_in_the_list_is_dialed_when_a_neighbour_on_the_ring_dies():
     assert peer.feed(LinkDown(at(0x88), "silent", 5.0)).found("ring") == [at(0x90)]
 
 
+def test_the_next_in_the_list_is_not_dialed_when_a_neighbour_on_the_ring_gives_us_up():
+    peer = Peer().placed().wait(1).feed(GivesUp(at(0x88)))
+    assert peer.feed(LinkDown(at(0x88), "closed by the peer")).found("ring") == []
+
+
 def test_a_place_that_neighbours_do_not_confirm_is_looked_up_ever_more_rarely_and_then_the_services_are_asked():
     peer = Peer().up(0x20, says(0x20))
     looked, asked = [], []
@@ -372,14 +378,15 @@ def test_who_gave_way_to_a_newcomer_looks_for_another_long_link():
     assert not route.message.joins
 
 
-def test_while_rings_merge_few_long_links_are_made_good():
+def test_while_rings_merge_few_long_links_are_made_good_and_only_afterwards():
     peer = Peer(max_peers=5).placed()
     for place in (0x20, 0x40, 0xC0):
         peer.up(place, says(place))
     peer.feed(Vacancies(0)).wait(5).feed(Merging(peer.now + 20))
     assert peer.feed(LinkDown(at(0x20), "gone")).feed(Vacancies(1, displaced=True)).wait(8).told(Route) == []
     peer.feed(LinkDown(at(0x40), "gone")).feed(LinkDown(at(0xC0), "gone"))
-    assert peer.feed(Vacancies(3, displaced=True)).wait(8).told(Route)
+    assert peer.feed(Vacancies(3, displaced=True)).wait(11).told(Route) == []
+    assert peer.wait(3).told(Route)
 
 
 def test_slots_for_the_ring_are_not_given_to_long_links():

@@ -95,10 +95,17 @@ def test_at_rest_nobody_is_suspected_and_nothing_is_asked():
     assert not mesh.events
 
 
-@pytest.mark.parametrize("peers", [10, pytest.param(16, marks=pytest.mark.simulation)])
-def test_nobody_is_suspected_for_long_once_islands_have_healed(peers):
+@pytest.mark.parametrize(
+    ("peers", "apart"),
+    [
+        (10, 30),
+        (12, 40),
+        *(pytest.param(*case, marks=pytest.mark.simulation) for case in [(10, 40), (10, 60), (16, 30), (16, 40)]),
+    ],
+)
+def test_nobody_is_suspected_for_long_once_islands_have_healed(peers, apart):
     mesh = Parted(peers)
-    mesh.cut(peers // 2, keeps_service=True, seconds=40)
+    mesh.cut(peers // 2, keeps_service=True, seconds=apart)
     mesh.net.run(120)
     assert mesh.is_one()
     assert mesh.total("suspects") == mesh.total("healing") == mesh.total("calls") == 0

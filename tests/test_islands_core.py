@@ -113,6 +113,16 @@ class Core:
         return self.beyond(BEYOND).found(NEAR)
 
 
+def two_missing():
+    """`FAR` and `BEYOND` are missing, and one of them is looked for just now, before the services are asked for it."""
+    core = Core().link(NEAR).feed(Vanished(FAR)).feed(Vanished(BEYOND)).wait(15)
+    for route in core.told(Route):
+        core.found(NEAR, route)
+    while not core.wait(0.1).told(Route):
+        pass
+    return core
+
+
 # --- suspects ---------------------------------------------------------------------------------------------------------
 
 
@@ -158,6 +168,20 @@ def test_whom_a_service_names_is_looked_for_if_there_are_several_or_it_names_aga
     assert core.count("suspects") == 2
     again = Core().link(NEAR).feed(Named("one", (FAR,))).feed(Named("one", (FAR,)))
     assert again.count("suspects") == 1
+
+
+def test_when_one_is_back_the_next_is_looked_for_soon():
+    core = two_missing()
+    back = core.route.to
+    assert core.found(back).count("suspects") == 1
+    assert {core.wait(2).route.to, back} == {FAR, BEYOND}
+
+
+def test_who_is_linked_while_it_is_looked_for_does_not_hold_up_the_next():
+    core = two_missing()
+    route = core.route
+    core.link(route.to).found(NEAR, route)
+    assert {core.wait(2).told(Route)[-1].to, route.to} == {FAR, BEYOND}
 
 
 def test_services_are_asked_soon_for_whom_they_name():

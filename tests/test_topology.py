@@ -30,6 +30,7 @@ from p2pmesh.protocols.core import (
     LinkDown,
     LinkLost,
     LinkUp,
+    Merging,
     Offered,
     PeerGone,
     PeersFound,
@@ -251,6 +252,18 @@ def test_no_link_is_given_up_for_a_peer_that_failed_too_often():
             peer.feed(offered(0xB0)).up(0xB0)
         peer.wait(2)
     assert evictions == TRUST
+
+
+def test_what_failed_before_rings_merge_is_held_against_nobody():
+    peer = Peer(max_peers=2).linked(0x70, 0xB0).found(0x90)
+    for _ in range(30):
+        if peer.got(SendFrame):
+            peer.feed(LinkDown(at(0xB0), "closed")).feed(LinkLost(at(0x90), "no answer"))
+            peer.feed(offered(0xB0)).up(0xB0)
+        peer.wait(2)
+    assert peer.found(0x90, source="ring").got(DropLink) == []
+    peer.feed(Merging(peer.now + 20))
+    assert peer.got(DropLink) == [DropLink(at(0xB0), "given up for another peer")]
 
 
 def test_the_cap_holds_for_dials_too():

@@ -8,7 +8,7 @@ import random
 import attrs
 import pytest
 
-from p2pmesh.config import TopologyConfig
+from p2pmesh.config import LinkConfig, SignalingConfig, TopologyConfig
 from p2pmesh.protocols.core import (
     AcceptOffer,
     Bridge,
@@ -324,6 +324,10 @@ def test_a_place_on_the_ring_that_another_took_is_no_long_link_to_be_made_good()
     peer.feed(Received(at(0x70), ReconnectionData(reason="make_room", peers=(at(0x78),), timestamp=1)))
     told = vacancies(peer.feed(LinkDown(at(0x70), "closed by the peer")))
     assert not any(vacancy.displaced for vacancy in told)
+
+
+def test_an_attempt_is_not_slow_before_a_service_could_help():
+    assert SignalingConfig().mesh_timeout + 1 < SLOW < LinkConfig().connect_timeout
 
 
 def test_a_slow_attempt_does_not_keep_us_from_the_next_on_the_ring():

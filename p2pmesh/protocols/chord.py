@@ -15,7 +15,7 @@ looks two links ahead, and to the topology, which dials whoever is nearer on the
   is given up by the one with the lower id, unless the mesh is so small that slots are left over anyway.
 
 Takes: LinkUp, LinkDown, Received (Neighbours, Stabilise), Routed (FindSuccessor), Arrived (SuccessorFound), Unrouted,
-Vacancies, Merging, Leave.
+Vacancies, Merging, GivesUp, Leave.
 Gives: SendFrame (Neighbours, Stabilise), Tell(ROUTING, Route | Answer | Vicinity), Tell(SIGNALING, FindPeers),
 Tell(ROUTING and BROADCAST and RECEIPTS and ISLANDS, MeshSize),
 Tell(TOPOLOGY, PeersFound | Introduced | FarPeers | Welcome | RingAgreed | Superfluous).
@@ -40,6 +40,7 @@ from p2pmesh.protocols.core import (
     Effects,
     FarPeers,
     FindPeers,
+    GivesUp,
     Input,
     Introduced,
     Leave,
@@ -134,6 +135,8 @@ class ChordCore:
             case Merging():
                 self._seeking.settle_for_less(event.until)
                 self._seek(now)
+            case GivesUp(peer) if peer in self._view.neighbours:
+                self._view.neighbours[peer].gives_up = True
             case Leave():
                 self._leaving = True
                 self._timers = Timers()
@@ -196,9 +199,10 @@ class ChordCore:
 
     def _on_link_down(self, peer: PeerId, now: float) -> None:
         self._sent.pop(peer, None)
-        if self._view.neighbours.pop(peer, None) is None:
+        neighbour = self._view.neighbours.pop(peer, None)
+        if neighbour is None:
             return
-        lists = (self._view.successors, self._view.predecessors)
+        lists = () if neighbour.gives_up else (self._view.successors, self._view.predecessors)
         closing = [other for row in lists if row[:1] == (peer,) for other in row[1:2]]
         self._found([other for other in closing if other not in self._view.neighbours], "ring")
         self._refresh(now)

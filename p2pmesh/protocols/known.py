@@ -138,6 +138,15 @@ class KnownPeers:
         if known.misses >= patience and (known.gone or may_forget):
             del self._peers[peer]
 
+    def forgive(self) -> None:
+        """The mesh was cut, and is not any more: attempts that failed are held against nobody, as the cut may have been why.
+
+        When each is tried again stays as it is: who is next to us will be named again (`urge`), and for the others there is
+        no hurry.
+        """
+        for known in self._peers.values():
+            known.misses = 0
+
     def pause(self, peer: PeerId, until: float) -> None:
         """Don't try it before then, without holding anything against it."""
         known = self._peers.get(peer) or self._add(peer)

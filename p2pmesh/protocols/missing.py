@@ -14,7 +14,7 @@ from p2pmesh.protocols.core import Bridge, FindPeers, Named, Probe, Probed, Subs
 from p2pmesh.protocols.healing import CASES, Healing
 from p2pmesh.protocols.island_side import CROWD, Lookup, Side, Timer
 from p2pmesh.protocols.recent import Allowances
-from p2pmesh.protocols.suspects import Suspects
+from p2pmesh.protocols.suspects import Suspect, Suspects
 
 GREETING = 1.5
 """Seconds that a probed peer has to look for who asked, and to make room for it."""
@@ -95,16 +95,17 @@ class Missing:
 
     def looked(self, call: Lookup, *, found: bool, now: float) -> None:
         """A suspect was looked for, as one, or before the services are asked."""
-        if found:
-            self.suspects.drop(call.peer)
-            self._healing.is_back(call.peer, now)
-        else:
-            self._is_missing(call, now)
-
-    def _is_missing(self, call: Lookup, now: float) -> None:
         suspect = self.suspects.get(call.peer)
-        if suspect is None:
+        if suspect is not None and not found:
+            self._is_missing(call, suspect, now)
             return
+        self.suspects.drop(call.peer)
+        if found:
+            self._healing.is_back(call.peer, now)
+        if call.purpose == "probe":  # it is back, and so may be the others
+            self._side.timers.set(Timer("ask"), now + CROWD * self._rng.random())
+
+    def _is_missing(self, call: Lookup, suspect: Suspect, now: float) -> None:
         suspect.missing = True
         if call.purpose == "probe":
             self._side.counts["probes"] += 1

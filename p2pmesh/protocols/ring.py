@@ -70,6 +70,8 @@ class Neighbour:
     """Since when it is next to us on the ring, among our links."""
     next_until: float = -math.inf
     """When it was last next to us on the ring, among our links."""
+    gives_up: bool = False
+    """It said that it gives this link up; it stays where it is on the ring."""
     spare: bool = False
     """Whether it was next to us, and the ring is closed without this link."""
 

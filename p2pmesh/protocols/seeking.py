@@ -65,9 +65,10 @@ class Seeking:
             self._failed(now)
 
     def settle_for_less(self, until: float) -> None:
-        """Two rings become one: slots are passed from hand to hand, and get free at the end. Only what is needed is sought."""
+        """Two rings become one: slots are passed from hand to hand, and get free at the end. Only what is needed is sought, then."""
         self._merging_until = until
         self._target = self._enough()
+        self._not_before = max(self._not_before, until)
 
     def links_changed(self, view: RingView, now: float) -> None:
         """A link has come or gone, or it has turned out to be a long one."""
@@ -131,7 +132,7 @@ class Seeking:
     def _start(self, at: float) -> None:
         self.is_on = True
         self._failures = self._pauses = 0
-        self._not_before = at
+        self._not_before = max(at, self._merging_until)
 
     def _failed(self, now: float) -> None:
         self._dialing = False

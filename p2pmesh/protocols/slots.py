@@ -35,9 +35,11 @@ class State(Enum):
 ATTEMPTS = (State.DIALING, State.ANSWERING)
 BRIDGE_HOLDS = 30.0
 """Seconds for which a bridge keeps its slot: it has to open, to be confirmed, and to carry what both sides ask each other."""
-SLOW = 3.0
+SLOW = 5.0
 """Seconds after which an attempt mostly comes to nothing: it does not count as a neighbour on the ring any more. Else peers
-behind a cut in the network, of which a service goes on to bring offers, would keep us from our neighbours on this side."""
+behind a cut in the network, of which a service goes on to bring offers, would keep us from our neighbours on this side. An
+offer along a bridge may go 27 links, and its answer too, which takes 3 s; one that fails in the mesh goes by a service after
+as long (`mesh_timeout`). Given up a moment before it opens, it would be tried again, for ever."""
 
 Heir: TypeAlias = Offered | PeerId
 """Who gets the slot of a link that is given up: an offer to answer, or a peer to dial."""

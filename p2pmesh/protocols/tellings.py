@@ -212,6 +212,13 @@ class Merging:
 
 
 @frozen
+class GivesUp:
+    """This neighbour gives our link up for another peer, and stays in the mesh: who comes after it is not next to us. Goes to chord."""
+
+    peer: PeerId
+
+
+@frozen
 class Vanished:
     """The link to this peer broke without a word. Goes to islands."""
 
@@ -340,6 +347,7 @@ Telling: TypeAlias = (
     | Vicinity
     | Bridge
     | Merging
+    | GivesUp
     | Vanished
     | Stranger
     | Named

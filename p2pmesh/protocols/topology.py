@@ -30,7 +30,7 @@ has been open for a while comes from a peer that has been restarted: it gets a n
 Takes: LinkUp, LinkDown, LinkLost, Received, ServiceUp and ServiceDown (from signaling: joined, and no more), PeersFound,
 PeerGone, Offered, Rejected, Connect, Bridge, Merging, Introduced, FarPeers, Welcome, RingAgreed, Superfluous, Forget, Leave.
 Gives: WantLink, AcceptOffer, DropLink, SendFrame(ReconnectionData | Goodbye), Reply,
-Tell(SIGNALING, Intend | RejectOffer | AskForOffer | FindPeers), Tell(CHORD, Vacancies), Tell(ISLANDS, Vanished),
+Tell(SIGNALING, Intend | RejectOffer | AskForOffer | FindPeers), Tell(CHORD, Vacancies | GivesUp), Tell(ISLANDS, Vanished),
 Emit(PeerConnected | PeerDisconnected | PeerTimedOut | PeerFailed | PeerEvicted).
 """
 
@@ -57,6 +57,7 @@ from p2pmesh.protocols.core import (
     Emit,
     FarPeers,
     Forget,
+    GivesUp,
     Input,
     Introduced,
     Leave,
@@ -146,7 +147,7 @@ class TopologyCore:
                 self._on_superfluous(event.peer)
             case Merging():
                 self._slots.merging_until = event.until
-                return []
+                self._known.forgive()
             case Bridge():
                 self._on_bridge(event.peer, now)
             case PeerGone():
@@ -343,6 +344,7 @@ class TopologyCore:
                 if slot.evicted_us:
                     return
                 slot.evicted_us, slot.spliced = True, event.peer in self._slots.ring()
+                self._out.append(Tell(Subsystem.CHORD, GivesUp(event.peer)))
                 slot.farewell = slot.farewell or f"gave us up: {event.message.reason}"
                 if slot.spliced:
                     self._known.urge(event.message.peers[:1], now)
