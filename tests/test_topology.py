@@ -46,8 +46,9 @@ from p2pmesh.protocols.core import (
 )
 from p2pmesh.protocols.known import FORGIVEN, TRUST, KnownPeers
 from p2pmesh.protocols.needs import HEDGE
+from p2pmesh.protocols.pins import ROOM_COMES
 from p2pmesh.protocols.ring import ring_neighbours
-from p2pmesh.protocols.topology import ROOM_COMES, TopologyCore
+from p2pmesh.protocols.topology import TopologyCore
 from p2pmesh.wire.messages import (
     BRIDGE,
     LEAF,

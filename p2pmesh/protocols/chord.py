@@ -64,16 +64,12 @@ from p2pmesh.protocols.core import (
     WallClock,
     Welcome,
 )
+from p2pmesh.protocols.placing import Placing
 from p2pmesh.protocols.ring import Neighbour, RingView, bracket
 from p2pmesh.protocols.seeking import Seeking
-from p2pmesh.protocols.timers import Backoff, Timers
+from p2pmesh.protocols.timers import Timers
 from p2pmesh.wire.overlay import FindSuccessor, Neighbours, Stabilise, SuccessorFound
 
-PLACE_FIRST = 1.5
-"""Seconds for neighbours on the ring to find each other by what they hear: two links, and a round of news."""
-PLACE_CAP = 60.0
-SERVICE_AFTER = 3
-"""Look-ups of our own place that change nothing, until the services are asked."""
 SHUFFLED = 8
 """Ids told in a shuffle."""
 NOTICEABLE = 1.25
@@ -93,6 +89,7 @@ class ChordCore:
         self._rng = rng
         self._view = RingView(self._me, self._config.successors)
         self._answering = Answering(config, self._view)
+        self._placing = Placing(self._me, self._view, self._config.successors, is_leaf=self._max_peers < 2)
         self._seeking = Seeking(self._me, self._max_peers, self._config, rng)
         self._heard: deque[PeerId] = deque(maxlen=4 * SHUFFLED)
         self._timers = Timers[Timer]()
@@ -101,10 +98,6 @@ class ChordCore:
         self._serial = 0
         self._sent: dict[PeerId, int] = {}
         self._size = 1
-        self._place_call: int | None = None
-        self._places = 0
-        self._agreed: tuple[PeerId, PeerId] | None = None
-        self._place_backoff = Backoff(PLACE_FIRST, PLACE_CAP)
         self._last_call = 0
         self._counts = Counter[str]()
         self._leaving = False
@@ -157,7 +150,7 @@ class ChordCore:
                 case "shuffle":
                     self._shuffle(now)
                 case "place":
-                    self._look_for_place(now)
+                    self._look_for_place()
                 case "seek":
                     self._search(now)
         return self._take()
@@ -348,44 +341,31 @@ class ChordCore:
 
     def _see_to_place(self, now: float) -> None:
         """While our neighbours on the ring are not sure, our place is looked for."""
-        if self._is_placed():
-            self._places = 0
+        if self._placing.is_placed():
             self._timers.cancel("place")
-            ends = (self._view.predecessors[0], self._view.successors[0]) if self._max_peers >= 2 else None
-            if ends is not None and ends != self._agreed:
-                self._tell(Subsystem.TOPOLOGY, RingAgreed(*ends))
-            self._agreed = ends
-        elif "place" not in self._timers and self._place_call is None:
-            self._timers.set("place", now + self._place_backoff.delay(self._places + 1, self._rng))
+            agreed = self._placing.placed()
+            if agreed is not None:
+                self._tell(Subsystem.TOPOLOGY, agreed)
+        elif "place" not in self._timers and self._placing.call is None:
+            self._timers.set("place", now + self._placing.delay(self._rng))
 
-    def _is_placed(self) -> bool:
-        if self._max_peers >= 2:
-            return self._view.is_agreed()
-        home = next(iter(self._view.members()), None)
-        told = None if home is None else self._view.neighbours[home].told
-        return told is not None and home is not None and home in bracket(self._me, home, told, self._config.successors)
-
-    def _look_for_place(self, now: float) -> None:
-        if self._is_placed() or not any(it.speaks for it in self._view.neighbours.values()):
+    def _look_for_place(self) -> None:
+        if self._placing.is_placed() or not any(it.speaks for it in self._view.neighbours.values()):
             return
-        self._places += 1
         self._counts["places"] += 1
-        leaf = self._max_peers < 2
-        self._place_call = self._ask(FindSuccessor(key=self._me, joins=leaf, leaf=leaf))
-        if self._places >= SERVICE_AFTER:
+        self._placing.call = self._ask(self._placing.question())
+        if self._placing.wants_services():
             self._tell(Subsystem.SIGNALING, FindPeers())
 
     def _on_place(self, answerer: PeerId, found: SuccessorFound, now: float) -> None:
-        said = Neighbours(serial=0, successors=found.successors, predecessors=found.predecessors)
         if self._max_peers < 2:
             if found.welcome and answerer not in self._view.neighbours:
                 self._tell(Subsystem.TOPOLOGY, FarPeers((answerer,)))
         else:
-            near = bracket(self._me, answerer, said, self._config.successors)
+            near = self._placing.next_to_us(answerer, found)
             if len(near) == 2:
                 self._tell(Subsystem.TOPOLOGY, RingAgreed(near[0], near[1]))
-            near = near or [answerer]
-            self._found([peer for peer in near if peer not in self._view.neighbours], "ring")
+            self._found([peer for peer in near or [answerer] if peer not in self._view.neighbours], "ring")
         self._found((answerer, *found.successors, *found.predecessors), "hearsay")
         self._see_to_place(now)
 
@@ -409,15 +389,15 @@ class ChordCore:
         found = event.message
         if not isinstance(found, SuccessorFound):
             self._on_unrouted(event.call, now)
-        elif event.call == self._place_call:
-            self._place_call = None
+        elif event.call == self._placing.call:
+            self._placing.call = None
             self._on_place(event.peer, found, now)
         elif event.call == self._seeking.call:
             self._on_search_done(event.peer, found, now)
 
     def _on_unrouted(self, call: int, now: float) -> None:
-        if call == self._place_call:
-            self._place_call = None
+        if call == self._placing.call:
+            self._placing.call = None
             self._see_to_place(now)
         elif call == self._seeking.call:
             self._seeking.nothing_found(now)

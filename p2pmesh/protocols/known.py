@@ -30,6 +30,8 @@ SILENT = 15.0
 FORGIVEN = 300.0
 """Seconds after the last failed attempt until a peer is worth a link again, as what kept it away may have healed; doubled
 with each failure more, for a peer that a service announces and nobody can reach costs its neighbours a link each time."""
+VOUCHED = 20.0
+"""Seconds for which it counts that somebody said of a peer that it is there: if it does not come by then, it may be gone."""
 
 
 @define

@@ -42,10 +42,10 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from p2pmesh.config import MeshConfig
-from p2pmesh.errors import MeshClosed, PeerUnreachable
+from p2pmesh.errors import MeshClosed
 from p2pmesh.events import PeerEvicted
 from p2pmesh.identity import Identity
-from p2pmesh.keyspace import PeerId, short
+from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.core import (
     FULL,
     INITIATOR_CONFLICT,
@@ -81,7 +81,9 @@ from p2pmesh.protocols.core import (
     Welcome,
 )
 from p2pmesh.protocols.holdings import TAKEN_BACK, Holdings
+from p2pmesh.protocols.known import VOUCHED
 from p2pmesh.protocols.needs import Dial, Swap
+from p2pmesh.protocols.pins import OFFER_COMES, ROOM_COMES, Pins
 from p2pmesh.protocols.ring import ring_neighbours
 from p2pmesh.protocols.slots import ATTEMPTS, Slot, State
 from p2pmesh.protocols.timers import Timers
@@ -89,15 +91,9 @@ from p2pmesh.wire.messages import Goodbye, LinkRejected, ReconnectionData
 
 HEARSAY = 3.0
 """Seconds until a peer that was only named is dialed: by then we know our place, and it is mostly somebody else's."""
-VOUCHED = 20.0
-"""Seconds for which it counts that somebody said of a peer that it is there: if it does not come by then, it may be gone."""
 TAKES_OVER = 15.0
 """A verified offer over a link that has been open so long comes from a peer that was restarted; an offer that was under way
 when the link opened is older than an attempt lasts."""
-ROOM_COMES = 4.0
-"""Seconds until a peer that was full is asked again for a link that the application wants."""
-OFFER_COMES = 2.0
-"""Seconds given to a peer of the original to make the offer that it wants to make itself; it takes 0.2 to 0.5 s."""
 
 
 class TopologyCore:
@@ -109,6 +105,7 @@ class TopologyCore:
         self._rng = rng
         self._held = Holdings(self._me, config, rng, wall)
         self._slots, self._known = self._held.slots, self._held.known
+        self._pins = Pins(self._me, self._held)
         self._out, self._counts = self._held.out, self._held.counts
         self._timers = Timers[Literal["check"]]()
         self._told_free = config.max_peers
@@ -157,9 +154,9 @@ class TopologyCore:
             case Rejected():
                 self._on_rejected(event, now)
             case Connect():
-                self._on_connect(event.call, event.peer, now)
+                self._pins.connect(event.call, event.peer, now)
             case Forget():
-                self._on_forget(event.call)
+                self._pins.forget(event.call)
             case Leave():
                 self._on_leave(now)
             case _:
@@ -223,7 +220,7 @@ class TopologyCore:
     def _loser_to(self, offer: Offered, now: float) -> PeerId | None:
         peer = offer.peer.peer_id
         if self._held.connects.want(peer):
-            return self._loser_to_wanted(peer, now)
+            return self._pins.loser_to(peer, now)
         return self._held.admission.loser_to(offer, now, leaf=self._held.is_leaf(offer))
 
     def _on_offered_again(self, event: Offered, slot: Slot, now: float) -> None:
@@ -362,68 +359,7 @@ class TopologyCore:
             case _:
                 self._counts["ignored"] += 1
 
-    # --- what the application wants -----------------------------------------------------------------------------------
-
-    def _on_connect(self, call: int, peer: PeerId, now: float) -> None:
-        if self._held.leaving:
-            self._held.connects.reply(call, MeshClosed("the mesh is being left"))
-            return
-        if peer == self._me:
-            self._held.connects.reply(call, PeerUnreachable("a peer has no link to itself"))
-            return
-        slot = self._slots.get(peer)
-        if slot is not None and slot.state is State.OPEN:
-            slot.pinned = True
-            self._held.connects.reply(call)
-            return
-        self._held.connects.wait(call, peer, now)
-        self._known.learn((peer,), vouched=now + VOUCHED)
-        self._try_to_connect(peer, now)
-
-    def _try_to_connect(self, peer: PeerId, now: float) -> None:
-        slot = self._slots.get(peer)
-        if slot is not None and slot.state is not State.CLOSING:
-            slot.pinned = True
-        elif slot is None and peer in self._slots.held():
-            return  # it gets a slot as soon as one is closed
-        elif not self._held.can_dial():
-            self._held.connects.fail(peer, PeerUnreachable(f"no link to {short(peer)}: no signaling service is up"))
-        elif self._held.has_to_offer(peer):
-            self._held.connects.hold(peer, now + OFFER_COMES)
-            self._held.ask(peer)
-        elif slot is not None and slot.heir is None:
-            slot.heir = peer
-        elif self._slots.free() > 0 and slot is None:
-            self._held.dial(peer, now)
-        else:
-            self._connect_when_full(peer, now)
-
-    def _connect_when_full(self, peer: PeerId, now: float) -> None:
-        loser = self._loser_to_wanted(peer, now)
-        if loser is None or peer in self._slots:
-            self._held.connects.fail(peer, PeerUnreachable(f"no link to {short(peer)}: none of ours can be given up"))
-        else:
-            self._held.give_way(loser, peer, now)
-
-    def _go_on(self, peer: PeerId, now: float) -> None:
-        """A peer that the application wants was full, or has not made its offer."""
-        if peer in self._slots.held():
-            return
-        if self._held.connects.may_go_on(peer, now):
-            self._try_to_connect(peer, now)
-        else:
-            self._held.connects.fail(peer, PeerUnreachable(f"no link to {short(peer)}: it does not let us in"))
-
-    def _loser_to_wanted(self, peer: PeerId, now: float) -> PeerId | None:
-        """The application may have a link of the ring for its own, if there is no other."""
-        ring = self._slots.ring(peer)
-        return next(iter((*self._slots.expendable(now, ring), *self._slots.expendable(now, ()))), None)
-
-    def _on_forget(self, call: int) -> None:
-        peer = self._held.connects.cancel(call)
-        slot = None if peer is None else self._slots.get(peer)
-        if slot is not None:
-            slot.pinned = False
+    # --- the end -------------------------------------------------------------------------------------------------------
 
     def _on_leave(self, now: float) -> None:
         self._held.leaving = True
@@ -445,7 +381,7 @@ class TopologyCore:
     def _balance(self, now: float) -> None:
         """Dial what is missing, and come back when there may be more to do."""
         for peer in self._held.connects.overdue(now):
-            self._go_on(peer, now)
+            self._pins.go_on(peer, now)
         moment = min(self._held.end_overdue(now), self._held.connects.next_overdue())
         if self._held.can_dial():
             while (step := self._held.needs.step(now)) is not None:
