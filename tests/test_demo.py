@@ -7,6 +7,7 @@ import select
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -460,20 +461,29 @@ def test_when_the_demo_itself_is_ended_its_peers_end_with_it(number, status):
 
 @processes
 async def test_lines_of_one_pipe_come_out_of_another():
-    results = {}
-    async with open_signaling_server() as server:
+    says = {"ann": b"hello\nworld\n", "bob": b"hi\n"}
+    hears = {"ann": [b"bob: hi"], "bob": [b"ann: hello", b"ann: world"]}
+    have_heard = {name: trio.Event() for name in says}
+    async with open_signaling_server() as server, trio.open_nursery() as nursery:
 
-        async def run(name, text):
+        async def run(name):
             command = [sys.executable, "-m", "p2pmesh", "chat", server.url, "--name", name, "--wait", "30"]
-            results[name] = await trio.run_process(
-                command, stdin=text.encode(), capture_stdout=True, capture_stderr=True, check=False
-            )
+            pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+            process = await nursery.start(partial(trio.run_process, command, check=False, **pipes))
+            await process.stdin.send_all(says[name])
+            out = b""
+            while not all(line in out.splitlines() for line in hears[name]):
+                chunk = await process.stdout.receive_some()
+                assert chunk, f"{name} has left early: {out!r}"
+                out += chunk
+            have_heard[name].set()
+            for event in have_heard.values():  # who has nothing more to say leaves once its own lines have arrived
+                await event.wait()
+            await process.stdin.aclose()
+            out += b"".join([chunk async for chunk in process.stdout])
+            err = b"".join([chunk async for chunk in process.stderr])
+            assert (await process.wait(), err) == (0, b"")
+            assert [out.splitlines().count(line) for line in hears[name]] == [1] * len(hears[name])
 
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(run, "ann", "hello\nworld\n")
-            nursery.start_soon(run, "bob", "hi\n")
-    for result in results.values():
-        assert (result.returncode, result.stderr) == (0, b"")
-    assert results["bob"].stdout.splitlines().count(b"ann: hello") == 1
-    assert results["bob"].stdout.splitlines().count(b"ann: world") == 1
-    assert results["ann"].stdout.splitlines().count(b"bob: hi") == 1
+        for name in says:
+            nursery.start_soon(run, name)
