@@ -95,7 +95,7 @@ class Slots:
         self._limit = limit
         self._is_leaf = is_leaf
         self._slots: dict[PeerId, Slot] = {}
-        self.merging_until = -math.inf
+        self.merging_until: float = -math.inf
         """Until then our ring and another become one, so peers that come into it are at their places."""
 
     def __iter__(self) -> Iterator[PeerId]:
