@@ -287,6 +287,10 @@ class RoutingConfig:
     """Of one packet at most, each another way."""
     misses: int = _number(4, low=1)
     """Peers that know no way on, one each attempt, until it is taken that there is none: in the seconds between, a ring mends."""
+    doubtful_search: int = _number(4, low=0)
+    """Links that a packet to a peer that may well be gone crosses from where it comes no nearer."""
+    doubtful_misses: int = _number(2, low=1)
+    """As `misses`, of such a packet."""
     errands: int = _number(4096, low=1)
     """Packets of ours under way."""
     least_hops: int = _number(32, low=1)

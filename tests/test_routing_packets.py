@@ -14,7 +14,7 @@ from p2pmesh.config import MeshConfig, RoutingConfig
 from p2pmesh.keyspace import RING_SIZE, PeerId
 from p2pmesh.protocols.core import Arrived, CancelRoute, LinkUp, RemotePeer, Subsystem, Unrouted, Way
 from p2pmesh.protocols.packets import signed
-from p2pmesh.protocols.routes import MOST_HOPS, RouteTable
+from p2pmesh.protocols.routes import MOST_HOPS, SEARCH, RouteTable
 from p2pmesh.simulation.bare import EPOCH
 from p2pmesh.wire.codec import encode
 from p2pmesh.wire.fields import MAX_TRAIL
@@ -165,6 +165,44 @@ def test_where_nobody_knows_a_way_the_asker_hears_of_it_before_its_time_is_over(
     crossed = sum(isinstance(message, Packet) and message.kind != "miss" for _, _, message in net.sent)
     assert crossed <= 10 * (net.nodes[0].packets["hop_limit"] + 1)
     assert nobody_is_blamed(net)
+
+
+@pytest.mark.parametrize("links", [2, 4])
+def test_a_peer_that_may_well_be_gone_is_looked_for_near_its_place_only(links):
+    def search(*, doubtful: bool) -> tuple[float, int]:
+        net = RouteNet(40, small_world(40, links))
+        call = net.route(0, identity(1000).peer_id, timeout=60, doubtful=doubtful)
+        while call not in net.nodes[0].outcomes:
+            net.run(0.1)
+        assert "no route" in why_not(net, 0, call)
+        assert nobody_is_blamed(net)
+        return net.now, sum(isinstance(message, Packet) and message.kind != "miss" for _, _, message in net.sent)
+
+    (soon, few), (late, many) = search(doubtful=True), search(doubtful=False)
+    assert soon < late / 2
+    assert few < many / 3
+
+
+def test_a_peer_that_may_well_be_gone_is_reached_if_it_is_there():
+    net = RouteNet(24, small_world(24, 3))
+    for a, b in permutations(range(24), 2):
+        net.route(a, net.nodes[b].id, answered=True, doubtful=True)
+    net.run(10)
+    assert all(isinstance(outcome, Arrived) for node in net.nodes for outcome in node.outcomes.values())
+
+
+def test_nobody_makes_others_search_for_longer_than_all_do():
+    def crossed(search: int) -> int:
+        net = RouteNet(200, small_world(200, 4))
+        net.meddle = lambda _sender, _receiver, message: (
+            structs.replace(message, search=search) if isinstance(message, Packet) else message
+        )
+        call = net.route(0, identity(1000).peer_id, timeout=60)
+        net.run(20)
+        assert "no route" in why_not(net, 0, call)
+        return sum(isinstance(message, Packet) and message.kind != "miss" for _, _, message in net.sent)
+
+    assert crossed(SEARCH - 20) < crossed(SEARCH) == crossed(255)
 
 
 def test_on_an_island_the_whole_of_it_is_searched_and_no_more():

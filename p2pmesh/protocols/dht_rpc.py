@@ -93,6 +93,7 @@ class Caller:
             nearest=nearest,
             answered=True,
             timeout=self._config.rpc_timeout,
+            doubtful=True,
         )
         self._do(Tell(Subsystem.ROUTING, route))
         return self._last

@@ -69,6 +69,8 @@ class Errand:
     used: dict[PeerId, None] = field(factory=dict)
     """First hops of earlier attempts."""
     misses: int = 0
+    patience: int | None = None
+    """Misses until it is given up; None for as many as usual."""
 
     @property
     def load(self) -> int:
@@ -284,7 +286,7 @@ class Errands:
 
     def _miss(self, errand: Errand, now: float) -> None:
         errand.misses += 1
-        if errand.misses >= self._config.misses:
+        if errand.misses >= (errand.patience or self._config.misses):
             what = "a way on" if errand.packet.nearest else f"a way to {short(errand.packet.to)}"
             self._fail(errand, f"no route: {errand.misses} attempts, and nobody knew {what}", now)
             return

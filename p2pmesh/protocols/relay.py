@@ -66,7 +66,7 @@ class Relay:
         choices = self._table.nearer(packet.to, path, packet.tried, leaves=packet.nearest)
         if not choices and not packet.nearest:
             choices = self._table.ranked(packet.to, visited)
-            packet = structs.replace(packet, hops=min(packet.hops, SEARCH))
+            packet = structs.replace(packet, hops=min(packet.hops, packet.search, SEARCH))
         peer = pick(choices, packet)
         if peer is None:
             self._give_back(packet, path)

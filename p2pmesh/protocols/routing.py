@@ -71,7 +71,7 @@ from p2pmesh.protocols.packets import (
 )
 from p2pmesh.protocols.recent import Allowances
 from p2pmesh.protocols.relay import Relay
-from p2pmesh.protocols.routes import RouteTable
+from p2pmesh.protocols.routes import SEARCH, RouteTable
 from p2pmesh.protocols.timers import Timers
 from p2pmesh.wire.codec import encode
 from p2pmesh.wire.messages import PROTOCOL_VERSION, Direct, DirectAck
@@ -239,6 +239,7 @@ class RoutingCore:
             nearest=route.nearest,
             timestamp=self._wall_ms(now),
             carry=encode(route.message),
+            search=self._config.doubtful_search if route.doubtful else SEARCH,
         )
 
         def on_arrival(response: Packet, hops: int, _now: float) -> None:
@@ -249,7 +250,14 @@ class RoutingCore:
 
         way = () if route.way is None else tuple(reversed(route.way.path[1:]))
         errand = Errand(
-            packet, now + route.timeout, on_arrival, on_failure, way=way, avoid=route.avoid, asker=(owner, call)
+            packet,
+            now + route.timeout,
+            on_arrival,
+            on_failure,
+            way=way,
+            avoid=route.avoid,
+            asker=(owner, call),
+            patience=self._config.doubtful_misses if route.doubtful else None,
         )
         self._errands.start(errand, now)
 

@@ -140,6 +140,8 @@ class Route:
     avoid: tuple[PeerId, ...] = ()
     """Peers that it must not pass."""
     timeout: float = 10.0
+    doubtful: bool = False
+    """The receiver may well be gone, and others will do: then it is looked for near its place only, and soon given up."""
 
 
 @frozen

@@ -70,6 +70,8 @@ class Packet(Tagged, frozen=True, kw_only=True, tag="packet"):
     """Dead ends. Is its sender among them, it gives the packet back."""
     route: Trail = ()
     """Peers through which it shall go, as far as that works."""
+    search: Hops = 32
+    """Links that it may cross yet from where it comes no nearer."""
 
 
 class ContactRequest(Tagged, frozen=True, kw_only=True, tag="contact_request"):
