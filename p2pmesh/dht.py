@@ -15,7 +15,8 @@ class Dht:
     """The distributed hash table of a mesh. Got from `Mesh.dht`.
 
     Values lie with the peers that are nearest to their key, whoever those are at the time, and outlive their publisher's
-    stay. Who takes part has a verified identity. Anybody may publish under any key: each publisher has a value of its own there, signed, and nobody can change it.
+    stay. Who takes part has a verified identity. Anybody may publish under any key: each publisher has a value of its own
+    there, signed, and nobody can change it.
 
     Each call may be cancelled; one that is made before there is any link waits a few seconds for it.
     """

@@ -57,7 +57,6 @@ from p2pmesh.wire.messages import (
     RING,
     Goodbye,
     Handshake,
-    LinkRejected,
     ReconnectionData,
     Signal,
 )
@@ -422,12 +421,6 @@ def test_a_goodbye_ends_the_link_and_names_who_closes_the_gap():
     peer.feed(LinkDown(at(0x10), "closed by the peer"))
     assert peer.events == [PeerDisconnected(at(0x10), "left the mesh")]
     assert at(0x10) not in peer.wait(100).dialed
-
-
-def test_a_rejection_on_a_link_only_names_peers():
-    peer = Peer().linked(0x10).feed(Received(at(0x10), LinkRejected(reason="x", alternative_peers=(at(0x20),))))
-    assert peer.dialed == [at(0x20)]
-    assert peer.links == [at(0x10)]
 
 
 def test_hearsay_from_strangers_is_ignored():

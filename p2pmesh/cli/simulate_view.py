@@ -50,7 +50,7 @@ def print_report(report: Report, console: Console) -> None:
 def rows(report: Report) -> list[tuple[str, str]]:
     """The figures, each with its name, in words."""
     hops, latency = report.last_hop, report.latency_s
-    per_second = report.events / report.wall_s if report.wall_s else 0.0
+    speed = f"{report.events / report.wall_s if report.wall_s else 0.0:,.0f} a second"
     return [
         ("mesh", f"{report.joined:,} joined, {_count(report.islands, 'island')}, {_count(report.ring_cycles, 'ring')}"),
         ("broadcasts", f"{report.broadcasts:,}, {report.receipts_exact:,} of them with an exact receipt"),
@@ -59,7 +59,7 @@ def rows(report: Report) -> list[tuple[str, str]]:
         ("last hop", f"{hops['mean']:.1f} on average, {hops['max']:g} at most"),
         ("latency", f"{latency['p50'] * 1000:.0f} ms median, {latency['p99'] * 1000:.0f} ms for the slowest 1%"),
         ("control", f"{report.control_bytes_per_peer_s:,.0f} bytes per peer and second"),
-        ("time", f"{report.virtual_s:,.1f} s simulated in {report.wall_s:.1f} s: {report.events:,} events, {per_second:,.0f} a second"),
+        ("time", f"{report.virtual_s:,.1f} s simulated in {report.wall_s:.1f} s: {report.events:,} events, {speed}"),
         ("trace", report.trace_hash),
         ("violations", f"{len(report.violations):,}" if report.violations else "none"),
     ]  # fmt: skip

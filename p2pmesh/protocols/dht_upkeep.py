@@ -1,7 +1,7 @@
 """Keeps values where they belong: with the k peers nearest to their key, though peers come and go.
 
-- A holder looks for the k holders of each value once an hour or so, and gives it to those that lack it; the others see that and skip
-  their turn (Maymounkov and Mazieres 2002, section 2.5). The publisher does likewise for as long as it is there.
+- A holder looks for the k holders of each value once an hour or so, and gives it to those that lack it; the others see that
+  and skip their turn (Maymounkov and Mazieres 2002, section 2.5). The publisher does likewise for as long as it is there.
 - Between those, when a peer comes that is now among the k nearest, or one of them is lost, the holders next to the key hand
   the value to who should have it: with a tenth of all peers replaced each minute, an hour is too long. Once half of them
   have changed, its turn comes at once.

@@ -1,7 +1,8 @@
 """Errands: packets of ours, each brought to its receiver again and again, another way each time, until that answers.
 
 How long an answer is waited for follows from how long others took (RFC 6298), from this receiver or, if it is new, from all
-of them; it doubles with each attempt, and grows with the bytes that are under way. A response says which attempt it answers, so late ones count as what they are.
+of them; it doubles with each attempt, and grows with the bytes that are under way. A response says which attempt it
+answers, so late ones count as what they are.
 """
 
 from __future__ import annotations

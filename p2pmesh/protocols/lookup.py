@@ -4,8 +4,8 @@ It keeps the peers it has heard of in the order of their distance, and asks from
 bring nearer peers, and all that are left of the k nearest once they don't (Maymounkov and Mazieres 2002, section 2.3). It is
 done when the k nearest of those that do answer have answered.
 
-Liars can't hold it up. What they name is only asked, never believed: an id that somebody made up does not answer and drops out, and
-who names many such ids is not listened to any more. The number of requests is bounded whatever is said.
+Liars can't hold it up. What they name is only asked, never believed: an id that somebody made up does not answer and drops
+out, and who names many such ids is not listened to any more. The number of requests is bounded whatever is said.
 """
 
 from __future__ import annotations

@@ -10,7 +10,8 @@ or after another one on its way can't be known, so it is held back for `start`, 
 an origin begins a new series, as it does when it starts anew, what is held of the last one is delivered and it counts from 1.
 
 Both the broadcasts held back and the origins remembered are bounded: above that, what waits longest is delivered without
-what it waits for, and who was silent longest is forgotten. What has no number, as from the original's peers, is delivered as it comes.
+what it waits for, and who was silent longest is forgotten. What has no number, as from the original's peers, is delivered
+as it comes.
 
 No core of the mesh: the runtime asks it, with the time.
 """

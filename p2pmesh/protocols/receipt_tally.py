@@ -172,7 +172,10 @@ class Debt:
 
 @define(eq=False)
 class Relayed(Tally):
-    """A broadcast of somebody else's. What we have to tell goes to `upstream`: the parent, or, where that was lost, the origin."""
+    """A broadcast of somebody else's.
+
+    What we have to tell goes to `upstream`: the parent, or, where that was lost, the origin.
+    """
 
     upstream: PeerId = field(kw_only=True)
     origin: PeerId | None = None

@@ -22,7 +22,8 @@ from p2pmesh.wire.overlay import Packet
 MOST_HOPS = 250
 """Within which a packet's trails fit its type."""
 CHOICES = 3
-"""A repeated packet may go to one of so many best neighbours: further from the best, it would lose its way in a mesh of few links."""
+"""A repeated packet may go to one of so many best neighbours: further from the best, it would lose its way in a mesh of few
+links."""
 SEARCH = 32
 """Links that a packet crosses yet from where it comes no nearer: on a whole ring that is where its target is, or is not."""
 _NO_SIZE = 1000

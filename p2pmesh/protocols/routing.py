@@ -86,8 +86,8 @@ class _Counts:
     dropped_unproven: int = 0
     bad_signature: int = 0
     dropped_loop: int = 0
+    """Each of these ended the link that it came by."""
     dropped_stranger: int = 0
-    blamed: int = 0
 
 
 class RoutingCore:
@@ -336,7 +336,6 @@ class RoutingCore:
         reason = flaw(packet, sender, self._me)
         if reason is not None:
             self._counts.dropped_loop += 1
-            self._counts.blamed += 1
             self._do(DropLink(sender, reason, blame=True))
             return
         is_back = is_returned(packet, sender)

@@ -2,7 +2,8 @@
 
 All slots are filled while the mesh takes a newcomer in: who has just come seeks, and who had to give up a link for that.
 When a link is lost because a peer has gone, others are sought only once fewer than a third of the long links are left, since
-newcomers will fill the slots; so a departure costs the mesh few new links. Ten searches in a row that come to nothing are enough; then there is a pause.
+newcomers will fill the slots; so a departure costs the mesh few new links. Ten searches in a row that come to nothing are
+enough; then there is a pause.
 """
 
 from __future__ import annotations
@@ -65,7 +66,10 @@ class Seeking:
             self._failed(now)
 
     def settle_for_less(self, until: float) -> None:
-        """Two rings become one: slots are passed from hand to hand, and get free at the end. Only what is needed is sought, then."""
+        """Two rings become one: slots are passed from hand to hand, and get free at the end.
+
+        Only what is needed is sought, then.
+        """
         self._merging_until = until
         self._target = self._enough()
         self._not_before = max(self._not_before, until)

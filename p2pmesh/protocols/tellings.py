@@ -208,14 +208,20 @@ class Bridge:
 
 @frozen
 class Merging:
-    """Two rings become one, until about then: who is next to us changes, and the ring is closed all the same. Goes to the topology."""
+    """Two rings become one, until about then: who is next to us changes, and the ring is closed all the same.
+
+    Goes to the topology and to chord.
+    """
 
     until: float
 
 
 @frozen
 class GivesUp:
-    """This neighbour gives our link up for another peer, and stays in the mesh: who comes after it is not next to us. Goes to chord."""
+    """This neighbour gives our link up for another peer, and stays in the mesh: who comes after it is not next to us.
+
+    Goes to chord.
+    """
 
     peer: PeerId
 

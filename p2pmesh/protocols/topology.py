@@ -87,7 +87,7 @@ from p2pmesh.protocols.pins import OFFER_COMES, ROOM_COMES, Pins
 from p2pmesh.protocols.ring import ring_neighbours
 from p2pmesh.protocols.slots import ATTEMPTS, Slot, State
 from p2pmesh.protocols.timers import Timers
-from p2pmesh.wire.messages import Goodbye, LinkRejected, ReconnectionData
+from p2pmesh.wire.messages import Goodbye, ReconnectionData
 
 HEARSAY = 3.0
 """Seconds until a peer that was only named is dialed: by then we know our place, and it is mostly somebody else's."""
@@ -354,8 +354,6 @@ class TopologyCore:
                 if slot.state is State.OPEN:
                     self._held.close(event.peer, slot, event.message.reason)
                     slot.given_up = False
-            case LinkRejected():
-                self._known.learn(event.message.alternative_peers, now=now, vouched=now + VOUCHED)
             case _:
                 self._counts["ignored"] += 1
 

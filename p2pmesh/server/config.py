@@ -48,7 +48,8 @@ class ServerConfig:
     """At once: a batch of dials with trickled candidates. A client that goes on until it has overdrawn this much again
     is closed."""
     max_clients: int = _number(10_000, low=1)
-    """In all: about 210 MB at the 21 KB that an idle one takes (`benchmarks/server.py`). Needs as many file descriptors (`ulimit -n`)."""
+    """In all: about 210 MB at the 21 KB that an idle one takes (`benchmarks/server.py`). Needs as many file descriptors
+    (`ulimit -n`)."""
     clients_per_address: int = _number(256, low=1)
     """An IPv4 address, or an IPv6 /64: an office behind one router fits, one machine can't take every place."""
     max_rooms: int = _number(4096, low=1)
