@@ -26,14 +26,15 @@ CHOICES = 3
 links."""
 SEARCH = 32
 """Links that a packet crosses yet from where it comes no nearer: on a whole ring that is where its target is, or is not."""
+_HALF_RING = RING_SIZE // 2
 _NO_SIZE = 1000
 """Peers in the mesh as long as nobody has told."""
 
 
 def _gap(a: int, b: int) -> int:
     """The distance on the ring, whichever way is shorter."""
-    apart = (a - b) % RING_SIZE
-    return min(apart, RING_SIZE - apart)
+    apart = abs(a - b)
+    return apart if apart <= _HALF_RING else RING_SIZE - apart
 
 
 @define(eq=False)
@@ -103,33 +104,33 @@ class RouteTable:
 
         Those that lead nowhere else are `leaves`.
         """
-        bar = min(self._apart(peer, key) for peer in (*path[1:], self.me))
+        goal = int(key, 16)
+        bar = min([_gap(int(peer, 16), goal) for peer in (*path[1:], self.me)])
         scored = self._scored(key, (*path, *tried))
         found = sorted((score, own, peer) for ends, score, own, peer in scored if score < bar and (leaves or not ends))
         return [peer for _, _, peer in found]
 
     def is_nearest(self, key: PeerId, path: tuple[PeerId, ...]) -> bool:
         """Whether we are nearer to the key than all of a path but its origin."""
-        own = self._apart(self.me, key)
-        return all(own < self._apart(peer, key) for peer in path[1:])
-
-    @staticmethod
-    def _apart(peer: PeerId, key: PeerId) -> int:
-        return _gap(int(peer, 16), int(key, 16))
+        goal = int(key, 16)
+        own = _gap(int(self.me, 16), goal)
+        return all(own < _gap(int(peer, 16), goal) for peer in path[1:])
 
     def _scored(self, target: PeerId, visited: Collection[PeerId]) -> list[tuple[bool, int, int, PeerId]]:
         """Each neighbour with: whether it leads nowhere else, how near it brings to the target, how near it is itself."""
-        goal = int(target, 16)
+        goal, gone = int(target, 16), frozenset(visited)
         found = []
         for peer, neighbour in self._relays.items():
-            if peer in visited:
+            if peer in gone:
                 continue
-            own = _gap(neighbour.point, goal)
-            if neighbour.beyond is None:
-                found.append((False, own, own, peer))
-                continue
-            ahead = [_gap(point, goal) for other, point in neighbour.beyond.items() if other not in visited]
-            found.append((not ahead and own > 0, min([own, *ahead]), own, peer))
+            own = best = _gap(neighbour.point, goal)
+            leads_on = neighbour.beyond is None or not own
+            for other, point in (neighbour.beyond or {}).items():
+                if other not in gone:
+                    leads_on = True
+                    apart = abs(point - goal)  # as `_gap`, which would take as long again to call
+                    best = min(best, apart if apart <= _HALF_RING else RING_SIZE - apart)
+            found.append((not leads_on, best, own, peer))
         found.sort()
         return found
 
