@@ -23,7 +23,7 @@ import trio_asyncio
 from p2pmesh.config import IceServer, LinkConfig
 from p2pmesh.errors import ConfigError
 from p2pmesh.keyspace import PeerId
-from p2pmesh.links import webrtc_loop, webrtc_tuning
+from p2pmesh.links import webrtc_loop, webrtc_sctp, webrtc_tuning
 from p2pmesh.links.link import AttemptFailed, LinkError, LinkProtocolError, LinkTimedOut
 from p2pmesh.links.webrtc import WebRTCDialer
 from p2pmesh.links.webrtc_sdp import MAX_CANDIDATES, clean_candidate, clean_description
@@ -299,7 +299,7 @@ def test_candidates_are_written_anew() -> None:
 
 
 async def test_a_message_without_end_ends_the_link(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(webrtc_tuning, "MAX_UNFINISHED", 100_000)
+    monkeypatch.setattr(webrtc_sctp, "MAX_UNFINISHED", 100_000)
     async with linked() as (alice, bob):
         association = alice._carrier._connection.sctp
         monkeypatch.setattr(aiortc.rtcsctptransport, "SCTP_DATA_LAST_FRAG", 0)
@@ -502,7 +502,7 @@ async def test_this_trio_asyncio_and_this_aiortc_are_the_ones_we_know() -> None:
         for link in links:
             connection = link._carrier._connection
             assert type(link._carrier._loop) is webrtc_loop.FastLinkLoop
-            assert type(connection.sctp) is webrtc_tuning.SctpTransport
+            assert type(connection.sctp) is webrtc_sctp.SctpTransport
             assert type(connection.sctp.transport.transport._connection) is webrtc_tuning.IceConnection
             assert all(type(transport) is webrtc_loop.DatagramTransport for transport in link._carrier.sockets)
 
@@ -525,7 +525,7 @@ async def test_the_window_is_capped() -> None:
         for _ in range(400):
             await alice.send(bytes(16 * 1024))
             await bob.receive()
-        assert alice._carrier._connection.sctp._cwnd <= webrtc_tuning.CWND_CAP_FAR
+        assert alice._carrier._connection.sctp._cwnd <= webrtc_sctp.CWND_CAP_FAR
 
 
 async def test_the_loop_keeps_asyncios_promises() -> None:
