@@ -51,10 +51,12 @@ class SctpTransport(RTCSctpTransport):
     _is_repairing = False
     _shortest_round_trip: float | None = None
     _when_idle: list[Callable[[], None]]
+    _clock: asyncio.AbstractEventLoop
 
     def tune(self) -> None:
         """Prepare what the overrides need; called once, on an association that has not started."""
         self._when_idle = []
+        self._clock = asyncio.get_running_loop()
 
     # --- receiving ----------------------------------------------------------------------------------------------------
 
@@ -89,11 +91,11 @@ class SctpTransport(RTCSctpTransport):
         elif self._unacknowledged >= SACK_AFTER:
             if not self._sack_is_next:
                 self._sack_is_next = True
-                self._loop.call_soon(self._send_next_sack)
+                self._clock.call_soon(self._send_next_sack)
         elif self._sack_due is None:
-            self._sack_due = self._loop.time() + SACK_DELAY
+            self._sack_due = self._clock.time() + SACK_DELAY
             if self._sack_alarm is None:
-                self._sack_alarm = self._loop.call_at(self._sack_due, self._ask_for_sack)
+                self._sack_alarm = self._clock.call_at(self._sack_due, self._ask_for_sack)
 
     def _send_next_sack(self) -> None:
         """All that could be read is read. What that made us send may have taken the acknowledgement along."""
@@ -132,8 +134,8 @@ class SctpTransport(RTCSctpTransport):
         self._sack_alarm = None
         if self._sack_due is None:
             return
-        if self._sack_due > self._loop.time():
-            self._sack_alarm = self._loop.call_at(self._sack_due, self._ask_for_sack)
+        if self._sack_due > self._clock.time():
+            self._sack_alarm = self._clock.call_at(self._sack_due, self._ask_for_sack)
         else:
             self._sack_due = None
             start_now(self._send_sack_now())
@@ -199,7 +201,7 @@ class SctpTransport(RTCSctpTransport):
     # The timer for what is not acknowledged starts anew with each packet: only its deadline moves, its alarm looks after it.
 
     def _t3_start(self) -> None:
-        self._t3_due = self._loop.time() + self._rto
+        self._t3_due = self._clock.time() + self._rto
         if self._t3_alarm is None or self._t3_alarm.when() > self._t3_due:
             self._set_t3_alarm()
         self._t3_handle = self._t3_alarm
@@ -213,13 +215,13 @@ class SctpTransport(RTCSctpTransport):
     def _set_t3_alarm(self) -> None:
         if self._t3_alarm is not None:
             self._t3_alarm.cancel()
-        self._t3_alarm = self._loop.call_at(self._t3_due, self._look_at_t3)
+        self._t3_alarm = self._clock.call_at(self._t3_due, self._look_at_t3)
 
     def _look_at_t3(self) -> None:
         self._t3_alarm = None
         if self._t3_handle is None:
             return
-        if self._t3_due > self._loop.time():
+        if self._t3_due > self._clock.time():
             self._set_t3_alarm()
             self._t3_handle = self._t3_alarm
         else:

@@ -116,12 +116,12 @@ class DtlsTransport(RTCDtlsTransport):
 
         To look twice does no harm: DTLS drops what it has seen, and its end stays the end.
         """
-        receiver = self._data_receiver
-        if receiver is None or not self._is_settled():
+        receiver, ssl = self._data_receiver, self._ssl
+        if receiver is None or ssl is None or not self._is_settled():
             return None
-        self._ssl.bio_write(datagram)
+        ssl.bio_write(datagram)
         try:
-            data = self._ssl.recv(LARGEST_PACKET)
+            data = ssl.recv(LARGEST_PACKET)
         except SSL.Error:
             return None
         return receiver._handle_data(data)
