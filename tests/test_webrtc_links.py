@@ -562,6 +562,69 @@ async def test_what_is_called_at_once_takes_nobodys_turn() -> None:
         assert order == ["at once", "in turn", "after it"]
 
 
+async def test_what_starts_now_runs_as_far_as_it_can_and_then_as_a_task() -> None:
+    async with webrtc_loop.open_link_loop() as loop:
+        order: list[str] = []
+        over = trio.Event()
+
+        async def waits() -> None:
+            order.append("begun")
+            await asyncio.sleep(0.001)
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(asyncio.sleep(10), 0.001)
+            order.append("ended")
+            over.set()
+
+        loop.call_now(webrtc_loop.start_now, waits())
+        assert order == ["begun"]
+        await over.wait()
+        assert order == ["begun", "ended"]
+
+
+async def test_what_starts_now_and_fails_fails_its_owner_and_not_its_caller() -> None:
+    class Connection:
+        def __init__(self) -> None:
+            self.tasks: set[Any] = set()
+            self.sockets: set[Any] = set()
+            self.errors: list[BaseException | None] = []
+
+        def failed(self, error: BaseException | None, message: str) -> None:
+            self.errors.append(error)
+
+    async def fails() -> None:
+        raise ValueError("at once")
+
+    async with webrtc_loop.open_link_loop() as loop:
+        owner = Connection()
+        token = webrtc_loop.owner_of_context.set(owner)
+        loop.call_now(webrtc_loop.start_now, fails())
+        webrtc_loop.owner_of_context.reset(token)
+        assert [str(error) for error in owner.errors] == ["at once"]
+
+
+async def test_datagrams_are_taken_as_they_come_and_a_strangers_harm_nobody() -> None:
+    async with linked() as (alice, bob):
+        for link in (alice, bob):  # the handshake is over when aiortc looks at the first packet after it
+            await link.send(b"first")
+        assert [await alice.receive(), await bob.receive()] == [b"first", b"first"]
+        ice = bob._carrier._connection.sctp.transport.transport._connection
+        waiting: list[bytes] = []
+        put, ice._queue.put_nowait = ice._queue.put_nowait, lambda item: (waiting.append(item[0]), put(item))
+        for number in range(50):
+            await alice.send(b"%d" % number)
+            assert await bob.receive() == b"%d" % number
+        assert waiting == []
+        address = next(iter(bob._carrier.sockets)).get_extra_info("sockname")
+        with trio.socket.socket(
+            trio.socket.AF_INET6 if ":" in address[0] else trio.socket.AF_INET, trio.socket.SOCK_DGRAM
+        ) as stranger:
+            for junk in (b"\x17", b"\x17\xfe\xfd" + bytes(40), bytes(range(20, 60))):
+                await stranger.sendto(junk, address)
+        await alice.send(b"still there")
+        assert await bob.receive() == b"still there"
+        assert len(waiting) == 3, "for aiortc to look at"
+
+
 async def test_many_cancelled_timers_are_forgotten() -> None:
     async with webrtc_loop.open_link_loop() as loop:
         for _ in range(10_000):

@@ -360,7 +360,7 @@ def _start(coro: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop) -> 
         waits_for = coro.send(None)
     except StopIteration:
         return
-    loop.create_task(_go_on(coro, waits_for))  # ruff: ignore[asyncio-dangling-task] - its owner holds it
+    loop.create_task(_go_on(coro, waits_for))
 
 
 @types.coroutine

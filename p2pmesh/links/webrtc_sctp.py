@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Any, Final, cast
+from typing import Final, cast
 
 import aiortc
 import aiortc.rtcsctptransport as sctp
@@ -152,7 +152,7 @@ class SctpTransport(RTCSctpTransport):
 
     def _data_channel_send(self, channel: aiortc.RTCDataChannel, data: bytes | str) -> None:
         """Send at once, without a task for each message; what can't leave yet is sent upon an acknowledgement."""
-        largest = self._remote_max_message_size
+        largest = getattr(self, "_remote_max_message_size", 0)
         if not isinstance(data, bytes) or not data or 0 < largest < len(data):
             super()._data_channel_send(channel, data)
             return

@@ -1,4 +1,4 @@
-"""aiortc made robust and fast from outside: the ICE connection and the SCTP association of one link, re-classed.
+"""aiortc made robust and fast from outside: ICE connection, DTLS and SCTP association (`webrtc_sctp`) of a link, re-classed.
 
 Each override does one thing, says why, and leaves the rest to aiortc's own method. What is overridden are internals of
 aiortc 1.14 to 1.16 and aioice 0.10: `known()` checks that they are there, and where they are not aiortc serves as it is.
@@ -128,7 +128,8 @@ class DtlsTransport(RTCDtlsTransport):
 
     def _is_settled(self) -> bool:
         """Connected, and with no flight of the handshake to send again."""
-        return self._state is DtlsState.CONNECTED and getattr(self, "_RTCDtlsTransport__handshake_done", True)
+        is_done = self.encrypted and getattr(self, "_RTCDtlsTransport__handshake_done", True)
+        return self._state is DtlsState.CONNECTED and is_done
 
 
 def tune(connection: aiortc.RTCPeerConnection) -> None:
@@ -178,7 +179,13 @@ _SCTP_METHODS = {
     "_send_chunk": ["self", "chunk"],
     "_set_state": ["self", "state"],
     "_data_channel_flush": ["self"],
+    "_data_channel_send": ["self", "channel", "data"],
     "_transmit": ["self"],
+    "_t3_start": ["self"],
+    "_t3_restart": ["self"],
+    "_t3_cancel": ["self"],
+    "_t3_expired": ["self"],
+    "_handle_data": ["self", "data"],
 }
 _SCTP_STATE = (
     "_last_received_tsn",
@@ -193,7 +200,12 @@ _SCTP_STATE = (
     "_outbound_queue",
     "_data_channel_queue",
     "_association_state",
+    "_forward_tsn_chunk",
+    "_t3_handle",
+    "_rto",
 )
+_DTLS_METHODS = {"_recv_next": ["self"], "_send_data": ["self", "data"]}
+_DTLS_STATE = ("_ssl", "_state", "_data_receiver", "encrypted")
 
 
 def _lacks() -> list[str]:
@@ -202,6 +214,7 @@ def _lacks() -> list[str]:
     for cls, methods, state in (
         (aioice.ice.Connection, _ICE_METHODS, _ICE_STATE),
         (RTCSctpTransport, _SCTP_METHODS, _SCTP_STATE),
+        (RTCDtlsTransport, _DTLS_METHODS, _DTLS_STATE),
     ):
         for name, parameters in methods.items():
             method = getattr(cls, name, None)
