@@ -23,7 +23,7 @@ import trio_asyncio
 from p2pmesh.config import IceServer, LinkConfig
 from p2pmesh.errors import ConfigError
 from p2pmesh.keyspace import PeerId
-from p2pmesh.links import webrtc_loop, webrtc_sctp, webrtc_tuning
+from p2pmesh.links import webrtc_loop, webrtc_now, webrtc_sctp, webrtc_tuning
 from p2pmesh.links.link import AttemptFailed, LinkError, LinkProtocolError, LinkTimedOut
 from p2pmesh.links.webrtc import WebRTCDialer
 from p2pmesh.links.webrtc_sdp import MAX_CANDIDATES, clean_candidate, clean_description
@@ -569,13 +569,14 @@ async def test_what_starts_now_runs_as_far_as_it_can_and_then_as_a_task() -> Non
 
         async def waits() -> None:
             order.append("begun")
+            await asyncio.sleep(0)
             await asyncio.sleep(0.001)
             with pytest.raises(asyncio.TimeoutError):
                 await asyncio.wait_for(asyncio.sleep(10), 0.001)
             order.append("ended")
             over.set()
 
-        loop.call_now(webrtc_loop.start_now, waits())
+        loop.call_now(webrtc_now.start_now, waits())
         assert order == ["begun"]
         await over.wait()
         assert order == ["begun", "ended"]
@@ -597,7 +598,7 @@ async def test_what_starts_now_and_fails_fails_its_owner_and_not_its_caller() ->
     async with webrtc_loop.open_link_loop() as loop:
         owner = Connection()
         token = webrtc_loop.owner_of_context.set(owner)
-        loop.call_now(webrtc_loop.start_now, fails())
+        loop.call_now(webrtc_now.start_now, fails())
         webrtc_loop.owner_of_context.reset(token)
         assert [str(error) for error in owner.errors] == ["at once"]
 

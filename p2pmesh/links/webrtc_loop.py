@@ -18,12 +18,10 @@ import ipaddress
 import logging
 import math
 import socket
-import types
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from contextvars import Context, ContextVar
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 import sniffio
@@ -343,40 +341,6 @@ class DatagramTransport(asyncio.DatagramTransport):
 
     def abort(self) -> None:
         self.close()
-
-
-def start_now(coro: Coroutine[Any, Any, None], context: Context | None = None) -> None:
-    """Run a coroutine of asyncio's from here and now, where it would have been a task's first step.
-
-    Most of aiortc's never wait, and a task for each packet costs as much as the packet does; one that waits becomes a task.
-    What it raises goes where a callback's errors go. It must be called from within the loop.
-    """
-    loop = asyncio.get_running_loop()
-    asyncio.Handle(_start, (coro, loop), loop, context)._run()
-
-
-def _start(coro: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop) -> None:
-    try:
-        waits_for = coro.send(None)
-    except StopIteration:
-        return
-    loop.create_task(_go_on(coro, waits_for))
-
-
-@types.coroutine
-def _go_on(coro: Coroutine[Any, Any, None], waits_for: Any) -> Generator[Any, Any, None]:
-    """The rest of a coroutine that has begun."""
-    while True:
-        try:
-            value = yield waits_for
-        except BaseException as error:  # its own to handle
-            step = partial(coro.throw, error)
-        else:
-            step = partial(coro.send, value)
-        try:
-            waits_for = step()
-        except StopIteration:
-            return
 
 
 @asynccontextmanager

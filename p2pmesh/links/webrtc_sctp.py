@@ -11,7 +11,7 @@ import aiortc
 import aiortc.rtcsctptransport as sctp
 from aiortc.rtcsctptransport import DataChunk, RTCSctpTransport
 
-from p2pmesh.links.webrtc_loop import start_now
+from p2pmesh.links.webrtc_now import start_now
 
 logger: Final = logging.getLogger(__name__)
 

@@ -21,7 +21,8 @@ from aiortc.rtcdtlstransport import State as DtlsState
 from aiortc.rtcsctptransport import DataChunk, InboundStream, RTCSctpTransport
 from OpenSSL import SSL
 
-from p2pmesh.links.webrtc_loop import RECEIVE_BUFFER, DatagramTransport, start_now
+from p2pmesh.links.webrtc_loop import RECEIVE_BUFFER, DatagramTransport
+from p2pmesh.links.webrtc_now import start_now
 from p2pmesh.links.webrtc_sctp import SctpTransport
 
 logger: Final = logging.getLogger(__name__)
