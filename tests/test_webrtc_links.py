@@ -610,7 +610,13 @@ async def test_datagrams_are_taken_as_they_come_and_a_strangers_harm_nobody() ->
         assert [await alice.receive(), await bob.receive()] == [b"first", b"first"]
         ice = bob._carrier._connection.sctp.transport.transport._connection
         waiting: list[bytes] = []
-        put, ice._queue.put_nowait = ice._queue.put_nowait, lambda item: (waiting.append(item[0]), put(item))
+        put = ice._queue.put_nowait
+
+        def note(item: tuple[bytes, int]) -> None:
+            waiting.append(item[0])
+            put(item)
+
+        ice._queue.put_nowait = note
         for number in range(50):
             await alice.send(b"%d" % number)
             assert await bob.receive() == b"%d" % number
