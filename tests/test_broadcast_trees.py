@@ -9,6 +9,7 @@ import pytest
 
 from p2pmesh.config import MeshConfig
 from p2pmesh.protocols.core import Forwarded, HopSettled, LinkDown, MeshSize, Publish, SendFrame
+from p2pmesh.protocols.spreading import BUSY_WITH
 from p2pmesh.protocols.tree import Reach, Trees, Unrest
 from p2pmesh.wire.messages import Gossip, GossipAck, GossipGraft, GossipIHave, Message
 from tests.broadcast_harness import ALICE, BOB, CAROL, DAVE, ME, Bare, broadcast_config, gossip, id_of
@@ -320,6 +321,22 @@ def test_reach_is_learnt_by_hops_and_carries_over_to_more():
     for _ in range(100):
         reach.learn(4, new=True)
     assert reach.share(4) > 0.9
+
+
+def test_in_unrest_pruned_links_get_copies_but_not_while_much_is_unacknowledged_on_them():
+    bare = Bare()
+    bare.up(BOB, CAROL)
+    bare.hear(BOB, gossip())
+    bare.hear(CAROL, GossipAck(prune=(id_of(gossip()),)))
+    bare.core._spreading.unrest.add(4, bare.now)
+    copied = []
+    for number in range(BUSY_WITH + 3):
+        bare.hear(BOB, gossip(message_id=f"more {number}"))
+        copied += [message.data.id for peers, message in bare.sent(Gossip) if peers == (CAROL.peer_id,)]
+    assert len(copied) == BUSY_WITH
+    bare.hear(CAROL, GossipAck(prune=(copied[0],)))
+    bare.hear(BOB, gossip(message_id="after an ack"))
+    assert [peers for peers, _ in bare.sent(Gossip)] == [(CAROL.peer_id,)]
 
 
 def test_unrest_halves_and_is_bounded():

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from types import SimpleNamespace
 from typing import Any, cast
 
 import aiortc.rtcsctptransport as sctp
 from aiortc.rtcsctptransport import DataChunk, SackChunk
 
-from p2pmesh.links.webrtc_tuning import MAX_AHEAD, ROOM_FOR_SACK, SACK_DELAY, SctpTransport
+from p2pmesh.links.webrtc_sctp import MAX_AHEAD, ROOM_FOR_SACK, SACK_DELAY, SctpTransport
 
 FULL = sctp.USERDATA_MAX_LENGTH
 PATIENCE = 100 * SACK_DELAY
@@ -24,8 +23,6 @@ class Dtls:
     def __init__(self) -> None:
         self.packets: list[bytes] = []
         self.sent = asyncio.Event()
-        self.datagrams: asyncio.Queue[bytes] = asyncio.Queue()
-        self.transport = SimpleNamespace(_connection=SimpleNamespace(_queue=self.datagrams))
 
     async def _send_data(self, packet: bytes) -> None:
         self.packets.append(packet)
@@ -60,7 +57,7 @@ class Association:
 
     @property
     def waits(self) -> bool:
-        return self.sctp._late_sack is not None
+        return self.sctp._sack_due is not None
 
 
 def data(tsn: int, size: int) -> DataChunk:
@@ -109,21 +106,63 @@ def test_without_data_to_go_with_it_leaves_alone_after_a_while() -> None:
 def test_much_data_is_acknowledged_at_once() -> None:
     async def test(here: Association) -> None:
         await here.get(10, FULL)
+        await asyncio.sleep(0)
         assert here.sent == []
         await here.get(11, FULL)
+        await asyncio.sleep(0)
         assert here.kinds == [[SackChunk]]
 
     with_association(test)
 
 
-def test_while_more_datagrams_wait_more_of_them_are_acknowledged_together() -> None:
+def test_what_is_read_in_one_go_is_acknowledged_together() -> None:
     async def test(here: Association) -> None:
-        here.below.datagrams.put_nowait(b"")
-        for tsn in range(10, 13):
+        for tsn in range(10, 17):
             await here.get(tsn, FULL)
         assert here.sent == []
-        await here.get(13, FULL)
+        await asyncio.sleep(0)
         assert here.kinds == [[SackChunk]]
+        for tsn in range(17, 25):
+            await here.get(tsn, FULL)
+        assert here.kinds == [[SackChunk]] * 2, "but not all of a flood"
+
+    with_association(test)
+
+
+def test_an_answer_at_once_takes_the_acknowledgement_along() -> None:
+    async def test(here: Association) -> None:
+        async def answer(stream_id: int, pp_id: int, data: bytes) -> None:
+            await here.send()
+
+        here.sctp._get_inbound_stream(0).sequence_number = 10
+        here.sctp._receive = answer  # type: ignore[method-assign]
+        await here.get(10)
+        assert here.kinds == [[SackChunk, DataChunk]]
+        assert not here.waits
+
+    with_association(test)
+
+
+def test_what_is_not_acknowledged_is_sent_again_after_the_timeout_and_its_timer_started_last() -> None:
+    async def test(here: Association) -> None:
+        here.sctp._association_state = here.sctp.State.ESTABLISHED
+        here.sctp._rto = 0.1
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        await here.sctp._send(0, sctp.WEBRTC_BINARY, bytes(100))
+        await asyncio.sleep(0.05)
+        here.sctp._t3_restart()
+        here.below.sent.clear()
+        await asyncio.wait_for(here.below.sent.wait(), PATIENCE)
+        assert loop.time() - began >= 0.149
+        first, again = (chunks[0] for chunks in here.sent)
+        assert (first.tsn, first.user_data) == (again.tsn, again.user_data)
+        sack = SackChunk()
+        sack.cumulative_tsn = first.tsn
+        await here.sctp._receive_sack_chunk(sack)
+        await asyncio.sleep(0.25)
+        assert len(here.sent) == 2
+        here.sctp._set_state(here.sctp.State.CLOSED)
 
     with_association(test)
 

@@ -23,7 +23,7 @@ import trio_asyncio
 from p2pmesh.config import IceServer, LinkConfig
 from p2pmesh.errors import ConfigError
 from p2pmesh.keyspace import PeerId
-from p2pmesh.links import webrtc_loop, webrtc_tuning
+from p2pmesh.links import webrtc_loop, webrtc_now, webrtc_sctp, webrtc_tuning
 from p2pmesh.links.link import AttemptFailed, LinkError, LinkProtocolError, LinkTimedOut
 from p2pmesh.links.webrtc import WebRTCDialer
 from p2pmesh.links.webrtc_sdp import MAX_CANDIDATES, clean_candidate, clean_description
@@ -299,7 +299,7 @@ def test_candidates_are_written_anew() -> None:
 
 
 async def test_a_message_without_end_ends_the_link(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(webrtc_tuning, "MAX_UNFINISHED", 100_000)
+    monkeypatch.setattr(webrtc_sctp, "MAX_UNFINISHED", 100_000)
     async with linked() as (alice, bob):
         association = alice._carrier._connection.sctp
         monkeypatch.setattr(aiortc.rtcsctptransport, "SCTP_DATA_LAST_FRAG", 0)
@@ -502,7 +502,7 @@ async def test_this_trio_asyncio_and_this_aiortc_are_the_ones_we_know() -> None:
         for link in links:
             connection = link._carrier._connection
             assert type(link._carrier._loop) is webrtc_loop.FastLinkLoop
-            assert type(connection.sctp) is webrtc_tuning.SctpTransport
+            assert type(connection.sctp) is webrtc_sctp.SctpTransport
             assert type(connection.sctp.transport.transport._connection) is webrtc_tuning.IceConnection
             assert all(type(transport) is webrtc_loop.DatagramTransport for transport in link._carrier.sockets)
 
@@ -525,7 +525,7 @@ async def test_the_window_is_capped() -> None:
         for _ in range(400):
             await alice.send(bytes(16 * 1024))
             await bob.receive()
-        assert alice._carrier._connection.sctp._cwnd <= webrtc_tuning.CWND_CAP_FAR
+        assert alice._carrier._connection.sctp._cwnd <= webrtc_sctp.CWND_CAP_FAR
 
 
 async def test_the_loop_keeps_asyncios_promises() -> None:
@@ -560,6 +560,76 @@ async def test_what_is_called_at_once_takes_nobodys_turn() -> None:
         assert order == ["at once"]
         await trio.testing.wait_all_tasks_blocked()
         assert order == ["at once", "in turn", "after it"]
+
+
+async def test_what_starts_now_runs_as_far_as_it_can_and_then_as_a_task() -> None:
+    async with webrtc_loop.open_link_loop() as loop:
+        order: list[str] = []
+        over = trio.Event()
+
+        async def waits() -> None:
+            order.append("begun")
+            await asyncio.sleep(0)
+            await asyncio.sleep(0.001)
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(asyncio.sleep(10), 0.001)
+            order.append("ended")
+            over.set()
+
+        loop.call_now(webrtc_now.start_now, waits())
+        assert order == ["begun"]
+        await over.wait()
+        assert order == ["begun", "ended"]
+
+
+async def test_what_starts_now_and_fails_fails_its_owner_and_not_its_caller() -> None:
+    class Connection:
+        def __init__(self) -> None:
+            self.tasks: set[Any] = set()
+            self.sockets: set[Any] = set()
+            self.errors: list[BaseException | None] = []
+
+        def failed(self, error: BaseException | None, message: str) -> None:
+            self.errors.append(error)
+
+    async def fails() -> None:
+        raise ValueError("at once")
+
+    async with webrtc_loop.open_link_loop() as loop:
+        owner = Connection()
+        token = webrtc_loop.owner_of_context.set(owner)
+        loop.call_now(webrtc_now.start_now, fails())
+        webrtc_loop.owner_of_context.reset(token)
+        assert [str(error) for error in owner.errors] == ["at once"]
+
+
+async def test_datagrams_are_taken_as_they_come_and_a_strangers_harm_nobody() -> None:
+    async with linked() as (alice, bob):
+        for link in (alice, bob):  # the handshake is over when aiortc looks at the first packet after it
+            await link.send(b"first")
+        assert [await alice.receive(), await bob.receive()] == [b"first", b"first"]
+        ice = bob._carrier._connection.sctp.transport.transport._connection
+        waiting: list[bytes] = []
+        put = ice._queue.put_nowait
+
+        def note(item: tuple[bytes, int]) -> None:
+            waiting.append(item[0])
+            put(item)
+
+        ice._queue.put_nowait = note
+        for number in range(50):
+            await alice.send(b"%d" % number)
+            assert await bob.receive() == b"%d" % number
+        assert waiting == []
+        address = next(iter(bob._carrier.sockets)).get_extra_info("sockname")
+        with trio.socket.socket(
+            trio.socket.AF_INET6 if ":" in address[0] else trio.socket.AF_INET, trio.socket.SOCK_DGRAM
+        ) as stranger:
+            for junk in (b"\x17", b"\x17\xfe\xfd" + bytes(40), bytes(range(20, 60))):
+                await stranger.sendto(junk, address)
+        await alice.send(b"still there")
+        assert await bob.receive() == b"still there"
+        assert len(waiting) == 3, "for aiortc to look at"
 
 
 async def test_many_cancelled_timers_are_forgotten() -> None:

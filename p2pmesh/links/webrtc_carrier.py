@@ -24,8 +24,9 @@ from p2pmesh.config import LinkConfig
 from p2pmesh.links.carried import Carrier, SessionLink
 from p2pmesh.links.link import AttemptFailed, LinkError, LinkProtocolError
 from p2pmesh.links.webrtc_loop import LinkLoop, Owner, owner_of_context
+from p2pmesh.links.webrtc_sctp import SctpTransport
 from p2pmesh.links.webrtc_sdp import MAX_CANDIDATES
-from p2pmesh.links.webrtc_tuning import SctpTransport, tune
+from p2pmesh.links.webrtc_tuning import tune
 
 logger: Final = logging.getLogger(__name__)
 

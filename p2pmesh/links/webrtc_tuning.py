@@ -1,4 +1,4 @@
-"""aiortc made robust and fast from outside: the ICE connection and the SCTP association of one link, re-classed.
+"""aiortc made robust and fast from outside: ICE connection, DTLS and SCTP association (`webrtc_sctp`) of a link, re-classed.
 
 Each override does one thing, says why, and leaves the rest to aiortc's own method. What is overridden are internals of
 aiortc 1.14 to 1.16 and aioice 0.10: `known()` checks that they are there, and where they are not aiortc serves as it is.
@@ -10,49 +10,37 @@ import asyncio
 import inspect
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Coroutine
+from contextvars import copy_context
 from typing import Any, Final, cast
 
 import aioice.ice
 import aiortc
-import aiortc.rtcsctptransport as sctp
+from aiortc.rtcdtlstransport import RTCDtlsTransport
+from aiortc.rtcdtlstransport import State as DtlsState
 from aiortc.rtcsctptransport import DataChunk, InboundStream, RTCSctpTransport
+from OpenSSL import SSL
 
 from p2pmesh.links.webrtc_loop import RECEIVE_BUFFER, DatagramTransport
+from p2pmesh.links.webrtc_now import start_now
+from p2pmesh.links.webrtc_sctp import SctpTransport
 
 logger: Final = logging.getLogger(__name__)
 
+LARGEST_PACKET = 1500
+"""In a datagram of DTLS, as aiortc has it."""
 PACE = 0.02
 """Between ICE checks, as aioice has it; RFC 8445's Ta is 50 ms, and at least 5."""
 LOOPBACK = "127.0.0.1"
 MAX_WAITING_DATAGRAMS = 4096
 """Datagrams that may wait for DTLS. It is quick: more than this is a flood from a stranger, who need not be the peer."""
 
-CWND_CAP = 128 * 1024
-"""Bytes in flight on a short path: with small datagrams this just fits the receive buffer that Linux grants by default."""
-CWND_CAP_FAR = 1024 * 1024
-"""Bytes in flight at most, on a long path."""
-CWND_RATE = 20 * 1024 * 1024
-"""Bytes per second of round trip that may be in flight between the two caps: faster than the whole stack is."""
-CHUNK_COST = 512
-"""The kernel charges a small datagram for about this much of its buffers, and so must the window."""
-SACK_AFTER = 2 * sctp.USERDATA_MAX_LENGTH
-SACK_AFTER_WHEN_BUSY = 4 * sctp.USERDATA_MAX_LENGTH
-"""Bytes received that call for an acknowledgement, small chunks counted as above; more while others wait already."""
-SACK_DELAY = 0.02
-"""For what comes alone, unless something goes back meanwhile, which takes the acknowledgement along. RFC 9260 allows 0.2 s."""
-ROOM_FOR_SACK = sctp.USERDATA_MAX_LENGTH - 64
-"""Data up to this size shares its packet with an acknowledgement."""
-BURSTS = 4
-"""Times four packets that may be sent upon one acknowledgement: with fewer of them, aiortc's single burst throttles."""
-MAX_AHEAD = 16_384
-"""Chunks that may arrive ahead of a missing one; the rest is dropped and sent again."""
-MAX_UNFINISHED = 8 * 1024 * 1024
-"""Bytes of unfinished messages that may wait beyond the window that aiortc advertises, which it does not enforce."""
-
 
 class IceConnection(aioice.ice.Connection):
     """aioice's connection, which also works without a network, and goes on as soon as it is connected."""
+
+    dtls: DtlsTransport | None = None
+    """Who takes datagrams at once, while none waits."""
 
     async def get_component_candidates(
         self, component: int, addresses: list[str], *args: Any, **kwargs: Any
@@ -75,10 +63,15 @@ class IceConnection(aioice.ice.Connection):
             return
         transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
         queue, component = self._queue, protocol.local_candidate.component
+        context = copy_context()  # that of the connection, which owns what is started there
 
         def received(data: bytes, address: tuple[Any, ...]) -> None:
             if not 19 < data[0] < 64:  # RFC 7983
                 protocol.datagram_received(data, address)
+                return
+            packet = self.dtls.decrypted(data) if self.dtls is not None and queue.empty() else None
+            if packet is not None:
+                start_now(packet, context)
             elif queue.qsize() < MAX_WAITING_DATAGRAMS:
                 queue.put_nowait((data, component))
 
@@ -116,141 +109,28 @@ class IceConnection(aioice.ice.Connection):
         return aioice.ice.ConnectionClosed() if self._closed else await super().get_event()
 
 
-class SctpTransport(RTCSctpTransport):
-    """aiortc's association with fewer acknowledgements, a window that the kernel's buffers hold, and bounds."""
+class DtlsTransport(RTCDtlsTransport):
+    """aiortc's DTLS, which takes what comes at once: a task that waits for each datagram costs as much as to decrypt it."""
 
-    _unacknowledged = 0
-    _late_sack: asyncio.TimerHandle | None = None
-    _shortest_round_trip: float | None = None
-    _when_idle: list[Callable[[], None]]
-    _datagrams: asyncio.Queue[Any]
+    def decrypted(self, datagram: bytes) -> Coroutine[Any, Any, None] | None:
+        """What is to be done about a datagram with data of the peer's; None for all others, which aiortc has to look at.
 
-    def tune(self) -> None:
-        """Prepare what the overrides need; called once, on an association that has not started."""
-        self._when_idle = []
-        self._datagrams = cast("Any", self.transport.transport)._connection._queue
-
-    # --- receiving ----------------------------------------------------------------------------------------------------
-
-    async def _receive_data_chunk(self, chunk: DataChunk) -> None:
-        """Bound what waits for missing chunks and for the end of messages: aiortc takes all that comes."""
-        self._unacknowledged += max(len(chunk.user_data), CHUNK_COST)
-        if self._last_received_tsn is not None and MAX_AHEAD < (chunk.tsn - self._last_received_tsn) % 2**32 < 2**31:
-            return
-        if self._advertised_rwnd < -MAX_UNFINISHED:
-            logger.info("the peer sends on and on without finishing a message: association aborted")
-            await self._abort()
-            self._set_state(self.State.CLOSED)
-            return
-        await super()._receive_data_chunk(chunk)
-
-    def _mark_received(self, tsn: int) -> bool:
-        """In order and nothing missing, as nearly always: no need to sort and filter."""
-        last = self._last_received_tsn
-        if last is not None and tsn == (last + 1) % 2**32 and not self._sack_misordered and not self._sack_duplicates:
-            self._last_received_tsn = tsn
-            return False
-        return super()._mark_received(tsn)
-
-    async def _send_sack(self) -> None:
-        """Acknowledge every other packet, or later while more of them wait already (RFC 9260, section 6.2).
-
-        Half of aiortc's work is acknowledgements, and it does them before the application hears of the message. A loss is
-        reported at once, so that it is repaired soon.
+        To look twice does no harm: DTLS drops what it has seen, and its end stays the end.
         """
-        enough = SACK_AFTER if self._datagrams.empty() else SACK_AFTER_WHEN_BUSY
-        if self._unacknowledged < enough and not self._sack_misordered and not self._sack_duplicates:
-            if self._late_sack is None:
-                self._late_sack = asyncio.get_running_loop().call_later(SACK_DELAY, self._ask_for_sack)
-            return
-        await self._send_sack_now()
+        receiver, ssl = self._data_receiver, self._ssl
+        if receiver is None or ssl is None or not self._is_settled():
+            return None
+        ssl.bio_write(datagram)
+        try:
+            data = ssl.recv(LARGEST_PACKET)
+        except SSL.Error:
+            return None
+        return receiver._handle_data(data)
 
-    async def _send_chunk(self, chunk: sctp.Chunk) -> None:
-        """Take an acknowledgement that waits along with data: a packet of its own costs as much as a message does."""
-        if self._late_sack is not None and self._can_take_sack_along(chunk):
-            self._late_sack.cancel()
-            self._late_sack = None
-            self._unacknowledged = 0
-            self._sack_needed = False
-            chunk = cast("sctp.Chunk", _Bundle(self._plain_sack(), cast("DataChunk", chunk)))
-        await super()._send_chunk(chunk)
-
-    def _can_take_sack_along(self, chunk: sctp.Chunk) -> bool:
-        is_small = isinstance(chunk, DataChunk) and len(chunk.user_data) <= ROOM_FOR_SACK
-        return is_small and self._sack_needed and not self._sack_misordered and not self._sack_duplicates
-
-    def _plain_sack(self) -> sctp.SackChunk:
-        """All has come so far, in order."""
-        sack = sctp.SackChunk()
-        sack.cumulative_tsn = self._last_received_tsn
-        sack.advertised_rwnd = max(0, self._advertised_rwnd)
-        return sack
-
-    async def _send_sack_now(self) -> None:
-        self._unacknowledged = 0
-        if self._sack_needed and self.transport.state == "connected":
-            await super()._send_sack()
-
-    def _ask_for_sack(self) -> None:
-        self._late_sack = None
-        if self._sack_needed:
-            asyncio.ensure_future(self._send_sack_now())  # ruff: ignore[asyncio-dangling-task] - its owner holds it
-
-    def _set_state(self, state: RTCSctpTransport.State) -> None:
-        super()._set_state(state)
-        if state is self.State.CLOSED and self._late_sack is not None:
-            self._late_sack.cancel()
-            self._late_sack = None
-
-    # --- sending ------------------------------------------------------------------------------------------------------
-
-    def _flight_size_increase(self, chunk: DataChunk) -> None:
-        """Count a small chunk for what it costs the kernel, else a flow of them overruns the peer's buffer."""
-        if not chunk._sent_count:
-            chunk._book_size = max(chunk._book_size, CHUNK_COST)
-        super()._flight_size_increase(chunk)
-
-    def _update_rto(self, R: float) -> None:  # ruff: ignore[invalid-argument-name] - as the base class has it
-        super()._update_rto(R)
-        if self._shortest_round_trip is None or self._shortest_round_trip > R:
-            self._shortest_round_trip = R
-
-    async def _receive_sack_chunk(self, chunk: sctp.SackChunk) -> None:
-        """Cap the window: aiortc's grows until the peer's receive buffer overflows, and the recovery costs seconds."""
-        await super()._receive_sack_chunk(chunk)
-        far = int((self._shortest_round_trip or 0) * CWND_RATE)
-        self._cwnd = min(self._cwnd, max(CWND_CAP, min(far, CWND_CAP_FAR)))
-        for _ in range(BURSTS - 1):
-            if self._fast_recovery_exit is not None or self._flight_size >= self._cwnd:
-                break
-            await self._data_channel_flush()
-            await self._transmit()
-        if self._when_idle and self.is_idle:
-            callbacks, self._when_idle = self._when_idle, []
-            for callback in callbacks:
-                callback()
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether the peer has acknowledged all that was sent."""
-        return not (self._sent_queue or self._outbound_queue or self._data_channel_queue)
-
-    def call_when_idle(self, callback: Callable[[], None]) -> None:
-        """Call back once, when the association has become idle."""
-        self._when_idle.append(callback)
-
-
-class _Bundle:
-    """Two chunks in one packet; RFC 9260, section 6.10: control chunks first."""
-
-    def __init__(self, sack: sctp.SackChunk, data: DataChunk) -> None:
-        self._chunks = sack, data
-
-    def __bytes__(self) -> bytes:
-        return b"".join(map(bytes, self._chunks))
-
-    def __repr__(self) -> str:
-        return " + ".join(map(str, self._chunks))
+    def _is_settled(self) -> bool:
+        """Connected, and with no flight of the handshake to send again."""
+        is_done = self.encrypted and getattr(self, "_RTCDtlsTransport__handshake_done", True)
+        return self._state is DtlsState.CONNECTED and is_done
 
 
 def tune(connection: aiortc.RTCPeerConnection) -> None:
@@ -262,6 +142,9 @@ def tune(connection: aiortc.RTCPeerConnection) -> None:
         ice.__class__ = IceConnection
         connection.sctp.__class__ = SctpTransport
         cast("SctpTransport", connection.sctp).tune()
+    if type(connection.sctp.transport) is RTCDtlsTransport:
+        connection.sctp.transport.__class__ = DtlsTransport
+        ice.dtls = connection.sctp.transport
 
 
 _ICE_METHODS = {
@@ -297,7 +180,13 @@ _SCTP_METHODS = {
     "_send_chunk": ["self", "chunk"],
     "_set_state": ["self", "state"],
     "_data_channel_flush": ["self"],
+    "_data_channel_send": ["self", "channel", "data"],
     "_transmit": ["self"],
+    "_t3_start": ["self"],
+    "_t3_restart": ["self"],
+    "_t3_cancel": ["self"],
+    "_t3_expired": ["self"],
+    "_handle_data": ["self", "data"],
 }
 _SCTP_STATE = (
     "_last_received_tsn",
@@ -312,7 +201,12 @@ _SCTP_STATE = (
     "_outbound_queue",
     "_data_channel_queue",
     "_association_state",
+    "_forward_tsn_chunk",
+    "_t3_handle",
+    "_rto",
 )
+_DTLS_METHODS = {"_recv_next": ["self"], "_send_data": ["self", "data"]}
+_DTLS_STATE = ("_ssl", "_state", "_data_receiver", "encrypted")
 
 
 def _lacks() -> list[str]:
@@ -321,6 +215,7 @@ def _lacks() -> list[str]:
     for cls, methods, state in (
         (aioice.ice.Connection, _ICE_METHODS, _ICE_STATE),
         (RTCSctpTransport, _SCTP_METHODS, _SCTP_STATE),
+        (RTCDtlsTransport, _DTLS_METHODS, _DTLS_STATE),
     ):
         for name, parameters in methods.items():
             method = getattr(cls, name, None)

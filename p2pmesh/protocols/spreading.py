@@ -46,6 +46,11 @@ CLOSED_UNREST = 0.5
 """What the end of a link adds to unrest, if it fell silent and if it was closed."""
 
 
+BUSY_WITH = 8
+"""Unacknowledged broadcasts of a link that gets no more than its trees bring: so many are no sign of a loss but of much to do,
+and what comes late because of that must not cause more of it."""
+
+
 @define
 class TreeCounts:
     """What became of trees, since the start."""
@@ -154,7 +159,7 @@ class Spreading:
                 copies.append(link)
             elif not tree.pruned & link.bit:
                 strangers.append(link)
-            elif extra > 0:
+            elif extra > 0 and link.flight < BUSY_WITH:
                 extra -= 1
                 copies.append(link)
             else:
