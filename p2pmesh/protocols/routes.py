@@ -105,7 +105,7 @@ class RouteTable:
         Those that lead nowhere else are `leaves`.
         """
         goal = int(key, 16)
-        bar = min([_gap(int(peer, 16), goal) for peer in (*path[1:], self.me)])
+        bar = min(_gap(int(peer, 16), goal) for peer in (*path[1:], self.me))
         scored = self._scored(key, (*path, *tried))
         found = sorted((score, own, peer) for ends, score, own, peer in scored if score < bar and (leaves or not ends))
         return [peer for _, _, peer in found]

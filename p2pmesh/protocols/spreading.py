@@ -44,8 +44,6 @@ STRAYS_IN = 10.0
 LOST_UNREST = 1.0
 CLOSED_UNREST = 0.5
 """What the end of a link adds to unrest, if it fell silent and if it was closed."""
-
-
 BUSY_WITH = 8
 """Unacknowledged broadcasts of a link that gets no more than its trees bring: so many are no sign of a loss but of much to do,
 and what comes late because of that must not cause more of it."""
