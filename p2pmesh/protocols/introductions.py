@@ -115,6 +115,18 @@ class Introductions:
         letter.mesh_only = purpose == LONG and self._ways.into_mesh and not self._ways.is_original(peer)
         return letter
 
+    def offer_again(self, lost: Letter) -> Letter | None:
+        """Our offer, which found no way, by the way that theirs has come since: of two that cross, the lower id's is answered.
+
+        None if what became of ours does not matter, or that way was tried.
+        """
+        own, heard = self._own.get(lost.to), self._heard.get(lost.to)
+        if own is None or heard is None or heard.sender.version == 0 or lost.to < self._me:
+            return None
+        if lost.way is not None or lost.first is not None:
+            return None
+        return Letter(lost.to, lost.kind, lost.routed, lost.served).along(heard.came)
+
     def answer(self, peer: PeerId, signal: Signal) -> Letter | None:
         """Our answer with its proof; None if its offer is no longer known."""
         heard = self._heard.get(peer)

@@ -377,7 +377,8 @@ class SignalingCore:
     def _on_lost(self, letter: Letter, reason: str) -> Effects:
         """No way is left for an offer or answer of ours."""
         if letter.kind is Kind.OFFER and self._introductions.answering(letter.to):
-            return []  # its own offer has come: if we have taken that up, what became of ours does not matter
+            again = self._introductions.offer_again(letter)
+            return [] if again is None else self._ways.send(again)
         return [*self._introductions.close(letter.to), Tell(Subsystem.TOPOLOGY, Rejected(letter.to, reason))]
 
     def _ignore(self, why: str) -> Effects:
