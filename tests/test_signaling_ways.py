@@ -346,6 +346,13 @@ def test_an_offer_of_ours_that_theirs_gives_way_to_goes_again_by_the_way_of_thei
     assert peer.feed(Unrouted(again.call, "x")).effects == []
 
 
+def test_with_an_offer_of_ours_that_is_taken_back_theirs_that_crossed_it_is_turned_down():
+    peer = offering()
+    peer.feed(routed_signal(BOB, HIS_OFFER)).feed(RejectOffer(BOB.peer_id, "cancelled"))
+    said = [(route.message.reason, route.message.about, route.way) for route in peer.routes]
+    assert said == [("cancelled", mark_of(OFFER), None), ("max_peers_reached", mark_of(HIS_OFFER), way_back(BOB))]
+
+
 def test_an_offer_to_a_peer_whose_own_offer_has_come_takes_its_recorded_way():
     peer = Peer().in_mesh().feed(routed_signal(BOB, HIS_OFFER)).feed(LocalSignal(BOB.peer_id, OFFER))
     assert [route.way for route in peer.routes] == [way_back(BOB)]

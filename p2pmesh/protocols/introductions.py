@@ -162,6 +162,13 @@ class Introductions:
         about = None if heard is None or heard.sender.version == 0 else mark_of(heard.signal)
         return self._rejection(peer, reason, alternatives, about).along(None if heard is None else heard.came)
 
+    def rejections(self, peer: PeerId, reason: str, alternatives: tuple[PeerId, ...]) -> list[Letter]:
+        """As `rejection`; and if we take ours back that was to be answered instead of theirs, theirs is turned down, too."""
+        found, heard = [self.rejection(peer, reason, alternatives)], self._heard.get(peer)
+        if reason == CANCELLED and heard is not None and heard.live and heard.sender.version > 0:
+            found.append(self._rejection(peer, FULL, (), mark_of(heard.signal)).along(heard.came))
+        return found
+
     def tell_silent(self, peer: PeerId) -> Effects:
         """Nothing came of an attempt: take back an offer that went by a service and was never answered.
 

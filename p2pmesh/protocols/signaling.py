@@ -367,8 +367,9 @@ class SignalingCore:
         return self._ways.send(letter)
 
     def _on_reject_offer(self, event: RejectOffer) -> Effects:
-        letter = self._introductions.rejection(event.peer, event.reason, event.alternatives)
-        return [*self._introductions.close(event.peer), *self._ways.send(letter)]
+        letters = self._introductions.rejections(event.peer, event.reason, event.alternatives)
+        closed = self._introductions.close(event.peer)
+        return [*closed, *(effect for letter in letters for effect in self._ways.send(letter))]
 
     def _on_ask_for_offer(self, peer: PeerId) -> Effects:
         ask = wire.SignalRejected(to=peer, from_=self._me, reason=INITIATOR_CONFLICT, correct_initiator=peer)
