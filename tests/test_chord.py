@@ -228,6 +228,55 @@ def test_the_next_in_the_list_is_dialed_when_a_neighbour_on_the_ring_dies():
     assert peer.feed(LinkDown(at(0x88), "silent", 5.0)).found("ring") == [at(0x90)]
 
 
+def test_the_rest_of_the_list_is_named_too_as_the_next_may_have_died_with_it():
+    peer = Peer().placed().wait(1).feed(LinkDown(at(0x88), "silent", 5.0))
+    assert peer.found("list") == [at(place) for place in range(0x98, 0xC8, 8)]
+    assert Peer().placed().wait(1).feed(LinkDown(at(0x20), "silent", 5.0)).found("list") == []
+
+
+def torn():
+    """A peer whose successor has died, and one that is far off and has lost all in between, too: they take each other for next."""
+    peer = Peer().placed().up(0x20, says(0x20)).wait(3).feed(LinkDown(at(0x88), "silent", 5.0))
+    return peer.hear(0x20, says(0x20, ring=[place for place in ALL if 0x20 <= place <= 0x80]))
+
+
+def look_up(peer, key):
+    """The next look-up of this key; others come to nothing."""
+    for _ in range(20):
+        for route in peer.wait(1).told(Route):
+            if route.message.key == key:
+                return route
+            peer.feed(Unrouted(route.call, "no way"))
+    raise AssertionError("it was not looked up")
+
+
+def test_where_the_ring_is_torn_nothing_is_agreed_and_the_end_of_the_list_is_looked_up_in_turn_with_our_place():
+    peer = torn()
+    assert peer.snap()["agreed"]
+    assert peer.told(RingAgreed) == []
+    look_up(peer.feed(Unrouted(look_up(peer, at(0xC0)).call, "no way")), ME)
+
+
+def test_who_is_at_the_end_of_the_list_says_who_comes_before_it_and_is_next_to_us():
+    peer = torn()
+    left = [place for place in ALL if not 0x80 < place < 0xB0]
+    said = says(0xC8, ring=left)
+    answer = SuccessorFound(successors=said.successors, predecessors=said.predecessors)
+    peer.feed(Arrived(look_up(peer, at(0xC0)).call, at(0xC8), 3, answer))
+    assert at(0xB0) in peer.found("ring")
+    assert RingAgreed(at(0x78), at(0x20)) not in peer.told(RingAgreed)
+    peer.up(0xB0, says(0xB0, ring=left))
+    assert RingAgreed(at(0x78), at(0xB0)) in peer.told(RingAgreed)
+
+
+def test_the_ring_is_torn_no_more_if_who_is_at_the_end_of_the_list_knows_nobody_in_between():
+    peer = torn()
+    said = says(0x20, ring=[place for place in ALL if 0x20 <= place <= 0x80])
+    answer = SuccessorFound(successors=said.successors, predecessors=said.predecessors)
+    peer.feed(Arrived(look_up(peer, at(0xC0)).call, at(0x20), 1, answer))
+    assert RingAgreed(at(0x78), at(0x20)) in peer.told(RingAgreed)
+
+
 def test_the_next_in_the_list_is_not_dialed_when_a_neighbour_on_the_ring_gives_us_up():
     peer = Peer().placed().wait(1).feed(GivesUp(at(0x88)))
     assert peer.feed(LinkDown(at(0x88), "closed by the peer")).found("ring") == []

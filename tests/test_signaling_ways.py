@@ -327,11 +327,30 @@ def test_when_offers_cross_the_one_that_is_answered_takes_the_place_of_ours():
 
 
 def test_an_offer_of_ours_that_is_lost_does_not_end_the_attempt_that_theirs_began():
+    low = next(
+        one for one in map(Identity.from_seed, (bytes([n]) * 32 for n in range(256))) if one.peer_id < ME.peer_id
+    )
+    peer = Peer().in_mesh().feed(LocalSignal(low.peer_id, OFFER))
+    (ours,) = peer.routes
+    peer.feed(routed_signal(low, sign_offer(low, ME.peer_id, description("offer", 2))))
+    assert peer.feed(Unrouted(ours.call, "x")).effects == []
+    assert len(peer.feed(LocalSignal(low.peer_id, ANSWER)).routes) == 1
+
+
+def test_an_offer_of_ours_that_theirs_gives_way_to_goes_again_by_the_way_of_theirs_if_it_was_lost():
     peer = offering()
     (ours,) = peer.routes
     peer.feed(routed_signal(BOB, HIS_OFFER))
-    assert peer.feed(Unrouted(ours.call, "x")).effects == []
-    assert len(peer.feed(LocalSignal(BOB.peer_id, ANSWER)).routes) == 1
+    (again,) = peer.feed(Unrouted(ours.call, "x")).routes
+    assert (again.message, again.way) == (ours.message, way_back(BOB))
+    assert peer.feed(Unrouted(again.call, "x")).effects == []
+
+
+def test_with_an_offer_of_ours_that_is_taken_back_theirs_that_crossed_it_is_turned_down():
+    peer = offering()
+    peer.feed(routed_signal(BOB, HIS_OFFER)).feed(RejectOffer(BOB.peer_id, "cancelled"))
+    said = [(route.message.reason, route.message.about, route.way) for route in peer.routes]
+    assert said == [("cancelled", mark_of(OFFER), None), ("max_peers_reached", mark_of(HIS_OFFER), way_back(BOB))]
 
 
 def test_an_offer_to_a_peer_whose_own_offer_has_come_takes_its_recorded_way():

@@ -166,6 +166,36 @@ def test_no_link_is_given_up_for_a_peer_that_was_only_named_or_just_lost():
     assert lost.links == [at(0x70), at(0xB0)]
 
 
+def test_the_rest_of_a_list_is_dialed_one_after_the_other_where_a_slot_is_free_but_no_link_is_given_up():
+    peer = Peer(max_peers=4).linked(0x70, 0xF0).found(0x90, 0xA0, source="list")
+    assert peer.dialed == [at(0x90)]
+    assert peer.feed(LinkLost(at(0x90), "not found")).dialed == [at(0xA0)]
+    assert Peer(max_peers=2).linked(0x70, 0xF0).found(0x90, source="list").wait(60).links == [at(0x70), at(0xF0)]
+
+
+def test_a_dial_on_hearsay_keeps_nobody_away_for_whom_somebody_vouches():
+    peer = Peer(max_peers=4).linked(0x70, 0xF0).found(0x88, source="list")
+    assert peer.dialed == [at(0x88)]
+    assert peer.found(0x98, source="ring").dialed == [at(0x98)]
+    assert peer.found(0x90, source="list").dialed == []
+
+
+def test_an_offer_in_hand_is_not_given_up_to_find_out_whether_a_nearer_peer_is_there():
+    peer = Peer(max_peers=3).linked(0x70, 0x20).feed(offered(0x98, links=2)).found(0x90, source="ring")
+    assert [drop.peer for drop in peer.got(DropLink)] == [at(0x20)]
+
+
+def test_a_peer_whose_dials_are_cut_short_twice_is_worth_no_link_until_somebody_vouches_for_it_again():
+    known, peer = KnownPeers(ME, TopologyConfig(), random.Random(1)), at(0x90)
+    known.learn((peer,), vouched=100.0)
+    known.cut_short(peer, 1.0)
+    assert known.worth_a_link(peer, 2.0)
+    known.cut_short(peer, 3.0)
+    assert not known.worth_a_link(peer, 4.0)
+    known.learn((peer,), vouched=100.0)
+    assert known.worth_a_link(peer, 5.0)
+
+
 def test_a_newcomer_through_us_gets_the_place_of_the_longest_link_rather_than_that_of_its_new_neighbour():
     peer = Peer(max_peers=3).linked(0x70, 0xB0, 0xF0).found(0x90)
     assert [drop.peer for drop in peer.got(DropLink)] == [at(0xF0)]

@@ -5,8 +5,8 @@ before them on the ring, and whether they have slots free: `neighbours`, on each
 changed (Stoica et al., Chord, 2001, section 4: stabilise and notify). What is said goes on as hints: to routing, which
 looks two links ahead, and to the topology, which dials whoever is nearer on the ring than those that it has.
 
-- *Place.* While our neighbours on the ring don't take us for theirs, we look our own id up (`find_successor`), ever more
-  rarely; whoever is nearest to it knows who is next to us. If that does not help, the services are asked.
+- *Place.* While our neighbours on the ring don't take us for theirs, or the ring is torn beside us, we look for our place
+  (`p2pmesh.protocols.placing`), ever more rarely. If that does not help, the services are asked.
 - *Stabilise.* Every 15 s the neighbours on the ring compare the serial numbers of what they said last.
 - *Fix fingers.* While slots for long links are free, keys are drawn and looked up (`p2pmesh.protocols.fingers`): ten times in a
   row if nothing comes of it, then again every 30 s and ever more rarely while more than a third of those wanted are
@@ -195,14 +195,22 @@ class ChordCore:
         neighbour = self._view.neighbours.pop(peer, None)
         if neighbour is None:
             return
-        lists = () if neighbour.gives_up else (self._view.successors, self._view.predecessors)
-        closing = [other for row in lists if row[:1] == (peer,) for other in row[1:2]]
-        self._found([other for other in closing if other not in self._view.neighbours], "ring")
+        lists = () if neighbour.gives_up else ((self._view.successors, True), (self._view.predecessors, False))
         self._refresh(now)
+        for row, clockwise in lists:
+            if row[:1] == (peer,):
+                self._close_over(row, clockwise=clockwise)
         self._tell_soon(now)
         self._see_to_place(now)
         self._seeking.links_changed(self._view, now)
         self._seek(now)
+
+    def _close_over(self, lost: tuple[PeerId, ...], *, clockwise: bool) -> None:
+        """Who was next to us is gone: the next in the list takes its place, or, if that has gone as well, one of the others."""
+        others = lost[1:] if self._placing.tear(lost, clockwise=clockwise) else lost[1:2]
+        strangers = [other for other in others if other not in self._view.neighbours]
+        self._found([other for other in strangers if other == lost[1]], "ring")
+        self._found([other for other in strangers if other != lost[1]], "list")
 
     def _refresh(self, now: float) -> None:
         """See who is next to us. One that has just become so, since another has gone, is asked for its lists of today."""
@@ -363,7 +371,7 @@ class ChordCore:
                 self._tell(Subsystem.TOPOLOGY, FarPeers((answerer,)))
         else:
             near = self._placing.next_to_us(answerer, found)
-            if len(near) == 2:
+            if len(near) == 2 and not self._placing.is_adrift:
                 self._tell(Subsystem.TOPOLOGY, RingAgreed(near[0], near[1]))
             self._found([peer for peer in near or [answerer] if peer not in self._view.neighbours], "ring")
         self._found((answerer, *found.successors, *found.predecessors), "hearsay")

@@ -195,7 +195,7 @@ class Holdings:
             self.out.append(Tell(Subsystem.SIGNALING, AskForOffer(peer)))
 
     def dial(self, peer: PeerId, now: float, *, made_room: bool = False) -> None:
-        purpose = self._purpose_of(peer)
+        purpose = self._purpose_of(peer, now)
         slot = Slot(State.DIALING, now, self.connects.want(peer), made_room, leaf=self.known.is_leaf(peer))
         slot.held_until = now + BRIDGE_HOLDS if purpose == BRIDGE else -math.inf
         self.slots[peer] = slot
@@ -203,7 +203,7 @@ class Holdings:
         self.out.append(Tell(Subsystem.SIGNALING, Intend(peer, purpose)))
         self.out.append(WantLink(peer))
 
-    def _purpose_of(self, peer: PeerId) -> str:
+    def _purpose_of(self, peer: PeerId, now: float) -> str:
         """What a link to this peer would be for."""
         if self._max_peers < 2:
             return LEAF
@@ -212,7 +212,7 @@ class Holdings:
         if peer == self.bridge_to:
             self.bridge_to = None
             return BRIDGE
-        return RING if peer in self.slots.ring(peer) else LONG
+        return RING if peer in self.slots.ring_at_hand(now, peer) else LONG  # who is nearer and dialed may be dead
 
     def accept(self, offer: Offered, now: float) -> None:
         peer = offer.peer.peer_id
@@ -249,7 +249,7 @@ class Holdings:
         if slot.state in ATTEMPTS:
             self.slots.pop(loser)
             self.counts["cancelled"] += 1
-            self.known.pause(loser, now + self._config.retry_first)
+            self.known.cut_short(loser, now + self._config.retry_first)
             self.out.append(DropLink(loser, "given up for another peer"))
             reason = CANCELLED if slot.state is State.DIALING else FULL
             self.out.append(Tell(Subsystem.SIGNALING, RejectOffer(loser, reason)))

@@ -115,6 +115,18 @@ class Introductions:
         letter.mesh_only = purpose == LONG and self._ways.into_mesh and not self._ways.is_original(peer)
         return letter
 
+    def offer_again(self, lost: Letter) -> Letter | None:
+        """Our offer, which found no way, by the way that theirs has come since: of two that cross, the lower id's is answered.
+
+        None if what became of ours does not matter, or that way was tried.
+        """
+        own, heard = self._own.get(lost.to), self._heard.get(lost.to)
+        if own is None or heard is None or heard.sender.version == 0 or lost.to < self._me:
+            return None
+        if lost.way is not None or lost.first is not None:
+            return None
+        return Letter(lost.to, lost.kind, lost.routed, lost.served).along(heard.came)
+
     def answer(self, peer: PeerId, signal: Signal) -> Letter | None:
         """Our answer with its proof; None if its offer is no longer known."""
         heard = self._heard.get(peer)
@@ -149,6 +161,13 @@ class Introductions:
             return letter.after(out)
         about = None if heard is None or heard.sender.version == 0 else mark_of(heard.signal)
         return self._rejection(peer, reason, alternatives, about).along(None if heard is None else heard.came)
+
+    def rejections(self, peer: PeerId, reason: str, alternatives: tuple[PeerId, ...]) -> list[Letter]:
+        """As `rejection`; and if we take ours back that was to be answered instead of theirs, theirs is turned down, too."""
+        found, heard = [self.rejection(peer, reason, alternatives)], self._heard.get(peer)
+        if reason == CANCELLED and heard is not None and heard.live and heard.sender.version > 0:
+            found.append(self._rejection(peer, FULL, (), mark_of(heard.signal)).along(heard.came))
+        return found
 
     def tell_silent(self, peer: PeerId) -> Effects:
         """Nothing came of an attempt: take back an offer that went by a service and was never answered.

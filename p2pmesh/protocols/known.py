@@ -54,6 +54,8 @@ class Known:
     """Until when it is as good as there: we have just found it at its place ourselves."""
     proven: bool = False
     """A link to it has opened before: tried again sooner, and remembered longer."""
+    cut_short: bool = False
+    """The last attempt at it had to give way before it came to anything."""
 
 
 class KnownPeers:
@@ -120,7 +122,7 @@ class KnownPeers:
         """A link to it opened."""
         self.heard(peer, version)
         known = self._peers[peer]
-        known.misses, known.leaf, known.proven = 0, leaf, True
+        known.misses, known.leaf, known.proven, known.cut_short = 0, leaf, True, False
 
     def introduced(self, peer: PeerId, *, leaf: bool) -> None:
         """It said whether it is part of the ring."""
@@ -153,6 +155,17 @@ class KnownPeers:
         """Don't try it before then, without holding anything against it."""
         known = self._peers.get(peer) or self._add(peer)
         known.next_try = until
+
+    def cut_short(self, peer: PeerId, until: float) -> None:
+        """An attempt at it gave way to another peer. If that happens again, it may be gone for all that we know.
+
+        Else one that is gone could cost us a link each time, and never be found out.
+        """
+        self.pause(peer, until)
+        known = self._peers[peer]
+        if known.cut_short:
+            self.doubt(peer)
+        known.cut_short = True
 
     def doubt(self, peer: PeerId) -> None:
         """It may be gone: no link is given up to find out."""

@@ -113,10 +113,10 @@ class Needs:
         if self._max_peers < 2:
             return None
         held = self._slots.on_ring(now)
-        before, after = predecessor(self._me, held), successor(self._me, held)
-        nearer = self._nearer(before, after, now, worthy=True)
+        vouched = [peer for peer in held if not self._is_hearsay(peer, now)]
+        nearer = self._nearer(vouched, now, worthy=True)
         if not nearer and self._slots.free() > 0 and not self._awaits_word(now):
-            nearer = self._nearer(before, after, now, worthy=False)
+            nearer = self._nearer(held, now, worthy=False)
         if not nearer:
             self._later(self._slots.next_slow(now))
             return None
@@ -131,10 +131,15 @@ class Needs:
         if now < self.room_making.not_before:
             self._later(self.room_making.not_before)
             return None
-        return next((swap for peer in nearer if (swap := self._swap(peer, held, now)) is not None), None)
+        return next((swap for peer in nearer if (swap := self._swap(peer, vouched, now)) is not None), None)
 
-    def _nearer(self, before: PeerId | None, after: PeerId | None, now: float, *, worthy: bool) -> list[PeerId]:
-        """Known peers that are nearer on the ring than those two."""
+    def _is_hearsay(self, peer: PeerId, now: float) -> bool:
+        """Whether it is dialed though nobody vouches for it: that keeps nobody away for whom somebody does."""
+        return self._slots.state(peer) is State.DIALING and not self._known.worth_a_link(peer, now)
+
+    def _nearer(self, held: list[PeerId], now: float, *, worthy: bool) -> list[PeerId]:
+        """Known peers that are nearer on the ring than all of those."""
+        before, after = predecessor(self._me, held), successor(self._me, held)
         without = {*self._slots, *self._slots.held()}
         found, moment = self._known.nearer(before, after, without, now, worthy=worthy)
         self._later(moment)

@@ -367,8 +367,9 @@ class SignalingCore:
         return self._ways.send(letter)
 
     def _on_reject_offer(self, event: RejectOffer) -> Effects:
-        letter = self._introductions.rejection(event.peer, event.reason, event.alternatives)
-        return [*self._introductions.close(event.peer), *self._ways.send(letter)]
+        letters = self._introductions.rejections(event.peer, event.reason, event.alternatives)
+        closed = self._introductions.close(event.peer)
+        return [*closed, *(effect for letter in letters for effect in self._ways.send(letter))]
 
     def _on_ask_for_offer(self, peer: PeerId) -> Effects:
         ask = wire.SignalRejected(to=peer, from_=self._me, reason=INITIATOR_CONFLICT, correct_initiator=peer)
@@ -377,7 +378,8 @@ class SignalingCore:
     def _on_lost(self, letter: Letter, reason: str) -> Effects:
         """No way is left for an offer or answer of ours."""
         if letter.kind is Kind.OFFER and self._introductions.answering(letter.to):
-            return []  # its own offer has come: if we have taken that up, what became of ours does not matter
+            again = self._introductions.offer_again(letter)
+            return [] if again is None else self._ways.send(again)
         return [*self._introductions.close(letter.to), Tell(Subsystem.TOPOLOGY, Rejected(letter.to, reason))]
 
     def _ignore(self, why: str) -> Effects:

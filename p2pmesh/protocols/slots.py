@@ -171,9 +171,6 @@ class Slots:
         turns = (slot.since + SLOW for slot in self._slots.values() if slot.state in ATTEMPTS)
         return min((moment for moment in turns if moment > now), default=math.inf)
 
-    def _open_on_ring(self) -> list[PeerId]:
-        return [peer for peer, slot in self._slots.items() if slot.state is State.OPEN and not slot.leaf]
-
     def ring(self, *newcomers: PeerId) -> tuple[PeerId, ...]:
         """Those of the held peers and `newcomers` whose links keep the mesh one: our neighbours on the ring.
 
@@ -211,7 +208,7 @@ class Slots:
         the ring is closed by who comes into it, who is next to us now is kept, if there are others.
         """
         were_next = self.ring()
-        kept = ring_neighbours(self._me, self._open_on_ring()) if uncertain and self._limit > 2 else ()
+        kept = self.ring_at_hand(now) if uncertain and self._limit > 2 else ()
         found = []
         for peer, slot in self._slots.items():
             if slot.state is State.CLOSING or slot.pinned or slot.held_until > now or peer in ring or peer in kept:

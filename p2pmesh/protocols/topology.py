@@ -290,6 +290,10 @@ class TopologyCore:
             case "hearsay":
                 later = now + HEARSAY * self._rng.uniform(1.0, 1.5)
                 news = self._known.learn(event.peers, later, now, vouched=-math.inf)
+            case "list":
+                self._known.learn(event.peers, now=now, vouched=-math.inf)
+                self._known.urge(event.peers, now)
+                news = True
             case "ring":
                 self._known.learn(event.peers, now=now, vouched=now + VOUCHED)
                 self._known.urge(event.peers, now)
