@@ -213,7 +213,8 @@ class SessionLink(Link):
         except RemoteProtocolError as error:
             self._fail(LinkProtocolError(str(error)))
             return
-        self._arrived.unpark_all()
+        if self._arrived:
+            self._arrived.unpark_all()
         self._pump()
 
     def drained(self) -> None:

@@ -288,7 +288,7 @@ class BroadcastCore:
         elif not self._rules.may_come(data):
             self._counts.too_far += 1
             self._refuse(sender, data.id, now)
-        elif self._rules.lifetime(data, now) <= 0:
+        elif (lifetime := self._rules.lifetime(data, now)) <= 0:
             self._counts.expired += 1
             self._refuse(sender, data.id, now)
         elif self._sync.is_before_us(data.topic, data.age, now):
@@ -298,7 +298,7 @@ class BroadcastCore:
             self._counts.too_large += 1
             self._refuse(sender, data.id, now)
         else:
-            self._fresh(sender, data, now)
+            self._fresh(sender, data, lifetime, now)
 
     def _unmasks(self, data: GossipData, now: float) -> bool:
         """Whether what we have by this id is an unproven other message. Then that is forgotten."""
@@ -309,7 +309,7 @@ class BroadcastCore:
         self._seen.discard(data.id)
         return True
 
-    def _fresh(self, sender: RemotePeer, data: GossipData, now: float) -> None:
+    def _fresh(self, sender: RemotePeer, data: GossipData, lifetime: float, now: float) -> None:
         """One that we have not seen, from a neighbour that may send it."""
         if sender.version == 0:  # it relays no key, so what it relays proves nothing, and nobody counts below it
             data = structs.replace(data, key=None, signature=None, receipts=False)
@@ -331,7 +331,7 @@ class BroadcastCore:
             parent=sender.peer_id,
             hops=data.hops + 1,
             since=now,
-            expires=now + self._rules.lifetime(data, now),
+            expires=now + lifetime,
             size=payload_size(data),
             relayed_by=(*(data.relayed_by if sender.version == 0 else ()), sender.peer_id)[-MAX_PEERS_IN_LIST:],
         )

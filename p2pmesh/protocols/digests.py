@@ -10,14 +10,16 @@ keeps its own broadcasts from being found missing, and they are pushed anyway.)
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from hashlib import sha256
-from itertools import starmap
 
 from p2pmesh.wire.fields import MAX_IDS_IN_LIST
 from p2pmesh.wire.messages import DigestPart
 
 DIGITS = "0123456789abcdef"
+BEYOND = "g"
+"""Comes after all digits."""
 KEY_DIGITS = 16
 FEW = 32
 """So many ids are told rather than summed up once more: a frame of 1.3 kB against 400 bytes and a round-trip."""
@@ -34,6 +36,7 @@ class Digest:
     def __init__(self, keys: Iterable[tuple[str, str]]) -> None:
         """Make it of keys and ids."""
         self._ids = dict(sorted(keys))
+        self._keys = list(self._ids)
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -44,21 +47,15 @@ class Digest:
 
     def part(self, prefix: str) -> DigestPart:
         """The sum of those below a prefix."""
-        return _summed(prefix, [key for key in self._ids if key.startswith(prefix)])
+        return _summed(prefix, self._below(prefix))
 
     def children(self, prefix: str) -> list[DigestPart]:
         """The sums of those below the 16 next longer prefixes."""
-        below: dict[str, list[str]] = {prefix + digit: [] for digit in DIGITS}
-        size = len(prefix) + 1
-        for key in self._ids:
-            if key.startswith(prefix):
-                below[key[:size]].append(key)
-        return list(starmap(_summed, below.items()))
+        return [self.part(prefix + digit) for digit in DIGITS]
 
     def ids(self, prefixes: Sequence[str]) -> list[str]:
         """The ids below any of these prefixes."""
-        some = tuple(prefixes)
-        return [message_id for key, message_id in self._ids.items() if key.startswith(some)]
+        return [self._ids[key] for key in sorted({key for prefix in prefixes for key in self._below(prefix)})]
 
     def compared(self, parts: Sequence[DigestPart]) -> tuple[list[DigestPart], list[str], list[str]]:
         """Another's sums against ours: what to sum up more finely, which prefixes to list, which to send all of unasked."""
@@ -76,6 +73,11 @@ class Digest:
             elif len(finer) + len(DIGITS) <= MAX_IDS_IN_LIST:  # what is beyond is found the next time
                 finer += self.children(theirs.prefix)
         return finer, listed, lacking
+
+    def _below(self, prefix: str) -> list[str]:
+        """The keys below a prefix, which stand side by side."""
+        start = bisect_left(self._keys, prefix)
+        return self._keys[start : bisect_left(self._keys, prefix + BEYOND, start)]
 
 
 def _summed(prefix: str, keys: Sequence[str]) -> DigestPart:

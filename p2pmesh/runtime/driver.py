@@ -139,7 +139,8 @@ class Driver:
     def _take(self, item: _Item) -> None:
         while self._notices:
             self._handle(self._notices.popleft())
-        self._behind.unpark_all()
+        if self._behind:
+            self._behind.unpark_all()
         match item:
             case _Wake():
                 pass
