@@ -166,9 +166,13 @@ class Node:
 
     def _dispatch(self, effects: Effects) -> None:
         for effect in effects:
-            match effect:
+            match effect:  # the most frequent first
+                case Tell():
+                    self.drivers[effect.subsystem].post(effect.input)
                 case SendFrame():
                     self.keeper.send(effect.peers, effect.message, urgent=effect.urgent, patient=effect.patient)
+                case Emit():
+                    self._emit(effect.event)
                 case WantLink():
                     self.keeper.want(effect.peer)
                 case AcceptOffer():
@@ -182,10 +186,6 @@ class Node:
                 case ServiceRefused():
                     self.services[effect.transport].refuse(effect.reason)
                     self._startup.refused(effect.transport)
-                case Tell():
-                    self.drivers[effect.subsystem].post(effect.input)
-                case Emit():
-                    self._emit(effect.event)
                 case Reply():
                     self.calls.resolve(effect)
                 case Progress():
