@@ -18,10 +18,6 @@ from p2pmesh.protocols.session import LinkSession
 from p2pmesh.protocols.text_session import TextSession
 
 
-MUCH_LATER = 1.0
-"""Seconds: below keepalive's, so that it moves seldom, and above those for which frames wait for company."""
-
-
 class Carrier(abc.ABC):
     """What carries packets to one peer, whole, in order, each once: a data channel. Open when it is given to a link.
 
@@ -266,11 +262,11 @@ class SessionLink(Link):
         self._set_alarm()
 
     def _set_alarm(self) -> None:
-        """Let `run` wake earlier if need be, or much later; one that moved away a little is looked at when the old one comes."""
+        """Let `run` wake earlier if need be; a deadline that moved away is looked at when the old one comes."""
         alarm = self._alarm
         if alarm is not None:
             deadline = self._session.next_deadline()
-            if not 0 <= deadline - alarm.deadline < MUCH_LATER:
+            if deadline < alarm.deadline:
                 alarm.deadline = deadline
 
     def _expire(self) -> None:
