@@ -65,7 +65,7 @@ from p2pmesh.protocols.core import (
     Welcome,
 )
 from p2pmesh.protocols.placing import Placing
-from p2pmesh.protocols.ring import Neighbour, RingView, bracket
+from p2pmesh.protocols.ring import Neighbour, RingView, bracket, sure_of
 from p2pmesh.protocols.seeking import Seeking
 from p2pmesh.protocols.timers import Timers
 from p2pmesh.wire.overlay import FindSuccessor, Neighbours, Stabilise, SuccessorFound
@@ -284,15 +284,14 @@ class ChordCore:
 
     def _saying(self) -> Neighbours:
         """What we have to say, but for the serial number."""
-        view = self._view
-        outdated = view.outdated()
+        view, outdated = self._view, self._view.outdated()
         return Neighbours(
             serial=0,
             links=view.links(),
             free=max(0, min(self._max_peers - len(view.neighbours) - view.kept_free(), 0xFFFF)),
             leaf=self._max_peers < 2,
-            successors=_sure_of(view.successors, outdated),
-            predecessors=_sure_of(view.predecessors, outdated),
+            successors=sure_of(view.successors, outdated),
+            predecessors=sure_of(view.predecessors, outdated),
         )
 
     def _speak(self, peers: tuple[PeerId, ...], saying: Neighbours) -> None:
@@ -448,8 +447,3 @@ class ChordCore:
             self._tell(Subsystem.TOPOLOGY, FarPeers(peers))
         self._found((answerer,), "hearsay")
         self._seek(now)
-
-
-def _sure_of(row: tuple[PeerId, ...], outdated: list[PeerId]) -> tuple[PeerId, ...]:
-    """What is told of a list of ours: if it was made from outdated ones, those who have gone since may stand in it."""
-    return row[:1] if row and row[0] in outdated else row

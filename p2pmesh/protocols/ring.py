@@ -190,3 +190,8 @@ def bracket(me: PeerId, peer: PeerId, said: Neighbours, limit: int) -> list[Peer
         if ring_distance(one, me) < ring_distance(one, other):
             return [one, other]
     return []
+
+
+def sure_of(row: tuple[PeerId, ...], outdated: list[PeerId]) -> tuple[PeerId, ...]:
+    """What is told of a list of ours: if it was made from outdated ones, those who have gone since may stand in it."""
+    return row[:1] if row and row[0] in outdated else row
