@@ -21,6 +21,7 @@ from p2pmesh.protocols.core import (
     HopSettled,
     Leave,
     LinkDown,
+    MeshSize,
     Originated,
     Publish,
     Reply,
@@ -157,6 +158,16 @@ def test_a_message_published_alone_waits_for_the_first_link():
     net.run_until(25)
     assert [[m.message_id for m in node.received] for node in net.nodes[1:]] == [[message_id]] * 2
     assert net.nodes[2].received[0].payload == {"n": 1}
+
+
+def test_what_an_island_said_reaches_the_far_end_of_the_mesh_that_it_becomes_part_of():
+    net = Net(30, [(0, 1), *((number, number + 1) for number in range(2, 29))])
+    net.feed(net.nodes[0], MeshSize(2))
+    message_id = net.published(0)
+    net.run_until(3)
+    net.link(1, 2)
+    net.run_until(50)
+    assert [m.message_id for m in net.nodes[29].received] == [message_id]
 
 
 def test_a_message_crosses_to_the_other_part_after_a_heal_even_if_the_offer_is_lost():

@@ -358,7 +358,7 @@ def test_trees_are_bounded_and_the_origin_silent_for_longest_is_forgotten():
     assert trees.get("t7", 10) is None
 
 
-@pytest.mark.parametrize(("max_peers", "size", "hops"), [(3, 8, 28), (3, 1000, 56), (5, 10_000, 70), (2, 100, 66)])
+@pytest.mark.parametrize(("max_peers", "size", "hops"), [(3, 8, 64), (5, 10_000, 70), (2, 90, 64), (2, 100, 66)])
 def test_the_hop_limit_follows_the_size_of_the_mesh(max_peers, size, hops):
     bare = Bare(MeshConfig(max_peers=max_peers))
     bare.up(ALICE)

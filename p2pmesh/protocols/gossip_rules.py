@@ -1,10 +1,12 @@
 """What a broadcast may be: the options of `Mesh.broadcast`, and how long and how far a message goes.
 
-Unless its caller says otherwise, a broadcast may cross `16 + 4 log2(peers)` links. Trees grow from first arrivals, and are as
-deep as the mesh is wide; a ring with one long link for each of 1,000 peers is 15 links wide, with three for each of 10,000
-it is 9 (measured). So this is four times what is needed and more, for repairs go roundabout ways; a message that goes in
-circles ends at dedupe, not here. With `max_peers` below 3 there is nothing but the ring, and it is half as wide as it is
-long. Not knowing the size of the mesh, we take it for 4,096 peers.
+Unless its caller says otherwise, a broadcast may cross `16 + 4 log2(peers)` links, and 64 in any case. Trees grow from first
+arrivals, and are as deep as the mesh is wide; a ring with one long link for each of 1,000 peers is 15 links wide, with
+three for each of 10,000 it is 9 (measured). So this is four times what is needed and more, for repairs go roundabout ways;
+a message that goes in circles ends at dedupe, not here. Few peers are no reason for less than 64: they may be an island that
+becomes part of a large mesh within the message's ttl, where it is handed from neighbour to neighbour. With `max_peers` below
+3 there is nothing but the ring, and it is half as wide as it is long. Not knowing the size of the mesh, we take it for 4,096
+peers.
 """
 
 from __future__ import annotations
@@ -57,7 +59,7 @@ class Rules:
         """About so many peers are in the mesh."""
         if self._config.max_hops is None:
             hops = 16 + 4 * math.log2(max(2, peers)) if self._has_long_links else 16 + peers / 2
-            self._max_hops = min(math.ceil(hops), MOST_HOPS)
+            self._max_hops = min(max(math.ceil(hops), HOPS_UNKNOWN), MOST_HOPS)
 
     def draft(self, event: Publish, now: float) -> Draft:
         """Check what the application asks for.
