@@ -1,8 +1,9 @@
 """Errands: packets of ours, each brought to its receiver again and again, another way each time, until that answers.
 
 How long an answer is waited for follows from how long others took (RFC 6298), from this receiver or, if it is new, from all
-of them; it doubles with each attempt, and grows with the bytes that are under way. A response says which attempt it
-answers, so late ones count as what they are.
+of them; it grows with the bytes that are under way, and doubles with each attempt after the second, or after the first if
+nothing is known yet. It is shorter than RFC 6298 has it: what is repeated goes another way, so to do it in vain harms little,
+and somebody in the way of the first may be dead. A response says which attempt it answers, so late ones count as what they are.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from p2pmesh.protocols.routes import RouteTable
 from p2pmesh.protocols.timers import Timers
 from p2pmesh.wire.overlay import Packet
 
+_SWINGS = 2
+"""Mean deviations that answers may be late; RFC 6298 has 4."""
 _DOUBLINGS = 2
 """Of the time that an answer is waited for: then it stays."""
 
@@ -92,7 +95,7 @@ class _Pace:
 
     @property
     def wait(self) -> float:
-        return self.mean + 4 * self.swing
+        return self.mean + _SWINGS * self.swing
 
 
 class _Paces:
@@ -115,12 +118,12 @@ class _Paces:
             pace.add(taken)
         self._each.put(peer, pace)
 
-    def wait(self, peer: PeerId, hop_limit: int) -> float:
-        """How long to wait for an answer of this peer to a first attempt."""
+    def wait(self, peer: PeerId, hop_limit: int, attempt: int) -> float:
+        """How long to wait for an answer of this peer to an attempt, the first being 0."""
         pace = self._each.get(peer) or self._all
         if pace is None:
-            return self._config.ack_timeout * max(1.0, hop_limit / _SHORT)
-        return max(self._config.least_wait, pace.wait)
+            return self._config.ack_timeout * max(1.0, hop_limit / _SHORT) * 2.0 ** min(attempt, _DOUBLINGS)
+        return max(self._config.least_wait, pace.wait) * 2.0 ** min(max(0, attempt - 1), _DOUBLINGS)
 
 
 class Errands:
@@ -251,7 +254,7 @@ class Errands:
         attempt = len(errand.sent)
         errand.sent.append(now)
         hops = self._table.hop_limit()
-        wait = self._paces.wait(errand.packet.to, hops) * 2 ** min(attempt, _DOUBLINGS) * self._rng.uniform(0.9, 1.1)
+        wait = self._paces.wait(errand.packet.to, hops, attempt) * self._rng.uniform(0.9, 1.1)
         wait += self._bytes / self._slowest_link  # what is queued is not lost
         self._timers.set(Due(errand.packet.id), min(now + wait, errand.deadline))
         if not self._table:
