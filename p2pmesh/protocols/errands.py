@@ -1,9 +1,12 @@
 """Errands: packets of ours, each brought to its receiver again and again, another way each time, until that answers.
 
 How long an answer is waited for follows from how long others took (RFC 6298), from this receiver or, if it is new, from all
-of them; it grows with the bytes that are under way, and doubles with each attempt after the second, or after the first if
-nothing is known yet. It is shorter than RFC 6298 has it: what is repeated goes another way, so to do it in vain harms little,
-and somebody in the way of the first may be dead. A response says which attempt it answers, so late ones count as what they are.
+of them; it doubles with each attempt, and grows with the bytes that are under way. A response says which attempt it answers,
+so late ones count as what they are.
+
+Where somebody waits for a direct message to arrive, that is too long: who is in the way of the first attempt may be dead, and the
+next goes another way. So these are repeated sooner, and the second time as soon as the first. (Not so the calls of other cores:
+while thousands join, there is enough on the way.)
 """
 
 from __future__ import annotations
@@ -24,8 +27,9 @@ from p2pmesh.protocols.routes import RouteTable
 from p2pmesh.protocols.timers import Timers
 from p2pmesh.wire.overlay import Packet
 
-_SWINGS = 2
-"""Mean deviations that answers may be late; RFC 6298 has 4."""
+_SWINGS = 4
+_SWINGS_IF_HURRIED = 2
+"""Mean deviations that answers may be late; 4 is RFC 6298's."""
 _DOUBLINGS = 2
 """Of the time that an answer is waited for: then it stays."""
 
@@ -73,6 +77,8 @@ class Errand:
     used: dict[PeerId, None] = field(factory=dict)
     """First hops of earlier attempts."""
     misses: int = 0
+    hurried: bool = False
+    """Somebody waits for a direct message."""
     patience: int | None = None
     """Misses until it is given up; None for as many as usual."""
 
@@ -93,9 +99,8 @@ class _Pace:
         self.swing += (abs(taken - self.mean) - self.swing) / 4
         self.mean += (taken - self.mean) / 8
 
-    @property
-    def wait(self) -> float:
-        return self.mean + _SWINGS * self.swing
+    def wait(self, *, hurried: bool) -> float:
+        return self.mean + (_SWINGS_IF_HURRIED if hurried else _SWINGS) * self.swing
 
 
 class _Paces:
@@ -118,12 +123,13 @@ class _Paces:
             pace.add(taken)
         self._each.put(peer, pace)
 
-    def wait(self, peer: PeerId, hop_limit: int, attempt: int) -> float:
+    def wait(self, peer: PeerId, hop_limit: int, attempt: int, *, hurried: bool) -> float:
         """How long to wait for an answer of this peer to an attempt, the first being 0."""
         pace = self._each.get(peer) or self._all
         if pace is None:
             return self._config.ack_timeout * max(1.0, hop_limit / _SHORT) * 2.0 ** min(attempt, _DOUBLINGS)
-        return max(self._config.least_wait, pace.wait) * 2.0 ** min(max(0, attempt - 1), _DOUBLINGS)
+        doublings = min(max(0, attempt - hurried), _DOUBLINGS)
+        return max(self._config.least_wait, pace.wait(hurried=hurried)) * 2.0**doublings
 
 
 class Errands:
@@ -254,7 +260,7 @@ class Errands:
         attempt = len(errand.sent)
         errand.sent.append(now)
         hops = self._table.hop_limit()
-        wait = self._paces.wait(errand.packet.to, hops, attempt) * self._rng.uniform(0.9, 1.1)
+        wait = self._paces.wait(errand.packet.to, hops, attempt, hurried=errand.hurried) * self._rng.uniform(0.9, 1.1)
         wait += self._bytes / self._slowest_link  # what is queued is not lost
         self._timers.set(Due(errand.packet.id), min(now + wait, errand.deadline))
         if not self._table:

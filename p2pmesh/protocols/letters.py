@@ -82,7 +82,7 @@ class Letters:
         def on_failure(reason: str, _now: float) -> None:
             self._unknown(peer, reason)
 
-        self._errands.start(Errand(packet, now + self._patience, on_arrival, on_failure), now)
+        self._errands.start(Errand(packet, now + self._patience, on_arrival, on_failure, hurried=True), now)
 
     def _answered(self, peer: PeerId, response: Packet, now: float) -> None:
         try:
@@ -131,7 +131,7 @@ class Letters:
         def on_failure(reason: str, _now: float) -> None:
             self.directs.failed(peer, letter.id, reason)
 
-        self._errands.start(Errand(packet, letter.deadline, on_arrival, on_failure), now)
+        self._errands.start(Errand(packet, letter.deadline, on_arrival, on_failure, hurried=True), now)
 
 
 def refusal_of(response: Packet) -> str:
