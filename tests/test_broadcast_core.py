@@ -713,6 +713,15 @@ def test_an_original_gets_its_own_form_and_no_ack_is_awaited():
     assert bare.count("in_flight") == 0
 
 
+def test_what_came_far_is_not_too_far_for_an_original():
+    bare = Bare(LENIENT)
+    bare.up(ALICE)
+    bare.up(BOB, version=0)
+    bare.hear(ALICE, gossip(hops=30))
+    told = {message.data.hops for peers, message in bare.sent(Gossip) if peers == (BOB.peer_id,)}
+    assert told == {5}
+
+
 def test_an_originals_broadcast_is_passed_on_unproven_and_spares_whom_it_names():
     bare = Bare(LENIENT)
     bare.up(ALICE, BOB, version=0)

@@ -63,8 +63,9 @@ def test_two_halves_become_one_ring(peers, apart, keeps_service):
     mesh.cut(peers // 2, keeps_service=keeps_service, seconds=apart)
     assert mesh.heals_within(30)
     mesh.net.run(apart)
-    assert mesh.said(IslandSuspected)
-    assert mesh.said(IslandHealed)
+    # Who comes back to the service is at its place soon: so small a ring may close before anybody has been missed for long.
+    assert mesh.said(IslandSuspected) or not keeps_service
+    assert bool(mesh.said(IslandHealed)) == bool(mesh.said(IslandSuspected))
 
 
 @pytest.mark.parametrize("sizes", [(4, 3, 2), pytest.param((7, 4, 3), marks=pytest.mark.simulation)])

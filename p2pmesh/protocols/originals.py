@@ -11,6 +11,9 @@ from p2pmesh.wire.payloads import Body, legacy, pack
 PROBE = "__gossip_connectivity_probe"
 PROBE_RESPONSE = "__gossip_connectivity_response"
 
+MOST_HOPS_TOLD = 5
+"""They drop what has crossed more than ten links, which is few in a large mesh: so they are told of no more than half of that, and
+may relay it among themselves. It does not go in circles, since each peer passes on an id once."""
 MOST_ECHOED = 1024
 """A longer probe is answered without its content."""
 
@@ -25,7 +28,7 @@ def for_originals(kept: Kept) -> Gossip:
         origin_peer_id=data.origin_peer_id,
         signature=None,
         timestamp=data.timestamp,
-        hops=kept.hops,
+        hops=min(kept.hops, MOST_HOPS_TOLD),
         relayed_by=kept.relayed_by,
     )
     return Gossip(data=plain, delivery_id=f"{data.id}_1" if kept.parent is None else None)
