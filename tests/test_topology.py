@@ -453,6 +453,12 @@ def test_a_goodbye_ends_the_link_and_names_who_closes_the_gap():
     assert at(0x10) not in peer.wait(100).dialed
 
 
+def test_a_rejection_in_the_very_moment_of_an_offer_that_replaced_ours_ends_that_attempt():
+    peer = Peer().feed(Connect(0, at(0x10))).feed(offered(0x10)).feed(Rejected(at(0x10), FULL, (), False))
+    assert peer.got(DropLink) == [DropLink(at(0x10), FULL)]
+    assert peer.core.snapshot()["attempts"] == []
+
+
 def test_hearsay_from_strangers_is_ignored():
     peer = Peer().feed(Received(at(0x10), Goodbye(reason="x", peers=(at(0x20),))))
     assert peer.effects == []

@@ -256,7 +256,8 @@ class TopologyCore:
             self._held.connects.hold(peer, now + ROOM_COMES * self._rng.uniform(0.75, 1.25))
         if slot is not None and event.reason in TAKEN_BACK and slot.state is not State.ANSWERING:
             return
-        if attempting:
+        if attempting and slot is not None:
+            slot.replaced = False  # this attempt is what ends, not the one that gave way to it
             self._counts["turned_down"] += 1
             self._out.append(DropLink(peer, event.reason))
             self._held.attempt_failed(peer, event.reason, now)
