@@ -207,10 +207,9 @@ class ChordCore:
 
     def _close_over(self, lost: tuple[PeerId, ...], *, clockwise: bool) -> None:
         """Who was next to us is gone: the next in the list takes its place, or, if that has gone as well, one of the others."""
-        others = lost[1:] if self._placing.tear(lost, clockwise=clockwise) else lost[1:2]
-        strangers = [other for other in others if other not in self._view.neighbours]
-        self._found([other for other in strangers if other == lost[1]], "ring")
-        self._found([other for other in strangers if other != lost[1]], "list")
+        others = lost[2:] if self._placing.tear(lost, clockwise=clockwise) else ()
+        for peers, source in ((lost[1:2], "ring"), (others, "list")):
+            self._found([peer for peer in peers if peer not in self._view.neighbours], source)
 
     def _refresh(self, now: float) -> None:
         """See who is next to us. One that has just become so, since another has gone, is asked for its lists of today."""
