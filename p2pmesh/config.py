@@ -75,6 +75,9 @@ class LinkConfig:
     """Between further pings."""
     keepalive_pings: int = _number(3, low=1)
     """Unanswered pings until the peer is given up: about 5 s after it fell silent, against 33 s of ICE consent."""
+    doubt_after: float = _number(0.5, low=0.05)
+    """A peer that says nothing for so long, and two round trips, after something was sent to it is doubted: the link stays,
+    but packets go another way. Half of that after what was sent, it is pinged."""
     outbox: int = _number(256, low=1)
     """Frames that may wait for one link, control and data each."""
     outbox_patience: float = _number(10.0, low=0.1)
@@ -293,7 +296,7 @@ class RoutingConfig:
     """As `misses`, of such a packet."""
     errands: int = _number(4096, low=1)
     """Packets of ours under way."""
-    least_hops: int = _number(32, low=1)
+    least_hops: int = _number(128, low=1)
     """Links that a packet may cross at least; more in a large mesh with few links each."""
     relay_rate: float = _number(1000.0, low=1)
     """Packets a second taken from one neighbour, and twice as many at once; what is above is dropped."""

@@ -22,8 +22,8 @@ from p2pmesh.protocols.core import LinkDown, LinkLost, LinkUp, LocalSignal, Remo
 from p2pmesh.server.presence import Close, Send
 from p2pmesh.simulation.bare import EPOCH
 from p2pmesh.simulation.bare_node import BareNode
+from p2pmesh.simulation.descriptions import parse_description
 from p2pmesh.simulation.network import SimAttempt
-from p2pmesh.simulation.network import _parse as parse_description
 from p2pmesh.wire.codec import decode, decode_signaling, encode, encode_signaling
 from p2pmesh.wire.messages import Signal
 from tests.original_peer import OriginalPeer

@@ -8,7 +8,7 @@ import trio
 
 from p2pmesh.config import LinkConfig, MeshConfig
 from p2pmesh.identity import Identity
-from p2pmesh.protocols.core import LinkDown, LinkLost, LinkUp, LocalSignal, RemotePeer
+from p2pmesh.protocols.core import LinkDown, LinkHeard, LinkLost, LinkSilent, LinkUp, LocalSignal, RemotePeer
 from p2pmesh.runtime.linkkeeper import FEED, LinkKeeper
 from p2pmesh.simulation.network import SimNetwork
 from p2pmesh.wire.messages import Direct, GossipAck, Signal
@@ -42,9 +42,15 @@ class Owner:
         match event:
             case LinkUp(remote):
                 assert remote.peer_id not in self.up, "two links to one peer"
-                self.up[remote.peer_id] = True
+                self.up[remote.peer_id] = "heard"
             case LinkDown(peer):
-                assert self.up.pop(peer, False), "a link went down that was not up"
+                assert self.up.pop(peer, None), "a link went down that was not up"
+            case LinkSilent(peer):
+                assert self.up[peer] == "heard", "a link is silent that was not heard before"
+                self.up[peer] = "silent"
+            case LinkHeard(peer):
+                assert self.up[peer] == "silent", "a link is heard that was not silent before"
+                self.up[peer] = "heard"
             case _:
                 pass
         self.heard.append(event)
@@ -73,6 +79,8 @@ class Owner:
                     del self.slots[peer]
             case LocalSignal(peer, signal):
                 self.field.later(self.field.owners[peer].signaled, self.peer_id, signal)
+            case LinkSilent() | LinkHeard():
+                pass
             case _:
                 raise AssertionError(event)
 

@@ -142,6 +142,29 @@ async def test_a_silent_peer_is_given_up_within_about_five_seconds_and_told_once
             assert [type(event) for event in ends] == [PeerTimedOut]
 
 
+async def test_packets_go_round_a_silent_peer_before_it_is_given_up_until_it_speaks_again(autojump_clock):
+    async with World() as world:
+        alice, bob, carol = await world.join(3)
+        await linked(alice, bob, carol)
+
+        def shunned():
+            return alice.snapshot()["subsystems"]["routing"]["packets"]["shunned"]
+
+        assert not shunned()
+        start = trio.current_time()
+        world.network.freeze(bob.peer_id)
+        with trio.fail_after(2):
+            await alice.send(carol.peer_id, "hello")
+        with trio.move_on_after(1):
+            await alice.send(bob.peer_id, "are you there?")
+        await until(shunned, timeout=3)
+        assert bob.peer_id in alice.peers
+        assert trio.current_time() - start < 2.5
+        world.network.thaw(bob.peer_id)
+        await until(lambda: not shunned(), timeout=1)
+        assert bob.peer_id in alice.peers
+
+
 def _waiting(stream):
     items = []
     while True:

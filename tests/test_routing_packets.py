@@ -160,7 +160,7 @@ def test_without_a_link_a_route_ends_at_once():
 def test_where_nobody_knows_a_way_the_asker_hears_of_it_before_its_time_is_over(links):
     net = RouteNet(40, small_world(40, links))
     call = net.route(0, identity(1000).peer_id, timeout=60)
-    net.run(20)
+    net.run(45)
     assert "no route" in why_not(net, 0, call)
     crossed = sum(isinstance(message, Packet) and message.kind != "miss" for _, _, message in net.sent)
     assert crossed <= 10 * (net.nodes[0].packets["hop_limit"] + 1)
@@ -266,12 +266,12 @@ def test_the_way_round_a_peer_that_drops_all_it_should_relay_is_found():
         hole = seed * 7
         black_holes(net, {hole})
         calls = [
-            (a, net.route(a, net.nodes[b].id, answered=True, timeout=30))
+            (a, net.route(a, net.nodes[b].id, answered=True, timeout=60))
             for a in range(40)
             for b in (random.Random(a).randrange(40),)
             if a != b and hole not in (a, b)
         ]
-        net.run(40)
+        net.run(60)
         for a, call in calls:
             arrived(net, a, call)
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from p2pmesh.config import KIB, LinkConfig
 from p2pmesh.errors import RemoteProtocolError
-from p2pmesh.protocols.session import MAX_LAG, LinkSession
+from p2pmesh.protocols.session import FIRST_ROUND_TRIP, MAX_LAG, MEASURE_EVERY, LinkSession
 from p2pmesh.protocols.text_session import MAX_TEXT, TextSession
 from p2pmesh.wire import fragments as f
 from tests.examples import examples
@@ -366,6 +366,88 @@ def test_a_ping_that_waits_in_a_slow_carrier_is_not_held_against_the_peer() -> N
     while (silent := one.expire(one.next_deadline(), buffered=one.bytes_sent - left_carrier)) is None:
         one.next_packet(one.next_deadline())
     assert silent > 5.0
+
+
+def test_a_peer_that_says_nothing_to_what_was_sent_is_pinged_and_then_silent() -> None:
+    one = greeted()
+    one.queue(b"are you there?", urgent=False)
+    assert f.PING not in kinds(one.next_packet(1.0))
+    assert let_time_pass(one, 1.3) == ([1.0 + CONFIG.doubt_after / 2], None)
+    assert not one.silent
+    let_time_pass(one, 1.0 + CONFIG.doubt_after + 2 * FIRST_ROUND_TRIP)
+    assert one.silent
+    one.receive_packet(f.frame_header(0, 0), 2.6)
+    assert not one.silent
+
+
+def test_doubt_waits_two_round_trips_that_were_measured() -> None:
+    one = session()
+    (hello,) = packets(one, 0.0)
+    one.receive_packet(HELLO + GRANT + f.u32_record(f.PONG, dict(f.parse_packet(hello))[f.PING][3]), 0.3)
+    assert one.round_trip == pytest.approx(0.3)
+    one.queue(b"are you there?", urgent=False)
+    one.next_packet(1.0)
+    let_time_pass(one, 1.0 + CONFIG.doubt_after + 0.59)
+    assert not one.silent
+    let_time_pass(one, 1.0 + CONFIG.doubt_after + 0.61)
+    assert one.silent
+
+
+def test_where_nothing_is_sent_the_keepalives_first_ping_raises_the_doubt() -> None:
+    one = greeted()
+    let_time_pass(one, 2.0 + CONFIG.doubt_after + 2 * FIRST_ROUND_TRIP - 0.01)
+    assert not one.silent
+    let_time_pass(one, 2.0 + CONFIG.doubt_after + 2 * FIRST_ROUND_TRIP)
+    assert one.silent
+
+
+def test_doubt_neither_hastens_nor_delays_the_end_of_a_silent_peer() -> None:
+    one = greeted()
+    for sent_at in (0.5, 1.9, 2.2, 3.4):
+        assert let_time_pass(one, sent_at)[1] is None
+        one.queue(b"are you there?", urgent=False)
+        one.next_packet(sent_at)
+    assert let_time_pass(one, 100.0)[1] == pytest.approx(5.0)
+
+
+def test_a_conversation_needs_no_pings() -> None:
+    one, other, now = greeted(), greeted(), 0.0
+    for _ in range(100):
+        now += 0.2
+        one.queue(b"a word", urgent=False)
+        talk(one, other, now)
+        other.queue(b"and another", urgent=False)
+        talk(other, one, now + 0.1)
+        assert one.expire(now + 0.15) is None
+        assert not one.silent
+    assert one.pings_sent <= 1 + now / MEASURE_EVERY
+
+
+def test_a_process_that_slept_doubts_itself_before_its_peer() -> None:
+    one = greeted()
+    one.queue(b"are you there?", urgent=False)
+    one.next_packet(1.0)
+    one.expire(1.0 + 10.0)
+    assert not one.silent, "what the peer said meanwhile may not have been read yet"
+    let_time_pass(one, 11.0 + CONFIG.doubt_after + 2 * FIRST_ROUND_TRIP)
+    assert one.silent
+
+
+def test_a_peer_is_not_doubted_while_what_it_should_answer_still_leaves() -> None:
+    one = greeted()
+    one.queue(bytes(20_000), urgent=False)
+    packets(one, 0.0)
+    now = 0.0
+    for step in range(10):  # the carrier gets rid of a little each time
+        now = one.next_deadline()
+        assert one.expire(now, buffered=20_000 - 1000 * step) is None
+        one.next_packet(now)
+        assert not one.silent
+    stuck_at = one.bytes_sent - 11_000
+    while not one.silent:
+        now = one.next_deadline()
+        assert one.expire(now, buffered=one.bytes_sent - stuck_at) is None, "and long before it is given up"
+        one.next_packet(now)
 
 
 # --- the end ----------------------------------------------------------------------------------------------------------

@@ -216,6 +216,32 @@ async def test_a_peer_that_thaws_in_time_gets_all_that_was_sent(autojump_clock: 
         assert await receive_some(right, len(frames)) == frames
 
 
+async def test_whoever_watches_a_link_is_told_when_the_peer_falls_silent_and_when_it_speaks_again(
+    autojump_clock: MockClock,
+) -> None:
+    told: list[tuple[float, bool]] = []
+    async with network_of_two() as network, connected(network) as (left, right):
+        await trio.sleep(1)
+        start = trio.current_time()
+        left.watch(lambda silent: told.append((round(trio.current_time() - start, 2), silent)))
+        await left.send(b"hello")
+        assert await receive_some(right, 1) == [b"hello"]
+        await trio.sleep(1)
+        assert not told, "an answer to a ping is enough"
+        network.freeze(RIGHT)
+        await left.send(b"are you there?")
+        await trio.sleep(1.5)
+        network.thaw(RIGHT)
+        await trio.sleep(0.5)
+        assert [silent for _, silent in told] == [True, False]
+        assert 1.5 <= told[0][0] <= 2.0
+        assert 2.5 <= told[1][0] <= 2.8
+        network.freeze(RIGHT)
+        with pytest.raises(LinkTimedOut):
+            await left.receive()
+        assert [silent for _, silent in told] == [True, False, True]
+
+
 async def test_a_partition_holds_links_of_different_sides_only(autojump_clock: MockClock) -> None:
     async with network_of_two() as network, connected(network) as (left, right):
         network.partition([LEFT, RIGHT])

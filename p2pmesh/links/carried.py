@@ -7,6 +7,7 @@ then on tells it what happens by three synchronous callbacks: `packet_received`,
 from __future__ import annotations
 
 import abc
+from collections.abc import Callable
 
 import trio
 
@@ -79,6 +80,8 @@ class SessionLink(Link):
         self._over = False
         self._error: LinkError | None = None
         self._done = trio.Event()
+        self._is_silent = False
+        self._on_silence: Callable[[bool], None] | None = None
         self._pump()
 
     @property
@@ -139,6 +142,9 @@ class SessionLink(Link):
 
     def flush(self) -> None:
         self._pump()
+
+    def watch(self, on_silence: Callable[[bool], None]) -> None:
+        self._on_silence = on_silence
 
     def _patience_ends(self) -> float:
         return trio.current_time() + self._config.patience
@@ -213,6 +219,8 @@ class SessionLink(Link):
         except RemoteProtocolError as error:
             self._fail(LinkProtocolError(str(error)))
             return
+        if self._is_silent:
+            self._tell_silence()
         if self._arrived:
             self._arrived.unpark_all()
         self._pump()
@@ -274,9 +282,18 @@ class SessionLink(Link):
             return
         silent_for = self._session.expire(trio.current_time(), self._carrier.buffered)
         if silent_for is None:
+            self._tell_silence()
             self._pump()
         else:
             self._fail(LinkTimedOut(silent_for))
+
+    def _tell_silence(self) -> None:
+        """If the peer has fallen silent, or speaks again."""
+        silent = self._session.silent
+        if silent != self._is_silent:
+            self._is_silent = silent
+            if self._on_silence is not None:
+                self._on_silence(silent)
 
     def _fail(self, error: LinkError) -> None:
         if not self._over:

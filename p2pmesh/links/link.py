@@ -8,6 +8,7 @@ is decided by the sans-IO core `p2pmesh.protocols.session`, the same for every c
 from __future__ import annotations
 
 import abc
+from collections.abc import Callable
 from typing import Self
 
 import trio
@@ -116,6 +117,14 @@ class Link(trio.abc.Channel[bytes]):
     def receive_nowait(self) -> bytes | None:
         """The next frame, if one is here; None if there is none, or if only `receive` can tell."""
         return None
+
+    def watch(self, on_silence: Callable[[bool], None]) -> None:
+        """Have this called with True when the peer falls silent, and with False when it is heard again.
+
+        Silent is who has said nothing since something was sent to it, to a ping neither (`LinkConfig.doubt_after`). The link
+        goes on. Links that can't tell never call.
+        """
+        del on_silence
 
     @abc.abstractmethod
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:

@@ -34,7 +34,7 @@ _DOUBLINGS = 2
 """Of the time that an answer is waited for: then it stays."""
 
 _SHORT = 64
-"""With a hop limit up to this, answers don't take longer than over a link; with more, as much longer."""
+"""Where ways are no longer than this, answers don't take longer than over a link; else as much longer."""
 
 
 class Due(NamedTuple):
@@ -77,6 +77,8 @@ class Errand:
     used: dict[PeerId, None] = field(factory=dict)
     """First hops of earlier attempts."""
     misses: int = 0
+    missed: int = -1
+    """The attempt that ended in a miss last; copies of it may end in others."""
     hurried: bool = False
     """Somebody waits for a direct message."""
     patience: int | None = None
@@ -117,17 +119,17 @@ class _Paces:
         else:
             self._all.add(taken)
         pace = self._each.get(peer)
-        if pace is None:
-            pace = _Pace(taken, taken / 2)
+        if pace is None:  # how much it varies is not known of this peer, but of all
+            pace = _Pace(taken, self._all.swing)
         else:
             pace.add(taken)
         self._each.put(peer, pace)
 
-    def wait(self, peer: PeerId, hop_limit: int, attempt: int, *, hurried: bool) -> float:
+    def wait(self, peer: PeerId, longest_way: int, attempt: int, *, hurried: bool) -> float:
         """How long to wait for an answer of this peer to an attempt, the first being 0."""
         pace = self._each.get(peer) or self._all
         if pace is None:
-            return self._config.ack_timeout * max(1.0, hop_limit / _SHORT) * 2.0 ** min(attempt, _DOUBLINGS)
+            return self._config.ack_timeout * max(1.0, longest_way / _SHORT) * 2.0 ** min(attempt, _DOUBLINGS)
         doublings = min(max(0, attempt - hurried), _DOUBLINGS)
         return max(self._config.least_wait, pace.wait(hurried=hurried)) * 2.0**doublings
 
@@ -223,9 +225,10 @@ class Errands:
     def missed(self, packet_id: str, attempt: int, now: float) -> None:
         """A peer on the way knows no way on: that may change in a moment, so once more, but not for ever."""
         errand = self._errands.get(packet_id)
-        if errand is None or attempt != len(errand.sent) - 1:
+        if errand is None or attempt != len(errand.sent) - 1 or attempt == errand.missed:
             self.counts.stray_responses += 1
             return
+        errand.missed = attempt
         self.counts.missed += 1
         self._miss(errand, now)
 
@@ -251,6 +254,12 @@ class Errands:
             if errand.first_hop == peer:
                 self._again(errand, now)
 
+    def link_silent(self, peer: PeerId) -> None:
+        """What went out by it goes out by another, in the same attempt."""
+        for errand in self._errands.values():
+            if errand.first_hop == peer and (errand.packet.to != peer or errand.packet.nearest):
+                self._launch(errand, errand.avoid, self._table.hop_limit())
+
     def _again(self, errand: Errand, now: float) -> None:
         if errand.packet.id in self._errands and len(errand.sent) < self._config.attempts:
             self.counts.retried += 1
@@ -259,13 +268,14 @@ class Errands:
     def _attempt(self, errand: Errand, now: float) -> None:
         attempt = len(errand.sent)
         errand.sent.append(now)
-        hops = self._table.hop_limit()
-        wait = self._paces.wait(errand.packet.to, hops, attempt, hurried=errand.hurried) * self._rng.uniform(0.9, 1.1)
+        longest = self._table.longest_way()
+        wait = self._paces.wait(errand.packet.to, longest, attempt, hurried=errand.hurried)
+        wait *= self._rng.uniform(0.9, 1.1)
         wait += self._bytes / self._slowest_link  # what is queued is not lost
         self._timers.set(Due(errand.packet.id), min(now + wait, errand.deadline))
         if not self._table:
             self._fail(errand, "there is no link to anybody who could bring it", now)
-        elif not self._launch(errand, errand.avoid, hops):
+        elif not self._launch(errand, errand.avoid, self._table.hop_limit()):
             self.counts.stuck += 1
             self._miss(errand, now)
 

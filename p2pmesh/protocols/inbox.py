@@ -65,6 +65,7 @@ class _Asked:
     """What somebody asked us by a packet."""
 
     attempt: int
+    waits: bool
     answer: Packet | None = None
 
 
@@ -123,7 +124,7 @@ class Inbox:
         self.packets.hops += len(path)
         way = Way(packet.from_, packet.id, path)
         if packet.kind == "ask":
-            self.asked.add(key, _Asked(packet.attempt), now + REMEMBERED, now)
+            self.asked.add(key, _Asked(packet.attempt, packet.waits), now + REMEMBERED, now)
         else:
             self._ack(packet, path)
         match message:
@@ -170,7 +171,14 @@ class Inbox:
         self._deliver(packet.from_, message, payload, now, verified=True, hops=hops)
 
     def _ack(self, packet: Packet, path: tuple[PeerId, ...]) -> None:
-        ack = Packet(id=packet.id, kind="ack", from_=self._me, to=packet.from_, attempt=packet.attempt)
+        ack = Packet(
+            id=packet.id,
+            kind="ack",
+            from_=self._me,
+            to=packet.from_,
+            attempt=packet.attempt,
+            waits=packet.waits,
+        )
         self._respond(ack, path)
 
     def _refuse(self, packet: Packet, path: tuple[PeerId, ...], reason: str) -> None:
@@ -192,7 +200,13 @@ class Inbox:
             return  # it took so long that nobody waits any more
         asked = self.asked[key]
         answer = Packet(
-            id=way.packet_id, kind="answer", from_=self._me, to=way.peer, attempt=asked.attempt, carry=encode(message)
+            id=way.packet_id,
+            kind="answer",
+            from_=self._me,
+            to=way.peer,
+            attempt=asked.attempt,
+            carry=encode(message),
+            waits=asked.waits,
         )
         if is_urgent(answer):  # a large one is rather made anew, should the question be repeated
             asked.answer = answer

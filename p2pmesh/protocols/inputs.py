@@ -59,6 +59,23 @@ class LinkDown:
 
 
 @frozen
+class LinkSilent:
+    """A neighbour has said nothing since something was sent to it, to a ping neither: it may be dead. Goes to routing.
+
+    Ends in `LinkHeard` or in `LinkDown`.
+    """
+
+    peer: PeerId
+
+
+@frozen
+class LinkHeard:
+    """A neighbour that was silent is heard again. Goes to routing."""
+
+    peer: PeerId
+
+
+@frozen
 class LinkLost:
     """An attempt at a link, wanted or accepted, has failed. Goes to the topology and to signaling."""
 
@@ -209,6 +226,8 @@ class Leave:
 FromOutside: TypeAlias = (
     LinkUp
     | LinkDown
+    | LinkSilent
+    | LinkHeard
     | LinkLost
     | Received
     | ServiceUp

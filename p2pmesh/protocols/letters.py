@@ -73,7 +73,13 @@ class Letters:
         wall_ms = self._wall_ms(now)
         request = ContactRequest(contact=self._contacts.own(wall_ms))
         packet = Packet(
-            id=inquiry.packet_id, kind="ask", from_=self._me, to=peer, timestamp=wall_ms, carry=encode(request)
+            id=inquiry.packet_id,
+            kind="ask",
+            from_=self._me,
+            to=peer,
+            timestamp=wall_ms,
+            carry=encode(request),
+            waits=True,
         )
 
         def on_arrival(response: Packet, _hops: int, now: float) -> None:
@@ -120,6 +126,7 @@ class Letters:
             timestamp=self._wall_ms(now),
             sealed=True,
             carry=sealed,
+            waits=True,
         )
 
         def on_arrival(response: Packet, _hops: int, _now: float) -> None:

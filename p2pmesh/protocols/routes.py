@@ -3,7 +3,7 @@
 A packet goes to the neighbour that is nearest to its target, or that has a neighbour which is; never to a peer where it has
 been. So it need not come nearer with every hop: where nothing nearer is left it goes on with the best of the rest
 for a while, and turns back where there is no rest: a depth-first search in the order of distance, which finds its target also
-while the ring is not whole. (Manku, Naor, Wieder 2004: looking one step further shortens
+while the ring is not whole. What is silent is shunned, unless all are. (Manku, Naor, Wieder 2004: looking one step further shortens
 greedy routes in small worlds to the best possible.)
 """
 
@@ -25,7 +25,8 @@ CHOICES = 3
 """A repeated packet may go to one of so many best neighbours: further from the best, it would lose its way in a mesh of few
 links."""
 SEARCH = 32
-"""Links that a packet crosses yet from where it comes no nearer: on a whole ring that is where its target is, or is not."""
+"""Links that a packet crosses yet from where it comes no nearer, dead ends included: on a whole ring that is where its target
+is, or is not. Coming nearer it may cross as many again."""
 _HALF_RING = RING_SIZE // 2
 _NO_SIZE = 1000
 """Peers in the mesh as long as nobody has told."""
@@ -54,6 +55,9 @@ class RouteTable:
     least_hops: int
     mesh_size: int = _NO_SIZE
     _relays: dict[PeerId, _Neighbour] = field(factory=dict)
+    _silent: set[PeerId] = field(factory=set)
+    _shunned: frozenset[PeerId] = frozenset()
+    """Those who are silent, if not all are: then it is rather us, and nobody else to turn to."""
 
     def __contains__(self, peer: PeerId) -> bool:
         return peer in self._relays
@@ -68,10 +72,36 @@ class RouteTable:
         """A link is open."""
         if peer.verified and peer.version > 0:
             self._relays[peer.peer_id] = _Neighbour(int(peer.peer_id, 16))
+            self._shun()
 
     def down(self, peer: PeerId) -> None:
         """It has ended."""
         self._relays.pop(peer, None)
+        self._silent.discard(peer)
+        self._shun()
+
+    def silent(self, peer: PeerId) -> None:
+        """Nothing is heard of it: what is not for itself goes another way, if there is one."""
+        if peer in self._relays:
+            self._silent.add(peer)
+            self._shun()
+
+    def heard(self, peer: PeerId) -> None:
+        """It speaks again."""
+        self._silent.discard(peer)
+        self._shun()
+
+    @property
+    def shunned(self) -> int:
+        """How many are shunned."""
+        return len(self._shunned)
+
+    def is_shunned(self, peer: PeerId) -> bool:
+        """Whether it is silent, and another is not."""
+        return peer in self._shunned
+
+    def _shun(self) -> None:
+        self._shunned = frozenset(self._silent) if len(self._silent) < len(self._relays) else frozenset()
 
     def told(self, peer: PeerId, links: Collection[PeerId]) -> None:
         """A neighbour says whom it is linked to."""
@@ -80,17 +110,22 @@ class RouteTable:
             neighbour.beyond = {link: int(link, 16) for link in links if link not in (self.me, peer)}
 
     def hop_limit(self) -> int:
-        """Links that a packet of ours may cross: far more than it should need, few enough to end a vain search."""
+        """Links that a packet of ours may cross: few enough to end a vain search."""
+        return max(self.least_hops, self.longest_way())
+
+    def longest_way(self) -> int:
+        """Links that a packet of ours may have to cross, in a mesh of this size: far more than it should."""
         long_links = max(0, len(self._relays) - 2)
         expected = 4 * math.log2(max(2, self.mesh_size)) ** 2 / (long_links + 1) if long_links else self.mesh_size / 2
-        return int(max(self.least_hops, min(expected + 16, MOST_HOPS)))
+        return int(min(expected + 16, MOST_HOPS))
 
     def along(self, route: tuple[PeerId, ...], to: PeerId, visited: Collection[PeerId]) -> tuple[PeerId, ...] | None:
         """What is left of a given route from here, the next hop first, shortened where we can; None if it is lost."""
         if to in self._relays:
             return (to,)
         for place in range(len(route) - 1, -1, -1):
-            if route[place] in self._relays and route[place] not in visited:
+            peer = route[place]
+            if peer in self._relays and peer not in visited and peer not in self._shunned:
                 return route[place:]
         return None
 
@@ -110,6 +145,12 @@ class RouteTable:
         found = sorted((score, own, peer) for ends, score, own, peer in scored if score < bar and (leaves or not ends))
         return [peer for _, _, peer in found]
 
+    def strayed(self, target: PeerId, path: tuple[PeerId, ...]) -> int:
+        """Links that a packet has crossed since it was nearest to its target; where it began does not count."""
+        goal = int(target, 16)
+        gaps = [_gap(int(peer, 16), goal) for peer in (self.me, *path[:0:-1])]
+        return gaps.index(min(gaps))
+
     def is_nearest(self, key: PeerId, path: tuple[PeerId, ...]) -> bool:
         """Whether we are nearer to the key than all of a path but its origin."""
         goal = int(key, 16)
@@ -119,6 +160,8 @@ class RouteTable:
     def _scored(self, target: PeerId, visited: Collection[PeerId]) -> list[tuple[bool, int, int, PeerId]]:
         """Each neighbour with: whether it leads nowhere else, how near it brings to the target, how near it is itself."""
         goal, gone = int(target, 16), frozenset(visited)
+        if self._shunned:
+            gone |= self._shunned - {target}
         found = []
         for peer, neighbour in self._relays.items():
             if peer in gone:

@@ -1,7 +1,7 @@
 """Routing: one message to one peer, neighbour or not, and direct messages on top of it.
 
-A *packet* carries a message over several links. It goes greedily round the ring (`routes`), is relayed by peers that keep
-nothing of it (`relay`), and is repeated, another way each time, until its receiver has answered or acknowledged it
+A *packet* carries a message over several links. It goes greedily round the ring (`routes`), is relayed by peers that need
+keep nothing of it (`relay`), and is repeated, another way each time, until its receiver has answered or acknowledged it
 (`errands`); responses walk its path back. The origin signs it (`packets`), and the receiver delivers it once. A packet with
 `nearest` goes to the peer whose id is nearest to a key.
 
@@ -11,8 +11,8 @@ Peers of the original project acknowledge nothing: a message to them is done onc
 
 Only verified peers of our protocol relay, or are reached by packets.
 
-Inputs: LinkUp, LinkDown, Received (Direct, DirectAck, Packet), Vicinity, MeshSize, Route, CancelRoute, Answer, SendDirect,
-Forget, Leave.
+Inputs: LinkUp, LinkDown, LinkSilent, LinkHeard, Received (Direct, DirectAck, Packet), Vicinity, MeshSize, Route, CancelRoute,
+Answer, SendDirect, Forget, Leave.
 Effects: SendFrame, DropLink, Emit (DirectReceived), Reply, Tell (who asked: Arrived, Unrouted; whom it concerns: Routed).
 """
 
@@ -43,6 +43,8 @@ from p2pmesh.protocols.core import (
     Input,
     Leave,
     LinkDown,
+    LinkHeard,
+    LinkSilent,
     LinkUp,
     MeshSize,
     Received,
@@ -113,11 +115,13 @@ class RoutingCore:
         self._directs = letters.directs = Directs(config, rng, self._timers, letters, self._do, self._wall_ms)
         self._inbox = Inbox(identity, config, rng, wall, self._contacts, self._do, self._respond)
         self._counts = _Counts()
+        self._now = 0.0  # the time of the input that is handled
 
     # --- the contract -------------------------------------------------------------------------------------------------
 
     def handle(self, event: Input, now: float) -> Effects:
         """Take an input."""
+        self._now = now
         match event:
             case Received(peer, Packet() as packet):
                 self._packet(peer, packet, now)
@@ -131,6 +135,11 @@ class RoutingCore:
                 self._link_up(peer, now)
             case LinkDown(peer, reason):
                 self._link_down(peer, reason, now)
+            case LinkSilent(peer):
+                self._link_silent(peer, now)
+            case LinkHeard(peer):
+                self._table.heard(peer)
+                self._relay.unpark(now)
             case Vicinity(peer, links):
                 self._table.told(peer, links)
             case MeshSize(peers):
@@ -156,6 +165,7 @@ class RoutingCore:
 
     def expire(self, now: float) -> Effects:
         """Do what is due."""
+        self._now = now
         for due in self._timers.pop_due(now):
             match due:
                 case Repeat() if self._directs.is_in_flight(due):
@@ -181,10 +191,12 @@ class RoutingCore:
                 **attrs.asdict(self._relay.counts, recurse=False),
                 **attrs.asdict(self._errands.counts, recurse=False),
                 "under_way": len(self._errands),
+                "kept": self._relay.kept,
                 "heard_ids": len(inbox.heard),
                 "asked": len(inbox.asked),
                 "contacts": len(self._contacts),
                 "relays": len(self._table),
+                "shunned": self._table.shunned,
                 "hop_limit": self._table.hop_limit(),
             },
         }
@@ -210,12 +222,21 @@ class RoutingCore:
         self._table.up(peer)
         self._directs.link_up(peer, now)
         if peer.peer_id in self._table:
+            self._relay.link_up(peer.peer_id, now)
             self._errands.link_up(peer.peer_id, now)
+
+    def _link_silent(self, peer: PeerId, now: float) -> None:
+        """What it was given may be lost: it goes another way."""
+        self._table.silent(peer)
+        if self._table.is_shunned(peer):
+            self._errands.link_silent(peer)
+            self._relay.link_silent(peer, now)
 
     def _link_down(self, peer: PeerId, reason: str, now: float) -> None:
         self._table.down(peer)
         self._allowance.forget(peer)
         self._errands.link_down(peer, now)
+        self._relay.link_down(peer, now)
         self._directs.link_down(peer, reason, now)
 
     def _leave(self, now: float) -> None:
@@ -302,6 +323,7 @@ class RoutingCore:
     # --- packets out --------------------------------------------------------------------------------------------------
 
     def _send(self, peer: PeerId, packet: Packet) -> None:
+        self._relay.sent(peer, packet, self._now)
         self._do(SendFrame((peer,), packet, urgent=is_urgent(packet)))
 
     def _send_own(self, peer: PeerId, packet: Packet) -> None:
@@ -345,7 +367,7 @@ class RoutingCore:
         elif self._relay.is_nearest(packet, path) if packet.nearest else packet.to == self._me:
             self._arrived(packet, path, sender, now)
         else:
-            self._relay.pass_on(packet, path)
+            self._relay.pass_on(packet, path, now)
 
     def _arrived(self, packet: Packet, path: tuple[PeerId, ...], sender: PeerId, now: float) -> None:
         if packet.kind == "miss":

@@ -11,6 +11,8 @@ The carrier below brings packets over, whole, in order, each once; `p2pmesh.wire
 - Keepalive: after a silence the peer is pinged. A session whose own timer comes late (its process lags, or was stopped)
   doubts itself first: it starts counting anew and waits longer (Lifeguard's local health: Dadgar, Phillips, Currey 2018,
   section IV.A).
+- Doubt: a peer of which nothing is heard after something was sent to it is pinged after half of `doubt_after`, and `silent` when
+  the rest of that and two round trips are over, long before it is given up: what has another way need not wait so long.
 
 Inputs: `queue`, `finish`, `receive_packet`, `expire`. Outputs, to be asked for after each input: `next_packet`, `take`,
 `next_deadline`. Times are monotonic seconds. The original's peers know none of this: `TextSession` stands in for them.
@@ -54,6 +56,9 @@ PINGS_REMEMBERED = 8
 MEASURE_EVERY = 15.0
 """A link that is never silent is pinged this often, for the sake of its round trip time."""
 
+FIRST_ROUND_TRIP = 0.5
+"""Seconds that a round trip is taken for as long as none was measured: two of them are RFC 6298's first second."""
+
 
 class LinkSession:
     """One end of a link between two peers of ours."""
@@ -89,6 +94,11 @@ class LinkSession:
         self._unanswered = 0
         self._lag = 0
         self._left_carrier = 0
+        self._asked_at = math.inf
+        self._left_by_then = 0
+        self._probed = False
+        self.silent: bool = False
+        """Nothing was heard since something was sent to it, though it was pinged: it may be dead."""
         self.round_trip: float | None = None
         self.bytes_sent: int = 0
         self.bytes_received: int = 0
@@ -166,6 +176,8 @@ class LinkSession:
         self.bytes_received += len(packet)
         self._heard_at = now
         self._unanswered = 0
+        self._asked_at = math.inf
+        self._probed = self.silent = False
         self._hold_until = -math.inf
         lanes = self._in
         for kind, body in records:
@@ -216,6 +228,8 @@ class LinkSession:
         self._patience_ends = math.inf
         self.packets_sent += 1
         self.bytes_sent += used
+        if queued:
+            self._ask(now)
         return b"".join(parts)
 
     def _held_back(self) -> float:
@@ -230,7 +244,8 @@ class LinkSession:
 
     def next_deadline(self) -> float:
         """When `expire` wants to be called next."""
-        return min(self._held_back(), self._silence_ends()) if self._held else self._silence_ends()
+        due = min(self._silence_ends(), self._doubt_ends())
+        return min(self._held_back(), due) if self._held else due
 
     def expire(self, now: float, buffered: int = 0) -> float | None:
         """Do what is due. Ask for `next_packet` afterwards.
@@ -242,6 +257,8 @@ class LinkSession:
         Returns:
           None, or for how long the peer has been silent, if it is to be given up.
         """
+        if now >= self._doubt_ends():
+            self._doubt(now, buffered)
         late = now - self._silence_ends()
         if late < 0:
             return None
@@ -260,7 +277,28 @@ class LinkSession:
             return now - self._heard_at
         self._unanswered += 1
         self._ping(now)
+        self._ask(now)
         return None
+
+    def _ask(self, now: float) -> None:
+        """Something is sent to which the peer should say something soon, if only that it is there."""
+        if self._asked_at == math.inf:
+            self._asked_at = now
+            self._left_by_then = 0
+
+    def _doubt(self, now: float, buffered: int) -> None:
+        """The peer has said nothing: ping it, or take it for silent."""
+        is_late = now - self._doubt_ends() > self._config.doubt_after / 2  # it is us who slept
+        left_carrier = self.bytes_sent - buffered
+        is_under_way = buffered and left_carrier > self._left_by_then  # the peer takes what is before it
+        if is_late or is_under_way:
+            self._asked_at, self._left_by_then, self._probed = now, left_carrier, False
+        elif not self._probed:
+            self._probed = True
+            if not self._unanswered:
+                self._ping(now)
+        else:
+            self.silent = True
 
     def _ping(self, now: float) -> None:
         self._pinged_at = now
@@ -273,6 +311,14 @@ class LinkSession:
         if self._unanswered:
             return self._pinged_at + self._config.keepalive_interval * patience
         return self._heard_at + self._config.keepalive_idle * patience
+
+    def _doubt_ends(self) -> float:
+        """When the peer should have said something, or, once it was pinged, when it must have."""
+        if self.silent or self._end_sent or self.peer_ended:
+            return math.inf
+        if not self._probed:
+            return self._asked_at + self._config.doubt_after / 2
+        return self._asked_at + self._config.doubt_after + 2 * (self.round_trip or FIRST_ROUND_TRIP)
 
     # --- statistics ---------------------------------------------------------------------------------------------------
 

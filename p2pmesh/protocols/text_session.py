@@ -72,6 +72,11 @@ class TextSession:
         """Never: the original's peers know no credit."""
         return False
 
+    @property
+    def silent(self) -> bool:
+        """Nobody can tell: these peers answer no pings."""
+        return False
+
     def finish(self) -> None:
         """Send what is queued. What the peer still sends is dropped."""
         self._finishing = True

@@ -21,7 +21,9 @@ from p2pmesh.protocols.core import (
     Input,
     Leave,
     LinkDown,
+    LinkHeard,
     LinkLost,
+    LinkSilent,
     LinkUp,
     LocalSignal,
     PeerGone,
@@ -81,6 +83,8 @@ EVERYBODY = tuple(Subsystem)
 AUDIENCE: Mapping[type[Input], tuple[Subsystem, ...]] = {
     LinkUp: EVERYBODY,
     LinkDown: EVERYBODY,
+    LinkSilent: (Subsystem.ROUTING,),
+    LinkHeard: (Subsystem.ROUTING,),
     Leave: EVERYBODY,
     LinkLost: (Subsystem.TOPOLOGY, Subsystem.SIGNALING),
     ServiceUp: (Subsystem.SIGNALING, Subsystem.BROADCAST),  # for it the first is the beginning

@@ -34,7 +34,9 @@ from p2pmesh.protocols.core import (
     NO_SLOT,
     Input,
     LinkDown,
+    LinkHeard,
     LinkLost,
+    LinkSilent,
     LinkUp,
     LocalSignal,
     RemotePeer,
@@ -310,6 +312,7 @@ class LinkKeeper:
         self._links[peer] = entry
         self._counts.opened += 1
         self._report(LinkUp(link.peer))
+        link.watch(lambda silent: self._report(LinkSilent(peer) if silent else LinkHeard(peer)))
         timed_out: float | None = None
         try:
             with entry.scope:

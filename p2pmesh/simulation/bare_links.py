@@ -3,7 +3,8 @@
 An attempt makes its description after a moment; an answered offer opens on both sides, one after the other; a frame is
 an event of its own; a graceful close is seen by the other side at once and answered. Whoever falls silent, by a crash, a
 freeze or a partition, is noticed when the keepalive of a real session would notice: `keepalive_idle` and then
-`keepalive_pings` times `keepalive_interval` after it was heard last. Pings that are answered change nothing and are not
+`keepalive_pings` times `keepalive_interval` after it was heard last. Before that it is doubted: `doubt_after` and two round
+trips after something is sent to it, or after the first ping if nothing is. Pings that are answered change nothing and are not
 simulated, so an idle link costs nothing.
 
 What is sent into silence is not lost but late, as on a real link: it arrives when the path heals, if the link lives to
@@ -19,8 +20,9 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from attrs import frozen
 
 from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.core import LinkDown, LinkLost, LinkUp, LocalSignal, RemotePeer
+from p2pmesh.protocols.core import LinkDown, LinkHeard, LinkLost, LinkSilent, LinkUp, LocalSignal, RemotePeer
 from p2pmesh.simulation.conditioner import Break, Path
+from p2pmesh.simulation.descriptions import describe, parse_description
 from p2pmesh.simulation.trace import Mark
 from p2pmesh.wire.messages import PROTOCOL_VERSION, Message, Signal
 
@@ -71,7 +73,21 @@ class Attempt:
 class End:
     """One end of an open link. `path` leads away from it, `held` keeps what can't come in now."""
 
-    __slots__ = ("arrive", "closing", "far", "far_number", "gone", "heard", "held", "owner", "path", "peer", "silences")
+    __slots__ = (
+        "arrive",
+        "asked",
+        "closing",
+        "doubted",
+        "far",
+        "far_number",
+        "gone",
+        "heard",
+        "held",
+        "owner",
+        "path",
+        "peer",
+        "silences",
+    )
 
     far: End
 
@@ -86,6 +102,8 @@ class End:
         self.heard: float = now
         self.held: deque[Cargo] | None = deque()  # until it is open
         self.silences: int = 0
+        self.asked: bool = False
+        self.doubted: bool = False
 
 
 class LinkCounts:
@@ -165,6 +183,8 @@ class BareLinks:
             if end is None or (end.closing is not None and not urgent):
                 self.counts.frames_unsent += 1
                 continue
+            if end.held is not None:
+                self._ask_for_word(end)
             path = end.path
             if path.plain:
                 far = end.far
@@ -260,15 +280,37 @@ class BareLinks:
         end.silences += 1
         end.heard = heard
         patience = links.keepalive_idle + links.keepalive_pings * links.keepalive_interval
+        end.asked = False
         self.net.at(max(self.net.now, heard + patience), self._silent_for_too_long, end, end.silences)
+        self.net.at(max(self.net.now, heard + links.keepalive_idle), self._ping, end, end.silences)
 
     def release(self, end: End) -> None:
         """What was held comes in."""
         held, end.held = end.held, None
         end.silences += 1
         end.heard = self.net.now
+        if end.doubted:
+            end.doubted = False
+            self.node.report(LinkHeard(end.peer))
         for cargo in held or ():
             end.arrive(end, cargo)
+
+    def _ping(self, end: End, silence: int) -> None:
+        if end.silences == silence:
+            self._ask_for_word(end)
+
+    def _ask_for_word(self, end: End) -> None:
+        """Something was sent to a far end that is silent: it is doubted if that stays so."""
+        if not end.asked:
+            end.asked = True
+            self.net.after(self.node.config.links.doubt_after + 4 * end.path.base, self._doubt, end, end.silences)
+
+    def _doubt(self, end: End, silence: int) -> None:
+        if end.gone or end.doubted or end.silences != silence or end.closing is not None:
+            return
+        if self.node.is_running:
+            end.doubted = True
+            self.node.report(LinkSilent(end.peer))
 
     def _silent_for_too_long(self, end: End, silence: int) -> None:
         if end.gone or end.silences != silence or not self.node.is_running:
@@ -300,7 +342,7 @@ class BareLinks:
         attempt.fingerprint = rng.randbytes(32).hex(":").upper()
         self.net.attempts[attempt.token] = attempt
         kind = "offer" if attempt.answers is None else "answer"
-        sdp = DESCRIPTION.format(fingerprint=attempt.fingerprint, token=attempt.token)
+        sdp = describe(attempt.token, attempt.fingerprint)
         self.node.report(LocalSignal(attempt.peer, Signal(type=kind, sdp=sdp)))
 
     def _connect(self, attempt: Attempt, _: object) -> None:
@@ -402,20 +444,6 @@ class BareLinks:
             end.gone, end.held = True, None
             if not end.far.gone and end.far.owner.links.ends.get(end.far.peer) is end.far:
                 end.far.owner.links.refresh(end.far)
-
-
-DESCRIPTION: Final = "v=0\r\na=fingerprint:sha-256 {fingerprint}\r\na=sim-token:{token}\r\n"
-
-
-def parse_description(signal: Signal) -> tuple[str, str]:
-    """Token and fingerprint of a description; empty if it is none of the simulated network."""
-    token = fingerprint = ""
-    for line in (signal.sdp or "").splitlines():
-        if line.startswith("a=sim-token:"):
-            token = line.removeprefix("a=sim-token:")
-        elif line.startswith("a=fingerprint:sha-256 "):
-            fingerprint = line.removeprefix("a=fingerprint:sha-256 ").upper()
-    return (token, fingerprint) if fingerprint else ("", "")
 
 
 def garbled(message: Message) -> bytes:

@@ -28,6 +28,7 @@ from p2pmesh.links.link import Attempt, AttemptFailed, Dialer, Link, LinkError
 from p2pmesh.protocols.core import RemotePeer
 from p2pmesh.simulation.carrier import SimCarrier
 from p2pmesh.simulation.conditioner import Conditions, Constant, Path, luck_of
+from p2pmesh.simulation.descriptions import describe, parse_description
 from p2pmesh.simulation.obstacles import Cut
 from p2pmesh.simulation.terrain import Terrain
 from p2pmesh.wire.messages import Signal
@@ -278,7 +279,7 @@ class SimAttempt(Attempt):
         self.fingerprint: str = rng.randbytes(32).hex(":").upper()
         self.far_token, self.far_fingerprint = ("", "") if far is None else _parse(far)
         self._peer_id = peer_id
-        self._signal = Signal(type=kind, sdp=_SDP.format(fingerprint=self.fingerprint, token=self.token))
+        self._signal = Signal(type=kind, sdp=describe(self.token, self.fingerprint))
         self._settled = trio.Event()
         self._failure: str | None = None
         self._carrier: SimCarrier | None = None
@@ -387,17 +388,11 @@ class SimDialer(Dialer):
 
 
 _CRASHED: Final = "this peer has crashed"
-_SDP: Final = "v=0\r\na=fingerprint:sha-256 {fingerprint}\r\na=sim-token:{token}\r\n"
 
 
 def _parse(signal: Signal) -> tuple[str, str]:
     """Token and fingerprint of a description."""
-    token = fingerprint = ""
-    for line in (signal.sdp or "").splitlines():
-        if line.startswith("a=sim-token:"):
-            token = line.removeprefix("a=sim-token:")
-        elif line.startswith("a=fingerprint:sha-256 "):
-            fingerprint = line.removeprefix("a=fingerprint:sha-256 ").upper()
-    if not token or not fingerprint:
+    token, fingerprint = parse_description(signal)
+    if not token:
         raise AttemptFailed(f"this {signal.type} is no description of the simulated network")
     return token, fingerprint

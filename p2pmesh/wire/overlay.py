@@ -43,7 +43,7 @@ class Contact(Part, frozen=True, kw_only=True):
 class Packet(Tagged, frozen=True, kw_only=True, tag="packet"):
     """A message on its way over several links; see `p2pmesh.protocols.packets`.
 
-    From `hops` to `route` are the fields that change on the way; the others are the origin's and signed.
+    From `hops` on the fields are for those on the way, who change them; the others are the origin's and signed.
     """
 
     id: MessageId
@@ -72,6 +72,8 @@ class Packet(Tagged, frozen=True, kw_only=True, tag="packet"):
     """Peers through which it shall go, as far as that works."""
     search: Hops = 32
     """Links that it may cross yet from where it comes no nearer."""
+    waits: bool = False
+    """Whether a relay where it comes no nearer may keep a copy for a moment, and send that on once the ring is mended."""
 
 
 class ContactRequest(Tagged, frozen=True, kw_only=True, tag="contact_request"):
