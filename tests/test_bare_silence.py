@@ -84,3 +84,23 @@ def test_a_frozen_peer_is_doubted_and_heard_again_when_it_goes_on():
     thawed = net.now
     net.run(2)
     assert told == [(thawed, other.number, LinkHeard(node.peer_id)) for other in neighbours]
+
+
+def test_who_is_stopped_while_it_doubts_a_frozen_peer_is_told_all_the_same_when_that_goes_on():
+    net, told = mesh(6)
+    node = net.nodes[0]
+    doubter = neighbours_of(net, node)[0]
+    net.freeze(node)
+    net.send(doubter, node.peer_id, "into silence")
+    net.run(1)
+    assert (doubter.number, LinkSilent(node.peer_id)) in [(number, event) for _, number, event in told]
+    del told[:]
+    net.freeze(doubter)
+    net.run(0.5)
+    net.thaw(doubter)
+    net.run(0.5)
+    net.thaw(node)
+    net.run(1)
+    assert [event for _, number, event in told if number == doubter.number and event.peer == node.peer_id] == [
+        LinkHeard(node.peer_id)
+    ]

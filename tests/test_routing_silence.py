@@ -163,6 +163,50 @@ def test_what_is_given_back_goes_past_who_is_silent_already():
     assert net.total("sent_round") == 0
 
 
+def test_what_was_given_back_with_its_last_hop_ends_there():
+    net = RouteNet(10, [(0, 4), (4, 3), (3, 2), (4, 2)], latency=LATENCY)
+    go_dead(net, {3})
+    net.run(1)
+    who = net.nodes
+    back = Packet(id="p", kind="tell", from_=who[0].id, to=who[5].id, path=(who[0].id, who[4].id), hops=1)
+    net.meddle = lambda _sender, _receiver, message: message
+    net.inject(who[3], who[2], signed(back, who[0].identity))
+    go_dead(net, {3})
+    net.run(0.1)
+    assert hops(net, "tell") == [(2, 3)]
+    silent(net, 2, 3)
+    net.run(1)
+    assert hops(net, "tell") == [(2, 3)]
+    assert who[2].packets["dropped_hops"] == 1
+
+
+def test_what_looks_for_the_nearest_to_a_key_does_not_go_round():
+    net = RouteNet(12, CHORDED, latency=LATENCY)
+    go_dead(net, {2})
+    net.run(1)
+    pass_by(net, 0, 1, nearest=True)
+    net.run(0.1)
+    assert hops(net, "tell") == [(1, 2)]
+    silent(net, 1, 2)
+    net.run(1)
+    assert hops(net, "tell") == [(1, 2)], "it would end at the wrong peer"
+    assert net.total("sent_round") == 0
+
+
+def test_copies_of_one_attempt_that_end_in_a_miss_each_count_as_one():
+    net = RouteNet(12, CHORDED, latency=LATENCY)
+    who = net.nodes
+    net.meddle = lambda _sender, _receiver, message: None
+    net.route(0, who[3].id)
+    ((_, first, packet),) = packets(net, "tell")
+    net.meddle = lambda _sender, _receiver, message: message
+    for _ in range(2):
+        miss = Packet(id=packet.id, kind="miss", from_=who[first].id, to=who[0].id, hops=5)
+        net.inject(who[first], who[0], miss)
+    net.run(0.1)
+    assert who[0].packets["missed"] == 1
+
+
 def test_copies_that_a_silent_neighbour_passed_on_all_the_same_are_delivered_once():
     net = RouteNet(12, CHORDED, latency=LATENCY)
     call = net.route(0, net.nodes[3].id)
@@ -358,6 +402,26 @@ def test_a_link_that_brings_it_no_nearer_leaves_it_waiting():
     assert net.total("unparked") == 0
     net.link(2, 3)
     assert net.total("unparked") == 1
+
+
+def test_links_that_bring_it_no_nearer_do_not_let_it_wait_longer():
+    net = at_the_gap()
+    net.run(PARKED_FOR / 2)
+    net.link(2, 6)
+    net.run(PARKED_FOR / 2 + 0.1)
+    net.link(2, 3)
+    assert net.total("unparked") == 0
+
+
+def test_a_packet_that_waits_goes_on_once_a_silent_neighbour_is_heard_again():
+    net = RouteNet(7, [*TORN, (2, 3)], latency=LATENCY)
+    silent(net, 2, 3)
+    pass_by(net, 0, 1, to=net.nodes[4].id, waits=True)
+    net.run(1)
+    assert net.nodes[4].routed == []
+    heard(net, 2, 3)
+    net.run(1)
+    assert len(net.nodes[4].routed) == net.total("unparked") == 1
 
 
 @pytest.mark.parametrize("fields", [{"waits": False}, {"nearest": True}], ids=["not asked to", "for a key"])
