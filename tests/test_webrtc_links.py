@@ -368,12 +368,15 @@ async def be_the_peer() -> None:
 
 @pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGSTOP])
 async def test_a_silent_death_is_noticed_when_the_keepalive_runs_out(sign: signal.Signals) -> None:
-    config = LinkConfig(keepalive_idle=0.8, keepalive_interval=0.4, keepalive_pings=3)
+    config = LinkConfig(keepalive_idle=0.8, keepalive_interval=0.4, keepalive_pings=3, doubt_after=0.2)
+    told: list[bool] = []
     async with peer_process(config) as (process, link):
+        link.watch(told.append)
         began = trio.current_time()
         process.send_signal(sign)
         with pytest.raises(LinkTimedOut):
             await link.receive()
+        assert told == [True], "and it was doubted before"
         assert 0.8 < trio.current_time() - began < 2.0 + 2.0
         began = trio.current_time()
         await link.aclose()
