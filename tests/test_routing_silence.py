@@ -323,6 +323,20 @@ def test_when_all_neighbours_are_silent_nothing_goes_round():
     assert hops(net, "tell") == [(0, 1)]
 
 
+def test_once_one_of_them_is_heard_again_what_the_others_were_given_goes_round():
+    net = RouteNet(12, CHORDED, latency=LATENCY)
+    go_dead(net, {1, 11})
+    silent(net, 0, 11)
+    call = net.route(0, net.nodes[3].id)
+    net.run(0.1)
+    silent(net, 0, 1)
+    go_dead(net, {1})
+    heard(net, 0, 11)
+    net.run(1)
+    assert hops(net, "tell")[:2] == [(0, 1), (0, 11)]
+    assert arrived_at_first(net, 0, call)
+
+
 def test_a_neighbour_whose_link_ended_in_silence_is_used_once_it_is_back():
     net = RouteNet(12, CHORDED, latency=LATENCY)
     silent(net, 0, 1)

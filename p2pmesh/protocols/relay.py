@@ -179,7 +179,7 @@ class Relay:
     def _give_back(self, packet: Packet, path: tuple[PeerId, ...]) -> None:
         """To the last peer on the path that is a neighbour still; who is not is as good as a dead end."""
         tried = (*packet.tried, self._me)
-        while path and (path[-1] not in self._table or self._table.is_shunned(path[-1])):
+        while path and (path[-1] not in self._table or path[-1] in self._table.shunned):
             path, tried = path[:-1], (*tried, path[-1])
         if not path or len(path) + len(tried) > MAX_TRAIL:
             self.counts.dropped_stuck += 1

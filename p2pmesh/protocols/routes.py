@@ -56,7 +56,7 @@ class RouteTable:
     mesh_size: int = _NO_SIZE
     _relays: dict[PeerId, _Neighbour] = field(factory=dict)
     _silent: set[PeerId] = field(factory=set)
-    _shunned: frozenset[PeerId] = frozenset()
+    shunned: frozenset[PeerId] = frozenset()
     """Those who are silent, if not all are: then it is rather us, and nobody else to turn to."""
 
     def __contains__(self, peer: PeerId) -> bool:
@@ -91,17 +91,8 @@ class RouteTable:
         self._silent.discard(peer)
         self._shun()
 
-    @property
-    def shunned(self) -> int:
-        """How many are shunned."""
-        return len(self._shunned)
-
-    def is_shunned(self, peer: PeerId) -> bool:
-        """Whether it is silent, and another is not."""
-        return peer in self._shunned
-
     def _shun(self) -> None:
-        self._shunned = frozenset(self._silent) if len(self._silent) < len(self._relays) else frozenset()
+        self.shunned = frozenset(self._silent) if len(self._silent) < len(self._relays) else frozenset()
 
     def told(self, peer: PeerId, links: Collection[PeerId]) -> None:
         """A neighbour says whom it is linked to."""
@@ -125,7 +116,7 @@ class RouteTable:
             return (to,)
         for place in range(len(route) - 1, -1, -1):
             peer = route[place]
-            if peer in self._relays and peer not in visited and peer not in self._shunned:
+            if peer in self._relays and peer not in visited and peer not in self.shunned:
                 return route[place:]
         return None
 
@@ -160,8 +151,8 @@ class RouteTable:
     def _scored(self, target: PeerId, visited: Collection[PeerId]) -> list[tuple[bool, int, int, PeerId]]:
         """Each neighbour with: whether it leads nowhere else, how near it brings to the target, how near it is itself."""
         goal, gone = int(target, 16), frozenset(visited)
-        if self._shunned:
-            gone |= self._shunned - {target}
+        if self.shunned:
+            gone |= self.shunned - {target}
         found = []
         for peer, neighbour in self._relays.items():
             if peer in gone:

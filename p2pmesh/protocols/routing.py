@@ -138,8 +138,7 @@ class RoutingCore:
             case LinkSilent(peer):
                 self._link_silent(peer, now)
             case LinkHeard(peer):
-                self._table.heard(peer)
-                self._relay.unpark(now)
+                self._link_heard(peer, now)
             case Vicinity(peer, links):
                 self._table.told(peer, links)
             case MeshSize(peers):
@@ -196,7 +195,7 @@ class RoutingCore:
                 "asked": len(inbox.asked),
                 "contacts": len(self._contacts),
                 "relays": len(self._table),
-                "shunned": self._table.shunned,
+                "shunned": len(self._table.shunned),
                 "hop_limit": self._table.hop_limit(),
             },
         }
@@ -218,17 +217,32 @@ class RoutingCore:
     # --- links --------------------------------------------------------------------------------------------------------
 
     def _link_up(self, peer: RemotePeer, now: float) -> None:
+        before = self._table.shunned
         self._table.down(peer.peer_id)
         self._table.up(peer)
         self._directs.link_up(peer, now)
         if peer.peer_id in self._table:
             self._relay.link_up(peer.peer_id, now)
             self._errands.link_up(peer.peer_id, now)
+        self._go_round(before, now)
 
     def _link_silent(self, peer: PeerId, now: float) -> None:
-        """What it was given may be lost: it goes another way."""
+        before = self._table.shunned
         self._table.silent(peer)
-        if self._table.is_shunned(peer):
+        self._go_round(before, now)
+
+    def _link_heard(self, peer: PeerId, now: float) -> None:
+        before = self._table.shunned
+        self._table.heard(peer)
+        self._go_round(before, now)
+        self._relay.unpark(now)
+
+    def _go_round(self, before: frozenset[PeerId], now: float) -> None:
+        """What those were given who are shunned now, and were not before, may be lost: it goes another way.
+
+        While all neighbours are silent, none is shunned; once one speaks, or another comes, the others are.
+        """
+        for peer in sorted(self._table.shunned - before):
             self._errands.link_silent(peer)
             self._relay.link_silent(peer, now)
 
