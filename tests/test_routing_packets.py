@@ -14,10 +14,10 @@ from p2pmesh.config import MeshConfig, RoutingConfig
 from p2pmesh.keyspace import RING_SIZE, PeerId
 from p2pmesh.protocols.core import Arrived, CancelRoute, LinkUp, RemotePeer, Subsystem, Unrouted, Way
 from p2pmesh.protocols.packets import signed
-from p2pmesh.protocols.routes import MOST_HOPS, SEARCH, RouteTable
+from p2pmesh.protocols.routes import MOST_HOPS, RouteTable
 from p2pmesh.simulation.bare import EPOCH
 from p2pmesh.wire.codec import encode
-from p2pmesh.wire.fields import MAX_TRAIL
+from p2pmesh.wire.fields import MAX_TRAIL, SEARCH
 from p2pmesh.wire.messages import GossipWant, Message
 from p2pmesh.wire.overlay import Packet
 from tests.examples import examples

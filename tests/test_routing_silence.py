@@ -13,8 +13,8 @@ from p2pmesh.protocols.core import Arrived, CancelRoute, LinkHeard, LinkSilent, 
 from p2pmesh.protocols.kept import MOST, MOST_BYTES, Kept
 from p2pmesh.protocols.packets import signed
 from p2pmesh.protocols.relay import IN_FLIGHT, PARKED_FOR, SENT_FOR
-from p2pmesh.protocols.routes import SEARCH
 from p2pmesh.wire.codec import encode
+from p2pmesh.wire.fields import SEARCH
 from p2pmesh.wire.overlay import Packet
 from tests.routing_harness import RouteNet, ring, rpc
 from tests.virtual_time import virtual_wall

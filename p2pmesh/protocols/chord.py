@@ -55,6 +55,7 @@ from p2pmesh.protocols.core import (
     Route,
     Routed,
     SendFrame,
+    Source,
     Subsystem,
     Superfluous,
     Tell,
@@ -208,8 +209,8 @@ class ChordCore:
     def _close_over(self, lost: tuple[PeerId, ...], *, clockwise: bool) -> None:
         """Who was next to us is gone: the next in the list takes its place, or, if that has gone as well, one of the others."""
         others = lost[2:] if self._placing.tear(lost, clockwise=clockwise) else ()
-        for peers, source in ((lost[1:2], "ring"), (others, "list")):
-            self._found([peer for peer in peers if peer not in self._view.neighbours], source)
+        self._found([peer for peer in lost[1:2] if peer not in self._view.neighbours], "ring")
+        self._found([peer for peer in others if peer not in self._view.neighbours], "list")
 
     def _refresh(self, now: float) -> None:
         """See who is next to us. One that has just become so, since another has gone, is asked for its lists of today."""
@@ -257,7 +258,7 @@ class ChordCore:
         old = () if before is None else {*before.links, *before.successors, *before.predecessors}
         self._found([other for other in (*said.links, *lists) if other not in old and other not in near], "hearsay")
 
-    def _found(self, peers: Iterable[PeerId], source: str) -> None:
+    def _found(self, peers: Iterable[PeerId], source: Source) -> None:
         others = tuple(dict.fromkeys(peer for peer in peers if peer != self._me))
         if others:
             self._tell(Subsystem.TOPOLOGY, PeersFound(others, source))

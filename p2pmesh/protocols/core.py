@@ -54,6 +54,7 @@ from p2pmesh.protocols.inputs import (
     ServiceDown,
     ServiceUp,
     Signaled,
+    Source,
     Subsystem,
     WantHistory,
 )
@@ -167,6 +168,7 @@ __all__ = [
     "ServiceRefused",
     "ServiceUp",
     "Signaled",
+    "Source",
     "Stranger",
     "Subsystem",
     "Superfluous",

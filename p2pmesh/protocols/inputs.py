@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from attrs import field, frozen
 
@@ -126,12 +126,23 @@ class LocalSignal:
     signal: Signal
 
 
+Source: TypeAlias = Literal["config", "bootstrap", "joined", "rejection", "hearsay", "ring", "list", "beyond"]
+"""Who says that a peer is there.
+
+- `config`: the application; `bootstrap`, `joined`: a signaling service, of who was there or who came, which the ring says too;
+  `rejection`: who had no room for us;
+- `hearsay`: peers, of peers that they have heard of; `ring`: of the neighbours that we should have; `list`: of those who
+  may be our neighbours now that one was lost;
+- `beyond`: somebody on the other side of a partition.
+"""
+
+
 @frozen
 class PeersFound:
     """These peers are said to be in the mesh. A hint: goes to the topology."""
 
     peers: tuple[PeerId, ...]
-    source: str
+    source: Source
 
 
 @frozen

@@ -18,9 +18,9 @@ from msgspec import structs
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.kept import MOST, Kept
 from p2pmesh.protocols.packets import REQUESTS
-from p2pmesh.protocols.routes import SEARCH, RouteTable, pick
+from p2pmesh.protocols.routes import RouteTable, pick
 from p2pmesh.protocols.seen import SeenTable
-from p2pmesh.wire.fields import MAX_TRAIL
+from p2pmesh.wire.fields import MAX_TRAIL, SEARCH
 from p2pmesh.wire.overlay import Packet
 
 SENT_FOR = 2.0

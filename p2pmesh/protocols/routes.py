@@ -24,9 +24,6 @@ MOST_HOPS = 250
 CHOICES = 3
 """A repeated packet may go to one of so many best neighbours: further from the best, it would lose its way in a mesh of few
 links."""
-SEARCH = 32
-"""Links that a packet crosses yet from where it comes no nearer, dead ends included: on a whole ring that is where its target
-is, or is not. Coming nearer it may cross as many again."""
 _HALF_RING = RING_SIZE // 2
 _NO_SIZE = 1000
 """Peers in the mesh as long as nobody has told."""

@@ -73,9 +73,10 @@ from p2pmesh.protocols.packets import (
 )
 from p2pmesh.protocols.recent import Allowances
 from p2pmesh.protocols.relay import Relay
-from p2pmesh.protocols.routes import SEARCH, RouteTable
+from p2pmesh.protocols.routes import RouteTable
 from p2pmesh.protocols.timers import Timers
 from p2pmesh.wire.codec import encode
+from p2pmesh.wire.fields import SEARCH
 from p2pmesh.wire.messages import PROTOCOL_VERSION, Direct, DirectAck
 from p2pmesh.wire.overlay import Packet
 from p2pmesh.wire.payloads import legacy_direct, pack

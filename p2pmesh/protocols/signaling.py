@@ -58,6 +58,7 @@ from p2pmesh.protocols.core import (
     ServiceDown,
     ServiceUp,
     Signaled,
+    Source,
     Subsystem,
     Tell,
     Unrouted,
@@ -221,7 +222,7 @@ class SignalingCore:
             case _:
                 assert_never(message)
 
-    def _found(self, transport: str, peers: tuple[PeerId, ...], source: str) -> Effects:
+    def _found(self, transport: str, peers: tuple[PeerId, ...], source: Source) -> Effects:
         others = tuple(peer for peer in peers if peer != self._me)
         for peer in others:
             self._ways.seen(peer, transport)

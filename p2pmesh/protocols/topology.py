@@ -39,7 +39,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, assert_never
 
 from p2pmesh.config import MeshConfig
 from p2pmesh.errors import MeshClosed
@@ -299,8 +299,10 @@ class TopologyCore:
                 self._known.learn(event.peers, now=now, vouched=now + VOUCHED)
                 self._known.urge(event.peers, now)
                 news = True
-            case _:
+            case "config" | "bootstrap" | "rejection":
                 news = self._known.learn(event.peers, vouched=now + VOUCHED)
+            case _:
+                assert_never(event.source)
         if news:
             self._held.needs.filling.reset()
         return news

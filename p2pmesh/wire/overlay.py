@@ -9,6 +9,7 @@ from msgspec import Meta
 from p2pmesh.wire.fields import (
     MAX_ID,
     MAX_VALUE,
+    SEARCH,
     Count,
     Hops,
     Id,
@@ -70,7 +71,7 @@ class Packet(Tagged, frozen=True, kw_only=True, tag="packet"):
     """Dead ends. Is its sender among them, it gives the packet back."""
     route: Trail = ()
     """Peers through which it shall go, as far as that works."""
-    search: Hops = 32
+    search: Hops = SEARCH
     """Links that it may cross yet from where it comes no nearer."""
     waits: bool = False
     """Whether a relay where it comes no nearer may keep a copy for a moment, and send that on once the ring is mended."""
