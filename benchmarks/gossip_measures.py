@@ -28,10 +28,10 @@ from benchmarks.overlay_measures import (
 )
 from p2pmesh.events import MessageDelivered
 from p2pmesh.simulation import BareNetwork, BareNode, Broadcast, Cut, assemble, read_meter
-from p2pmesh.simulation.bare_links import End
-from p2pmesh.simulation.invariants import islands, ring_cycles, ring_gaps
-from p2pmesh.simulation.traffic import NAMES
-from p2pmesh.wire.fragments import HEADER_SIZE, PING, PONG, u32_record
+from p2pmesh.simulation.discrete.invariants import islands, ring_cycles, ring_gaps
+from p2pmesh.simulation.discrete.links import End
+from p2pmesh.simulation.discrete.traffic import NAMES
+from p2pmesh.wire.packet_format import HEADER_SIZE, PING, PONG, u32_record
 
 SETTLE: Final = 300.0
 """Of the assembled mesh: each peer has told others of some that it knows five times, and been told."""

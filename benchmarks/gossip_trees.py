@@ -13,7 +13,7 @@ from attrs import frozen
 from benchmarks.overlay_measures import Figures, share
 from p2pmesh.events import Event, MessageReceived
 from p2pmesh.simulation import BareNetwork, BareNode, Broadcast, read_meter
-from p2pmesh.simulation.traffic import PAYLOAD
+from p2pmesh.simulation.discrete.traffic import PAYLOAD
 
 WARM_UP, MEASURED = 20, 20
 """Broadcasts until the trees have grown, and those that are measured then."""

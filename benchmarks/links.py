@@ -266,7 +266,7 @@ async def aiortc_pings(channel: Any, inbox: Any, count: int) -> list[float]:
 async def our_end(role: str, control: socket.socket, plan: dict[str, Any]) -> dict[str, float]:
     import trio
 
-    from p2pmesh.links.webrtc import WebRTCDialer
+    from p2pmesh.links.webrtc.dialer import WebRTCDialer
 
     results: dict[str, float] = {}
     setups = []
@@ -377,7 +377,7 @@ async def memory_end(role: str, control: socket.socket, plan: dict[str, Any]) ->
     """Send frames of 16 KiB to a receiver that sleeps for 50 ms after every 4 MiB."""
     import trio
 
-    from p2pmesh.links.webrtc import WebRTCDialer
+    from p2pmesh.links.webrtc.dialer import WebRTCDialer
 
     frames = plan["megabytes"] * 64
     samples: list[float] = []

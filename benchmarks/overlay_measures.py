@@ -22,13 +22,13 @@ from p2pmesh.simulation import (
     Churn,
     Conditions,
     Constant,
+    FaultInjector,
     FaultPlan,
     Graph,
-    Havoc,
     Sending,
 )
-from p2pmesh.simulation.invariants import islands, members, ring_cycles, ring_gaps
-from p2pmesh.simulation.meter import read_meter
+from p2pmesh.simulation.discrete.cost_meter import read_meter
+from p2pmesh.simulation.discrete.invariants import islands, members, ring_cycles, ring_gaps
 
 LATENCY = 0.05
 JOIN_EVERY = 0.05
@@ -380,7 +380,7 @@ def departures(net: BareNetwork, rng: random.Random) -> Figures:
 
 def churn(net: BareNetwork, peers: int, seconds: float) -> None:
     rate = CHURN * peers
-    Havoc(net, FaultPlan([Churn(at=0.0, seconds=seconds, arrivals=rate, departures=rate, crashes=0.5)]))
+    FaultInjector(net, FaultPlan([Churn(at=0.0, seconds=seconds, arrivals=rate, departures=rate, crashes=0.5)]))
 
 
 def steady(net: BareNetwork) -> list[BareNode]:

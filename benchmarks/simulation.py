@@ -23,8 +23,8 @@ from time import perf_counter, process_time
 from typing import Any
 
 from p2pmesh.config import BroadcastConfig, MeshConfig
-from p2pmesh.simulation.bare import BareNetwork
-from p2pmesh.simulation.invariants import check_islands, check_ring, islands, ring_cycles
+from p2pmesh.simulation.discrete.invariants import check_islands, check_ring, islands, ring_cycles
+from p2pmesh.simulation.discrete.network import BareNetwork
 
 SIZES = (100, 1_000, 10_000)
 QUICK = (100, 300)

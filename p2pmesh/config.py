@@ -176,7 +176,7 @@ class BroadcastConfig:
     """A message from elsewhere lives no longer than this, whatever it says."""
     max_hops: int | None = field(default=None, validator=attrs.validators.optional(_at_least(1)))
     """Links that a broadcast may cross if its call says nothing. None: by the size of the mesh; see
-    `p2pmesh.protocols.gossip_rules`."""
+    `p2pmesh.protocols.broadcast.limits`."""
     clock_skew: float = _number(300.0, low=0)
     """Tolerated between the origin's clock and ours."""
     ack_timeout: float = _number(1.0, low=0.01)
@@ -213,7 +213,7 @@ class BroadcastConfig:
     tree_life: float = _number(300.0, low=0)
     """The tree of an origin that is silent for longer is forgotten: links have changed meanwhile."""
     push_above: float = _number(0.6, low=0)
-    """Without a tree, a copy is sent where at least this share of such copies was new lately, else offered. See `Reach`."""
+    """Without a tree, a copy is sent where at least this share of such copies was new lately, else offered. See `NoveltyEstimate`."""
     swap_hops: int = _number(3, low=1)
     """A tree is changed for a way that is this much shorter."""
     digest_every: float = _number(30.0, low=0.1)

@@ -319,7 +319,7 @@ def _settings(
 
 
 def _default_dialer(config: MeshConfig) -> AbstractAsyncContextManager[Dialer]:
-    from p2pmesh.links.webrtc import WebRTCDialer  # a second of imports that simulations do without
+    from p2pmesh.links.webrtc.dialer import WebRTCDialer  # a second of imports that simulations do without
 
     return WebRTCDialer(config.links, max_frame=config.max_frame)
 

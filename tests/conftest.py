@@ -9,7 +9,7 @@ import os
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.examples import ALL
+from tests.harness.examples import ALL
 
 settings.register_profile(
     "quick",

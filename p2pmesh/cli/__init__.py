@@ -3,6 +3,6 @@
 What a command needs beyond click is imported when it runs, so that `--help` answers at once.
 """
 
-from p2pmesh.cli.group import main
+from p2pmesh.cli.main import main
 
 __all__ = ["main"]

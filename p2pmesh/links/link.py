@@ -1,8 +1,8 @@
 """What a link is, and what opens one: the contracts that WebRTC and the simulator both fulfil.
 
-One contract suite (`tests/link_contract.py`) runs against every implementation. A link carries *frames*: whole messages,
+One contract suite (`tests/harness/link_contract.py`) runs against every implementation. A link carries *frames*: whole messages,
 as bytes, in order, each once. How frames become packets of the carrier (lanes, coalescing, fragments, credits, keepalive)
-is decided by the sans-IO core `p2pmesh.protocols.session`, the same for every carrier.
+is decided by the sans-IO core `p2pmesh.protocols.link.session`, the same for every carrier.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from p2pmesh.errors import MeshError
 from p2pmesh.events import Event
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.inputs import RemotePeer, Subsystem
-from p2pmesh.protocols.tellings import Input
+from p2pmesh.protocols.notices import Input
 from p2pmesh.wire.messages import Message, Signal
 from p2pmesh.wire.signaling import SignalingMessage
 
@@ -69,7 +69,7 @@ class SendSignaling:
 
 
 @frozen
-class Tell:
+class Notify:
     """An input for another core of this peer."""
 
     subsystem: Subsystem
@@ -121,7 +121,7 @@ Effect: TypeAlias = (
     | FeedSignal
     | DropLink
     | SendSignaling
-    | Tell
+    | Notify
     | Emit
     | Reply
     | Progress

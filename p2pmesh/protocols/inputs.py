@@ -59,17 +59,17 @@ class LinkDown:
 
 
 @frozen
-class LinkSilent:
+class LinkSuspected:
     """A neighbour has said nothing since something was sent to it, to a ping neither: it may be dead. Goes to routing.
 
-    Ends in `LinkHeard` or in `LinkDown`.
+    Ends in `LinkRecovered` or in `LinkDown`.
     """
 
     peer: PeerId
 
 
 @frozen
-class LinkHeard:
+class LinkRecovered:
     """A neighbour that was silent is heard again. Goes to routing."""
 
     peer: PeerId
@@ -196,7 +196,7 @@ class SendDirect:
 
 
 @frozen
-class Forget:
+class CancelCall:
     """The caller of this call was cancelled: no reply is wanted."""
 
     call: int
@@ -237,8 +237,8 @@ class Leave:
 FromOutside: TypeAlias = (
     LinkUp
     | LinkDown
-    | LinkSilent
-    | LinkHeard
+    | LinkSuspected
+    | LinkRecovered
     | LinkLost
     | Received
     | ServiceUp
@@ -251,7 +251,7 @@ FromOutside: TypeAlias = (
     | Publish
     | WantHistory
     | SendDirect
-    | Forget
+    | CancelCall
     | DhtPut
     | DhtGet
     | DhtFindNode

@@ -10,8 +10,7 @@ from collections.abc import Mapping
 
 from p2pmesh.config import MeshConfig
 from p2pmesh.identity import Identity
-from p2pmesh.protocols.broadcast import BroadcastCore
-from p2pmesh.protocols.chord import ChordCore
+from p2pmesh.protocols.broadcast.broadcast import BroadcastCore
 from p2pmesh.protocols.core import (
     Connect,
     Core,
@@ -21,9 +20,9 @@ from p2pmesh.protocols.core import (
     Input,
     Leave,
     LinkDown,
-    LinkHeard,
     LinkLost,
-    LinkSilent,
+    LinkRecovered,
+    LinkSuspected,
     LinkUp,
     LocalSignal,
     PeerGone,
@@ -37,12 +36,13 @@ from p2pmesh.protocols.core import (
     WallClock,
     WantHistory,
 )
-from p2pmesh.protocols.islands import IslandsCore
-from p2pmesh.protocols.kademlia import KademliaCore
-from p2pmesh.protocols.receipts import ReceiptsCore
-from p2pmesh.protocols.routing import RoutingCore
-from p2pmesh.protocols.signaling import SignalingCore
-from p2pmesh.protocols.topology import TopologyCore
+from p2pmesh.protocols.islands.islands import IslandsCore
+from p2pmesh.protocols.kademlia.kademlia import KademliaCore
+from p2pmesh.protocols.overlay.chord import ChordCore
+from p2pmesh.protocols.overlay.overlay import TopologyCore
+from p2pmesh.protocols.receipts.receipts import ReceiptsCore
+from p2pmesh.protocols.routing.routing import RoutingCore
+from p2pmesh.protocols.signaling.signaling import SignalingCore
 from p2pmesh.wire.messages import (
     Direct,
     DirectAck,
@@ -83,8 +83,8 @@ EVERYBODY = tuple(Subsystem)
 AUDIENCE: Mapping[type[Input], tuple[Subsystem, ...]] = {
     LinkUp: EVERYBODY,
     LinkDown: EVERYBODY,
-    LinkSilent: (Subsystem.ROUTING,),
-    LinkHeard: (Subsystem.ROUTING,),
+    LinkSuspected: (Subsystem.ROUTING,),
+    LinkRecovered: (Subsystem.ROUTING,),
     Leave: EVERYBODY,
     LinkLost: (Subsystem.TOPOLOGY, Subsystem.SIGNALING),
     ServiceUp: (Subsystem.SIGNALING, Subsystem.BROADCAST),  # for it the first is the beginning

@@ -9,7 +9,7 @@ import trio
 from attrs import define, field
 
 from p2pmesh.errors import MeshClosed, MeshError
-from p2pmesh.protocols.core import Forget, Input, Reply
+from p2pmesh.protocols.core import CancelCall, Input, Reply
 from p2pmesh.runtime.driver import Driver
 
 
@@ -23,7 +23,7 @@ class _Call:
     on_reply: Callable[[Any], Any] | None = None
 
 
-class Calls:
+class CallLog:
     """The calls that wait for a reply."""
 
     def __init__(self) -> None:
@@ -53,7 +53,7 @@ class Calls:
             if not call.done.is_set():  # what is done must not end as cancelled
                 await call.done.wait()
         except trio.Cancelled:
-            driver.post(Forget(number))
+            driver.post(CancelCall(number))
             raise
         finally:
             self._waiting.pop(number, None)

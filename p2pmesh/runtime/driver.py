@@ -16,15 +16,15 @@ import trio
 from attrs import frozen
 
 from p2pmesh.protocols.core import (
+    CancelCall,
     Core,
     Effects,
-    Forget,
     Input,
     Leave,
     LinkDown,
-    LinkHeard,
     LinkLost,
-    LinkSilent,
+    LinkRecovered,
+    LinkSuspected,
     LinkUp,
     ServiceDown,
     ServiceUp,
@@ -33,7 +33,7 @@ from p2pmesh.protocols.core import (
 MAX_NOTICES = 4096
 """Posted inputs that may wait. A core handles its inputs as often as those that post to it do theirs, so only a bug or a
 starved process comes near; what then arrives is dropped and counted, but never what says how something stands."""
-STATE_CHANGES = (LinkUp, LinkDown, LinkSilent, LinkHeard, LinkLost, ServiceUp, ServiceDown, Forget, Leave)
+STATE_CHANGES = (LinkUp, LinkDown, LinkSuspected, LinkRecovered, LinkLost, ServiceUp, ServiceDown, CancelCall, Leave)
 """Without these a core would believe for ever what is no longer so. They are as few as links, services and calls."""
 BURST = 32
 """Inputs handled before other tasks get their turn: a scheduler round trip for each would cost as much as the core does."""

@@ -34,9 +34,9 @@ from p2pmesh.protocols.core import (
     NO_SLOT,
     Input,
     LinkDown,
-    LinkHeard,
     LinkLost,
-    LinkSilent,
+    LinkRecovered,
+    LinkSuspected,
     LinkUp,
     LocalSignal,
     RemotePeer,
@@ -85,7 +85,7 @@ class _Open:
     why: str | None = None
 
 
-class _Pace:
+class _Backoff:
     """How fast one link is read: so many frames a second at most."""
 
     def __init__(self, frames_per_second: float) -> None:
@@ -312,7 +312,7 @@ class LinkKeeper:
         self._links[peer] = entry
         self._counts.opened += 1
         self._report(LinkUp(link.peer))
-        link.watch(lambda silent: self._report(LinkSilent(peer) if silent else LinkHeard(peer)))
+        link.watch(lambda silent: self._report(LinkSuspected(peer) if silent else LinkRecovered(peer)))
         timed_out: float | None = None
         try:
             with entry.scope:
@@ -343,7 +343,7 @@ class LinkKeeper:
 
     async def _read(self, entry: _Open) -> None:
         """Hand frames up, waiting as long as the subsystems do; the peer feels it by its credit."""
-        link, pace = entry.link, _Pace(self._config.frames_per_second)
+        link, pace = entry.link, _Backoff(self._config.frames_per_second)
         async for frame in link:
             await self._hand_up(link, frame, pace)
             for _ in range(READ_AT_ONCE):
@@ -353,7 +353,7 @@ class LinkKeeper:
                 await self._hand_up(link, more, pace)
         entry.scope.cancel("the peer closed the link")
 
-    async def _hand_up(self, link: Link, frame: bytes, pace: _Pace) -> None:
+    async def _hand_up(self, link: Link, frame: bytes, pace: _Backoff) -> None:
         message = self._parse(link, frame)
         if message is not None:
             await self._deliver(link.peer.peer_id, message)

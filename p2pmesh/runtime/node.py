@@ -36,6 +36,7 @@ from p2pmesh.protocols.core import (
     FeedSignal,
     Input,
     Leave,
+    Notify,
     PeersFound,
     Progress,
     Received,
@@ -44,14 +45,13 @@ from p2pmesh.protocols.core import (
     SendSignaling,
     ServiceRefused,
     Subsystem,
-    Tell,
     WallClock,
     WantLink,
 )
 from p2pmesh.protocols.wiring import AUDIENCE, OWNERS, build_cores
 from p2pmesh.receipts import Delivered, Failed, Receipt
 from p2pmesh.runtime.bus import Bus
-from p2pmesh.runtime.calls import Calls
+from p2pmesh.runtime.calls import CallLog
 from p2pmesh.runtime.driver import Driver
 from p2pmesh.runtime.linkkeeper import LinkKeeper
 from p2pmesh.runtime.services import Service
@@ -77,7 +77,7 @@ class Node:
         self.identity = identity
         self.config = config
         self.bus: Bus = Bus()
-        self.calls: Calls = Calls()
+        self.calls: CallLog = CallLog()
         self.peers: dict[PeerId, bool] = {}
         """The neighbours, and whether each is verified, in the order in which they came."""
         self.receipts: weakref.WeakValueDictionary[str, Receipt] = weakref.WeakValueDictionary()
@@ -167,7 +167,7 @@ class Node:
     def _dispatch(self, effects: Effects) -> None:
         for effect in effects:
             match effect:  # the most frequent first
-                case Tell():
+                case Notify():
                     self.drivers[effect.subsystem].post(effect.input)
                 case SendFrame():
                     self.keeper.send(effect.peers, effect.message, urgent=effect.urgent, patient=effect.patient)

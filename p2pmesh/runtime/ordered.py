@@ -8,7 +8,7 @@ import trio
 
 from p2pmesh.config import SubscriptionConfig
 from p2pmesh.events import MessageReceived, MessagesSkipped
-from p2pmesh.protocols.ordering import Ordering
+from p2pmesh.protocols.broadcast.fifo_order import FifoOrder
 from p2pmesh.runtime.bus import Subscription
 
 
@@ -23,7 +23,7 @@ class OrderedSubscription(Subscription[MessageReceived]):
         on_skip: Callable[[MessagesSkipped], None],
     ) -> None:
         super().__init__(capacity, on_lag)
-        self._ordering = Ordering(config)
+        self._ordering = FifoOrder(config)
         self._on_skip = on_skip
 
     async def receive(self) -> MessageReceived:

@@ -14,7 +14,7 @@ from attrs import define
 from p2pmesh.config import SignalingConfig
 from p2pmesh.errors import TransportError
 from p2pmesh.protocols.core import Input, ServiceDown, ServiceUp, Signaled
-from p2pmesh.protocols.timers import Backoff
+from p2pmesh.protocols.util.timers import Backoff
 from p2pmesh.runtime.supervisor import Retry
 from p2pmesh.transports.transport import Connection, Transport
 from p2pmesh.wire.signaling import SignalingMessage

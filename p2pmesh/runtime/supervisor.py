@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
-from p2pmesh.protocols.timers import Backoff
+from p2pmesh.protocols.util.timers import Backoff
 
 
 async def supervise(  # noqa: ASYNC128  # the task that it runs does

@@ -10,12 +10,16 @@ Two rungs, one and the same protocol cores:
 `docs/simulation.md` shows both.
 """
 
-from p2pmesh.simulation.assembly import assemble
-from p2pmesh.simulation.bare import BareNetwork, InvariantViolated, Violation
-from p2pmesh.simulation.bare_node import BareNode
-from p2pmesh.simulation.calls import Call, Sending
-from p2pmesh.simulation.conditioner import Conditions, Constant, LogNormal, Measured, Uniform
-from p2pmesh.simulation.faults import (
+from p2pmesh.simulation.discrete.call_log import Call, Sending
+from p2pmesh.simulation.discrete.cost_meter import Reading, read_meter
+from p2pmesh.simulation.discrete.delivery_log import Broadcast
+from p2pmesh.simulation.discrete.fault_injector import FaultInjector
+from p2pmesh.simulation.discrete.graph import Graph, Hops
+from p2pmesh.simulation.discrete.network import BareNetwork, InvariantViolated, Violation
+from p2pmesh.simulation.discrete.node import BareNode
+from p2pmesh.simulation.discrete.prebuilt import assemble
+from p2pmesh.simulation.faults.adversary import Adversary
+from p2pmesh.simulation.faults.plan import (
     Bad,
     Churn,
     Crash,
@@ -28,22 +32,19 @@ from p2pmesh.simulation.faults import (
     Partition,
     Restart,
 )
-from p2pmesh.simulation.graph import Graph, Hops
-from p2pmesh.simulation.havoc import Havoc
-from p2pmesh.simulation.hostile import Hostility
-from p2pmesh.simulation.ledger import Broadcast
-from p2pmesh.simulation.meshes import simulated_meshes
-from p2pmesh.simulation.meter import Reading, read_meter
-from p2pmesh.simulation.network import NEARBY, SimDialer, SimNetwork
-from p2pmesh.simulation.obstacles import Cut
+from p2pmesh.simulation.full.meshes import simulated_meshes
+from p2pmesh.simulation.full.network import NEARBY, SimDialer, SimNetwork
+from p2pmesh.simulation.full.world import World
+from p2pmesh.simulation.model.conditioner import Conditions, Constant, LogNormal, Measured, Uniform
+from p2pmesh.simulation.model.obstacles import Cut
+from p2pmesh.simulation.model.virtual_time import simulate
 from p2pmesh.simulation.report import Picture, Report
 from p2pmesh.simulation.scenario import SCENARIOS, Run, Scenario, load_scenario, parse_scenario, run
-from p2pmesh.simulation.scheduling import simulate
-from p2pmesh.simulation.world import World
 
 __all__ = [
     "NEARBY",
     "SCENARIOS",
+    "Adversary",
     "Bad",
     "BareNetwork",
     "BareNode",
@@ -54,13 +55,12 @@ __all__ = [
     "Constant",
     "Crash",
     "Cut",
+    "FaultInjector",
     "FaultPlan",
     "Freeze",
     "Graph",
-    "Havoc",
     "Hops",
     "Hostile",
-    "Hostility",
     "InvariantViolated",
     "JoinStorm",
     "LogNormal",

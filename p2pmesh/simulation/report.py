@@ -9,9 +9,9 @@ from typing import Any
 from attrs import field, frozen
 
 from p2pmesh.keyspace import RING_SIZE
-from p2pmesh.simulation.bare import BareNetwork
-from p2pmesh.simulation.invariants import expected, islands, members, ring_cycles
-from p2pmesh.simulation.traffic import PAYLOAD
+from p2pmesh.simulation.discrete.invariants import expected, islands, members, ring_cycles
+from p2pmesh.simulation.discrete.network import BareNetwork
+from p2pmesh.simulation.discrete.traffic import PAYLOAD
 
 CURVE_POINTS = 101
 """Of the curve of delivery over time: one for each percent."""

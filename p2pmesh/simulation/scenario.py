@@ -9,7 +9,7 @@ and every broadcast everywhere that should be. At last all *leave*, and nothing 
 
 The shipped scenarios lie beside this module, and `load_scenario` takes a path as well. A file has the fields of `Scenario`,
 a table `[conditions]` with those of `Conditions`, and an array of tables `[[faults]]` with those of the faults of
-`p2pmesh.simulation.faults`. Where a fault names peers, a scenario says which share of them: `share` instead of `peers`
+`p2pmesh.simulation.faults.plan`. Where a fault names peers, a scenario says which share of them: `share` instead of `peers`
 or `count`, `shares` instead of `sides`; and `Churn` counts arrivals and departures for 100 peers.
 """
 
@@ -28,13 +28,8 @@ from attrs import field, frozen
 
 from p2pmesh.config import MeshConfig
 from p2pmesh.errors import ConfigError
-from p2pmesh.simulation.bare import BareNetwork, collector_paused
-from p2pmesh.simulation.bare_node import BareNode
-from p2pmesh.simulation.conditioner import Conditions, Constant, LogNormal, Measured, Uniform
-from p2pmesh.simulation.faults import FaultPlan, fault_of
-from p2pmesh.simulation.havoc import Havoc
-from p2pmesh.simulation.hostile import Hostility
-from p2pmesh.simulation.invariants import (
+from p2pmesh.simulation.discrete.fault_injector import FaultInjector
+from p2pmesh.simulation.discrete.invariants import (
     check_at_most_once,
     check_delivery,
     check_islands,
@@ -43,6 +38,11 @@ from p2pmesh.simulation.invariants import (
     members,
     watch,
 )
+from p2pmesh.simulation.discrete.network import BareNetwork, collector_paused
+from p2pmesh.simulation.discrete.node import BareNode
+from p2pmesh.simulation.faults.adversary import Adversary
+from p2pmesh.simulation.faults.plan import FaultPlan, fault_of
+from p2pmesh.simulation.model.conditioner import Conditions, Constant, LogNormal, Measured, Uniform
 from p2pmesh.simulation.report import Report, report_on
 
 SCENARIOS: Final = (
@@ -285,7 +285,7 @@ class Run:
         check_islands(net)
         check_ring(net)
         yield "settle"
-        havoc = Havoc(net, self.plan)
+        havoc = FaultInjector(net, self.plan)
         ends = net.now + self._raging
         for _ in range(scenario.broadcasts):
             self._broadcast()
@@ -323,4 +323,4 @@ class Run:
 
 
 def _is_hostile(node: BareNode) -> bool:
-    return isinstance(node.hostile, Hostility)
+    return isinstance(node.hostile, Adversary)

@@ -19,8 +19,8 @@ import wsproto.utilities
 
 from p2pmesh.errors import TransportError
 from p2pmesh.transports.address import Address, checked_headers
-from p2pmesh.transports.causes import CLOSED_EARLY, TOO_MUCH, why_no_tls, why_rejected, why_unreachable
 from p2pmesh.transports.connection import NO_GOODBYE, TextConnection, ending
+from p2pmesh.transports.diagnostics import CLOSED_EARLY, TOO_MUCH, why_no_tls, why_rejected, why_unreachable
 from p2pmesh.transports.registry import TransportKind
 from p2pmesh.transports.transport import Connection, Transport
 

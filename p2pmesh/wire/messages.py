@@ -59,7 +59,7 @@ PROTOCOL_VERSION = 1
 
 
 class Handshake(Part, frozen=True, kw_only=True):
-    """Our proof inside an offer or answer; see `p2pmesh.protocols.handshake` for what the signature covers."""
+    """Our proof inside an offer or answer; see `p2pmesh.protocols.signaling.handshake` for what the signature covers."""
 
     version: Annotated[int, Meta(ge=1, lt=1 << 16)]
     key: PublicKey
@@ -192,7 +192,7 @@ class GossipGraft(Tagged, frozen=True, kw_only=True, tag="gossip_graft"):
 
 
 class DigestPart(Part, frozen=True, kw_only=True):
-    """The sum of what a peer has below a prefix of keys: see `p2pmesh.protocols.digests`."""
+    """The sum of what a peer has below a prefix of keys: see `p2pmesh.protocols.broadcast.set_reconciliation`."""
 
     prefix: Prefix
     count: Count
@@ -274,7 +274,7 @@ class LinkRejected(Tagged, frozen=True, kw_only=True, tag="connection_rejected")
     reason: Reason = ""
     alternative_peers: PeerIds = ()
     about: Mark | None = None
-    """Which offer, by the mark that `p2pmesh.protocols.handshake.mark_of` gives: rejections may come late, by other ways."""
+    """Which offer, by the mark that `p2pmesh.protocols.signaling.handshake.mark_of` gives: rejections may come late, by other ways."""
 
 
 # --- signaling through the mesh ---------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ from p2pmesh.wire.fields import (
 
 
 class Contact(Part, frozen=True, kw_only=True):
-    """A peer's contact record, signed by it; its id is that of the key. See `p2pmesh.protocols.sealing`."""
+    """A peer's contact record, signed by it; its id is that of the key. See `p2pmesh.protocols.routing.sealed_box`."""
 
     key: PublicKey
     box: PublicKey
@@ -42,7 +42,7 @@ class Contact(Part, frozen=True, kw_only=True):
 
 
 class Packet(Tagged, frozen=True, kw_only=True, tag="packet"):
-    """A message on its way over several links; see `p2pmesh.protocols.packets`.
+    """A message on its way over several links; see `p2pmesh.protocols.routing.packets`.
 
     From `hops` on the fields are for those on the way, who change them; the others are the origin's and signed.
     """
@@ -172,7 +172,7 @@ class FoundBeyond(Tagged, frozen=True, kw_only=True, tag="found_beyond"):
 
 
 class DhtRecord(Part, frozen=True, kw_only=True):
-    """A value in the DHT, as its publisher signed it; `p2pmesh.protocols.dht_records` says what the signature covers."""
+    """A value in the DHT, as its publisher signed it; `p2pmesh.protocols.kademlia.records` says what the signature covers."""
 
     key: Id
     """The hash of the application's key."""

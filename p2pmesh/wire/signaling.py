@@ -43,7 +43,7 @@ class Join(Tagged, frozen=True, kw_only=True, tag="join"):
     public_key: PublicKey | None = None
     timestamp: Milliseconds | None = None
     signature: Signature | None = None
-    """Over room, id and timestamp: see `p2pmesh.protocols.handshake`."""
+    """Over room, id and timestamp: see `p2pmesh.protocols.signaling.handshake`."""
 
 
 class Leave(Tagged, frozen=True, kw_only=True, tag="leave"):

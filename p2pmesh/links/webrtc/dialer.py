@@ -1,0 +1,171 @@
+"""Links over WebRTC data channels: aiortc in an asyncio loop of ours on top of Trio.
+
+One `RTCPeerConnection` for each link, with a single ordered, reliable channel that the offerer opens. Descriptions are
+complete: all candidates are inside, nothing is trickled; candidates that a peer trickles are taken. No server is
+contacted unless `LinkConfig.ice_servers` names one. A machine with no address but loopback gathers that.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Coroutine
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Any, Final, Literal, Self
+
+import trio
+from aiortc.rtcicetransport import parse_stun_turn_uri
+
+from p2pmesh.config import LinkConfig, MeshConfig
+from p2pmesh.errors import ConfigError, RemoteProtocolError
+from p2pmesh.keyspace import PeerId
+from p2pmesh.links.link import Attempt, AttemptFailed, Dialer, Link
+from p2pmesh.links.session_link import SessionLink
+from p2pmesh.links.webrtc.carrier import SDP_ERRORS, WebRTCCarrier
+from p2pmesh.links.webrtc.event_loop import LinkLoop, open_link_loop
+from p2pmesh.links.webrtc.sdp_filter import clean_candidate, clean_description
+from p2pmesh.protocols.core import RemotePeer
+from p2pmesh.wire.messages import Signal
+
+logger: Final = logging.getLogger(__name__)
+
+
+class WebRTCAttempt(Attempt):
+    """A connection that is being set up."""
+
+    def __init__(
+        self, peer_id: PeerId, signal: Signal, carrier: WebRTCCarrier, config: LinkConfig, max_frame: int
+    ) -> None:
+        self._peer_id = peer_id
+        self._signal = signal
+        self._carrier: WebRTCCarrier | None = carrier
+        self._config = config
+        self._max_frame = max_frame
+        self._feeding = trio.Lock()
+
+    @property
+    def peer_id(self) -> PeerId:
+        return self._peer_id
+
+    @property
+    def signal(self) -> Signal:
+        return self._signal
+
+    async def feed(self, signal: Signal) -> None:
+        async with self._feeding:
+            if self._carrier is None:
+                return
+            if signal.type == "answer" and self._signal.type == "offer":
+                try:
+                    await self._carrier.take_answer(clean_description(signal))
+                except (RemoteProtocolError, *SDP_ERRORS) as error:
+                    raise AttemptFailed(f"the answer can't be used: {error}") from error
+            elif signal.type == "candidate" and signal.candidate is not None:
+                await self._try(clean_candidate(signal.candidate.candidate))
+
+    async def _try(self, candidate: str | None) -> None:
+        if candidate is None or self._carrier is None:
+            return
+        try:
+            await self._carrier.take_candidate(candidate)
+        except SDP_ERRORS as error:
+            logger.debug("a candidate of %s can't be used: %s", self._peer_id, error)
+
+    async def opened(self, peer: RemotePeer) -> Link:
+        carrier = self._carrier
+        if carrier is None:
+            raise AttemptFailed("the attempt was closed")
+        await carrier.decided.wait()
+        if not carrier.is_open:
+            raise AttemptFailed(str(carrier.error or "the peer closed the connection"))
+        self._carrier = None
+        link = SessionLink(carrier, peer, self._config, self._max_frame)
+        carrier.attach(link)
+        return link
+
+    async def aclose(self) -> None:
+        carrier, self._carrier = self._carrier, None
+        if carrier is not None:
+            await carrier.aclose()
+        else:
+            await trio.lowlevel.checkpoint()
+
+
+class WebRTCDialer(Dialer):
+    """Opens WebRTC links. To be entered and left in one task; links may be used from any task in between."""
+
+    def __init__(self, config: LinkConfig | None = None, max_frame: int | None = None) -> None:
+        self._config = config or LinkConfig()
+        self._max_frame = MeshConfig().max_frame if max_frame is None else max_frame
+        self._carriers: dict[WebRTCCarrier, None] = {}
+        self._loop: LinkLoop | None = None
+        self._stack = AsyncExitStack()
+        self._check_ice_servers()
+
+    async def __aenter__(self) -> Self:
+        self._loop = await self._stack.enter_async_context(open_link_loop())
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        try:
+            await self.aclose()
+        finally:
+            # The loop is not told of the body's exception: it would come back inside two groups.
+            await self._stack.aclose()
+
+    async def aclose(self) -> None:
+        """Close all that is open or being opened. Links see it as a failure."""
+        self._loop = None
+        carriers = list(self._carriers)
+        for carrier in carriers:
+            carrier.abandon()
+        for carrier in carriers:
+            await carrier.wait_closed()
+        await trio.lowlevel.checkpoint()
+
+    async def offer(self, peer: PeerId) -> Attempt:
+        carrier = self._new_carrier()
+        return await self._begin(peer, "offer", carrier, carrier.make_offer())
+
+    async def answer(self, peer: PeerId, offer: Signal) -> Attempt:
+        try:
+            description = clean_description(offer)
+        except RemoteProtocolError as error:
+            raise AttemptFailed(f"the offer can't be used: {error}") from error
+        carrier = self._new_carrier()
+        return await self._begin(peer, "answer", carrier, carrier.make_answer(description))
+
+    async def _begin(
+        self,
+        peer: PeerId,
+        kind: Literal["offer", "answer"],
+        carrier: WebRTCCarrier,
+        description: Coroutine[Any, Any, str],
+    ) -> Attempt:
+        async with AsyncExitStack() as unless_begun:
+            unless_begun.push_async_callback(carrier.aclose)
+            try:
+                sdp = await description
+            except SDP_ERRORS as error:
+                raise AttemptFailed(f"the {kind} can't be made: {error}") from error
+            unless_begun.pop_all()
+        return WebRTCAttempt(peer, Signal(type=kind, sdp=sdp), carrier, self._config, self._max_frame)
+
+    def _new_carrier(self) -> WebRTCCarrier:
+        if self._loop is None:
+            raise trio.ClosedResourceError
+        carrier = WebRTCCarrier(self._loop, self._config, self._forget)
+        self._carriers[carrier] = None
+        return carrier
+
+    def _forget(self, carrier: WebRTCCarrier) -> None:
+        self._carriers.pop(carrier, None)
+
+    def _check_ice_servers(self) -> None:
+        for server in self._config.ice_servers:
+            try:
+                parse_stun_turn_uri(server.urls)
+            except ValueError as error:
+                raise ConfigError(f"{server.urls!r} is no address of an ICE server: {error}") from error

@@ -1,0 +1,376 @@
+"""What the cores of one peer tell each other, and with it all inputs that there are. See `core`."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+from attrs import frozen
+
+from p2pmesh.keyspace import PeerId
+from p2pmesh.protocols.inputs import FromOutside, RemotePeer, Subsystem
+from p2pmesh.wire.messages import Message, Signal
+
+
+@frozen
+class Offered:
+    """An offer that was checked: this peer wants a link. Goes to the topology, which answers it in every case."""
+
+    peer: RemotePeer
+    signal: Signal
+
+
+@frozen
+class SetLinkPurpose:
+    """The next offer to this peer says that the link is for this purpose. Goes to signaling, before the `WantLink`."""
+
+    peer: PeerId
+    purpose: str
+
+
+FULL = "max_peers_reached"
+INITIATOR_CONFLICT = "initiator_conflict"
+"""The original's words for having no room, and for wanting to make the offer oneself."""
+CANCELLED = "cancelled"
+"""The maker of an offer takes it back."""
+NO_ATTEMPT = "no_attempt"
+"""An answer came for which there is no offer any more."""
+NOT_FOUND = "not found"
+"""No service knows the peer."""
+
+
+@frozen
+class Rejected:
+    """This peer turned our offer down, or asks us to make the offer ourselves. Goes to the topology."""
+
+    peer: PeerId
+    reason: str
+    alternatives: tuple[PeerId, ...] = ()
+    offer_instead: bool = False
+
+
+@frozen
+class RejectOffer:
+    """Turn down this peer's offer, or take back ours: tell it, with peers that may have room. Goes to signaling."""
+
+    peer: PeerId
+    reason: str
+    alternatives: tuple[PeerId, ...] = ()
+
+
+@frozen
+class AskForOffer:
+    """Ask this peer of the original project to offer us a link: it takes offers from smaller ids only. Goes to signaling."""
+
+    peer: PeerId
+
+
+@frozen
+class FindPeers:
+    """The topology lost a link that it needs: ask the services for fresh peers, soon. Goes to signaling."""
+
+
+@frozen
+class BroadcastStarted:
+    """The broadcast core tells the receipts core of a broadcast of ours. A `ChildrenAdded` follows, and the `Reply` was before."""
+
+    message_id: str
+    topic: str
+    expires: float
+    started: float | None = None
+    """When the application called; None for now."""
+
+
+@frozen
+class ChildrenAdded:
+    """The broadcast core sent a message on to these peers; `parent` gave it to us, None for our own.
+
+    Children are those who got a copy, and those who were offered one and have to answer: for each a `ChildSettled` follows.
+    Who was told of the message besides, without having to answer, is none; if it asks for the message later, even after
+    everything was settled, another `ChildrenAdded` names it.
+    """
+
+    message_id: str
+    parent: PeerId | None
+    children: tuple[PeerId, ...]
+    expires: float
+    silent: int = 0
+    """Peers it went to besides, who can't acknowledge it: the original's."""
+    origin: PeerId | None = None
+    """Who made it. Where the parent is lost, its receipts go there."""
+
+
+@frozen
+class ChildSettled:
+    """A hop of a broadcast is decided: the child took it as new, had or gets it elsewhere, or was given up on.
+
+    A child that was not `adopted` may still become so: an ack may be late, and who gets it elsewhere may ask us after all.
+    """
+
+    message_id: str
+    child: PeerId
+    adopted: bool
+
+
+@frozen
+class ReturnPath:
+    """The way back to the peer that a routed message came from."""
+
+    peer: PeerId
+    packet_id: str
+    path: tuple[PeerId, ...]
+    """The peers it came through, the origin first; we are not in it."""
+
+
+@frozen
+class Route:
+    """Bring a message to a peer, neighbour or not. Ends in one `RouteSucceeded` or `RouteFailed` for the asker. Goes to routing."""
+
+    owner: Subsystem
+    """Who asks."""
+    call: int
+    """The asker's number for it."""
+    to: PeerId
+    """A peer; or, with `nearest`, any key: then it goes to the peer next to that on the ring, never to the asker itself."""
+    message: Message
+    nearest: bool = False
+    answered: bool = False
+    """Whether the receiver sends an `RouteReply`, which `RouteSucceeded` brings; else arrival alone counts."""
+    way: ReturnPath | None = None
+    """To be tried first: for peers who can't be found by their id yet, since they have just come."""
+    avoid: tuple[PeerId, ...] = ()
+    """Peers that it must not pass."""
+    timeout: float = 10.0
+    doubtful: bool = False
+    """The receiver may well be gone, and others will do: then it is looked for near its place only, and soon given up."""
+
+
+@frozen
+class CancelRoute:
+    """Nobody wants to know any more. Goes to routing."""
+
+    owner: Subsystem
+    call: int
+
+
+@frozen
+class RouteReply:
+    """The answer to a routed message that asked for one. Goes to routing."""
+
+    way: ReturnPath
+    message: Message
+
+
+@frozen
+class RoutedReceived:
+    """A message that came over a route, from `peer`, who signed it. Goes to the core that owns its type."""
+
+    peer: RemotePeer
+    message: Message
+    way: ReturnPath
+
+
+@frozen
+class RouteSucceeded:
+    """What `Route` asked for has reached `peer`. Goes to the asker."""
+
+    call: int
+    peer: PeerId
+    hops: int
+    message: Message | None = None
+    """The answer, if there was to be one."""
+
+
+@frozen
+class RouteFailed:
+    """What `Route` asked for could not be done in its time. Goes to the asker."""
+
+    call: int
+    reason: str
+
+
+@frozen
+class NeighbourLinks:
+    """The neighbours of a neighbour, as it says. Goes to routing."""
+
+    peer: PeerId
+    links: tuple[PeerId, ...]
+
+
+@frozen
+class OpenBridge:
+    """Open a link to this peer now, if need be in place of a long one: between islands. Goes to the topology.
+
+    Ends in `LinkUp`, or `LinkLost`, or nothing. It may be given up later, when a link on the ring needs its place.
+    """
+
+    peer: PeerId
+
+
+@frozen
+class MergeStarted:
+    """Two rings become one, until about then: who is next to us changes, and the ring is closed all the same.
+
+    Goes to the topology and to chord.
+    """
+
+    until: float
+
+
+@frozen
+class EvictedBy:
+    """This neighbour gives our link up for another peer, and stays in the mesh: who comes after it is not next to us.
+
+    Goes to chord.
+    """
+
+    peer: PeerId
+
+
+@frozen
+class LinkBroken:
+    """The link to this peer broke without a word. Goes to islands."""
+
+    peer: PeerId
+
+
+@frozen
+class LinkedViaService:
+    """A link that the mesh did not bring about, but a service did: is it another island's? Goes to islands."""
+
+    peer: PeerId
+
+
+@frozen
+class ServicePeers:
+    """A service named these peers, who are on it: they should be in our mesh. Goes to islands."""
+
+    transport: str
+    peers: tuple[PeerId, ...]
+
+
+@frozen
+class PingViaService:
+    """Ask the services for this peer. Ends in `ServicePong`, or nothing. Goes to signaling."""
+
+    peer: PeerId
+
+
+@frozen
+class ServicePong:
+    """Whether this peer answers by way of a service; not, if none of them knows it. Goes to islands."""
+
+    peer: PeerId
+    alive: bool
+
+
+@frozen
+class PingedViaService:
+    """This peer asks for us by way of a service: it does not find us in the mesh. Goes to islands."""
+
+    peer: PeerId
+
+
+@frozen
+class RouteHint:
+    """These peers are reached by this path: whom they were heard of from first, our neighbour last. Goes to signaling."""
+
+    peers: tuple[PeerId, ...]
+    path: tuple[PeerId, ...]
+
+
+@frozen
+class Vacancies:
+    """So many slots nothing takes. Goes to chord, when it has changed, and after each `FarPeers`."""
+
+    free: int
+    displaced: bool = False
+    """Whether the last link was lost to a newcomer, rather than by a peer that is gone."""
+
+
+@frozen
+class Introduced:
+    """A neighbour said of itself whether it is a leaf, and how many slots it has free. Goes to the topology."""
+
+    peer: PeerId
+    leaf: bool
+    free: int
+
+
+@frozen
+class FarPeers:
+    """Peers for a long link, the best first: one of them is dialed, if there is a slot. Goes to the topology."""
+
+    peers: tuple[PeerId, ...]
+
+
+@frozen
+class Welcome:
+    """This peer was promised a link: its offer is let in, if need be in place of a long link. Goes to the topology."""
+
+    peer: PeerId
+    leaf: bool = False
+
+
+@frozen
+class RingStable:
+    """Nobody is between us and these two, as they say themselves, or who is nearest to us. Goes to the topology."""
+
+    before: PeerId
+    after: PeerId
+
+
+@frozen
+class Superfluous:
+    """The link to this peer was one of the ring, and the ring is closed without it now. Goes to the topology."""
+
+    peer: PeerId
+
+
+@frozen
+class MeshSize:
+    """About so many peers are in the mesh, ourselves included, by the density of the ring.
+
+    Goes to routing, broadcast, receipts and islands.
+    """
+
+    peers: int
+
+
+Notice: TypeAlias = (
+    Offered
+    | SetLinkPurpose
+    | Rejected
+    | RejectOffer
+    | AskForOffer
+    | FindPeers
+    | BroadcastStarted
+    | ChildrenAdded
+    | ChildSettled
+    | Route
+    | CancelRoute
+    | RouteReply
+    | RoutedReceived
+    | RouteSucceeded
+    | RouteFailed
+    | NeighbourLinks
+    | OpenBridge
+    | MergeStarted
+    | EvictedBy
+    | LinkBroken
+    | LinkedViaService
+    | ServicePeers
+    | PingViaService
+    | ServicePong
+    | PingedViaService
+    | RouteHint
+    | Vacancies
+    | Introduced
+    | FarPeers
+    | Welcome
+    | RingStable
+    | Superfluous
+    | MeshSize
+)
+
+Input: TypeAlias = FromOutside | Notice
+"""All that a core may be given."""

@@ -1,0 +1,108 @@
+"""Admission: who is let in when all slots are taken, and which link is given up for that. Decisions, no effects."""
+
+from __future__ import annotations
+
+import math
+
+from attrs import frozen
+
+from p2pmesh.config import TopologyConfig
+from p2pmesh.keyspace import PeerId
+from p2pmesh.protocols.core import Offered
+from p2pmesh.protocols.overlay.slots import Slots, State
+from p2pmesh.protocols.util.lru_table import LruTable
+from p2pmesh.wire.messages import BRIDGE, PINNED
+
+PROMISED = 15.0
+"""Seconds for which a promise holds: as long as an attempt at a link."""
+CALLS = frozenset({BRIDGE, PINNED})
+"""Purposes for which a full peer gives up a long link. Whoever lies about that gets one that is given up before others."""
+SETTLED_LINKS = 2
+"""Links of a peer that is no newcomer: those next to us on the ring now are next to it then, or soon will be."""
+MOST_PROMISES = 32
+"""Kept at once: more than are made in that time."""
+
+
+def purpose_of(offer: Offered) -> str | None:
+    """What the maker of this offer wants the link for, if it says so and is who it says it is."""
+    proof = offer.signal.p2pmesh
+    return None if proof is None or not offer.peer.verified else proof.purpose
+
+
+@frozen
+class _Promise:
+    until: float
+    leaf: bool
+
+
+class Admission:
+    """Who is let in by one peer."""
+
+    def __init__(self, me: PeerId, max_peers: int, slots: Slots, config: TopologyConfig) -> None:
+        self._me = me
+        self._most_callers = max(1, (max_peers - 2) // 2)
+        self._slots = slots
+        self._config = config
+        self._promises = LruTable[_Promise](MOST_PROMISES)
+        self._let_in_at = -math.inf
+        self._called_at = -math.inf
+
+    def promise(self, peer: PeerId, now: float, *, leaf: bool) -> None:
+        """Its offer will be let in."""
+        self._promises.put(peer, _Promise(now + PROMISED, leaf))
+
+    def is_leaf(self, peer: PeerId) -> bool:
+        """Whether it said that it is one, when it asked to be let in."""
+        promise = self._promises.get(peer)
+        return promise is not None and promise.leaf
+
+    def _links_of_original(self) -> int | None:
+        """It does not say how many it has. So each of us gives up one long link to one of them at most."""
+        return None if self._slots.guests() else 0
+
+    def loser_to(self, offer: Offered, now: float, *, leaf: bool) -> PeerId | None:
+        """Who has to make room for this offer, if anybody.
+
+        A peer that is nearer on the ring than those we have is let in always; one that was promised a link, for a settled
+        long link; one that calls for it, as a bridge or for its application, likewise; one without any link too, but rarely.
+        """
+        peer, proof = offer.peer.peer_id, offer.signal.p2pmesh
+        links = self._links_of_original() if proof is None else proof.links
+        ring = self._slots.ring_at_hand(now) if leaf else self._slots.ring_at_hand(now, peer)
+        if peer in ring:  # and finds its other neighbour through us, as long as we keep the link to that
+            newcomer = links is not None and links < SETTLED_LINKS and now > self._slots.merging_until
+            return next(iter(self._slots.expendable(now, ring, uncertain=newcomer)), None)
+        dials = [other for other in self._slots.expendable(now, ring) if self._slots.state(other) is State.DIALING]
+        promise = self._promises.pop(peer)
+        promised = promise is not None and promise.until > now
+        # An offer in hand is worth two dials; by id, lest all give way.
+        if dials and (promised or links == 0 or peer < self._me):
+            return dials[0]
+        settled = now - self._config.min_link_age
+        if promised:
+            return next(iter(self._slots.far(now, settled)), None)
+        if purpose_of(offer) in CALLS:
+            return self._loser_to_caller(now)
+        if links != 0 or self._let_in_at > settled:
+            return None
+        guests = [
+            other
+            for other in self._slots.expendable(now, ring)
+            if self._slots.state(other) is State.OPEN and self._slots.since(other) <= settled
+        ]
+        if guests:
+            self._let_in_at = now
+        return next(iter(guests), None)
+
+    def _loser_to_caller(self, now: float) -> PeerId | None:
+        """A settled long link, but not more than one in a while; and of half of them callers have one for another only."""
+        settled = now - self._config.min_link_age
+        if self._called_at > settled:
+            return None
+        callers = [peer for peer, slot in self._slots.items() if slot.called is not None]
+        far = self._slots.far(now, settled)
+        enough = len(callers) >= self._most_callers
+        losers = [peer for peer in far if (peer in callers) == enough]
+        if losers:
+            self._called_at = now
+        return next(iter(losers), None)

@@ -1,0 +1,216 @@
+"""Needs: which links a peer lacks, and whom to dial for them. Decisions; the topology carries them out, one at a time.
+
+First the ring: whoever is known and nearer on it than all that we have or attempt. Then company: who has fewer than two
+links takes whom it can get. Then long links, to peers that chord has found. A link is given up for a dial only if somebody
+who should know has vouched for that peer, and rarely if such dials fail: it could be one that is long gone.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from typing import TypeAlias
+
+from attrs import frozen
+
+from p2pmesh.config import TopologyConfig
+from p2pmesh.keyspace import PeerId
+from p2pmesh.protocols.overlay.passive_view import PassiveView
+from p2pmesh.protocols.overlay.ring_geometry import nearness, predecessor, ring_neighbours, successor
+from p2pmesh.protocols.overlay.slots import ATTEMPTS, RetryPacer, Slots, State
+from p2pmesh.protocols.util.timers import Backoff
+
+HEDGE = 2.0
+"""Seconds that the first dial of a peer without links has for itself."""
+FAR_LASTS = 5.0
+"""Seconds for which what chord has found for a long link is worth dialing."""
+WORD_COMES = 1.0
+"""Seconds after the end of a link in which only peers are dialed that somebody vouches for: within them chord says who is
+next to us now, and whom we happen to know is mostly not."""
+COMPANY = 2
+"""Links that a peer wants at least, wherever they lead."""
+
+
+@frozen
+class Dial:
+    """Dial this peer, or ask it for its offer if it has to make it."""
+
+    peer: PeerId
+
+
+@frozen
+class Swap:
+    """Give this link up, if it is not being closed anyway, and dial that peer instead."""
+
+    loser: PeerId
+    peer: PeerId
+
+
+Step: TypeAlias = Dial | Swap
+
+
+class DialPolicy:
+    """What one peer lacks.
+
+    Attributes:
+      filling: when a peer that has a link may try others for company.
+      room_making: when another link may be given up for a dial.
+      look_again: after `step` has found nothing to do: when there may be more.
+    """
+
+    def __init__(
+        self, me: PeerId, max_peers: int, slots: Slots, known: PassiveView, config: TopologyConfig, rng: random.Random
+    ) -> None:
+        self._me = me
+        self._max_peers = max_peers
+        self._slots = slots
+        self._known = known
+        self._config = config
+        backoff = Backoff(config.retry_first, config.retry_cap)
+        self.filling: RetryPacer = RetryPacer(backoff, rng)
+        self.room_making: RetryPacer = RetryPacer(backoff, rng)
+        self.look_again: float = math.inf
+        self._word_until = -math.inf
+        self._far: list[PeerId] = []
+        self._far_until = -math.inf
+        self._far_dial: PeerId | None = None
+
+    def link_ended(self, now: float) -> None:
+        """Chord will say who takes its place, if it was one of the ring."""
+        self._word_until = now + WORD_COMES
+
+    def _awaits_word(self, now: float) -> bool:
+        if now >= self._word_until or not self._slots.are(State.OPEN):
+            return False
+        self._later(self._word_until)
+        return True
+
+    def far_found(self, peers: tuple[PeerId, ...], now: float) -> None:
+        """Chord found these for a long link, the best first."""
+        self._far_until = now + FAR_LASTS
+        self._far = [peer for peer in peers if peer not in self._slots and peer != self._me]
+
+    def step(self, now: float) -> Step | None:
+        """What to do next; to be asked again once it is done."""
+        self.look_again = math.inf
+        return self._ring_step(now) or self._company_step(now) or self._far_step(now)
+
+    def _later(self, moment: float) -> None:
+        self.look_again = min(self.look_again, moment)
+
+    def _may_dial(self, now: float) -> bool:
+        """Not too many at once; and who has no link at all leaves the first some time for itself."""
+        dialing = self._slots.are(State.DIALING)
+        if len(dialing) >= self._config.dials_at_once:
+            return False
+        if self._slots.are(State.OPEN, State.ANSWERING):
+            return True
+        return max((self._slots.since(peer) for peer in dialing), default=-math.inf) <= now - HEDGE
+
+    # --- the ring -----------------------------------------------------------------------------------------------------
+
+    def _ring_step(self, now: float) -> Step | None:
+        if self._max_peers < 2:
+            return None
+        held = self._slots.on_ring(now)
+        vouched = [peer for peer in held if not self._is_hearsay(peer, now)]
+        nearer = self._nearer(vouched, now, worthy=True)
+        if not nearer and self._slots.free() > 0 and not self._awaits_word(now):
+            nearer = self._nearer(held, now, worthy=False)
+        if not nearer:
+            self._later(self._slots.next_slow(now))
+            return None
+        if not self._may_dial(now):
+            self._later(now + HEDGE)
+            return None
+        if self._slots.free() > 0:
+            return Dial(nearer[0])
+        closing = self._slots.closing()
+        if closing is not None:
+            return Swap(closing, nearer[0])
+        if now < self.room_making.not_before:
+            self._later(self.room_making.not_before)
+            return None
+        return next((swap for peer in nearer if (swap := self._swap(peer, vouched, now)) is not None), None)
+
+    def _is_hearsay(self, peer: PeerId, now: float) -> bool:
+        """Whether it is dialed though nobody vouches for it: that keeps nobody away for whom somebody does."""
+        return self._slots.state(peer) is State.DIALING and not self._known.worth_a_link(peer, now)
+
+    def _nearer(self, held: list[PeerId], now: float, *, worthy: bool) -> list[PeerId]:
+        """Known peers that are nearer on the ring than all of those."""
+        before, after = predecessor(self._me, held), successor(self._me, held)
+        without = {*self._slots, *self._slots.held()}
+        found, moment = self._known.nearer(before, after, without, now, worthy=worthy)
+        self._later(moment)
+        return found
+
+    def _swap(self, peer: PeerId, held: list[PeerId], now: float) -> Swap | None:
+        uncertain = now > self._slots.merging_until and not self._known.is_sure(peer, now)
+        losers = self._slots.expendable(now, ring_neighbours(self._me, [*held, peer]), uncertain=uncertain)
+        return Swap(losers[0], peer) if losers else None
+
+    # --- company ------------------------------------------------------------------------------------------------------
+
+    def _company_step(self, now: float) -> Step | None:
+        wanted = min(COMPANY, self._max_peers)
+        if self._slots.free() <= 0 or len(self._slots.are(State.OPEN, *ATTEMPTS)) >= wanted:
+            return None
+        if self._awaits_word(now):
+            return None
+        ready = self._known.ready(now, without={*self._slots.held(), *self._slots})
+        if not ready:
+            self._later(self._known.next_ready(now))
+            return None
+        if not self._may_dial(now):
+            self._later(now + HEDGE)
+            return None
+        if self._slots.are(State.OPEN) and now < self.filling.not_before:
+            self._later(self.filling.not_before)
+            return None
+        return Dial(min(ready, key=self._promise_of))
+
+    def _promise_of(self, peer: PeerId) -> tuple[int, bool, int]:
+        return self._known.misses(peer), self._known.is_leaf(peer), nearness(self._me, peer)
+
+    # --- long links ---------------------------------------------------------------------------------------------------
+
+    def _far_step(self, now: float) -> Step | None:
+        if now > self._far_until or (self._far_dial is not None and self._slots.state(self._far_dial) is State.OPEN):
+            self._far, self._far_dial = [], None
+        if self._max_peers < 2:
+            return self._move_step(now)
+        if self._far_dial is not None and self._slots.state(self._far_dial) is State.DIALING:
+            return None
+        while self._far and self._slots.free() > self._slots.kept_for_ring():
+            peer = self._far.pop(0)
+            if peer not in self._slots and peer not in self._slots.held():
+                self._known.learn((peer,), vouched=-math.inf)
+                self._far_dial = peer
+                return Dial(peer)
+        return None
+
+    def _move_step(self, now: float) -> Step | None:
+        """A leaf gives up its link for a better place: one that chord has found, or with any peer that is no leaf."""
+        home = next(iter(self._slots.are(State.OPEN)), None)
+        slot = None if home is None else self._slots.get(home)
+        if home is None or slot is None or slot.pinned:
+            return None
+        if slot.leaf:
+            return self._leave_leaf(home, now)
+        if not self._far:
+            return None
+        peer = self._far.pop(0)
+        if nearness(self._me, home) < nearness(self._me, peer):
+            return None
+        self._known.learn((peer,), vouched=-math.inf)
+        return Swap(home, peer)
+
+    def _leave_leaf(self, home: PeerId, now: float) -> Step | None:
+        """Two leaves that are linked have nobody else: one is tried of whom we don't know that it is another."""
+        ready = self._known.ready(now, without={*self._slots.held(), *self._slots})
+        others = [peer for peer in ready if not self._known.is_leaf(peer) and not self._known.misses(peer)]
+        if others:
+            return Swap(home, min(others, key=lambda peer: nearness(self._me, peer)))
+        self._later(self._known.next_ready(now))
+        return None

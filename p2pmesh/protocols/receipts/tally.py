@@ -1,0 +1,224 @@
+"""What a peer knows of who has one broadcast: of its own, and of those that it passes on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from enum import Enum
+from typing import TYPE_CHECKING, TypeAlias
+
+from attrs import define, field, frozen
+
+from p2pmesh.events import MessageDelivered, MessageFailed
+from p2pmesh.keyspace import PeerId
+from p2pmesh.protocols.core import Effects, Emit, Progress
+from p2pmesh.wire.messages import Receipt
+
+MOST_CHILDREN = 1024
+"""Of one broadcast, past neighbours included, and at its origin those whose parents were lost; more are not counted."""
+ROOM = 4
+"""Times as many peers as `MeshSize` says are believed: it is measured on a few distances of a random ring."""
+FEWEST = 1024
+"""Believed in any case: in a mesh that has just been joined, or healed, it is not known yet."""
+LIE = 8
+"""Times as many as are believed make a liar: honest peers whose `MeshSize` differs must never blame each other."""
+
+
+class CountDue(Enum):
+    """Why a tally is looked at."""
+
+    if not TYPE_CHECKING:  # to which it is `Enum.__hash__` still
+        __hash__ = (
+            object.__hash__
+        )  # members are few and unique, and hashed for each timer: `Enum` hashes their names anew
+
+    EXPIRY = "its ttl is over"
+    DROP = "nothing is on its way any more"
+    GRACE = "nobody took it for long enough"
+    INTERIM = "pass on what there is"
+    PATIENCE = "children without a link have had their time"
+
+
+TallyTimer: TypeAlias = tuple[CountDue, str]
+
+
+def believable(peers: int, most: int) -> int:
+    """How many peers one child may tell of and be believed, where there are about so many, and never more than `most`."""
+    return min(most, max(FEWEST, ROOM * peers))
+
+
+@define(eq=False)
+class Child:
+    """Somebody who counts for us."""
+
+    claimed: int = 0
+    """What it has told in total."""
+    count: int = 0
+    """What of that is believed."""
+    has_settled: bool = False
+    """What it last said of those below it."""
+    settled: bool = True
+    """Whether no answer is waited for."""
+    waits_until: float = math.inf
+    """Without a link to it: how long an answer is waited for."""
+
+
+@define(eq=False)
+class Tally:
+    """One broadcast, ours or another's, and what our children say of it."""
+
+    message_id: str
+    expires: float
+    children: dict[PeerId, Child] = field(factory=dict)
+    below: int = 0
+    """Peers that have it by way of us: the sum of the children's counts."""
+    awaited: int = 0
+    """Children that are not settled."""
+    is_over: bool = False
+    """Whether its ttl is: nobody is waited for any more."""
+
+    @property
+    def is_settled(self) -> bool:
+        return not self.awaited
+
+    def child(self, peer: PeerId) -> Child | None:
+        """This child, a new one if there is room."""
+        child = self.children.get(peer)
+        if child is None and len(self.children) < MOST_CHILDREN:
+            child = self.children[peer] = Child()
+        return child
+
+    def settle(self, child: Child) -> None:
+        """It is not waited for."""
+        self.awaited -= not child.settled
+        child.settled, child.waits_until = True, math.inf
+
+    def wait_for(self, child: Child, until: float = math.inf) -> None:
+        """An answer of it is waited for."""
+        if not self.is_over:
+            self.awaited += child.settled
+            child.settled, child.waits_until = False, until
+
+    def end_waiting(self, now: float, is_there: Callable[[PeerId], bool]) -> float:
+        """Settle those who had their time and are not there; when to do so again."""
+        for peer, child in self.children.items():
+            if child.waits_until <= now:
+                if is_there(peer):
+                    child.waits_until = math.inf
+                else:
+                    self.settle(child)
+        return min((child.waits_until for child in self.children.values()), default=math.inf)
+
+    def close(self) -> None:
+        """Nobody is waited for any more; what still comes counts."""
+        self.is_over = True
+        for child in self.children.values():
+            self.settle(child)
+
+    def take(self, child: Child, claim: int, most: int) -> None:
+        """It has told so many in total; no more than `most` are believed, for now."""
+        child.claimed = max(child.claimed, claim)
+        count = max(child.count, min(child.claimed, most))
+        self.below += count - child.count
+        child.count = count
+
+
+@define(eq=False)
+class Own(Tally):
+    """A broadcast of ours."""
+
+    topic: str = ""
+    started: float = 0.0
+    silent: int = 0
+    """Peers it went to that can't acknowledge it."""
+    is_decided: bool = False
+    """Whether the application was told how it ended."""
+    told: tuple[int, bool] = (0, False)
+
+    def judge(self, now: float, grace: float) -> Effects:
+        """What the application is to be told: how far it is, and once how it ended."""
+        final = self.is_settled and (self.below > 0 or self.is_over or now >= self.started + grace)
+        effects: Effects = []
+        if self.told != (self.below, final):
+            self.told = self.below, final
+            effects.append(Progress(self.message_id, self.below, final))
+        if final and not self.is_decided:
+            self.is_decided = True
+            effects.append(Emit(self._outcome(now)))
+        return effects
+
+    def _outcome(self, now: float) -> MessageDelivered | MessageFailed:
+        if self.below:
+            return MessageDelivered(self.message_id, self.topic, self.below, now - self.started)
+        return MessageFailed(self.message_id, self.topic, self._why_nobody(), 0)
+
+    def _why_nobody(self) -> str:
+        if self.children:
+            return "no neighbour has taken it"
+        if self.silent:
+            return f"it went only to peers that can't acknowledge it ({self.silent} of the original project)"
+        return "there is no link to any peer"
+
+
+@frozen
+class Debt:
+    """What a parent was told that can't be reached now, and may not have heard."""
+
+    peer: PeerId
+    epoch: int | None
+    count: int
+    settled: bool
+
+
+@define(eq=False)
+class Relayed(Tally):
+    """A broadcast of somebody else's.
+
+    What we have to tell goes to `upstream`: the parent, or, where that was lost, the origin.
+    """
+
+    upstream: PeerId = field(kw_only=True)
+    origin: PeerId | None = None
+    epoch: int | None = None
+    """The process that the upstream is, as long as that is a relay."""
+    before: int = 0
+    """What was told to a parent that was lost; it is never told again."""
+    sent: tuple[int, bool] | None = None
+    """What the upstream was told last: how many in total, and whether they are all."""
+    is_noted: bool = True
+    """Whether it has noted that."""
+    debt: Debt | None = None
+
+    @property
+    def has_lost_parent_for(self) -> bool:
+        """Whether there is somebody else to tell, should the upstream be lost."""
+        return self.origin is not None and self.upstream != self.origin
+
+    def state(self, most: int) -> tuple[int, bool]:
+        """What the upstream should know, with no more than `most` peers in all."""
+        told = self.sent[0] if self.sent else 0
+        return max(told, min(1 + self.below, most) - self.before), self.is_settled
+
+    def write(self, peer: PeerId, most: int) -> Receipt | None:
+        """What this peer is told now. What is in doubt is told again as it was."""
+        if self.debt is not None and self.debt.peer == peer:
+            return Receipt(id=self.message_id, count=self.debt.count, settled=self.debt.settled)
+        if self.upstream != peer:
+            return None
+        if self.is_noted:
+            state = self.state(most)
+            if state == self.sent or not state[0]:
+                return None
+            self.sent, self.is_noted = state, False
+        assert self.sent is not None  # noqa: S101  # else there is nothing that could be in doubt
+        count, settled = self.sent
+        return Receipt(id=self.message_id, count=count, settled=settled)
+
+    def turn_to_origin(self, *, keep_debt: bool) -> None:
+        """The parent is lost. What it was told may be told to it again, but to nobody else; the rest goes to the origin."""
+        assert self.origin is not None  # noqa: S101  # the caller has asked
+        if keep_debt and self.sent and not self.is_noted:
+            self.debt = Debt(self.upstream, self.epoch, *self.sent)
+        self.before += self.sent[0] if self.sent else 0
+        self.upstream, self.epoch = self.origin, None
+        self.sent, self.is_noted = None, True

@@ -1,0 +1,135 @@
+r"""Packets: messages on their way over several links. What of them is signed, what may be in them, and how they look.
+
+The origin's signature (Ed25519, RFC 8032) covers, with `field(x)` the length of `x` in bytes as a 32-bit big-endian number and
+then `x`::
+
+    b"p2pmesh packet v1\0"
+    field(id)
+    field(kind)
+    field(from: 40 lower-case hexadecimal digits)
+    field(to)
+    field(nearest: b"\1" or b"\0")
+    field(timestamp, 64 bits)
+    field(sealed: b"\1" or b"\0")
+    field(carry)
+
+It proves the origin if the key's SHA-256 begins with the origin's id. Only the receiver checks it. Between neighbours a packet
+that nobody relayed needs none: the link proves who sent it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from msgspec import structs
+
+from p2pmesh.errors import RemoteProtocolError
+from p2pmesh.identity import Identity, peer_id_of, verify
+from p2pmesh.keyspace import PeerId
+from p2pmesh.protocols.core import Subsystem
+from p2pmesh.wire.canonical import fields, number, text
+from p2pmesh.wire.codec import decode
+from p2pmesh.wire.fields import MAX_TRAIL
+from p2pmesh.wire.messages import Direct, GossipReceipts, LinkRejected, Message, RelayBatch, RelaySignal
+from p2pmesh.wire.overlay import (
+    ContactReply,
+    ContactRequest,
+    FindBeyond,
+    FindSuccessor,
+    FoundBeyond,
+    KademliaRpc,
+    Packet,
+    SuccessorFound,
+)
+
+TRAVELLERS: Mapping[type[Message], Subsystem] = {
+    Direct: Subsystem.ROUTING,
+    ContactRequest: Subsystem.ROUTING,
+    ContactReply: Subsystem.ROUTING,
+    RelaySignal: Subsystem.SIGNALING,
+    RelayBatch: Subsystem.SIGNALING,
+    LinkRejected: Subsystem.SIGNALING,
+    FindSuccessor: Subsystem.CHORD,
+    SuccessorFound: Subsystem.CHORD,
+    KademliaRpc: Subsystem.KADEMLIA,
+    FindBeyond: Subsystem.ISLANDS,
+    FoundBeyond: Subsystem.ISLANDS,
+    GossipReceipts: Subsystem.RECEIPTS,
+}
+"""What may travel in a packet, and the core that gets it there. All else is refused."""
+
+SMALL_SIZE = 4096
+"""Packets that carry no more than this, and nothing sealed, overtake payloads: calls, answers, acks, offers."""
+
+REQUESTS = ("tell", "ask")
+
+_DOMAIN = b"p2pmesh packet v1\0"
+
+
+def signed(packet: Packet, identity: Identity) -> Packet:
+    """The same packet with its origin's key and signature."""
+    return structs.replace(packet, key=identity.public_key, signature=identity.sign(_covered(packet)))
+
+
+def is_proven(packet: Packet) -> bool:
+    """Whether it carries its origin's signature, and that is right."""
+    if packet.key is None or packet.signature is None:
+        return False
+    return peer_id_of(packet.key) == packet.from_ and verify(packet.key, packet.signature, _covered(packet))
+
+
+def is_small(packet: Packet) -> bool:
+    """Whether it takes no time worth mentioning to be sent."""
+    return len(packet.carry) <= SMALL_SIZE
+
+
+def is_urgent(packet: Packet) -> bool:
+    """Whether it overtakes payloads on a link."""
+    return not packet.sealed and is_small(packet)
+
+
+def is_returned(packet: Packet, sender: PeerId) -> bool:
+    """Whether this neighbour gives back a packet that it got from us."""
+    return sender in packet.tried
+
+
+def trail_error(packet: Packet, sender: PeerId, me: PeerId) -> str | None:
+    """What is wrong with a packet's trails that no honest neighbour would send; None if nothing is."""
+    path, tried = packet.path, packet.tried
+    visited = {*path, *tried}
+    if len(visited) != len(path) + len(tried):
+        return "a packet that was at a peer twice"
+    if len(visited) + len(packet.route) > MAX_TRAIL:
+        return "a packet with a trail that is too long"
+    if me in visited or (packet.to in visited and not packet.nearest):
+        return "a packet that goes in a circle"
+    if is_returned(packet, sender):
+        return None if (path[0] if path else me) == packet.from_ else "a packet given back that has another origin"
+    if (path[0] if path else sender) != packet.from_:
+        return "a packet whose path does not begin at its origin"
+    return "a packet that its sender has had before" if sender in path else None
+
+
+def content(carry: bytes) -> Message | None:
+    """The message in a packet; None if it is of a type that does not travel, or that we don't know.
+
+    Raises:
+      RemoteProtocolError: if it is malformed.
+    """
+    if not carry or carry[0] < 0x80:
+        raise RemoteProtocolError("a packet that carries no message")
+    message = decode(carry)
+    return message if type(message) in TRAVELLERS else None  # type: ignore[return-value]  # so not Unknown
+
+
+def _covered(packet: Packet) -> bytes:
+    return _DOMAIN + fields(
+        text(packet.id),
+        packet.kind.encode(),
+        packet.from_.encode(),
+        packet.to.encode(),
+        b"\1" if packet.nearest else b"\0",
+        number(packet.timestamp),
+        b"\1" if packet.sealed else b"\0",
+        packet.carry,
+    )

@@ -1,0 +1,109 @@
+r"""Sealed boxes: what only its receiver can read, and the contact record that says for which key to seal.
+
+A box is the sender's one-time X25519 public key (32 bytes), then ChaCha20-Poly1305 (RFC 8439) over the message, with an
+all-zero nonce and no further data: each key seals once. The key is HKDF-SHA256 (RFC 5869), without salt, of the X25519 shared
+secret, with this `info`, in which `field(x)` is the length of `x` in bytes as a 32-bit big-endian number, then `x`::
+
+    b"p2pmesh box v1\0"
+    field(the one-time public key)
+    field(the receiver's public key)
+    field(sender's peer id: 40 lower-case hexadecimal digits)
+    field(receiver's peer id)
+    field(id of the packet)
+
+So a box opens for nobody else, in no other packet, and under no other sender's name; that the sender made it, the signature of
+the packet around it proves. As in HPKE's base mode (RFC 9180), who gets hold of the receiver's key can open what was sealed
+for it before.
+
+A contact record's signature covers::
+
+    b"p2pmesh contact v1\0"
+    field(box)
+    field(version, 64 bits)
+    field(serial, 64 bits)
+    field(maxPayload, 64 bits)
+"""
+
+from __future__ import annotations
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from p2pmesh.errors import RemoteProtocolError
+from p2pmesh.identity import PUBLIC_KEY_SIZE, Identity, peer_id_of, verify
+from p2pmesh.keyspace import PeerId
+from p2pmesh.wire.canonical import fields, number, text
+from p2pmesh.wire.messages import PROTOCOL_VERSION
+from p2pmesh.wire.overlay import Contact
+
+SEAL_SIZE = PUBLIC_KEY_SIZE + 16
+"""Bytes that a box has more than what is in it."""
+
+_BOX = b"p2pmesh box v1\0"
+_CONTACT = b"p2pmesh contact v1\0"
+_NONCE = bytes(12)
+
+
+def seal(plain: bytes, box: bytes, sender: PeerId, receiver: PeerId, packet_id: str) -> bytes:
+    """Seal bytes for the owner of the X25519 public key `box`.
+
+    Raises:
+      RemoteProtocolError: if that is no key that one can seal for.
+    """
+    once = X25519PrivateKey.generate()
+    public = once.public_key().public_bytes_raw()
+    return public + _cipher(once, box, public, box, sender, receiver, packet_id).encrypt(_NONCE, plain, None)
+
+
+def unseal(sealed: bytes, box: X25519PrivateKey, sender: PeerId, receiver: PeerId, packet_id: str) -> bytes:
+    """Open a box.
+
+    Raises:
+      RemoteProtocolError: if it is none for us from this sender in this packet.
+    """
+    if len(sealed) < SEAL_SIZE:
+        raise RemoteProtocolError("a sealed message that is shorter than its seal")
+    once, rest = sealed[:PUBLIC_KEY_SIZE], sealed[PUBLIC_KEY_SIZE:]
+    cipher = _cipher(box, once, once, box.public_key().public_bytes_raw(), sender, receiver, packet_id)
+    try:
+        return cipher.decrypt(_NONCE, rest, None)
+    except InvalidTag as error:
+        raise RemoteProtocolError("a sealed message that does not open") from error
+
+
+def contact_of(identity: Identity, max_payload: int, wall_ms: int) -> Contact:
+    """Our own record."""
+    box = identity.box_key().public_key().public_bytes_raw()
+    signature = identity.sign(_covered(box, PROTOCOL_VERSION, wall_ms, max_payload))
+    return Contact(
+        key=identity.public_key,
+        box=box,
+        version=PROTOCOL_VERSION,
+        serial=wall_ms,
+        max_payload=max_payload,
+        signature=signature,
+    )
+
+
+def is_contact_of(contact: Contact, peer: PeerId) -> bool:
+    """Whether a record is this peer's, by its own signature."""
+    covered = _covered(contact.box, contact.version, contact.serial, contact.max_payload)
+    return peer_id_of(contact.key) == peer and verify(contact.key, contact.signature, covered)
+
+
+def _cipher(
+    own: X25519PrivateKey, other: bytes, once: bytes, box: bytes, sender: PeerId, receiver: PeerId, packet_id: str
+) -> ChaCha20Poly1305:
+    try:
+        secret = own.exchange(X25519PublicKey.from_public_bytes(other))
+    except ValueError as error:  # a point of low order: the secret would be none
+        raise RemoteProtocolError("an X25519 key that nobody can share a secret with") from error
+    info = _BOX + fields(once, box, sender.encode(), receiver.encode(), text(packet_id))
+    return ChaCha20Poly1305(HKDF(SHA256(), 32, salt=None, info=info).derive(secret))
+
+
+def _covered(box: bytes, version: int, serial: int, max_payload: int) -> bytes:
+    return _CONTACT + fields(box, number(version), number(serial), number(max_payload))

@@ -1,0 +1,237 @@
+"""What must hold in every simulation: watched while it runs, and asked for when it has come to rest.
+
+    net = BareNetwork(seed=1)
+    watch(net)                       # safety: at most once, links within the cap, structures within their bounds
+    ...
+    check_ring(net); check_islands(net); check_delivery(net)      # liveness: once the faults have stopped, by a deadline
+
+Each finds what is wrong and tells `net.violate`, which raises if the network is strict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, Final
+
+from p2pmesh.config import MeshConfig
+from p2pmesh.keyspace import PeerId
+from p2pmesh.protocols.islands.bridge_merge import REMEMBERED
+from p2pmesh.protocols.islands.recovery import CASES
+from p2pmesh.simulation.discrete.delivery_log import Broadcast
+from p2pmesh.simulation.discrete.network import BareNetwork
+from p2pmesh.simulation.discrete.node import BareNode
+
+LOOK_EVERY: Final = 1.0
+"""Seconds between two looks at the bounds."""
+LOOK_AT: Final = 20
+"""Peers of which snapshots are taken in one look, in turn: the cost must not grow with their number."""
+
+# --- safety -----------------------------------------------------------------------------------------------------------
+
+
+def watch(net: BareNetwork) -> None:
+    """Watch a network for whatever must never happen, from now on."""
+    net.after(LOOK_EVERY, _look, net, 0)
+
+
+def _look(net: BareNetwork, turn: int) -> None:
+    check_at_most_once(net)
+    check_receipts(net)
+    living = net.living()
+    for offset in range(min(LOOK_AT, len(living))):
+        check_bounds(net, living[(turn + offset) % len(living)])
+    net.after(LOOK_EVERY, _look, net, turn + LOOK_AT)
+
+
+def check_at_most_once(net: BareNetwork) -> None:
+    """No application got a broadcast or a direct message twice."""
+    twice = net.ledger.twice + net.calls.twice
+    net.ledger.twice, net.calls.twice = [], []
+    for time, number, message_id in twice:
+        net.violate("at most once", f"n{number} delivered {message_id[:8]} again at {time:.3f} s")
+
+
+def check_receipts(net: BareNetwork) -> None:
+    """No origin believes that more peers have its broadcast than truly do."""
+    for broadcast in net.ledger:
+        if broadcast.reached > broadcast.count:
+            counts = f"{broadcast.reached} peers counted, {broadcast.count} have it"
+            net.violate("receipts", f"the broadcast of n{broadcast.origin} at {broadcast.at:.3f} s: {counts}")
+
+
+def check_bounds(net: BareNetwork, node: BareNode) -> None:
+    """Every structure of a peer's cores is within the bound that its config names."""
+    snapshot = node.snapshot()
+    for name, value, bound in bounds_of(snapshot, node.config):
+        if value > bound:
+            net.violate("bounds", f"n{node.number}: {name} is {value:g}, {bound:g} is allowed")
+    open_links, taken = len(node.links.ends), len(node.links.ends) + len(node.links.attempts)
+    if taken > node.config.max_peers:
+        net.violate("link cap", f"n{node.number} has {open_links} links and {taken - open_links} attempts")
+
+
+def bounds_of(snapshot: Mapping[str, Any], config: MeshConfig) -> Iterator[tuple[str, float, float]]:
+    """What a peer's snapshot says of each structure that has a bound: its name, its size, and what its config allows."""
+    broadcast, links = snapshot["broadcast"], config.max_peers
+    yield "broadcast.history", broadcast["history"], config.broadcast.history
+    yield "broadcast.history_bytes", broadcast["history_bytes"], config.broadcast.history_bytes + config.max_payload
+    yield "broadcast.seen_ids", broadcast["seen_ids"], config.broadcast.seen_ids
+    yield "broadcast.in_flight", broadcast["in_flight"], config.broadcast.window * links
+    yield "broadcast.backlog", broadcast["backlog"], config.broadcast.backlog * links
+    receipts = snapshot["receipts"]
+    yield "receipts.own", receipts["own"], config.receipts.table
+    yield "receipts.relayed", receipts["relayed"], config.receipts.table
+    routing = snapshot["routing"]
+    yield "routing.pending", routing["pending"], config.routing.pending
+    yield "routing.seen_ids", routing["seen_ids"], config.routing.seen_ids
+    packets = routing["packets"]
+    yield "routing.under_way", packets["under_way"], config.routing.errands
+    yield "routing.heard_ids", packets["heard_ids"], config.routing.seen_ids
+    yield "routing.asked", packets["asked"], config.routing.remembered_routes
+    yield "routing.contacts", packets["contacts"], config.routing.remembered_routes
+    yield "routing.relays", packets["relays"], links
+    chord = snapshot["chord"]
+    yield "chord.successors", len(chord["successors"]), config.chord.successors
+    yield "chord.predecessors", len(chord["predecessors"]), config.chord.successors
+    yield "chord.board", chord["board"], config.chord.board
+    topology = snapshot["topology"]
+    slots = len(topology["links"]) + len(topology["attempts"]) + len(topology["closing"])
+    yield "topology.slots", slots, links
+    yield "topology.known", topology["known"], config.topology.known_peers
+    signaling = snapshot["signaling"]
+    yield "signaling.remembered_peers", signaling["remembered_peers"], config.signaling.remembered_peers
+    yield "signaling.routes", signaling["routes"], config.signaling.routes
+    yield "signaling.own_offers", signaling["own_offers"], config.signaling.remembered_offers
+    yield "signaling.heard_offers", signaling["heard_offers"], config.signaling.remembered_offers
+    found = snapshot["islands"]
+    yield "islands.suspects", found["suspects"], config.islands.suspects
+    yield "islands.floods", found["floods"], REMEMBERED
+    yield "islands.healing", found["healing"], CASES
+
+
+# --- liveness ---------------------------------------------------------------------------------------------------------
+
+
+def members(net: BareNetwork, without: Collection[int] = ()) -> list[BareNode]:
+    """The peers that are in the mesh now: running, let in by the service once, and not on their way out."""
+    return [
+        node
+        for node in net.living()
+        if not node.is_frozen and not node.is_leaving and node.joined_at <= net.now and node.number not in without
+    ]
+
+
+def islands(net: BareNetwork, without: Collection[int] = ()) -> list[list[int]]:
+    """Who can reach whom over links that both sides hold: the members, in groups, the largest first.
+
+    Groups of none but the peers `without` which it goes are left out.
+    """
+    inside = {node.peer_id: node for node in members(net)}
+    left = dict.fromkeys(inside)
+    groups = []
+    for first in inside:
+        if first not in left:
+            continue
+        del left[first]
+        group, found = [first], 0
+        while found < len(group):
+            for peer, end in inside[group[found]].links.ends.items():
+                if peer in left and not end.far.gone:
+                    del left[peer]
+                    group.append(peer)
+            found += 1
+        numbers = [inside[peer].number for peer in group]
+        if not set(numbers) <= set(without):
+            groups.append(numbers)
+    return sorted(groups, key=len, reverse=True)
+
+
+def ring_gaps(net: BareNetwork) -> list[tuple[int, int]]:
+    """Members that have no link to the one that follows them on the ring of ids, with that one."""
+    ordered = sorted(members(net), key=lambda node: node.peer_id)
+    if len(ordered) < 2:
+        return []
+    pairs = zip(ordered, ordered[1:] + ordered[:1], strict=True)
+    return [(node.number, after.number) for node, after in pairs if after.peer_id not in node.links.ends]
+
+
+def ring_cycles(net: BareNetwork) -> int:
+    """Cycles that come of going from each member to its nearest neighbour clockwise: 1 if the ring is whole."""
+    inside = {node.peer_id: node for node in members(net)}
+    follows: dict[PeerId, PeerId] = {}
+    for peer, node in inside.items():
+        neighbours = [other for other in node.links.ends if other in inside]
+        if neighbours:  # ids compare as text as they do as numbers
+            follows[peer] = min((other for other in neighbours if other > peer), default=min(neighbours))
+    cycles, walked = 0, dict[PeerId, int]()
+    for number, start in enumerate(inside):
+        at: PeerId | None = start
+        while at is not None and at not in walked:
+            walked[at] = number
+            at = follows.get(at)
+        cycles += at is not None and walked[at] == number
+    return cycles
+
+
+def check_ring(net: BareNetwork, without: Collection[int] = ()) -> None:
+    """Each member has a link to the next on the ring, so the ring is one cycle; `without` what these peers should have."""
+    gaps = [gap for gap in ring_gaps(net) if not set(gap) & set(without)]
+    if gaps:
+        shown = ", ".join(f"n{a}-n{b}" for a, b in gaps[:5])
+        net.violate("one ring", f"{len(gaps)} of the ring's links are missing: {shown}")
+
+
+def check_islands(net: BareNetwork, without: Collection[int] = ()) -> None:
+    """The members are one graph; `without` those that need not be part of it."""
+    groups = islands(net, without)
+    if len(groups) > 1:
+        net.violate(
+            "one island", f"{len(groups)} islands, of {', '.join(str(len(group)) for group in groups[:6])} peers"
+        )
+
+
+def expected(net: BareNetwork, broadcast: Broadcast, without: Collection[int] = ()) -> list[int]:
+    """Who should have a broadcast: members that were there when it was made, and still are."""
+    if broadcast.message_id is None:
+        return []
+    return [
+        node.number
+        for node in members(net, without)
+        if node.joined_at <= broadcast.at and node.number != broadcast.origin
+    ]
+
+
+def check_delivery(
+    net: BareNetwork, *, quiet_since: float = 0.0, within: float = 30.0, without: Collection[int] = ()
+) -> None:
+    """Each broadcast that lived on for long enough after the faults has reached every member that should have it.
+
+    Args:
+      net: the network.
+      quiet_since: when the faults stopped.
+      within: seconds that delivery may take after that; broadcasts whose ttl ended before are not asked for.
+      without: peers that don't count.
+    """
+    for broadcast in net.ledger:
+        if broadcast.expires < quiet_since + within or net.now < max(broadcast.at, quiet_since) + within:
+            continue
+        if not net.nodes[broadcast.origin].is_alive and not broadcast.count:
+            continue  # it took its broadcast with it
+        missing = [number for number in expected(net, broadcast, without) if not broadcast.has(number)]
+        if missing:
+            shown = ", ".join(f"n{number}" for number in missing[:6])
+            what = f"the broadcast of n{broadcast.origin} at {broadcast.at:.3f} s has not reached"
+            net.violate("exactly once", f"{what} {len(missing)} peers: {shown}")
+
+
+def check_nothing_left(net: BareNetwork) -> None:
+    """All have left: no process, link, attempt or connection is there any more. To be asked after `net.close()`."""
+    left = {
+        "peers": len(net.living()),
+        "ends of links": net.ends(),
+        "attempts": len(net.attempts) + sum(len(node.links.attempts) for node in net.nodes),
+        "connections to the service": net.service.lines,
+    }
+    kept = [f"{count} {name}" for name, count in left.items() if count]
+    if kept:
+        net.violate("nothing left", f"after everybody left: {', '.join(kept)}")

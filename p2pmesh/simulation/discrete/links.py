@@ -1,0 +1,452 @@
+"""The links of bare nodes: a model of what the link keeper and the link session make of a path, without their tasks.
+
+An attempt makes its description after a moment; an answered offer opens on both sides, one after the other; a frame is
+an event of its own; a graceful close is seen by the other side at once and answered. Whoever falls silent, by a crash, a
+freeze or a partition, is noticed when the keepalive of a real session would notice: `keepalive_idle` and then
+`keepalive_pings` times `keepalive_interval` after it was heard last. Before that it is doubted: `doubt_after` and two round
+trips after something is sent to it, or after the first ping if nothing is. Pings that are answered change nothing and are not
+simulated, so an idle link costs nothing.
+
+What is sent into silence is not lost but late, as on a real link: it arrives when the path heals, if the link lives to
+see that.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+from attrs import frozen
+
+from p2pmesh.keyspace import PeerId
+from p2pmesh.protocols.core import LinkDown, LinkLost, LinkRecovered, LinkSuspected, LinkUp, LocalSignal, RemotePeer
+from p2pmesh.simulation.model.conditioner import Break, Path
+from p2pmesh.simulation.model.sdp_stub import describe, parse_description
+from p2pmesh.simulation.model.trace import Mark
+from p2pmesh.wire.messages import PROTOCOL_VERSION, Message, Signal
+
+if TYPE_CHECKING:
+    from p2pmesh.simulation.discrete.network import BareNetwork
+    from p2pmesh.simulation.discrete.node import BareNode
+
+DESCRIBE: Final = 0.010
+"""Seconds that it takes to make a description: about what aiortc takes on one machine."""
+ROUND_TRIPS_TO_OPEN: Final = 3
+"""ICE checks, DTLS and SCTP, from the answer's arrival to the open channel."""
+CHECK_EVERY: Final = 1.0
+"""Between attempts at a path that does not pass: ICE goes on checking until the attempt's time is over."""
+
+
+@frozen
+class Close:
+    """In place of a frame: the sender has closed the link, or has seen that the receiver did."""
+
+    reason: str
+    answers: bool
+
+
+CLOSE: Final = Close("closed by the peer", answers=False)
+CLOSED: Final = Close("closed", answers=True)
+
+Cargo: TypeAlias = Message | Close | bytes
+"""What a link carries: messages as they are, and bytes that are none."""
+
+
+class Attempt:
+    """A link in the making, at one side."""
+
+    __slots__ = ("answers", "done", "far_fingerprint", "far_token", "fingerprint", "owner", "peer", "remote", "token")
+
+    def __init__(self, owner: BareNode, peer: PeerId, remote: RemotePeer | None, offer: Signal | None) -> None:
+        self.owner: BareNode = owner
+        self.peer: PeerId = peer
+        self.remote: RemotePeer | None = remote
+        self.answers: Signal | None = offer
+        self.done: bool = False
+        self.token: str = ""
+        self.fingerprint: str = ""
+        self.far_token: str = ""
+        self.far_fingerprint: str = ""
+
+
+class End:
+    """One end of an open link. `path` leads away from it, `held` keeps what can't come in now."""
+
+    __slots__ = (
+        "arrive",
+        "asked",
+        "closing",
+        "doubted",
+        "far",
+        "far_number",
+        "gone",
+        "heard",
+        "held",
+        "owner",
+        "path",
+        "peer",
+        "silences",
+    )
+
+    far: End
+
+    def __init__(self, owner: BareNode, peer: PeerId, far_number: int, path: Path, now: float) -> None:
+        self.owner: BareNode = owner
+        self.arrive: Callable[[End, Cargo], None] = owner.arrive
+        self.far_number: int = far_number
+        self.peer: PeerId = peer
+        self.path: Path = path
+        self.gone: bool = False
+        self.closing: str | None = None
+        self.heard: float = now
+        self.held: deque[Cargo] | None = deque()  # until it is open
+        self.silences: int = 0
+        self.asked: bool = False
+        self.doubted: bool = False
+
+
+class LinkCounts:
+    """What became of a node's links and frames."""
+
+    __slots__ = ("attempts", "failed", "frames_dropped", "frames_unsent", "opened", "protocol_errors", "unknown")
+
+    def __init__(self) -> None:
+        self.attempts: int = 0
+        self.opened: int = 0
+        self.failed: int = 0
+        self.frames_unsent: int = 0
+        self.frames_dropped: int = 0
+        self.protocol_errors: int = 0
+        self.unknown: int = 0
+
+
+class BareLinks:
+    """The links of one bare node, at most `max_peers`, attempts included."""
+
+    __slots__ = ("attempts", "counts", "ends", "limit", "net", "node")
+
+    def __init__(self, net: BareNetwork, node: BareNode, limit: int) -> None:
+        self.net: BareNetwork = net
+        self.node: BareNode = node
+        self.limit: int = limit
+        self.ends: dict[PeerId, End] = {}
+        self.attempts: dict[PeerId, Attempt] = {}
+        self.counts: LinkCounts = LinkCounts()
+
+    # --- orders of the topology ---------------------------------------------------------------------------------------
+
+    def begin(self, peer: PeerId, remote: RemotePeer | None = None, offer: Signal | None = None) -> None:
+        """Offer a link to `peer`, or answer its offer, instead of whatever attempt at it is under way."""
+        net = self.net
+        previous = self.attempts.pop(peer, None)
+        if previous is not None:
+            self._finish(previous)
+        attempt = self.attempts[peer] = Attempt(self.node, peer, remote, offer)
+        self.check_cap(peer)
+        self.counts.attempts += 1
+        net.after(DESCRIBE, self._describe, attempt)
+        net.after(self.node.config.links.connect_timeout, self._time_is_over, attempt)
+
+    def feed(self, remote: RemotePeer, signal: Signal) -> None:
+        """An answer for an attempt of ours."""
+        attempt = self.attempts.get(remote.peer_id)
+        if attempt is None or attempt.remote is not None or signal.type != "answer":
+            return
+        attempt.remote = remote
+        attempt.far_token, attempt.far_fingerprint = parse_description(signal)
+        answerer = self.net.attempts.get(attempt.far_token)
+        trip = 0.0 if answerer is None else self.net.base(self.node.number, answerer.owner.number)
+        self.net.after(ROUND_TRIPS_TO_OPEN * 2 * trip, self._connect, attempt)
+
+    def drop(self, peer: PeerId, reason: str, *, blame: bool = False) -> None:
+        """Close the link to `peer` after what was sent, or end the attempt at it."""
+        if blame:
+            self.counts.protocol_errors += 1
+        attempt = self.attempts.pop(peer, None)
+        if attempt is not None:
+            self._finish(attempt)
+        end = self.ends.get(peer)
+        if end is None or end.closing is not None:
+            return
+        end.closing = reason
+        self.transmit(end, CLOSE)
+        self.net.after(0.0 if blame else self.node.config.links.close_timeout, self._force_close, end)
+
+    def send(self, peers: tuple[PeerId, ...], message: Message, *, urgent: bool) -> None:
+        """Send a message to neighbours."""
+        net = self.net
+        now = net.now
+        size = net.traffic.sent(message, len(peers))
+        for peer in peers:
+            end = self.ends.get(peer)
+            if end is None or (end.closing is not None and not urgent):
+                self.counts.frames_unsent += 1
+                continue
+            if end.held is not None:
+                self._ask_for_word(end)
+            path = end.path
+            if path.plain:
+                far = end.far
+                net.schedule(path.arrival(now), far.arrive, far, message)
+            else:
+                self._send_with_care(end, message, size)
+
+    # --- carrying -----------------------------------------------------------------------------------------------------
+
+    def transmit(self, end: End, cargo: Cargo) -> None:
+        """Send what is no message: it always arrives, once, after what was sent before."""
+        self.net.at(end.path.arrival(self.net.now), end.far.arrive, end.far, cargo)
+
+    def _send_with_care(self, end: End, message: Message, size: int) -> None:
+        net, links = self.net, self.node.config.links
+        waits = end.path.queued(net.now)
+        if waits > links.outbox_patience:  # an outbox that is full for so long ends the link
+            self.drop(end.peer, f"too slow: its queue was full for {links.outbox_patience:g} s")
+            self.counts.frames_dropped += 1
+            return
+        decision = end.path.send(net.now, size)
+        if isinstance(decision, Break):
+            self.break_link(end, "the connection broke")
+            return
+        for arrival in decision:
+            cargo = garbled(message) if arrival.corrupted else message
+            net.at(arrival.time, end.far.arrive, end.far, cargo)
+
+    def break_link(self, end: End, reason: str) -> None:
+        """Both sides lose the link in this moment, with all that is under way."""
+        for side in (end, end.far):
+            if not side.gone:
+                self.net.after(0.0, self._broken, side, reason)
+
+    def _broken(self, end: End, reason: str) -> None:
+        if end.gone:
+            return
+        links = end.owner.links
+        if links.ends.get(end.peer) is end:
+            links.down(end, reason)
+        else:  # it has not opened yet, and never will
+            end.gone = True
+
+    def take_odd(self, end: End, cargo: Cargo) -> None:
+        """A close came, or bytes that should be a message."""
+        if isinstance(cargo, Close):
+            if not cargo.answers:
+                self.transmit(end, CLOSED)
+            self.down(end, end.closing or cargo.reason)
+        elif isinstance(cargo, bytes) and end.closing is None:
+            message = self.net.traffic.parse(cargo)
+            if message is None:
+                self.counts.unknown += 1
+            elif isinstance(message, str):
+                self.fail(end, message)
+            else:
+                self.node.arrive(end, message)
+
+    def fail(self, end: End, complaint: str) -> None:
+        """The peer broke the protocol: its link is closed at once."""
+        self.counts.protocol_errors += 1
+        self.transmit(end, CLOSE)
+        self.down(end, f"protocol error: {complaint}")
+
+    def down(self, end: End, reason: str, timed_out: float | None = None) -> None:
+        """This end is gone."""
+        end.gone = True
+        end.held = None
+        del self.ends[end.peer]
+        self.net.mark(Mark.LINK_DOWN, self.node.number, end.far_number, reason)
+        self.node.report(LinkDown(end.peer, reason, timed_out))
+
+    def _force_close(self, end: End, _: object) -> None:
+        if not end.gone:
+            self.down(end, end.closing or "closed")
+
+    # --- silence ------------------------------------------------------------------------------------------------------
+
+    def refresh(self, end: End) -> None:
+        """The network has changed: see whether the far end can still be heard."""
+        passes = self.net.passes(end.far.owner, end.owner)
+        if passes and end.held is not None:
+            self.release(end)
+        elif not passes and end.held is None:
+            end.held = deque()
+            # If nothing was to say, it was heard when it answered the last ping.
+            links = self.node.config.links
+            self.await_word(end, self.net.now - (self.net.now - end.heard) % links.keepalive_idle)
+
+    def await_word(self, end: End, heard: float) -> None:
+        """The far end was heard then, and is given up when its time is over."""
+        links = self.node.config.links
+        end.silences += 1
+        end.heard = heard
+        patience = links.keepalive_idle + links.keepalive_pings * links.keepalive_interval
+        end.asked = False
+        self.net.at(max(self.net.now, heard + patience), self._silent_for_too_long, end, end.silences)
+        self.net.at(max(self.net.now, heard + links.keepalive_idle), self._ping, end, end.silences)
+
+    def release(self, end: End) -> None:
+        """What was held comes in."""
+        held, end.held = end.held, None
+        end.silences += 1
+        end.heard = self.net.now
+        if end.doubted:
+            end.doubted = False
+            self.node.report(LinkRecovered(end.peer))
+        for cargo in held or ():
+            end.arrive(end, cargo)
+
+    def _ping(self, end: End, silence: int) -> None:
+        if end.silences == silence:
+            self._ask_for_word(end)
+
+    def _ask_for_word(self, end: End) -> None:
+        """Something was sent to a far end that is silent: it is doubted if that stays so."""
+        if not end.asked:
+            end.asked = True
+            self.net.after(self.node.config.links.doubt_after + 4 * end.path.base, self._doubt, end, end.silences)
+
+    def _doubt(self, end: End, silence: int) -> None:
+        if end.gone or end.doubted or end.silences != silence or end.closing is not None:
+            return
+        if self.node.is_running:
+            end.doubted = True
+            self.node.report(LinkSuspected(end.peer))
+
+    def _silent_for_too_long(self, end: End, silence: int) -> None:
+        if end.gone or end.silences != silence or not self.node.is_running:
+            return
+        self.transmit(end, CLOSE)
+        seconds = self.net.now - end.heard
+        self.down(end, f"silent for {seconds:.1f} s", seconds)
+
+    # --- attempts -----------------------------------------------------------------------------------------------------
+
+    def check_cap(self, peer: PeerId) -> None:
+        """A link more than allowed must never exist, nor two to one peer."""
+        taken = len(self.ends) + len(self.attempts)
+        if taken > self.limit or (peer in self.ends and peer in self.attempts):
+            self.net.violate(
+                "link cap", f"n{self.node.number} has {taken} links and attempts, {self.limit} are allowed"
+            )
+
+    def _describe(self, attempt: Attempt, _: object) -> None:
+        if attempt.done or not self.node.is_running:
+            return
+        if attempt.answers is not None:
+            attempt.far_token, attempt.far_fingerprint = parse_description(attempt.answers)
+            if not attempt.far_token:
+                self._lose(attempt, "this offer is no description of the simulated network")
+                return
+        rng = self.net.rng
+        attempt.token = f"{rng.getrandbits(64):016x}"
+        attempt.fingerprint = rng.randbytes(32).hex(":").upper()
+        self.net.attempts[attempt.token] = attempt
+        kind = "offer" if attempt.answers is None else "answer"
+        sdp = describe(attempt.token, attempt.fingerprint)
+        self.node.report(LocalSignal(attempt.peer, Signal(type=kind, sdp=sdp)))
+
+    def _connect(self, attempt: Attempt, _: object) -> None:
+        """Open the link to the attempt of the other side, if the network lets us."""
+        if attempt.done:
+            return
+        net = self.net
+        answerer = net.attempts.get(attempt.far_token)
+        if answerer is None or not net.can_link(self.node, answerer.owner):
+            net.after(CHECK_EVERY, self._connect, attempt)
+            return
+        if attempt.far_fingerprint != answerer.fingerprint or answerer.far_fingerprint != attempt.fingerprint:
+            for side in (attempt, answerer):
+                side.owner.links._lose(side, "the DTLS handshake failed")
+            return
+        sides = (attempt, answerer)
+        near, far = (
+            End(side.owner, side.peer, other.owner.number, net.path(side.owner, other.owner), net.now)
+            for side, other in (sides, sides[::-1])
+        )
+        near.far, far.far = far, near
+        for side in sides:
+            net.attempts.pop(side.token, None)
+        self._open(attempt, near)
+        net.after(far.path.base, answerer.owner.links._open, answerer, far)
+
+    def _open(self, attempt: Attempt, end: End) -> None:
+        if attempt.done or not self.node.is_alive:  # given up in the very moment
+            end.gone = True
+            if self.node.is_alive:
+                self.transmit(end, CLOSE)
+            return
+        if end.gone:
+            self._lose(attempt, "the connection broke as it opened")
+            return
+        if not self.node.is_running:
+            self.net.after(CHECK_EVERY, self._open, attempt, end)
+            return
+        attempt.done = True
+        self.attempts.pop(attempt.peer, None)
+        assert attempt.remote is not None  # noqa: S101  # an attempt that connects has its answer
+        self._up(end, attempt.remote)
+
+    def _up(self, end: End, remote: RemotePeer) -> None:
+        """This end is open."""
+        self.ends[end.peer] = end
+        self.check_cap(end.peer)
+        self.counts.opened += 1
+        self.net.mark(Mark.LINK_UP, self.node.number, end.far_number)
+        self.node.report(LinkUp(remote))
+        if end.gone:
+            return
+        if self.net.passes(end.far.owner, self.node):
+            self.release(end)
+        else:
+            self.await_word(end, self.net.now)
+
+    def establish(self, other: BareNode, *, silent_for: float = 0.0) -> None:
+        """Open a link to another peer in this moment, on both sides, without an attempt: for meshes that are assembled.
+
+        Args:
+          other: the peer.
+          silent_for: nothing comes over the link for so many seconds.
+        """
+        net, sides = self.net, (self.node, other)
+        near, far = (
+            End(side, there.peer_id, there.number, net.path(side, there), net.now)
+            for side, there in (sides, sides[::-1])
+        )
+        near.far, far.far = far, near
+        for end in (near, far):
+            end.path.stall(net.now + silent_for)
+            key = end.far.owner.identity.public_key
+            end.owner.links._up(end, RemotePeer(end.peer, verified=True, version=PROTOCOL_VERSION, public_key=key))
+
+    def _time_is_over(self, attempt: Attempt, _: object) -> None:
+        self._lose(attempt, f"no link within {self.node.config.links.connect_timeout:g} s")
+
+    def _lose(self, attempt: Attempt, reason: str) -> None:
+        if attempt.done:
+            return
+        self._finish(attempt)
+        self.attempts.pop(attempt.peer, None)
+        if self.node.is_alive:
+            self.counts.failed += 1
+            self.node.report(LinkLost(attempt.peer, reason))
+
+    def _finish(self, attempt: Attempt) -> None:
+        attempt.done = True
+        self.net.attempts.pop(attempt.token, None)
+
+    def vanish(self) -> None:
+        """The process is gone; nobody is told."""
+        for attempt in self.attempts.values():
+            self._finish(attempt)
+        self.attempts.clear()
+        ends, self.ends = self.ends, {}
+        for end in ends.values():
+            end.gone, end.held = True, None
+            if not end.far.gone and end.far.owner.links.ends.get(end.far.peer) is end.far:
+                end.far.owner.links.refresh(end.far)
+
+
+def garbled(message: Message) -> bytes:
+    """What a corrupted frame looks like: the first byte of a MessagePack map turned into one that starts nothing."""
+    del message
+    return b"\xc1"

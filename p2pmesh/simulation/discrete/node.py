@@ -1,0 +1,301 @@
+"""One bare peer: all of its cores, composed by the one wiring table, and what carries out their effects. No Trio.
+
+What the runtime does with tasks and inboxes happens here in one go: an input goes to its core, the core's effects are
+carried out in their order, and what they tell other cores of the same peer follows, until nothing is left.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final, assert_never
+
+from p2pmesh.config import MeshConfig
+from p2pmesh.events import DirectReceived, MessageDelivered, MessageFailed, MessageReceived, TransportUp
+from p2pmesh.identity import Identity
+from p2pmesh.keyspace import PeerId
+from p2pmesh.protocols.core import (
+    AcceptOffer,
+    Core,
+    DropLink,
+    Effects,
+    Emit,
+    FeedSignal,
+    Input,
+    Leave,
+    Notify,
+    Progress,
+    Received,
+    Reply,
+    SendFrame,
+    SendSignaling,
+    ServiceRefused,
+    Subsystem,
+    WallClock,
+    WantLink,
+)
+from p2pmesh.protocols.wiring import AUDIENCE, OWNERS, build_cores
+from p2pmesh.simulation.discrete.links import BareLinks, Cargo, End
+from p2pmesh.simulation.discrete.traffic import KINDS
+from p2pmesh.simulation.faults.adversary import Adversary
+from p2pmesh.simulation.model.trace import Mark
+from p2pmesh.wire.codec import decode, encode
+
+if TYPE_CHECKING:
+    from p2pmesh.simulation.discrete.network import BareNetwork
+    from p2pmesh.simulation.discrete.service import Line
+
+_PLACES: Final = {subsystem: place for place, subsystem in enumerate(Subsystem)}
+_AUDIENCE: Final = {kind: tuple(_PLACES[subsystem] for subsystem in who) for kind, who in AUDIENCE.items()}
+_OWNERS: Final = {
+    kind: (None if owner is None else _PLACES[owner], KINDS[kind], Mark.MESSAGE + KINDS[kind])
+    for kind, owner in OWNERS.items()
+}
+"""The wiring table by the cores' places in a list, which are faster to find than the members of an enum; with the number
+by which the traffic knows each kind of message."""
+
+
+class BareNode:
+    """A peer of a `BareNetwork`, which makes it.
+
+    Attributes:
+      number: in the order in which peers came; traces and fault plans name it by that.
+      identity: who it is.
+      since: when it was started; `until`, when its process ended.
+      joined_at: when a signaling service first let it in; infinite before.
+      hostile: what it does against the others, if anything.
+    """
+
+    __slots__ = (
+        "_deadlines",
+        "_expires",
+        "_handles",
+        "_wakes",
+        "config",
+        "cores",
+        "hostile",
+        "identity",
+        "ignored",
+        "is_alive",
+        "is_frozen",
+        "is_leaving",
+        "joined_at",
+        "line",
+        "links",
+        "net",
+        "number",
+        "peer_id",
+        "service_failures",
+        "since",
+        "until",
+        "wall",
+    )
+
+    def __init__(
+        self, net: BareNetwork, number: int, identity: Identity, config: MeshConfig, wall: WallClock, seed: int
+    ) -> None:
+        self.net: BareNetwork = net
+        self.number: int = number
+        self.identity: Identity = identity
+        self.peer_id: PeerId = identity.peer_id
+        self.config: MeshConfig = config
+        self.wall: WallClock = wall
+        self.cores: Mapping[Subsystem, Core] = build_cores(identity, config, net.seeded(seed), wall)
+        ordered = [self.cores[subsystem] for subsystem in Subsystem]
+        self._handles = [core.handle for core in ordered]
+        self._deadlines = [core.next_deadline for core in ordered]
+        self._expires = [core.expire for core in ordered]
+        self._wakes = [math.inf] * len(ordered)
+        self.links: BareLinks = BareLinks(net, self, config.max_peers)
+        self.line: Line | None = None
+        self.service_failures: int = 0
+        self.is_alive: bool = True
+        self.is_frozen: bool = False
+        self.is_leaving: bool = False
+        self.since: float = net.now
+        self.until: float = math.inf
+        self.joined_at: float = math.inf
+        self.hostile: Adversary | None = None
+        self.ignored: int = 0
+
+    def __repr__(self) -> str:
+        return f"<peer n{self.number} {self.peer_id[:8]}>"
+
+    @property
+    def is_running(self) -> bool:
+        """Whether its process lives and is not stopped."""
+        return self.is_alive and not self.is_frozen
+
+    @property
+    def peers(self) -> list[PeerId]:
+        """Its neighbours, in the order in which they came."""
+        return list(self.links.ends)
+
+    def snapshot(self) -> dict[str, Any]:
+        """Statistics of its cores, as `Mesh.snapshot` gives them."""
+        return {subsystem.value: dict(core.snapshot()) for subsystem, core in self.cores.items()}
+
+    # --- inputs -------------------------------------------------------------------------------------------------------
+
+    def report(self, event: Input) -> None:
+        """An input from the network or the application, for those whom it concerns."""
+        queue = self.net.queue
+        for place in _AUDIENCE[type(event)]:
+            queue.append((place, event))
+        self._drain()
+
+    def arrive(self, end: End, cargo: Cargo) -> None:
+        """Something came over a link. Nearly every event of a simulation is this one: it is written out for speed."""
+        if end.gone:
+            return
+        if end.held is not None:
+            end.held.append(cargo)
+            return
+        net = self.net
+        now = end.heard = net.now
+        owner = _OWNERS.get(type(cargo))  # type: ignore[arg-type]
+        if owner is None:
+            self.links.take_odd(end, cargo)
+            return
+        if end.closing is not None:  # what comes while we close is dropped
+            return
+        if net.encode_frames:
+            cargo = decode(encode(cargo))  # type: ignore[arg-type, assignment]
+        place, kind, mark = owner
+        net.arrived[kind] += 1
+        net.log((now, mark, end.far_number, self.number, 0.0))
+        if place is None:
+            self.ignored += 1
+            return
+        effects = self._handles[place](Received(end.peer, cargo), now)  # type: ignore[arg-type]
+        if effects:
+            self._carry_out(effects)
+            if net.queue:
+                self._drain()
+        deadline = self._deadlines[place]()
+        if deadline < self._wakes[place]:
+            self._wake_at(place, deadline)
+
+    def _drain(self) -> None:
+        """Let the cores have what waits for them, and what follows from it."""
+        net = self.net
+        queue, now, handles = net.queue, net.now, self._handles
+        touched = 0
+        while queue:
+            place, event = queue.popleft()
+            touched |= 1 << place
+            effects = handles[place](event, now)
+            if effects:
+                self._carry_out(effects)
+        while touched:
+            place = touched.bit_length() - 1
+            touched ^= 1 << place
+            deadline = self._deadlines[place]()
+            if deadline < self._wakes[place]:
+                self._wake_at(place, deadline)
+
+    # --- time ---------------------------------------------------------------------------------------------------------
+
+    def _wake_at(self, place: int, deadline: float) -> None:
+        self._wakes[place] = deadline
+        self.net.at(max(deadline, self.net.now), self._wake, place, deadline)
+
+    def _wake(self, place: int, deadline: float) -> None:
+        """The deadline of a core has come, unless it was put off; an earlier one makes this one void."""
+        if self._wakes[place] != deadline:
+            return
+        self._wakes[place] = math.inf
+        if not self.is_running:
+            return
+        net = self.net
+        if self._deadlines[place]() <= net.now:
+            net.mark(Mark.EXPIRE, self.number, -1, place)
+            effects = self._expires[place](net.now)
+            if effects:
+                self._carry_out(effects)
+            if net.queue:
+                self._drain()
+        deadline = self._deadlines[place]()
+        if deadline < self._wakes[place]:
+            self._wake_at(place, deadline)
+
+    def freeze(self) -> None:
+        """The process is stopped: it does nothing, and does not know it."""
+        self.is_frozen = True
+
+    def thaw(self) -> None:
+        """It goes on. What it should have done meanwhile, it does now; what came meanwhile, it finds waiting."""
+        self.is_frozen = False
+        for place, next_deadline in enumerate(self._deadlines):
+            deadline = next_deadline()
+            if deadline < self._wakes[place]:
+                self._wake_at(place, deadline)
+        for end in list(self.links.ends.values()):
+            if end.held is None:
+                continue
+            if self.net.passes(end.far.owner, self):
+                self.links.release(end)
+            else:
+                self.links.await_word(end, self.net.now)  # a session that slept doubts itself first
+
+    # --- the end ------------------------------------------------------------------------------------------------------
+
+    def leave(self) -> None:
+        """Say goodbye; after `leave_timeout` the process ends."""
+        if not self.is_running or self.is_leaving:
+            return
+        self.is_leaving = True
+        self.report(Leave())
+        self.net.after(self.config.leave_timeout, self.net.stop, self, "left")
+
+    # --- effects ------------------------------------------------------------------------------------------------------
+
+    def _carry_out(self, effects: Effects) -> None:
+        for effect in effects:
+            match effect:
+                case SendFrame():
+                    if self.hostile is None or self.hostile.lets_pass(effect, self):
+                        self.links.send(effect.peers, effect.message, urgent=effect.urgent)
+                case Notify():
+                    self.net.queue.append((_PLACES[effect.subsystem], effect.input))
+                case Emit():
+                    self._emit(effect)
+                case Progress():
+                    self.net.ledger.progress(effect)
+                case Reply():
+                    self.net.replied(self, effect)
+                case WantLink():
+                    self.links.begin(effect.peer)
+                case AcceptOffer():
+                    self.links.begin(effect.peer.peer_id, effect.peer, effect.signal)
+                case FeedSignal():
+                    self.links.feed(effect.peer, effect.signal)
+                case DropLink():
+                    self.links.drop(effect.peer, effect.reason, blame=effect.blame)
+                case SendSignaling():
+                    message = effect.message
+                    if self.hostile is not None:
+                        message = self.hostile.twisted(message, self)
+                    self.net.service.send(self, message)
+                case ServiceRefused():
+                    self.net.service.refuse(self, effect.reason)
+                case _:
+                    assert_never(effect)
+
+    def _emit(self, effect: Emit) -> None:
+        net, event = self.net, effect.event
+        match event:
+            case MessageReceived():
+                net.mark(Mark.DELIVER, self.number, -1, event.hops)
+                net.ledger.delivered(self, event)
+            case MessageDelivered() | MessageFailed():
+                net.mark(Mark.SETTLE, self.number, -1, event.reached)
+                net.ledger.settled(event)
+            case DirectReceived():
+                net.calls.received(self, event)
+            case TransportUp():
+                self.joined_at = min(self.joined_at, net.now)
+            case _:
+                pass
+        for listener in net.listeners:
+            listener(self, event)

@@ -1,0 +1,183 @@
+"""Carries out fault plans on whole meshes: each fault is a task that waits for its time, begins it, and ends it."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import TYPE_CHECKING, Final, assert_never
+
+import trio
+
+from p2pmesh.errors import TransportUnavailable
+from p2pmesh.mesh import Mesh
+from p2pmesh.simulation.faults.plan import (
+    Bad,
+    Churn,
+    Crash,
+    Fault,
+    FaultPlan,
+    Freeze,
+    Hostile,
+    JoinStorm,
+    Nat,
+    Outage,
+    Partition,
+    Peers,
+    Restart,
+)
+from p2pmesh.simulation.model.conditioner import Conditions, Constant
+from p2pmesh.simulation.model.obstacles import Cut
+
+if TYPE_CHECKING:
+    from p2pmesh.simulation.full.world import World
+
+FEWEST: Final = 2
+"""Peers that faults leave alive: there is no mesh of one."""
+TRY_AGAIN: Final = 1.0
+"""Seconds until a newcomer that could not reach the service is started again."""
+
+
+class FaultReplay:
+    """The faults of one plan, let loose on a world."""
+
+    def __init__(self, world: World, plan: FaultPlan) -> None:
+        self._world = world
+        self._plan = plan
+        self._rng = random.Random(f"replay {world.seed}")
+        self._outages = 0
+
+    async def run(self) -> None:
+        """Returns when the last fault is over."""
+        async with trio.open_nursery() as nursery:
+            start = trio.current_time()
+            for fault in self._plan.faults:
+                nursery.start_soon(self._carry_out, fault, start + fault.at)
+
+    async def _carry_out(self, fault: Fault, at: float) -> None:
+        await trio.sleep_until(at)
+        match fault:
+            case Partition():
+                await self._part(fault)
+            case Crash():
+                for mesh in self._named(fault.peers):
+                    self._crash(mesh)
+            case Freeze():
+                await self._freeze(fault)
+            case Restart():
+                await self._restart(fault)
+            case JoinStorm():
+                await self._storm(fault)
+            case Churn():
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._arrivals, fault)
+                    nursery.start_soon(self._departures, fault)
+                    await trio.sleep(fault.seconds)
+            case Outage():
+                await self._outage(fault)
+            case Bad():
+                await self._spoil(fault)
+            case Nat():
+                for mesh in self._named(fault.peers):
+                    self._world.network.terrain.behind(mesh.peer_id, fault.type)
+            case Hostile():
+                for mesh in self._named(fault.peers):
+                    self._world.turn_hostile(mesh, fault.does)
+            case _:
+                assert_never(fault)
+
+    def _named(self, numbers: Peers) -> list[Mesh]:
+        """Who stands for these numbers: counted round among those that are there."""
+        meshes = self._world.meshes
+        return list(dict.fromkeys(meshes[number % len(meshes)] for number in numbers)) if meshes else []
+
+    def _crash(self, mesh: Mesh) -> bool:
+        if len(self._world.meshes) <= FEWEST:
+            return False
+        self._world.crash(mesh)
+        return True
+
+    async def _part(self, fault: Partition) -> None:
+        number = self._world.network.terrain.number
+        sides = {number(mesh.peer_id): side for side, who in enumerate(fault.sides) for mesh in self._named(who)}
+        rest = None if fault.partial else 0
+        cut = self._world.cut(Cut(sides, one_way=fault.one_way, rest=rest, keeps_service=fault.keeps_service))
+        await trio.sleep(fault.seconds)
+        self._world.heal(cut)
+
+    async def _freeze(self, fault: Freeze) -> None:
+        meshes = self._named(fault.peers)
+        self._world.freeze(*meshes)
+        await trio.sleep(fault.seconds)
+        self._world.thaw(*meshes)
+
+    async def _restart(self, fault: Restart) -> None:
+        meshes = [mesh for mesh in self._named(fault.peers) if self._crash(mesh)]
+        await trio.sleep(fault.seconds)
+        for mesh in meshes:
+            await _patiently(partial(self._world.restart, mesh, fresh=fault.fresh))
+
+    async def _storm(self, fault: JoinStorm) -> None:
+        async with trio.open_nursery() as nursery:
+            for _ in range(fault.count):
+                nursery.start_soon(_patiently, partial(self._world.join, clock_offset=fault.clock_offset))
+                await trio.sleep(fault.seconds / fault.count)
+
+    async def _outage(self, fault: Outage) -> None:
+        self._outages += 1
+        self._world.service_down()
+        await trio.sleep(fault.seconds)
+        self._outages -= 1
+        if not self._outages:
+            self._world.service_up()
+
+    async def _spoil(self, fault: Bad) -> None:
+        bad = Conditions(
+            latency=Constant(fault.latency),
+            jitter=fault.latency / 4,
+            loss=fault.loss,
+            bandwidth=fault.bandwidth,
+            breaks=fault.breaks,
+        )
+        meshes = self._named(fault.peers)
+        for mesh in meshes:
+            self._world.condition(mesh, bad)
+        await trio.sleep(fault.seconds)
+        for mesh in meshes:
+            self._world.condition(mesh, None)
+
+    async def _arrivals(self, fault: Churn) -> None:
+        ends = trio.current_time() + fault.seconds
+        async with trio.open_nursery() as nursery:
+            while trio.current_time() + (pause := self._pause(fault.arrivals)) < ends:
+                await trio.sleep(pause)
+                nursery.start_soon(_patiently, self._world.join)
+
+    async def _departures(self, fault: Churn) -> None:
+        ends = trio.current_time() + fault.seconds
+        while trio.current_time() + (pause := self._pause(fault.departures)) < ends:
+            await trio.sleep(pause)
+            meshes = self._world.meshes
+            if len(meshes) <= FEWEST:
+                continue
+            mesh = self._rng.choice(meshes)
+            if self._rng.random() < fault.crashes:
+                self._world.crash(mesh)
+            else:
+                await self._world.leave(mesh)
+
+    def _pause(self, rate: float) -> float:
+        """Until the next event of a Poisson process."""
+        return self._rng.expovariate(rate) if rate > 0 else math.inf
+
+
+async def _patiently(join: Callable[[], Awaitable[object]]) -> None:
+    """Join as a program does that is started again and again while no service can be reached."""
+    while True:
+        try:
+            await join()
+        except TransportUnavailable:
+            await trio.sleep(TRY_AGAIN)
+        else:
+            return

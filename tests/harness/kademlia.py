@@ -1,0 +1,230 @@
+"""DHT cores in virtual time, over routes that are perfect but for what a test breaks."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+
+from p2pmesh.config import KademliaConfig, MeshConfig
+from p2pmesh.identity import Identity
+from p2pmesh.keyspace import PeerId, ring_distance, xor_distance
+from p2pmesh.protocols.core import (
+    CancelCall,
+    CancelRoute,
+    DhtFindNode,
+    DhtGet,
+    DhtPut,
+    Effect,
+    Leave,
+    LinkDown,
+    LinkUp,
+    Notify,
+    ReturnPath,
+    Route,
+    RoutedReceived,
+    RouteFailed,
+    RouteReply,
+    RouteSucceeded,
+    Subsystem,
+)
+from p2pmesh.protocols.kademlia.kademlia import KademliaCore
+from p2pmesh.wire.messages import Message
+from p2pmesh.wire.overlay import KademliaCall, KademliaRpc
+from tests.harness.virtual_time import Net, Node, identity, remote, virtual_wall
+
+Behaviour = Callable[[PeerId, KademliaCall], KademliaCall | None]
+"""What a liar answers to a request."""
+
+
+@attrs.define(eq=False)
+class Peer(Node):
+    lies: Behaviour | None = None
+    asked: list[tuple[PeerId, KademliaCall]] = attrs.field(factory=list)
+    """Requests that have come."""
+
+    @property
+    def core(self) -> KademliaCore:
+        core = self.cores[Subsystem.KADEMLIA]
+        assert isinstance(core, KademliaCore)
+        return core
+
+    @property
+    def stats(self) -> dict[str, Any]:
+        return dict(self.core.snapshot())
+
+
+class DhtNet(Net[Peer]):
+    """Peers that all reach each other by routes. `lose(sender, receiver, call)` says whether a message gets lost."""
+
+    def __init__(
+        self,
+        size: int = 0,
+        *,
+        seed: int = 0,
+        config: KademliaConfig | None = None,
+        latency: tuple[float, float] = (0.05, 0.3),
+        settle: float = 100.0,
+    ) -> None:
+        super().__init__()
+        self.rng = random.Random(seed)
+        self.config = config or KademliaConfig()
+        self.latency = latency
+        self.lose: Callable[[PeerId, PeerId, KademliaCall], bool] = lambda *_: False
+        self.peers: list[Peer] = []
+        self.by_id: dict[PeerId, Peer] = {}
+        self._pending: dict[tuple[PeerId, int], None] = {}
+        for _ in range(size):
+            self.add()
+            self.run(0.2)
+        self.run(settle if size else 0.0)
+
+    # --- peers --------------------------------------------------------------------------------------------------------
+
+    def add(self, *, config: KademliaConfig | None = None, link: Peer | None = None) -> Peer:
+        who = identity(len(self.peers) + 1)
+        rng = random.Random(self.rng.getrandbits(64))
+        core = KademliaCore(who, MeshConfig(kademlia=config or self.config), rng, virtual_wall)
+        peer = Peer(who, {Subsystem.KADEMLIA: core})
+        living = self.living()
+        self.peers.append(peer)
+        self.by_id[peer.id] = peer
+        neighbour = link or (self.rng.choice(living) if living else None)
+        if neighbour is not None:
+            self.link(peer, neighbour)
+        return peer
+
+    def living(self) -> list[Peer]:
+        return [peer for peer in self.peers if peer.alive]
+
+    def link(self, a: Peer, b: Peer) -> None:
+        self.feed(a, LinkUp(remote(b.identity)))
+        self.feed(b, LinkUp(remote(a.identity)))
+
+    def kill(self, peer: Peer) -> None:
+        peer.alive = False
+
+    def unlink(self, a: Peer, b: Peer, timed_out: float | None = None) -> None:
+        self.feed(a, LinkDown(b.id, "gone", timed_out))
+        self.feed(b, LinkDown(a.id, "gone", timed_out))
+
+    def leave(self, peer: Peer) -> None:
+        self.feed(peer, Leave())
+        peer.alive = False
+
+    # --- calls --------------------------------------------------------------------------------------------------------
+
+    def put(self, peer: Peer, key: str, value: Any, ttl: float | None = None) -> int:
+        return self.call(peer, lambda call: DhtPut(call, key, value, ttl))
+
+    def get(self, peer: Peer, key: str, publisher: PeerId | None = None) -> int:
+        return self.call(peer, lambda call: DhtGet(call, key, publisher))
+
+    def find(self, peer: Peer, target: PeerId) -> int:
+        return self.call(peer, lambda call: DhtFindNode(call, target))
+
+    def forget(self, peer: Peer, call: int) -> None:
+        self.feed(peer, CancelCall(call))
+
+    def outcome(self, peer: Peer, call: int, within: float = 60.0) -> Any:
+        """What a call returns; raises what it raises."""
+        end = self.now + within
+        while call not in peer.replies and self.now < end and self.step(end):
+            pass
+        reply = peer.replies[call]
+        if reply.error is not None:
+            raise reply.error
+        return reply.value
+
+    # --- what is true -------------------------------------------------------------------------------------------------
+
+    def closest(self, target: PeerId, count: int | None = None) -> list[PeerId]:
+        everybody = sorted((peer.id for peer in self.living()), key=lambda peer: xor_distance(peer, target))
+        return everybody[: self.config.k if count is None else count]
+
+    def holders(self, key: PeerId, *, cached: bool = False) -> list[PeerId]:
+        return [
+            peer.id
+            for peer in self.living()
+            if any(stored.slot[0] == key and stored.cached <= cached for stored in peer.core._upkeep.store)
+        ]
+
+    # --- the machine --------------------------------------------------------------------------------------------------
+
+    def ask(self, sender: Identity, receiver: Peer, call: KademliaCall, *, version: int = 1) -> list[KademliaCall]:
+        """Let a stranger ask, and give what is answered, at once."""
+        way = ReturnPath(sender.peer_id, "stranger", (sender.peer_id,))
+        effects = receiver.core.handle(
+            RoutedReceived(remote(sender, version), KademliaRpc(message=call), way), self.now
+        )
+        answers, others = [], []
+        for effect in effects:
+            match effect:
+                case Notify(_, RouteReply(_, KademliaRpc() as answer)):
+                    answers.append(answer.message)
+                case _:
+                    others.append(effect)
+        self.carry_out(receiver, others)
+        return answers
+
+    def do(self, peer: Peer, effect: Effect) -> None:
+        match effect:
+            case Notify(_, Route() as route):
+                self._route(peer, route)
+            case Notify(_, CancelRoute(_, call)):
+                self._pending.pop((peer.id, call), None)
+            case Notify(_, RouteReply(way, message)):
+                self._answer(peer, way, message)
+            case _:
+                super().do(peer, effect)
+
+    def _route(self, sender: Peer, route: Route) -> None:
+        key = (sender.id, route.call)
+        self._pending[key] = None
+        self.later(route.timeout, lambda: self._unrouted(sender, route.call))
+        to = self._ring_nearest(route.to, sender.id) if route.nearest else route.to
+        receiver = self.by_id.get(to) if to else None
+        assert isinstance(route.message, KademliaRpc)
+        call = route.message.message
+        if receiver is None or self.lose(sender.id, receiver.id, call):
+            return
+        way = ReturnPath(sender.id, str(route.call), (sender.id,))
+        routed = RoutedReceived(remote(sender.identity), route.message, way)
+        self.later(self.rng.uniform(*self.latency), lambda: self._arrive(receiver, routed, call))
+
+    def _arrive(self, receiver: Peer, routed: RoutedReceived, call: KademliaCall) -> None:
+        if not receiver.alive:
+            return
+        receiver.asked.append((routed.peer.peer_id, call))
+        if receiver.lies is None:
+            self.feed(receiver, routed)
+            return
+        reply = receiver.lies(routed.peer.peer_id, call)
+        if reply is not None:
+            self._answer(receiver, routed.way, KademliaRpc(message=reply))
+
+    def _answer(self, sender: Peer, way: ReturnPath, message: Message) -> None:
+        asker = self.by_id.get(way.peer)
+        assert isinstance(message, KademliaRpc)
+        if asker is None or self.lose(sender.id, asker.id, message.message):
+            return
+        arrived = RouteSucceeded(int(way.packet_id), sender.id, 1, message)
+        self.later(self.rng.uniform(*self.latency), lambda: self._arrived(asker, arrived))
+
+    def _arrived(self, asker: Peer, arrived: RouteSucceeded) -> None:
+        if self._pending.pop((asker.id, arrived.call), 1) is None:
+            self.feed(asker, arrived)
+
+    def _unrouted(self, sender: Peer, call: int) -> None:
+        if self._pending.pop((sender.id, call), 1) is None:
+            self.feed(sender, RouteFailed(call, "no answer"))
+
+    def _ring_nearest(self, key: PeerId, but: PeerId) -> PeerId | None:
+        others = [peer.id for peer in self.living() if peer.id != but]
+
+        def way(peer: PeerId) -> int:
+            return min(ring_distance(peer, key), ring_distance(key, peer))
+
+        return min(others, key=way, default=None)

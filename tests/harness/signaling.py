@@ -1,0 +1,103 @@
+"""The signaling core under test: a clock, its neighbours, and what came out of it."""
+
+from __future__ import annotations
+
+import random
+
+from p2pmesh.config import MeshConfig
+from p2pmesh.identity import Identity
+from p2pmesh.protocols.core import (
+    CancelRoute,
+    LinkUp,
+    LocalSignal,
+    Notify,
+    ReturnPath,
+    Route,
+    RoutedReceived,
+    SendSignaling,
+    ServiceUp,
+    Signaled,
+    Subsystem,
+)
+from p2pmesh.protocols.signaling.signaling import SignalingCore
+from p2pmesh.wire.messages import Candidate, RelaySignal, Signal
+from p2pmesh.wire.signaling import BootstrapPeers, PeerSignal
+from tests.harness.one_core import OneCore
+from tests.harness.virtual_time import remote, virtual_wall
+
+ME, BOB, EVE, CAROL = (Identity.from_seed(bytes([n]) * 32) for n in (1, 2, 3, 4))
+ORIGINAL = Identity.unverified("0a" * 20)
+
+
+def description(kind: str, n: int) -> Signal:
+    return Signal(type=kind, sdp=f"v=0\r\na=fingerprint:sha-256 {':'.join([f'{n:02X}'] * 32)}\r\n")
+
+
+CANDIDATE = Signal(type="candidate", candidate=Candidate(candidate="candidate:1 1 udp 1 192.0.2.1 9 typ host"))
+
+
+class Peer(OneCore[SignalingCore]):
+    """It is told what the service says and what neighbours send; what it wants is sorted by whom it wants it of."""
+
+    def __init__(self, **config):
+        self.config = MeshConfig(room="demo", join_token="secret", **config)
+        super().__init__(SignalingCore(ME, self.config, random.Random(1), virtual_wall))
+
+    def signaled(self, message, transport="one"):
+        return self.feed(Signaled(transport, message))
+
+    def join(self, *transports):
+        for transport in transports or ("one",):
+            self.feed(ServiceUp(transport)).signaled(BootstrapPeers(), transport)
+        return self
+
+    def in_mesh(self, neighbour=CAROL):
+        return self.feed(LinkUp(remote(neighbour)))
+
+    @property
+    def sent(self):
+        return [(effect.transport, effect.message) for effect in self.got(SendSignaling)]
+
+    @property
+    def told(self):
+        """The topology core."""
+        return [effect.input for effect in self.got(Notify) if effect.subsystem is Subsystem.TOPOLOGY]
+
+    @property
+    def routes(self):
+        return [told for told in self.asked if isinstance(told, Route)]
+
+    @property
+    def cancelled(self):
+        return [told.call for told in self.asked if isinstance(told, CancelRoute)]
+
+    @property
+    def asked(self):
+        """Of the routing core."""
+        return [effect.input for effect in self.got(Notify) if effect.subsystem is Subsystem.ROUTING]
+
+    def counts(self, name):
+        return self.core.snapshot().get(name, 0)
+
+    def dial(self, peer, n=1):
+        """Our offer to `peer`, as it went out."""
+        self.feed(LocalSignal(peer, description("offer", n)))
+        ((_, message),) = self.sent
+        return message.signal
+
+
+def from_peer(identity, signal, **fields):
+    return PeerSignal(to=ME.peer_id, from_=identity.peer_id, signal=signal, **fields)
+
+
+def way_back(identity, *path):
+    return ReturnPath(identity.peer_id, f"packet of {identity.peer_id[:4]}", (identity.peer_id, *path))
+
+
+def routed(identity, message):
+    """A message that came over a route."""
+    return RoutedReceived(remote(identity), message, way_back(identity))
+
+
+def routed_signal(identity, signal, **fields):
+    return routed(identity, RelaySignal(**{"from_": identity.peer_id, "to": ME.peer_id, "signal": signal, **fields}))

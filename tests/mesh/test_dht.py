@@ -1,0 +1,99 @@
+"""`Mesh.dht` as a program uses it, on simulated links."""
+
+import pytest
+import trio
+
+from p2pmesh import (
+    ConfigError,
+    DhtValue,
+    InvalidPeerId,
+    KademliaConfig,
+    MeshClosed,
+    MeshConfig,
+    PayloadTooLarge,
+)
+from p2pmesh.keyspace import xor_distance
+from tests.harness.cluster import Cluster, linked
+
+KEY = "the answer"
+
+
+async def test_what_one_mesh_puts_another_gets(autojump_clock):
+    async with Cluster(seed=5) as world:
+        meshes = await world.join(6, max_peers=3)
+        await linked(*meshes)
+        await trio.sleep(20)
+        assert await meshes[0].dht.put(KEY, {"is": [42]}) == 6
+        for mesh in meshes:
+            found = await mesh.dht.get(KEY)
+            assert isinstance(found, DhtValue)
+            assert (found.value, found.publisher) == ({"is": [42]}, meshes[0].peer_id)
+            assert await mesh.dht.get(KEY, publisher=mesh.peer_id) == (found if mesh is meshes[0] else None)
+        assert await meshes[1].dht.get("another") is None
+        nearest = await meshes[2].dht.find_node(meshes[4].peer_id)
+        everybody = [mesh.peer_id for mesh in meshes]
+        assert list(nearest) == sorted(everybody, key=lambda peer: xor_distance(peer, meshes[4].peer_id))
+        assert meshes[3].snapshot()["subsystems"]["kademlia"]["stored"] == 1
+
+
+async def test_k_is_an_option_of_open_mesh(autojump_clock):
+    async with Cluster(seed=5) as world:
+        meshes = await world.join(6, max_peers=3, kademlia_k=2)
+        await linked(*meshes)
+        await trio.sleep(20)
+        assert await meshes[0].dht.put(KEY, b"bytes") == 2
+        assert len(await meshes[0].dht.find_node("0" * 40)) == 2
+
+
+async def test_the_largest_value_crosses_the_mesh(autojump_clock):
+    async with Cluster(seed=5) as world:
+        meshes = await world.join(5, max_peers=2)
+        await linked(*meshes)
+        await trio.sleep(90)
+        value = bytes(range(256)) * 64
+        assert await meshes[0].dht.put(KEY, value) == 5
+        assert (await meshes[3].dht.get(KEY, publisher=meshes[0].peer_id)).value == value
+
+
+async def test_bad_calls_are_refused(autojump_clock):
+    async with Cluster() as world:
+        alice, bob = await world.join(2)
+        await linked(alice, bob)
+        with pytest.raises(PayloadTooLarge):
+            await alice.dht.put(KEY, "x" * 16_385)
+        with pytest.raises(ConfigError):
+            await alice.dht.put(KEY, "x", ttl=0)
+        with pytest.raises(ConfigError):
+            await alice.dht.get(17)
+        with pytest.raises(InvalidPeerId):
+            await alice.dht.get(KEY, publisher="bob")
+        with pytest.raises(InvalidPeerId):
+            await alice.dht.find_node("bob")
+
+
+async def test_a_mesh_may_do_without_a_dht(autojump_clock):
+    async with Cluster() as world:
+        alice, bob = await world.join(2, config=MeshConfig(kademlia=KademliaConfig(enabled=False)))
+        await linked(alice, bob)
+        with pytest.raises(ConfigError, match="enabled"):
+            await alice.dht.get(KEY)
+
+
+async def test_after_leaving_calls_raise(autojump_clock):
+    async with Cluster() as world:
+        (alice,) = await world.join(1)
+        await alice.leave()
+        with pytest.raises(MeshClosed):
+            await alice.dht.get(KEY)
+
+
+async def test_a_cancelled_call_leaves_nothing_behind(autojump_clock):
+    async with Cluster() as world:
+        alice, bob = await world.join(2)
+        await linked(alice, bob)
+        with trio.move_on_after(0.001) as scope:
+            await alice.dht.get(KEY)
+        assert scope.cancelled_caught
+        await trio.sleep(0.1)
+        stats = alice.snapshot()["subsystems"]["kademlia"]
+        assert (stats["calls"], stats["lookups_running"]) == (0, 0)

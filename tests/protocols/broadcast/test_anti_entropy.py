@@ -1,0 +1,309 @@
+"""Anti-entropy: what one peer lacks and its neighbour has is found, with little said where both have the same."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from p2pmesh.protocols.broadcast.set_reconciliation import FEW, Digest, key_of
+from p2pmesh.protocols.core import LinkUp, ServiceUp, Subsystem, WantHistory
+from p2pmesh.wire.codec import encode
+from p2pmesh.wire.messages import (
+    DigestPart,
+    Gossip,
+    GossipDigest,
+    GossipHave,
+    GossipHistory,
+    GossipIHave,
+    GossipWant,
+)
+from tests.harness.broadcast import ALICE, BOB, ME, Bare, broadcast_config, gossip, id_of
+from tests.harness.core import Net, line
+from tests.harness.examples import examples
+from tests.harness.virtual_time import remote
+
+SYNC = (GossipDigest, GossipHave, GossipWant)
+
+
+def said(net: Net, *kinds: type[Any]) -> list[Any]:
+    return [entry[3] for entry in net.trace if len(entry) == 5 and isinstance(entry[3], kinds)]
+
+
+def digest_of(ids: set[str]) -> Digest:
+    return Digest((key_of(message_id), message_id) for message_id in ids)
+
+
+# --- digests ------------------------------------------------------------------------------------------------------------
+
+
+@examples(60)
+@given(common=st.integers(0, 600), left=st.integers(0, 40), right=st.integers(0, 40))
+def test_what_two_sets_differ_in_is_found_in_few_steps(common, left, right):
+    both = {f"both {number}" for number in range(common)}
+    one, other = both | {f"left {n}" for n in range(left)}, both | {f"right {n}" for n in range(right)}
+    digests = [digest_of(one), digest_of(other)]
+    parts: list[DigestPart] = [digests[0].root()]
+    found: set[str] = set()
+    for step in range(8):
+        ours, theirs = digests[(step + 1) % 2], digests[step % 2]
+        parts, listed, lacking = ours.compared(parts)
+        found |= set(ours.ids(lacking) if lacking else ())
+        if listed:
+            found |= set(ours.ids(listed)) ^ set(theirs.ids(listed))
+        if not parts:
+            break
+    assert not parts
+    assert found == one ^ other
+
+
+def test_equal_sets_of_any_size_are_one_small_sum():
+    sizes = {len(encode(GossipDigest(parts=(digest_of({f"{n}" for n in range(size)}).root(),), within=1)))
+             for size in (300, 4000)}  # fmt: skip
+    assert max(sizes) < 100
+    assert len(sizes) == 1
+
+
+def test_a_hostile_digest_is_answered_with_bounded_frames():
+    bare = Bare(broadcast_config(publish_room=5000))
+    bare.up(ALICE)
+    for number in range(600):
+        bare.hear(ALICE, gossip(message_id=f"m{number}"))
+    wrong = DigestPart(prefix="", count=5, sum=bytes(8))
+    bare.hear(ALICE, GossipDigest(parts=(wrong,) * 256, within=1))
+    assert sum(len(message.parts) for _, message in bare.sent(GossipDigest)) <= 256
+    nothing = DigestPart(prefix="", count=0, sum=b"x" * 8)
+    bare.hear(ALICE, GossipDigest(parts=(nothing,) * 256, within=1))
+    assert sum(len(message.ids) for _, message in bare.sent(GossipHave)) <= 600
+    odd = DigestPart(prefix="no hex", count=1, sum=bytes(8))
+    bare.hear(ALICE, GossipDigest(parts=(odd,), within=1))
+    bare.hear(ALICE, GossipHave(prefixes=("", "zz"), within=2**52, beyond=2**52))
+    for _, message in (*bare.sent(GossipHave), *bare.sent(GossipDigest)):
+        assert encode(message)
+
+
+# --- neighbours ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("missed", [1, 50, 700])
+def test_who_was_cut_off_catches_up_on_a_new_link(missed):
+    net = Net(3, line(2), latency=(0.01, 0.02), config=broadcast_config(window=1000))
+    for _ in range(missed):
+        net.published(0)
+    net.run_until(10)
+    net.link(1, 2)
+    net.run_until(14)
+    assert len(net.nodes[2].received) == missed
+    assert sum(isinstance(entry[3], Gossip) for entry in net.trace if len(entry) == 5) == 2 * missed
+    wants = said(net, GossipWant)
+    assert max(len(message.ids) for message in wants) <= 64  # type: ignore[union-attr]
+
+
+def test_what_fell_through_is_found_within_the_period():
+    net = Net(2, line(2), config=broadcast_config(retries=0))
+    net.lose = lambda _sender, _receiver, message: isinstance(message, Gossip | GossipIHave) and net.now < 12
+    message_id = net.published(0, ttl=120)
+    net.run_until(12)
+    assert net.nodes[1].received == []
+    assert net.snapshots(Subsystem.BROADCAST)[0]["given_up"] > 0
+    net.run_until(70)
+    assert [m.message_id for m in net.nodes[1].received] == [message_id]
+
+
+def test_at_rest_nothing_is_said():
+    net = Net(3, line(3))
+    net.published(0)
+    net.run_until(100)
+    net.trace.clear()
+    net.run_until(1000)
+    assert said(net, *SYNC) == []
+
+
+def test_equal_neighbours_say_one_sum_each_round_however_much_they_have():
+    net = Net(2, line(2), config=broadcast_config(window=1000))
+    for _ in range(300):
+        net.published(0, ttl=600)
+    net.run_until(10)
+    net.trace.clear()
+    net.run_until(310)
+    digests = said(net, GossipDigest)
+    assert 14 <= len(digests) <= 28
+    assert said(net, GossipHave) == []
+    assert all(len(encode(message)) < 100 for message in digests)
+
+
+def test_what_is_pulled_is_asked_from_one_neighbour_only_and_again_if_it_does_not_come():
+    bare = Bare()
+    bare.up(ALICE, BOB)
+    ids = tuple(f"m{number}" for number in range(100))
+    bare.hear(ALICE, GossipHave(ids=ids))
+    assert [m.ids for _, m in bare.sent(GossipWant)] == [ids[:64]]
+    bare.hear(BOB, GossipHave(ids=ids))
+    assert [m.ids for _, m in bare.sent(GossipWant)] == [()]
+    bare.wait_until(5.5)
+    assert [m.ids for _, m in bare.sent(GossipWant)] == [ids[:64]]
+    bare.wait_until(60)
+    assert bare.count("pulling") == 0
+
+
+def test_what_was_pulled_is_announced_rather_than_pushed_unless_it_is_still_on_its_way():
+    bare = Bare()
+    bare(ServiceUp("net"))
+    bare.wait_until(10)
+    bare.up(ALICE, BOB)
+    old, young = gossip(message_id="m1", age=3000), gossip(message_id="m2", age=1000)
+    bare.hear(ALICE, GossipHave(ids=(id_of(old), id_of(young))))
+    bare.hear(ALICE, old)
+    assert len(bare.delivered()) == 1
+    assert bare.sent(Gossip) == []
+    bare.wait_until(10.3)
+    assert [peers for peers, _ in bare.sent(GossipIHave)] == [(BOB.peer_id,)]
+    bare.hear(ALICE, young)
+    assert [peers for peers, _ in bare.sent(Gossip)] == [(BOB.peer_id,)], "who is below us must not wait for it"
+
+
+def test_the_lower_id_has_the_first_word_and_who_has_nothing_says_nothing():
+    first, second = sorted([ME, ALICE], key=lambda identity: identity.peer_id)
+    for me, other, when in ((first, second, 0.0), (second, first, 0.3)):
+        bare = Bare(identity=me)
+        bare.up(other)
+        bare.wait_until(10)
+        assert bare.sent(GossipDigest) == []
+        bare = Bare(identity=me)
+        bare.up(BOB)
+        bare.hear(BOB, gossip(BOB))
+        bare.up(other)
+        bare.wait_until(when)
+        assert [peers for peers, _ in bare.sent(GossipDigest)][-1:] == [(other.peer_id,)]
+
+
+def test_neighbours_that_began_at_different_times_come_to_an_end():
+    for wait in (0.0, 0.5, 1.5, 10.0):
+        net = Net(2, latency=(0.04, 0.3), seed=int(wait * 10))
+        net.restart(1)
+        net.published(0)
+        net.run_until(wait)
+        net.feed(net.nodes[1], ServiceUp("net"), Subsystem.BROADCAST)
+        net.published(1)
+        net.link(0, 1)
+        net.run_until(wait + 50)
+        assert len(said(net, GossipDigest)) <= 16
+
+
+def test_of_too_many_digests_the_rest_is_ignored():
+    bare = Bare()
+    bare.up(ALICE)
+    wrong = GossipDigest(parts=(DigestPart(prefix="", count=5, sum=bytes(8)),), within=1)
+    answered = sum(bool(bare.hear(ALICE, wrong)) for _ in range(100))
+    assert answered == 32
+    bare.wait_until(11)
+    assert bare.hear(ALICE, wrong) != []
+
+
+# --- newcomers ----------------------------------------------------------------------------------------------------------
+
+
+def late(seconds: float = 20.0, **fields: Any) -> tuple[Net, str]:
+    """Two peers with a broadcast, and a third that begins later."""
+    net = Net(3, line(2), **fields)
+    old = net.published(0, topic="chat", ttl=600)
+    net.run_until(seconds)
+    net.feed(net.restart(2), ServiceUp("net"), Subsystem.BROADCAST)
+    return net, old
+
+
+def test_a_newcomer_gets_nothing_from_before_its_time():
+    net, old = late()
+    net.link(1, 2)
+    new = net.published(0)
+    net.run_until(100)
+    assert [m.message_id for m in net.nodes[2].received] == [new]
+    named = [message for message in said(net, GossipHave) if old in message.ids]  # type: ignore[union-attr]
+    assert named == []
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_history_comes_to_who_asks_for_it(before):
+    net, old = late()
+    if before:
+        net.feed(net.nodes[2], WantHistory("chat", 60), Subsystem.BROADCAST)
+    net.link(1, 2)
+    if not before:
+        net.feed(net.nodes[2], WantHistory("chat", 60), Subsystem.BROADCAST)
+    net.run_until(30)
+    (message,) = net.nodes[2].received
+    assert message.message_id == old
+    assert 19 < message.age < 21
+
+
+@pytest.mark.parametrize(("topic", "seconds"), [("other", 60), ("chat", 10)])
+def test_history_of_other_topics_or_longer_ago_does_not_come(topic, seconds):
+    net, _ = late()
+    net.link(1, 2)
+    net.feed(net.nodes[2], WantHistory(topic, seconds), Subsystem.BROADCAST)
+    net.run_until(100)
+    assert net.nodes[2].received == []
+
+
+def test_three_neighbours_at_most_are_asked_for_history():
+    bare = Bare()
+    bare(ServiceUp("net"))
+    bare.now = 5.0
+    bare(WantHistory(None, 60))
+    asked = 0
+    for number in range(6):
+        bare(LinkUp(remote(ALICE if number % 2 else BOB)))
+        asked += len(bare.sent(GossipHistory))
+    assert asked == 3
+
+
+def test_what_comes_unasked_from_before_our_time_is_refused_and_may_come_later():
+    bare = Bare()
+    bare.up(ALICE)
+    bare.hear(ALICE, gossip(age=30_000))
+    assert bare.acks() == [("m1", True)]
+    assert bare.delivered() == []
+    assert bare.count("before_us") == 1
+    bare(WantHistory("chat", 60))
+    bare.hear(ALICE, gossip(age=30_000))
+    assert len(bare.delivered()) == 1
+
+
+def test_wants_of_history_are_bounded():
+    bare = Bare()
+    for number in range(1000):
+        bare(WantHistory(f"t{number}", 60))
+    assert len(bare.core._sync._wanted) <= 64
+
+
+@examples(30)
+@given(seed=st.integers(0, 2**32), size=st.integers(1, FEW * 4))
+def test_two_that_were_parted_have_the_same_soon_after(seed, size):
+    rng = random.Random(seed)
+    net = Net(2, seed=seed)
+    for _ in range(size):
+        net.published(rng.randrange(2))
+    net.link(0, 1)
+    net.run_until(5)
+    held = [{kept.data.id for kept in node.cores[Subsystem.BROADCAST]._history} for node in net.nodes]  # type: ignore[attr-defined]
+    assert held[0] == held[1]
+    assert len(held[0]) == size
+
+
+MOST = (1 << 53) - 1
+
+
+def test_ages_beyond_all_bounds_are_not_handed_on():
+    part = DigestPart(prefix="", count=1, sum=bytes(8))
+    bare = Bare()
+    bare(ServiceUp("net"))
+    bare.wait_until(10)
+    bare.up(ALICE)
+    bare.hear(ALICE, gossip())
+    bare.hear(ALICE, GossipDigest(parts=(part,), beyond=MOST, within=MOST))
+    said = [message for kind in (GossipDigest, GossipHave) for _, message in bare.sent(kind)]
+    assert said
+    assert all(message.beyond <= 20_000 for message in said)

@@ -1,0 +1,847 @@
+"""Broadcasts between bare cores: who gets what, how often, and what is bounded."""
+
+from __future__ import annotations
+
+import math
+import random
+from functools import partial
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec import structs
+
+from p2pmesh.config import LinkConfig, MeshConfig
+from p2pmesh.errors import ConfigError, InvalidPayload, LocalProtocolError, MeshClosed, PayloadTooLarge
+from p2pmesh.identity import Identity
+from p2pmesh.protocols.broadcast.signature import is_proven, signed
+from p2pmesh.protocols.core import (
+    BroadcastStarted,
+    CancelCall,
+    ChildrenAdded,
+    ChildSettled,
+    Leave,
+    LinkDown,
+    MeshSize,
+    Notify,
+    Publish,
+    Reply,
+    SendFrame,
+    Subsystem,
+)
+from p2pmesh.simulation.discrete.network import EPOCH
+from p2pmesh.wire.codec import decode, encode
+from p2pmesh.wire.messages import (
+    Gossip,
+    GossipAck,
+    GossipData,
+    GossipDigest,
+    GossipGraft,
+    GossipHave,
+    GossipHistory,
+    GossipIHave,
+    GossipWant,
+)
+from tests.harness.broadcast import (
+    ALICE,
+    BOB,
+    CAROL,
+    ME,
+    NAMES,
+    Bare,
+    broadcast_config,
+    gossip,
+    id_of,
+    original,
+)
+from tests.harness.core import IDENTITIES, Net, connected, line
+from tests.harness.examples import examples
+
+SLOW = examples(40)
+LENIENT = MeshConfig(links=LinkConfig(allow_unverified=True))
+
+
+# --- the whole mesh -----------------------------------------------------------------------------------------------------
+
+
+@SLOW
+@given(
+    size=st.integers(2, 14),
+    extra=st.integers(0, 14),
+    loss=st.floats(0, 0.6),
+    loss_ends=st.floats(0, 8),
+    seed=st.integers(0, 2**32),
+)
+def test_every_broadcast_reaches_every_other_peer_exactly_once_when_loss_ends(size, extra, loss, loss_ends, seed):
+    rng = random.Random(seed)
+    net = Net(size, connected(size, extra, rng), seed=seed)
+    net.lose = lambda *_: net.now < loss_ends and rng.random() < loss
+    sent = {net.published(rng.randrange(size)) for _ in range(3)}
+    net.run_until(70)
+    for node in net.nodes:
+        own = {m for m in sent if node.progress[m] or node.outcomes(m)}
+        assert sorted(m.message_id for m in node.received) == sorted(sent - own)
+        assert all(m.verified and m.payload == "hello" for m in node.received)
+
+
+@SLOW
+@given(size=st.integers(2, 12), extra=st.integers(0, 12), loss=st.floats(0, 1), seed=st.integers(0, 2**32))
+def test_nothing_is_delivered_twice_under_lasting_loss_and_flapping_links(size, extra, loss, seed):
+    rng = random.Random(seed)
+    edges = connected(size, extra, rng)
+    net = Net(size, edges, seed=seed)
+    net.lose = lambda *_: rng.random() < loss
+    for _ in range(6):
+        net.publish(rng.randrange(size))
+        a, b = rng.choice(edges)
+        net.at(net.now + 0.3, partial(net.cut, a, b))
+        net.at(net.now + 0.6, partial(net.link, a, b))
+        net.run(1)
+    net.run(70)
+    for node in net.nodes:
+        ids = [m.message_id for m in node.received]
+        assert len(ids) == len(set(ids))
+    assert all(s["in_flight"] == s["backlog"] == s["history"] == 0 for s in net.snapshots(Subsystem.BROADCAST))
+
+
+@SLOW
+@given(size=st.integers(2, 14), extra=st.integers(0, 6), max_hops=st.integers(1, 10), seed=st.integers(0, 2**32))
+def test_no_broadcast_goes_further_than_its_hop_limit(size, extra, max_hops, seed):
+    net = Net(size, connected(size, extra, random.Random(seed)), seed=seed, latency=(0.01, 0.01))
+    net.published(0, max_hops=max_hops)
+    net.run_until(1)
+    assert all(m.hops <= max_hops for node in net.nodes for m in node.received)
+    hops = {m.hops for node in net.nodes for m in node.received}
+    assert hops == set(range(1, len(hops) + 1))
+
+
+def test_hop_limit_ends_a_line_exactly_there():
+    net = Net(6, line(6))
+    net.published(0, max_hops=3)
+    net.run_until(5)
+    assert [[m.hops for m in node.received] for node in net.nodes] == [[], [1], [2], [3], [], []]
+
+
+def test_a_message_is_not_taken_after_its_ttl_however_it_travelled():
+    net = Net(3, line(2))
+    net.published(0, ttl=10)
+    net.at(9.0, lambda: net.link(1, 2))
+    net.run_until(30)
+    assert len(net.nodes[2].received) == 1
+    late = Net(3, line(2))
+    late.published(0, ttl=10)
+    late.at(10.5, lambda: late.link(1, 2))
+    late.run_until(30)
+    assert len(late.nodes[2].received) == 0
+
+
+def test_age_ends_a_message_even_where_the_clocks_would_allow_it():
+    bare = Bare()
+    bare.up(ALICE, BOB)
+    bare.wait_until(100)
+    bare.hear(ALICE, gossip(age=60_000))
+    assert bare.acks() == [("m1", True)]
+    assert bare.delivered() == []
+    bare.hear(BOB, gossip(age=50_000))
+    assert len(bare.delivered()) == 1
+    assert bare.count("history") == 1
+    bare.wait_until(111)
+    assert bare.count("history") == 0
+
+
+def test_a_message_published_alone_waits_for_the_first_link():
+    net = Net(3, [(1, 2)])
+    message_id = net.published(0, {"n": 1})
+    net.run_until(20)
+    net.link(0, 1)
+    net.run_until(25)
+    assert [[m.message_id for m in node.received] for node in net.nodes[1:]] == [[message_id]] * 2
+    assert net.nodes[2].received[0].payload == {"n": 1}
+
+
+def test_what_an_island_said_reaches_the_far_end_of_the_mesh_that_it_becomes_part_of():
+    net = Net(30, [(0, 1), *((number, number + 1) for number in range(2, 29))])
+    net.feed(net.nodes[0], MeshSize(2))
+    message_id = net.published(0)
+    net.run_until(3)
+    net.link(1, 2)
+    net.run_until(50)
+    assert [m.message_id for m in net.nodes[29].received] == [message_id]
+
+
+def test_a_message_crosses_to_the_other_part_after_a_heal_even_if_the_offer_is_lost():
+    net = Net(4, [(0, 1), (2, 3)])
+    message_id = net.published(0)
+    net.run_until(3)
+    net.lose = lambda *_: net.now < 6
+    net.link(1, 2)
+    net.run_until(30)
+    assert [m.message_id for m in net.nodes[3].received] == [message_id]
+
+
+def test_a_new_link_between_peers_that_have_it_all_costs_one_question_and_no_payload():
+    net = Net(3, [(0, 1), (1, 2)])
+    for _ in range(20):
+        net.published(0)
+    net.run_until(5)
+    start = len(net.trace)
+    net.link(0, 2)
+    net.run_until(10)
+    messages = [entry[3] for entry in net.trace[start:] if len(entry) == 5]
+    digest, answer = (message for message in messages if isinstance(message, GossipDigest | GossipHave | GossipWant))
+    assert isinstance(digest, GossipDigest)
+    assert len(digest.parts) == 1
+    assert answer == GossipWant()
+    assert not any(isinstance(message, Gossip) for message in messages)
+
+
+def test_the_same_seed_gives_the_same_trace():
+    def trace(seed: int) -> list[Any]:
+        rng = random.Random(seed)
+        net = Net(9, connected(9, 6, rng), seed=seed)
+        net.lose = lambda *_: net.now < 4 and rng.random() < 0.3
+        for number in range(9):
+            net.published(number, {"from": number})
+        net.at(2, lambda: net.kill(3))
+        net.run_until(70)
+        return net.trace
+
+    assert trace(5) == trace(5)
+    assert trace(5) != trace(6)
+
+
+# --- a broadcast of ours ------------------------------------------------------------------------------------------------
+
+
+def test_publish_replies_first_then_tells_the_receipts_then_sends():
+    bare = Bare()
+    bare.up(ALICE, BOB)
+    effects = bare(Publish(7, "chat", {"a": [1]}))
+    reply, originated, forwarded, frame = effects
+    assert isinstance(reply, Reply)
+    assert isinstance(originated, Notify)
+    assert isinstance(originated.input, BroadcastStarted)
+    assert isinstance(forwarded, Notify)
+    assert forwarded.input == ChildrenAdded(reply.value, None, (ALICE.peer_id, BOB.peer_id), 60.0, 0, ME.peer_id)
+    assert isinstance(frame, SendFrame)
+    assert frame.peers == (ALICE.peer_id, BOB.peer_id)
+    data = frame.message.data  # type: ignore[union-attr]
+    assert is_proven(data)
+    assert (data.hops, data.payload, data.encoding, data.ttl, data.max_hops) == (0, '{"a":[1]}', "json", 60_000, 64)
+
+
+@pytest.mark.parametrize(
+    ("event", "error"),
+    [
+        (Publish(1, "chat", {1, 2}), InvalidPayload),  # type: ignore[arg-type]
+        (Publish(1, "chat", b"x" * 101), PayloadTooLarge),
+        (Publish(1, "chat", 1, ttl=0), ConfigError),
+        (Publish(1, "chat", 1, ttl=float("nan")), ConfigError),
+        (Publish(1, "chat", 1, ttl=601), ConfigError),
+        (Publish(1, "chat", 1, ttl="1"), ConfigError),  # type: ignore[arg-type]
+        (Publish(1, "chat", 1, max_hops=0), ConfigError),
+        (Publish(1, "chat", 1, max_hops=256), ConfigError),
+        (Publish(1, "chat", 1, max_hops=1.5), ConfigError),  # type: ignore[arg-type]
+        (Publish(1, "x" * 257, 1), LocalProtocolError),
+        (Publish(1, "\ud800", 1), LocalProtocolError),
+        (Publish(1, "__gossip_connectivity_probe", 1), LocalProtocolError),
+    ],
+)
+def test_what_can_not_be_broadcast_is_refused_before_anything_is_sent(event, error):
+    bare = Bare(MeshConfig(max_payload=100))
+    bare.up(ALICE)
+    (reply,) = bare(event)
+    assert isinstance(reply.error, error)
+
+
+def test_publish_waits_while_a_link_has_a_long_backlog_and_goes_on_in_order():
+    bare = Bare(broadcast_config(window=2, publish_room=2))
+    bare.up(ALICE, BOB)
+    for call in range(1, 7):
+        bare(Publish(call, "chat", call))
+    assert bare.count("waiting") == 2
+    alice = bare.core._hops.get(ALICE.peer_id)
+    bob = bare.core._hops.get(BOB.peer_id)
+    assert alice is not None
+    assert bob is not None
+    assert bare(CancelCall(5)) == []
+    bare.hear(ALICE, GossipAck(new=(alice.ids()[0],)))
+    assert [m.data.payload for _, m in bare.sent(Gossip)] == ["3"]
+    assert bare.count("waiting") == 1, "the fullest link decides"
+    bare.hear(BOB, GossipAck(new=(bob.ids()[0],)))
+    assert list(bare.replies) == [6]
+
+
+def test_a_neighbour_that_acknowledges_nothing_holds_publishers_back_for_a_moment_only():
+    bare = Bare(broadcast_config(window=2, publish_room=2))
+    bare.up(ALICE)
+    calls = iter(range(1000))
+    while not bare.count("waiting"):
+        bare(Publish(next(calls), "chat", "x"))
+    bare.wait_until(3.5)
+    assert bare.count("waiting") == 0
+    assert bare.count("in_flight") > 0
+    (stalled,) = bare.core._hops
+    bare.hear(ALICE, GossipAck(new=(stalled.ids()[0],)))
+    bare(Publish(next(calls), "chat", "x"))
+    assert bare.count("waiting") == 1, "now it counts again"
+
+
+def test_a_link_that_is_slower_than_others_gets_offers_and_holds_nobody_back():
+    bare = Bare(broadcast_config(window=2, publish_room=2))
+    bare.up(ALICE, BOB)
+    for call in range(20):
+        bare(Publish(call, "chat", call))
+        _flush(bare, BOB)
+    assert bare.count("waiting") == 0
+    assert bare.count("fell_behind") == 1
+    alice = bare.core._hops.get(ALICE.peer_id)
+    assert alice is not None
+    bare.hear(ALICE, GossipAck(new=alice.ids()[:1]))
+    ((peers, offer),) = bare.sent(GossipIHave)
+    assert (peers, offer.offer) == ((ALICE.peer_id,), True)
+    bare.hear(ALICE, GossipGraft(ids=offer.ids))
+    assert bare.sent(Gossip) == [], "its turn comes when the window has room"
+    while alice.backlog or alice.flight:
+        bare.hear(ALICE, GossipAck(had=alice.ids()[:1]))
+    assert alice.behind_since is None
+    bare(Publish(99, "chat", "x"))
+    assert bare.sent(Gossip)[0][0] == (ALICE.peer_id, BOB.peer_id)
+
+
+def test_a_link_that_stays_behind_is_given_up():
+    bare = Bare(broadcast_config(window=2, publish_room=2, slow_patience=10))
+    bare.up(ALICE, BOB)
+    dropped = []
+    for call in range(50):
+        for number in (call, 100 + call):
+            bare(Publish(number, "chat", call))
+            dropped += bare.dropped()
+            _flush(bare, BOB)
+        alice = bare.core._hops.get(ALICE.peer_id)
+        assert alice is not None
+        bare.hear(ALICE, GossipAck(had=alice.ids()[:1]))  # one in half a second is not enough
+        bare.wait(0.5)
+    assert {(drop.peer, drop.blame) for drop in dropped} == {(ALICE.peer_id, False)}
+    assert dropped[0].reason.startswith("too slow")
+
+
+def test_a_neighbour_that_never_acknowledges_is_given_up():
+    bare = Bare(broadcast_config(slow_patience=5))
+    bare.up(ALICE)
+    for call in range(3):
+        bare(Publish(call, "chat", 1))
+    bare.wait_until(59)
+    assert [drop.peer for drop in bare.dropped()] == [ALICE.peer_id]
+
+
+def _flush(bare: Bare, neighbour: Identity) -> list[str]:
+    """Acknowledge for this neighbour whatever is on its way to it."""
+    link = bare.core._hops.get(neighbour.peer_id)
+    assert link is not None
+    ids: list[str] = []
+    while link.flight:
+        ids.append(link.ids()[0])
+        bare.hear(neighbour, GossipAck(new=(ids[-1],)))
+    return ids
+
+
+def test_leaving_fails_the_broadcasts_that_wait_and_those_to_come():
+    bare = Bare(broadcast_config(window=1, publish_room=1))
+    bare.up(ALICE)
+    for call in (1, 2, 3):
+        bare(Publish(call, "chat", call))
+    bare(Leave())
+    assert isinstance(bare.replies[3].error, MeshClosed)
+    bare(Publish(4, "chat", 4))
+    assert isinstance(bare.replies[4].error, MeshClosed)
+
+
+def test_without_receipts_nothing_is_told_and_the_flag_is_signed():
+    bare = Bare()
+    bare.up(ALICE)
+    bare(Publish(1, "chat", 1, receipts=False))
+    data = bare.sent(Gossip)[0][1].data
+    assert bare.told == []
+    assert is_proven(data)
+    assert not is_proven(structs.replace(data, receipts=True))
+
+
+def test_our_own_broadcast_that_comes_back_is_a_duplicate():
+    bare = Bare()
+    bare.up(ALICE, BOB)
+    bare(Publish(1, "chat", 1))
+    data = bare.sent(Gossip)[0][1].data
+    bare.hear(ALICE, GossipAck(new=(data.id,)))
+    bare.hear(ALICE, Gossip(data=structs.replace(data, hops=2)))
+    assert bare.acks() == [(data.id, True)]
+    bare.hear(BOB, gossip(ME, message_id="from an earlier life"))
+    assert bare.delivered() == []
+    assert bare.acks() == [("from an earlier life", True)]
+
+
+# --- hops ---------------------------------------------------------------------------------------------------------------
+
+
+def test_an_unacknowledged_hop_is_retried_with_growing_pauses_and_then_given_up():
+    bare = Bare()
+    bare.up(ALICE)
+    bare(Publish(1, "chat", 1, ttl=600))
+    times = []
+    for _ in range(6):
+        bare.effects = []
+        while not any(isinstance(e, SendFrame | Notify) and not _is_digest(e) for e in bare.effects):
+            bare.now = bare.core.next_deadline()
+            bare.effects = bare.core.expire(bare.now)
+        times.append(bare.now)
+    pauses = [b - a for a, b in zip([0.0, *times], times, strict=False)]
+    assert all(2**n / 2 <= pause <= 2**n for n, pause in enumerate(pauses)), pauses
+    assert [type(event) for event in bare.told] == [ChildSettled]
+    assert bare.told[0].adopted is False  # type: ignore[union-attr]
+    assert bare.count("given_up") == 1
+    assert bare.count("retried") == 5
+    assert bare.sent(Gossip) == []
+
+
+def _is_digest(effect: object) -> bool:
+    return isinstance(effect, SendFrame) and isinstance(effect.message, GossipDigest)
+
+
+def test_retries_carry_the_age_of_the_message():
+    bare = Bare()
+    bare.up(ALICE)
+    bare(Publish(1, "chat", 1))
+    bare.wait_until(1.0)
+    (_, retry), *_ = bare.sent(Gossip)
+    assert 500 <= retry.data.age <= 1000
+
+
+def test_an_ack_is_waited_for_longer_when_much_is_in_flight():
+    bare = Bare(broadcast_config(slowest_link=1000.0))
+    bare.up(ALICE)
+    bare(Publish(1, "chat", b"x" * 10_000))
+    bare.wait_until(10)
+    assert bare.sent(Gossip) == []
+    bare.wait_until(12)
+    assert bare.sent(Gossip) != []
+
+
+def test_a_late_ack_still_counts():
+    bare = Bare(broadcast_config(retries=0))
+    bare.up(ALICE)
+    bare(Publish(1, "chat", 1))
+    message_id = bare.replies[1].value
+    bare.wait_until(2)
+    assert bare.told == [ChildSettled(message_id, ALICE.peer_id, False)]
+    bare.hear(ALICE, GossipAck(new=(message_id,)))
+    assert bare.told == [ChildSettled(message_id, ALICE.peer_id, True)]
+    bare.hear(ALICE, GossipAck(new=(message_id,)))
+    assert bare.told == []
+
+
+def test_a_repeated_copy_from_whom_we_have_it_is_acknowledged_as_new():
+    bare = Bare()
+    bare.up(ALICE, BOB)
+    bare.hear(ALICE, gossip())
+    assert bare.acks() == [("m1", False)]
+    bare.hear(ALICE, gossip())
+    assert bare.acks() == [("m1", False)]
+
+
+def test_copies_that_cross_are_each_others_acks():
+    bare = Bare()
+    bare.up(ALICE, BOB)
+    bare.hear(ALICE, gossip())
+    assert [peers for peers, _ in bare.sent(Gossip)] == [(BOB.peer_id,)]
+    bare.hear(BOB, gossip(hops=3))
+    assert bare.acks() == []
+    assert bare.told == [ChildSettled(id_of(gossip()), BOB.peer_id, False)]
+    assert bare.count("in_flight") == 0
+
+
+def test_if_our_copy_was_lost_where_two_crossed_the_repeated_one_is_acknowledged():
+    bare = Bare()
+    bare.up(ALICE, BOB)
+    bare.hear(ALICE, gossip())
+    bare.hear(BOB, gossip(hops=3))
+    bare.hear(BOB, gossip(hops=3))
+    assert bare.acks() == [("m1", True)]
+
+
+def test_a_copy_of_what_still_waits_for_the_window_is_acknowledged_and_spares_ours():
+    bare = Bare(broadcast_config(window=1))
+    bare.up(ALICE, BOB)
+    bare.hear(ALICE, gossip(message_id="m1"))
+    bare.hear(ALICE, gossip(message_id="m2"))
+    assert bare.count("backlog") == 1
+    bare.hear(BOB, gossip(message_id="m2"))
+    assert bare.acks() == [("m2", True)]
+    assert bare.count("backlog") == 0
+
+
+def test_a_link_that_ends_settles_its_hops():
+    bare = Bare(broadcast_config(window=1))
+    bare.up(ALICE)
+    bare(Publish(1, "chat", 1))
+    bare(Publish(2, "chat", 2))
+    bare(LinkDown(ALICE.peer_id, "gone"))
+    assert [(type(e), e.adopted) for e in bare.told] == [(ChildSettled, False)] * 2  # type: ignore[union-attr]
+    assert bare.count("in_flight") == bare.count("backlog") == 0
+
+
+def test_what_becomes_due_in_the_same_instant_does_no_harm():
+    bare = Bare()
+    bare.up(ALICE, BOB)
+    for call in range(5):
+        bare(Publish(call, "chat", call, ttl=2))
+    bare.now = 100.0
+    bare.core.expire(100.0)
+    bare.wait_until(1000)
+    assert bare.count("history") == bare.count("in_flight") == 0
+
+
+# --- what neighbours send -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("payload", ["text", {"a": [1.5, None]}, b"\0\xff", 1e300])
+@pytest.mark.parametrize("text", [True, False])
+def test_a_proof_survives_either_encoding(payload, text):
+    bare = Bare()
+    bare.up(ALICE)
+    bare(Publish(1, "ch\u00e4t", payload))
+    ((_, message),) = bare.sent(Gossip)
+    received = decode(encode(message, text=text))
+    other = Bare(identity=BOB)
+    other.up(ME)
+    assert isinstance(received, Gossip)
+    other.hear(ME, received)
+    (event,) = other.delivered()
+    assert (event.payload, event.verified) == (payload, True)
+
+
+def forged(data: GossipData) -> list[GossipData]:
+    other = signed(structs.replace(data, payload="other"), ALICE)
+    return [
+        structs.replace(data, payload="changed"),
+        structs.replace(data, topic="changed"),
+        structs.replace(data, ttl=600_000),
+        structs.replace(data, max_hops=255),
+        structs.replace(data, timestamp=data.timestamp + 1),
+        structs.replace(data, encoding="json"),
+        structs.replace(data, id="m2"),
+        structs.replace(data, origin_peer_id=BOB.peer_id),
+        structs.replace(data, key=BOB.public_key),
+        structs.replace(data, key=None),
+        structs.replace(data, signature=None),
+        structs.replace(data, signature=other.signature),
+        structs.replace(data, ttl=None),
+    ]
+
+
+@pytest.mark.parametrize("number", range(13))
+@pytest.mark.parametrize("config", [MeshConfig(), LENIENT])
+def test_a_wrong_proof_closes_the_link_it_came_from_and_goes_no_further(number, config):
+    bare = Bare(config)
+    bare.up(BOB, CAROL)
+    bad = forged(gossip().data)[number]
+    bare.hear(BOB, Gossip(data=bad))
+    assert [(drop.peer, drop.blame) for drop in bare.dropped()] == [(BOB.peer_id, True)]
+    assert bare.sent(Gossip) == bare.delivered() == []
+    bare.hear(CAROL, gossip(message_id=bad.id))
+    assert len(bare.delivered()) == 1, "a forgery must not shadow the real one"
+
+
+def test_a_signed_payload_that_contradicts_itself_closes_the_link():
+    bare = Bare()
+    bare.up(ALICE)
+    bare.hear(ALICE, gossip(payload="{", encoding="json"))
+    assert bare.dropped()[0].blame
+    assert bare.delivered() == []
+
+
+def test_an_id_stands_for_one_content_and_no_other_message_can_take_it():
+    bare = Bare()
+    bare.up(ALICE, BOB)
+    real, other = gossip(), gossip(CAROL, payload="other")
+    assert real.data.id != other.data.id
+    bare.hear(BOB, Gossip(data=structs.replace(other.data, id=real.data.id)))
+    assert bare.delivered() == []
+    assert bare.dropped()[0].blame
+    bare.hear(ALICE, real)
+    assert [m.payload for m in bare.delivered()] == ["hi"]
+    bare.hear(BOB, Gossip(data=structs.replace(other.data, id=real.data.id)))
+    assert bare.delivered() == [], "dedupe looks no further than the id"
+
+
+def test_an_unproven_message_does_not_stand_in_the_way_of_the_proven_one_with_its_id():
+    bare = Bare(LENIENT)
+    bare.up(ALICE, version=0)
+    bare.up(BOB, CAROL)
+    real = gossip()
+    bare.hear(ALICE, original(message_id=real.data.id, payload="fake"))
+    assert [(m.payload, m.verified) for m in bare.delivered()] == [("fake", False)]
+    bare.hear(BOB, real)
+    assert [(m.payload, m.verified) for m in bare.delivered()] == [("hi", True)]
+    assert bare.sent(Gossip)[0][0] == (CAROL.peer_id,)
+    bare.hear(CAROL, real)
+    assert bare.delivered() == []
+
+
+def test_what_an_original_relayed_is_not_delivered_again_with_its_proof():
+    bare = Bare(LENIENT)
+    bare.up(ALICE, version=0)
+    bare.up(BOB)
+    real = gossip(payload='{"a":1}', encoding="json")
+    bare.hear(ALICE, original(message_id=real.data.id, payload='{"a":1}'))
+    assert len(bare.delivered()) == 1
+    bare.hear(BOB, real)
+    assert bare.delivered() == []
+
+
+def test_unproven_messages_are_refused_without_blame_unless_the_config_allows_them():
+    strict, lenient = Bare(), Bare(LENIENT)
+    for bare in (strict, lenient):
+        bare.up(ALICE, BOB)
+        bare.hear(ALICE, gossip(sign=False))
+        assert bare.dropped() == []
+    assert strict.acks() == [("m1", True)]
+    assert (strict.delivered(), strict.count("unproven")) == ([], 1)
+    assert [m.verified for m in lenient.delivered()] == [False]
+    assert [peers for peers, _ in lenient.sent(Gossip)] == [(BOB.peer_id,)]
+
+
+def test_an_unverified_identity_broadcasts_without_proof():
+    bare = Bare(LENIENT, Identity.unverified("ab" * 20))
+    bare.up(ALICE)
+    bare(Publish(1, "chat", 1))
+    data = bare.sent(Gossip)[0][1].data
+    assert data.key is data.signature is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "counter"),
+    [
+        ({"hops": 32}, "too_far"),
+        ({"hops": 3, "max_hops": 3}, "too_far"),
+        ({"timestamp": int((EPOCH - 361) * 1000)}, "expired"),
+        ({"timestamp": int((EPOCH + 301) * 1000)}, "expired"),
+        ({"ttl": 0}, "expired"),
+        ({"ttl": 2**52, "timestamp": int((EPOCH - 901) * 1000)}, "expired"),
+    ],
+)
+def test_what_came_too_far_or_too_late_is_acknowledged_and_goes_no_further(fields, counter):
+    bare = Bare()
+    bare.up(ALICE, BOB)
+    bare.hear(ALICE, gossip(**fields))
+    assert bare.acks() == [("m1", True)]
+    assert bare.delivered() == bare.sent(Gossip) == []
+    assert bare.count(counter) == 1
+    bare.hear(BOB, gossip())
+    assert len(bare.delivered()) == 1
+
+
+def test_a_wrong_clock_within_the_skew_changes_nothing():
+    for offset in (-350, -299, 299):
+        bare = Bare()
+        bare.up(ALICE)
+        bare.hear(ALICE, gossip(timestamp=int((EPOCH + offset) * 1000)))
+        assert len(bare.delivered()) == 1
+
+
+def test_an_id_is_remembered_for_as_long_as_any_copy_could_be_accepted():
+    bare = Bare()
+    bare.up(ALICE, BOB)
+    bare.hear(ALICE, gossip(timestamp=int((EPOCH + 300) * 1000)))
+    for now in range(1, 1400, 50):
+        bare.wait_until(now)
+        bare.hear(BOB, gossip(message_id=f"other {now}", timestamp=int((EPOCH + now) * 1000)))
+        bare.hear(BOB, gossip(timestamp=int((EPOCH + 300) * 1000)))
+        assert bare.delivered() == []
+
+
+def test_acks_and_answers_overtake_payloads():
+    bare = Bare()
+    bare.up(ALICE, BOB)
+    effects = [e for e in bare.hear(ALICE, gossip()) if isinstance(e, SendFrame)]
+    assert {type(e.message): e.urgent for e in effects} == {GossipAck: True, Gossip: False}
+    (answer,) = bare.hear(BOB, GossipHave(ids=(id_of(gossip()), "m2")))
+    assert (answer.urgent, answer.message) == (True, GossipWant(ids=("m2",)))
+    (answer,) = bare.hear(BOB, GossipIHave(ids=("m3",)))
+    assert (answer.urgent, answer.message) == (True, GossipGraft(ids=("m3",)))
+
+
+def test_messages_of_a_link_that_has_ended_are_ignored():
+    bare = Bare()
+    for message in (
+        gossip(),
+        GossipAck(new=("x",)),
+        GossipIHave(ids=("x",)),
+        GossipGraft(ids=("x",)),
+        GossipDigest(parts=(), within=1),
+        GossipHave(ids=("x",)),
+        GossipWant(ids=("x",)),
+        GossipHistory(within=1),
+    ):
+        assert bare.hear(ALICE, message) == []
+
+
+def test_acks_and_questions_out_of_the_blue_are_ignored():
+    bare = Bare()
+    bare.up(ALICE, BOB)
+    bare.hear(ALICE, gossip())
+    bare.hear(BOB, GossipAck(new=("m1",)))
+    for message in (GossipAck(new=("m1",)), GossipAck(new=("x",)), GossipAck(), GossipWant(ids=("x", "m1"))):
+        assert bare.hear(BOB, message) == []
+
+
+# --- the original's peers -----------------------------------------------------------------------------------------------
+
+
+def test_an_original_gets_its_own_form_and_no_ack_is_awaited():
+    bare = Bare(LENIENT)
+    bare.up(ALICE, version=0)
+    bare(Publish(1, "chat", {"a": 1}))
+    ((peers, message),) = bare.sent(Gossip)
+    data = message.data
+    assert peers == (ALICE.peer_id,)
+    assert message.delivery_id == f"{data.id}_1"
+    assert message.requires_ack is False
+    assert (data.payload, data.relayed_by, data.signature) == ('{"a":1}', (ME.peer_id,), None)
+    assert data.encoding is data.key is data.ttl is data.max_hops is None
+    assert bare.told[1] == ChildrenAdded(data.id, None, (), 60.0, 1, ME.peer_id)
+    assert bare.count("in_flight") == 0
+
+
+def test_what_came_far_is_not_too_far_for_an_original():
+    bare = Bare(LENIENT)
+    bare.up(ALICE)
+    bare.up(BOB, version=0)
+    bare.hear(ALICE, gossip(hops=30))
+    told = {message.data.hops for peers, message in bare.sent(Gossip) if peers == (BOB.peer_id,)}
+    assert told == {5}
+
+
+def test_an_originals_broadcast_is_passed_on_unproven_and_spares_whom_it_names():
+    bare = Bare(LENIENT)
+    bare.up(ALICE, BOB, version=0)
+    bare.up(CAROL)
+    dave = IDENTITIES[5]
+    bare.up(dave, version=0)
+    relayed_by = (CAROL.peer_id, dave.peer_id)
+    bare.hear(ALICE, original(origin=IDENTITIES[8], payload='{"x":2}', hops=2, relayed_by=relayed_by))
+    (event,) = bare.delivered()
+    assert (event.payload, event.verified, event.hops) == ({"x": 2}, False, 3)
+    sent = dict(bare.sent(Gossip))
+    assert list(sent) == [(CAROL.peer_id,), (BOB.peer_id,)], "the hint holds for originals only"
+    plain = sent[BOB.peer_id,]
+    assert plain.data.relayed_by == (*relayed_by, ALICE.peer_id)
+    assert plain.data.hops == 3
+    assert plain.delivery_id is None
+    assert sent[CAROL.peer_id,].data.receipts is False
+    assert bare.acks() == []
+    assert bare.told == []
+
+
+def test_an_original_is_never_blamed_for_what_it_relays():
+    bare = Bare(LENIENT)
+    bare.up(ALICE, version=0)
+    bare.up(BOB)
+    bare.hear(ALICE, original(origin=CAROL, signature=b"s" * 64))
+    assert [m.verified for m in bare.delivered()] == [False]
+    assert bare.sent(Gossip)[0][1].data.signature is None
+    bare.hear(ALICE, original(message_id="m2", blob=b"x", payload="y"))
+    assert bare.effects == []
+
+
+def test_an_originals_probe_is_answered_to_it_alone():
+    bare = Bare(LENIENT)
+    bare.up(ALICE, version=0)
+    bare.up(BOB)
+    bare.now = 2.5
+    (answer,) = bare.hear(ALICE, original(topic="__gossip_connectivity_probe", payload='{"probeId":"q"}'))
+    assert answer.peers == (ALICE.peer_id,)
+    data = answer.message.data
+    assert data.topic == "__gossip_connectivity_response"
+    assert '"originalProbe":"{\\"probeId\\":\\"q\\"}"' in data.payload
+    assert ME.peer_id in data.payload
+    assert data.relayed_by == ()
+    assert bare.hear(ALICE, original(topic="__gossip_connectivity_response")) == []
+    assert bare.hear(BOB, gossip(topic="__gossip_connectivity_probe")) == []
+    (long,) = bare.hear(ALICE, original(topic="__gossip_connectivity_probe", payload="x" * 100_000))
+    assert '"originalProbe":null' in long.message.data.payload
+
+
+def test_an_original_gets_what_was_published_before_anybody_was_there():
+    bare = Bare(LENIENT)
+    bare(Publish(1, "chat", "one"))
+    bare(Publish(2, "chat", "two"))
+    bare.up(ALICE, version=0)
+    assert [m.data.payload for _, m in bare.sent(Gossip)] == ["one", "two"]
+    bare.up(BOB, version=0)
+    assert bare.sent(Gossip) == []
+
+
+# --- bounds -------------------------------------------------------------------------------------------------------------
+
+
+def test_seen_ids_are_bounded_and_forgotten_ones_counted():
+    bare = Bare(broadcast_config(seen_ids=10))
+    bare.up(ALICE)
+    for number in range(25):
+        bare.hear(ALICE, gossip(message_id=f"m{number}"))
+    assert bare.count("seen_ids") == 10
+    assert bare.count("seen_ids_forgotten") == 15
+
+
+@pytest.mark.parametrize(
+    ("fields", "payload", "kept"),
+    [({"history": 5}, "x", 5), ({"history_bytes": 1024 * 1024}, "x" * 300_000, 3)],
+)
+def test_history_is_bounded_and_what_goes_is_given_up(fields, payload, kept):
+    bare = Bare(broadcast_config(window=3, publish_room=2000, **fields))
+    bare.up(ALICE)
+    settled = []
+    for call in range(12):
+        bare(Publish(call, "chat", payload))
+        settled += [event for event in bare.told if isinstance(event, ChildSettled)]
+    assert bare.count("history") == kept
+    assert bare.count("history_bytes") <= 1024 * 1024
+    assert bare.count("history_dropped") == len(settled) == 12 - kept
+    assert bare.count("in_flight") + bare.count("backlog") == kept
+
+
+def test_window_and_backlog_are_bounded_and_the_oldest_in_the_backlog_goes():
+    bare = Bare(broadcast_config(window=4, backlog=6))
+    bare.up(ALICE, BOB)
+    settled = []
+    for number in range(20):
+        bare.hear(ALICE, gossip(message_id=f"m{number}"))
+        settled += [event.message_id for event in bare.told if isinstance(event, ChildSettled)]
+    assert (bare.count("in_flight"), bare.count("backlog")) == (4, 6)
+    assert [NAMES[message_id] for message_id in settled] == [f"m{number}" for number in range(4, 14)]
+    assert bare.count("backlog_dropped") == 10
+    assert [NAMES[one] for one in _flush(bare, BOB)] == [f"m{number}" for number in (*range(4), *range(14, 20))]
+
+
+def test_the_window_is_bounded_in_bytes_but_takes_one_message_of_any_size():
+    bare = Bare(broadcast_config(window_bytes=1024))
+    bare.up(ALICE)
+    bare(Publish(1, "chat", b"x" * 5000))
+    assert bare.count("in_flight") == 1
+    bare(Publish(2, "chat", b"x"))
+    assert (bare.count("in_flight"), bare.count("backlog")) == (1, 1)
+
+
+def test_a_long_life_leaves_nothing_behind():
+    net = Net(5, [(0, 1), (1, 2), (2, 3), (3, 4), (4, 0)])
+    for number in range(200):
+        net.published(number % 5)
+        net.run(0.2)
+    net.run(100)
+    for node in net.nodes:
+        core = node.cores[Subsystem.BROADCAST]
+        snapshot = core.snapshot()
+        assert snapshot["history"] == snapshot["history_bytes"] == snapshot["in_flight"] == 0
+        assert len(node.received) == 160
+        assert core.next_deadline() == math.inf

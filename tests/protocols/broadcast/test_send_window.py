@@ -1,0 +1,39 @@
+"""How a link's window learns how long acks take."""
+
+from p2pmesh.config import BroadcastConfig
+from p2pmesh.keyspace import PeerId
+from p2pmesh.protocols.broadcast.send_window import RoundTrip, SendWindow
+from p2pmesh.protocols.core import RemotePeer
+
+PEER = RemotePeer(PeerId("a" * 40), verified=True, version=1)
+
+
+def test_an_estimate_grows_with_slow_acks_and_shrinks_again():
+    trip = RoundTrip()
+    assert trip.expected() == 0
+    for _ in range(20):
+        trip.sample(3.0)
+    assert 3.0 < trip.expected() < 4.0
+    for _ in range(100):
+        trip.sample(0.01)
+    assert trip.expected() < 0.1
+
+
+def test_a_busy_peer_is_given_the_time_that_it_takes():
+    link = SendWindow(PEER, BroadcastConfig())
+    for n in range(20):
+        link.launch(str(n), 100, now=n)
+        link.heard(str(n), n + 2.0)
+        link.settle(str(n))
+    assert link.patience() > 2
+
+
+def test_acks_of_repeated_messages_teach_nothing():
+    link = SendWindow(PEER, BroadcastConfig())
+    link.launch("a", 100, now=0.0)
+    hop = link.hop("a")
+    assert hop is not None
+    link.repeat(hop, 1.0)
+    link.heard("a", 50.0)
+    link.settle("a")
+    assert link.patience() == 0

@@ -1,0 +1,346 @@
+"""The DHT among liars: what honest peers do with made-up ids, floods, forged values and answers that nobody asked for."""
+
+import attrs
+import pytest
+from msgspec import structs
+
+from p2pmesh.config import KademliaConfig
+from p2pmesh.identity import SignatureMemo
+from p2pmesh.keyspace import PeerId, xor_distance
+from p2pmesh.protocols.core import Notify, Received, ReturnPath, RoutedReceived, RouteFailed, RouteSucceeded
+from p2pmesh.protocols.kademlia.records import _covered, key_id, publish
+from p2pmesh.protocols.util.lru_table import RateLimiter
+from p2pmesh.simulation.discrete.network import EPOCH
+from p2pmesh.wire.codec import decode, encode
+from p2pmesh.wire.overlay import DhtRecord, KademliaCall, KademliaRpc
+from tests.harness.kademlia import DhtNet
+from tests.harness.virtual_time import identity, remote
+
+CONFIG = KademliaConfig(k=4)
+ROOMY = attrs.evolve(CONFIG, max_value=64 * 1024)
+STRANGER = identity(900)
+
+
+@pytest.fixture(autouse=True)
+def _memo():
+    with SignatureMemo():
+        yield
+
+
+@pytest.fixture
+def net():
+    return DhtNet(20, config=CONFIG)
+
+
+def record(net, *, key="key", value="value", by=STRANGER, at=0.0, ttl=600.0, config=ROOMY) -> DhtRecord:
+    timestamp = int((EPOCH + net.now + at) * 1000)
+    return publish(by, key_id(key), value, timestamp, ttl, config).record
+
+
+def store(net, peer, value, by=STRANGER):
+    (reply,) = net.ask(by, peer, KademliaCall(type="STORE", id=by.peer_id, record=value))
+    assert reply.type == "STORE_REPLY"
+    return reply.stored
+
+
+def holder(net, key="key"):
+    return net.by_id[net.closest(key_id(key))[0]]
+
+
+# --- lookups ----------------------------------------------------------------------------------------------------------
+
+
+def made_up(target: PeerId) -> tuple[PeerId, ...]:
+    """Ids next to a target, which nobody has."""
+    return tuple(PeerId(f"{int(target, 16) ^ number:040x}") for number in range(1, 21))
+
+
+def test_a_peer_that_answers_every_lookup_with_itself_holds_none_up():
+    net = DhtNet(40, config=KademliaConfig(k=10))
+    for liar in net.peers[1::4]:
+        liar.lies = lambda asker, call, me=liar.id: KademliaCall(
+            type=f"{call.type}_REPLY", id=me, peers=(me, me, asker)
+        )
+    reader = net.peers[0]
+    for number in range(20):
+        target = key_id(str(number))
+        started = net.now
+        found = net.outcome(reader, net.find(reader, target))
+        assert len(set(found) & set(net.closest(target))) >= 9, "though who knew of one may have been a liar"
+        assert net.now - started < 5
+
+
+def test_made_up_ids_are_asked_and_die_out():
+    net = DhtNet(40, config=KademliaConfig(k=10))
+    for liar in net.peers[1::5]:
+        liar.lies = lambda asker, call, me=liar.id: KademliaCall(
+            type=f"{call.type}_REPLY", id=me, peers=made_up(call.target_id or me)
+        )
+    known = {peer.id for peer in net.peers}
+    reader = net.peers[0]
+    for number in range(10):
+        target = key_id(str(number))
+        started = net.now
+        found = set(net.outcome(reader, net.find(reader, target)))
+        assert found <= known
+        assert len(found & set(net.closest(target))) >= 9, "though who knew of one may have been a liar"
+        assert net.now - started < CONFIG.lookup_timeout
+    for peer in net.peers:
+        assert set(peer.core._table) <= known, "an id that nobody has is nobody's contact"
+
+
+def test_a_value_is_found_though_every_fourth_peer_says_there_is_none():
+    net = DhtNet(40, config=KademliaConfig(k=8))
+    for liar in net.peers[1::4]:
+        liar.lies = lambda asker, call, me=liar.id: KademliaCall(type=f"{call.type}_REPLY", id=me, stored=True)
+    honest = net.peers[0]
+    for number in range(20):
+        net.outcome(honest, net.put(honest, str(number), number))
+        reader = net.peers[4 + 4 * (number % 9)]
+        assert net.outcome(reader, net.get(reader, str(number))).value == number
+
+
+def test_a_forged_value_is_not_believed_and_the_true_one_found(net):
+    alice, reader = net.peers[0], net.peers[7]
+    net.outcome(alice, net.put(alice, "key", "true"))
+    forged = structs.replace(record(net, value="true"), payload="forged")
+    elsewhere = record(net, key="other", value="elsewhere")
+    for number, peer in enumerate(net.closest(key_id("key"))[:2]):
+        if peer != reader.id:
+            net.by_id[peer].lies = lambda asker, call, me=peer, lie=(forged, elsewhere)[number]: KademliaCall(
+                type=f"{call.type}_REPLY", id=me, record=lie
+            )
+    found = net.outcome(reader, net.get(reader, "key"))
+    assert (found.value, found.publisher) == ("true", alice.id)
+    assert reader.stats["refused"] >= 1
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        lambda net: structs.replace(record(net), signature=bytes(64)),
+        lambda net: record(net, at=-700.0),
+        lambda net: record(net, value=b"x" * (CONFIG.max_value + 1)),
+        lambda net: record(net, key="other"),
+    ],
+    ids=["bad signature", "expired", "too large", "of another key"],
+)
+def test_a_bad_value_in_an_answer_is_none(net, bad):
+    lie = bad(net)
+    for liar in net.peers[1:]:
+        liar.lies = lambda asker, call, me=liar.id: KademliaCall(type=f"{call.type}_REPLY", id=me, record=lie)
+    reader = net.peers[0]
+    assert net.outcome(reader, net.get(reader, "key")) is None
+    assert reader.stats["refused"] >= CONFIG.k
+    assert reader.stats["stored"] == 0
+
+
+def test_answers_of_another_type_or_another_peer_or_none_count_as_no_answer(net):
+    lies = [
+        lambda me, call: KademliaCall(type="PONG", id=me),
+        lambda me, call: KademliaCall(type=call.type, id=me),
+        lambda me, call: KademliaCall(type=f"{call.type}_REPLY", id=STRANGER.peer_id, peers=made_up(me)),
+    ]
+    for number, liar in enumerate(net.peers[1:10]):
+        liar.lies = lambda asker, call, me=liar.id, lie=lies[number % 3]: lie(me, call)
+    reader = net.peers[0]
+    found = net.outcome(reader, net.find(reader, key_id("key")))
+    assert not {peer.id for peer in net.peers[1:10]} & set(found)
+    assert reader.stats["bad_replies"] > 0
+
+
+def test_an_answer_that_was_not_asked_for_changes_nothing(net):
+    peer = net.peers[0]
+    lie = KademliaRpc(message=KademliaCall(type="FIND_NODE_REPLY", id=STRANGER.peer_id, peers=made_up(peer.id)))
+    contacts = list(peer.core._table)
+    way = ReturnPath(STRANGER.peer_id, "x", (STRANGER.peer_id,))
+    assert peer.core.handle(RouteSucceeded(10_000, STRANGER.peer_id, 3, lie), net.now) == []
+    assert peer.core.handle(RouteFailed(10_001, "why"), net.now) == []
+    assert peer.core.handle(RoutedReceived(remote(STRANGER), lie, way), net.now) == []
+    assert peer.core.handle(Received(STRANGER.peer_id, lie), net.now) == []
+    assert list(peer.core._table) == contacts
+    assert peer.stats["unasked"] == 2
+
+
+# --- requests ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        KademliaCall(type="FIND_NODE", id=STRANGER.peer_id),
+        KademliaCall(type="FIND_VALUE", id=STRANGER.peer_id),
+        KademliaCall(type="FIND_VALUE", id=STRANGER.peer_id, key="no id"),
+        KademliaCall(type="STORE", id=STRANGER.peer_id, key="a" * 40),
+        KademliaCall(type="DELETE", id=STRANGER.peer_id),
+        KademliaCall(type="PING", id=PeerId("b" * 40)),
+    ],
+    ids=lambda call: call.type,
+)
+def test_what_is_no_request_is_counted_and_not_answered(net, request_):
+    peer = net.peers[0]
+    assert net.ask(STRANGER, peer, request_) == []
+    assert peer.stats["refused"] == 1
+    assert STRANGER.peer_id not in peer.core._table
+
+
+def test_a_request_of_a_peer_of_the_original_is_not_answered(net):
+    assert net.ask(STRANGER, net.peers[0], KademliaCall(type="PING", id=STRANGER.peer_id), version=0) == []
+
+
+def test_requests_above_a_peers_rate_are_counted_and_not_answered(net):
+    peer = net.peers[0]
+    ping = KademliaCall(type="PING", id=STRANGER.peer_id)
+    answered = sum(len(net.ask(STRANGER, peer, ping)) for _ in range(1000))
+    assert answered == CONFIG.request_burst
+    assert peer.stats["flooded"] == 1000 - answered
+    other = identity(901)
+    assert net.ask(other, peer, KademliaCall(type="PING", id=other.peer_id)), "others are answered as ever"
+    net.run(1.0)
+    assert sum(len(net.ask(STRANGER, peer, ping)) for _ in range(100)) == CONFIG.requests_per_second
+
+
+def test_only_so_many_peers_are_measured():
+    net = DhtNet(1, config=attrs.evolve(CONFIG, requesters=5), settle=0.0)
+    for number in range(20):
+        who = identity(1000 + number)
+        net.ask(who, net.peers[0], KademliaCall(type="PING", id=who.peer_id))
+    assert len(net.peers[0].core._allowances) == 5
+
+
+def test_who_asks_is_told_of_the_nearest_but_not_of_itself(net):
+    peer, asker = net.peers[0], net.peers[1]
+    (reply,) = net.ask(asker.identity, peer, KademliaCall(type="FIND_NODE", id=asker.id, target_id=asker.id))
+    assert len(reply.peers) == CONFIG.k
+    assert asker.id not in reply.peers
+    assert list(reply.peers) == sorted(reply.peers, key=lambda other: xor_distance(other, asker.id))
+
+
+# --- values -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_good_value_is_stored_and_found(net):
+    peer = holder(net)
+    assert store(net, peer, record(net))
+    (reply,) = net.ask(STRANGER, peer, KademliaCall(type="FIND_VALUE", id=STRANGER.peer_id, key=key_id("key")))
+    assert reply.record.payload == "value"
+
+
+@pytest.mark.parametrize(
+    ("what", "bad"),
+    [
+        ("signature", lambda net: structs.replace(record(net), signature=bytes(64))),
+        ("value", lambda net: structs.replace(record(net), payload="forged")),
+        ("encoding", lambda net: structs.replace(record(net, value='"json"'), encoding="json")),
+        ("key", lambda net: structs.replace(record(net, key="other"), key=key_id("key"))),
+        ("timestamp", lambda net: structs.replace(record(net), timestamp=int((EPOCH + net.now) * 1000) + 1)),
+        ("ttl", lambda net: structs.replace(record(net), ttl=1_000_000)),
+        ("publisher", lambda net: structs.replace(record(net), publisher_key=identity(5).public_key)),
+        ("expired", lambda net: record(net, at=-700.0)),
+        ("from the future", lambda net: record(net, at=CONFIG.clock_skew + 1)),
+        ("lives too long", lambda net: record(net, ttl=CONFIG.max_ttl + 1)),
+        ("too large", lambda net: record(net, value=b"x" * (CONFIG.max_value + 1))),
+    ],
+    ids=lambda thing: thing if isinstance(thing, str) else "",
+)
+def test_a_bad_value_is_refused_and_counted(net, what, bad):
+    peer = holder(net)
+    assert not store(net, peer, bad(net))
+    assert (peer.stats["stored"], peer.stats["refused"]) == (0, 1)
+
+
+def sign(net, **fields) -> DhtRecord:
+    """A value that is signed well, whatever is in it."""
+    bare = DhtRecord(
+        key=key_id("key"),
+        timestamp=int((EPOCH + net.now) * 1000),
+        ttl=600_000,
+        publisher_key=STRANGER.public_key,
+        signature=bytes(64),
+        **fields,
+    )
+    return structs.replace(bare, signature=STRANGER.sign(_covered(bare)))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"payload": "{no json", "encoding": "json"},
+        {"payload": "[" * 500 + "]" * 500, "encoding": "json"},
+        {"payload": "text"},
+        {"payload": "text", "blob": b"blob"},
+        {},
+        {"encoding": "text"},
+    ],
+    ids=str,
+)
+def test_a_value_that_is_none_is_refused_though_it_is_signed(net, fields):
+    assert not store(net, holder(net), sign(net, **fields))
+
+
+def test_an_older_value_does_not_replace_a_newer_one(net):
+    peer = holder(net)
+    assert store(net, peer, record(net, value="new"))
+    assert not store(net, peer, record(net, value="old", at=-60.0))
+    (reply,) = net.ask(STRANGER, peer, KademliaCall(type="FIND_VALUE", id=STRANGER.peer_id, key=key_id("key")))
+    assert reply.record.payload == "new"
+
+
+def test_nobody_can_replace_the_value_of_another(net):
+    peer, mallory = holder(net), identity(950)
+    store(net, peer, record(net, value="mine"))
+    store(net, peer, record(net, value="mallory's", by=mallory, at=1.0), by=mallory)
+    ask = KademliaCall(type="FIND_VALUE", id=mallory.peer_id, key=key_id("key"), publisher=STRANGER.peer_id)
+    (reply,) = net.ask(mallory, peer, ask)
+    assert reply.record.payload == "mine"
+
+
+def test_a_stranger_can_not_make_a_holder_skip_its_turn(net):
+    peer = holder(net)
+    value = record(net)
+    store(net, peer, value)
+    due = peer.core._upkeep._due.next_deadline()
+    net.run(60.0)
+    strangers = [identity(number) for number in range(2000, 2050)]
+    far = max(strangers, key=lambda one: xor_distance(one.peer_id, key_id("key")))
+    ask = KademliaCall(type="FIND_VALUE", id=far.peer_id, key=key_id("key"), newer_than=value.timestamp)
+    (reply,) = net.ask(far, peer, ask)
+    assert reply.stored
+    assert reply.record is None
+    assert peer.core._upkeep._due.next_deadline() == due
+
+
+def test_calls_go_over_the_wire_as_they_are(net):
+    calls = [
+        KademliaCall(type="STORE", id=STRANGER.peer_id, record=record(net, value={"a": [1]})),
+        KademliaCall(
+            type="FIND_VALUE_REPLY",
+            id=STRANGER.peer_id,
+            record=record(net, value=b"x"),
+            peers=made_up(STRANGER.peer_id),
+        ),
+        KademliaCall(type="FIND_VALUE", id=STRANGER.peer_id, key=key_id("k"), publisher=STRANGER.peer_id, newer_than=5),
+    ]
+    for call in calls:
+        message = KademliaRpc(message=call)
+        assert decode(encode(message)) == message
+        assert decode(encode(message, text=True)) == message
+
+
+def test_nothing_a_peer_sends_raises(net):
+    """Every type with every combination of the fields it may have."""
+    peer = net.peers[0]
+    peer.core._allowances = RateLimiter(1, 1.0, 10_000)
+    fields = {
+        "target_id": [None, peer.id, STRANGER.peer_id],
+        "key": [None, "", "Z" * 40, peer.id],
+        "publisher": [None, peer.id],
+        "newer_than": [None, 0, (1 << 53) - 1],
+        "record": [None, record(net)],
+    }
+    for kind in ("PING", "FIND_NODE", "FIND_VALUE", "STORE", "PONG", "STORE_REPLY", ""):
+        for name, values in fields.items():
+            for value in values:
+                call = KademliaCall(type=kind, id=STRANGER.peer_id, **{name: value})
+                assert len(net.ask(STRANGER, peer, call)) <= 1
+    assert all(isinstance(effect, Notify) for effect in peer.core.expire(net.now))

@@ -1,0 +1,483 @@
+"""The DHT among honest peers: join, find, put, get, upkeep."""
+
+import attrs
+import pytest
+
+from p2pmesh.config import KademliaConfig, MeshConfig
+from p2pmesh.errors import ConfigError, IdentityError, InvalidPayload, MeshClosed, PayloadTooLarge, PeerUnreachable
+from p2pmesh.identity import Identity, SignatureMemo
+from p2pmesh.keyspace import PeerId, xor_distance
+from p2pmesh.protocols.core import DhtFindNode, DhtGet, DhtPut, LinkUp, RemotePeer, Reply
+from p2pmesh.protocols.kademlia.kademlia import KademliaCore
+from p2pmesh.protocols.kademlia.records import DhtValue, key_id
+from p2pmesh.simulation.discrete.network import EPOCH
+from tests.harness.kademlia import DhtNet
+from tests.harness.virtual_time import identity, remote
+
+SMALL = KademliaConfig(k=4, replacements=4)
+
+
+@pytest.fixture(autouse=True)
+def _memo():
+    with SignatureMemo():
+        yield
+
+
+@pytest.fixture
+def net():
+    return DhtNet(20, config=SMALL)
+
+
+# --- peers ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("peers", [40, pytest.param(80, marks=pytest.mark.simulation)])
+def test_every_lookup_finds_the_true_nearest_peers(peers):
+    net = DhtNet(peers, seed=2, config=KademliaConfig(k=8))
+    for number in range(peers * 3 // 4):
+        target = PeerId(f"{net.rng.getrandbits(160):040x}")
+        peer = net.peers[number]
+        assert list(net.outcome(peer, net.find(peer, target))) == net.closest(target)
+
+
+def test_a_newcomer_looks_itself_up_soon_after_its_first_link_and_is_known_to_its_neighbourhood(net):
+    newcomer = net.add()
+    net.run(5.0)
+    others = [peer.id for peer in net.peers[:-1]]
+    nearest = sorted(others, key=lambda peer: xor_distance(peer, newcomer.id))[:4]
+    assert all(newcomer.id in net.by_id[peer].core._table for peer in nearest)
+    assert newcomer.stats["lookups"] == 1
+
+
+def test_at_rest_a_peer_looks_itself_up_ever_less(net):
+    net.run(4 * 3600.0)
+    before = net.peers[0].stats["rpcs_out"]
+    net.run(3600.0)
+    assert net.peers[0].stats["rpcs_out"] - before <= 80, "itself, and its stale buckets, once"
+    assert net.peers[0].stats["unanswered"] == 0
+
+
+def test_when_the_mesh_changes_after_a_long_rest_peers_look_themselves_up_again(net):
+    net.run(6 * 3600.0)
+    for peer in net.peers:
+        assert peer.core._next_look - net.now > 0
+        peer.asked.clear()
+    gone = net.peers[7]
+    net.kill(gone)
+    newcomer = net.add()
+    net.run(2.5 * 2 * SMALL.refresh_first)
+    looked = {call.target_id for peer in net.peers for _, call in peer.asked}
+    concerned = [peer.id for peer in net.living() if newcomer.id in net.closest(peer.id, 5)]
+    assert len(concerned) > 1
+    assert set(concerned) <= looked
+
+
+def test_without_links_nothing_happens():
+    net = DhtNet()
+    alone = net.add()
+    net.run(100_000.0)
+    assert alone.stats["rpcs_out"] == 0
+
+
+def test_when_all_links_are_lost_contacts_are_kept(net):
+    peer = net.peers[3]
+    for other in list(peer.core._links):
+        net.unlink(peer, net.by_id[other])
+    net.lose = lambda sender, receiver, call: sender == peer.id
+    contacts = peer.stats["contacts"]
+    net.outcome(peer, net.find(peer, key_id("anything")))
+    assert peer.stats["contacts"] == contacts
+
+
+def test_a_neighbour_that_fell_silent_is_no_contact_any_more(net):
+    a, b = net.peers[:2]
+    net.unlink(a, b, timed_out=5.0)
+    assert b.id not in a.core._table
+
+
+def test_a_link_that_is_closed_costs_no_contact(net):
+    a, b = net.peers[:2]
+    net.unlink(a, b)
+    assert b.id in a.core._table
+
+
+def test_a_full_bucket_pings_its_oldest_contact_for_a_newcomer_and_drops_it_if_it_is_dead():
+    net = DhtNet(2, config=attrs.evolve(SMALL, k=1))
+    peer = net.peers[0]
+    oldest = net.peers[1].id
+    net.kill(net.peers[1])
+    peer.core._timers.cancel("ourselves")
+    net.run(200.0)
+    index = peer.core._table.index(oldest)
+    newcomers = [identity(number) for number in range(500, 600)]
+    newcomer = next(one for one in newcomers if peer.core._table.index(one.peer_id) == index)
+    net.feed(peer, LinkUp(remote(newcomer)))
+    net.run(10.0)
+    assert oldest not in peer.core._table
+    assert newcomer.peer_id in peer.core._table
+
+
+def test_peers_of_the_original_and_unverified_ones_are_no_contacts():
+    net = DhtNet(1, settle=0.0)
+    net.feed(net.peers[0], LinkUp(remote(identity(99), version=0)))
+    net.feed(net.peers[0], LinkUp(RemotePeer(PeerId("a" * 40), False, 1)))
+    assert net.peers[0].stats["contacts"] == 0
+
+
+# --- values -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", ["text", "", {"a": [1, None, "ü"]}, None, b"\x00\xff", b"", 17, [], True])
+def test_what_one_puts_another_gets_with_its_publisher(net, value):
+    alice, bob = net.peers[0], net.peers[7]
+    published = EPOCH + net.now
+    assert net.outcome(alice, net.put(alice, "answer", value)) == 4
+    found = net.outcome(bob, net.get(bob, "answer"))
+    assert isinstance(found, DhtValue)
+    assert (found.value, found.publisher) == (value, alice.id)
+    assert type(found.value) is type(value)
+    assert found.published == pytest.approx(published, abs=0.01)
+    assert found.expires == pytest.approx(found.published + SMALL.ttl)
+
+
+def test_the_k_nearest_peers_hold_a_value(net):
+    net.outcome(net.peers[0], net.put(net.peers[0], "key", 1))
+    assert sorted(net.holders(key_id("key"))) == sorted(net.closest(key_id("key")))
+
+
+def test_a_key_under_which_nothing_lies_gives_none(net):
+    peer = net.peers[0]
+    assert net.outcome(peer, net.get(peer, "nothing")) is None
+    assert peer.stats["misses"] == 1
+
+
+def test_the_newest_value_of_several_publishers_is_found_or_that_of_one(net):
+    alice, bob, carol = net.peers[:3]
+    net.outcome(alice, net.put(alice, "key", "alice's"))
+    net.outcome(bob, net.put(bob, "key", "bob's"))
+    assert net.outcome(carol, net.get(carol, "key")).value == "bob's"
+    assert net.outcome(carol, net.get(carol, "key", alice.id)).value == "alice's"
+    assert net.outcome(carol, net.get(carol, "key", carol.id)) is None
+
+
+def test_what_is_put_later_replaces_what_was_there(net):
+    alice, bob = net.peers[0], net.peers[9]
+    for number in range(3):
+        net.outcome(alice, net.put(alice, "key", number))
+    found = net.outcome(bob, net.get(bob, "key"))
+    assert found.value == 2
+    assert all(len(net.by_id[holder].core._upkeep.store) == 1 for holder in net.holders(key_id("key")))
+
+
+def test_a_get_mends_what_is_out_of_date(net):
+    alice, bob = net.peers[0], net.peers[9]
+    net.outcome(alice, net.put(alice, "key", "old"))
+    late = next(peer for peer in net.holders(key_id("key")) if peer not in {alice.id, bob.id})
+    net.lose = lambda sender, receiver, call: receiver == late and call.type == "STORE"
+    net.outcome(alice, net.put(alice, "key", "new"))
+    net.lose = lambda *_: False
+    bob.core._config = attrs.evolve(SMALL, quorum=4)
+    bob.core._calls._config = bob.core._config
+    assert net.outcome(bob, net.get(bob, "key")).value == "new"
+    net.run(2.0)
+    stored = net.by_id[late].core._upkeep.store.newest(key_id("key"))
+    assert stored.checked.found().value == "new"
+
+
+def test_a_get_leaves_a_copy_at_the_nearest_peer_that_lacked_the_value(net):
+    alice, bob = net.peers[0], net.peers[9]
+    net.outcome(alice, net.put(alice, "key", 1))
+    nearest = next(peer for peer in net.closest(key_id("key")) if peer != bob.id)
+    store = net.by_id[nearest].core._upkeep.store
+    store.remove((key_id("key"), alice.id))
+    net.outcome(bob, net.get(bob, "key"))
+    net.run(2.0)
+    assert store.newest(key_id("key")) is not None
+
+
+def test_a_far_peer_keeps_a_copy_for_a_while_only_and_a_farther_one_for_less(net):
+    alice = net.peers[0]
+    net.outcome(alice, net.put(alice, "key", 1))
+    record = net.by_id[net.holders(key_id("key"))[0]].core._upkeep.store.newest(key_id("key")).checked
+    ranked = [net.by_id[peer] for peer in net.closest(key_id("key"), 20)]
+    kept = {}
+    for peer in ranked:
+        if peer.core._table.nearer(key_id("key")) >= 5 and peer.core._upkeep.keep(record, net.now):
+            stored = peer.core._upkeep.store.newest(key_id("key"))
+            assert stored.cached
+            kept[peer.core._table.nearer(key_id("key"))] = stored.until - net.now
+    assert len(kept) > 2
+    assert all(30 <= time <= SMALL.cache_time for time in kept.values())
+    assert [kept[beyond] for beyond in sorted(kept)] == sorted(kept.values(), reverse=True)
+    net.run(SMALL.cache_time + 1)
+    assert sorted(net.holders(key_id("key"), cached=True)) == sorted(net.closest(key_id("key")))
+
+
+def test_a_value_is_forgotten_when_its_ttl_is_over(net):
+    alice, bob = net.peers[0], net.peers[9]
+    net.outcome(alice, net.put(alice, "key", 1, ttl=60.0))
+    net.run(50.0)
+    assert net.outcome(bob, net.get(bob, "key")).value == 1
+    net.run(15.0)
+    assert net.outcome(bob, net.get(bob, "key")) is None
+    assert net.holders(key_id("key"), cached=True) == []
+
+
+def test_our_own_value_expires_for_us_too(net):
+    alice = net.peers[0]
+    net.outcome(alice, net.put(alice, "key", 1, ttl=60.0))
+    net.run(61.0)
+    assert net.outcome(alice, net.get(alice, "key")) is None
+    assert net.outcome(alice, net.get(alice, "key", alice.id)) is None
+
+
+def test_what_we_have_published_ourselves_is_got_without_asking(net):
+    alice = net.peers[0]
+    net.outcome(alice, net.put(alice, "key", 1))
+    before = alice.stats["rpcs_out"]
+    assert net.outcome(alice, net.get(alice, "key", alice.id)).value == 1
+    assert alice.stats["rpcs_out"] == before
+
+
+def test_a_lonely_peer_keeps_its_value_and_hands_it_to_those_who_come():
+    net = DhtNet(config=SMALL)
+    alice = net.add()
+    call = net.put(alice, "key", 1)
+    net.run(10.0)
+    assert net.outcome(alice, call) == 1
+    bob = net.add(link=alice)
+    net.run(20.0)
+    assert net.outcome(bob, net.get(bob, "key")).value == 1
+    assert len(net.holders(key_id("key"))) == 2
+
+
+def test_a_call_before_the_first_link_waits_for_it():
+    net = DhtNet(10, config=SMALL)
+    net.outcome(net.peers[0], net.put(net.peers[0], "key", 1))
+    newcomer = DhtNet.add(net)
+    for other in list(newcomer.core._links):
+        net.unlink(newcomer, net.by_id[other])
+    call = net.get(newcomer, "key")
+    net.run(1.0)
+    assert call not in newcomer.replies
+    net.link(newcomer, net.peers[3])
+    assert net.outcome(newcomer, call).value == 1
+
+
+# --- bad calls --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "ttl", "error"),
+    [
+        ("key", b"x" * (SMALL.max_value + 1), None, PayloadTooLarge),
+        ("key", object(), None, InvalidPayload),
+        ("key", 1, 0.5, ConfigError),
+        ("key", 1, SMALL.max_ttl + 1, ConfigError),
+        ("key", 1, float("nan"), ConfigError),
+        (b"key", 1, None, ConfigError),
+    ],
+)
+def test_what_can_not_be_put_is_refused_before_anything_is_sent(net, key, value, ttl, error):
+    alice = net.peers[0]
+    before = alice.stats["rpcs_out"]
+    with pytest.raises(error):
+        net.outcome(alice, net.put(alice, key, value, ttl))
+    assert alice.stats["rpcs_out"] == before
+
+
+def test_the_error_for_a_large_value_names_its_limit(net):
+    with pytest.raises(PayloadTooLarge, match=r"KademliaConfig\.max_value"):
+        net.outcome(net.peers[0], net.put(net.peers[0], "key", "x" * 20_000))
+
+
+def test_a_value_of_just_the_limit_is_put(net):
+    assert net.outcome(net.peers[0], net.put(net.peers[0], "key", b"x" * SMALL.max_value)) == 4
+
+
+@pytest.mark.parametrize("call", [DhtPut(1, "key", 1), DhtGet(1, "key"), DhtFindNode(1, PeerId("0" * 40))])
+def test_an_unverified_identity_takes_no_part(call):
+    core = KademliaCore(Identity.unverified("a" * 40), MeshConfig(), DhtNet().rng, lambda now: now)
+    core.handle(LinkUp(remote(identity(1))), 0.0)
+    (reply,) = core.handle(call, 0.0)
+    assert isinstance(reply, Reply)
+    assert isinstance(reply.error, IdentityError)
+
+
+def test_a_put_that_nobody_takes_fails(net):
+    key = next(f"key {n}" for n in range(100) if net.peers[0].id not in net.closest(key_id(f"key {n}")))
+    net.lose = lambda sender, receiver, call: call.type == "STORE"
+    with pytest.raises(PeerUnreachable):
+        net.outcome(net.peers[0], net.put(net.peers[0], key, 1))
+    assert net.peers[0].stats["published"] == 0
+
+
+def test_a_mesh_without_dht_says_so_and_answers_nobody():
+    net = DhtNet(5, config=SMALL)
+    off = net.add(config=KademliaConfig(enabled=False))
+    net.run(10.0)
+    with pytest.raises(ConfigError, match="enabled"):
+        net.outcome(off, net.get(off, "key"))
+    assert off.stats["rpcs_out"] == 0
+    peer = net.peers[0]
+    assert off.id not in net.outcome(peer, net.find(peer, off.id))
+
+
+def test_a_cancelled_call_is_forgotten_with_all_its_requests(net):
+    peer = net.peers[0]
+    calls = [net.get(peer, "key"), net.put(peer, "key", 1), net.find(peer, key_id("x"))]
+    for call in calls:
+        net.forget(peer, call)
+    assert (peer.stats["calls"], peer.stats["requests"], peer.stats["lookups_running"]) == (0, 0, 0)
+    net.run(20.0)
+    assert not peer.replies
+
+
+def test_a_put_that_is_cancelled_while_it_is_stored_ends_quietly(net):
+    peer = net.peers[0]
+    call = net.put(peer, "key", 1)
+    while not any(asked.type == "STORE" for other in net.peers for _, asked in other.asked):
+        net.step()
+    net.forget(peer, call)
+    assert peer.stats["requests"] == 0
+    net.run(20.0)
+    assert not peer.replies
+
+
+def test_leaving_ends_all_calls_and_all_activity(net):
+    peer = net.peers[0]
+    calls = [net.get(peer, "key"), net.put(peer, "key", 1)]
+    net.leave(peer)
+    for call in calls:
+        assert isinstance(peer.replies[call].error, MeshClosed)
+    assert peer.stats["requests"] == 0
+
+
+def test_no_more_lookups_run_at_once_than_allowed_and_the_others_follow():
+    net = DhtNet(10, config=attrs.evolve(SMALL, lookups=2))
+    peer = net.peers[0]
+    calls = [net.get(peer, f"key {number}") for number in range(7)]
+    assert (peer.stats["lookups_running"], peer.stats["lookups_waiting"]) == (2, 5)
+    net.forget(peer, calls[-1])
+    assert peer.stats["lookups_waiting"] == 4
+    assert [net.outcome(peer, call) for call in calls[:-1]] == [None] * 6
+
+
+# --- upkeep -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_newcomer_next_to_a_key_is_handed_the_value(net):
+    net.outcome(net.peers[0], net.put(net.peers[0], "key", 1))
+    for _ in range(20):
+        net.add()
+        net.run(1.0)
+    net.run(30.0)
+    nearest = net.closest(key_id("key"))
+    assert set(nearest) - {peer.id for peer in net.peers[:20]}, "some of them are new"
+    assert set(nearest) <= set(net.holders(key_id("key")))
+
+
+def test_values_outlive_all_who_held_them_first(net):
+    alice = net.peers[0]
+    keys = [f"key {number}" for number in range(10)]
+    for key in keys:
+        net.outcome(alice, net.put(alice, key, key))
+    first = list(net.peers)
+    for peer in first:
+        net.add()
+        net.run(20.0)
+        net.kill(peer)
+        net.run(20.0)
+    reader = net.living()[0]
+    assert [net.outcome(reader, net.get(reader, key)).value for key in keys] == keys
+
+
+def test_once_an_hour_one_holder_sees_to_a_value_and_the_others_skip_their_turn():
+    net = DhtNet(30, config=KademliaConfig(k=8))
+    net.outcome(net.peers[0], net.put(net.peers[0], "key", 1))
+    net.leave(net.peers[0])
+    net.run(1.3 * 3600)
+    for peer in net.peers:
+        peer.asked.clear()
+    before = sum(peer.stats["republished"] for peer in net.peers)
+    net.run(3 * 3600)
+    turns = sum(peer.stats["republished"] for peer in net.peers) - before
+    assert 2 <= turns <= 8, "not three for each of eight"
+    assert sum(call.type == "STORE" for peer in net.peers for _, call in peer.asked) <= 3, "hardly anybody lacked it"
+    assert set(net.closest(key_id("key"))) <= set(net.holders(key_id("key")))
+
+
+def test_republishing_gives_the_value_to_those_that_lack_it(net):
+    alice = net.peers[0]
+    net.outcome(alice, net.put(alice, "key", 1))
+    for peer in net.closest(key_id("key"))[:2]:
+        if peer != alice.id:
+            net.by_id[peer].core._upkeep.store.remove((key_id("key"), alice.id))
+    net.run(1.5 * 3600)
+    assert set(net.closest(key_id("key"))) <= set(net.holders(key_id("key")))
+
+
+def test_a_publisher_sees_to_its_value_until_it_expires():
+    net = DhtNet(12, config=attrs.evolve(SMALL, ttl=3 * 3600.0))
+    alice = net.peers[0]
+    net.outcome(alice, net.put(alice, "key", 1))
+    for peer in net.peers:
+        if peer is not alice and peer.core._upkeep.store.get((key_id("key"), alice.id)):
+            peer.core._upkeep.store.remove((key_id("key"), alice.id))
+    net.run(1.3 * 3600)
+    assert set(net.closest(key_id("key"))) <= set(net.holders(key_id("key")))
+    net.run(3 * 3600)
+    assert alice.stats["published"] == 0
+
+
+@pytest.mark.parametrize("peers", [30, pytest.param(60, marks=pytest.mark.simulation)])
+def test_after_a_fifth_of_the_peers_died_at_once_values_are_still_found(peers):
+    net = DhtNet(peers, config=KademliaConfig(k=8))
+    keys = [f"key {number}" for number in range(peers // 2)]
+    for key in keys:
+        net.outcome(net.peers[0], net.put(net.peers[0], key, key))
+    for peer in net.rng.sample(net.peers[1:], peers // 5):
+        net.kill(peer)
+    for key in keys:
+        reader = net.rng.choice(net.living()[1:])
+        started = net.now
+        assert net.outcome(reader, net.get(reader, key)).value == key
+        assert net.now - started < 30
+
+
+def test_the_dead_are_not_waited_for_again_and_again():
+    net = DhtNet(40, config=KademliaConfig(k=8))
+    reader = net.peers[0]
+    target = key_id("key")
+    for peer in net.closest(target, 12)[::2]:
+        if peer != reader.id:
+            net.kill(net.by_id[peer])
+    times = []
+    for _ in range(4):
+        started = net.now
+        assert list(net.outcome(reader, net.find(reader, target))) == net.closest(target)
+        times.append(net.now - started)
+    assert times[0] > 5, "it has to find out"
+    assert times[-1] < 2, "and then knows"
+
+
+def test_a_lookup_ends_in_its_time_with_what_it_has():
+    net = DhtNet(20, config=attrs.evolve(SMALL, lookup_timeout=3.0))
+    silent, *_, far = net.closest(key_id("key"), 20)
+    reader = net.by_id[far]
+    net.lose = lambda sender, receiver, call: receiver == silent
+    started = net.now
+    found = net.outcome(reader, net.find(reader, key_id("key")))
+    assert net.now - started <= 3.0
+    assert list(found[:3]) == net.closest(key_id("key"))[1:]
+    assert reader.stats["requests"] == 0
+
+
+def test_the_same_seed_gives_the_same_run():
+    def run():
+        net = DhtNet(12, seed=4, config=SMALL)
+        net.outcome(net.peers[0], net.put(net.peers[0], "key", 1))
+        net.run(5000.0)
+        return [peer.stats for peer in net.peers]
+
+    assert run() == run()

@@ -1,0 +1,187 @@
+"""Rules of the overlay that no other test holds: who is tried again sooner, leaves, deadlines, intervals, refreshing."""
+
+from __future__ import annotations
+
+import functools
+import random
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import trio
+
+from p2pmesh.config import ChordConfig, KademliaConfig, MeshConfig, TopologyConfig
+from p2pmesh.identity import Identity
+from p2pmesh.keyspace import PeerId
+from p2pmesh.protocols.core import (
+    Effects,
+    LinkUp,
+    Notify,
+    Received,
+    RemotePeer,
+    Route,
+    RouteFailed,
+    SendFrame,
+    Vacancies,
+)
+from p2pmesh.protocols.overlay.chord import ChordCore
+from p2pmesh.protocols.overlay.passive_view import PassiveView
+from p2pmesh.simulation import BareNetwork, simulate, simulated_meshes
+from p2pmesh.wire.overlay import FindSuccessor, Neighbours, Stabilise
+from tests.harness.kademlia import DhtNet
+
+
+def at(place: int) -> PeerId:
+    """The peer at this place of a ring of 256."""
+    return PeerId(f"{place:02x}" * 20)
+
+
+ME = at(0x80)
+
+# --- attempts ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_peer_to_which_a_link_has_worked_is_tried_again_a_tier_sooner():
+    config = TopologyConfig(retry_first=1.0, retry_cap=60.0)
+    known = PassiveView(ME, config, random.Random(1))
+    proven, stranger = at(0x10), at(0x20)
+    known.learn([stranger])
+    known.linked(proven, 1, leaf=False)
+    waits: dict[PeerId, list[float]] = {proven: [], stranger: []}
+    for _ in range(6):
+        for peer, seconds in waits.items():
+            known.missed(peer, 0.0)
+            seconds.append(next(wait for wait in range(10_000) if peer in known.ready(wait / 100, ())) / 100)
+    for misses, (sooner, later) in enumerate(zip(waits[proven], waits[stranger], strict=True)):
+        assert 0.5 * 2**misses <= later <= 2**misses + 0.01
+        assert 0.5 * 2 ** max(misses - 1, 0) <= sooner <= 2 ** max(misses - 1, 0) + 0.01
+
+
+# --- intervals --------------------------------------------------------------------------------------------------------
+
+
+class Ring:
+    """A chord core of the default configuration between two neighbours that agree."""
+
+    def __init__(self) -> None:
+        config = MeshConfig(max_peers=4)
+        self.core = ChordCore(Identity.unverified(ME), config, random.Random(1), lambda now: now)
+        self.now = 0.0
+        for place, successors, predecessors in ((0x88, (0x78, 0x80), (0x80, 0x78)), (0x78, (0x80, 0x88), (0x88, 0x80))):
+            self.core.handle(LinkUp(RemotePeer(at(place), verified=True, version=1)), 0.0)
+            told = Neighbours(
+                serial=1, successors=tuple(map(at, successors)), predecessors=tuple(map(at, predecessors))
+            )
+            self.core.handle(Received(at(place), told), 0.0)
+
+    def step(self) -> Effects:
+        """What happens at the next deadline."""
+        self.now = self.core.next_deadline()
+        return self.core.expire(self.now)
+
+
+def test_by_default_neighbours_on_the_ring_compare_every_fifteen_seconds():
+    ring, times = Ring(), []
+    while ring.now < 600:
+        beats = [effect for effect in ring.step() if isinstance(effect, SendFrame)]
+        if any(isinstance(beat.message, Stabilise) and beat.message.serial is not None for beat in beats):
+            times.append(ring.now)
+    pauses = [after - before for before, after in pairwise(times)]
+    assert all(13.5 <= pause <= 16.5 for pause in pauses)
+    assert len(pauses) > 30
+
+
+def test_by_default_missing_fingers_are_looked_for_every_thirty_seconds_once_ten_searches_came_to_nothing():
+    ring, times = Ring(), []
+    ring.core.handle(Vacancies(2), 0.0)
+    while len(times) < ChordConfig().searches + 1:
+        for effect in ring.step():
+            if not isinstance(effect, Notify) or not isinstance(effect.input, Route):
+                continue
+            question = effect.input.message
+            assert isinstance(question, FindSuccessor)
+            if question.seeks_link:
+                times.append(ring.now)
+            ring.core.handle(RouteFailed(effect.input.call, "nobody"), ring.now)
+    assert 24 <= times[-1] - times[-2] <= 36
+    assert times[-2] < 100
+
+
+# --- leaves -----------------------------------------------------------------------------------------------------------
+
+
+def test_peers_with_one_slot_are_leaves_of_a_ring_of_others_and_reach_everybody_and_are_reached():
+    net = BareNetwork(seed=11, config=MeshConfig(max_peers=4))
+    for number in range(16):
+        net.add(config=MeshConfig(max_peers=1) if number % 5 == 4 else None)
+        net.run(1.0)
+    net.run(120)
+    leaves = [node for node in net.nodes if node.config.max_peers == 1]
+    assert len(leaves) == 3
+    assert all(len(node.peers) == 1 for node in leaves)
+    pairs = [(leaf, other) for leaf in leaves for other in net.nodes if other != leaf]
+    sendings = [net.send(one, other.peer_id) for pair in pairs for one, other in (pair, pair[::-1])]
+    net.run(30)
+    assert all(sending.arrived for sending in sendings)
+
+
+# --- deadlines --------------------------------------------------------------------------------------------------------
+
+
+def simulated(test: Any) -> Any:
+    """Runs an async test in virtual time."""
+
+    @functools.wraps(test)
+    def run() -> None:
+        simulate(test, seed=1)
+
+    return run
+
+
+@simulated
+async def test_a_send_ends_with_its_callers_deadline_and_leaves_nothing():
+    async with simulated_meshes(4, seed=1, max_peers=3) as world:
+        alice = world.meshes[0]
+        await world.until(lambda: not world.ring_gaps())
+        nobody = Identity.from_seed(bytes(32)).peer_id
+        started = trio.current_time()
+        with pytest.raises(trio.TooSlowError), trio.fail_after(0.05):
+            await alice.send(nobody, "hello?")
+        assert trio.current_time() == pytest.approx(started + 0.05)
+        await trio.sleep(0.01)
+        assert alice.snapshot()["subsystems"]["routing"]["pending"] == 0
+        assert alice.snapshot()["subsystems"]["routing"]["packets"]["under_way"] == 0
+
+
+@simulated
+async def test_a_snapshot_shows_the_ring_and_which_ways_offers_went():
+    async with simulated_meshes(5, seed=1, max_peers=3) as world:
+        await world.until(lambda: not world.ring_gaps())
+        await trio.sleep(60)
+        ids = sorted(mesh.peer_id for mesh in world.meshes)
+        offers = 0
+        for mesh in world.meshes:
+            parts = mesh.snapshot()["subsystems"]
+            place = ids.index(mesh.peer_id)
+            assert parts["chord"]["successors"][0] == ids[(place + 1) % 5]
+            assert parts["chord"]["predecessors"][0] == ids[place - 1]
+            assert {ids[(place + 1) % 5], ids[place - 1]} == set(parts["topology"]["ring"])
+            assert parts["chord"]["size"] == 5
+            offers += parts["signaling"].get("offers_mesh", 0)
+        assert offers > 0
+
+
+# --- the DHT's upkeep -------------------------------------------------------------------------------------------------
+
+
+def test_a_bucket_that_nobody_looked_into_for_long_is_refreshed():
+    config = KademliaConfig(k=4, refresh=600.0, refresh_first=600.0)
+    net = DhtNet(20, config=config)
+    peer = net.peers[0]
+    stale = set(peer.core._table.stale(net.now))
+    assert stale
+    for other in net.peers:
+        other.asked.clear()
+    net.run(3 * config.refresh)
+    targets = {call.target_id for other in net.peers for asker, call in other.asked if asker == peer.id}
+    assert stale <= {peer.core._table.index(target) for target in targets if target is not None}

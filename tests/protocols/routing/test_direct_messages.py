@@ -1,0 +1,384 @@
+"""Direct messages to peers without a link: sealed, once, with an answer in every case."""
+
+from __future__ import annotations
+
+import random
+from itertools import permutations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec import structs
+
+from p2pmesh.config import MeshConfig, RoutingConfig
+from p2pmesh.errors import MeshClosed, PeerUnreachable, RemoteProtocolError
+from p2pmesh.protocols.core import CancelCall, Leave, LinkUp, RemotePeer, SendDirect, Subsystem
+from p2pmesh.protocols.routing.packets import content, signed
+from p2pmesh.protocols.routing.routing import RoutingCore
+from p2pmesh.protocols.routing.sealed_box import SEAL_SIZE, contact_of, is_contact_of, seal, unseal
+from p2pmesh.simulation.discrete.network import EPOCH
+from p2pmesh.wire.codec import encode
+from p2pmesh.wire.messages import Direct, Message
+from p2pmesh.wire.overlay import ContactReply, ContactRequest, Packet
+from tests.harness.examples import examples
+from tests.harness.routing import Node, RouteNet, ring, small_world
+from tests.harness.virtual_time import identity, virtual_wall
+
+ALICE, BOB, EVE = identity(0), identity(1), identity(2)
+
+
+def error_of(net: RouteNet, number: int, call: int) -> str:
+    error = net.nodes[number].replies[call].error
+    assert isinstance(error, PeerUnreachable), error
+    return str(error)
+
+
+def packets(net: RouteNet, kind: str) -> list[tuple[int, int, Packet]]:
+    return [(a, b, m) for a, b, m in net.sent if isinstance(m, Packet) and m.kind == kind]
+
+
+# --- any peer can be written to ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("links", [2, 3, 5])
+@pytest.mark.parametrize("peers", [9, pytest.param(16, marks=pytest.mark.simulation)])
+def test_every_peer_can_write_to_every_other(peers, links):
+    net = RouteNet(peers, small_world(peers, links))
+    calls = [(a, b, net.send(a, b, f"{a} to {b}")) for a, b in permutations(range(peers), 2)]
+    net.run(30)
+    assert all(net.nodes[a].replies[call].error is None for a, _, call in calls)
+    for node in net.nodes:
+        assert sorted(str(event.payload) for event in node.directs) == sorted(
+            f"{a} to {node.number}" for a in range(peers) if a != node.number
+        )
+        assert all(event.verified and event.origin != node.id for event in node.directs)
+    assert not any(node.blamed for node in net.nodes)
+
+
+@pytest.mark.parametrize("payload", [b"\0bytes", {"a": [1, None, "ü"]}, "text", 0, None, b"x" * 1024 * 1024])
+def test_any_payload_arrives_as_it_was_sent(payload):
+    net = RouteNet(8, ring(8))
+    call = net.send(0, 3, payload)
+    net.run(5)
+    assert net.nodes[0].replies[call].error is None
+    (event,) = net.nodes[3].directs
+    assert (event.payload, event.origin, event.timestamp) == (payload, net.nodes[0].id, EPOCH)
+
+
+def test_the_contact_record_is_asked_for_once():
+    net = RouteNet(8, ring(8))
+    for text in ("one", "two", "three"):
+        net.send(0, 3, text)
+    net.run(5)
+    net.send(0, 3, "four")
+    net.send(3, 0, "back")  # whose record came with the question
+    net.run(5)
+    assert len({packet.id for _, _, packet in packets(net, "ask")}) == 1
+    assert [event.payload for event in net.nodes[3].directs] == ["one", "two", "three", "four"]
+
+
+@examples(20)
+@given(loss=st.floats(0, 0.05), seed=st.integers(0, 1000))
+def test_a_message_arrives_at_most_once_and_every_call_is_answered(loss, seed):
+    net = RouteNet(20, small_world(20, 4, seed))
+    rng = random.Random(seed)
+    net.meddle = lambda _sender, _receiver, message: None if rng.random() < loss else message
+    calls = [(a, net.send(a, (a + 9) % 20, a)) for a in range(20)]
+    net.run(120)
+    assert all(len(node.directs) <= 1 for node in net.nodes)
+    for a, call in calls:
+        assert net.nodes[a].replies[call].error is None
+        assert [event.payload for event in net.nodes[(a + 9) % 20].directs] == [a]
+
+
+def test_a_large_message_on_a_slow_way_is_not_taken_for_lost():
+    net = RouteNet(8, ring(8))
+    net.send(0, 3, "small")  # after which answers are expected soon
+    net.run(5)
+    net.latency = 1.0
+    call = net.send(0, 3, b"x" * 1024 * 1024)
+    net.run(20)
+    assert net.nodes[0].replies[call].error is None
+    assert len([1 for a, _, packet in packets(net, "tell") if a == 0 and len(packet.carry) > 1000]) == 1
+
+
+# --- links come and go ------------------------------------------------------------------------------------------------
+
+
+def test_a_message_whose_link_ends_goes_on_over_a_route_and_is_delivered_once():
+    for lost in ("direct", "direct_ack"):
+        net = RouteNet(8, ring(8))
+        net.meddle = lambda _a, _b, message, lost=lost: None if message.__struct_config__.tag == lost else message
+        call = net.send(0, 1, "hello")
+        net.run(0.3)
+        assert call not in net.nodes[0].replies
+        net.cut(0, 1)
+        net.run(5)
+        assert net.nodes[0].replies[call].error is None
+        assert [event.payload for event in net.nodes[1].directs] == ["hello"]
+        assert net.nodes[0].core.snapshot()["continued"] == 1
+
+
+def test_a_message_under_way_takes_a_new_link_to_its_receiver():
+    net = RouteNet(8, ring(8))
+    net.send(0, 4, "first")
+    net.run(5)
+    net.meddle = lambda _a, _b, _message: None
+    call = net.send(0, 4, "second")
+    net.meddle = lambda _a, _b, message: message
+    net.link(0, 4)
+    net.run(0.2)
+    assert net.nodes[0].replies[call].error is None
+
+
+# --- relays -----------------------------------------------------------------------------------------------------------
+
+
+def test_relays_can_not_read_a_message():
+    net = RouteNet(8, ring(8))
+    net.send(0, 3, "attack at dawn")
+    net.run(5)
+    (event,) = net.nodes[3].directs
+    assert event.payload == "attack at dawn"
+    letters = packets(net, "tell")
+    assert [(a, b) for a, b, _ in letters] == [(0, 1), (1, 2), (2, 3)]
+    for _, _, packet in letters:
+        assert b"dawn" not in encode(packet)
+        with pytest.raises(RemoteProtocolError):
+            content(packet.carry)
+        for relay in (net.nodes[1], net.nodes[2]):
+            with pytest.raises(RemoteProtocolError, match="does not open"):
+                unseal(packet.carry, relay.identity.box_key(), packet.from_, packet.to, packet.id)
+
+
+def forge(packet: Packet, relay: Node) -> list[Packet]:
+    """What a relay could make of a sealed packet."""
+    flipped = bytes([packet.carry[-1] ^ 1])
+    as_own = structs.replace(packet, from_=relay.id, path=())
+    return [
+        structs.replace(packet, carry=packet.carry[:-1] + flipped),
+        structs.replace(packet, id="f" * 32),
+        structs.replace(packet, sealed=False),
+        signed(structs.replace(packet, carry=packet.carry[:-1] + flipped), relay.identity),
+        signed(as_own, relay.identity),
+        signed(structs.replace(as_own, id="f" * 32), relay.identity),
+    ]
+
+
+@pytest.mark.parametrize("which", range(6))
+def test_relays_can_not_alter_a_message_or_pass_it_off_as_their_own(which):
+    net = RouteNet(8, ring(8))
+    net.send(0, 3, "first")  # so that nothing but the letter is under way
+    net.run(5)
+
+    def meddle(sender: Node, _receiver: Node, message: Message) -> Message:
+        is_letter = isinstance(message, Packet) and message.sealed and sender.number == 2
+        return forge(message, sender)[which] if is_letter else message  # type: ignore[arg-type]
+
+    net.meddle = meddle
+    call = net.send(0, 3, "second")
+    net.run(20)
+    assert [(event.origin, event.payload) for event in net.nodes[3].directs] == [
+        (net.nodes[0].id, "first"),
+        (net.nodes[0].id, "second"),  # the other way round the ring
+    ]
+    assert net.nodes[0].replies[call].error is None
+
+
+def test_relays_can_not_have_a_message_delivered_again():
+    net = RouteNet(8, ring(8))
+    net.send(0, 3, "once")
+    net.run(5)
+    letter = next(packet for a, _, packet in packets(net, "tell") if a == 2)
+    for wait in (0, 100, 1000):
+        net.run(wait)
+        net.inject(net.nodes[2], net.nodes[3], letter)
+        net.run(1)
+    assert [event.payload for event in net.nodes[3].directs] == ["once"]
+
+
+def test_relays_can_not_put_their_own_key_into_a_contact_record():
+    net = RouteNet(8, ring(8))
+
+    def meddle(sender: Node, _receiver: Node, message: Message) -> Message:
+        if sender.number == 1 and isinstance(message, Packet) and message.kind == "answer":
+            own = ContactReply(contact=contact_of(sender.identity, 1000, 0))
+            return signed(structs.replace(message, carry=encode(own)), sender.identity)
+        return message
+
+    net.meddle = meddle
+    call = net.send(0, 3, "secret")
+    net.run(20)
+    assert net.nodes[0].packets["bad_signature"] > 0
+    assert net.nodes[0].replies[call].error is None
+    assert [event.payload for event in net.nodes[3].directs] == ["secret"]
+
+
+def test_a_black_hole_on_the_way_is_bypassed():
+    net = RouteNet(30, small_world(30, 4))
+
+    def meddle(sender: Node, _receiver: Node, message: Message) -> Message | None:
+        relays = isinstance(message, Packet) and message.from_ != sender.id
+        return None if sender.number == 11 and relays else message
+
+    net.meddle = meddle
+    calls = [(a, net.send(a, b)) for a in range(30) for b in [(a * 7 + 3) % 30] if 11 not in (a, b) and a != b]
+    net.run(40)
+    assert all(net.nodes[a].replies[call].error is None for a, call in calls)
+
+
+# --- who can not be written to ----------------------------------------------------------------------------------------
+
+
+def test_a_peer_that_is_not_there_is_unreachable_within_seconds():
+    net = RouteNet(20, small_world(20, 4))
+    call = net.call(net.nodes[0], lambda call: SendDirect(call, identity(999).peer_id, "hello?"))
+    net.run(20)
+    reason = error_of(net, 0, call)
+    assert "no route" in reason
+    assert identity(999).peer_id[:8] in reason
+
+
+def test_a_payload_that_is_too_large_for_its_receiver_says_so():
+    net = RouteNet(8, ring(8))
+    small = net.nodes[3]
+    config = MeshConfig(max_payload=1000)
+    small.cores[Subsystem.ROUTING] = RoutingCore(small.identity, config, random.Random(1), virtual_wall)
+    for peer in small.links:
+        other = net.by_id[peer].identity
+        net.feed(small, LinkUp(RemotePeer(peer, True, 1, other.public_key)))
+    call = net.send(0, 3, b"x" * 1001)
+    fits = net.send(0, 3, b"x" * 1000)
+    net.run(5)
+    assert "too large" in error_of(net, 0, call)
+    assert net.nodes[0].replies[fits].error is None
+
+
+def test_a_message_that_ignores_the_limit_is_refused():
+    net = RouteNet(8, ring(8), config=MeshConfig(max_payload=1000))
+    alice, bob = net.nodes[0], net.nodes[3]
+    contact = contact_of(bob.identity, 2000, 0)
+    alice.core._contacts.learn(bob.id, contact)
+    alice.core._max_payload = 2000
+    call = net.send(0, 3, b"x" * 1500)
+    net.run(5)
+    assert "too large" in error_of(net, 0, call)
+    assert bob.directs == []
+
+
+def test_a_call_that_is_forgotten_is_not_repeated():
+    net = RouteNet(8, ring(8), config=MeshConfig(routing=RoutingConfig(window=2)))
+    net.meddle = lambda _sender, _receiver, _message: None
+    calls = [net.send(0, 3, "a"), net.send(0, 3, "b"), net.send(0, 3, "c")]
+    net.run(0.5)
+    for call in calls:
+        net.feed(net.nodes[0], CancelCall(call))
+    sent = len(net.sent)
+    net.run(60)
+    assert len(net.sent) == sent
+    assert net.nodes[0].replies == {}
+    snapshot = net.nodes[0].core.snapshot()
+    assert (snapshot["pending"], snapshot["waiting"], snapshot["packets"]["under_way"]) == (0, 0, 0)
+
+
+def test_who_leaves_answers_all_calls():
+    net = RouteNet(8, ring(8))
+    calls = [net.send(0, 3), net.send(0, 4), net.send(0, 1)]
+    net.feed(net.nodes[0], Leave())
+    assert all(isinstance(net.nodes[0].replies[call].error, MeshClosed) for call in calls)
+    net.run(60)
+    assert net.nodes[3].directs == net.nodes[4].directs == []
+
+
+def test_a_window_holds_for_each_receiver_and_a_bound_for_all():
+    net = RouteNet(12, ring(12), config=MeshConfig(routing=RoutingConfig(window=3, pending=5)))
+    calls = [net.send(0, 4 + number % 3, str(number)) for number in range(30)]
+    for _ in range(200):
+        snapshot = net.nodes[0].core.snapshot()
+        assert snapshot["pending"] <= 5
+        net.run(0.1)
+    assert all(net.nodes[0].replies[call].error is None for call in calls)
+    assert [len(net.nodes[number].directs) for number in (4, 5, 6)] == [10, 10, 10]
+
+
+def test_a_neighbour_that_does_not_relay_gets_direct_messages_over_its_link():
+    net = RouteNet(4, ring(4))
+    original = net.nodes[1]
+    net.feed(net.nodes[0], LinkUp(RemotePeer(original.id, False, 0)))
+    call = net.send(0, 1, "plain")
+    assert net.nodes[0].replies[call].error is None
+    assert net.sent[-1] == (0, 1, Direct(payload="plain"))
+    call = net.send(2, 1, "by the others")  # who have a link to it as one of ours
+    net.run(5)
+    assert net.nodes[2].replies[call].error is None
+
+
+# --- boxes and records ------------------------------------------------------------------------------------------------
+
+A, B, E = ALICE.peer_id, BOB.peer_id, EVE.peer_id
+BOX = BOB.box_key().public_key().public_bytes_raw()
+
+
+@given(plain=st.binary(max_size=100), packet_id=st.text(min_size=1, max_size=10))
+def test_a_box_opens_for_its_receiver_only_and_in_its_packet_only(plain, packet_id):
+    sealed = seal(plain, BOX, A, B, packet_id)
+    assert len(sealed) == len(plain) + SEAL_SIZE
+    assert unseal(sealed, BOB.box_key(), A, B, packet_id) == plain
+    for key, sender, receiver, name in (
+        (EVE.box_key(), A, B, packet_id),
+        (BOB.box_key(), E, B, packet_id),
+        (BOB.box_key(), A, E, packet_id),
+        (BOB.box_key(), A, B, packet_id + "x"),
+    ):
+        with pytest.raises(RemoteProtocolError):
+            unseal(sealed, key, sender, receiver, name)
+
+
+@given(sealed=st.binary(max_size=100))
+def test_what_is_no_box_does_not_open(sealed):
+    for wrong in (sealed, bytes(32) + sealed, b"\1" + bytes(31) + sealed):
+        with pytest.raises(RemoteProtocolError):
+            unseal(wrong, BOB.box_key(), A, B, "id")
+
+
+def test_for_a_key_of_low_order_nothing_is_sealed():
+    with pytest.raises(RemoteProtocolError):
+        seal(b"x", bytes(32), A, B, "id")
+
+
+def test_two_boxes_of_the_same_message_have_nothing_in_common():
+    assert seal(b"x" * 50, BOX, A, B, "id")[:40] != seal(b"x" * 50, BOX, A, B, "id")[:40]
+
+
+def test_a_contact_record_is_its_owners_or_none():
+    contact = contact_of(BOB, 1000, 5)
+    assert is_contact_of(contact, B)
+    assert not is_contact_of(contact, A)
+    eve = contact_of(EVE, 1000, 5)
+    for change in ({"box": eve.box}, {"max_payload": 1}, {"serial": 6}, {"version": 2}, {"key": eve.key}):
+        assert not is_contact_of(structs.replace(contact, **change), B)
+
+
+def test_an_identity_has_one_box_key_for_ever_and_no_other_has_it():
+    assert BOB.box_key().private_bytes_raw() == identity(1).box_key().private_bytes_raw()
+    assert BOB.box_key().private_bytes_raw() not in {EVE.box_key().private_bytes_raw(), (1).to_bytes(32, "big")}
+
+
+def test_a_newer_record_takes_the_place_of_an_older_one_and_their_number_is_bounded():
+    net = RouteNet(8, ring(8), config=MeshConfig(routing=RoutingConfig(remembered_routes=3)))
+    contacts = net.nodes[0].core._contacts
+    old, new = contact_of(BOB, 1000, 5), contact_of(BOB, 1000, 6)
+    for record in (old, new, old):
+        assert contacts.learn(B, record)
+    assert contacts.get(B) == new
+    for number in range(10):
+        contacts.learn(identity(number).peer_id, contact_of(identity(number), 1, 1))
+    assert len(contacts) == 3
+
+
+def test_a_stranger_that_asks_for_our_record_with_another_ones_gets_it_and_is_not_believed():
+    net = RouteNet(8, ring(8))
+    net.route(2, net.nodes[0].id, ContactRequest(contact=contact_of(identity(77), 1, 1)), answered=True)
+    net.run(3)
+    assert len(net.nodes[0].core._contacts) == 0
+    assert net.nodes[2].outcomes

@@ -1,0 +1,199 @@
+"""Whatever packets neighbours send, in whatever order: the routing core neither raises nor grows, and what it sends can be read."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec import structs
+
+from p2pmesh.config import MeshConfig, RoutingConfig
+from p2pmesh.keyspace import PeerId
+from p2pmesh.protocols.core import (
+    DropLink,
+    LinkDown,
+    LinkUp,
+    MeshSize,
+    NeighbourLinks,
+    Notify,
+    Received,
+    RemotePeer,
+    Route,
+    RoutedReceived,
+    RouteFailed,
+    RouteReply,
+    RouteSucceeded,
+    SendDirect,
+    SendFrame,
+    Subsystem,
+)
+from p2pmesh.protocols.routing.packets import signed
+from p2pmesh.protocols.routing.routing import RoutingCore
+from p2pmesh.protocols.routing.sealed_box import contact_of, seal
+from p2pmesh.simulation.discrete.network import EPOCH
+from p2pmesh.wire.codec import decode, encode
+from p2pmesh.wire.messages import Direct, Goodbye, Message
+from p2pmesh.wire.overlay import ContactReply, ContactRequest, Packet
+from tests.harness.examples import examples
+from tests.harness.routing import RouteNet, rpc, small_world
+from tests.harness.virtual_time import identity
+
+CONFIG = MeshConfig(
+    max_peers=4,
+    max_payload=1000,
+    routing=RoutingConfig(pending=3, window=2, seen_ids=4, errands=5, remembered_routes=3, relay_rate=20),
+)
+PEOPLE = [identity(number) for number in range(8)]
+ME, NEIGHBOURS = PEOPLE[0], PEOPLE[1:5]
+BOX = ME.box_key().public_key().public_bytes_raw()
+
+people = st.sampled_from(PEOPLE)
+ids = people.map(lambda one: one.peer_id)
+names = st.sampled_from([f"m{number}" for number in range(6)])
+trails = st.lists(ids, max_size=5, unique=True).map(tuple)
+inner: st.SearchStrategy[Message] = st.one_of(
+    st.builds(rpc, names, ids),
+    st.builds(Direct, id=names, payload=st.just("x"), encoding=st.sampled_from([None, "text", "json"])),
+    people.map(lambda one: ContactRequest(contact=contact_of(one, 1000, 1))),
+    people.map(lambda one: ContactReply(contact=contact_of(one, 1000, 1))),
+    st.just(Goodbye(reason="")),
+)
+
+
+@st.composite
+def packets(draw: Any) -> Packet:
+    origin = draw(people)
+    packet_id = draw(names)
+    sealed = draw(st.booleans())
+    carry = draw(st.one_of(inner.map(encode), st.binary(max_size=40)))
+    if sealed and draw(st.booleans()):
+        carry = seal(carry, BOX, origin.peer_id, ME.peer_id, packet_id)
+    packet = Packet(
+        id=packet_id,
+        kind=draw(st.sampled_from(["tell", "ask", "ack", "answer", "refusal", "miss"])),
+        from_=origin.peer_id,
+        to=draw(st.one_of(st.just(ME.peer_id), ids)),
+        nearest=draw(st.booleans()),
+        timestamp=draw(st.sampled_from([0, int(EPOCH * 1000)])),
+        sealed=sealed,
+        carry=carry,
+        hops=draw(st.sampled_from([0, 1, 30, 255])),
+        attempt=draw(st.sampled_from([0, 1, 255])),
+        path=draw(trails),
+        tried=draw(trails),
+        route=draw(trails),
+    )
+    if draw(st.booleans()):
+        packet = structs.replace(packet, path=(packet.from_, *packet.path[:2]), tried=())
+    return signed(packet, origin) if draw(st.booleans()) else packet
+
+
+neighbours = st.sampled_from(NEIGHBOURS)
+steps = st.one_of(
+    st.tuples(neighbours, packets()),
+    st.tuples(neighbours, packets()),
+    st.tuples(neighbours, st.sampled_from(["up", "original", "down", "send", "route", "near"])),
+    st.tuples(neighbours, trails),
+    st.tuples(st.none(), st.sampled_from([0.1, 1.0, 30.0, 1000.0])),
+)
+
+
+class Shell:
+    """Carries out what the core wants, as far as it concerns the core itself, and remembers calls that are open."""
+
+    def __init__(self, seed: int) -> None:
+        self.core = RoutingCore(ME, CONFIG, random.Random(seed), lambda now: EPOCH + now)
+        self.now = 0.0
+        self.calls = 0
+        self.open: set[int] = set()
+        self.answered: set[int] = set()
+
+    def do(self, effects: list[Any]) -> None:
+        for effect in effects:
+            match effect:
+                case SendFrame(peers, message):
+                    assert peers
+                    assert decode(encode(message)) == message
+                case Notify(_, RoutedReceived(_, _, way)):
+                    self.do(self.core.handle(RouteReply(way, rpc("yes", ME.peer_id)), self.now))
+                case Notify(_, RouteSucceeded() | RouteFailed() as outcome):
+                    assert outcome.call in self.open
+                    self.open.remove(outcome.call)
+                case DropLink(peer):
+                    self.do(self.core.handle(LinkDown(peer, "blamed"), self.now))
+                case _:
+                    pass
+
+    def wait(self, until: float) -> None:
+        while (deadline := self.core.next_deadline()) <= until:
+            self.now = max(self.now, deadline)
+            self.do(self.core.expire(self.now))
+        self.now = until
+
+    def input_of(self, neighbour: Any, step: Any) -> Any:
+        match step:
+            case "up" | "original":
+                return LinkUp(RemotePeer(neighbour.peer_id, step == "up", int(step == "up"), neighbour.public_key))
+            case "down":
+                return LinkDown(neighbour.peer_id, "gone")
+            case "send":
+                return SendDirect(10_000, neighbour.peer_id, "x")
+            case "route" | "near":
+                self.calls += 1
+                self.open.add(self.calls)
+                return Route(
+                    Subsystem.CHORD,
+                    self.calls,
+                    neighbour.peer_id,
+                    rpc("hi", ME.peer_id),
+                    nearest=step == "near",
+                    answered=self.calls % 2 == 0,
+                )
+            case tuple():
+                return NeighbourLinks(neighbour.peer_id, step)
+            case packet:
+                return Received(neighbour.peer_id, packet)
+
+
+@examples(150)
+@given(script=st.lists(steps, max_size=40), seed=st.integers(0, 1000))
+def test_no_packet_raises_or_passes_a_bound_and_every_route_ends_once(script, seed):
+    shell = Shell(seed)
+    shell.do(shell.core.handle(MeshSize(8), 0.0))
+    for neighbour in NEIGHBOURS[:2]:
+        shell.do(shell.core.handle(shell.input_of(neighbour, "up"), 0.0))
+    for neighbour, step in script:
+        if isinstance(step, float):
+            shell.wait(shell.now + step)
+        else:
+            shell.do(shell.core.handle(shell.input_of(neighbour, step), shell.now))
+        snapshot = shell.core.snapshot()
+        counts = snapshot["packets"]
+        assert snapshot["pending"] <= 3
+        assert snapshot["seen_ids"] <= 4
+        assert counts["under_way"] <= 5
+        assert counts["heard_ids"] <= 4
+        assert counts["asked"] <= 3
+        assert counts["contacts"] <= 3
+        assert counts["relays"] <= 4
+        assert len(shell.core._timers) <= 3 + 5
+        assert len(shell.core._allowance._left) <= 4
+    shell.wait(shell.now + 1000)
+    assert shell.open == set()
+    assert shell.core.snapshot()["pending"] == 0
+
+
+def test_a_peer_that_says_it_is_linked_to_everybody_is_no_obstacle():
+    """It draws packets to itself and drops them: they find another way."""
+    net = RouteNet(30, small_world(30, 4))
+    liar = net.nodes[15]
+    everybody: tuple[PeerId, ...] = tuple(node.id for node in net.nodes)
+    for peer in liar.links:
+        net.feed(net.by_id[peer], NeighbourLinks(liar.id, everybody))
+    net.meddle = lambda sender, _receiver, message: None if sender is liar else message
+    calls = [(a, net.route(a, net.nodes[(a + 7) % 30].id, timeout=30)) for a in range(30)]
+    net.run(40)
+    failed = [a for a, call in calls if not isinstance(net.nodes[a].outcomes[call], RouteSucceeded)]
+    assert set(failed) <= {15, 15 - 7}

@@ -1,0 +1,552 @@
+"""Routes between bare cores: any peer is reached, once, whatever some relays do."""
+
+from __future__ import annotations
+
+import random
+from itertools import permutations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec import structs
+
+from p2pmesh.config import MeshConfig, RoutingConfig
+from p2pmesh.keyspace import RING_SIZE, PeerId
+from p2pmesh.protocols.core import CancelRoute, LinkUp, RemotePeer, ReturnPath, RouteFailed, RouteSucceeded, Subsystem
+from p2pmesh.protocols.routing.forwarding_table import MOST_HOPS, ForwardingTable
+from p2pmesh.protocols.routing.packets import signed
+from p2pmesh.simulation.discrete.network import EPOCH
+from p2pmesh.wire.codec import encode
+from p2pmesh.wire.fields import MAX_TRAIL, SEARCH
+from p2pmesh.wire.messages import GossipWant, Message
+from p2pmesh.wire.overlay import Packet
+from tests.harness.examples import examples
+from tests.harness.routing import Node, RouteNet, ring, rpc, small_world
+from tests.harness.virtual_time import identity
+
+KEYS = st.integers(0, RING_SIZE - 1).map(lambda number: PeerId(f"{number:040x}"))
+
+
+def with_config(**fields: object) -> MeshConfig:
+    return MeshConfig(routing=RoutingConfig(**fields))  # type: ignore[arg-type]
+
+
+def gap(a: PeerId, b: PeerId) -> int:
+    apart = (int(a, 16) - int(b, 16)) % RING_SIZE
+    return min(apart, RING_SIZE - apart)
+
+
+def arrived(net: RouteNet, number: int, call: int) -> RouteSucceeded:
+    outcome = net.nodes[number].outcomes[call]
+    assert isinstance(outcome, RouteSucceeded), outcome
+    return outcome
+
+
+def why_not(net: RouteNet, number: int, call: int) -> str:
+    outcome = net.nodes[number].outcomes[call]
+    assert isinstance(outcome, RouteFailed), outcome
+    return outcome.reason
+
+
+def nobody_is_blamed(net: RouteNet) -> bool:
+    return not any(node.blamed for node in net.nodes)
+
+
+# --- any peer is reached ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("links", [2, 3, 5, 8])
+@pytest.mark.parametrize("peers", [12, pytest.param(24, marks=pytest.mark.simulation)])
+def test_every_peer_reaches_every_other_and_gets_its_answer(peers, links):
+    net = RouteNet(peers, small_world(peers, links))
+    calls = [(a, b, net.route(a, net.nodes[b].id, answered=True)) for a, b in permutations(range(peers), 2)]
+    net.run(30)
+    for a, b, call in calls:
+        outcome = arrived(net, a, call)
+        assert outcome.peer == net.nodes[b].id
+        assert outcome.message == rpc("answer", net.nodes[b].id)
+    assert nobody_is_blamed(net)
+    assert net.total("under_way") == 0
+
+
+def test_a_route_without_an_answer_ends_with_arrival():
+    net = RouteNet(10, ring(10))
+    call = net.route(0, net.nodes[5].id)
+    net.run(5)
+    assert arrived(net, 0, call) == RouteSucceeded(call, net.nodes[5].id, 5)
+    (routed,) = net.nodes[5].routed
+    assert (routed.peer.peer_id, routed.peer.verified) == (net.nodes[0].id, True)
+    assert routed.peer.public_key == net.nodes[0].identity.public_key
+    assert routed.way.path[0] == net.nodes[0].id
+    assert len(routed.way.path) == 5
+
+
+@examples(40)
+@given(key=KEYS, links=st.sampled_from([2, 3, 5]), seed=st.integers(0, 100), asker=st.integers(0, 39))
+def test_what_is_for_a_key_goes_to_the_peer_nearest_to_it_but_never_to_the_asker(key, links, seed, asker):
+    net = RouteNet(40, small_world(40, links, seed))
+    call = net.route(asker, key, nearest=True, answered=True)
+    net.run(20)
+    others = sorted((node.id for node in net.nodes if node.number != asker), key=lambda peer: gap(peer, key))
+    me = net.nodes[asker].id
+    # Who is itself the nearest parts its two sides of the ring: then either is as good.
+    good = others[:2] if gap(me, key) < gap(others[1], key) else others[:1]
+    assert arrived(net, asker, call).peer in good
+
+
+def test_answers_walk_the_path_back():
+    net = RouteNet(12, ring(12))
+    call = net.route(0, net.nodes[4].id, answered=True)
+    net.run(5)
+    assert arrived(net, 0, call).hops == 4
+    hops = [(a, b, message.kind) for a, b, message in net.sent]
+    assert hops[:4] == [(0, 1, "ask"), (1, 2, "ask"), (2, 3, "ask"), (3, 4, "ask")]
+    assert hops[4:] == [(4, 3, "answer"), (3, 2, "answer"), (2, 1, "answer"), (1, 0, "answer")]
+
+
+def test_an_answer_finds_another_way_if_its_path_has_broken():
+    net = RouteNet(12, ring(12))
+    call = net.route(0, net.nodes[4].id, answered=True)
+    net.at(0.19, lambda: net.cut(1, 2))
+    net.run(20)
+    assert arrived(net, 0, call).hops == 8
+    assert len(net.nodes[4].routed) == 1
+
+
+def test_a_peer_that_can_not_be_found_yet_is_answered_by_its_way():
+    net = RouteNet(30, [(a, b) for a, b in small_world(30, 4) if 7 not in (a, b)])
+    far = 20
+    net.link(7, far, tell=False)  # a newcomer, of which nobody has heard
+    call = net.route(7, net.nodes[3].id)
+    net.run(3)
+    arrived(net, 7, call)
+    way = net.nodes[3].routed[0].way
+    call = net.route(3, net.nodes[7].id, way=way, answered=True)
+    net.run(3)
+    assert arrived(net, 3, call).peer == net.nodes[7].id
+    assert net.total("retried") == 0
+
+
+def test_a_way_that_is_gone_does_not_keep_a_packet_from_arriving():
+    net = RouteNet(20, small_world(20, 4))
+    nowhere = ReturnPath(net.nodes[9].id, "x", (net.nodes[9].id, identity(500).peer_id, identity(501).peer_id))
+    call = net.route(0, net.nodes[9].id, way=nowhere)
+    net.run(5)
+    arrived(net, 0, call)
+
+
+def test_a_packet_turns_back_where_there_is_no_way_on():
+    net = RouteNet(10, [(0, 4), (4, 3), (3, 2), (0, 8), (8, 9), (9, 1), (1, 5)])
+    call = net.route(0, net.nodes[5].id, answered=True)
+    net.run(10)
+    arrived(net, 0, call)
+    assert net.total("given_back") == 3
+    assert net.total("retried") == 0
+    assert nobody_is_blamed(net)
+
+
+# --- who can not be reached -------------------------------------------------------------------------------------------
+
+
+def test_without_a_link_a_route_ends_at_once():
+    net = RouteNet(2)
+    call = net.route(0, net.nodes[1].id)
+    assert "no link" in why_not(net, 0, call)
+    call = net.route(0, net.nodes[0].id)
+    assert "itself" in why_not(net, 0, call)
+
+
+@pytest.mark.parametrize("links", [2, 4])
+def test_where_nobody_knows_a_way_the_asker_hears_of_it_before_its_time_is_over(links):
+    net = RouteNet(40, small_world(40, links))
+    call = net.route(0, identity(1000).peer_id, timeout=60)
+    net.run(45)
+    assert "no route" in why_not(net, 0, call)
+    crossed = sum(isinstance(message, Packet) and message.kind != "miss" for _, _, message in net.sent)
+    assert crossed <= 10 * (net.nodes[0].packets["hop_limit"] + 1)
+    assert nobody_is_blamed(net)
+
+
+@pytest.mark.parametrize("links", [2, 4])
+def test_a_peer_that_may_well_be_gone_is_looked_for_near_its_place_only(links):
+    def search(*, doubtful: bool) -> tuple[float, int]:
+        net = RouteNet(40, small_world(40, links))
+        call = net.route(0, identity(1000).peer_id, timeout=60, doubtful=doubtful)
+        while call not in net.nodes[0].outcomes:
+            net.run(0.1)
+        assert "no route" in why_not(net, 0, call)
+        assert nobody_is_blamed(net)
+        return net.now, sum(isinstance(message, Packet) and message.kind != "miss" for _, _, message in net.sent)
+
+    (soon, few), (late, many) = search(doubtful=True), search(doubtful=False)
+    assert soon < late / 2
+    assert few < many / 3
+
+
+def test_a_peer_that_may_well_be_gone_is_reached_if_it_is_there():
+    net = RouteNet(24, small_world(24, 3))
+    for a, b in permutations(range(24), 2):
+        net.route(a, net.nodes[b].id, answered=True, doubtful=True)
+    net.run(10)
+    assert all(isinstance(outcome, RouteSucceeded) for node in net.nodes for outcome in node.outcomes.values())
+
+
+def test_nobody_makes_others_search_for_longer_than_all_do():
+    def crossed(search: int) -> int:
+        net = RouteNet(200, small_world(200, 4))
+        net.meddle = lambda _sender, _receiver, message: (
+            structs.replace(message, search=search) if isinstance(message, Packet) else message
+        )
+        call = net.route(0, identity(1000).peer_id, timeout=60)
+        net.run(20)
+        assert "no route" in why_not(net, 0, call)
+        return sum(isinstance(message, Packet) and message.kind != "miss" for _, _, message in net.sent)
+
+    assert crossed(SEARCH - 20) < crossed(SEARCH) == crossed(255)
+
+
+def test_on_an_island_the_whole_of_it_is_searched_and_no_more():
+    net = RouteNet(12, [*[(a, b) for a in range(6) for b in range(a)], (6, 7)])
+    call = net.route(0, net.nodes[7].id, timeout=60)
+    net.run(10)
+    assert "no route" in why_not(net, 0, call)
+    assert net.total("stuck") == 4
+
+
+def test_a_route_ends_in_time_if_nobody_answers():
+    net = RouteNet(10, ring(10))
+    net.nodes[3].answers = False
+    call = net.route(0, net.nodes[3].id, answered=True, timeout=7.5)
+    net.run(7.4)
+    assert call not in net.nodes[0].outcomes
+    net.run(0.2)
+    assert "no answer" in why_not(net, 0, call)
+
+
+def test_a_cancelled_route_is_not_repeated_and_ends_in_silence():
+    net = RouteNet(10, ring(10))
+    net.meddle = lambda _sender, _receiver, _message: None
+    call = net.route(0, net.nodes[3].id)
+    net.feed(net.nodes[0], CancelRoute(Subsystem.KADEMLIA, call))
+    sent = len(net.sent)
+    net.run(60)
+    assert len(net.sent) == sent
+    assert net.nodes[0].outcomes == {}
+
+
+# --- faults -----------------------------------------------------------------------------------------------------------
+
+
+@examples(25)
+@given(loss=st.floats(0, 0.05), seed=st.integers(0, 1000))
+def test_lost_frames_are_made_good_and_nothing_arrives_twice(loss, seed):
+    net = RouteNet(30, small_world(30, 4, seed))
+    rng = random.Random(seed)
+    net.meddle = lambda _sender, _receiver, message: None if rng.random() < loss else message
+    calls = [(a, net.route(a, net.nodes[(a + 13) % 30].id, timeout=60)) for a in range(30)]
+    net.run(90)
+    for a, call in calls:
+        arrived(net, a, call)
+    assert all(len(node.routed) == 1 for node in net.nodes)
+
+
+def black_holes(net: RouteNet, holes: set[int]) -> None:
+    """These take part in everything, and drop all that they should relay."""
+
+    def meddle(sender: Node, receiver: Node, message: Message) -> Message | None:
+        own = isinstance(message, Packet) and sender.id == message.from_
+        return None if sender.number in holes and not own else message
+
+    net.meddle = meddle
+
+
+def test_the_way_round_a_peer_that_drops_all_it_should_relay_is_found():
+    for seed in range(5):
+        net = RouteNet(40, small_world(40, 4, seed))
+        hole = seed * 7
+        black_holes(net, {hole})
+        calls = [
+            (a, net.route(a, net.nodes[b].id, answered=True, timeout=60))
+            for a in range(40)
+            for b in (random.Random(a).randrange(40),)
+            if a != b and hole not in (a, b)
+        ]
+        net.run(60)
+        for a, call in calls:
+            arrived(net, a, call)
+
+
+def test_links_that_end_on_the_way_are_noticed_at_once():
+    net = RouteNet(12, ring(12))
+    net.meddle = lambda sender, _receiver, message: None if sender.number == 0 else message
+    call = net.route(0, net.nodes[2].id)
+    net.meddle = lambda _sender, _receiver, message: message
+    net.cut(0, 1)
+    net.run(1.05)
+    assert arrived(net, 0, call).peer == net.nodes[2].id
+
+
+def test_a_new_link_to_the_receiver_is_used_at_once():
+    net = RouteNet(12, ring(12))
+    net.meddle = lambda _sender, _receiver, _message: None
+    call = net.route(0, net.nodes[6].id)
+    net.meddle = lambda _sender, _receiver, message: message
+    net.link(0, 6)
+    net.run(0.2)
+    assert arrived(net, 0, call).hops == 1
+
+
+def test_attempts_wait_for_as_long_as_answers_take():
+    net = RouteNet(60, ring(60), latency=0.1)
+    calls = [net.route(0, net.nodes[20].id) for _ in range(1)]
+    net.run(20)
+    before = net.total("retried")
+    calls += [net.route(0, net.nodes[21].id), net.route(0, net.nodes[20].id)]
+    net.run(20)
+    assert all(isinstance(net.nodes[0].outcomes[call], RouteSucceeded) for call in calls)
+    assert net.total("retried") == before
+
+
+# --- what relays may not do -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"carry": encode(rpc("forged", identity(1).peer_id))},
+        {"id": "another"},
+        {"timestamp": int(EPOCH * 1000) + 1},
+        {"kind": "ask"},
+        {"signature": bytes(64)},
+        {"key": identity(1).public_key},
+        {"key": None},
+        {"signature": None},
+        {"key": None, "signature": None},
+    ],
+    ids=lambda change: " and ".join(change),
+)
+def test_what_a_relay_alters_is_dropped_and_the_packet_arrives_another_way(change):
+    net = RouteNet(10, ring(10))
+
+    def meddle(sender: Node, _receiver: Node, message: Message) -> Message:
+        is_tell = isinstance(message, Packet) and message.kind == "tell"
+        return structs.replace(message, **change) if sender.number == 2 and is_tell else message
+
+    net.meddle = meddle
+    call = net.route(0, net.nodes[4].id, timeout=30)
+    net.run(1)
+    assert net.nodes[4].routed == []
+    packets = net.nodes[4].packets
+    assert packets["bad_signature"] + packets["dropped_unproven"] == 1
+    net.run(30)
+    arrived(net, 0, call)
+    (routed,) = net.nodes[4].routed
+    assert routed.message == rpc("hello", net.nodes[0].id)
+    assert nobody_is_blamed(net)
+
+
+def test_an_answer_that_a_relay_makes_up_is_dropped():
+    net = RouteNet(10, ring(10))
+
+    def meddle(sender: Node, _receiver: Node, message: Message) -> Message:
+        if sender.number == 1 and isinstance(message, Packet) and message.kind == "answer":
+            forged = structs.replace(message, carry=encode(rpc("lie", sender.id)))
+            return signed(forged, sender.identity)
+        return message
+
+    net.meddle = meddle
+    call = net.route(0, net.nodes[3].id, answered=True, timeout=30)
+    net.run(1)
+    assert net.nodes[0].packets["bad_signature"] == 1
+    net.run(30)
+    assert arrived(net, 0, call).message == rpc("answer", net.nodes[3].id)
+
+
+def test_replies_that_nobody_asked_for_change_nothing():
+    net = RouteNet(10, ring(10))
+    call = net.route(0, net.nodes[5].id, answered=True)
+    packet = next(message for _, _, message in net.sent if isinstance(message, Packet))
+    liar = net.nodes[1]
+    for kind in ("ack", "answer", "refusal"):
+        for packet_id in (packet.id, "unheard of"):
+            reply = Packet(
+                id=packet_id, kind=kind, from_=liar.id, to=net.nodes[0].id, carry=encode(rpc("lie", liar.id))
+            )
+            net.inject(liar, net.nodes[0], reply)
+    net.inject(liar, net.nodes[0], Packet(id="unheard of", kind="miss", from_=liar.id, to=net.nodes[0].id))
+    net.run(10)
+    assert arrived(net, 0, call).message == rpc("answer", net.nodes[5].id)
+    assert net.nodes[0].packets["stray_responses"] == 7
+    assert nobody_is_blamed(net)
+
+
+def test_what_a_relay_repeats_is_not_delivered_again_not_even_much_later():
+    net = RouteNet(10, ring(10))
+    call = net.route(0, net.nodes[3].id)
+    net.run(5)
+    arrived(net, 0, call)
+    packet = next(m for a, b, m in net.sent if (a, b) == (2, 3) and isinstance(m, Packet) and m.kind == "tell")
+    net.inject(net.nodes[2], net.nodes[3], packet)
+    net.run(1000)
+    net.inject(net.nodes[2], net.nodes[3], packet)
+    for other in range(20):  # so many others that its id is forgotten
+        net.route(4, net.nodes[3].id, rpc(str(other), net.nodes[4].id))
+    net.run(5)
+    net.inject(net.nodes[2], net.nodes[3], packet)
+    net.run(5)
+    assert [routed.peer.peer_id for routed in net.nodes[3].routed].count(net.nodes[0].id) == 1
+
+
+def test_a_clock_that_is_far_off_is_told_to_its_owner():
+    net = RouteNet(10, ring(10))
+    net.nodes[0].core._wall = lambda now: EPOCH + now - 3600
+    call = net.route(0, net.nodes[3].id)
+    net.run(5)
+    assert "clock" in why_not(net, 0, call)
+    assert net.nodes[3].routed == []
+
+
+def test_a_message_that_does_not_travel_is_refused():
+    net = RouteNet(10, ring(10))
+    call = net.route(0, net.nodes[3].id, GossipWant())
+    net.run(5)
+    assert "refused" in why_not(net, 0, call)
+    assert net.nodes[3].packets["refused"] == 1
+
+
+# --- what no honest neighbour sends -----------------------------------------------------------------------------------
+
+
+def trail(*numbers: int) -> tuple[PeerId, ...]:
+    return tuple(identity(1000 + number).peer_id for number in numbers)
+
+
+STRANGERS = trail(*range(300))
+FROM, TO = STRANGERS[0], STRANGERS[-1]
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [
+        Packet(id="p", kind="tell", from_=FROM, to=TO, hops=9),
+        Packet(id="p", kind="tell", from_=FROM, to=TO, hops=9, path=trail(1)),
+        Packet(id="p", kind="tell", from_=FROM, to=TO, hops=9, path=trail(0, 1, 1)),
+        Packet(id="p", kind="tell", from_=FROM, to=TO, hops=9, path=trail(0, 1), tried=trail(2, 1)),
+        Packet(id="p", kind="tell", from_=FROM, to=TO, hops=9, path=trail(0), tried=(TO,)),
+        Packet(id="p", kind="tell", from_=FROM, to=TO, hops=9, path=trail(*range(200)), tried=trail(*range(200, 257))),
+        Packet(id="p", kind="tell", from_=FROM, to=TO, hops=9, path=trail(0), route=trail(*range(1, 257))),
+    ],
+    ids=[
+        "no path",
+        "other origin",
+        "twice",
+        "dead end on its path",
+        "target is a dead end",
+        "long trail",
+        "long route",
+    ],
+)
+def test_a_trail_that_can_not_be_true_ends_the_link_it_came_by(packet):
+    net = RouteNet(10, ring(10))
+    net.inject(net.nodes[1], net.nodes[0], packet)
+    net.run(1)
+    assert [peer for peer, _ in net.nodes[0].blamed] == [net.nodes[1].id]
+    assert net.total("relayed") == 0
+
+
+@pytest.mark.parametrize("where", ["path", "tried"])
+def test_a_packet_that_goes_in_a_circle_ends_the_link_it_came_by(where):
+    net = RouteNet(10, ring(10))
+    trails = {"path": (FROM,), "tried": ()}
+    trails[where] = (*trails[where], net.nodes[0].id)
+    packet = Packet(id="p", kind="tell", from_=FROM, to=TO, hops=9, **trails)
+    net.inject(net.nodes[1], net.nodes[0], packet)
+    net.run(1)
+    assert [reason for _, reason in net.nodes[0].blamed] == ["a packet that goes in a circle"]
+
+
+def test_packets_from_peers_that_do_not_relay_are_dropped():
+    net = RouteNet(4, ring(4))
+    stranger = net.nodes[1]
+    for peer in (RemotePeer(stranger.id, False, 1), RemotePeer(stranger.id, False, 0)):
+        net.feed(net.nodes[0], LinkUp(peer))
+        net.inject(stranger, net.nodes[0], Packet(id="p", kind="tell", from_=stranger.id, to=net.nodes[0].id))
+        net.run(1)
+    assert net.nodes[0].packets["dropped_stranger"] == 2
+    assert net.nodes[0].routed == []
+    call = net.route(0, net.nodes[2].id)
+    net.run(5)
+    arrived(net, 0, call)
+    assert not [1 for a, b, _ in net.sent if (a, b) == (0, 1)], "nothing is relayed by such a peer"
+
+
+# --- bounds -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_neighbour_may_have_only_so_many_packets_relayed():
+    net = RouteNet(10, ring(10), config=with_config(relay_rate=10))
+    flood = net.nodes[1]
+    for number in range(50):
+        packet = Packet(id=str(number), kind="tell", from_=flood.id, to=net.nodes[8].id, hops=9)
+        net.inject(flood, net.nodes[0], packet)
+    net.run(0.06)
+    assert net.nodes[0].packets["relayed"] == 20
+    assert net.nodes[0].packets["dropped_rate"] == 30
+    net.run(1.0)
+    call = net.route(2, net.nodes[9].id)
+    net.run(5)
+    arrived(net, 2, call)
+
+
+def test_a_packet_whose_hops_are_used_up_ends_and_its_origin_is_told():
+    net = RouteNet(10, ring(10))
+    origin = net.nodes[2]
+    net.inject(net.nodes[1], net.nodes[0], Packet(id="p", kind="tell", from_=origin.id, to=TO, path=(origin.id,)))
+    net.run(1)
+    assert net.nodes[0].packets["dropped_hops"] == 1
+    assert net.nodes[2].packets["stray_responses"] == 1
+    assert net.total("relayed") == 1
+
+
+def test_packets_under_way_are_bounded():
+    net = RouteNet(10, ring(10), config=with_config(errands=5))
+    calls = [net.route(0, net.nodes[5].id) for _ in range(8)]
+    assert net.nodes[0].packets["under_way"] == 5
+    assert all("under way already" in why_not(net, 0, call) for call in calls[5:])
+    net.run(5)
+    for call in calls[:5]:
+        arrived(net, 0, call)
+
+
+def test_what_is_remembered_of_others_is_bounded():
+    net = RouteNet(6, ring(6), config=with_config(remembered_routes=4, seen_ids=5))
+    for number in range(30):
+        net.route(number % 3, net.nodes[4].id, answered=number % 2 == 0)
+        net.run(2)
+    packets = net.nodes[4].packets
+    assert (packets["asked"], packets["heard_ids"]) == (4, 5)
+
+
+@pytest.mark.parametrize(("size", "links", "limit"), [(2, 2, 32), (100, 2, 66), (100, 3, 104), (1000, 8, 72)])
+def test_the_hop_limit_grows_with_the_mesh_and_shrinks_with_long_links(size, links, limit):
+    table = ForwardingTable(identity(0).peer_id, 32)
+    table.mesh_size = size
+    for number in range(1, links + 1):
+        table.up(RemotePeer(identity(number).peer_id, True, 1))
+    assert table.hop_limit() == limit
+    table.mesh_size = 10**12
+    assert table.hop_limit() == MOST_HOPS <= MAX_TRAIL
+
+
+def test_the_same_seed_gives_the_same_trace():
+    def trace(seed: int) -> list[tuple[int, int, str, int]]:
+        net = RouteNet(30, small_world(30, 4), seed=seed)
+        rng = random.Random(1)
+        net.meddle = lambda _sender, _receiver, message: None if rng.random() < 0.2 else message
+        for a in range(30):
+            net.route(a, net.nodes[(a + 11) % 30].id, answered=True)
+        net.run(20)
+        return [(a, b, m.kind, m.attempt) for a, b, m in net.sent if isinstance(m, Packet)]
+
+    assert trace(1) == trace(1)
+    assert trace(1) != trace(2)

@@ -1,0 +1,305 @@
+"""Direct messages between bare cores: to the neighbour, once, with an answer in every case."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from p2pmesh.config import MeshConfig
+from p2pmesh.errors import InvalidPayload, MeshClosed, PayloadTooLarge, PeerUnreachable
+from p2pmesh.events import DirectReceived
+from p2pmesh.protocols.core import (
+    CancelCall,
+    DropLink,
+    Leave,
+    LinkDown,
+    LinkUp,
+    Received,
+    SendDirect,
+    SendFrame,
+    Subsystem,
+)
+from p2pmesh.protocols.routing.routing import RoutingCore
+from p2pmesh.simulation.discrete.network import EPOCH
+from p2pmesh.wire.messages import Direct, DirectAck, Message
+from tests.harness.core import IDENTITIES, Net
+from tests.harness.examples import examples
+from tests.harness.one_core import OneCore
+from tests.harness.virtual_time import remote, virtual_wall
+
+ME, ALICE, BOB = IDENTITIES[:3]
+A, B = ALICE.peer_id, BOB.peer_id
+
+
+class Bare(OneCore[RoutingCore]):
+    """One routing core, and its effects sorted by kind."""
+
+    def __init__(
+        self,
+        *,
+        max_payload: int = 1024 * 1024,
+        window_bytes: int = 2048 * 1024,
+        **fields: object,
+    ) -> None:
+        config = MeshConfig(max_payload=max_payload)
+        config = attrs.evolve(
+            config,
+            routing=attrs.evolve(config.routing, **fields),  # type: ignore[arg-type]
+            broadcast=attrs.evolve(config.broadcast, window_bytes=window_bytes),
+        )
+        super().__init__(RoutingCore(ME, config, random.Random(1), virtual_wall))
+
+    def up(self, *identities, version: int = 1) -> None:
+        for identity in identities:
+            self(LinkUp(remote(identity, version)))
+
+    def hear(self, peer, message: Message) -> list[Any]:
+        return self(Received(peer, message))
+
+    def sent(self) -> list[Any]:
+        return [frame.message for frame in self.got(SendFrame)]
+
+    def delivered(self) -> list[DirectReceived]:
+        return [event for event in self.events if isinstance(event, DirectReceived)]
+
+
+@examples(40)
+@given(loss=st.floats(0, 0.7), loss_ends=st.floats(0, 3), seed=st.integers(0, 2**32))
+def test_every_message_arrives_exactly_once_when_loss_ends(loss, loss_ends, seed):
+    rng = random.Random(seed)
+    net = Net(3, [(0, 1), (1, 2)], seed=seed)
+    net.lose = lambda *_: net.now < loss_ends and rng.random() < loss
+    calls = [net.send(0, net.nodes[1].id, number) for number in range(10)]
+    calls += [net.send(2, net.nodes[1].id, number) for number in range(10, 20)]
+    net.run_until(60)
+    assert sorted(int(str(m.payload)) for m in net.nodes[1].directs) == list(range(20))
+    assert all(net.nodes[0 if call <= 10 else 2].replies[call].error is None for call in calls)
+
+
+@examples(40)
+@given(loss=st.floats(0, 1), seed=st.integers(0, 2**32))
+def test_under_lasting_loss_a_message_arrives_at_most_once_and_every_call_is_answered(loss, seed):
+    rng = random.Random(seed)
+    net = Net(2, [(0, 1)], seed=seed)
+    net.lose = lambda *_: rng.random() < loss
+    calls = [net.send(0, net.nodes[1].id, number) for number in range(10)]
+    net.at(3, lambda: net.cut(0, 1))
+    net.at(4, lambda: net.link(0, 1))
+    calls += [net.send(0, net.nodes[1].id, number) for number in range(10, 20)]
+    net.run_until(120)
+    payloads = [m.payload for m in net.nodes[1].directs]
+    assert len(payloads) == len(set(payloads))
+    arrived = {call for call in calls if net.error(0, call) is None}
+    assert len(arrived) <= len(payloads)
+    assert net.snapshots(Subsystem.ROUTING)[0]["pending"] == 0
+
+
+def test_a_message_is_answered_when_its_receiver_has_it():
+    net = Net(2, [(0, 1)])
+    call = net.send(0, net.nodes[1].id, {"a": b"x".hex()})
+    assert call not in net.nodes[0].replies
+    net.run_until(1)
+    (message,) = net.nodes[1].directs
+    assert (message.origin, message.payload, message.verified) == (net.nodes[0].id, {"a": "78"}, True)
+    assert message.timestamp == EPOCH
+    assert net.error(0, call) is None
+
+
+def test_who_can_not_be_reached_is_an_error_that_says_why():
+    bare = Bare()
+    bare(SendDirect(1, A, "x"))
+    assert isinstance(bare.replies[1].error, PeerUnreachable)
+    assert "no link" in str(bare.replies[1].error)
+    bare(SendDirect(4, ME.peer_id, "x"))
+    assert "itself" in str(bare.replies[4].error)
+    bare.up(BOB)
+    bare(LinkDown(B, "it left"))
+    bare(SendDirect(5, B, "x"))
+    assert "no link" in str(bare.replies[5].error)
+
+
+@pytest.mark.parametrize(("payload", "error"), [(object(), InvalidPayload), (b"x" * 101, PayloadTooLarge)])
+def test_what_can_not_be_sent_is_refused_before_anything_is_sent(payload, error):
+    bare = Bare(max_payload=100)
+    bare.up(ALICE)
+    (reply,) = bare(SendDirect(1, A, payload))
+    assert isinstance(reply.error, error)
+
+
+def test_a_link_that_ends_and_no_other_way_fails_what_is_open_each_call_with_an_error_of_its_own():
+    bare = Bare(window=1)
+    bare.up(ALICE)
+    bare(SendDirect(1, A, "x"))
+    bare(SendDirect(2, A, "y"))
+    bare(LinkDown(A, "connection lost"))
+    replies = bare.replies
+    assert list(replies) == [1, 2]
+    assert all(isinstance(reply.error, PeerUnreachable) for reply in replies.values())
+    assert replies[1].error is not replies[2].error
+    assert (bare.count("pending"), bare.count("waiting")) == (0, 0)
+
+
+def test_retries_back_off_and_end_in_an_error():
+    bare = Bare(retries=2)
+    bare.up(ALICE)
+    bare(SendDirect(1, A, "x"))
+    effects = bare.wait_until(3).effects
+    assert len([e for e in effects if isinstance(e, SendFrame)]) == 2
+    bare.wait_until(7.1)
+    assert "3 attempts" in str(bare.replies[1].error)
+    assert bare.count("pending") == 0
+
+
+def test_a_repeated_message_is_acknowledged_again_and_not_delivered_again():
+    bare = Bare()
+    bare.up(ALICE, BOB)
+    message = Direct(id="m", payload="x", encoding="text", timestamp=1000)
+    bare.hear(A, message)
+    assert (bare.sent(), len(bare.delivered())) == ([DirectAck(id="m")], 1)
+    bare.hear(A, message)
+    assert (bare.sent(), bare.delivered()) == ([DirectAck(id="m")], [])
+    bare.hear(B, message)
+    assert len(bare.delivered()) == 1, "another sender's id is another id"
+
+
+def test_a_message_is_still_known_after_a_new_link_to_its_sender():
+    bare = Bare()
+    bare.up(ALICE)
+    message = Direct(id="m", payload="x", encoding="text")
+    bare.hear(A, message)
+    bare(LinkDown(A, "flap"))
+    bare.up(ALICE)
+    bare.hear(A, message)
+    assert bare.delivered() == []
+
+
+@pytest.mark.parametrize(
+    "message",
+    [Direct(payload="x"), Direct(id="m", payload="{", encoding="json"), Direct(id="m", payload=1, encoding="text")],
+)
+def test_a_message_that_breaks_the_protocol_closes_its_link(message):
+    bare = Bare()
+    bare.up(ALICE)
+    (drop,) = bare.hear(A, message)
+    assert isinstance(drop, DropLink)
+    assert drop.blame
+
+
+def test_a_forgotten_call_is_not_sent_again_or_at_all():
+    bare = Bare(window=1)
+    bare.up(ALICE)
+    bare(SendDirect(1, A, "x"))
+    bare(SendDirect(2, A, "y"))
+    bare(SendDirect(3, A, "z"))
+    assert bare(CancelCall(2)) == []
+    bare(CancelCall(1))
+    assert [message.payload for message in bare.sent()] == ["z"]
+    bare(CancelCall(3))
+    assert bare.wait_until(100).effects == []
+
+
+def test_leaving_fails_what_is_open_and_what_comes_later():
+    bare = Bare()
+    bare.up(ALICE)
+    bare(SendDirect(1, A, "x"))
+    bare(Leave())
+    assert isinstance(bare.replies[1].error, MeshClosed)
+    bare(SendDirect(2, A, "x"))
+    assert isinstance(bare.replies[2].error, MeshClosed)
+
+
+def test_messages_of_a_link_that_has_ended_and_stray_acks_are_ignored():
+    bare = Bare()
+    assert bare.hear(A, Direct(id="m", payload="x", encoding="text")) == []
+    bare.up(ALICE)
+    assert bare.hear(A, DirectAck(id="m")) == []
+    bare(SendDirect(1, A, "x"))
+    message_id = bare.sent()[0].id
+    bare.up(BOB)
+    assert bare.hear(B, DirectAck(id=message_id)) == []
+
+
+# --- the original's peers -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("payload", "plain"), [({"a": [1]}, {"a": [1]}), ("text", "text"), (b"\0", "AA==")])
+def test_an_original_gets_the_bare_payload_and_the_call_is_answered_at_once(payload, plain):
+    bare = Bare()
+    bare.up(ALICE, version=0)
+    bare(SendDirect(1, A, payload))
+    assert bare.sent() == [Direct(payload=plain)]
+    assert bare.replies[1].error is None
+
+
+def test_any_json_from_an_original_is_delivered_unverified():
+    bare = Bare()
+    bare.up(ALICE, version=0)
+    bare.now = 3.0
+    for payload in ({"a": 1}, [1], "x", 5, None):
+        bare.hear(A, Direct(payload=payload))
+        (event,) = bare.delivered()
+        assert (event.payload, event.verified, event.timestamp) == (payload, False, EPOCH + 3)
+        assert bare.sent() == []
+
+
+# --- bounds -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_window_of_a_link_is_bounded_and_moves_with_the_acks_in_order():
+    bare = Bare(window=3)
+    bare.up(ALICE)
+    ids = []
+    for call in range(6):
+        bare(SendDirect(call, A, str(call)))
+        ids += [message.id for message in bare.sent()]
+    assert (bare.count("pending"), bare.count("waiting")) == (3, 3)
+    for call in range(6):
+        bare.hear(A, DirectAck(id=ids[call]))
+        assert list(bare.replies) == [call]
+        ids += [message.id for message in bare.sent()]
+    assert (bare.count("pending"), bare.count("waiting")) == (0, 0)
+
+
+def test_all_links_together_are_bounded_and_none_starves():
+    bare = Bare(window=3, pending=4)
+    bare.up(ALICE, BOB)
+    sent = []
+    for call in range(6):
+        bare(SendDirect(call, A, call))
+        sent += [(A, message.id) for message in bare.sent()]
+    for call in range(6, 12):
+        bare(SendDirect(call, B, call))
+        sent += [(B, message.id) for message in bare.sent()]
+    assert (bare.count("pending"), bare.count("waiting")) == (4, 8)
+    answered = 0
+    while sent:
+        peer, message_id = sent.pop(0)
+        effects = bare.hear(peer, DirectAck(id=message_id))
+        answered += len(bare.replies)
+        sent += [
+            (e.peers[0], e.message.id) for e in effects if isinstance(e, SendFrame) and isinstance(e.message, Direct)
+        ]
+        assert bare.count("pending") <= 4
+    assert answered == 12
+
+
+def test_bytes_in_flight_are_bounded_but_for_a_single_message():
+    bare = Bare(window_bytes=2048)
+    bare.up(ALICE)
+    bare(SendDirect(1, A, b"x" * 3000))
+    bare(SendDirect(2, A, b"x"))
+    assert (bare.count("pending"), bare.count("waiting")) == (1, 1)
+
+
+def test_seen_ids_are_bounded():
+    bare = Bare(seen_ids=7)
+    bare.up(ALICE)
+    for number in range(20):
+        bare.hear(A, Direct(id=str(number), payload="x", encoding="text"))
+    assert bare.count("seen_ids") == 7
+    assert bare.count("seen_ids_forgotten") == 13

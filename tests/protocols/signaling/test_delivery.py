@@ -1,0 +1,529 @@
+"""The ways of offers, answers and rejections: through the mesh, by a service, and the next one where one fails."""
+
+from __future__ import annotations
+
+import itertools
+
+import msgspec
+import pytest
+
+from p2pmesh.config import LinkConfig, SignalingConfig
+from p2pmesh.identity import Identity
+from p2pmesh.protocols.core import (
+    NOT_FOUND,
+    FeedSignal,
+    LinkDown,
+    LinkLost,
+    LinkUp,
+    LocalSignal,
+    Notify,
+    Offered,
+    PeersFound,
+    Received,
+    Rejected,
+    RejectOffer,
+    RemotePeer,
+    RouteFailed,
+    RouteSucceeded,
+    SendFrame,
+    ServiceDown,
+    SetLinkPurpose,
+    Subsystem,
+)
+from p2pmesh.protocols.signaling.delivery import NO_WAY
+from p2pmesh.protocols.signaling.handshake import mark_of, sign_answer, sign_offer, verify_answer, verify_offer
+from p2pmesh.protocols.signaling.offer_answer import MAX_ALTERNATIVES, MAX_CANDIDATES
+from p2pmesh.wire.messages import LONG, PINNED, LinkRejected, RelayBatch, RelayFailure, RelaySignal
+from p2pmesh.wire.signaling import (
+    BootstrapPeers,
+    ConnectionRejected,
+    KnownPeer,
+    PeerSignal,
+    PeerSignals,
+    ServiceError,
+    SignalRejected,
+)
+from tests.harness.signaling import (
+    BOB,
+    CANDIDATE,
+    CAROL,
+    EVE,
+    ME,
+    ORIGINAL,
+    Peer,
+    description,
+    from_peer,
+    routed,
+    routed_signal,
+    way_back,
+)
+from tests.harness.virtual_time import remote
+
+OFFER, ANSWER = description("offer", 1), description("answer", 1)
+HIS_OFFER = sign_offer(BOB, ME.peer_id, description("offer", 2))
+NOT_HERE = ServiceError(message=f"Peer {BOB.peer_id} not found.", code="not_found", to=BOB.peer_id)
+
+
+def offering(*services):
+    """A peer with one link into the mesh, whose offer to Bob is on its way through it."""
+    peer = Peer()
+    if services:
+        peer.join(*services)
+    return peer.in_mesh().feed(LocalSignal(BOB.peer_id, OFFER))
+
+
+# --- offers -----------------------------------------------------------------------------------------------------------
+
+
+def test_with_one_link_into_the_mesh_an_offer_goes_through_it():
+    peer = offering("one")
+    (route,) = peer.routes
+    assert peer.sent == []
+    assert (route.owner, route.to, route.way) == (Subsystem.SIGNALING, BOB.peer_id, None)
+    assert route.timeout == peer.config.signaling.mesh_timeout
+    assert (route.message.from_, route.message.to) == (ME.peer_id, BOB.peer_id)
+    assert verify_offer(route.message.signal, ME.peer_id, BOB.peer_id).verified
+    answer = sign_answer(BOB, ME.peer_id, description("answer", 2), route.message.signal)
+    assert peer.feed(RouteSucceeded(route.call, BOB.peer_id, 3)).effects == []
+    assert peer.feed(routed_signal(BOB, answer)).effects == [FeedSignal(remote(BOB), answer)]
+    assert (peer.counts("offers"), peer.counts("offers_mesh"), peer.counts("offers_service")) == (1, 1, 0)
+
+
+@pytest.mark.parametrize("neighbour", [RemotePeer(CAROL.peer_id, False, 0), RemotePeer(CAROL.peer_id, False, 1)])
+def test_without_a_verified_neighbour_of_ours_there_is_no_way_through_the_mesh(neighbour):
+    peer = Peer().join().feed(LinkUp(neighbour)).feed(LocalSignal(BOB.peer_id, OFFER))
+    assert [type(message) for _, message in peer.sent] == [PeerSignal]
+    assert peer.routes == []
+    peer.in_mesh().feed(LinkDown(CAROL.peer_id, "gone")).feed(LocalSignal(BOB.peer_id, OFFER))
+    assert peer.routes == []
+
+
+def test_an_offer_that_no_route_brings_tries_each_service_once_the_one_that_knows_the_peer_first():
+    peer = Peer().join("one", "two", "three")
+    peer.signaled(BootstrapPeers(peers=(KnownPeer(id=BOB.peer_id),)), "two")
+    (route,) = peer.in_mesh().feed(LocalSignal(BOB.peer_id, OFFER)).routes
+    peer.feed(RouteFailed(route.call, "nobody knows it"))
+    tried = []
+    while peer.sent:
+        ((service, message),) = peer.sent
+        assert message.signal == route.message.signal
+        tried.append(service)
+        peer.signaled(NOT_HERE, service)
+    assert tried == ["two", "one", "three"]
+    assert peer.told == [Rejected(BOB.peer_id, NOT_FOUND)]
+    assert peer.signaled(NOT_HERE, "one").told == [Rejected(BOB.peer_id, NOT_FOUND)]  # of something else
+    assert (peer.counts("fallbacks"), peer.counts("offers_lost"), peer.counts("offers_service")) == (1, 1, 1)
+
+
+def test_an_offer_says_what_it_is_for():
+    peer = Peer().in_mesh().feed(SetLinkPurpose(BOB.peer_id, PINNED))
+    assert peer.effects == []
+    proofs = []
+    for _ in range(2):
+        (route,) = peer.feed(LocalSignal(BOB.peer_id, OFFER)).routes
+        assert verify_offer(route.message.signal, ME.peer_id, BOB.peer_id).verified
+        proofs.append(route.message.signal.p2pmesh)
+    assert [proof.purpose for proof in proofs] == [PINNED, None]
+
+
+def test_an_offer_for_a_long_link_is_given_to_a_service_only_if_there_is_no_link_into_the_mesh():
+    peer = Peer().join("one").in_mesh().feed(SetLinkPurpose(BOB.peer_id, LONG))
+    (route,) = peer.feed(LocalSignal(BOB.peer_id, OFFER)).routes
+    peer.feed(RouteFailed(route.call, "nobody knows it"))
+    assert peer.sent == []
+    assert [type(told) for told in peer.told] == [Rejected]
+    alone = Peer().join("one").feed(SetLinkPurpose(BOB.peer_id, LONG)).feed(LocalSignal(BOB.peer_id, OFFER))
+    assert [type(message) for _, message in alone.sent] == [PeerSignal]
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_an_offer_that_a_service_brought_and_nobody_answered_is_taken_back_where_originals_are_let_in(allowed):
+    peer = Peer(links=LinkConfig(allow_unverified=allowed)).join("one").feed(LocalSignal(BOB.peer_id, OFFER))
+    peer.feed(LinkLost(BOB.peer_id, "no answer in time"))
+    taken_back = [message for _, message in peer.sent if isinstance(message, ConnectionRejected)]
+    assert [message.reason for message in taken_back] == (["cancelled"] if allowed else [])
+
+
+def test_with_every_service_down_an_offer_that_no_route_brings_is_lost_at_once():
+    peer = offering()
+    (route,) = peer.routes
+    assert peer.feed(RouteFailed(route.call, "nobody knows it")).told == [
+        Rejected(BOB.peer_id, "no route to it: nobody knows it")
+    ]
+    assert Peer().feed(LocalSignal(BOB.peer_id, OFFER)).told == [Rejected(BOB.peer_id, NO_WAY)]
+
+
+def test_services_that_go_down_do_not_stop_signaling_through_the_mesh():
+    peer = offering("one").feed(ServiceDown("one", "cut"))
+    assert len(peer.feed(LocalSignal(EVE.peer_id, OFFER)).routes) == 1
+    offered = peer.feed(routed_signal(BOB, HIS_OFFER)).told
+    assert [type(told) for told in offered] == [Offered]
+    assert len(peer.feed(LocalSignal(BOB.peer_id, ANSWER)).routes) == 1
+
+
+def test_an_offer_that_was_given_to_a_service_which_went_down_goes_another_way_if_there_is_one():
+    peer = Peer().join("one").feed(LocalSignal(BOB.peer_id, OFFER)).in_mesh()
+    (route,) = peer.feed(ServiceDown("one", "cut")).routes
+    assert route.to == BOB.peer_id
+    alone = Peer().join("one").feed(LocalSignal(BOB.peer_id, OFFER)).feed(ServiceDown("one", "cut"))
+    assert [type(told) for told in alone.told] == [ServiceDown]  # it may have arrived
+
+
+def test_a_peer_of_the_original_is_offered_to_by_a_service():
+    peer = Peer(links=LinkConfig(allow_unverified=True)).join().in_mesh()
+    peer.signaled(from_peer(ORIGINAL, description("offer", 3))).feed(RejectOffer(ORIGINAL.peer_id, "x"))
+    peer.feed(LocalSignal(ORIGINAL.peer_id, OFFER))
+    assert peer.routes == []
+    assert len(peer.sent) == 1
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        pytest.param(LinkLost(BOB.peer_id, "given up"), id="lost"),
+        pytest.param(LinkUp(remote(BOB)), id="linked"),
+        pytest.param(RejectOffer(BOB.peer_id, "cancelled"), id="taken back"),
+        pytest.param(LocalSignal(BOB.peer_id, description("offer", 5)), id="replaced"),
+    ],
+)
+def test_the_end_of_an_attempt_is_the_end_of_its_route(end):
+    peer = offering("one")
+    (route,) = peer.routes
+    assert peer.feed(end).cancelled == [route.call]
+    assert peer.feed(RouteFailed(route.call, "too late")).effects == []
+
+
+def test_an_answer_that_overtakes_the_news_of_arrival_ends_the_route_and_counts_for_it():
+    peer = offering("one")
+    (route,) = peer.routes
+    answer = sign_answer(BOB, ME.peer_id, description("answer", 2), route.message.signal)
+    peer.feed(routed_signal(BOB, answer))
+    assert peer.cancelled == [route.call]
+    assert peer.counts("offers_mesh") == 1
+    assert peer.feed(RouteFailed(route.call, "too late")).effects == []
+    assert peer.signaled(NOT_HERE).told == []
+
+
+def test_an_offer_that_is_taken_back_is_taken_back_on_its_way():
+    peer = offering("one")
+    mark = mark_of(OFFER)
+    (_, rejection) = peer.feed(RejectOffer(BOB.peer_id, "cancelled")).asked
+    assert (rejection.message.reason, rejection.message.about) == ("cancelled", mark)
+    assert peer.feed(RouteFailed(rejection.call, "x")).effects == []  # nor had the offer come
+    peer = offering("one")
+    peer.feed(RouteFailed(peer.routes[0].call, "x")).feed(RejectOffer(BOB.peer_id, "cancelled"))
+    ((_, rejection),) = peer.sent
+    assert (rejection.reason, rejection.about) == ("cancelled", mark)
+
+
+# --- answers and rejections -------------------------------------------------------------------------------------------
+
+
+def test_an_answer_goes_back_the_recorded_way_and_by_the_service_if_that_fails():
+    peer = Peer().join().in_mesh().feed(routed_signal(BOB, HIS_OFFER))
+    assert peer.told == [Offered(remote(BOB), HIS_OFFER)]
+    (route,) = peer.feed(LocalSignal(BOB.peer_id, ANSWER)).routes
+    assert route.way == way_back(BOB)
+    assert verify_answer(route.message.signal, HIS_OFFER, ME.peer_id, BOB.peer_id).verified
+    peer.feed(RouteFailed(route.call, "the way is broken"))
+    assert [(service, message.signal) for service, message in peer.sent] == [("one", route.message.signal)]
+
+
+def test_what_came_by_a_service_is_answered_by_that_service_even_with_links_into_the_mesh():
+    peer = Peer().join("one", "two").in_mesh().signaled(from_peer(BOB, HIS_OFFER), "one")
+    peer.signaled(BootstrapPeers(peers=(KnownPeer(id=BOB.peer_id),)), "two")
+    assert [service for service, _ in peer.feed(LocalSignal(BOB.peer_id, ANSWER)).sent] == ["one"]
+    assert [service for service, _ in peer.feed(RejectOffer(BOB.peer_id, "x")).sent] == ["one"]
+    peer.signaled(from_peer(BOB, sign_offer(BOB, ME.peer_id, description("offer", 3))), "one")
+    peer.feed(ServiceDown("one", "cut")).feed(LocalSignal(BOB.peer_id, ANSWER))
+    assert len(peer.routes) == 1
+
+
+def test_an_answer_without_any_way_ends_the_attempt_at_once():
+    peer = Peer().in_mesh().feed(routed_signal(BOB, HIS_OFFER)).feed(LocalSignal(BOB.peer_id, ANSWER))
+    peer.feed(RouteFailed(peer.routes[0].call, "the way is broken"))
+    assert peer.told == [Rejected(BOB.peer_id, "no route to it: the way is broken")]
+
+
+def test_a_rejection_goes_the_way_the_offer_came_and_names_it():
+    peer = Peer().join().in_mesh().feed(routed_signal(BOB, HIS_OFFER))
+    (route,) = peer.feed(RejectOffer(BOB.peer_id, "max_peers_reached", (EVE.peer_id,))).routes
+    assert route.way == way_back(BOB)
+    assert route.message == LinkRejected(
+        from_=ME.peer_id, reason="max_peers_reached", alternative_peers=(EVE.peer_id,), about=mark_of(HIS_OFFER)
+    )
+    assert peer.sent == []
+    ((service, message),) = peer.feed(RouteFailed(route.call, "x")).sent
+    assert (service, message.about) == ("one", mark_of(HIS_OFFER))
+
+
+def test_a_rejection_through_the_mesh_ends_the_attempt_and_its_alternatives_are_bounded():
+    peer = offering()
+    peer.feed(RouteSucceeded(peer.routes[0].call, BOB.peer_id, 2))
+    made_up = tuple(f"{n:040x}" for n in range(64))
+    peer.feed(routed(BOB, LinkRejected(reason="full", alternative_peers=(ME.peer_id, BOB.peer_id, *made_up))))
+    assert peer.told == [Rejected(BOB.peer_id, "full", made_up[:MAX_ALTERNATIVES])]
+    peer.feed(routed(BOB, LinkRejected(reason="full", alternative_peers=made_up)))
+    assert peer.effects == []
+    assert peer.counts("ignored_stray_rejections") == 1
+
+
+def test_a_rejection_of_an_earlier_offer_does_not_end_the_present_attempt():
+    peer = offering()
+    late = LinkRejected(reason="full", about=mark_of(description("offer", 9)))
+    assert peer.feed(routed(BOB, late)).effects == []
+    late = LinkRejected(reason="full", about=mark_of(OFFER))
+    assert peer.feed(routed(BOB, late)).told == [Rejected(BOB.peer_id, "full")]
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        ConnectionRejected(from_=BOB.peer_id, reason="max_peers_reached"),
+        ConnectionRejected(from_=BOB.peer_id, reason="max_peers_reached", about="0" * 16),
+        SignalRejected(from_=BOB.peer_id, reason="initiator_conflict", correct_initiator=BOB.peer_id),
+        NOT_HERE,
+    ],
+)
+def test_a_service_can_not_end_an_attempt_whose_offer_it_never_saw(lie):
+    peer = offering("one")
+    assert peer.signaled(lie).effects == []
+    answer = sign_answer(
+        BOB, ME.peer_id, description("answer", 2), peer.core._introductions._own.get(BOB.peer_id).signal
+    )
+    assert len(peer.feed(routed_signal(BOB, answer)).got(FeedSignal)) == 1
+
+
+def test_a_rejection_by_a_service_counts_if_it_names_the_offer_that_went_through_the_mesh():
+    peer = offering("one").signaled(ConnectionRejected(from_=BOB.peer_id, reason="full", about=mark_of(OFFER)))
+    assert peer.told == [Rejected(BOB.peer_id, "full")]
+
+
+# --- twice, and at once -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("order", [("mesh", "one"), ("one", "mesh")])
+def test_an_offer_that_comes_by_both_ways_is_one_attempt_and_answered_the_first_way(order):
+    peer = Peer().join().in_mesh()
+    by = {
+        "mesh": lambda: peer.feed(routed_signal(BOB, HIS_OFFER)),
+        "one": lambda: peer.signaled(from_peer(BOB, HIS_OFFER)),
+    }
+    assert len(by[order[0]]().told) == 1
+    assert by[order[1]]().told == []
+    peer.feed(LocalSignal(BOB.peer_id, ANSWER))
+    assert (len(peer.routes), len(peer.sent)) == ((1, 0) if order[0] == "mesh" else (0, 1))
+    assert by[order[1]]().effects == []
+
+
+def test_when_offers_cross_the_one_that_is_answered_takes_the_place_of_ours():
+    peer = offering("one")
+    (ours,) = peer.routes
+    peer.feed(routed_signal(BOB, HIS_OFFER))
+    answering = peer.feed(LocalSignal(BOB.peer_id, ANSWER))
+    assert answering.cancelled == [ours.call]
+    assert [type(route.message) for route in answering.routes] == [RelaySignal]
+    assert peer.feed(RouteFailed(ours.call, "x")).effects == []
+
+
+def test_an_offer_of_ours_that_is_lost_does_not_end_the_attempt_that_theirs_began():
+    low = next(
+        one for one in map(Identity.from_seed, (bytes([n]) * 32 for n in range(256))) if one.peer_id < ME.peer_id
+    )
+    peer = Peer().in_mesh().feed(LocalSignal(low.peer_id, OFFER))
+    (ours,) = peer.routes
+    peer.feed(routed_signal(low, sign_offer(low, ME.peer_id, description("offer", 2))))
+    assert peer.feed(RouteFailed(ours.call, "x")).effects == []
+    assert len(peer.feed(LocalSignal(low.peer_id, ANSWER)).routes) == 1
+
+
+def test_an_offer_of_ours_that_theirs_gives_way_to_goes_again_by_the_way_of_theirs_if_it_was_lost():
+    peer = offering()
+    (ours,) = peer.routes
+    peer.feed(routed_signal(BOB, HIS_OFFER))
+    (again,) = peer.feed(RouteFailed(ours.call, "x")).routes
+    assert (again.message, again.way) == (ours.message, way_back(BOB))
+    assert peer.feed(RouteFailed(again.call, "x")).effects == []
+
+
+def test_with_an_offer_of_ours_that_is_taken_back_theirs_that_crossed_it_is_turned_down():
+    peer = offering()
+    peer.feed(routed_signal(BOB, HIS_OFFER)).feed(RejectOffer(BOB.peer_id, "cancelled"))
+    said = [(route.message.reason, route.message.about, route.way) for route in peer.routes]
+    assert said == [("cancelled", mark_of(OFFER), None), ("max_peers_reached", mark_of(HIS_OFFER), way_back(BOB))]
+
+
+def test_an_offer_to_a_peer_whose_own_offer_has_come_takes_its_recorded_way():
+    peer = Peer().in_mesh().feed(routed_signal(BOB, HIS_OFFER)).feed(LocalSignal(BOB.peer_id, OFFER))
+    assert [route.way for route in peer.routes] == [way_back(BOB)]
+
+
+# --- candidates -------------------------------------------------------------------------------------------------------
+
+
+def test_candidates_travel_together_after_a_little_while_or_when_they_are_enough():
+    peer = offering("one")
+    peer.feed(RouteSucceeded(peer.routes[0].call, BOB.peer_id, 2))
+    for _ in range(3):
+        assert peer.feed(LocalSignal(BOB.peer_id, CANDIDATE)).effects == []
+    assert peer.wait(0.19).effects == []
+    (route,) = peer.wait(0.02).routes
+    assert route.message == RelayBatch(from_=ME.peer_id, signals=(CANDIDATE,) * 3)
+    for _ in range(4):
+        peer.feed(LocalSignal(BOB.peer_id, CANDIDATE))
+    (route,) = peer.feed(LocalSignal(BOB.peer_id, CANDIDATE)).routes
+    assert len(route.message.signals) == 5
+    assert peer.wait(1).effects == []
+    ((_, batch),) = peer.feed(RouteFailed(route.call, "x")).sent
+    assert (batch.to, batch.signals) == (BOB.peer_id, (CANDIDATE,) * 5)
+    assert peer.counts("batched") == 8
+
+
+def test_candidates_follow_their_description_by_the_service():
+    peer = Peer().join("one", "two").signaled(from_peer(BOB, HIS_OFFER), "one").in_mesh()
+    peer.feed(LocalSignal(BOB.peer_id, ANSWER)).feed(LocalSignal(BOB.peer_id, CANDIDATE))
+    ((service, batch),) = peer.wait(0.2).sent
+    assert service == "one"
+    assert isinstance(batch, PeerSignals)
+    assert batch.batch_timestamp > 0
+
+
+def test_candidates_of_an_attempt_that_is_over_stay_at_home():
+    peer = offering().feed(LocalSignal(BOB.peer_id, CANDIDATE)).feed(LinkLost(BOB.peer_id, "x"))
+    assert peer.wait(1).effects == []
+    assert peer.counts("ignored_late_candidates") == 1
+
+
+def test_candidates_through_the_mesh_reach_the_attempt_and_are_bounded():
+    peer = Peer().in_mesh().feed(routed_signal(BOB, HIS_OFFER))
+    batch = routed(BOB, RelayBatch(from_=BOB.peer_id, signals=(CANDIDATE,) * 30))
+    fed = [len(peer.feed(batch).got(FeedSignal)) for _ in range(4)]
+    assert sum(fed) == MAX_CANDIDATES
+    assert peer.feed(routed_signal(BOB, CANDIDATE)).effects == []
+
+
+# --- hostile peers ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("event", "count"),
+    [
+        (routed_signal(EVE, HIS_OFFER, from_=BOB.peer_id), "ignored_in_others_names"),
+        (routed(EVE, RelayBatch(from_=BOB.peer_id, signals=(HIS_OFFER,))), "ignored_in_others_names"),
+        (routed_signal(BOB, HIS_OFFER, to=EVE.peer_id), "ignored_for_others"),
+        (routed_signal(ME, HIS_OFFER), "ignored_from_ourselves"),
+        (routed_signal(ORIGINAL, description("offer", 2)), "ignored_unverified_origins"),
+        (routed(BOB, RelayFailure(from_=BOB.peer_id, to=ME.peer_id)), "ignored_unexpected"),
+        (Received(CAROL.peer_id, RelaySignal(from_=BOB.peer_id, to=ME.peer_id, signal=HIS_OFFER)), "ignored_unrouted"),
+        (Received(CAROL.peer_id, RelayBatch(from_=BOB.peer_id, signals=(HIS_OFFER,))), "ignored_unrouted"),
+    ],
+)
+def test_only_what_its_origin_signed_for_us_counts(event, count):
+    peer = Peer().in_mesh()
+    assert peer.feed(event).effects == []
+    assert peer.counts(count) == 1
+
+
+def test_an_offer_with_somebody_elses_proof_goes_no_further():
+    peer = Peer().in_mesh().feed(routed_signal(EVE, HIS_OFFER))
+    assert peer.told == []
+    assert peer.counts("false_offers") == 1
+
+
+def test_a_flood_of_offers_from_one_peer_is_cut_off_and_others_are_still_heard():
+    peer = Peer(signaling=SignalingConfig(offer_burst=3, offers_per_second=0.5)).join().in_mesh()
+
+    def offer(n):
+        return sign_offer(BOB, ME.peer_id, description("offer", n))
+
+    told = [len(peer.feed(routed_signal(BOB, offer(n))).told) for n in range(6)]
+    assert told == [1, 1, 1, 0, 0, 0]
+    assert len(peer.feed(routed_signal(EVE, sign_offer(EVE, ME.peer_id, OFFER))).told) == 1
+    peer.now += 2
+    assert len(peer.feed(routed_signal(BOB, offer(7))).told) == 1
+    assert peer.feed(routed_signal(BOB, offer(8))).told == []
+    assert peer.counts("ignored_excess_offers") == 4
+
+
+def test_a_service_that_floods_in_a_peers_name_does_not_silence_it_in_the_mesh():
+    peer = Peer(signaling=SignalingConfig(offer_burst=3)).join().in_mesh()
+    for n in range(10):
+        forged = msgspec.structs.replace(HIS_OFFER, sdp=description("offer", 90 + n).sdp)
+        peer.signaled(from_peer(BOB, forged))
+    assert peer.counts("ignored_excess_offers") == 7
+    assert len(peer.feed(routed_signal(BOB, HIS_OFFER)).told) == 1
+
+
+def test_an_offer_without_a_proof_is_turned_down_the_way_it_came():
+    peer = Peer().join().in_mesh().feed(routed_signal(BOB, description("offer", 2)))
+    (route,) = peer.routes
+    assert (peer.told, peer.sent) == ([], [])
+    assert (route.way, route.message.reason) == (way_back(BOB), "unverified_peer")
+
+
+def test_alternatives_on_a_link_are_hints():
+    peer = Peer().in_mesh()
+    peer.feed(Received(CAROL.peer_id, LinkRejected(reason="x", alternative_peers=(ME.peer_id, EVE.peer_id))))
+    assert peer.told == [PeersFound((EVE.peer_id,), "rejection")]
+    assert peer.feed(Received(CAROL.peer_id, LinkRejected(reason="x"))).effects == []
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ((), "Peer not connected"),
+        ((ORIGINAL.peer_id, ME.peer_id), "Relay loop detected"),
+        (tuple(f"{n:040x}" for n in range(3)), "Relay path too long"),
+    ],
+)
+def test_nothing_is_relayed_for_peers_of_the_original_and_they_are_told(path, reason):
+    peer = Peer().in_mesh().feed(LinkUp(RemotePeer(ORIGINAL.peer_id, False, 0)))
+    asked = RelaySignal(from_=ORIGINAL.peer_id, to=BOB.peer_id, signal=OFFER, relay_path=path)
+    (frame,) = peer.feed(Received(ORIGINAL.peer_id, asked)).effects
+    assert isinstance(frame, SendFrame)
+    assert frame.peers == (ORIGINAL.peer_id,)
+    assert (frame.message.to, frame.message.target_peer) == (ORIGINAL.peer_id, BOB.peer_id)
+    assert frame.message.reason == reason
+    refused = sum(len(peer.feed(Received(ORIGINAL.peer_id, asked)).effects) for _ in range(50))
+    assert refused < 10
+    assert peer.counts("relays_refused") == 51
+
+
+def test_tables_stay_bounded_and_what_the_mesh_has_no_room_for_goes_by_a_service():
+    config = SignalingConfig(remembered_peers=10, remembered_offers=20, routes=4)
+    peer = Peer(signaling=config).join().in_mesh()
+    peers = [Identity.from_seed(n.to_bytes(32, "big")) for n in range(100, 130)]
+    sent = 0
+    for number, other in enumerate(peers):
+        sent += len(peer.feed(LocalSignal(other.peer_id, description("offer", number))).sent)
+        peer.feed(routed_signal(other, sign_offer(other, ME.peer_id, description("offer", number))))
+        peer.feed(LocalSignal(other.peer_id, CANDIDATE))
+    snapshot = peer.core.snapshot()
+    assert snapshot["routes"] == 4
+    assert sent >= 26
+    assert (snapshot["own_offers"], snapshot["heard_offers"], snapshot["open_letters"]) == (20, 20, 20)
+    assert peer.wait(1).core.snapshot()["routes"] <= 4
+
+
+def test_a_call_number_is_never_used_twice():
+    peer = Peer().in_mesh()
+    calls = [peer.feed(LocalSignal(BOB.peer_id, description("offer", n))).routes[0].call for n in range(9)]
+    assert all(later > earlier for earlier, later in itertools.pairwise(calls))
+
+
+def test_asking_the_services_again_stops_with_the_first_link_into_the_mesh_and_starts_when_the_last_is_gone():
+    peer = Peer(max_peers=5).join().feed(LinkUp(RemotePeer(ORIGINAL.peer_id, False, 0)))
+    assert len(peer.wait(5).sent) == 1
+    assert peer.in_mesh().wait(600).effects == []
+    assert peer.in_mesh(BOB).feed(LinkDown(CAROL.peer_id, "gone")).wait(600).effects == []
+    assert len(peer.feed(LinkDown(BOB.peer_id, "gone")).wait(5).sent) == 1
+
+
+def test_every_lost_letter_is_told_once():
+    peer = offering("one")
+    (route,) = peer.routes
+    peer.feed(RouteFailed(route.call, "x")).signaled(NOT_HERE)
+    assert peer.told == [Rejected(BOB.peer_id, NOT_FOUND)]
+    assert [
+        effect for effect in peer.feed(ServiceDown("one", "cut")).got(Notify) if isinstance(effect.input, Rejected)
+    ] == []

@@ -1,0 +1,193 @@
+"""Proofs in offers, answers and joins: what is true passes, and whatever was changed on the way does not."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from p2pmesh.errors import LocalProtocolError, RemoteProtocolError
+from p2pmesh.identity import Identity
+from p2pmesh.protocols.core import RemotePeer
+from p2pmesh.protocols.signaling.handshake import (
+    MAX_FINGERPRINTS,
+    fingerprints,
+    sign_answer,
+    sign_join,
+    sign_offer,
+    verify_answer,
+    verify_join,
+    verify_offer,
+)
+from p2pmesh.wire.messages import PROTOCOL_VERSION, RING, Signal
+from p2pmesh.wire.signaling import Join
+
+ALICE, BOB, EVE = (Identity.from_seed(bytes([n]) * 32) for n in (1, 2, 3))
+NOBODY = Identity.unverified("ab" * 20)
+
+
+def fingerprint(n: int) -> str:
+    return ":".join([f"{n:02X}"] * 32)
+
+
+def description(kind: str, *prints: int) -> Signal:
+    lines = ["v=0", "m=application 9 UDP/DTLS/SCTP webrtc-datachannel"]
+    return Signal(
+        type=kind, sdp="\r\n".join([*lines, *(f"a=fingerprint:sha-256 {fingerprint(n)}" for n in prints), ""])
+    )
+
+
+OFFER = description("offer", 1)
+ANSWER = description("answer", 2)
+
+
+def test_an_offer_is_verified_as_its_signers():
+    signed = sign_offer(ALICE, BOB.peer_id, OFFER, links=2, purpose=RING)
+    assert signed.sdp == OFFER.sdp
+    assert signed.p2pmesh is not None
+    assert (signed.p2pmesh.links, signed.p2pmesh.purpose) == (2, RING)
+    remote = verify_offer(signed, ALICE.peer_id, BOB.peer_id)
+    assert remote == RemotePeer(ALICE.peer_id, verified=True, version=PROTOCOL_VERSION, public_key=ALICE.public_key)
+
+
+def test_an_answer_is_verified_with_the_offer_it_answers():
+    offer = sign_offer(ALICE, BOB.peer_id, OFFER)
+    answer = sign_answer(BOB, ALICE.peer_id, ANSWER, offer)
+    # Signed or not, the offer is the same: only its fingerprints count.
+    for known in (offer, OFFER):
+        assert verify_answer(answer, known, BOB.peer_id, ALICE.peer_id).verified
+
+
+def test_a_signal_without_a_proof_comes_from_the_original():
+    expected = RemotePeer(ALICE.peer_id, verified=False, version=0)
+    assert verify_offer(OFFER, ALICE.peer_id, BOB.peer_id) == expected
+    assert verify_answer(ANSWER, OFFER, ALICE.peer_id, BOB.peer_id) == expected
+
+
+def test_a_key_that_is_not_of_the_id_is_ours_but_unverified():
+    signed = sign_offer(NOBODY, BOB.peer_id, OFFER)
+    remote = verify_offer(signed, NOBODY.peer_id, BOB.peer_id)
+    assert (remote.verified, remote.version) == (False, PROTOCOL_VERSION)
+
+
+def swap(signal: Signal, n: int) -> Signal:
+    return msgspec.structs.replace(signal, sdp=description(signal.type, n).sdp)
+
+
+def add(signal: Signal, line: str) -> Signal:
+    return msgspec.structs.replace(signal, sdp=f"{line}\r\n{signal.sdp}")
+
+
+SIGNED = sign_offer(ALICE, BOB.peer_id, OFFER, links=0)
+assert SIGNED.p2pmesh is not None
+assert SIGNED.sdp is not None
+OTHER_LINE = f"a=fingerprint:sha-256 {fingerprint(9)}"
+
+
+@pytest.mark.parametrize(
+    ("signal", "sender", "receiver"),
+    [
+        pytest.param(swap(SIGNED, 9), ALICE, BOB, id="another fingerprint"),
+        pytest.param(add(SIGNED, OTHER_LINE), ALICE, BOB, id="one fingerprint more"),
+        pytest.param(add(SIGNED, f"s=x\x0b{OTHER_LINE}"), ALICE, BOB, id="a hidden fingerprint"),
+        pytest.param(add(SIGNED, f" {OTHER_LINE}"), ALICE, BOB, id="an indented fingerprint"),
+        pytest.param(add(SIGNED, "a=fingerprint:sha-256 zz"), ALICE, BOB, id="a malformed fingerprint"),
+        pytest.param(SIGNED, EVE, BOB, id="another sender"),
+        pytest.param(SIGNED, ALICE, EVE, id="another receiver"),
+        pytest.param(msgspec.structs.replace(SIGNED, type="answer"), ALICE, BOB, id="another kind"),
+        pytest.param(msgspec.structs.replace(SIGNED, sdp=None), ALICE, BOB, id="no description"),
+        pytest.param(msgspec.structs.replace(SIGNED, sdp="v=0\r\n"), ALICE, BOB, id="no fingerprint"),
+        *(
+            pytest.param(
+                msgspec.structs.replace(SIGNED, p2pmesh=msgspec.structs.replace(SIGNED.p2pmesh, **change)),
+                ALICE,
+                BOB,
+                id=f"another {next(iter(change))}",
+            )
+            for change in (
+                {"version": 2},
+                {"links": 7},
+                {"purpose": "pinned"},
+                {"key": EVE.public_key},
+                {"signature": bytes(64)},
+            )
+        ),
+    ],
+)
+def test_a_changed_offer_is_refused(signal, sender, receiver):
+    with pytest.raises(RemoteProtocolError):
+        verify_offer(signal, sender.peer_id, receiver.peer_id)
+
+
+def test_an_answer_is_no_answer_to_another_offer_nor_to_somebody_else():
+    answer = sign_answer(BOB, ALICE.peer_id, ANSWER, OFFER)
+    with pytest.raises(RemoteProtocolError):
+        verify_answer(answer, description("offer", 7), BOB.peer_id, ALICE.peer_id)
+    with pytest.raises(RemoteProtocolError):
+        verify_answer(answer, OFFER, BOB.peer_id, EVE.peer_id)
+    with pytest.raises(RemoteProtocolError):
+        verify_answer(msgspec.structs.replace(answer, type="offer"), OFFER, BOB.peer_id, ALICE.peer_id)
+    with pytest.raises(RemoteProtocolError):
+        verify_offer(msgspec.structs.replace(answer, type="offer"), BOB.peer_id, ALICE.peer_id)
+
+
+def test_fingerprints_are_all_lines_normalised_sorted_and_each_once():
+    upper, lower = fingerprint(0xAB), fingerprint(0xAB).lower()
+    sdp = f"a=fingerprint:sha-256 {lower}\na=fingerprint:SHA-256 {upper} \r\na=fingerprint:sha-1 {'0A:' * 19}0b\r\n"
+    assert fingerprints(Signal(type="offer", sdp=sdp)) == (f"sha-1 {'0A:' * 19}0B", f"sha-256 {upper}")
+
+
+def test_the_number_of_fingerprints_is_bounded():
+    fingerprints(description("offer", *range(MAX_FINGERPRINTS)))
+    with pytest.raises(RemoteProtocolError, match="more than"):
+        fingerprints(description("offer", *range(MAX_FINGERPRINTS + 1)))
+
+
+def test_what_can_not_be_signed_is_our_own_fault():
+    with pytest.raises(LocalProtocolError):
+        sign_offer(ALICE, BOB.peer_id, Signal(type="offer", sdp="v=0"))
+    with pytest.raises(LocalProtocolError):
+        sign_offer(ALICE, BOB.peer_id, ANSWER)
+
+
+@given(st.text(max_size=300), st.integers(min_value=0, max_value=400))
+def test_no_description_raises_anything_but_a_protocol_error(text, at):
+    sdp = SIGNED.sdp or ""
+    sdp = f"{sdp[:at]}{text}{sdp[at:]}"
+    try:
+        remote = verify_offer(msgspec.structs.replace(SIGNED, sdp=sdp), ALICE.peer_id, BOB.peer_id)
+    except RemoteProtocolError:
+        return
+    assert remote.verified
+    assert fingerprints(Signal(type="offer", sdp=sdp)) == fingerprints(OFFER)
+
+
+def test_a_join_is_signed_over_room_id_and_time():
+    join = sign_join(ALICE, "demo", 1_700_000_000_123, token="secret")
+    assert (join.peer_id, join.room, join.token, join.version) == (ALICE.peer_id, "demo", "secret", PROTOCOL_VERSION)
+    assert verify_join(join)
+    for change in (
+        {"room": "other"},
+        {"timestamp": 1_700_000_000_124},
+        {"peer_id": BOB.peer_id},
+        {"public_key": BOB.public_key},
+        {"signature": bytes(64)},
+        {"public_key": None},
+        {"timestamp": None},
+        {"signature": None},
+    ):
+        assert not verify_join(msgspec.structs.replace(join, **change))
+
+
+def test_an_absent_room_is_the_room_without_a_name():
+    join = sign_join(ALICE, "", 1)
+    assert verify_join(msgspec.structs.replace(join, room=None))
+
+
+def test_an_unverified_identity_joins_unsigned():
+    join = sign_join(NOBODY, "demo", 1)
+    assert join.public_key is None
+    assert join.signature is None
+    assert not verify_join(join)
+    assert not verify_join(Join(peer_id=NOBODY.peer_id))

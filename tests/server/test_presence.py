@@ -1,0 +1,737 @@
+"""What the signaling server decides: sans-IO, message by message."""
+
+import json
+import math
+import random
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from p2pmesh.errors import ConfigError, LocalProtocolError
+from p2pmesh.identity import Identity
+from p2pmesh.keyspace import PeerId, ring_distance, xor_distance
+from p2pmesh.protocols.signaling.handshake import sign_join
+from p2pmesh.server.config import ServerConfig
+from p2pmesh.server.presence import Close, Order, Presence, Send
+from p2pmesh.server.rooms import Room
+from p2pmesh.wire.signaling import ERROR_CODES, Join
+
+NOW = 1_000_000.0
+A, B, C = "a" * 40, "b" * 40, "c" * 40
+NOWHERE = "f" * 40
+RELAYED = [
+    "signal",
+    "batched_signals",
+    "connection_rejected",
+    "signal_rejected",
+    "offer",
+    "answer",
+    "candidate",
+    "ack",
+    "kademlia_rpc_request",
+    "kademlia_rpc_response",
+]
+
+
+def peer_id(number: int) -> PeerId:
+    return PeerId(f"{random.Random(number).getrandbits(160):040x}")
+
+
+class Service:
+    """A presence whose wall clock is its monotonic one, with what each client was sent."""
+
+    def __init__(self, **config: Any) -> None:
+        self.config = ServerConfig(**config)
+        self.presence = Presence(self.config, random.Random(1), lambda now: now)
+        self.now = NOW
+        self.inbox: dict[int, list[dict[str, Any]]] = {}
+        self.closed: dict[int, Close] = {}
+        self.connections = 0
+
+    def connect(self, address: str = "192.0.2.1") -> int:
+        self.connections += 1
+        self.inbox[self.connections] = []
+        self.take(self.presence.connected(self.connections, address, self.now))
+        return self.connections
+
+    def say(self, client: int, data: Any = None, /, **message: Any) -> list[dict[str, Any]]:
+        """Send, and give what this client was answered."""
+        self.inbox[client].clear()
+        self.take(self.presence.received(client, json.dumps(message) if data is None else data, self.now))
+        return list(self.inbox[client])
+
+    def join(self, client: int, peer: str, **fields: Any) -> list[dict[str, Any]]:
+        return self.say(client, type="join", peerId=peer, **fields)
+
+    def joined(self, peer: str, **fields: Any) -> int:
+        client = self.connect()
+        self.join(client, peer, **fields)
+        self.inbox[client].clear()
+        return client
+
+    def join_signed(self, client: int, join: Join) -> list[dict[str, Any]]:
+        return self.say(client, msgspec.json.encode(join))
+
+    def leave(self, client: int) -> None:
+        self.take(self.presence.disconnected(client, self.now))
+
+    def take(self, orders: list[Order]) -> int:
+        for order in orders:
+            match order:
+                case Send(client, text):
+                    assert client not in self.closed
+                    self.inbox[client].append(json.loads(text))
+                case Close(client):
+                    assert client not in self.closed
+                    self.closed[client] = order
+        return len(orders)
+
+    def clear(self) -> None:
+        for messages in self.inbox.values():
+            messages.clear()
+
+
+def codes(messages: list[dict[str, Any]]) -> list[str]:
+    return [message["code"] for message in messages if message["type"] == "error"]
+
+
+# --- joining ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_legacy_client_alone_gets_no_answer_and_one_with_a_version_gets_an_empty_one() -> None:
+    service = Service()
+    assert service.join(service.connect(), A) == []
+    assert service.join(service.connect(), B, room="other", version=1) == [{"type": "bootstrap_peers", "peers": []}]
+
+
+def test_joiner_and_neighbours_are_told_of_each_other() -> None:
+    service = Service()
+    first, second = service.joined(A), service.connect()
+    assert service.join(second, B) == [{"type": "bootstrap_peers", "peers": [{"id": A}]}]
+    assert service.inbox[first] == [{"type": "peer_joined", "peerId": B}]
+
+
+def test_a_repeated_join_announces_again_and_answers_afresh() -> None:
+    service = Service()
+    first, second = service.joined(A), service.joined(B)
+    service.clear()
+    assert service.join(second, B) == [{"type": "bootstrap_peers", "peers": [{"id": A}]}]
+    assert service.inbox[first] == [{"type": "peer_joined", "peerId": B}]
+    assert service.presence.snapshot()["members"] == 2
+
+
+def test_a_second_id_replaces_the_first_one_of_a_client() -> None:
+    service = Service()
+    first, second = service.joined(A), service.joined(B)
+    service.clear()
+    service.join(second, C)
+    assert service.inbox[first] == [{"type": "peer_left", "peerId": B}, {"type": "peer_joined", "peerId": C}]
+    assert service.presence.snapshot()["members"] == 2
+    assert service.say(first, type="signal", to=B, signal={})[0]["message"] == f"Peer {B} not found."
+
+
+@pytest.mark.parametrize("members", [0, 1, 2, 6, 50, 400])
+def test_bootstrap_is_the_xor_nearest_and_the_ring_neighbours(members: int) -> None:
+    ids = [peer_id(number) for number in range(members)]
+    room = Room("")
+    for number, peer in enumerate(ids):
+        room.put(peer, number)
+    for probe in [peer_id(-1), *ids[:20]]:
+        others = [peer for peer in ids if peer != probe]
+        nearest = sorted(others, key=lambda peer: xor_distance(probe, peer))[:5]
+        ring = sorted(others, key=lambda peer: ring_distance(probe, peer))
+        assert room.neighbours(probe, 5) == list(dict.fromkeys([*nearest, *ring[:1], *ring[-1:]]))
+
+
+@given(st.sets(st.integers(0, 255), max_size=40), st.integers(0, 255), st.integers(0, 8))
+def test_nearest_of_any_crowded_corner_of_the_space(members: set[int], probe: int, count: int) -> None:
+    room = Room("")
+    for member in sorted(members):
+        room.put(PeerId(f"{member:040x}"), member)
+    others = sorted(members - {probe}, key=lambda other: other ^ probe)
+    assert [int(peer, 16) for peer in room.neighbours(PeerId(f"{probe:040x}"), count)][: len(others[:count])] == others[
+        :count
+    ]
+
+
+def test_a_join_costs_the_same_in_a_small_and_in_a_large_room() -> None:
+    service = Service()
+    costs = []
+    for number in range(600):
+        client = service.connect(address=f"address {number}")
+        message = json.dumps({"type": "join", "peerId": peer_id(number)})
+        costs.append(len(service.presence.received(client, message, NOW)))
+    assert max(costs) <= 1 + 5 + 2
+    assert max(costs[:50]) == max(costs[500:])
+
+
+@pytest.mark.parametrize("bad", ["", None, 0])
+def test_a_join_without_an_id_gets_the_original_answer(bad: Any) -> None:
+    service = Service()
+    (error,) = service.join(service.connect(), bad)
+    assert error == {"type": "error", "message": "peerId is required for join message.", "code": "bad_join"}
+
+
+@pytest.mark.parametrize("bad", ["abc", "A" * 40, "g" * 40, "a" * 41, A + "\n", 12, [A], {"id": A}, True])
+def test_ids_that_are_not_40_hex_digits_are_refused_and_never_spread(bad: Any) -> None:
+    service = Service()
+    neighbour, client = service.joined(A), service.connect()
+    assert codes(service.join(client, bad)) == ["bad_join"]
+    assert service.inbox[neighbour] == []
+    assert service.presence.snapshot()["members"] == 1
+
+
+@pytest.mark.parametrize(
+    "fields", [{"room": 5}, {"room": "x" * 129}, {"version": 0}, {"version": "1"}, {"timestamp": 1}]
+)
+def test_joins_with_malformed_fields_are_refused(fields: Any) -> None:
+    service = Service()
+    assert codes(service.join(service.connect(), A, **fields)) == ["bad_join"]
+
+
+# --- rooms ------------------------------------------------------------------------------------------------------------
+
+
+def test_rooms_do_not_meet() -> None:
+    service = Service()
+    here, there = service.joined(A, room="here"), service.connect()
+    assert service.join(there, B, room="there", version=1) == [{"type": "bootstrap_peers", "peers": []}]
+    assert service.inbox[here] == []
+    assert codes(service.say(there, type="signal", to=A, signal={})) == ["not_found"]
+    assert service.inbox[here] == []
+
+
+def test_clients_that_name_no_room_meet_in_the_default_one() -> None:
+    service = Service()
+    service.joined(A)
+    assert service.join(service.connect(), B, room="")[0]["peers"] == [{"id": A}]
+
+
+def test_one_id_may_be_in_two_rooms() -> None:
+    service = Service()
+    first, second = service.joined(A, room="one"), service.joined(A, room="two")
+    assert not service.closed
+    assert service.presence.snapshot()["rooms"] == 2
+    service.leave(first)
+    service.leave(second)
+    assert service.presence.snapshot()["rooms"] == 0
+
+
+def test_moving_to_another_room_leaves_the_first() -> None:
+    service = Service()
+    stays, moves = service.joined(A, room="one"), service.joined(B, room="one")
+    service.clear()
+    service.join(moves, B, room="two")
+    assert service.inbox[stays] == [{"type": "peer_left", "peerId": B}]
+
+
+# --- who is told ------------------------------------------------------------------------------------------------------
+
+
+def test_of_peers_that_have_a_mesh_only_the_ring_neighbours_and_one_more_are_told_of_a_joiner_of_theirs() -> None:
+    service = Service()
+    ids = sorted(peer_id(number) for number in range(200))
+    clients = {peer: service.joined(peer, version=1) for peer in ids}
+    service.clear()
+    joiner = peer_id(1000)
+    (bootstrap,) = service.join(service.connect(), joiner, version=1)
+    told = {peer for peer, client in clients.items() if service.inbox[client]}
+    following = min((peer for peer in ids if peer > joiner), default=ids[0])
+    before = max((peer for peer in ids if peer < joiner), default=ids[-1])
+    nearest = next(peer["id"] for peer in bootstrap["peers"] if peer["id"] not in {following, before})
+    assert told == {following, before, nearest}
+    assert len(bootstrap["peers"]) >= 5
+
+
+@pytest.mark.parametrize(("members", "joiner"), [({}, {"version": 1}), ({"version": 1}, {}), ({}, {})])
+def test_where_either_side_is_of_the_original_all_are_told_that_are_listed(members: Any, joiner: Any) -> None:
+    service = Service()
+    clients = {peer_id(number): service.joined(peer_id(number), **members) for number in range(100)}
+    service.clear()
+    (bootstrap,) = service.join(service.connect(), peer_id(1000), **joiner)
+    told = {peer for peer, client in clients.items() if service.inbox[client]}
+    assert told == {peer["id"] for peer in bootstrap["peers"]}
+    assert len(told) >= 5
+
+
+def test_who_was_listed_to_a_peer_that_has_a_mesh_is_not_told_of_again_unless_both_were_introduced() -> None:
+    service = Service()
+    clients = {peer_id(number): service.joined(peer_id(number), version=1) for number in range(100)}
+    last = service.connect()
+    (bootstrap,) = service.join(last, peer_id(1000), version=1)
+    listed = [peer["id"] for peer in bootstrap["peers"]]
+    introduced = [
+        peer
+        for peer in listed
+        if service.inbox[clients[peer]][-1:] == [{"type": "peer_joined", "peerId": peer_id(1000)}]
+    ]
+    service.clear()
+    for peer in listed:
+        service.leave(clients[peer])
+    assert {message["peerId"] for message in service.inbox[last]} == set(introduced)
+    assert len(introduced) == service.config.announced_to < len(listed)
+
+
+# --- leaving ----------------------------------------------------------------------------------------------------------
+
+
+def test_who_was_told_of_a_peer_is_told_when_it_leaves() -> None:
+    service = Service()
+    first, second = service.joined(A), service.joined(B)
+    service.clear()
+    service.say(second, type="leave", peerId="whatever")
+    assert service.closed[second].code == 1000
+    assert service.inbox[first] == [{"type": "peer_left", "peerId": B}]
+    service.leave(second)
+    assert len(service.inbox[first]) == 1
+
+
+def test_who_was_not_told_of_a_peer_is_not_told_when_it_leaves() -> None:
+    service = Service()
+    clients = [service.joined(peer_id(number)) for number in range(300)]
+    service.clear()
+    last = service.joined(peer_id(1000))
+    told = [client for client in clients if service.inbox[client]]
+    service.clear()
+    service.leave(last)
+    assert [client for client in clients if service.inbox[client]] == told
+    assert len(told) <= 7
+
+
+def test_a_peer_that_got_a_relayed_message_is_told_when_its_sender_leaves() -> None:
+    service = Service(bootstrap_peers=0)
+    clients = {f"{number:040x}": service.joined(f"{number:040x}") for number in range(50)}
+    (far_id, far), (near_id, near) = list(clients.items())[10], list(clients.items())[40]
+    service.clear()
+    service.say(near, type="signal", to=far_id, signal={})
+    service.clear()
+    service.leave(near)
+    assert {"type": "peer_left", "peerId": near_id} in service.inbox[far]
+
+
+def test_the_audience_of_a_leave_is_bounded() -> None:
+    service = Service(audience=3, messages_per_second=1000)
+    hub = service.joined(A)
+    others = [service.joined(peer_id(number)) for number in range(10)]
+    for number in range(10):
+        service.say(hub, type="signal", to=peer_id(number), signal={})
+    service.clear()
+    service.leave(hub)
+    assert [client for client in others if service.inbox[client]] == others[-3:]
+
+
+# --- relaying ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", RELAYED)
+def test_relays_stamp_from_and_leave_the_rest_untouched(kind: str) -> None:
+    service = Service()
+    first, second = service.joined(A), service.joined(B)
+    service.clear()
+    message = {
+        "type": kind,
+        "to": A,
+        "from": C,
+        "signal": {"deep": [[{}]]},
+        "extra": 10**30,
+        "f": 1.50,
+        "text": "\u2028é",
+    }
+    assert service.say(second, **message) == []
+    assert service.inbox[first] == [message | {"from": B}]
+
+
+@pytest.mark.parametrize("kind", RELAYED)
+def test_an_absent_receiver_is_told_in_the_words_of_the_original(kind: str) -> None:
+    service = Service()
+    (error,) = service.say(service.joined(A), type=kind, to=NOWHERE)
+    suffix = " for batched signals." if kind == "batched_signals" else f" for {kind}." if "kademlia" in kind else "."
+    assert error == {
+        "type": "error",
+        "message": f"Peer {NOWHERE} not found{suffix}",
+        "code": "not_found",
+        "to": NOWHERE,
+    }
+
+
+def test_an_absurd_receiver_is_echoed_in_part_only() -> None:
+    service = Service()
+    (error,) = service.say(service.joined(A), type="signal", to="x" * 5000)
+    assert error["message"] == f"Peer {'x' * 64} not found."
+    assert "to" not in error
+
+
+def test_nothing_is_relayed_before_a_join() -> None:
+    service = Service()
+    first, outsider = service.joined(A), service.connect()
+    assert codes(service.say(outsider, type="signal", to=A, signal={})) == ["bad_message"]
+    assert service.inbox[first] == []
+
+
+@pytest.mark.parametrize("to", [None, 5, [A], {}])
+def test_a_relay_without_a_receiver_is_an_error(to: Any) -> None:
+    service = Service()
+    assert codes(service.say(service.joined(A), type="signal", to=to)) == ["bad_message"]
+
+
+# --- duplicate ids ----------------------------------------------------------------------------------------------------
+
+
+def test_an_unsigned_holder_is_replaced_and_the_new_one_stays_reachable() -> None:
+    service = Service()
+    friend, old, new = service.joined(B), service.joined(A), service.connect()
+    service.join(new, A)
+    error = {"type": "error", "message": "Another client joined with your ID.", "code": "replaced"}
+    assert service.inbox[old] == [error]
+    assert old in service.closed
+    service.clear()
+    service.leave(old)
+    assert service.inbox[friend] == []  # the peer has not left
+    service.say(friend, type="signal", to=A, signal={})
+    assert service.inbox[new][0]["from"] == B
+    service.clear()
+    service.leave(new)
+    assert service.inbox[friend] == [{"type": "peer_left", "peerId": A}]
+
+
+def signed(identity: Identity, at: float, room: str = "") -> Join:
+    return sign_join(identity, room, round(at * 1000))
+
+
+def test_a_signed_holder_is_only_replaced_by_a_newer_join_of_its_key() -> None:
+    service, owner = Service(), Identity.from_seed(bytes(32))
+    holder, rival = service.connect(), service.connect()
+    service.join_signed(holder, signed(owner, NOW))
+    assert codes(service.join(rival, owner.peer_id)) == ["id_taken"]
+    assert codes(service.join_signed(rival, signed(owner, NOW))) == ["clock_skew"]  # a replay
+    assert codes(service.join_signed(rival, signed(owner, NOW - 1))) == ["clock_skew"]
+    assert not service.closed
+    assert codes(service.join_signed(rival, signed(owner, NOW + 1))) == []
+    assert codes(service.inbox[holder]) == ["replaced"]
+    assert service.closed.keys() == {holder}
+
+
+def test_the_owner_of_a_key_takes_its_id_back_from_a_squatter() -> None:
+    service, owner = Service(), Identity.from_seed(bytes(32))
+    squatter, rightful = service.joined(owner.peer_id), service.connect()
+    assert codes(service.join_signed(rightful, signed(owner, NOW))) == []
+    assert codes(service.inbox[squatter]) == ["replaced"]
+
+
+def test_a_join_can_not_be_replayed_after_its_owner_left() -> None:
+    service, owner = Service(), Identity.from_seed(bytes(32))
+    first = service.connect()
+    service.join_signed(first, signed(owner, NOW))
+    service.leave(first)
+    assert codes(service.join_signed(service.connect(), signed(owner, NOW))) == ["clock_skew"]
+
+
+def test_a_holder_may_repeat_its_join_word_for_word_or_unsigned_and_stays_protected() -> None:
+    service, owner = Service(), Identity.from_seed(bytes(32))
+    holder = service.connect()
+    for _ in range(2):
+        assert codes(service.join_signed(holder, signed(owner, NOW))) == []
+    assert codes(service.join(holder, owner.peer_id)) == []
+    assert codes(service.join(service.connect(), owner.peer_id)) == ["id_taken"]
+
+
+def test_a_signed_id_is_free_again_for_anyone_once_its_holder_left() -> None:
+    service, owner = Service(), Identity.from_seed(bytes(32))
+    holder = service.connect()
+    service.join_signed(holder, signed(owner, NOW))
+    service.leave(holder)
+    assert codes(service.join(service.connect(), owner.peer_id)) == []
+
+
+@pytest.mark.parametrize(
+    "forge",
+    [
+        lambda join: msgspec.structs.replace(join, room="another"),
+        lambda join: msgspec.structs.replace(join, timestamp=join.timestamp + 1),
+        lambda join: msgspec.structs.replace(join, peer_id=A),
+        lambda join: msgspec.structs.replace(join, signature=bytes(64)),
+        lambda join: msgspec.structs.replace(join, public_key=Identity.from_seed(b"x" * 32).public_key),
+        lambda join: msgspec.structs.replace(join, public_key=None),
+        lambda join: msgspec.structs.replace(join, signature=None),
+    ],
+)
+def test_forged_joins_are_refused(forge: Callable[[Join], Join]) -> None:
+    service = Service()
+    join = forge(signed(Identity.from_seed(bytes(32)), NOW))
+    assert codes(service.join_signed(service.connect(), join)) == ["bad_join"]
+
+
+@pytest.mark.parametrize(("skew", "says"), [(901, "901 s ahead of"), (-901, "901 s behind"), (900, None), (-900, None)])
+def test_timestamps_far_from_the_server_clock_are_refused_and_the_error_says_by_how_much(
+    skew: float, says: str | None
+) -> None:
+    service = Service()
+    answer = service.join_signed(service.connect(), signed(Identity.from_seed(bytes(32)), NOW + skew))
+    assert codes(answer) == (["clock_skew"] if says else [])
+    assert says is None or says in answer[0]["message"]
+
+
+def test_the_memory_of_signed_joins_is_bounded_and_forgets_the_oldest() -> None:
+    service = Service(remembered_joins=2)
+    owners = [Identity.from_seed(bytes([number]) * 32) for number in range(3)]
+    for owner in owners:
+        client = service.connect()
+        service.join_signed(client, signed(owner, NOW))
+        service.leave(client)
+    answers = [codes(service.join_signed(service.connect(), signed(owner, NOW))) for owner in reversed(owners)]
+    assert answers == [["clock_skew"], ["clock_skew"], []]
+
+
+# --- limits -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_wrong_token_is_refused_and_closed_and_the_right_one_lets_in() -> None:
+    service = Service(join_token="sesame")
+    for token in ({}, {"token": "Sesame"}, {"token": "sesame\u2028"}):
+        client = service.connect()
+        assert codes(service.join(client, A, **token)) == ["bad_token"]
+        assert service.closed[client].code == 1008
+    assert service.join(service.connect(), A, token="sesame", version=1)[0]["type"] == "bootstrap_peers"
+
+
+def test_a_message_of_the_largest_size_passes_and_one_byte_more_closes() -> None:
+    service = Service(max_message=1024)
+    first, second = service.joined(A), service.joined(B)
+    service.clear()
+    empty = json.dumps({"type": "signal", "to": A, "pad": ""}, ensure_ascii=False)
+    fits = empty.replace('""', f'"é{"x" * (1024 - len(empty) - 2)}"')
+    assert len(fits.encode()) == 1024
+    assert service.say(second, fits) == []
+    assert len(service.inbox[first]) == 1
+    assert codes(service.say(second, fits + " ")) == ["too_large"]
+    assert service.closed[second].code == 1009
+
+
+def test_messages_above_the_rate_are_dropped_with_one_warning_and_a_flood_is_closed() -> None:
+    service = Service(messages_per_second=10, message_burst=5)
+    client = service.connect()
+    answers = [codes(service.say(client, type="nonsense")) for _ in range(8)]
+    assert answers == [["unknown_type"]] * 5 + [["rate_limited"], [], []]
+    service.now += 1.0
+    assert codes(service.say(client, type="nonsense")) == ["unknown_type"]
+    assert client not in service.closed
+    for _ in range(11):
+        service.say(client, type="nonsense")
+    assert service.closed[client].code == 1008
+    assert service.say(client, type="nonsense") == []
+
+
+def test_clients_are_bounded_in_all() -> None:
+    service = Service(max_clients=2)
+    first, _, third = service.connect(), service.connect(), service.connect()
+    assert codes(service.inbox[third]) == ["full"]
+    assert service.closed.keys() == {third}
+    service.leave(third)
+    service.leave(first)
+    assert service.connect() not in service.closed
+
+
+def test_clients_are_bounded_for_each_address() -> None:
+    service = Service(clients_per_address=2)
+    first, _, third, other = (service.connect(address) for address in ("one", "one", "one", "two"))
+    assert service.closed.keys() == {third}
+    assert other not in service.closed
+    service.leave(first)
+    assert service.connect("one") not in service.closed
+
+
+def test_a_closed_client_keeps_its_place_until_it_is_gone() -> None:
+    service = Service(max_clients=1)
+    client = service.joined(A)
+    service.say(client, type="leave")
+    assert service.connect() in service.closed
+    service.leave(client)
+    assert service.connect() not in service.closed
+
+
+def test_rooms_are_bounded() -> None:
+    service = Service(max_rooms=2)
+    one, _ = service.joined(A, room="one"), service.joined(B, room="two")
+    outsider = service.connect()
+    assert codes(service.join(outsider, C, room="three")) == ["full"]
+    assert codes(service.join(outsider, C, room="two")) == []
+    assert codes(service.join(one, A, room="three")) == []  # it leaves "one" empty
+    assert service.presence.snapshot()["rooms"] == 2
+
+
+def test_members_of_a_room_are_bounded_but_a_holder_can_be_replaced() -> None:
+    service = Service(clients_per_room=2)
+    one, _ = service.joined(A), service.joined(B)
+    assert codes(service.join(service.connect(), C)) == ["full"]
+    assert codes(service.join(one, C)) == []
+    assert codes(service.join(service.connect(), C)) == []
+    assert service.presence.snapshot()["members"] == 2
+
+
+def test_a_client_that_does_not_join_is_closed() -> None:
+    service = Service(join_timeout=10.0)
+    idle, member = service.connect(), service.joined(A)
+    deadline = service.presence.next_deadline()
+    assert NOW + 10 <= deadline <= NOW + 11
+    service.take(service.presence.expire(math.nextafter(deadline, 0)))
+    assert not service.closed
+    service.take(service.presence.expire(deadline))
+    assert service.closed.keys() == {idle}
+    assert member not in service.closed
+    assert service.presence.next_deadline() == math.inf
+
+
+def test_limits_that_make_no_sense_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"bootstrap_peers must be between 0 and 62"):
+        ServerConfig(bootstrap_peers=63)
+    with pytest.raises(ConfigError, match=r"max_clients must be 1 or more"):
+        ServerConfig(max_clients=0)
+    with pytest.raises(ConfigError, match="outbox must hold one message"):
+        attrs.evolve(ServerConfig(), outbox=128 * 1024)
+
+
+# --- hostile input ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [
+        ("null", "bad_message"),
+        ("[]", "bad_message"),
+        ("5", "bad_message"),
+        ('"join"', "bad_message"),
+        ("", "bad_message"),
+        ("{", "bad_message"),
+        ("{}", "bad_message"),
+        ('{"type": null}', "bad_message"),
+        ('{"type": ["join"]}', "bad_message"),
+        ('{"type": "x"} {}', "bad_message"),
+        (b"\xff\xfe", "bad_message"),
+        (b'{"type": "signal", "to": "\xff"}', "bad_message"),
+        ("\ud800", "bad_message"),
+        ('{"type": "\\ud800"}', "bad_message"),
+        ('{"type": "x", "y": ' + "[" * 50_000 + "]" * 50_000 + "}", "bad_message"),
+        ('{"type": "join", "peerId": ' + "[" * 50_000 + "]" * 50_000 + "}", "bad_message"),
+        ('{"type": ' + '{"a":' * 20_000 + "1" + "}" * 20_000 + "}", "bad_message"),
+        ('{"type": "ping"}', "unknown_type"),
+        ('{"type": "' + "x" * 5000 + '"}', "unknown_type"),
+        ('{"type": ""}', "unknown_type"),
+    ],
+)
+def test_garbage_is_answered_with_an_error_and_nothing_worse(data: Any, code: str) -> None:
+    service = Service()
+    client = service.joined(A)
+    (error,) = service.say(client, data)
+    assert error["code"] == code
+    assert len(error["message"]) < 128
+    assert not service.closed
+
+
+def test_binary_frames_that_hold_json_are_read() -> None:
+    service = Service()
+    assert service.say(service.connect(), json.dumps({"type": "join", "peerId": A, "version": 1}).encode()) != []
+
+
+def test_unknown_clients_are_no_error_and_known_ones_can_not_come_twice() -> None:
+    service = Service()
+    assert service.presence.received(99, "null", NOW) == []
+    assert service.presence.disconnected(99, NOW) == []
+    client = service.connect()
+    with pytest.raises(LocalProtocolError):
+        service.presence.connected(client, "x", NOW)
+
+
+IDS = st.sampled_from([f"{number:040x}" for number in range(8)])
+ROOMS = st.sampled_from(["", "one", "two"])
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+MESSAGES = st.one_of(
+    st.builds(lambda peer, room: {"type": "join", "peerId": peer, "room": room}, IDS, ROOMS),
+    st.builds(lambda kind, to: {"type": kind, "to": to}, st.sampled_from(RELAYED), IDS),
+    st.just({"type": "leave"}),
+    st.builds(
+        lambda kind, rest: {"type": kind} | rest, st.sampled_from(["join", "signal"]), st.dictionaries(st.text(), JSON)
+    ),
+)
+STEPS = st.one_of(
+    st.just("connect"),
+    st.tuples(st.just("disconnect"), st.integers(0, 9)),
+    st.tuples(
+        st.just("say"), st.integers(0, 9), MESSAGES.map(json.dumps) | st.binary(max_size=50) | st.text(max_size=50)
+    ),
+    st.tuples(st.just("wait"), st.floats(0, 20)),
+)
+
+
+class LiveInvariants:
+    """Follows from outside who is where, and checks what each client hears against it."""
+
+    def __init__(self) -> None:
+        self.service = Service(
+            max_clients=6, max_rooms=2, clients_per_room=4, audience=4, message_burst=5, messages_per_second=2
+        )
+        self.clients: list[int] = []
+        self.rooms: dict[int, str] = {}
+        self.ever: dict[str, set[str]] = {"": set(), "one": set(), "two": set()}
+
+    def step(self, step: Any) -> None:
+        presence, service = self.service.presence, self.service
+        if step == "connect":
+            self.clients.append(service.connect())
+            return
+        if step[0] == "wait":
+            service.now += step[1]
+            self.check(presence.expire(service.now))
+            return
+        if not self.clients:
+            return
+        client = self.clients[step[1] % len(self.clients)]
+        if step[0] == "disconnect":
+            self.check(presence.disconnected(client, service.now))
+            self.clients.remove(client)
+            self.rooms.pop(client, None)
+            return
+        joins = presence.snapshot()["joins"]
+        orders = presence.received(client, step[2], service.now)
+        if presence.snapshot()["joins"] > joins:
+            fields = json.loads(step[2])
+            self.rooms[client] = fields.get("room") or ""
+            self.ever.setdefault(self.rooms[client], set()).add(fields["peerId"])
+        self.check(orders)
+
+    def check(self, orders: list[Order]) -> None:
+        config, snapshot = self.service.config, self.service.presence.snapshot()
+        assert self.service.take(orders) <= 2 + 2 * config.audience + config.bootstrap_peers + 3
+        assert snapshot["members"] <= snapshot["clients"] <= config.max_clients
+        assert snapshot["rooms"] <= min(config.max_rooms, snapshot["members"])
+        assert snapshot["errors"].keys() <= ERROR_CODES.keys()
+        for order in orders:
+            if isinstance(order, Send):
+                self.check_message(order.client, json.loads(order.text))
+
+    def check_message(self, client: int, message: dict[str, Any]) -> None:
+        if message["type"] == "error":
+            return
+        told = {"bootstrap_peers": [peer["id"] for peer in message.get("peers", [])]}.get(message["type"])
+        told = [message.get("peerId", message.get("from"))] if told is None else told
+        assert set(told) <= self.ever[self.rooms[client]], "told about a peer that never was in its room"
+
+
+@given(st.lists(STEPS, max_size=60))
+@settings(deadline=None)
+def test_whatever_clients_do_rooms_stay_apart_and_bounds_hold(steps: Any) -> None:
+    watch = LiveInvariants()
+    for step in steps:
+        watch.step(step)
+    for client in watch.clients:
+        watch.service.presence.disconnected(client, watch.service.now)
+    snapshot = watch.service.presence.snapshot()
+    assert (snapshot["clients"], snapshot["members"], snapshot["rooms"]) == (0, 0, 0)
+    assert watch.service.presence.next_deadline() == math.inf
