@@ -30,6 +30,7 @@ def lint(session: nox.Session) -> None:
         or ""
     )
     session.run("flake8-async", *files.split(), "--disable", ADVISORY)
+    session.run("lint-imports")
 
 
 @nox.session

@@ -57,8 +57,8 @@ from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId
 from p2pmesh.mesh import Mesh, open_mesh
 from p2pmesh.receipts import Delivered, Failed, Receipt
-from p2pmesh.runtime.bus import Subscription
 from p2pmesh.server import ServerConfig, SignalingServer, open_signaling_server
+from p2pmesh.subscription import Subscription
 from p2pmesh.transports.transport import Transport, TransportConfig
 
 __all__ = [

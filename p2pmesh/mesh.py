@@ -24,9 +24,9 @@ from p2pmesh.keyspace import PeerId, parse_peer_id
 from p2pmesh.links.link import Dialer
 from p2pmesh.protocols.core import Connect, Publish, SendDirect, Subsystem, WallClock, WantHistory
 from p2pmesh.receipts import Receipt
-from p2pmesh.runtime.bus import Subscription
 from p2pmesh.runtime.node import Node
 from p2pmesh.runtime.ordered import OrderedSubscription
+from p2pmesh.subscription import Subscription
 from p2pmesh.transports.registry import make_transports
 from p2pmesh.transports.transport import TransportLike
 

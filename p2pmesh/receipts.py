@@ -10,7 +10,7 @@ import trio
 from attrs import frozen
 
 from p2pmesh.errors import LocalProtocolError, MeshClosed
-from p2pmesh.runtime.bus import Subscription
+from p2pmesh.subscription import Subscription
 
 
 @frozen

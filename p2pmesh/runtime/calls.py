@@ -23,7 +23,7 @@ class _Call:
     on_reply: Callable[[Any], Any] | None = None
 
 
-class CallLog:
+class Calls:
     """The calls that wait for a reply."""
 
     def __init__(self) -> None:

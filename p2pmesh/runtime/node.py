@@ -51,7 +51,7 @@ from p2pmesh.protocols.core import (
 from p2pmesh.protocols.wiring import AUDIENCE, OWNERS, build_cores
 from p2pmesh.receipts import Delivered, Failed, Receipt
 from p2pmesh.runtime.bus import Bus
-from p2pmesh.runtime.calls import CallLog
+from p2pmesh.runtime.calls import Calls
 from p2pmesh.runtime.driver import Driver
 from p2pmesh.runtime.linkkeeper import LinkKeeper
 from p2pmesh.runtime.services import Service
@@ -77,7 +77,7 @@ class Node:
         self.identity = identity
         self.config = config
         self.bus: Bus = Bus()
-        self.calls: CallLog = CallLog()
+        self.calls: Calls = Calls()
         self.peers: dict[PeerId, bool] = {}
         """The neighbours, and whether each is verified, in the order in which they came."""
         self.receipts: weakref.WeakValueDictionary[str, Receipt] = weakref.WeakValueDictionary()

@@ -9,7 +9,7 @@ import trio
 from p2pmesh.config import SubscriptionConfig
 from p2pmesh.events import MessageReceived, MessagesSkipped
 from p2pmesh.protocols.broadcast.fifo_order import FifoOrder
-from p2pmesh.runtime.bus import Subscription
+from p2pmesh.subscription import Subscription
 
 
 class OrderedSubscription(Subscription[MessageReceived]):

@@ -36,9 +36,9 @@ from p2pmesh.errors import LocalProtocolError
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.core import WallClock
 from p2pmesh.protocols.signaling.handshake import verify_join
+from p2pmesh.protocols.util.rate_limiter import TokenBucket
 from p2pmesh.protocols.util.timers import Timers
 from p2pmesh.server.config import ServerConfig
-from p2pmesh.server.limits import TokenBucket
 from p2pmesh.server.requests import JoinRequest, LeaveRequest, Refusal, RelayRequest, Request, parse_request
 from p2pmesh.server.rooms import Room
 from p2pmesh.wire.signaling import BootstrapPeers, Join, KnownPeer, PeerJoined, PeerLeft, ServiceError, SignalingMessage
@@ -356,14 +356,14 @@ class Presence:
     # --- small parts --------------------------------------------------------------------------------------------------
 
     def _within_rate(self, client: _Client, now: float) -> bool:
-        if client.bucket.take(now) >= 0:
+        if client.bucket.take(now):
             client.warned = False
             return True
         if not client.warned:  # once for each time, or the answers would be a flood too
             client.warned = True
             rate = f"{self._config.messages_per_second:g} messages a second are allowed: some were dropped."
             self._error(client.number, Refusal("rate_limited", rate))
-        if client.bucket.flooded:
+        if client.bucket.is_flooded:
             self._close(client, CLOSE_POLICY, "flood")
         return False
 

@@ -24,8 +24,8 @@ from wsproto.events import (
 )
 from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 
+from p2pmesh.protocols.util.rate_limiter import TokenBucket
 from p2pmesh.server.config import ServerConfig
-from p2pmesh.server.limits import TokenBucket
 
 _CHUNK: Final = 16 * 1024
 _POLICY: Final = 1008
@@ -147,7 +147,7 @@ class WebSocket:
     def _count_noise(self) -> None:
         """Frames that end no message cost time too: who sends them as a flood is closed."""
         self._noise.take(trio.current_time())
-        if self._noise.flooded:
+        if self._noise.is_flooded:
             self.close(_POLICY, "flood")
 
     # --- writing ------------------------------------------------------------------------------------------------------

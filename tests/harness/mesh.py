@@ -46,8 +46,8 @@ from p2pmesh.protocols.core import (
 )
 from p2pmesh.protocols.overlay.chord import ChordCore
 from p2pmesh.protocols.overlay.overlay import TopologyCore
-from p2pmesh.protocols.overlay.ring_geometry import nearness
 from p2pmesh.protocols.signaling.signaling import SignalingCore
+from p2pmesh.protocols.util.ring_geometry import nearness
 from p2pmesh.protocols.wiring import OWNERS
 from p2pmesh.wire.messages import Message, Signal
 from tests.harness import virtual_time

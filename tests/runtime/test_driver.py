@@ -28,7 +28,7 @@ from p2pmesh.protocols.core import (
 from p2pmesh.protocols.util.timers import Backoff, Timers
 from p2pmesh.receipts import UPDATES, Delivered, Receipt
 from p2pmesh.runtime.bus import Bus
-from p2pmesh.runtime.calls import CallLog
+from p2pmesh.runtime.calls import Calls
 from p2pmesh.runtime.driver import MAX_NOTICES, Driver
 from p2pmesh.runtime.services import Service
 from p2pmesh.runtime.supervisor import Retry, supervise
@@ -155,7 +155,7 @@ async def test_retries_back_off_and_start_over_after_a_success(autojump_clock):
 
 
 async def test_calls_get_their_replies_and_errors(nursery):
-    calls = CallLog()
+    calls = Calls()
 
     def effects(commands):
         for call, answer in commands:
@@ -170,7 +170,7 @@ async def test_calls_get_their_replies_and_errors(nursery):
 
 
 async def test_a_cancelled_call_is_forgotten(nursery):
-    core, calls = Recorder(), CallLog()
+    core, calls = Recorder(), Calls()
     driver = Driver(core, lambda effects: None, inbox_size=1)
     await nursery.start(driver.run)
     with trio.move_on_after(0.01):
@@ -181,7 +181,7 @@ async def test_a_cancelled_call_is_forgotten(nursery):
 
 
 async def test_a_call_that_is_cancelled_before_its_turn_never_happens(nursery):
-    core, calls = Recorder(), CallLog()
+    core, calls = Recorder(), Calls()
     driver = Driver(core, lambda effects: None, inbox_size=1)
     with trio.move_on_after(0.01):
         await calls.make(driver, lambda call: ("command", call))
@@ -191,7 +191,7 @@ async def test_a_call_that_is_cancelled_before_its_turn_never_happens(nursery):
 
 
 async def test_a_call_that_is_done_does_not_end_as_cancelled(nursery):
-    calls = CallLog()
+    calls = Calls()
     outer = trio.CancelScope()
 
     def effects(commands):
@@ -208,7 +208,7 @@ async def test_a_call_that_is_done_does_not_end_as_cancelled(nursery):
 
 
 async def test_calls_that_wait_for_room_end_with_the_mesh(nursery):
-    calls = CallLog()
+    calls = Calls()
     driver = Driver(Recorder(), lambda effects: None, inbox_size=1)  # nobody runs it any more
     closed = []
 
@@ -237,7 +237,7 @@ async def test_a_driver_has_caught_up_once_all_that_was_posted_is_handled(nurser
 
 
 async def test_calls_end_with_the_mesh(nursery):
-    calls = CallLog()
+    calls = Calls()
     driver = Driver(Recorder(), lambda effects: None, inbox_size=1)
 
     async def waiting():

@@ -40,7 +40,7 @@ from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId, parse_peer_id, short
 from p2pmesh.mesh import Mesh, open_mesh
 from p2pmesh.receipts import Delivered, Receipt
-from p2pmesh.runtime.bus import Subscription
+from p2pmesh.subscription import Subscription
 
 TOPIC = "demo"
 CONFIG: Final = MeshConfig(signaling=SignalingConfig(retry_cap=4.0))

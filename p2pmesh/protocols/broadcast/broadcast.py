@@ -72,7 +72,7 @@ from p2pmesh.protocols.core import (
     WallClock,
     WantHistory,
 )
-from p2pmesh.protocols.util.expiring_set import ExpiringSet
+from p2pmesh.protocols.util.lru_table import ExpiringSet
 from p2pmesh.protocols.util.timers import Timers
 from p2pmesh.wire.fields import MAX_PEERS_IN_LIST
 from p2pmesh.wire.messages import (

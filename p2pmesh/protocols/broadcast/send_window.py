@@ -5,12 +5,11 @@ Each is on its way as a copy, or as an offer: an announcement that has to be ans
 
 from __future__ import annotations
 
-import math
-
 from attrs import define
 
 from p2pmesh.config import BroadcastConfig
 from p2pmesh.protocols.core import RemotePeer
+from p2pmesh.protocols.util.rtt import RoundTripTime
 
 STALLED_AFTER = 3
 """Attempts at one broadcast, while no other is acknowledged either: about 2 s, so that `Publish` does not hang on a
@@ -38,31 +37,6 @@ class InFlight:
     """Whether its repetition was, because it is us who lag."""
 
 
-class RoundTrip:
-    """How long acks take on a link: smoothed mean and deviation (Jacobson and Karels; RFC 6298, section 2)."""
-
-    def __init__(self) -> None:
-        self.shortest: float = math.inf
-        self._mean: float | None = None
-        self._deviation = 0.0
-
-    def sample(self, seconds: float) -> None:
-        self.shortest = min(self.shortest, seconds)
-        if self._mean is None:
-            self._mean, self._deviation = seconds, seconds / 2
-            return
-        self._deviation += (abs(seconds - self._mean) - self._deviation) / 4
-        self._mean += (seconds - self._mean) / 8
-
-    def mean(self, unknown: float) -> float:
-        """Seconds that an ack takes; `unknown` before the first."""
-        return unknown if self._mean is None else self._mean
-
-    def expected(self, unknown: float = 0.0) -> float:
-        """Seconds in which nearly every ack has come; `unknown` before the first."""
-        return unknown if self._mean is None else self._mean + 4 * self._deviation
-
-
 class SendWindow:
     """One link's window and backlog. A broadcast is in at most one of them."""
 
@@ -70,7 +44,7 @@ class SendWindow:
         self.peer = peer
         self.bit: int = bit
         """Stands for this link in sets of links that are numbers: a power of two, unlike all other links' of now."""
-        self.round_trip: RoundTrip = RoundTrip()
+        self.round_trip: RoundTripTime = RoundTripTime()
         self.is_stalled: bool = False
         """Whether it lets broadcasts lie unacknowledged, all of them."""
         self.behind_since: float | None = None

@@ -25,8 +25,9 @@ from p2pmesh.protocols.core import (
 from p2pmesh.protocols.islands.context import CROWD, IslandCall, IslandContext, IslandLookup, IslandTimer, Question
 from p2pmesh.protocols.islands.detection import Detection
 from p2pmesh.protocols.islands.recovery import CASES, IslandRecovery
-from p2pmesh.protocols.overlay.ring_geometry import bracket
-from p2pmesh.protocols.util.lru_table import LruTable, RateLimiter
+from p2pmesh.protocols.util.lru_table import LruTable
+from p2pmesh.protocols.util.rate_limiter import RateLimiter
+from p2pmesh.protocols.util.ring_geometry import bracket
 from p2pmesh.wire.overlay import FindBeyond, FoundBeyond, Merge, Neighbours, SuccessorFound
 
 MAX_PATH = 24

@@ -14,7 +14,7 @@ from p2pmesh.protocols.core import FindPeers, OpenBridge, PingViaService, Servic
 from p2pmesh.protocols.islands.context import CROWD, IslandContext, IslandLookup, IslandTimer
 from p2pmesh.protocols.islands.recovery import CASES, IslandRecovery
 from p2pmesh.protocols.islands.suspects import Suspect, Suspects
-from p2pmesh.protocols.util.lru_table import RateLimiter
+from p2pmesh.protocols.util.rate_limiter import RateLimiter
 
 GREETING = 1.5
 """Seconds that a probed peer has to look for who asked, and to make room for it."""

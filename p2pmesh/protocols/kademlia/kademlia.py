@@ -53,7 +53,7 @@ from p2pmesh.protocols.kademlia.records import BadRecord, check
 from p2pmesh.protocols.kademlia.republish import Republish
 from p2pmesh.protocols.kademlia.routing_table import RoutingTable
 from p2pmesh.protocols.kademlia.rpc import REPLIES, RpcClient, RpcCounts
-from p2pmesh.protocols.util.lru_table import RateLimiter
+from p2pmesh.protocols.util.rate_limiter import RateLimiter
 from p2pmesh.protocols.util.timers import Timers
 from p2pmesh.wire.messages import Message
 from p2pmesh.wire.overlay import DhtRecord, KademliaCall, KademliaRpc

@@ -26,6 +26,7 @@ from collections import deque
 from p2pmesh.config import LinkConfig
 from p2pmesh.errors import RemoteProtocolError
 from p2pmesh.protocols.link.lanes import IncomingLane, OutgoingLane
+from p2pmesh.protocols.util.rtt import RoundTripTime
 from p2pmesh.wire.packet_format import (
     BULK,
     CREDIT,
@@ -99,12 +100,17 @@ class LinkSession:
         self._probed = False
         self.silent: bool = False
         """Nothing was heard since something was sent to it, though it was pinged: it may be dead."""
-        self.round_trip: float | None = None
+        self._rtt = RoundTripTime()
         self.bytes_sent: int = 0
         self.bytes_received: int = 0
         self.packets_sent: int = 0
         self.packets_received: int = 0
         self.pings_sent: int = 0
+
+    @property
+    def round_trip(self) -> float | None:
+        """Seconds that a ping takes, smoothed; None before the first."""
+        return self._rtt.measured
 
     # --- what the application does ------------------------------------------------------------------------------------
 
@@ -318,7 +324,7 @@ class LinkSession:
             return math.inf
         if not self._probed:
             return self._asked_at + self._config.doubt_after / 2
-        return self._asked_at + self._config.doubt_after + 2 * (self.round_trip or FIRST_ROUND_TRIP)
+        return self._asked_at + self._config.doubt_after + 2 * self._rtt.mean(FIRST_ROUND_TRIP)
 
     # --- statistics ---------------------------------------------------------------------------------------------------
 
@@ -389,11 +395,7 @@ class LinkSession:
     def _measure(self, token: int, now: float) -> None:
         for sent_token, at in self._pings:
             if sent_token == token:
-                sample = now - at
-                # RFC 6298 section 2: a moving average over about eight samples
-                self.round_trip = (
-                    sample if self.round_trip is None else self.round_trip + (sample - self.round_trip) / 8
-                )
+                self._rtt.sample(now - at)
                 self._pings.remove((sent_token, at))
                 return
 

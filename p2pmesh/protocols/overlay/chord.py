@@ -66,8 +66,9 @@ from p2pmesh.protocols.core import (
 )
 from p2pmesh.protocols.overlay.find_successor import SuccessorLookup
 from p2pmesh.protocols.overlay.fix_fingers import FingerSearch
-from p2pmesh.protocols.overlay.ring_geometry import Neighbour, SuccessorLists, bracket, sure_of
 from p2pmesh.protocols.overlay.ring_join import RingJoin
+from p2pmesh.protocols.overlay.successor_list import Neighbour, SuccessorLists, sure_of
+from p2pmesh.protocols.util.ring_geometry import bracket
 from p2pmesh.protocols.util.timers import Timers
 from p2pmesh.wire.overlay import FindSuccessor, Neighbours, Stabilise, SuccessorFound
 

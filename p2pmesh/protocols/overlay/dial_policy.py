@@ -16,8 +16,8 @@ from attrs import frozen
 from p2pmesh.config import TopologyConfig
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.overlay.passive_view import PassiveView
-from p2pmesh.protocols.overlay.ring_geometry import nearness, predecessor, ring_neighbours, successor
 from p2pmesh.protocols.overlay.slots import ATTEMPTS, RetryPacer, Slots, State
+from p2pmesh.protocols.util.ring_geometry import nearness, predecessor, ring_neighbours, successor
 from p2pmesh.protocols.util.timers import Backoff
 
 HEDGE = 2.0

@@ -5,7 +5,8 @@ from __future__ import annotations
 from p2pmesh.config import MeshConfig
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.overlay.finger_keys import RendezvousBoard
-from p2pmesh.protocols.overlay.ring_geometry import SuccessorLists, nearness
+from p2pmesh.protocols.overlay.successor_list import SuccessorLists
+from p2pmesh.protocols.util.ring_geometry import nearness
 from p2pmesh.wire.fields import MAX_RING_LIST
 from p2pmesh.wire.overlay import FindSuccessor, SuccessorFound
 

@@ -14,7 +14,8 @@ import random
 from p2pmesh.config import ChordConfig
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.overlay.finger_keys import draw_key, levels, snap
-from p2pmesh.protocols.overlay.ring_geometry import SuccessorLists, nearness
+from p2pmesh.protocols.overlay.successor_list import SuccessorLists
+from p2pmesh.protocols.util.ring_geometry import nearness
 from p2pmesh.protocols.util.timers import Backoff
 from p2pmesh.wire.overlay import FindSuccessor
 

@@ -41,8 +41,8 @@ from p2pmesh.protocols.overlay.admission import CALLS, Admission, purpose_of
 from p2pmesh.protocols.overlay.connects import Connects
 from p2pmesh.protocols.overlay.dial_policy import DialPolicy
 from p2pmesh.protocols.overlay.passive_view import PassiveView
-from p2pmesh.protocols.overlay.ring_geometry import nearness, ring_neighbours
 from p2pmesh.protocols.overlay.slots import ATTEMPTS, BRIDGE_HOLDS, Heir, Slot, Slots, State, heir_id
+from p2pmesh.protocols.util.ring_geometry import nearness, ring_neighbours
 from p2pmesh.wire.messages import BRIDGE, LEAF, LONG, PINNED, RING, Goodbye, ReconnectionData
 
 TAKEN_BACK = frozenset({CANCELLED, NO_ATTEMPT})

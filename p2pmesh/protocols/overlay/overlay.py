@@ -84,8 +84,8 @@ from p2pmesh.protocols.overlay.dial_policy import Dial, Swap
 from p2pmesh.protocols.overlay.link_manager import TAKEN_BACK, LinkManager
 from p2pmesh.protocols.overlay.passive_view import VOUCHED
 from p2pmesh.protocols.overlay.pinned_links import OFFER_COMES, ROOM_COMES, PinnedLinks
-from p2pmesh.protocols.overlay.ring_geometry import ring_neighbours
 from p2pmesh.protocols.overlay.slots import ATTEMPTS, Slot, State
+from p2pmesh.protocols.util.ring_geometry import ring_neighbours
 from p2pmesh.protocols.util.timers import Timers
 from p2pmesh.wire.messages import Goodbye, ReconnectionData
 

@@ -16,7 +16,8 @@ import random
 
 from p2pmesh.keyspace import PeerId, between
 from p2pmesh.protocols.core import RingStable
-from p2pmesh.protocols.overlay.ring_geometry import SuccessorLists, bracket, predecessor, successor
+from p2pmesh.protocols.overlay.successor_list import SuccessorLists
+from p2pmesh.protocols.util.ring_geometry import bracket, predecessor, successor
 from p2pmesh.protocols.util.timers import Backoff
 from p2pmesh.wire.overlay import FindSuccessor, Neighbours, SuccessorFound
 

@@ -21,8 +21,8 @@ from attrs import define, field
 
 from p2pmesh.config import ReceiptsConfig
 from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.broadcast.send_window import RoundTrip
 from p2pmesh.protocols.core import Effect, Notify, RemotePeer, ReturnPath, Route, RouteReply, SendFrame, Subsystem
+from p2pmesh.protocols.util.rtt import RoundTripTime
 from p2pmesh.protocols.util.timers import Backoff, Timers
 from p2pmesh.wire.fields import MAX_RECEIPTS
 from p2pmesh.wire.messages import GossipReceipts, Receipt
@@ -76,7 +76,7 @@ class _Box:
     """The route under way."""
     sent_at: dict[int, float] = field(factory=dict)
     """When the last messages left, by their numbers, those given up on included."""
-    round_trip: RoundTrip = field(factory=RoundTrip)
+    round_trip: RoundTripTime = field(factory=RoundTripTime)
 
     @property
     def is_empty(self) -> bool:

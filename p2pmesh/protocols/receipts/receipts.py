@@ -66,7 +66,7 @@ from p2pmesh.protocols.core import (
 from p2pmesh.protocols.receipts.outbox import Outbox
 from p2pmesh.protocols.receipts.parent_link import ParentLink
 from p2pmesh.protocols.receipts.tally import LIE, Child, CountDue, Own, Relayed, Tally, TallyTimer, believable
-from p2pmesh.protocols.util.expiring_set import ExpiringSet
+from p2pmesh.protocols.util.lru_table import ExpiringSet
 from p2pmesh.protocols.util.timers import Timers
 from p2pmesh.wire.messages import GossipReceipts, Receipt
 

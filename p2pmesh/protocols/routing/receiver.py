@@ -32,7 +32,7 @@ from p2pmesh.protocols.routing.contacts import Contacts
 from p2pmesh.protocols.routing.direct_sender import REMEMBERED
 from p2pmesh.protocols.routing.packets import TRAVELLERS, content, is_urgent
 from p2pmesh.protocols.routing.sealed_box import unseal
-from p2pmesh.protocols.util.expiring_set import ExpiringSet
+from p2pmesh.protocols.util.lru_table import ExpiringSet
 from p2pmesh.wire.codec import encode
 from p2pmesh.wire.messages import Direct, DirectAck, Message
 from p2pmesh.wire.overlay import ContactReply, ContactRequest, Packet

@@ -23,7 +23,7 @@ from p2pmesh.keyspace import PeerId, short
 from p2pmesh.protocols.core import Subsystem
 from p2pmesh.protocols.routing.forwarding_table import ForwardingTable
 from p2pmesh.protocols.routing.packets import is_small
-from p2pmesh.protocols.util.lru_table import LruTable
+from p2pmesh.protocols.util.rtt import RoundTripTimes
 from p2pmesh.protocols.util.timers import Timers
 from p2pmesh.wire.overlay import Packet
 
@@ -90,48 +90,21 @@ class PendingRequest:
         return 0 if is_small(self.packet) else len(self.packet.carry)
 
 
-@define
-class _Retry:
-    """How long answers take: smoothed, and how much that varies."""
-
-    mean: float
-    swing: float
-
-    def add(self, taken: float) -> None:
-        self.swing += (abs(taken - self.mean) - self.swing) / 4
-        self.mean += (taken - self.mean) / 8
-
-    def wait(self, *, hurried: bool) -> float:
-        return self.mean + (_SWINGS_IF_HURRIED if hurried else _SWINGS) * self.swing
-
-
-class _Retries:
-    """How long answers take, by who gives them."""
+class _Patience:
+    """How long to wait for an answer before the request is repeated another way, by who is to give it."""
 
     def __init__(self, config: RoutingConfig) -> None:
         self._config = config
-        self._all: _Retry | None = None
-        self._each = LruTable[_Retry](config.remembered_routes)
-
-    def add(self, peer: PeerId, taken: float) -> None:
-        if self._all is None:
-            self._all = _Retry(taken, taken / 2)
-        else:
-            self._all.add(taken)
-        pace = self._each.get(peer)
-        if pace is None:  # how much it varies is not known of this peer, but of all
-            pace = _Retry(taken, self._all.swing)
-        else:
-            pace.add(taken)
-        self._each.put(peer, pace)
+        self.times: RoundTripTimes = RoundTripTimes(config.remembered_routes)
 
     def wait(self, peer: PeerId, longest_way: int, attempt: int, *, hurried: bool) -> float:
-        """How long to wait for an answer of this peer to an attempt, the first being 0."""
-        pace = self._each.get(peer) or self._all
-        if pace is None:
+        """Seconds to wait for an answer of this peer to an attempt, the first being 0."""
+        known = self.times.of(peer)
+        if known is None:
             return self._config.ack_timeout * max(1.0, longest_way / _SHORT) * 2.0 ** min(attempt, _DOUBLINGS)
         doublings = min(max(0, attempt - hurried), _DOUBLINGS)
-        return max(self._config.least_wait, pace.wait(hurried=hurried)) * 2.0**doublings
+        wait = known.expected(deviations=_SWINGS_IF_HURRIED if hurried else _SWINGS)
+        return max(self._config.least_wait, wait) * 2.0**doublings
 
 
 class Requests:
@@ -152,7 +125,7 @@ class Requests:
         self._table = table
         self._timers = timers
         self._post = post
-        self._paces = _Retries(config.routing)
+        self._patience = _Patience(config.routing)
         self._bytes = 0  # under way, in large packets
         self._errands: dict[str, PendingRequest] = {}
         self._by_asker: dict[tuple[Subsystem, int], str] = {}
@@ -213,7 +186,7 @@ class Requests:
             self.counts.stray_responses += 1
             return False
         if response.attempt < len(errand.sent) and is_small(errand.packet):
-            self._paces.add(response.from_, now - errand.sent[response.attempt])
+            self._patience.times.sample(response.from_, now - errand.sent[response.attempt])
         self._drop(response.id)
         if response.kind == "answer":
             self.counts.answered += 1
@@ -269,7 +242,7 @@ class Requests:
         attempt = len(errand.sent)
         errand.sent.append(now)
         longest = self._table.longest_way()
-        wait = self._paces.wait(errand.packet.to, longest, attempt, hurried=errand.hurried)
+        wait = self._patience.wait(errand.packet.to, longest, attempt, hurried=errand.hurried)
         wait *= self._rng.uniform(0.9, 1.1)
         wait += self._bytes / self._slowest_link  # what is queued is not lost
         self._timers.set(RequestDue(errand.packet.id), min(now + wait, errand.deadline))

@@ -73,7 +73,7 @@ from p2pmesh.protocols.routing.packets import (
 from p2pmesh.protocols.routing.receiver import Receiver
 from p2pmesh.protocols.routing.relay import Relay
 from p2pmesh.protocols.routing.requests import PendingRequest, RequestDue, Requests
-from p2pmesh.protocols.util.lru_table import RateLimiter
+from p2pmesh.protocols.util.rate_limiter import RateLimiter
 from p2pmesh.protocols.util.timers import Timers
 from p2pmesh.wire.codec import encode
 from p2pmesh.wire.fields import SEARCH

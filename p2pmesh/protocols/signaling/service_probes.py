@@ -23,7 +23,8 @@ from p2pmesh.protocols.core import (
     Subsystem,
 )
 from p2pmesh.protocols.signaling.delivery import ByMesh, ByService, Came, SignalDelivery
-from p2pmesh.protocols.util.lru_table import LruTable, RateLimiter
+from p2pmesh.protocols.util.lru_table import LruTable
+from p2pmesh.protocols.util.rate_limiter import RateLimiter
 from p2pmesh.wire import signaling as wire
 
 MOST: Final = 64

@@ -68,7 +68,8 @@ from p2pmesh.protocols.signaling.delivery import ByMesh, ByService, Came, Kind, 
 from p2pmesh.protocols.signaling.offer_answer import MAX_ALTERNATIVES, OfferAnswer
 from p2pmesh.protocols.signaling.service_probes import ServiceProbes
 from p2pmesh.protocols.signaling.service_sessions import ServiceSessions
-from p2pmesh.protocols.util.lru_table import LruTable, RateLimiter
+from p2pmesh.protocols.util.lru_table import LruTable
+from p2pmesh.protocols.util.rate_limiter import RateLimiter
 from p2pmesh.protocols.util.timers import Timers
 from p2pmesh.wire import signaling as wire
 from p2pmesh.wire.fields import MAX_SIGNALS_IN_BATCH

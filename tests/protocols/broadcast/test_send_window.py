@@ -2,14 +2,15 @@
 
 from p2pmesh.config import BroadcastConfig
 from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.broadcast.send_window import RoundTrip, SendWindow
+from p2pmesh.protocols.broadcast.send_window import SendWindow
 from p2pmesh.protocols.core import RemotePeer
+from p2pmesh.protocols.util.rtt import RoundTripTime
 
 PEER = RemotePeer(PeerId("a" * 40), verified=True, version=1)
 
 
 def test_an_estimate_grows_with_slow_acks_and_shrinks_again():
-    trip = RoundTrip()
+    trip = RoundTripTime()
     assert trip.expected() == 0
     for _ in range(20):
         trip.sample(3.0)

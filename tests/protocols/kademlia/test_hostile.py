@@ -9,7 +9,7 @@ from p2pmesh.identity import SignatureMemo
 from p2pmesh.keyspace import PeerId, xor_distance
 from p2pmesh.protocols.core import Notify, Received, ReturnPath, RoutedReceived, RouteFailed, RouteSucceeded
 from p2pmesh.protocols.kademlia.records import _covered, key_id, publish
-from p2pmesh.protocols.util.lru_table import RateLimiter
+from p2pmesh.protocols.util.rate_limiter import RateLimiter
 from p2pmesh.simulation.discrete.network import EPOCH
 from p2pmesh.wire.codec import decode, encode
 from p2pmesh.wire.overlay import DhtRecord, KademliaCall, KademliaRpc

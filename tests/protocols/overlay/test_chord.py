@@ -43,7 +43,7 @@ from p2pmesh.protocols.overlay.chord import ChordCore
 from p2pmesh.protocols.overlay.find_successor import MOST_NAMED
 from p2pmesh.protocols.overlay.finger_keys import RendezvousBoard, draw_key, levels, snap
 from p2pmesh.protocols.overlay.fix_fingers import REPAIRED
-from p2pmesh.protocols.overlay.ring_geometry import bracket, nearness, onward
+from p2pmesh.protocols.util.ring_geometry import bracket, nearness, onward
 from p2pmesh.wire.fields import MAX_RING_LIST
 from p2pmesh.wire.overlay import FindSuccessor, Neighbours, Stabilise, SuccessorFound
 from tests.harness.examples import examples

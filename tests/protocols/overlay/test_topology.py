@@ -48,7 +48,7 @@ from p2pmesh.protocols.overlay.dial_policy import HEDGE
 from p2pmesh.protocols.overlay.overlay import TopologyCore
 from p2pmesh.protocols.overlay.passive_view import FORGIVEN, TRUST, PassiveView
 from p2pmesh.protocols.overlay.pinned_links import ROOM_COMES
-from p2pmesh.protocols.overlay.ring_geometry import ring_neighbours
+from p2pmesh.protocols.util.ring_geometry import ring_neighbours
 from p2pmesh.wire.messages import (
     BRIDGE,
     LEAF,

@@ -179,7 +179,7 @@ def test_no_packet_raises_or_passes_a_bound_and_every_route_ends_once(script, se
         assert counts["contacts"] <= 3
         assert counts["relays"] <= 4
         assert len(shell.core._timers) <= 3 + 5
-        assert len(shell.core._allowance._left) <= 4
+        assert len(shell.core._allowance) <= 4
     shell.wait(shell.now + 1000)
     assert shell.open == set()
     assert shell.core.snapshot()["pending"] == 0

@@ -1,7 +1,7 @@
-"""The ring as one peer sees it: who follows it, who goes before, and how many peers there are. Bookkeeping, no decisions.
+"""The successor lists: the ring as one peer sees it, and how many peers there are. Bookkeeping, no decisions.
 
-All that a list says of other peers is hearsay, so a list of ours is made afresh from what the neighbours next to us say of
-themselves: our successor, then its successors. So who dies is struck off by its own neighbours first, and washes out
+What a list says of other peers is hearsay, so a list of ours is made afresh from what the neighbours next to us say of
+themselves: our successor, then its successors. A peer that dies is struck off by its own neighbours first, and washes out
 within some rounds; merging lists with those that were heard before would keep the dead going round (Stoica et al., Chord,
 2001, section 4: a successor list is the successor, and its list without the last).
 """
@@ -9,51 +9,18 @@ within some rounds; merging lists with those that were heard before would keep t
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable
-from itertools import pairwise
 
 from attrs import define
 
 from p2pmesh.keyspace import RING_SIZE, PeerId, ring_distance
+from p2pmesh.protocols.util.ring_geometry import nearness, onward, predecessor, ring_neighbours, successor
 from p2pmesh.wire.fields import MAX_PEERS_IN_LIST
 from p2pmesh.wire.overlay import Neighbours
 
-
-def successor(me: PeerId, peers: Collection[PeerId]) -> PeerId | None:
-    """Whichever of `peers` comes next after `me` clockwise. Ids compare as text as they do as numbers."""
-    return min([peer for peer in peers if peer >= me] or peers, default=None)
-
-
-def predecessor(me: PeerId, peers: Collection[PeerId]) -> PeerId | None:
-    """Whichever of `peers` comes last before `me` clockwise."""
-    return max([peer for peer in peers if peer <= me] or peers, default=None)
-
-
-def ring_neighbours(me: PeerId, peers: Collection[PeerId]) -> tuple[PeerId, ...]:
-    """Successor and predecessor of `me` among `peers`: two, or one that is both, or none."""
-    return tuple(dict.fromkeys(peer for peer in (successor(me, peers), predecessor(me, peers)) if peer is not None))
-
-
-def nearness(me: PeerId, peer: PeerId) -> int:
-    """How far apart two peers are on the ring, the shorter way."""
-    way = ring_distance(me, peer)
-    return min(way, RING_SIZE - way)
-
-
-def onward(me: PeerId, first: PeerId, said: Iterable[PeerId], limit: int, *, clockwise: bool) -> list[PeerId]:
-    """`first` and then what it says comes after it, seen from `me`: up to where that comes round, or goes back."""
-    found, far = [first], _way(me, first, clockwise=clockwise)
-    for peer in said:
-        way = _way(me, peer, clockwise=clockwise)
-        if way <= far:
-            break
-        found.append(peer)
-        far = way
-    return found[:limit]
-
-
-def _way(me: PeerId, peer: PeerId, *, clockwise: bool) -> int:
-    return ring_distance(me, peer) if clockwise else ring_distance(peer, me)
+FRESH = 2.0
+"""Seconds for which a list holds that is not renewed with each change."""
+SPLICED = 20.0
+"""Seconds in which a newcomer has linked to both of those that it came between; a link that outlived that is a long one now."""
 
 
 @define
@@ -170,26 +137,6 @@ class SuccessorLists:
     def _closes(self, middle: PeerId, peer: PeerId) -> bool:
         told = self.neighbours[middle].told
         return told is not None and peer in told.links and nearness(self._me, middle) < nearness(self._me, peer)
-
-
-FRESH = 2.0
-"""Seconds for which a list holds that is not renewed with each change."""
-SPLICED = 20.0
-"""Seconds in which a newcomer has linked to both of those that it came between; a link that outlived that is a long one now."""
-
-
-def bracket(me: PeerId, peer: PeerId, said: Neighbours, limit: int) -> list[PeerId]:
-    """Who is next to `me`, as `peer` sees it: nobody, if our place is not between those that it speaks of."""
-    row = [*reversed(said.predecessors), peer, *said.successors]
-    if len(set(row)) < limit:  # the mesh is small, or the peer is new in it and has little to say
-        return list(ring_neighbours(me, [other for other in (*row, *said.links) if other != me]))
-    if me in row:
-        place = row.index(me)  # what lies beyond us, it has from us
-        return [row[place - 1]] if row.index(peer) < place else [row[place + 1]]
-    for one, other in pairwise(row):
-        if ring_distance(one, me) < ring_distance(one, other):
-            return [one, other]
-    return []
 
 
 def sure_of(row: tuple[PeerId, ...], outdated: list[PeerId]) -> tuple[PeerId, ...]:

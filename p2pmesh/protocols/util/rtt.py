@@ -1,0 +1,83 @@
+"""How long answers take: smoothed mean and deviation (Jacobson and Karels 1988; RFC 6298, section 2).
+
+`RoundTripTime` measures one path. `RoundTripTimes` measures each of many peers, and of a peer that has not answered yet
+takes for granted what is true of all.
+"""
+
+from __future__ import annotations
+
+import math
+
+from p2pmesh.keyspace import PeerId
+from p2pmesh.protocols.util.lru_table import LruTable
+
+NEARLY_ALL = 4
+"""Mean deviations within which nearly every answer comes (RFC 6298's K)."""
+
+
+class RoundTripTime:
+    """The round-trip time of one path, in seconds."""
+
+    __slots__ = ("_deviation", "_mean", "shortest")
+
+    def __init__(self) -> None:
+        self.shortest: float = math.inf
+        self._mean: float | None = None
+        self._deviation = 0.0
+
+    def sample(self, seconds: float) -> None:
+        """Take one measurement into account."""
+        self.shortest = min(self.shortest, seconds)
+        if self._mean is None:
+            self.start(seconds, seconds / 2)
+            return
+        self._deviation += (abs(seconds - self._mean) - self._deviation) / 4
+        self._mean += (seconds - self._mean) / 8
+
+    def start(self, mean: float, deviation: float) -> None:
+        """Begin anew from a mean and a deviation that are known otherwise."""
+        self._mean, self._deviation = mean, deviation
+
+    @property
+    def measured(self) -> float | None:
+        """The mean; None before the first sample."""
+        return self._mean
+
+    @property
+    def deviation(self) -> float:
+        """The mean deviation; 0 before the first sample."""
+        return self._deviation
+
+    def mean(self, unknown: float) -> float:
+        """The mean; `unknown` before the first sample."""
+        return unknown if self._mean is None else self._mean
+
+    def expected(self, unknown: float = 0.0, deviations: float = NEARLY_ALL) -> float:
+        """Time in which an answer comes, but for those that take that many mean deviations longer than the mean."""
+        return unknown if self._mean is None else self._mean + deviations * self._deviation
+
+
+class RoundTripTimes:
+    """The round-trip times of many peers, the least recently heard forgotten first."""
+
+    def __init__(self, limit: int) -> None:
+        self._all = RoundTripTime()
+        self._each = LruTable[RoundTripTime](limit)
+
+    def sample(self, peer: PeerId, seconds: float) -> None:
+        """Take one measurement of this peer into account."""
+        self._all.sample(seconds)
+        own = self._each.get(peer)
+        if own is None:  # how much it varies is not known of this peer, but of all
+            own = RoundTripTime()
+            own.start(seconds, self._all.deviation)
+        else:
+            own.sample(seconds)
+        self._each.put(peer, own)
+
+    def __len__(self) -> int:
+        return len(self._each)
+
+    def of(self, peer: PeerId) -> RoundTripTime | None:
+        """What is known of this peer, or else of all; None before the first sample."""
+        return self._each.get(peer) or (None if self._all.measured is None else self._all)
