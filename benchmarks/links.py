@@ -324,7 +324,7 @@ class Signaling:
 
 async def our_open(role: str, dialer: Any, signaling: Signaling) -> tuple[Any, float]:
     from p2pmesh.keyspace import PeerId
-    from p2pmesh.protocols.core import RemotePeer
+    from p2pmesh.protocols.inputs import RemotePeer
     from p2pmesh.wire.messages import PROTOCOL_VERSION, Signal
 
     peer = RemotePeer(PeerId("0" * 40), verified=False, version=PROTOCOL_VERSION)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from p2pmesh.events import Payload
 from p2pmesh.keyspace import PeerId, parse_peer_id
-from p2pmesh.protocols.core import DhtFindNode, DhtGet, DhtPut, Subsystem
+from p2pmesh.protocols.inputs import DhtFindNode, DhtGet, DhtPut, Subsystem
 from p2pmesh.protocols.kademlia.records import DhtValue
 from p2pmesh.runtime.node import Node
 

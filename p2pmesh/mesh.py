@@ -22,7 +22,8 @@ from p2pmesh.events import DirectReceived, Event, MessageReceived, Payload
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId, parse_peer_id
 from p2pmesh.links.link import Dialer
-from p2pmesh.protocols.core import Connect, Publish, SendDirect, Subsystem, WallClock, WantHistory
+from p2pmesh.protocols.core import WallClock
+from p2pmesh.protocols.inputs import Connect, Publish, SendDirect, Subsystem, WantHistory
 from p2pmesh.receipts import Receipt
 from p2pmesh.runtime.node import Node
 from p2pmesh.runtime.ordered import OrderedSubscription

@@ -7,16 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from p2pmesh.errors import InvalidPeerId
-from p2pmesh.keyspace import (
-    RING_SIZE,
-    PeerId,
-    between,
-    is_peer_id,
-    parse_peer_id,
-    ring_distance,
-    short,
-    xor_distance,
-)
+from p2pmesh.keyspace import RING_SIZE, PeerId, between, is_peer_id, parse_peer_id, ring_distance, short, xor_distance
 
 ids = st.integers(0, RING_SIZE - 1).map(lambda number: PeerId(f"{number:040x}"))
 LOWEST, HIGHEST = PeerId("0" * 40), PeerId("f" * 40)

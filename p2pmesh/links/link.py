@@ -15,7 +15,7 @@ import trio
 from attrs import frozen
 
 from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.core import RemotePeer
+from p2pmesh.protocols.inputs import RemotePeer
 from p2pmesh.wire.messages import Signal
 
 

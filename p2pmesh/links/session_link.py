@@ -14,7 +14,7 @@ import trio
 from p2pmesh.config import LinkConfig
 from p2pmesh.errors import RemoteProtocolError
 from p2pmesh.links.link import Link, LinkError, LinkProtocolError, LinkStats, LinkTimedOut
-from p2pmesh.protocols.core import RemotePeer
+from p2pmesh.protocols.inputs import RemotePeer
 from p2pmesh.protocols.link.legacy_session import LegacySession
 from p2pmesh.protocols.link.session import LinkSession
 

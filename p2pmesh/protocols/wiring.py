@@ -11,13 +11,12 @@ from collections.abc import Mapping
 from p2pmesh.config import MeshConfig
 from p2pmesh.identity import Identity
 from p2pmesh.protocols.broadcast.broadcast import BroadcastCore
-from p2pmesh.protocols.core import (
+from p2pmesh.protocols.core import Core, WallClock
+from p2pmesh.protocols.inputs import (
     Connect,
-    Core,
     DhtFindNode,
     DhtGet,
     DhtPut,
-    Input,
     Leave,
     LinkDown,
     LinkLost,
@@ -33,11 +32,11 @@ from p2pmesh.protocols.core import (
     ServiceUp,
     Signaled,
     Subsystem,
-    WallClock,
     WantHistory,
 )
 from p2pmesh.protocols.islands.islands import IslandsCore
 from p2pmesh.protocols.kademlia.kademlia import KademliaCore
+from p2pmesh.protocols.notices import Input
 from p2pmesh.protocols.overlay.chord import ChordCore
 from p2pmesh.protocols.overlay.overlay import TopologyCore
 from p2pmesh.protocols.receipts.receipts import ReceiptsCore

@@ -15,11 +15,10 @@ from typing import Any, Final, TypeAlias
 import trio
 from attrs import frozen
 
-from p2pmesh.protocols.core import (
+from p2pmesh.protocols.core import Core
+from p2pmesh.protocols.effects import Effects
+from p2pmesh.protocols.inputs import (
     CancelCall,
-    Core,
-    Effects,
-    Input,
     Leave,
     LinkDown,
     LinkLost,
@@ -29,6 +28,7 @@ from p2pmesh.protocols.core import (
     ServiceDown,
     ServiceUp,
 )
+from p2pmesh.protocols.notices import Input
 
 MAX_NOTICES = 4096
 """Posted inputs that may wait. A core handles its inputs as often as those that post to it do theirs, so only a bug or a

@@ -21,18 +21,9 @@ from attrs import define, field
 from p2pmesh.config import LinkConfig
 from p2pmesh.errors import LocalProtocolError, RemoteProtocolError
 from p2pmesh.keyspace import PeerId, short
-from p2pmesh.links.link import (
-    Attempt,
-    AttemptFailed,
-    Dialer,
-    Link,
-    LinkError,
-    LinkProtocolError,
-    LinkTimedOut,
-)
-from p2pmesh.protocols.core import (
+from p2pmesh.links.link import Attempt, AttemptFailed, Dialer, Link, LinkError, LinkProtocolError, LinkTimedOut
+from p2pmesh.protocols.inputs import (
     NO_SLOT,
-    Input,
     LinkDown,
     LinkLost,
     LinkRecovered,
@@ -41,6 +32,7 @@ from p2pmesh.protocols.core import (
     LocalSignal,
     RemotePeer,
 )
+from p2pmesh.protocols.notices import Input
 from p2pmesh.wire.codec import decode, encode
 from p2pmesh.wire.messages import Message, Signal, Unknown
 

@@ -28,26 +28,23 @@ from p2pmesh.events import (
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId, short
 from p2pmesh.links.link import Dialer
-from p2pmesh.protocols.core import (
+from p2pmesh.protocols.core import WallClock
+from p2pmesh.protocols.effects import (
     AcceptOffer,
     DropLink,
     Effects,
     Emit,
     FeedSignal,
-    Input,
-    Leave,
     Notify,
-    PeersFound,
     Progress,
-    Received,
     Reply,
     SendFrame,
     SendSignaling,
     ServiceRefused,
-    Subsystem,
-    WallClock,
     WantLink,
 )
+from p2pmesh.protocols.inputs import Leave, PeersFound, Received, Subsystem
+from p2pmesh.protocols.notices import Input
 from p2pmesh.protocols.wiring import AUDIENCE, OWNERS, build_cores
 from p2pmesh.receipts import Delivered, Failed, Receipt
 from p2pmesh.runtime.bus import Bus

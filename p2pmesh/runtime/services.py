@@ -13,7 +13,8 @@ from attrs import define
 
 from p2pmesh.config import SignalingConfig
 from p2pmesh.errors import TransportError
-from p2pmesh.protocols.core import Input, ServiceDown, ServiceUp, Signaled
+from p2pmesh.protocols.inputs import ServiceDown, ServiceUp, Signaled
+from p2pmesh.protocols.notices import Input
 from p2pmesh.protocols.util.timers import Backoff
 from p2pmesh.runtime.supervisor import Retry
 from p2pmesh.transports.transport import Connection, Transport

@@ -9,7 +9,7 @@ from p2pmesh.config import LinkConfig
 from p2pmesh.errors import TransportError
 from p2pmesh.keyspace import PeerId
 from p2pmesh.links.link import LinkTimedOut
-from p2pmesh.protocols.core import RemotePeer
+from p2pmesh.protocols.inputs import RemotePeer
 from p2pmesh.transports.memory import MemoryHub, MemoryTransport
 from p2pmesh.wire.messages import PROTOCOL_VERSION
 from p2pmesh.wire.signaling import PeerJoined

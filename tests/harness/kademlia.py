@@ -11,26 +11,18 @@ import attrs
 from p2pmesh.config import KademliaConfig, MeshConfig
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId, ring_distance, xor_distance
-from p2pmesh.protocols.core import (
-    CancelCall,
+from p2pmesh.protocols.effects import Effect, Notify
+from p2pmesh.protocols.inputs import CancelCall, DhtFindNode, DhtGet, DhtPut, Leave, LinkDown, LinkUp, Subsystem
+from p2pmesh.protocols.kademlia.kademlia import KademliaCore
+from p2pmesh.protocols.notices import (
     CancelRoute,
-    DhtFindNode,
-    DhtGet,
-    DhtPut,
-    Effect,
-    Leave,
-    LinkDown,
-    LinkUp,
-    Notify,
     ReturnPath,
     Route,
     RoutedReceived,
     RouteFailed,
     RouteReply,
     RouteSucceeded,
-    Subsystem,
 )
-from p2pmesh.protocols.kademlia.kademlia import KademliaCore
 from p2pmesh.wire.messages import Message
 from p2pmesh.wire.overlay import KademliaCall, KademliaRpc
 from tests.harness.virtual_time import Net, Node, identity, remote, virtual_wall

@@ -16,34 +16,30 @@ from p2pmesh.config import MeshConfig
 from p2pmesh.events import PeerConnected, PeerDisconnected, PeerTimedOut
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.core import (
+from p2pmesh.protocols.core import Core
+from p2pmesh.protocols.effects import (
     AcceptOffer,
-    Core,
     DropLink,
     Effect,
     FeedSignal,
-    Input,
+    Notify,
+    SendFrame,
+    SendSignaling,
+    WantLink,
+)
+from p2pmesh.protocols.inputs import (
     Leave,
     LinkDown,
     LinkLost,
     LinkUp,
     LocalSignal,
-    Notify,
     Received,
     RemotePeer,
-    ReturnPath,
-    Route,
-    RoutedReceived,
-    RouteFailed,
-    RouteReply,
-    RouteSucceeded,
-    SendFrame,
-    SendSignaling,
     ServiceDown,
     ServiceUp,
     Subsystem,
-    WantLink,
 )
+from p2pmesh.protocols.notices import Input, ReturnPath, Route, RoutedReceived, RouteFailed, RouteReply, RouteSucceeded
 from p2pmesh.protocols.overlay.chord import ChordCore
 from p2pmesh.protocols.overlay.overlay import TopologyCore
 from p2pmesh.protocols.signaling.signaling import SignalingCore

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from attrs import define, field
 
 from p2pmesh.keyspace import PeerId, ring_distance, xor_distance
-from p2pmesh.protocols.core import Signaled, Subsystem
+from p2pmesh.protocols.inputs import Signaled, Subsystem
 from p2pmesh.wire import signaling as wire
 
 if TYPE_CHECKING:

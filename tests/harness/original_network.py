@@ -18,7 +18,7 @@ from p2pmesh.identity import Identity
 from p2pmesh.keyspace import xor_distance
 from p2pmesh.links.link import AttemptFailed, LinkError
 from p2pmesh.links.session_link import SessionLink
-from p2pmesh.protocols.core import LinkDown, LinkLost, LinkUp, LocalSignal, RemotePeer, ServiceUp, Signaled
+from p2pmesh.protocols.inputs import LinkDown, LinkLost, LinkUp, LocalSignal, RemotePeer, ServiceUp, Signaled
 from p2pmesh.server.presence import Close, Send
 from p2pmesh.simulation.discrete.network import EPOCH
 from p2pmesh.simulation.discrete.node import BareNode

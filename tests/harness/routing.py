@@ -13,20 +13,16 @@ import attrs
 from p2pmesh.config import MeshConfig
 from p2pmesh.events import DirectReceived
 from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.core import (
-    DropLink,
-    Effect,
-    Emit,
+from p2pmesh.protocols.effects import DropLink, Effect, Emit, Notify
+from p2pmesh.protocols.inputs import SendDirect, Subsystem
+from p2pmesh.protocols.notices import (
     MeshSize,
     NeighbourLinks,
-    Notify,
     Route,
     RoutedReceived,
     RouteFailed,
     RouteReply,
     RouteSucceeded,
-    SendDirect,
-    Subsystem,
 )
 from p2pmesh.protocols.routing.routing import RoutingCore
 from p2pmesh.wire.codec import decode, encode

@@ -6,19 +6,9 @@ import random
 
 from p2pmesh.config import MeshConfig
 from p2pmesh.identity import Identity
-from p2pmesh.protocols.core import (
-    CancelRoute,
-    LinkUp,
-    LocalSignal,
-    Notify,
-    ReturnPath,
-    Route,
-    RoutedReceived,
-    SendSignaling,
-    ServiceUp,
-    Signaled,
-    Subsystem,
-)
+from p2pmesh.protocols.effects import Notify, SendSignaling
+from p2pmesh.protocols.inputs import LinkUp, LocalSignal, ServiceUp, Signaled, Subsystem
+from p2pmesh.protocols.notices import CancelRoute, ReturnPath, Route, RoutedReceived
 from p2pmesh.protocols.signaling.signaling import SignalingCore
 from p2pmesh.wire.messages import Candidate, RelaySignal, Signal
 from p2pmesh.wire.signaling import BootstrapPeers, PeerSignal

@@ -16,7 +16,7 @@ from p2pmesh.config import KIB, LinkConfig
 from p2pmesh.keyspace import PeerId
 from p2pmesh.links.link import AttemptFailed, Link, LinkError, LinkProtocolError, LinkTimedOut
 from p2pmesh.links.session_link import SessionLink
-from p2pmesh.protocols.core import RemotePeer
+from p2pmesh.protocols.inputs import RemotePeer
 from p2pmesh.simulation.full.network import SimDialer, SimNetwork
 from p2pmesh.simulation.model.conditioner import Conditions, Constant
 from tests.harness.link_contract import CHECKS, Connect, Pair, frame_of, receive_some, repeat, send_all

@@ -3,15 +3,7 @@
 import pytest
 import trio
 
-from p2pmesh import (
-    ConfigError,
-    DhtValue,
-    InvalidPeerId,
-    KademliaConfig,
-    MeshClosed,
-    MeshConfig,
-    PayloadTooLarge,
-)
+from p2pmesh import ConfigError, DhtValue, InvalidPeerId, KademliaConfig, MeshClosed, MeshConfig, PayloadTooLarge
 from p2pmesh.keyspace import xor_distance
 from tests.harness.cluster import Cluster, linked
 

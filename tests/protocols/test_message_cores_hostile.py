@@ -10,19 +10,9 @@ from hypothesis import strategies as st
 from p2pmesh.config import BroadcastConfig, LinkConfig, MeshConfig, ReceiptsConfig, RoutingConfig
 from p2pmesh.protocols.broadcast.broadcast import BroadcastCore
 from p2pmesh.protocols.broadcast.signature import signed
-from p2pmesh.protocols.core import (
-    LinkDown,
-    LinkUp,
-    MeshSize,
-    Notify,
-    Publish,
-    Received,
-    Reply,
-    SendDirect,
-    SendFrame,
-    Subsystem,
-    WantHistory,
-)
+from p2pmesh.protocols.effects import Notify, Reply, SendFrame
+from p2pmesh.protocols.inputs import LinkDown, LinkUp, Publish, Received, SendDirect, Subsystem, WantHistory
+from p2pmesh.protocols.notices import MeshSize
 from p2pmesh.protocols.util.timers import Timers
 from p2pmesh.protocols.wiring import OWNERS
 from p2pmesh.simulation.discrete.network import EPOCH

@@ -13,14 +13,14 @@ from p2pmesh.config import SignalingConfig
 from p2pmesh.errors import ConfigError, MeshClosed, PeerUnreachable
 from p2pmesh.events import Lagged, MessageReceived, PeerFailed
 from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.core import (
+from p2pmesh.protocols.effects import Reply
+from p2pmesh.protocols.inputs import (
     CancelCall,
     Leave,
     LinkDown,
     LinkLost,
     PeerGone,
     PeersFound,
-    Reply,
     ServiceDown,
     ServiceUp,
     Signaled,

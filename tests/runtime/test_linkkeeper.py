@@ -8,7 +8,7 @@ import trio
 
 from p2pmesh.config import LinkConfig, MeshConfig
 from p2pmesh.identity import Identity
-from p2pmesh.protocols.core import LinkDown, LinkLost, LinkRecovered, LinkSuspected, LinkUp, LocalSignal, RemotePeer
+from p2pmesh.protocols.inputs import LinkDown, LinkLost, LinkRecovered, LinkSuspected, LinkUp, LocalSignal, RemotePeer
 from p2pmesh.runtime.linkkeeper import FEED, LinkKeeper
 from p2pmesh.simulation.full.network import SimNetwork
 from p2pmesh.wire.messages import Direct, GossipAck, Signal

@@ -19,18 +19,8 @@ from msgspec import inspect
 from p2pmesh.errors import RemoteProtocolError
 from p2pmesh.keyspace import PeerId
 from p2pmesh.wire.codec import MAX_DEPTH, MAX_SIGNALING, decode, decode_signaling, encode, encode_signaling, is_too_deep
-from p2pmesh.wire.messages import (
-    Direct,
-    Goodbye,
-    Gossip,
-    GossipData,
-    Message,
-    ReconnectionData,
-    Unknown,
-)
-from p2pmesh.wire.signaling import (
-    SignalingMessage,
-)
+from p2pmesh.wire.messages import Direct, Goodbye, Gossip, GossipData, Message, ReconnectionData, Unknown
+from p2pmesh.wire.signaling import SignalingMessage
 from tests.harness.examples import examples
 
 A = PeerId("0a" * 20)

@@ -24,7 +24,7 @@ from p2pmesh.links.session_link import SessionLink
 from p2pmesh.links.webrtc.carrier import SDP_ERRORS, WebRTCCarrier
 from p2pmesh.links.webrtc.event_loop import LinkLoop, open_link_loop
 from p2pmesh.links.webrtc.sdp_filter import clean_candidate, clean_description
-from p2pmesh.protocols.core import RemotePeer
+from p2pmesh.protocols.inputs import RemotePeer
 from p2pmesh.wire.messages import Signal
 
 logger: Final = logging.getLogger(__name__)

@@ -26,7 +26,7 @@ from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.broadcast.eager_push import EagerPush
 from p2pmesh.protocols.broadcast.message_store import MessageStore, StoredMessage
 from p2pmesh.protocols.broadcast.set_reconciliation import Digest
-from p2pmesh.protocols.core import Effect, SendFrame
+from p2pmesh.protocols.effects import Effect, SendFrame
 from p2pmesh.protocols.util.timers import Backoff, Timers
 from p2pmesh.wire.fields import MAX_IDS_IN_LIST
 from p2pmesh.wire.messages import DigestPart, GossipDigest, GossipHave, GossipHistory, GossipWant

@@ -54,24 +54,10 @@ from p2pmesh.protocols.broadcast.plumtree import Plumtree
 from p2pmesh.protocols.broadcast.publisher import Publisher
 from p2pmesh.protocols.broadcast.send_window import SendWindow
 from p2pmesh.protocols.broadcast.signature import is_proven, is_signed
-from p2pmesh.protocols.core import (
-    CancelCall,
-    DropLink,
-    Effect,
-    Effects,
-    Emit,
-    Input,
-    Leave,
-    LinkDown,
-    LinkUp,
-    MeshSize,
-    Publish,
-    Received,
-    RemotePeer,
-    SendFrame,
-    WallClock,
-    WantHistory,
-)
+from p2pmesh.protocols.core import WallClock
+from p2pmesh.protocols.effects import DropLink, Effect, Effects, Emit, SendFrame
+from p2pmesh.protocols.inputs import CancelCall, Leave, LinkDown, LinkUp, Publish, Received, RemotePeer, WantHistory
+from p2pmesh.protocols.notices import Input, MeshSize
 from p2pmesh.protocols.util.lru_table import ExpiringSet
 from p2pmesh.protocols.util.timers import Timers
 from p2pmesh.wire.fields import MAX_PEERS_IN_LIST

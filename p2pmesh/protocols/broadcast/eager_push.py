@@ -18,17 +18,9 @@ from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.broadcast.message_store import MessageStore, StoredMessage
 from p2pmesh.protocols.broadcast.send_window import InFlight, SendWindow
 from p2pmesh.protocols.broadcast.trees import FailurePressure
-from p2pmesh.protocols.core import (
-    BroadcastStarted,
-    ChildrenAdded,
-    ChildSettled,
-    DropLink,
-    Effect,
-    Notify,
-    RemotePeer,
-    SendFrame,
-    Subsystem,
-)
+from p2pmesh.protocols.effects import DropLink, Effect, Notify, SendFrame
+from p2pmesh.protocols.inputs import RemotePeer, Subsystem
+from p2pmesh.protocols.notices import BroadcastStarted, ChildrenAdded, ChildSettled
 from p2pmesh.protocols.util.local_health import LocalHealth
 from p2pmesh.protocols.util.timers import Backoff, Timers
 from p2pmesh.wire.messages import Gossip, GossipIHave

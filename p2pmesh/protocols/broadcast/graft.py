@@ -22,7 +22,7 @@ from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.broadcast.eager_push import EagerPush
 from p2pmesh.protocols.broadcast.send_window import SendWindow
 from p2pmesh.protocols.broadcast.trees import FailurePressure
-from p2pmesh.protocols.core import DropLink, Effect, SendFrame
+from p2pmesh.protocols.effects import DropLink, Effect, SendFrame
 from p2pmesh.protocols.util.local_health import LocalHealth
 from p2pmesh.protocols.util.timers import Timers
 from p2pmesh.wire.fields import MAX_IDS_IN_LIST

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from attrs import define, field
 
 from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.core import Effect, SendFrame
+from p2pmesh.protocols.effects import Effect, SendFrame
 from p2pmesh.wire.messages import GossipAck
 
 MOST_WAITING = 16

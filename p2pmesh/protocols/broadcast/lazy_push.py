@@ -16,7 +16,7 @@ from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.broadcast.message_store import MessageStore, StoredMessage
 from p2pmesh.protocols.broadcast.send_window import SendWindow
 from p2pmesh.protocols.broadcast.trees import FailurePressure
-from p2pmesh.protocols.core import Effect, SendFrame
+from p2pmesh.protocols.effects import Effect, SendFrame
 from p2pmesh.wire.fields import MAX_IDS_IN_LIST
 from p2pmesh.wire.messages import GossipIHave
 

@@ -18,7 +18,8 @@ from attrs import frozen
 from p2pmesh.config import MeshConfig
 from p2pmesh.errors import ConfigError, LocalProtocolError
 from p2pmesh.protocols.broadcast.message_store import StoredMessage
-from p2pmesh.protocols.core import Publish, WallClock
+from p2pmesh.protocols.core import WallClock
+from p2pmesh.protocols.inputs import Publish
 from p2pmesh.wire.fields import MAX_TOPIC
 from p2pmesh.wire.messages import GossipData
 from p2pmesh.wire.payloads import Body, pack

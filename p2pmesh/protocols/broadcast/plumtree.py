@@ -25,7 +25,9 @@ from p2pmesh.protocols.broadcast.lazy_push import LazyPush
 from p2pmesh.protocols.broadcast.message_store import MessageStore, StoredMessage, tree_of
 from p2pmesh.protocols.broadcast.send_window import SendWindow
 from p2pmesh.protocols.broadcast.trees import FailurePressure, NoveltyEstimate, Tree, Trees
-from p2pmesh.protocols.core import ChildrenAdded, DropLink, Effect, RemotePeer, SendFrame
+from p2pmesh.protocols.effects import DropLink, Effect, SendFrame
+from p2pmesh.protocols.inputs import RemotePeer
+from p2pmesh.protocols.notices import ChildrenAdded
 from p2pmesh.protocols.util.local_health import LocalHealth
 from p2pmesh.wire.messages import GossipAck, GossipGraft, GossipIHave
 

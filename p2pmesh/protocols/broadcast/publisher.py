@@ -15,7 +15,10 @@ from p2pmesh.protocols.broadcast.limits import BroadcastLimits, Draft
 from p2pmesh.protocols.broadcast.message_store import StoredMessage
 from p2pmesh.protocols.broadcast.numbering import Numbering
 from p2pmesh.protocols.broadcast.signature import signed
-from p2pmesh.protocols.core import BroadcastStarted, Effect, Publish, Reply, WallClock
+from p2pmesh.protocols.core import WallClock
+from p2pmesh.protocols.effects import Effect, Reply
+from p2pmesh.protocols.inputs import Publish
+from p2pmesh.protocols.notices import BroadcastStarted
 from p2pmesh.wire.messages import GossipData
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from attrs import define
 
 from p2pmesh.config import BroadcastConfig
-from p2pmesh.protocols.core import RemotePeer
+from p2pmesh.protocols.inputs import RemotePeer
 from p2pmesh.protocols.util.rtt import RoundTripTime
 
 STALLED_AFTER = 3

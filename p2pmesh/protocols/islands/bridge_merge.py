@@ -11,20 +11,12 @@ from collections import OrderedDict
 from typing import assert_never
 
 from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.core import (
-    MergeStarted,
-    PeersFound,
-    RoutedReceived,
-    RouteFailed,
-    RouteHint,
-    RouteReply,
-    RouteSucceeded,
-    SendFrame,
-    Subsystem,
-)
+from p2pmesh.protocols.effects import SendFrame
+from p2pmesh.protocols.inputs import PeersFound, Subsystem
 from p2pmesh.protocols.islands.context import CROWD, IslandCall, IslandContext, IslandLookup, IslandTimer, Question
 from p2pmesh.protocols.islands.detection import Detection
 from p2pmesh.protocols.islands.recovery import CASES, IslandRecovery
+from p2pmesh.protocols.notices import MergeStarted, RoutedReceived, RouteFailed, RouteHint, RouteReply, RouteSucceeded
 from p2pmesh.protocols.util.lru_table import LruTable
 from p2pmesh.protocols.util.rate_limiter import RateLimiter
 from p2pmesh.protocols.util.ring_geometry import bracket

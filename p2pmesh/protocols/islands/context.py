@@ -14,7 +14,9 @@ from attrs import define, field, frozen
 
 from p2pmesh.config import IslandsConfig
 from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.core import Effect, Effects, Input, Notify, ReturnPath, Route, Subsystem
+from p2pmesh.protocols.effects import Effect, Effects, Notify
+from p2pmesh.protocols.inputs import Subsystem
+from p2pmesh.protocols.notices import Input, ReturnPath, Route
 from p2pmesh.protocols.util.timers import Timers
 from p2pmesh.wire.messages import Message
 from p2pmesh.wire.overlay import FindBeyond, FindSuccessor

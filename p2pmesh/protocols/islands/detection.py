@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections import OrderedDict
 
 from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.core import FindPeers, OpenBridge, PingViaService, ServicePeers, ServicePong, Subsystem, Welcome
+from p2pmesh.protocols.inputs import Subsystem
 from p2pmesh.protocols.islands.context import CROWD, IslandContext, IslandLookup, IslandTimer
 from p2pmesh.protocols.islands.recovery import CASES, IslandRecovery
 from p2pmesh.protocols.islands.suspects import Suspect, Suspects
+from p2pmesh.protocols.notices import FindPeers, OpenBridge, PingViaService, ServicePeers, ServicePong, Welcome
 from p2pmesh.protocols.util.rate_limiter import RateLimiter
 
 GREETING = 1.5

@@ -43,29 +43,25 @@ from typing import Any, assert_never
 from p2pmesh.config import MeshConfig
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.core import (
-    Effects,
+from p2pmesh.protocols.core import WallClock
+from p2pmesh.protocols.effects import Effects
+from p2pmesh.protocols.inputs import Leave, LinkDown, LinkUp, Received, RemotePeer
+from p2pmesh.protocols.islands.bridge_merge import BridgeMerge
+from p2pmesh.protocols.islands.context import IslandCall, IslandContext, IslandLookup, Question
+from p2pmesh.protocols.islands.detection import Detection
+from p2pmesh.protocols.islands.recovery import IslandRecovery
+from p2pmesh.protocols.notices import (
     Input,
-    Leave,
     LinkBroken,
-    LinkDown,
     LinkedViaService,
-    LinkUp,
     MeshSize,
     PingedViaService,
-    Received,
-    RemotePeer,
     RoutedReceived,
     RouteFailed,
     RouteSucceeded,
     ServicePeers,
     ServicePong,
-    WallClock,
 )
-from p2pmesh.protocols.islands.bridge_merge import BridgeMerge
-from p2pmesh.protocols.islands.context import IslandCall, IslandContext, IslandLookup, Question
-from p2pmesh.protocols.islands.detection import Detection
-from p2pmesh.protocols.islands.recovery import IslandRecovery
 from p2pmesh.protocols.util.timers import Timers
 from p2pmesh.wire.overlay import FoundBeyond, Merge
 

@@ -13,7 +13,7 @@ from attrs import define, field
 
 from p2pmesh.events import IslandHealed, IslandSuspected
 from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.core import Emit
+from p2pmesh.protocols.effects import Emit
 from p2pmesh.protocols.islands.context import IslandContext, IslandLookup, IslandTimer, Question
 
 CASES = 8

@@ -11,7 +11,8 @@ from p2pmesh.config import KademliaConfig
 from p2pmesh.errors import ConfigError, MeshClosed, MeshError, PeerUnreachable
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId, xor_distance
-from p2pmesh.protocols.core import DhtFindNode, DhtGet, DhtPut, Effect, Reply
+from p2pmesh.protocols.effects import Effect, Reply
+from p2pmesh.protocols.inputs import DhtFindNode, DhtGet, DhtPut
 from p2pmesh.protocols.kademlia.query_pool import Query, QueryPool
 from p2pmesh.protocols.kademlia.records import VerifiedRecord, key_id, publish
 from p2pmesh.protocols.kademlia.republish import Republish

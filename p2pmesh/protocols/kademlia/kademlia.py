@@ -24,28 +24,19 @@ from p2pmesh.config import MeshConfig
 from p2pmesh.errors import ConfigError, IdentityError, MeshClosed
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import RING_SIZE, PeerId, is_peer_id, xor_distance
-from p2pmesh.protocols.core import (
+from p2pmesh.protocols.core import WallClock
+from p2pmesh.protocols.effects import Effect, Effects, Notify, Reply
+from p2pmesh.protocols.inputs import (
     CancelCall,
     DhtFindNode,
     DhtGet,
     DhtPut,
-    Effect,
-    Effects,
-    Input,
     Leave,
     LinkDown,
     LinkUp,
-    Notify,
     Received,
     RemotePeer,
-    Reply,
-    ReturnPath,
-    RoutedReceived,
-    RouteFailed,
-    RouteReply,
-    RouteSucceeded,
     Subsystem,
-    WallClock,
 )
 from p2pmesh.protocols.kademlia.calls import Call, DhtCalls
 from p2pmesh.protocols.kademlia.query_pool import Query, QueryPool
@@ -53,6 +44,7 @@ from p2pmesh.protocols.kademlia.records import BadRecord, check
 from p2pmesh.protocols.kademlia.republish import Republish
 from p2pmesh.protocols.kademlia.routing_table import RoutingTable
 from p2pmesh.protocols.kademlia.rpc import REPLIES, RpcClient, RpcCounts
+from p2pmesh.protocols.notices import Input, ReturnPath, RoutedReceived, RouteFailed, RouteReply, RouteSucceeded
 from p2pmesh.protocols.util.rate_limiter import RateLimiter
 from p2pmesh.protocols.util.timers import Timers
 from p2pmesh.wire.messages import Message

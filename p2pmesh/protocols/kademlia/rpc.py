@@ -9,7 +9,9 @@ from attrs import define
 
 from p2pmesh.config import KademliaConfig
 from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.core import CancelRoute, Effect, Notify, Route, RouteSucceeded, Subsystem
+from p2pmesh.protocols.effects import Effect, Notify
+from p2pmesh.protocols.inputs import Subsystem
+from p2pmesh.protocols.notices import CancelRoute, Route, RouteSucceeded
 from p2pmesh.protocols.util.timers import Timers
 from p2pmesh.wire.messages import Message
 from p2pmesh.wire.overlay import KademliaCall, KademliaRpc

@@ -33,35 +33,26 @@ from msgspec import structs
 from p2pmesh.config import MeshConfig
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.core import (
-    Effects,
+from p2pmesh.protocols.core import WallClock
+from p2pmesh.protocols.effects import Effects, Notify, SendFrame
+from p2pmesh.protocols.inputs import Leave, LinkDown, LinkUp, PeersFound, Received, RemotePeer, Source, Subsystem
+from p2pmesh.protocols.notices import (
     EvictedBy,
     FarPeers,
     FindPeers,
     Input,
     Introduced,
-    Leave,
-    LinkDown,
-    LinkUp,
     MergeStarted,
     MeshSize,
     NeighbourLinks,
-    Notify,
-    PeersFound,
-    Received,
-    RemotePeer,
     RingStable,
     Route,
     RoutedReceived,
     RouteFailed,
     RouteReply,
     RouteSucceeded,
-    SendFrame,
-    Source,
-    Subsystem,
     Superfluous,
     Vacancies,
-    WallClock,
     Welcome,
 )
 from p2pmesh.protocols.overlay.find_successor import SuccessorLookup

@@ -6,7 +6,7 @@ import math
 
 from p2pmesh.errors import MeshError
 from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.core import Effects, Reply
+from p2pmesh.protocols.effects import Effects, Reply
 
 PERSISTS = 15.0
 """Seconds in which a peer that turns us down for want of room is asked again: longer than it takes until one of its links is

@@ -13,29 +13,20 @@ from p2pmesh.config import MeshConfig
 from p2pmesh.errors import PeerUnreachable
 from p2pmesh.events import PeerConnected, PeerDisconnected, PeerFailed, PeerTimedOut
 from p2pmesh.keyspace import PeerId, short
-from p2pmesh.protocols.core import (
+from p2pmesh.protocols.core import WallClock
+from p2pmesh.protocols.effects import AcceptOffer, DropLink, Effects, Emit, Notify, SendFrame, WantLink
+from p2pmesh.protocols.inputs import NO_SLOT, LinkDown, RemotePeer, Subsystem
+from p2pmesh.protocols.notices import (
     CANCELLED,
     FULL,
     INITIATOR_CONFLICT,
     NO_ATTEMPT,
-    NO_SLOT,
-    AcceptOffer,
     AskForOffer,
-    DropLink,
-    Effects,
-    Emit,
     FindPeers,
     LinkBroken,
-    LinkDown,
-    Notify,
     Offered,
     RejectOffer,
-    RemotePeer,
-    SendFrame,
     SetLinkPurpose,
-    Subsystem,
-    WallClock,
-    WantLink,
 )
 from p2pmesh.protocols.overlay.admission import CALLS, Admission, purpose_of
 from p2pmesh.protocols.overlay.connects import Connects

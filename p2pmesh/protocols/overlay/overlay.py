@@ -46,38 +46,37 @@ from p2pmesh.errors import MeshClosed
 from p2pmesh.events import PeerEvicted
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.core import (
-    FULL,
-    INITIATOR_CONFLICT,
-    NOT_FOUND,
+from p2pmesh.protocols.core import WallClock
+from p2pmesh.protocols.effects import DropLink, Effects, Emit, Notify
+from p2pmesh.protocols.inputs import (
     CancelCall,
     Connect,
-    DropLink,
-    Effects,
-    Emit,
-    EvictedBy,
-    FarPeers,
-    Input,
-    Introduced,
     Leave,
     LinkDown,
     LinkLost,
     LinkUp,
-    MergeStarted,
-    Notify,
-    Offered,
-    OpenBridge,
     PeerGone,
     PeersFound,
     Received,
-    Rejected,
-    RingStable,
     ServiceDown,
     ServiceUp,
     Subsystem,
+)
+from p2pmesh.protocols.notices import (
+    FULL,
+    INITIATOR_CONFLICT,
+    NOT_FOUND,
+    EvictedBy,
+    FarPeers,
+    Input,
+    Introduced,
+    MergeStarted,
+    Offered,
+    OpenBridge,
+    Rejected,
+    RingStable,
     Superfluous,
     Vacancies,
-    WallClock,
     Welcome,
 )
 from p2pmesh.protocols.overlay.dial_policy import Dial, Swap

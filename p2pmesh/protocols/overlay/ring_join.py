@@ -15,7 +15,7 @@ from __future__ import annotations
 import random
 
 from p2pmesh.keyspace import PeerId, between
-from p2pmesh.protocols.core import RingStable
+from p2pmesh.protocols.notices import RingStable
 from p2pmesh.protocols.overlay.successor_list import SuccessorLists
 from p2pmesh.protocols.util.ring_geometry import bracket, predecessor, successor
 from p2pmesh.protocols.util.timers import Backoff

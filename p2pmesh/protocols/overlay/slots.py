@@ -14,7 +14,7 @@ from typing import TypeAlias
 from attrs import define
 
 from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.core import Offered
+from p2pmesh.protocols.notices import Offered
 from p2pmesh.protocols.util.ring_geometry import nearness, ring_neighbours
 from p2pmesh.protocols.util.timers import Backoff
 from p2pmesh.wire.messages import PINNED

@@ -21,7 +21,9 @@ from attrs import define, field
 
 from p2pmesh.config import ReceiptsConfig
 from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.core import Effect, Notify, RemotePeer, ReturnPath, Route, RouteReply, SendFrame, Subsystem
+from p2pmesh.protocols.effects import Effect, Notify, SendFrame
+from p2pmesh.protocols.inputs import RemotePeer, Subsystem
+from p2pmesh.protocols.notices import ReturnPath, Route, RouteReply
 from p2pmesh.protocols.util.rtt import RoundTripTime
 from p2pmesh.protocols.util.timers import Backoff, Timers
 from p2pmesh.wire.fields import MAX_RECEIPTS

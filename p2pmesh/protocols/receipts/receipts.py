@@ -44,24 +44,18 @@ from attrs import define
 from p2pmesh.config import MeshConfig, ReceiptsConfig
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.core import (
+from p2pmesh.protocols.core import WallClock
+from p2pmesh.protocols.effects import DropLink, Effect, Effects, Emit
+from p2pmesh.protocols.inputs import Leave, LinkDown, LinkUp, Received
+from p2pmesh.protocols.notices import (
     BroadcastStarted,
     ChildrenAdded,
     ChildSettled,
-    DropLink,
-    Effect,
-    Effects,
-    Emit,
     Input,
-    Leave,
-    LinkDown,
-    LinkUp,
     MeshSize,
-    Received,
     RoutedReceived,
     RouteFailed,
     RouteSucceeded,
-    WallClock,
 )
 from p2pmesh.protocols.receipts.outbox import Outbox
 from p2pmesh.protocols.receipts.parent_link import ParentLink

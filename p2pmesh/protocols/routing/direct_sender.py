@@ -17,7 +17,8 @@ from attrs import define, field
 from p2pmesh.config import MeshConfig
 from p2pmesh.errors import MeshClosed, MeshError, PeerUnreachable
 from p2pmesh.keyspace import PeerId, short
-from p2pmesh.protocols.core import Effect, RemotePeer, Reply, SendFrame
+from p2pmesh.protocols.effects import Effect, Reply, SendFrame
+from p2pmesh.protocols.inputs import RemotePeer
 from p2pmesh.protocols.util.timers import Backoff, Timers
 from p2pmesh.wire.messages import Direct
 from p2pmesh.wire.payloads import Body

@@ -16,7 +16,7 @@ from zlib import crc32
 from attrs import define, field
 
 from p2pmesh.keyspace import RING_SIZE, PeerId
-from p2pmesh.protocols.core import RemotePeer
+from p2pmesh.protocols.inputs import RemotePeer
 from p2pmesh.wire.overlay import Packet
 
 MOST_HOPS = 250

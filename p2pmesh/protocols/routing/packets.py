@@ -26,7 +26,7 @@ from msgspec import structs
 from p2pmesh.errors import RemoteProtocolError
 from p2pmesh.identity import Identity, peer_id_of, verify
 from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.core import Subsystem
+from p2pmesh.protocols.inputs import Subsystem
 from p2pmesh.wire.canonical import fields, number, text
 from p2pmesh.wire.codec import decode
 from p2pmesh.wire.fields import MAX_TRAIL

@@ -17,17 +17,10 @@ from p2pmesh.errors import RemoteProtocolError
 from p2pmesh.events import DirectReceived, Payload
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.core import (
-    DropLink,
-    Effect,
-    Emit,
-    Notify,
-    RemotePeer,
-    ReturnPath,
-    RoutedReceived,
-    SendFrame,
-    WallClock,
-)
+from p2pmesh.protocols.core import WallClock
+from p2pmesh.protocols.effects import DropLink, Effect, Emit, Notify, SendFrame
+from p2pmesh.protocols.inputs import RemotePeer
+from p2pmesh.protocols.notices import ReturnPath, RoutedReceived
 from p2pmesh.protocols.routing.contacts import Contacts
 from p2pmesh.protocols.routing.direct_sender import REMEMBERED
 from p2pmesh.protocols.routing.packets import TRAVELLERS, content, is_urgent

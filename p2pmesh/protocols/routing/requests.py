@@ -20,7 +20,7 @@ from msgspec import structs
 
 from p2pmesh.config import MeshConfig, RoutingConfig
 from p2pmesh.keyspace import PeerId, short
-from p2pmesh.protocols.core import Subsystem
+from p2pmesh.protocols.inputs import Subsystem
 from p2pmesh.protocols.routing.forwarding_table import ForwardingTable
 from p2pmesh.protocols.routing.packets import is_small
 from p2pmesh.protocols.util.rtt import RoundTripTimes

@@ -31,45 +31,34 @@ from p2pmesh.errors import MeshClosed, MeshError, PeerUnreachable, RemoteProtoco
 from p2pmesh.events import Payload
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId, short
-from p2pmesh.protocols.core import (
+from p2pmesh.protocols.core import WallClock
+from p2pmesh.protocols.effects import DropLink, Effect, Effects, Notify, Reply, SendFrame
+from p2pmesh.protocols.inputs import (
     CancelCall,
-    CancelRoute,
-    DropLink,
-    Effect,
-    Effects,
-    Input,
     Leave,
     LinkDown,
     LinkRecovered,
     LinkSuspected,
     LinkUp,
-    MeshSize,
-    NeighbourLinks,
-    Notify,
     Received,
     RemotePeer,
-    Reply,
+    SendDirect,
+)
+from p2pmesh.protocols.notices import (
+    CancelRoute,
+    Input,
+    MeshSize,
+    NeighbourLinks,
     Route,
     RouteFailed,
     RouteReply,
     RouteSucceeded,
-    SendDirect,
-    SendFrame,
-    WallClock,
 )
 from p2pmesh.protocols.routing.contacts import Contacts
 from p2pmesh.protocols.routing.direct_sender import Directs, Repeat
 from p2pmesh.protocols.routing.forwarding_table import ForwardingTable
 from p2pmesh.protocols.routing.letters import Letters, refusal_of
-from p2pmesh.protocols.routing.packets import (
-    REQUESTS,
-    content,
-    is_proven,
-    is_returned,
-    is_urgent,
-    signed,
-    trail_error,
-)
+from p2pmesh.protocols.routing.packets import REQUESTS, content, is_proven, is_returned, is_urgent, signed, trail_error
 from p2pmesh.protocols.routing.receiver import Receiver
 from p2pmesh.protocols.routing.relay import Relay
 from p2pmesh.protocols.routing.requests import PendingRequest, RequestDue, Requests

@@ -23,18 +23,9 @@ from attrs import define, field, frozen
 
 from p2pmesh.config import SignalingConfig
 from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.core import (
-    NOT_FOUND,
-    CancelRoute,
-    Effects,
-    LinkedViaService,
-    Notify,
-    RemotePeer,
-    ReturnPath,
-    Route,
-    SendSignaling,
-    Subsystem,
-)
+from p2pmesh.protocols.effects import Effects, Notify, SendSignaling
+from p2pmesh.protocols.inputs import RemotePeer, Subsystem
+from p2pmesh.protocols.notices import NOT_FOUND, CancelRoute, LinkedViaService, ReturnPath, Route
 from p2pmesh.protocols.util.lru_table import LruTable
 from p2pmesh.wire.fields import MAX_REASON
 from p2pmesh.wire.messages import Message

@@ -52,7 +52,7 @@ import msgspec
 from p2pmesh.errors import LocalProtocolError, RemoteProtocolError
 from p2pmesh.identity import Identity, peer_id_of, verify
 from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.core import RemotePeer
+from p2pmesh.protocols.inputs import RemotePeer
 from p2pmesh.wire.canonical import field, number, text
 from p2pmesh.wire.messages import PROTOCOL_VERSION, Handshake, Signal
 from p2pmesh.wire.signaling import Join

@@ -15,19 +15,9 @@ from p2pmesh.errors import RemoteProtocolError
 from p2pmesh.events import PeerFailed
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.core import (
-    CANCELLED,
-    FULL,
-    NO_ATTEMPT,
-    Effects,
-    Emit,
-    FeedSignal,
-    Notify,
-    Offered,
-    Rejected,
-    RemotePeer,
-    Subsystem,
-)
+from p2pmesh.protocols.effects import Effects, Emit, FeedSignal, Notify
+from p2pmesh.protocols.inputs import RemotePeer, Subsystem
+from p2pmesh.protocols.notices import CANCELLED, FULL, NO_ATTEMPT, Offered, Rejected
 from p2pmesh.protocols.signaling.delivery import ByMesh, ByService, Came, Kind, OutgoingSignal, SignalDelivery
 from p2pmesh.protocols.signaling.handshake import mark_of, sign_answer, sign_offer, verify_answer, verify_offer
 from p2pmesh.protocols.util.lru_table import LruTable

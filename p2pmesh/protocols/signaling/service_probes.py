@@ -12,16 +12,9 @@ from attrs import frozen
 
 from p2pmesh.config import SignalingConfig
 from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.core import (
-    Effects,
-    Notify,
-    PingedViaService,
-    ReturnPath,
-    RouteHint,
-    SendSignaling,
-    ServicePong,
-    Subsystem,
-)
+from p2pmesh.protocols.effects import Effects, Notify, SendSignaling
+from p2pmesh.protocols.inputs import Subsystem
+from p2pmesh.protocols.notices import PingedViaService, ReturnPath, RouteHint, ServicePong
 from p2pmesh.protocols.signaling.delivery import ByMesh, ByService, Came, SignalDelivery
 from p2pmesh.protocols.util.lru_table import LruTable
 from p2pmesh.protocols.util.rate_limiter import RateLimiter

@@ -12,17 +12,9 @@ from attrs import define, frozen
 from p2pmesh.config import MeshConfig
 from p2pmesh.events import TransportDown, TransportUp
 from p2pmesh.identity import Identity
-from p2pmesh.protocols.core import (
-    Effects,
-    Emit,
-    Notify,
-    SendSignaling,
-    ServiceDown,
-    ServiceRefused,
-    ServiceUp,
-    Subsystem,
-    WallClock,
-)
+from p2pmesh.protocols.core import WallClock
+from p2pmesh.protocols.effects import Effects, Emit, Notify, SendSignaling, ServiceRefused
+from p2pmesh.protocols.inputs import ServiceDown, ServiceUp, Subsystem
 from p2pmesh.protocols.signaling.delivery import SignalDelivery
 from p2pmesh.protocols.signaling.handshake import sign_join
 from p2pmesh.protocols.util.timers import Backoff, Timers

@@ -30,39 +30,38 @@ from typing import Any, assert_never
 from p2pmesh.config import MeshConfig
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.core import (
-    INITIATOR_CONFLICT,
-    NOT_FOUND,
-    AskForOffer,
-    Effects,
-    FindPeers,
-    Input,
+from p2pmesh.protocols.core import WallClock
+from p2pmesh.protocols.effects import Effects, Notify, SendFrame, SendSignaling
+from p2pmesh.protocols.inputs import (
     Leave,
     LinkDown,
     LinkLost,
     LinkUp,
     LocalSignal,
-    Notify,
     PeerGone,
     PeersFound,
-    PingViaService,
     Received,
+    ServiceDown,
+    ServiceUp,
+    Signaled,
+    Source,
+    Subsystem,
+)
+from p2pmesh.protocols.notices import (
+    INITIATOR_CONFLICT,
+    NOT_FOUND,
+    AskForOffer,
+    FindPeers,
+    Input,
+    PingViaService,
     Rejected,
     RejectOffer,
     RoutedReceived,
     RouteFailed,
     RouteHint,
     RouteSucceeded,
-    SendFrame,
-    SendSignaling,
-    ServiceDown,
     ServicePeers,
-    ServiceUp,
     SetLinkPurpose,
-    Signaled,
-    Source,
-    Subsystem,
-    WallClock,
 )
 from p2pmesh.protocols.signaling.delivery import ByMesh, ByService, Came, Kind, OutgoingSignal, SignalDelivery
 from p2pmesh.protocols.signaling.offer_answer import MAX_ALTERNATIVES, OfferAnswer

@@ -13,7 +13,7 @@ from typing import Any, Final
 import attrs
 from attrs import field, frozen
 
-from p2pmesh.protocols.core import Subsystem
+from p2pmesh.protocols.inputs import Subsystem
 from p2pmesh.simulation.discrete.network import BareNetwork
 
 BY_MESH: Final = "offers_mesh"

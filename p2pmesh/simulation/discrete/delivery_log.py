@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from p2pmesh.errors import MeshError
 from p2pmesh.events import MessageDelivered, MessageFailed, MessageReceived
-from p2pmesh.protocols.core import Progress, Reply
+from p2pmesh.protocols.effects import Progress, Reply
 
 if TYPE_CHECKING:
     from p2pmesh.simulation.discrete.node import BareNode

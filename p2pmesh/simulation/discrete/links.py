@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from attrs import frozen
 
 from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.core import LinkDown, LinkLost, LinkRecovered, LinkSuspected, LinkUp, LocalSignal, RemotePeer
+from p2pmesh.protocols.inputs import LinkDown, LinkLost, LinkRecovered, LinkSuspected, LinkUp, LocalSignal, RemotePeer
 from p2pmesh.simulation.model.conditioner import Break, Path
 from p2pmesh.simulation.model.sdp_stub import describe, parse_description
 from p2pmesh.simulation.model.trace import Mark

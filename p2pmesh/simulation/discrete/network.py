@@ -30,7 +30,9 @@ from p2pmesh.config import MeshConfig
 from p2pmesh.events import Event, Payload
 from p2pmesh.identity import Identity, SignatureMemo
 from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.core import DhtFindNode, DhtGet, DhtPut, Publish, Reply, WallClock
+from p2pmesh.protocols.core import WallClock
+from p2pmesh.protocols.effects import Reply
+from p2pmesh.protocols.inputs import DhtFindNode, DhtGet, DhtPut, Publish
 from p2pmesh.server.config import ServerConfig
 from p2pmesh.simulation.discrete.call_log import Call, CallLog, Sending
 from p2pmesh.simulation.discrete.delivery_log import Broadcast, DeliveryLog

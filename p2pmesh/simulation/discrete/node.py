@@ -14,26 +14,23 @@ from p2pmesh.config import MeshConfig
 from p2pmesh.events import DirectReceived, MessageDelivered, MessageFailed, MessageReceived, TransportUp
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.core import (
+from p2pmesh.protocols.core import Core, WallClock
+from p2pmesh.protocols.effects import (
     AcceptOffer,
-    Core,
     DropLink,
     Effects,
     Emit,
     FeedSignal,
-    Input,
-    Leave,
     Notify,
     Progress,
-    Received,
     Reply,
     SendFrame,
     SendSignaling,
     ServiceRefused,
-    Subsystem,
-    WallClock,
     WantLink,
 )
+from p2pmesh.protocols.inputs import Leave, Received, Subsystem
+from p2pmesh.protocols.notices import Input
 from p2pmesh.protocols.wiring import AUDIENCE, OWNERS, build_cores
 from p2pmesh.simulation.discrete.links import BareLinks, Cargo, End
 from p2pmesh.simulation.discrete.traffic import KINDS

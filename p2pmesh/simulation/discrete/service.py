@@ -11,7 +11,8 @@ from collections import Counter, deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
-from p2pmesh.protocols.core import ServiceDown, ServiceUp, Signaled, WallClock
+from p2pmesh.protocols.core import WallClock
+from p2pmesh.protocols.inputs import ServiceDown, ServiceUp, Signaled
 from p2pmesh.protocols.util.timers import Backoff
 from p2pmesh.server.config import ServerConfig
 from p2pmesh.server.presence import Close, Order, Presence, Send

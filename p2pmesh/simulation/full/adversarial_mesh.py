@@ -10,7 +10,7 @@ import trio
 
 from p2pmesh.keyspace import PeerId
 from p2pmesh.mesh import Mesh
-from p2pmesh.protocols.core import SendFrame
+from p2pmesh.protocols.effects import SendFrame
 from p2pmesh.simulation.discrete.node import BareNode
 from p2pmesh.simulation.faults.adversary import EVERY, Adversary
 from p2pmesh.wire.messages import Message

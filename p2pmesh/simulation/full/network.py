@@ -25,7 +25,7 @@ from p2pmesh.config import LinkConfig, MeshConfig
 from p2pmesh.keyspace import PeerId, short
 from p2pmesh.links.link import Attempt, AttemptFailed, Dialer, Link, LinkError
 from p2pmesh.links.session_link import SessionLink
-from p2pmesh.protocols.core import RemotePeer
+from p2pmesh.protocols.inputs import RemotePeer
 from p2pmesh.simulation.full.carrier import SimCarrier
 from p2pmesh.simulation.model.conditioner import Conditions, Constant, Path, luck_of
 from p2pmesh.simulation.model.obstacles import Cut

@@ -27,7 +27,7 @@ from p2pmesh.links.link import AttemptFailed, LinkError, LinkProtocolError, Link
 from p2pmesh.links.webrtc import aiortc_patch, eager_coroutine, event_loop, sctp_patch
 from p2pmesh.links.webrtc.dialer import WebRTCDialer
 from p2pmesh.links.webrtc.sdp_filter import MAX_CANDIDATES, clean_candidate, clean_description
-from p2pmesh.protocols.core import RemotePeer
+from p2pmesh.protocols.inputs import RemotePeer
 from p2pmesh.wire.messages import PROTOCOL_VERSION, Candidate, Signal
 from tests.harness import link_contract
 

@@ -10,17 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2pmesh.protocols.broadcast.set_reconciliation import FEW, Digest, key_of
-from p2pmesh.protocols.core import LinkUp, ServiceUp, Subsystem, WantHistory
+from p2pmesh.protocols.inputs import LinkUp, ServiceUp, Subsystem, WantHistory
 from p2pmesh.wire.codec import encode
-from p2pmesh.wire.messages import (
-    DigestPart,
-    Gossip,
-    GossipDigest,
-    GossipHave,
-    GossipHistory,
-    GossipIHave,
-    GossipWant,
-)
+from p2pmesh.wire.messages import DigestPart, Gossip, GossipDigest, GossipHave, GossipHistory, GossipIHave, GossipWant
 from tests.harness.broadcast import ALICE, BOB, ME, Bare, broadcast_config, gossip, id_of
 from tests.harness.core import Net, line
 from tests.harness.examples import examples

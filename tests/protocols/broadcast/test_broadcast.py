@@ -16,20 +16,9 @@ from p2pmesh.config import LinkConfig, MeshConfig
 from p2pmesh.errors import ConfigError, InvalidPayload, LocalProtocolError, MeshClosed, PayloadTooLarge
 from p2pmesh.identity import Identity
 from p2pmesh.protocols.broadcast.signature import is_proven, signed
-from p2pmesh.protocols.core import (
-    BroadcastStarted,
-    CancelCall,
-    ChildrenAdded,
-    ChildSettled,
-    Leave,
-    LinkDown,
-    MeshSize,
-    Notify,
-    Publish,
-    Reply,
-    SendFrame,
-    Subsystem,
-)
+from p2pmesh.protocols.effects import Notify, Reply, SendFrame
+from p2pmesh.protocols.inputs import CancelCall, Leave, LinkDown, Publish, Subsystem
+from p2pmesh.protocols.notices import BroadcastStarted, ChildrenAdded, ChildSettled, MeshSize
 from p2pmesh.simulation.discrete.network import EPOCH
 from p2pmesh.wire.codec import decode, encode
 from p2pmesh.wire.messages import (
@@ -43,18 +32,7 @@ from p2pmesh.wire.messages import (
     GossipIHave,
     GossipWant,
 )
-from tests.harness.broadcast import (
-    ALICE,
-    BOB,
-    CAROL,
-    ME,
-    NAMES,
-    Bare,
-    broadcast_config,
-    gossip,
-    id_of,
-    original,
-)
+from tests.harness.broadcast import ALICE, BOB, CAROL, ME, NAMES, Bare, broadcast_config, gossip, id_of, original
 from tests.harness.core import IDENTITIES, Net, connected, line
 from tests.harness.examples import examples
 

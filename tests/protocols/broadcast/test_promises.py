@@ -8,7 +8,7 @@ import trio
 
 from p2pmesh.events import MessageDelivered, MessageFailed
 from p2pmesh.protocols.broadcast import signature as gossip_signature
-from p2pmesh.protocols.core import LinkDown
+from p2pmesh.protocols.inputs import LinkDown
 from p2pmesh.receipts import Delivered, Failed
 from p2pmesh.wire.messages import Gossip, GossipAck, GossipIHave
 from tests.harness.broadcast import ALICE, BOB, CAROL, DAVE, ME, Bare, gossip, id_of

@@ -3,7 +3,7 @@
 from p2pmesh.config import BroadcastConfig
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.broadcast.send_window import SendWindow
-from p2pmesh.protocols.core import RemotePeer
+from p2pmesh.protocols.inputs import RemotePeer
 from p2pmesh.protocols.util.rtt import RoundTripTime
 
 PEER = RemotePeer(PeerId("a" * 40), verified=True, version=1)

@@ -10,7 +10,9 @@ import pytest
 from p2pmesh.config import MeshConfig
 from p2pmesh.protocols.broadcast.plumtree import BUSY_WITH
 from p2pmesh.protocols.broadcast.trees import FailurePressure, NoveltyEstimate, Trees
-from p2pmesh.protocols.core import ChildrenAdded, ChildSettled, LinkDown, MeshSize, Publish, SendFrame
+from p2pmesh.protocols.effects import SendFrame
+from p2pmesh.protocols.inputs import LinkDown, Publish
+from p2pmesh.protocols.notices import ChildrenAdded, ChildSettled, MeshSize
 from p2pmesh.wire.messages import Gossip, GossipAck, GossipGraft, GossipIHave, Message
 from tests.harness.broadcast import ALICE, BOB, CAROL, DAVE, ME, Bare, broadcast_config, gossip, id_of
 from tests.harness.core import Net, Node, clique, connected

@@ -8,22 +8,19 @@ from p2pmesh.config import IslandsConfig, MeshConfig
 from p2pmesh.events import IslandHealed, IslandSuspected
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.core import (
-    Emit,
+from p2pmesh.protocols.effects import Emit, Notify, SendFrame
+from p2pmesh.protocols.inputs import Leave, LinkUp, PeersFound, Received, RemotePeer
+from p2pmesh.protocols.islands.bridge_merge import FLOODS, MAX_PATH, REMEMBERED, TRIED_FOR
+from p2pmesh.protocols.islands.islands import IslandsCore
+from p2pmesh.protocols.notices import (
     FindPeers,
-    Leave,
     LinkBroken,
     LinkedViaService,
-    LinkUp,
     MergeStarted,
     MeshSize,
-    Notify,
     OpenBridge,
-    PeersFound,
     PingedViaService,
     PingViaService,
-    Received,
-    RemotePeer,
     ReturnPath,
     Route,
     RoutedReceived,
@@ -31,13 +28,10 @@ from p2pmesh.protocols.core import (
     RouteHint,
     RouteReply,
     RouteSucceeded,
-    SendFrame,
     ServicePeers,
     ServicePong,
     Welcome,
 )
-from p2pmesh.protocols.islands.bridge_merge import FLOODS, MAX_PATH, REMEMBERED, TRIED_FOR
-from p2pmesh.protocols.islands.islands import IslandsCore
 from p2pmesh.wire.overlay import FindBeyond, FindSuccessor, FoundBeyond, Merge, SuccessorFound
 
 ME = Identity.from_seed(bytes(32))

@@ -7,8 +7,10 @@ from msgspec import structs
 from p2pmesh.config import KademliaConfig
 from p2pmesh.identity import SignatureMemo
 from p2pmesh.keyspace import PeerId, xor_distance
-from p2pmesh.protocols.core import Notify, Received, ReturnPath, RoutedReceived, RouteFailed, RouteSucceeded
+from p2pmesh.protocols.effects import Notify
+from p2pmesh.protocols.inputs import Received
 from p2pmesh.protocols.kademlia.records import _covered, key_id, publish
+from p2pmesh.protocols.notices import ReturnPath, RoutedReceived, RouteFailed, RouteSucceeded
 from p2pmesh.protocols.util.rate_limiter import RateLimiter
 from p2pmesh.simulation.discrete.network import EPOCH
 from p2pmesh.wire.codec import decode, encode

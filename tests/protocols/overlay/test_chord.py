@@ -11,21 +11,16 @@ from hypothesis import strategies as st
 from p2pmesh.config import ChordConfig, MeshConfig
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import ID_BITS, RING_SIZE, PeerId, ring_distance
-from p2pmesh.protocols.core import (
+from p2pmesh.protocols.effects import Notify, SendFrame
+from p2pmesh.protocols.inputs import Leave, LinkDown, LinkUp, PeersFound, Received, RemotePeer, Subsystem
+from p2pmesh.protocols.notices import (
     EvictedBy,
     FarPeers,
     FindPeers,
     Introduced,
-    Leave,
-    LinkDown,
-    LinkUp,
     MergeStarted,
     MeshSize,
     NeighbourLinks,
-    Notify,
-    PeersFound,
-    Received,
-    RemotePeer,
     ReturnPath,
     RingStable,
     Route,
@@ -33,8 +28,6 @@ from p2pmesh.protocols.core import (
     RouteFailed,
     RouteReply,
     RouteSucceeded,
-    SendFrame,
-    Subsystem,
     Superfluous,
     Vacancies,
     Welcome,

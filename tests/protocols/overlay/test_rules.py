@@ -13,17 +13,9 @@ import trio
 from p2pmesh.config import ChordConfig, KademliaConfig, MeshConfig, TopologyConfig
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.core import (
-    Effects,
-    LinkUp,
-    Notify,
-    Received,
-    RemotePeer,
-    Route,
-    RouteFailed,
-    SendFrame,
-    Vacancies,
-)
+from p2pmesh.protocols.effects import Effects, Notify, SendFrame
+from p2pmesh.protocols.inputs import LinkUp, Received, RemotePeer
+from p2pmesh.protocols.notices import Route, RouteFailed, Vacancies
 from p2pmesh.protocols.overlay.chord import ChordCore
 from p2pmesh.protocols.overlay.passive_view import PassiveView
 from p2pmesh.simulation import BareNetwork, simulate, simulated_meshes

@@ -9,24 +9,16 @@ import attrs
 import pytest
 
 from p2pmesh.config import LinkConfig, SignalingConfig, TopologyConfig
-from p2pmesh.protocols.core import (
-    AcceptOffer,
-    DropLink,
+from p2pmesh.protocols.effects import AcceptOffer, DropLink, SendFrame
+from p2pmesh.protocols.inputs import Leave, LinkDown, LinkLost, LinkUp, PeersFound, Received, RemotePeer
+from p2pmesh.protocols.notices import (
     FarPeers,
     Introduced,
-    Leave,
-    LinkDown,
-    LinkLost,
-    LinkUp,
     MergeStarted,
     OpenBridge,
-    PeersFound,
-    Received,
     Rejected,
     RejectOffer,
-    RemotePeer,
     RingStable,
-    SendFrame,
     Superfluous,
     Vacancies,
     Welcome,

@@ -13,53 +13,40 @@ from p2pmesh.errors import MeshClosed, PeerUnreachable
 from p2pmesh.events import PeerConnected, PeerDisconnected, PeerEvicted, PeerFailed, PeerTimedOut
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.core import (
-    FULL,
+from p2pmesh.protocols.effects import AcceptOffer, DropLink, Emit, Reply, SendFrame, WantLink
+from p2pmesh.protocols.inputs import (
     NO_SLOT,
-    AcceptOffer,
-    AskForOffer,
     CancelCall,
     Connect,
-    DropLink,
-    Emit,
-    FarPeers,
-    FindPeers,
     Leave,
     LinkDown,
     LinkLost,
     LinkUp,
-    MergeStarted,
-    Offered,
-    OpenBridge,
     PeerGone,
     PeersFound,
     Received,
-    Rejected,
-    RejectOffer,
     RemotePeer,
-    Reply,
-    SendFrame,
     ServiceDown,
     ServiceUp,
+)
+from p2pmesh.protocols.notices import (
+    FULL,
+    AskForOffer,
+    FarPeers,
+    FindPeers,
+    MergeStarted,
+    Offered,
+    OpenBridge,
+    Rejected,
+    RejectOffer,
     SetLinkPurpose,
-    WantLink,
 )
 from p2pmesh.protocols.overlay.dial_policy import HEDGE
 from p2pmesh.protocols.overlay.overlay import TopologyCore
 from p2pmesh.protocols.overlay.passive_view import FORGIVEN, TRUST, PassiveView
 from p2pmesh.protocols.overlay.pinned_links import ROOM_COMES
 from p2pmesh.protocols.util.ring_geometry import ring_neighbours
-from p2pmesh.wire.messages import (
-    BRIDGE,
-    LEAF,
-    LONG,
-    PINNED,
-    RING,
-    Goodbye,
-    Handshake,
-    ReconnectionData,
-    Signal,
-)
+from p2pmesh.wire.messages import BRIDGE, LEAF, LONG, PINNED, RING, Goodbye, Handshake, ReconnectionData, Signal
 from tests.harness.examples import examples
 from tests.harness.mesh import Net, Node
 from tests.harness.one_core import OneCore

@@ -12,27 +12,20 @@ from hypothesis import strategies as st
 
 from p2pmesh.config import MeshConfig
 from p2pmesh.events import MessageDelivered, MessageFailed
-from p2pmesh.protocols.core import (
+from p2pmesh.protocols.effects import DropLink, Notify, Progress, SendFrame
+from p2pmesh.protocols.inputs import Leave, LinkDown, LinkUp, Received, Subsystem
+from p2pmesh.protocols.notices import (
     BroadcastStarted,
     ChildrenAdded,
     ChildSettled,
-    DropLink,
     Input,
-    Leave,
-    LinkDown,
-    LinkUp,
     MeshSize,
-    Notify,
-    Progress,
-    Received,
     ReturnPath,
     Route,
     RoutedReceived,
     RouteFailed,
     RouteReply,
     RouteSucceeded,
-    SendFrame,
-    Subsystem,
 )
 from p2pmesh.protocols.receipts.receipts import ReceiptsCore
 from p2pmesh.protocols.receipts.tally import FEWEST, LIE, MOST_CHILDREN

@@ -12,7 +12,7 @@ from msgspec import structs
 
 from p2pmesh.config import MeshConfig, RoutingConfig
 from p2pmesh.errors import MeshClosed, PeerUnreachable, RemoteProtocolError
-from p2pmesh.protocols.core import CancelCall, Leave, LinkUp, RemotePeer, SendDirect, Subsystem
+from p2pmesh.protocols.inputs import CancelCall, Leave, LinkUp, RemotePeer, SendDirect, Subsystem
 from p2pmesh.protocols.routing.packets import content, signed
 from p2pmesh.protocols.routing.routing import RoutingCore
 from p2pmesh.protocols.routing.sealed_box import SEAL_SIZE, contact_of, is_contact_of, seal, unseal

@@ -11,23 +11,16 @@ from msgspec import structs
 
 from p2pmesh.config import MeshConfig, RoutingConfig
 from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.core import (
-    DropLink,
-    LinkDown,
-    LinkUp,
+from p2pmesh.protocols.effects import DropLink, Notify, SendFrame
+from p2pmesh.protocols.inputs import LinkDown, LinkUp, Received, RemotePeer, SendDirect, Subsystem
+from p2pmesh.protocols.notices import (
     MeshSize,
     NeighbourLinks,
-    Notify,
-    Received,
-    RemotePeer,
     Route,
     RoutedReceived,
     RouteFailed,
     RouteReply,
     RouteSucceeded,
-    SendDirect,
-    SendFrame,
-    Subsystem,
 )
 from p2pmesh.protocols.routing.packets import signed
 from p2pmesh.protocols.routing.routing import RoutingCore

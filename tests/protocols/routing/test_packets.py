@@ -12,7 +12,8 @@ from msgspec import structs
 
 from p2pmesh.config import MeshConfig, RoutingConfig
 from p2pmesh.keyspace import RING_SIZE, PeerId
-from p2pmesh.protocols.core import CancelRoute, LinkUp, RemotePeer, ReturnPath, RouteFailed, RouteSucceeded, Subsystem
+from p2pmesh.protocols.inputs import LinkUp, RemotePeer, Subsystem
+from p2pmesh.protocols.notices import CancelRoute, ReturnPath, RouteFailed, RouteSucceeded
 from p2pmesh.protocols.routing.forwarding_table import MOST_HOPS, ForwardingTable
 from p2pmesh.protocols.routing.packets import signed
 from p2pmesh.simulation.discrete.network import EPOCH

@@ -13,17 +13,8 @@ from hypothesis import strategies as st
 from p2pmesh.config import MeshConfig
 from p2pmesh.errors import InvalidPayload, MeshClosed, PayloadTooLarge, PeerUnreachable
 from p2pmesh.events import DirectReceived
-from p2pmesh.protocols.core import (
-    CancelCall,
-    DropLink,
-    Leave,
-    LinkDown,
-    LinkUp,
-    Received,
-    SendDirect,
-    SendFrame,
-    Subsystem,
-)
+from p2pmesh.protocols.effects import DropLink, SendFrame
+from p2pmesh.protocols.inputs import CancelCall, Leave, LinkDown, LinkUp, Received, SendDirect, Subsystem
 from p2pmesh.protocols.routing.routing import RoutingCore
 from p2pmesh.simulation.discrete.network import EPOCH
 from p2pmesh.wire.messages import Direct, DirectAck, Message

@@ -9,7 +9,8 @@ import pytest
 from msgspec import structs
 
 from p2pmesh.events import DirectReceived
-from p2pmesh.protocols.core import CancelRoute, LinkRecovered, LinkSuspected, RouteSucceeded, Subsystem
+from p2pmesh.protocols.inputs import LinkRecovered, LinkSuspected, Subsystem
+from p2pmesh.protocols.notices import CancelRoute, RouteSucceeded
 from p2pmesh.protocols.routing.packets import signed
 from p2pmesh.protocols.routing.relay import IN_FLIGHT, PARKED_FOR, SENT_FOR
 from p2pmesh.protocols.routing.resend_buffer import MOST, MOST_BYTES, ResendBuffer

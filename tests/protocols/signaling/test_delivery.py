@@ -9,26 +9,26 @@ import pytest
 
 from p2pmesh.config import LinkConfig, SignalingConfig
 from p2pmesh.identity import Identity
-from p2pmesh.protocols.core import (
-    NOT_FOUND,
-    FeedSignal,
+from p2pmesh.protocols.effects import FeedSignal, Notify, SendFrame
+from p2pmesh.protocols.inputs import (
     LinkDown,
     LinkLost,
     LinkUp,
     LocalSignal,
-    Notify,
-    Offered,
     PeersFound,
     Received,
+    RemotePeer,
+    ServiceDown,
+    Subsystem,
+)
+from p2pmesh.protocols.notices import (
+    NOT_FOUND,
+    Offered,
     Rejected,
     RejectOffer,
-    RemotePeer,
     RouteFailed,
     RouteSucceeded,
-    SendFrame,
-    ServiceDown,
     SetLinkPurpose,
-    Subsystem,
 )
 from p2pmesh.protocols.signaling.delivery import NO_WAY
 from p2pmesh.protocols.signaling.handshake import mark_of, sign_answer, sign_offer, verify_answer, verify_offer

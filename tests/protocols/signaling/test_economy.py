@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from p2pmesh.config import MeshConfig
-from p2pmesh.protocols.core import Subsystem
+from p2pmesh.protocols.inputs import Subsystem
 from p2pmesh.simulation import BareNetwork
 
 

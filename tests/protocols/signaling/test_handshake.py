@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from p2pmesh.errors import LocalProtocolError, RemoteProtocolError
 from p2pmesh.identity import Identity
-from p2pmesh.protocols.core import RemotePeer
+from p2pmesh.protocols.inputs import RemotePeer
 from p2pmesh.protocols.signaling.handshake import (
     MAX_FINGERPRINTS,
     fingerprints,

@@ -9,23 +9,17 @@ from hypothesis import strategies as st
 
 from p2pmesh.config import LinkConfig, SignalingConfig
 from p2pmesh.identity import Identity
-from p2pmesh.protocols.core import (
+from p2pmesh.protocols.effects import SendSignaling
+from p2pmesh.protocols.inputs import LinkDown, LinkLost, LinkUp, LocalSignal, ServiceDown, ServiceUp, Signaled
+from p2pmesh.protocols.notices import (
     CancelRoute,
     FindPeers,
-    LinkDown,
-    LinkLost,
-    LinkUp,
-    LocalSignal,
     Offered,
     Rejected,
     RejectOffer,
     Route,
     RouteFailed,
     RouteSucceeded,
-    SendSignaling,
-    ServiceDown,
-    ServiceUp,
-    Signaled,
 )
 from p2pmesh.protocols.signaling.handshake import mark_of, sign_answer, sign_offer
 from p2pmesh.wire.messages import LinkRejected, RelayBatch

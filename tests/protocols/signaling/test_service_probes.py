@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from p2pmesh.protocols.core import (
-    FeedSignal,
+from p2pmesh.protocols.effects import FeedSignal, Notify
+from p2pmesh.protocols.inputs import LinkUp, LocalSignal, ServiceUp, Subsystem
+from p2pmesh.protocols.notices import (
     LinkedViaService,
-    LinkUp,
-    LocalSignal,
-    Notify,
     PingedViaService,
     PingViaService,
     RouteFailed,
     RouteHint,
     ServicePeers,
     ServicePong,
-    ServiceUp,
-    Subsystem,
 )
 from p2pmesh.protocols.signaling.handshake import mark_of, sign_answer, sign_offer
 from p2pmesh.wire.messages import LinkRejected

@@ -11,26 +11,20 @@ import pytest
 from p2pmesh.config import LinkConfig, SignalingConfig
 from p2pmesh.events import PeerFailed, TransportDown, TransportUp
 from p2pmesh.identity import Identity
-from p2pmesh.protocols.core import (
-    AskForOffer,
-    FeedSignal,
-    FindPeers,
+from p2pmesh.protocols.effects import FeedSignal, Notify, ServiceRefused
+from p2pmesh.protocols.inputs import (
     Leave,
     LinkDown,
     LinkLost,
     LinkUp,
     LocalSignal,
-    Notify,
-    Offered,
     PeerGone,
     PeersFound,
-    Rejected,
-    RejectOffer,
     RemotePeer,
     ServiceDown,
-    ServiceRefused,
     ServiceUp,
 )
+from p2pmesh.protocols.notices import AskForOffer, FindPeers, Offered, Rejected, RejectOffer
 from p2pmesh.protocols.signaling.delivery import NO_WAY
 from p2pmesh.protocols.signaling.handshake import sign_answer, sign_offer, verify_answer, verify_join, verify_offer
 from p2pmesh.protocols.signaling.offer_answer import FAILURE_EVERY, MAX_EARLY, SAME_OFFER

@@ -11,7 +11,7 @@ import pytest
 from p2pmesh.config import LinkConfig, MeshConfig
 from p2pmesh.events import PeerConnected, PeerDisconnected, PeerTimedOut, TransportDown
 from p2pmesh.identity import Identity, SignatureMemo, verify
-from p2pmesh.protocols.core import RemotePeer
+from p2pmesh.protocols.inputs import RemotePeer
 from p2pmesh.simulation import scenario
 from p2pmesh.simulation.discrete import network as bare
 from p2pmesh.simulation.discrete.invariants import (

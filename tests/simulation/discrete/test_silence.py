@@ -3,7 +3,7 @@
 import pytest
 
 from p2pmesh.config import MeshConfig
-from p2pmesh.protocols.core import LinkRecovered, LinkSuspected, Subsystem
+from p2pmesh.protocols.inputs import LinkRecovered, LinkSuspected, Subsystem
 from p2pmesh.simulation.discrete.network import BareNetwork
 
 ROUTING = list(Subsystem).index(Subsystem.ROUTING)

@@ -11,14 +11,7 @@ import trio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from p2pmesh import (
-    ConfigError,
-    MeshClosed,
-    MessageReceived,
-    PeerDisconnected,
-    PeerTimedOut,
-    TransportUnavailable,
-)
+from p2pmesh import ConfigError, MeshClosed, MessageReceived, PeerDisconnected, PeerTimedOut, TransportUnavailable
 from p2pmesh.simulation import (
     Adversary,
     Bad,
