@@ -40,6 +40,11 @@ class RemotePeer:
     """Its protocol version: 0 for a peer of the original project, which speaks JSON text and knows no extras."""
     public_key: bytes | None = field(default=None, repr=False)
 
+    @property
+    def is_member(self) -> bool:
+        """Whether it takes part in the mesh: it has proved its id and speaks our protocol. Others are guests."""
+        return self.verified and self.version > 0
+
 
 @frozen
 class LinkUp:

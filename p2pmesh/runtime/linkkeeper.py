@@ -77,7 +77,7 @@ class _Open:
     why: str | None = None
 
 
-class _Backoff:
+class _ReadRate:
     """How fast one link is read: so many frames a second at most."""
 
     def __init__(self, frames_per_second: float) -> None:
@@ -335,21 +335,21 @@ class LinkKeeper:
 
     async def _read(self, entry: _Open) -> None:
         """Hand frames up, waiting as long as the subsystems do; the peer feels it by its credit."""
-        link, pace = entry.link, _Backoff(self._config.frames_per_second)
+        link, rate = entry.link, _ReadRate(self._config.frames_per_second)
         async for frame in link:
-            await self._hand_up(link, frame, pace)
+            await self._hand_up(link, frame, rate)
             for _ in range(READ_AT_ONCE):
                 more = link.receive_nowait()
                 if more is None:
                     break
-                await self._hand_up(link, more, pace)
+                await self._hand_up(link, more, rate)
         entry.scope.cancel("the peer closed the link")
 
-    async def _hand_up(self, link: Link, frame: bytes, pace: _Backoff) -> None:
+    async def _hand_up(self, link: Link, frame: bytes, rate: _ReadRate) -> None:
         message = self._parse(link, frame)
         if message is not None:
             await self._deliver(link.peer.peer_id, message)
-        until = pace.next_turn(trio.current_time())
+        until = rate.next_turn(trio.current_time())
         if until is not None:
             await trio.sleep_until(until)
 

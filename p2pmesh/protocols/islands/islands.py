@@ -152,7 +152,7 @@ class IslandsCore:
     # --- what came of it ----------------------------------------------------------------------------------------------
 
     def _on_link_up(self, remote: RemotePeer, now: float) -> None:
-        self._side.links[remote.peer_id] = remote.verified and remote.version > 0
+        self._side.links[remote.peer_id] = remote.is_member
         self._missing.link_up(remote.peer_id, now)
 
     def _on_outcome(self, event: RouteSucceeded | RouteFailed, now: float) -> None:

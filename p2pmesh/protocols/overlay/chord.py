@@ -171,7 +171,7 @@ class ChordCore:
     # --- links --------------------------------------------------------------------------------------------------------
 
     def _on_link_up(self, remote: RemotePeer, now: float) -> None:
-        speaks = remote.verified and remote.version > 0
+        speaks = remote.is_member
         self._view.neighbours[remote.peer_id] = Neighbour(now, speaks)
         if not speaks:
             return

@@ -16,9 +16,9 @@ from attrs import frozen
 from p2pmesh.config import TopologyConfig
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.overlay.passive_view import PassiveView
-from p2pmesh.protocols.overlay.slots import ATTEMPTS, RetryPacer, Slots, State
+from p2pmesh.protocols.overlay.slots import ATTEMPTS, Slots, State
 from p2pmesh.protocols.util.ring_geometry import nearness, predecessor, ring_neighbours, successor
-from p2pmesh.protocols.util.timers import Backoff
+from p2pmesh.protocols.util.timers import Backoff, RetryPacer
 
 HEDGE = 2.0
 """Seconds that the first dial of a peer without links has for itself."""

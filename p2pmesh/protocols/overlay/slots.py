@@ -6,7 +6,6 @@ The topology's bookkeeping, without its decisions.
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Callable, Collection, ItemsView, Iterator
 from enum import Enum
 from typing import TypeAlias
@@ -16,7 +15,6 @@ from attrs import define
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.notices import Offered
 from p2pmesh.protocols.util.ring_geometry import nearness, ring_neighbours
-from p2pmesh.protocols.util.timers import Backoff
 from p2pmesh.wire.messages import PINNED
 
 
@@ -244,20 +242,3 @@ def _worth(slot: Slot, *, was_next: bool) -> int:
             return 4
         case _:
             return 2 if slot.spare or was_next or slot.called == PINNED else 3
-
-
-@define
-class RetryPacer:
-    """Lets something happen again ever later while it fails."""
-
-    backoff: Backoff
-    rng: random.Random
-    failures: int = 0
-    not_before: float = -math.inf
-
-    def failed(self, now: float) -> None:
-        self.failures += 1
-        self.not_before = now + self.backoff.delay(self.failures, self.rng)
-
-    def reset(self) -> None:
-        self.failures, self.not_before = 0, -math.inf

@@ -67,7 +67,7 @@ class ForwardingTable:
 
     def up(self, peer: RemotePeer) -> None:
         """A link is open."""
-        if peer.verified and peer.version > 0:
+        if peer.is_member:
             self._relays[peer.peer_id] = _Neighbour(int(peer.peer_id, 16))
             self._shun()
 

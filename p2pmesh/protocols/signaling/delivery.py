@@ -143,7 +143,7 @@ class SignalDelivery:
     def link_up(self, remote: RemotePeer) -> None:
         """A link is open."""
         self.heard(remote)
-        if remote.version > 0 and remote.verified:
+        if remote.is_member:
             self._mesh[remote.peer_id] = None
 
     def link_down(self, peer: PeerId) -> None:

@@ -8,7 +8,7 @@ import random
 from collections.abc import Hashable
 from typing import Generic, TypeVar
 
-from attrs import frozen
+from attrs import define, frozen
 
 K = TypeVar("K", bound=Hashable)
 
@@ -72,3 +72,20 @@ class Backoff:
         """Seconds to wait after that many failures in a row (1 or more)."""
         ceiling = min(self.cap, self.first * self.factor ** min(failures - 1, 64))
         return ceiling * rng.uniform(0.5, 1.0)
+
+
+@define
+class RetryPacer:
+    """Lets something happen again ever later while it fails."""
+
+    backoff: Backoff
+    rng: random.Random
+    failures: int = 0
+    not_before: float = -math.inf
+
+    def failed(self, now: float) -> None:
+        self.failures += 1
+        self.not_before = now + self.backoff.delay(self.failures, self.rng)
+
+    def reset(self) -> None:
+        self.failures, self.not_before = 0, -math.inf
