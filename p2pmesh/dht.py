@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from p2pmesh.errors import ConfigError
 from p2pmesh.events import Payload
 from p2pmesh.keyspace import PeerId, parse_peer_id
 from p2pmesh.protocols.inputs import DhtFindNode, DhtGet, DhtPut, Subsystem
@@ -41,6 +42,8 @@ class Dht:
           PeerUnreachable: if nobody holds it.
           MeshClosed: if the mesh was left.
         """
+        if ttl is not None and not isinstance(ttl, int | float):
+            raise ConfigError(f"a value's ttl is a number of seconds, not {ttl!r:.60}")
         held: int = await self._node.calls.make(
             self._node.drivers[Subsystem.KADEMLIA], lambda call: DhtPut(call, key, value, ttl)
         )

@@ -20,8 +20,8 @@ class Subscription(trio.abc.ReceiveChannel[T], Generic[T]):
     """
 
     def __init__(self, capacity: int, on_lag: Callable[[int], None] | None = None) -> None:
-        if capacity < 1:
-            raise ConfigError(f"a subscription's buffer must be 1 or more, not {capacity}")
+        if not isinstance(capacity, int) or capacity < 1:
+            raise ConfigError(f"a subscription's buffer must be a whole number, 1 or more, not {capacity!r:.60}")
         self._capacity = capacity
         self._on_lag = on_lag
         self._items: deque[T] = deque()

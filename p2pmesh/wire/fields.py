@@ -48,6 +48,17 @@ Purpose: TypeAlias = Annotated[str, Meta(max_length=16)]
 Scalar: TypeAlias = str | int | float | bool | None
 
 
+def is_text(value: object, longest: int) -> bool:
+    """Whether a field can carry `value`: a string of at most `longest` characters that UTF-8 can write."""
+    if not isinstance(value, str) or len(value) > longest:
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 class Part(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
     """A piece of a message."""
 
