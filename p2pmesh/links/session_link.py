@@ -89,6 +89,11 @@ class SessionLink(Link):
         return self._peer
 
     @property
+    def carrier(self) -> Carrier:
+        """What carries its packets."""
+        return self._carrier
+
+    @property
     def stats(self) -> LinkStats:
         session = self._session
         return LinkStats(

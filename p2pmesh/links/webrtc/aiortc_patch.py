@@ -209,8 +209,8 @@ _DTLS_METHODS = {"_recv_next": ["self"], "_send_data": ["self", "data"]}
 _DTLS_STATE = ("_ssl", "_state", "_data_receiver", "encrypted")
 
 
-def _lacks() -> list[str]:
-    """What of the internals that we rely on is not there."""
+def lacks() -> list[str]:
+    """Internals that we rely on and that this aiortc does not have."""
     missing = []
     for cls, methods, state in (
         (aioice.ice.Connection, _ICE_METHODS, _ICE_STATE),
@@ -235,7 +235,7 @@ def known() -> bool:
     """Whether this aiortc is one that we know; said once if it is not."""
     global _missing
     if _missing is None:
-        _missing = _lacks()
+        _missing = lacks()
         if _missing:
             logger.warning("this version of aiortc is not known, links will be slower: no %s", ", ".join(_missing))
     return not _missing

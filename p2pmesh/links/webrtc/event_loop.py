@@ -118,6 +118,11 @@ class FastLinkLoop(LinkLoop):
         stock = cast("Any", self)
         stock._q_send.send_nowait(asyncio.Handle(_nothing, (), self))
 
+    @property
+    def timers(self) -> int:
+        """How many are kept, cancelled ones included."""
+        return len(self._timers)
+
     # --- what others queue --------------------------------------------------------------------------------------------
 
     def call_soon(  # type: ignore[override]  # says the same

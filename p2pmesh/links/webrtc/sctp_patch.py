@@ -69,6 +69,7 @@ class SctpTransport(RTCSctpTransport):
             logger.info("the peer sends on and on without finishing a message: association aborted")
             await self._abort()
             self._set_state(self.State.CLOSED)
+            self._sack_needed = False
             return
         await super()._receive_data_chunk(chunk)
 
@@ -230,6 +231,11 @@ class SctpTransport(RTCSctpTransport):
     def _t3_expired(self) -> None:
         self._is_repairing = True
         super()._t3_expired()
+
+    @property
+    def window(self) -> int:
+        """Bytes that may be in flight."""
+        return self._cwnd
 
     @property
     def is_idle(self) -> bool:
