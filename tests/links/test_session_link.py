@@ -99,12 +99,14 @@ ENDINGS: list[Any] = [over_by_the_peers_close, over_by_a_failure, over_by_what_t
 async def test_packets_after_the_link_is_over_change_nothing(autojump_clock: MockClock, end: Any) -> None:
     pair = Pair()
     await pair.left.send(b"late")
+    assert pair.right.send_nowait(b"unflushed")
     error = await end(pair)
     pair.back.packets.clear()
     before = pair.right.stats
     pair.out.carry()
     pair.right.packet_received(b"\xff\xff\xff\xff")
     pair.right.drained()
+    pair.right.flush()
     pair.right.carrier_closed(LinkError("a second time"))
     with pytest.raises(error) as caught:
         await pair.right.receive()

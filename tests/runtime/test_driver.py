@@ -28,7 +28,7 @@ from p2pmesh.protocols.inputs import (
     Signaled,
 )
 from p2pmesh.protocols.util.timers import Backoff, Timers
-from p2pmesh.receipts import UPDATES, Delivered, OpenReceipts
+from p2pmesh.receipts import Delivered, OpenReceipts
 from p2pmesh.runtime.bus import Bus
 from p2pmesh.runtime.calls import Calls
 from p2pmesh.runtime.driver import MAX_NOTICES, Driver
@@ -447,7 +447,9 @@ async def test_a_receipt_s_slow_reader_gets_the_newest_counts():
             receipts.progress("id", count)
         receipts.settle("id", Delivered(99, 1.0))
         receipts.close()
-        assert [count async for count in updates] == list(range(100 - UPDATES, 100))
+        counts = [count async for count in updates]
+    assert counts == list(range(100 - len(counts), 100))
+    assert 1 <= len(counts) <= 64
     assert await receipt.settled() == Delivered(99, 1.0)
 
 

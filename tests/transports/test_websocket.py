@@ -414,16 +414,16 @@ async def test_a_service_that_waits_for_us_to_read_is_not_taken_for_dead():
 
 async def test_a_silent_server_is_pinged_and_its_pong_keeps_it(monkeypatch):
     answered, enough = 0, trio.Event()
-    ping = websocket._ping
+    ping = trio_websocket.WebSocketConnection.ping
 
-    async def counted(*args):
+    async def counted(socket, payload=None):
         nonlocal answered
-        await ping(*args)
+        await ping(socket, payload)
         answered += 1
         if answered == 3:
             enough.set()
 
-    monkeypatch.setattr(websocket, "_ping", counted)
+    monkeypatch.setattr(trio_websocket.WebSocketConnection, "ping", counted)
     async with websocket_server(lambda socket: socket.get_message()) as url:
         transport = WebSocketTransport(url, ping_after=0.01, ping_patience=5)
         async with transport.connect() as connection, trio.open_nursery() as nursery:

@@ -6,7 +6,7 @@ import pytest
 from aiortc.sdp import SessionDescription
 
 from p2pmesh.errors import RemoteProtocolError
-from p2pmesh.links.webrtc.sdp_filter import MAX_CANDIDATES, clean_candidate, clean_description
+from p2pmesh.links.webrtc.sdp_filter import clean_candidate, clean_description
 from p2pmesh.wire.messages import Signal
 
 FINGERPRINT = "sha-256 " + ":".join(["A1"] * 32)
@@ -157,7 +157,7 @@ def test_of_a_flood_of_candidates_the_first_are_taken_and_the_list_is_not_called
     flood = "".join(f"a=candidate:{n} 1 udp {n} 10.0.{n // 250}.{n % 250 + 1} 9 typ host\n" for n in range(500))
     lines = clean(AIORTC + flood)
     candidates = [line for line in lines if line.startswith("a=candidate")]
-    assert len(candidates) == MAX_CANDIDATES <= 64
+    assert 20 <= len(candidates) <= 64
     assert candidates[:2] == [f"a=candidate:{HOST}", "a=candidate:0 1 udp 0 10.0.0.1 9 typ host"]
     assert "a=end-of-candidates" not in lines
 
