@@ -34,7 +34,7 @@ from p2pmesh.wire.fields import MAX_TOPIC, is_text
 from p2pmesh.wire.signaling import MAX_ROOM, MAX_TOKEN
 
 ARRIVING = 5.0
-"""Seconds for which a broadcast may be on its way: what is older when a subscription begins is history to it."""
+"""Seconds that a broadcast may be on its way: what is older when a subscription begins is history to it."""
 
 
 @asynccontextmanager
@@ -54,7 +54,7 @@ async def open_mesh(
 ) -> AsyncIterator[Mesh]:
     """Join a mesh: inside the block this program is a peer, at its end it has left.
 
-    Entering returns once one signaling service has let us in; links come up in the background, as `Mesh.events()` tells.
+    Entering returns once one signaling service has let us in; links come up in the background: see `Mesh.events()`.
 
     Args:
       transports: Where to find other peers: URLs (`ws://`, `wss://`, `memory://`), `TransportConfig`s or transport
@@ -122,8 +122,8 @@ async def open_mesh(
 class Mesh:
     """A peer among many. Made by `open_mesh`.
 
-    Its methods may be called from any number of tasks of the same Trio run. After the block, or after `leave`, calls and new
-    streams raise `MeshClosed`; the properties and `snapshot` tell how things stood.
+    Its methods may be called from any number of tasks of the same Trio run. After the block, or after `leave`, calls
+    and new streams raise `MeshClosed`; properties and `snapshot` show how things stood.
     """
 
     def __init__(self, node: Node) -> None:
@@ -177,13 +177,13 @@ class Mesh:
 
         Args:
           topic: Only those of this topic; None for all.
-          ordered: Deliver those of one origin and topic in the order in which they were sent. What arrives early waits, for at
-            most `SubscriptionConfig.patience` seconds; what is missing then is given up on, counted in `Subscription.skipped` and
-            told as `MessagesSkipped` by `events()`.
-          history: Ask for what was sent in so many seconds before this peer came, as far as others keep it: nothing is kept
-            for longer than its ttl. Default: none of that.
-          buffer: How many may wait; then the oldest are dropped, counted in `Subscription.missed` and told as `Lagged` by
-            `events()`. Default: `MeshConfig.event_buffer`.
+          ordered: Deliver those of one origin and topic in the order in which they were sent. What arrives early waits,
+            for at most `SubscriptionConfig.patience` seconds; what is missing then is given up on, counted in
+            `Subscription.skipped` and told as `MessagesSkipped` by `events()`.
+          history: Ask for what was sent in so many seconds before this peer came, as far as others keep it: nothing is
+            kept for longer than its ttl. Default: none.
+          buffer: How many may wait; then the oldest are dropped, counted in `Subscription.missed` and told as `Lagged`
+            by `events()`. Default: `MeshConfig.event_buffer`.
 
         Raises:
           LocalProtocolError: if that can't be a topic.
@@ -230,7 +230,7 @@ class Mesh:
         max_hops: int | None = None,
         receipts: bool = True,
     ) -> Receipt:
-        """Send a message to everybody in the mesh. Returns once it is out; waits while the links are behind.
+        """Send a message to every peer of the mesh. Returns once it is out; waits while the links are behind.
 
         Args:
           topic: Up to 256 characters.
@@ -255,14 +255,14 @@ class Mesh:
     async def send(self, peer_id: str, payload: Payload) -> None:
         """Send a message to one peer of the mesh, neighbour or not. Returns when that peer has it.
 
-        It waits while much else is under way to the same peer. Set a deadline of your own around it if you like. Messages
-        to one peer may overtake each other. To a peer without a link the message is sealed: those who pass it on can't
-        read it, and nobody but its receiver can.
+        It waits while much else is under way to the same peer; set a deadline of your own around it if you like.
+        Messages to one peer may overtake each other. To a peer without a link the message is sealed: nobody but its
+        receiver can read it.
 
         Raises:
           InvalidPeerId, PayloadTooLarge, InvalidPayload: before anything is sent.
-          PeerUnreachable: if no route leads to the peer, it does not answer, or does not take payloads of this size; the
-            text says which. It may have the message all the same if only its answer was lost.
+          PeerUnreachable: if no route leads to the peer, it does not answer, or does not take payloads of this size;
+            the text says which. It may have the message all the same, if only its answer was lost.
           MeshClosed: if the mesh was left.
 
         Cancelled, the message may or may not arrive; it is not sent again.

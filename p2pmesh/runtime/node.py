@@ -93,7 +93,7 @@ class Node:
         """Start every subsystem; returns when a signaling service has let us in.
 
         Raises:
-          TransportUnavailable: if each of them has failed once, with all their reasons; `JoinRefused` if each refused us.
+          TransportUnavailable: if each of them failed once, with all their reasons; `JoinRefused` if each refused us.
         """
         await self._start(nursery, "links", self.keeper.run)
         for subsystem, driver in self.drivers.items():
@@ -140,12 +140,12 @@ class Node:
     # --- inputs -------------------------------------------------------------------------------------------------------
 
     def _report(self, event: Input) -> None:
-        """An input from the shell, for those whom it concerns."""
+        """Post an input of the shell to the subsystems that it concerns."""
         for subsystem in AUDIENCE[type(event)]:
             self.drivers[subsystem].post(event)
 
     async def _deliver(self, peer: PeerId, message: Message) -> None:
-        """A neighbour's message: who reads the link waits until its subsystem has room."""
+        """Hand a neighbour's message to its subsystem; the link's reader waits until that has room."""
         owner = OWNERS[type(message)]
         if owner is None:
             self._ignored += 1
@@ -189,7 +189,7 @@ class Node:
                     assert_never(effect)
 
     def _flush(self) -> None:
-        """What a core has sent to a peer travels together, however many inputs it took."""
+        """Let what a core has sent to a peer travel together, however many inputs it took."""
         self.keeper.flush()
 
     def _emit(self, event: Event) -> None:

@@ -1,4 +1,4 @@
-"""WebSocket URLs, taken apart once: what to connect to, what to say in the handshake, and what may be shown to people."""
+"""WebSocket URLs, taken apart once: what to connect to, what to say in the handshake, what may be shown to people."""
 
 from __future__ import annotations
 

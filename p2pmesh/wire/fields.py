@@ -24,8 +24,8 @@ MAX_RING_LIST = 16
 MAX_TRAIL = 256
 MAX_RECEIPTS = 64
 SEARCH = 32
-"""Links that a packet crosses yet from where it comes no nearer, dead ends included: on a whole ring that is where its target
-is, or is not. Coming nearer it may cross as many again."""
+"""Links that a packet may cross without coming nearer to its target, dead ends included; it may cross as many again
+once it has come nearer. On a whole ring, where it comes no nearer is where its target is, or is not."""
 
 Id: TypeAlias = Annotated[PeerId, Meta(pattern=r"\A[0-9a-f]{40}\Z")]
 PeerIds: TypeAlias = Annotated[tuple[Id, ...], Meta(max_length=MAX_PEERS_IN_LIST)]

@@ -72,9 +72,9 @@ class Packet(Tagged, frozen=True, kw_only=True, tag="packet"):
     route: Trail = ()
     """Peers through which it shall go, as far as that works."""
     search: Hops = SEARCH
-    """Links that it may cross yet from where it comes no nearer."""
+    """Links that it may still cross without coming nearer."""
     waits: bool = False
-    """Whether a relay where it comes no nearer may keep a copy for a moment, and send that on once the ring is mended."""
+    """Whether a relay that can bring it no nearer may keep a copy for a moment, to send on once the ring is mended."""
 
 
 class ContactRequest(Tagged, frozen=True, kw_only=True, tag="contact_request"):
@@ -141,7 +141,7 @@ class SuccessorFound(Tagged, frozen=True, kw_only=True, tag="successor_found"):
 
 
 class Merge(Tagged, frozen=True, kw_only=True, tag="merge"):
-    """There is a bridge to another island: flooded from its near end. To its far end, without a path: we are two islands."""
+    """News of a bridge to another island, flooded from its near end. To its far end, without a path: we are two."""
 
     id: MessageId
     bridge: Id
@@ -172,7 +172,7 @@ class FoundBeyond(Tagged, frozen=True, kw_only=True, tag="found_beyond"):
 
 
 class DhtRecord(Part, frozen=True, kw_only=True):
-    """A value in the DHT, as its publisher signed it; `p2pmesh.protocols.kademlia.records` says what the signature covers."""
+    """A value in the DHT, signed by its publisher: `p2pmesh.protocols.kademlia.records` says over what."""
 
     key: Id
     """The hash of the application's key."""

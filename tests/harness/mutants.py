@@ -6,9 +6,8 @@ module (and for what they don't notice a second stage, simulated networks), and 
     python -m tests.harness.mutants --sample 100 --seed 1
     python -m tests.harness.mutants --only protocols/kademlia --sample 20
 
-All happens in temporary copies of the project; the working tree is never touched. Left out are changes without any
-behaviour: of annotations; of module constants and fractions, which tune; and those that `equivalent_mutants.toml` lists,
-each with its reason.
+All happens in temporary copies of the project; the working tree is never touched. Left out are changes of annotations,
+of module constants and fractions, which tune, and those that `equivalent_mutants.toml` lists, each with its reason.
 """
 
 from __future__ import annotations

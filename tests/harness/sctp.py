@@ -108,7 +108,7 @@ class Association:
         await self.hear(data(number, size))
 
     async def acknowledge(self, count: int, *gaps: tuple[int, int]) -> None:
-        """The peer has got the first `count` chunks, and of what comes after them the chunks in `gaps`, counted from there."""
+        """The peer has got the first `count` chunks, and beyond them those in `gaps`, counted from there."""
         await self.hear(self.sack(count, *gaps))
 
     def sack(self, count: int, *gaps: tuple[int, int]) -> SackChunk:

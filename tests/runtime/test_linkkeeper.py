@@ -1,4 +1,4 @@
-"""The link keeper under random but legal orders, over simulated links in virtual time, with faults at the worst moments."""
+"""The link keeper under random but legal orders, over simulated links, with faults at the worst moments."""
 
 import random
 from collections import Counter, deque

@@ -626,8 +626,8 @@ def test_urls_are_taken_apart(url, host, port, host_header, resource):
 
 
 @pytest.mark.parametrize(
-    "url", ["http://host", "ws://", "ws:host", "host", "", "ws://host:0x1", "ws://host:70000", "ws://a b", "ws://a/\r\nX: y",
-            "ws://[::1", "ws://" + "a" * 64, "ws://u:secret@"]
+    "url", ["http://host", "ws://", "ws:host", "host", "", "ws://host:0x1", "ws://host:70000", "ws://a b",
+            "ws://a/\r\nX: y", "ws://[::1", "ws://" + "a" * 64, "ws://u:secret@"]
 )  # fmt: skip
 def test_a_url_that_is_none_is_refused_without_its_secrets(url):
     with pytest.raises(ConfigError) as caught:

@@ -1,4 +1,4 @@
-"""The SCTP association: when acknowledgements wait, what takes them along, what is sent again when, and what is bounded."""
+"""The SCTP association: when acknowledgements wait, what takes them along, what is sent again, what is bounded."""
 
 from __future__ import annotations
 
