@@ -1,6 +1,6 @@
 """Who a peer is: an Ed25519 key pair, and the id that follows from it.
 
-The id is the first 160 bits of SHA-256 of the public key, so whoever holds the key owns the id and can prove it, and
+The id is the first 160 bits of SHA-256 of the public key, so the holder of the key owns the id and can prove it, and
 nobody can choose an id at will. An *unverified* identity carries an id that no key backs: for tests, and to stand for
 peers of the original project, whose ids are random.
 """

@@ -39,7 +39,7 @@ UPDATES = 16
 
 
 class Receipt:
-    """Tells who has a broadcast. Made by `Mesh.broadcast`; costs nothing when nobody looks at it."""
+    """Tells how many peers have a broadcast. Made by `Mesh.broadcast`; costs nothing when nobody looks at it."""
 
     def __init__(self, message_id: str, topic: str, *, enabled: bool) -> None:
         self.message_id = message_id

@@ -75,7 +75,7 @@ class ServerConfig:
     head_size: int = _number(16 * KIB, low=1 * KIB)
     """Of an HTTP request line with its headers; browsers' cookies stay below 8 KiB."""
     head_timeout: float = _number(10.0, low=0.05)
-    """For the TLS handshake and the request head together: whoever dribbles them is cut off."""
+    """For the TLS handshake and the request head together: a client that dribbles them is cut off."""
     spare_connections: int = _number(256, low=1)
     """Open connections above `max_clients`: for requests in flight, health checks, and to say "full" politely."""
     spare_per_address: int = _number(16, low=1)

@@ -21,7 +21,7 @@ differences:
 - Ids that are not 40 lower-case hexadecimal digits are refused: they crash the original's clients. A client holds one
   id.
 - A join may be signed by the key that the id derives from. Then only a newer join of the same key replaces its holder.
-  Whoever joins with an id held without a signature replaces the holder, who is told and closed.
+  A join with an id that is held without a signature replaces the holder, which is told and closed.
 - Errors carry a `code` (`p2pmesh.wire.signaling.ERROR_CODES`) beside the original's text, and `to` where a receiver is
   missing.
 
@@ -280,7 +280,7 @@ class Presence:
         return None
 
     def _enter(self, client: _Client, join: Join) -> None:
-        """Let `client` hold its id in its room, in the place of whoever held it."""
+        """Let `client` hold its id in its room, in the place of its former holder."""
         name = join.room or ""
         holder = self._holder(self._rooms.get(name), join.peer_id)
         if holder is not client:

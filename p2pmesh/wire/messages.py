@@ -150,7 +150,7 @@ class Receipt(Part, frozen=True, kw_only=True):
     count: Count
     """In all so far."""
     settled: bool = True
-    """Whether everybody below has answered."""
+    """Whether all peers below have answered."""
 
 
 class GossipReceipts(Tagged, frozen=True, kw_only=True, tag="gossip_receipts"):
@@ -180,7 +180,7 @@ class GossipIHave(Tagged, frozen=True, kw_only=True, tag="gossip_ihave"):
     size: Count = 0
     """Bytes of the largest payload."""
     offer: bool = False
-    """Whether an answer is waited for: a `GossipGraft`, or a `GossipAck` from who has it."""
+    """Whether an answer is waited for: a `GossipGraft`, or a `GossipAck` from a peer that has it."""
 
 
 class GossipGraft(Tagged, frozen=True, kw_only=True, tag="gossip_graft"):
@@ -252,7 +252,7 @@ class DirectAck(Tagged, frozen=True, kw_only=True, tag="direct_ack"):
 
 
 class ReconnectionData(Tagged, frozen=True, kw_only=True, tag="reconnection_data"):
-    """Sent just before a link is given up: why, and whom to try instead."""
+    """Sent just before a link is given up: why, and which peers to try instead."""
 
     reason: Reason
     peers: PeerIds

@@ -40,11 +40,11 @@ from collections.abc import Callable
 from p2pmesh.errors import RemoteProtocolError
 
 MAX_PACKET = 262_144
-"""What WebRTC stacks carry and announce (`a=max-message-size`)."""
+"""Bytes that WebRTC stacks carry and announce (`a=max-message-size`)."""
 MIN_FRAGMENT = 512
 """A frame in fragments smaller than this would cost its receiver many times its size in memory."""
 FRAME_COST = 64
-"""Charged for a frame besides its length: what it costs its receiver to hold an empty one."""
+"""Bytes charged for a frame besides its length: what an empty one costs its receiver to hold."""
 MAX_CREDIT = (1 << 53) - 1
 """The largest whole number that a browser counts to."""
 
@@ -162,7 +162,7 @@ class Reassembly:
         """Bytes that are here."""
 
     def start(self, total: int, chunk: bytes) -> None:
-        """Begin a frame; whoever calls has bounded `total`."""
+        """Begin a frame; the caller has bounded `total`."""
         if len(chunk) >= total:
             raise RemoteProtocolError(f"the first fragment of a frame of {total} bytes has {len(chunk)}")
         self._chunks.append(chunk)

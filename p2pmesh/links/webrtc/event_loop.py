@@ -76,7 +76,7 @@ class LinkLoop(StockLoop):
     is_fast = False
 
     def own(self) -> None:
-        """Give each task an owner, and bring what nobody caught to the owner instead of to everybody."""
+        """Give each task an owner, and report what nobody caught to that owner alone."""
         self.set_task_factory(make_task)
         self.set_exception_handler(report)
 
@@ -109,7 +109,7 @@ class FastLinkLoop(LinkLoop):
     _is_calling: bool
 
     def take_over(self) -> None:
-        """Go on from where the stock loop, whose task waits for a callback at this moment, has come."""
+        """Go on where the stock loop, whose task waits for a callback at this moment, has stopped."""
         self._queue = deque()
         self._cancelled_timers = 0
         self._parked = None
