@@ -153,7 +153,7 @@ class MemoryTransport(Transport):
         Raises:
           ConfigError: if the URL makes no sense.
         """
-        found = _URL.fullmatch(url)
+        found = _URL.fullmatch(url) if isinstance(url, str) else None
         if found is None:
             raise ConfigError(f"{url!r:.100} is no address in memory: memory:// and a name of letters, digits, '-._'")
         self._url = url

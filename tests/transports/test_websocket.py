@@ -627,7 +627,7 @@ def test_urls_are_taken_apart(url, host, port, host_header, resource):
 
 @pytest.mark.parametrize(
     "url", ["http://host", "ws://", "ws:host", "host", "", "ws://host:0x1", "ws://host:70000", "ws://a b",
-            "ws://a/\r\nX: y", "ws://[::1", "ws://" + "a" * 64, "ws://u:secret@"]
+            "ws://a/\r\nX: y", "ws://[::1", "ws://" + "a" * 64, "ws://u:secret@", 5, b"ws://u:secret@host"]
 )  # fmt: skip
 def test_a_url_that_is_none_is_refused_without_its_secrets(url):
     with pytest.raises(ConfigError) as caught:
@@ -636,7 +636,8 @@ def test_a_url_that_is_none_is_refused_without_its_secrets(url):
 
 
 @pytest.mark.parametrize(
-    "headers", [{"": "x"}, {"a b": "x"}, {"X": "secret\r\nY: z"}, {"X": "secret€"}, {"X": " secret"}]
+    "headers",
+    [{"": "x"}, {"a b": "x"}, {"X": "secret\r\nY: z"}, {"X": "secret€"}, {"X": " secret"}, {"X": b"secret"}, {5: "x"}],
 )
 def test_headers_that_cant_be_sent_are_refused_without_their_values(headers):
     with pytest.raises(ConfigError) as caught:
