@@ -3,6 +3,7 @@
 nox                     lint, types, tests
 nox -s webrtc           tests over real WebRTC links
 nox -s bench            benchmarks, as JSON
+nox -s mutants          whether tests notice changes: `-- --sample 100 --seed 1`
 """
 
 import nox
@@ -70,6 +71,13 @@ def coverage(session: nox.Session) -> None:
     install(session, "dev")
     session.run("coverage", "run", "-m", "pytest", *session.posargs)
     session.run("coverage", "report", "--show-missing")
+
+
+@nox.session
+def mutants(session: nox.Session) -> None:
+    """Change lines of protocols/ and wire/, in a copy: at least 90% of a random sample has to be noticed by a test."""
+    install(session, "mutants")
+    session.run("python", "-m", "tests.harness.mutants", *session.posargs)
 
 
 @nox.session

@@ -4,6 +4,8 @@ async with open_mesh("ws://localhost:8080", room="demo") as mesh:
     await mesh.broadcast("chat", {"text": "hello"})
 """
 
+from importlib import metadata as _metadata
+
 from p2pmesh.config import (
     BroadcastConfig,
     ChordConfig,
@@ -60,6 +62,11 @@ from p2pmesh.receipts import Delivered, Failed, Receipt
 from p2pmesh.server import ServerConfig, SignalingServer, open_signaling_server
 from p2pmesh.subscription import Subscription
 from p2pmesh.transports.transport import Transport, TransportConfig
+
+try:  # ruff: ignore[non-empty-init-module] - this is where people look for it
+    __version__ = _metadata.version("p2pmesh")
+except _metadata.PackageNotFoundError:  # a source tree that was not installed
+    __version__ = "0+unknown"
 
 __all__ = [
     "BroadcastConfig",

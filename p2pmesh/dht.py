@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from p2pmesh.errors import ConfigError
 from p2pmesh.events import Payload
 from p2pmesh.keyspace import PeerId, parse_peer_id
 from p2pmesh.protocols.inputs import DhtFindNode, DhtGet, DhtPut, Subsystem
@@ -14,9 +15,9 @@ __all__ = ["Dht", "DhtValue"]
 class Dht:
     """The distributed hash table of a mesh. Got from `Mesh.dht`.
 
-    Values lie with the peers that are nearest to their key, whoever those are at the time, and outlive their publisher's
-    stay. Who takes part has a verified identity. Anybody may publish under any key: each publisher has a value of its own
-    there, signed, and nobody can change it.
+    Values lie with the peers that are nearest to their key at the time, and outlive their publisher's stay. Only peers
+    with a verified identity take part. Any of them may publish under any key: each publisher has a value of its own
+    there, signed, that nobody else can change.
 
     Each call may be cancelled; one that is made before there is any link waits a few seconds for it.
     """
@@ -38,9 +39,11 @@ class Dht:
         Raises:
           PayloadTooLarge, InvalidPayload, ConfigError: before anything is sent.
           IdentityError: if our identity is unverified.
-          PeerUnreachable: if nobody holds it.
+          PeerUnreachable: if no peer took it.
           MeshClosed: if the mesh was left.
         """
+        if ttl is not None and not isinstance(ttl, int | float):
+            raise ConfigError(f"a value's ttl is a number of seconds, not {ttl!r:.60}")
         held: int = await self._node.calls.make(
             self._node.drivers[Subsystem.KADEMLIA], lambda call: DhtPut(call, key, value, ttl)
         )

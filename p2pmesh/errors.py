@@ -47,7 +47,7 @@ class PayloadTooLarge(MeshError, ValueError):
 
 
 class PeerUnreachable(MeshError):
-    """A direct message can't be brought to its receiver: no route leads there, it does not answer, or does not take it."""
+    """No route leads to a peer, it does not answer, or it does not take what was sent."""
 
 
 class MeshClosed(MeshError):

@@ -1,7 +1,8 @@
 """What a mesh tells its application: frozen events, one class for each thing that can happen.
 
-`Mesh.events()` delivers all of them; `Mesh.subscribe()` only `MessageReceived`, `Mesh.messages()` only `DirectReceived`.
-For each `PeerConnected` there comes exactly one `PeerDisconnected` or `PeerTimedOut` of the same peer.
+`Mesh.events()` delivers all of them; `Mesh.subscribe()` only `MessageReceived`, `Mesh.messages()` only
+`DirectReceived`. For each `PeerConnected` there comes exactly one `PeerDisconnected` or `PeerTimedOut` of the same
+peer.
 """
 
 from __future__ import annotations
@@ -75,12 +76,12 @@ class MessageReceived:
     verified: bool
     """Whether the origin's signature was there and right."""
     series: int | None = None
-    """Tells apart the counts that an origin has begun for a topic, one with each life: later ones have higher numbers. None
-    from the original's peers."""
+    """Which of the origin's counts for this topic `sequence` belongs to: one for each run of it, later ones have higher
+    numbers. None from the original's peers."""
     sequence: int | None = None
     """Which of the origin's broadcasts with this topic in that series it is, from 1."""
     age: float = 0.0
-    """Seconds since the origin sent it, as far as its relays know: without the time on links."""
+    """Seconds since the origin sent it, as its relays counted them: time on links is left out."""
 
 
 @frozen
@@ -152,7 +153,7 @@ class TransportDown:
 
 @frozen
 class Lagged:
-    """A subscriber was too slow: that many of its oldest items were dropped."""
+    """A subscriber was too slow: its oldest items were dropped."""
 
     missed: int
     topic: str | None = None
@@ -161,7 +162,7 @@ class Lagged:
 
 @frozen
 class MessagesSkipped:
-    """An ordered subscription has waited for broadcasts long enough: these will not be delivered to it any more."""
+    """An ordered subscription gave up on broadcasts that stayed away: it won't deliver them any more."""
 
     origin: PeerId
     topic: str

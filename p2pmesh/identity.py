@@ -1,6 +1,6 @@
 """Who a peer is: an Ed25519 key pair, and the id that follows from it.
 
-The id is the first 160 bits of SHA-256 of the public key, so whoever holds the key owns the id and can prove it, and
+The id is the first 160 bits of SHA-256 of the public key, so the holder of the key owns the id and can prove it, and
 nobody can choose an id at will. An *unverified* identity carries an id that no key backs: for tests, and to stand for
 peers of the original project, whose ids are random.
 """
@@ -42,7 +42,7 @@ def peer_id_of(public_key: bytes) -> PeerId:
 
 
 def verify(public_key: bytes, signature: bytes, data: bytes) -> bool:
-    """Whether `signature` is `public_key`'s over `data`; False, never an error, for keys and signatures that are none."""
+    """Whether `signature` is `public_key`'s over `data`; False, never an error, for malformed ones."""
     if len(public_key) != PUBLIC_KEY_SIZE or len(signature) != SIGNATURE_SIZE:
         return False
     memo = _memo.get()
@@ -52,7 +52,7 @@ def verify(public_key: bytes, signature: bytes, data: bytes) -> bool:
 
 
 def _verify(public_key: bytes, signature: bytes, data: bytes) -> bool:
-    """By libsodium, in half the time of OpenSSL; each peer does it for each broadcast. It takes no weak keys, either."""
+    """Verify by libsodium: in half the time of OpenSSL, for each broadcast, and it refuses weak keys."""
     try:
         crypto_sign_open(signature + data, public_key)
     except BadSignatureError:
@@ -170,7 +170,7 @@ class Identity:
         return signature
 
     def box_key(self) -> X25519PrivateKey:
-        """The X25519 key that messages to this identity are sealed for: derived from it, so it is the same after a restart."""
+        """The X25519 key that messages to this identity are sealed for. Derived, so a restart does not change it."""
         derived = HKDF(SHA256(), 32, salt=None, info=b"p2pmesh box v1").derive(self._key.private_bytes_raw())
         return X25519PrivateKey.from_private_bytes(derived)
 

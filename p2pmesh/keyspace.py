@@ -1,8 +1,8 @@
 """The 160-bit space that peer ids and keys live in, with its two distances.
 
-Kademlia measures by XOR (Maymounkov and Mazieres 2002, section 2.1), Chord by the way clockwise round a circle (Stoica et
-al. 2001, section 4.1). Both run over the same ids: 40 lower-case hexadecimal digits, as the original project writes them,
-so that comparing two ids as text and comparing them as numbers is the same thing.
+Kademlia measures by XOR (Maymounkov and Mazieres 2002, section 2.1), Chord by the way clockwise round a circle (Stoica
+et al. 2001, section 4.1). Both run over the same ids: 40 lower-case hexadecimal digits, as the original project writes
+them, so that comparing two ids as text and comparing them as numbers is the same thing.
 """
 
 from __future__ import annotations
@@ -54,7 +54,10 @@ def ring_distance(start: PeerId, end: PeerId) -> int:
 
 
 def between(start: PeerId, middle: PeerId, end: PeerId) -> bool:
-    """Whether `middle` lies clockwise strictly after `start` and strictly before `end`; all but `start` if those are one."""
+    """Whether `middle` lies clockwise strictly between `start` and `end`.
+
+    Where those are one id that is the whole circle but the id itself.
+    """
     if start < end:
         return start < middle < end
     return middle > start or middle < end

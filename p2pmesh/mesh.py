@@ -17,7 +17,7 @@ import trio
 
 from p2pmesh.config import IceServer, MeshConfig
 from p2pmesh.dht import Dht
-from p2pmesh.errors import ConfigError, MeshError
+from p2pmesh.errors import ConfigError, LocalProtocolError, MeshClosed, MeshError
 from p2pmesh.events import DirectReceived, Event, MessageReceived, Payload
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId, parse_peer_id
@@ -30,9 +30,11 @@ from p2pmesh.runtime.ordered import OrderedSubscription
 from p2pmesh.subscription import Subscription
 from p2pmesh.transports.registry import make_transports
 from p2pmesh.transports.transport import TransportLike
+from p2pmesh.wire.fields import MAX_TOPIC, is_text
+from p2pmesh.wire.signaling import MAX_ROOM, MAX_TOKEN
 
 ARRIVING = 5.0
-"""Seconds for which a broadcast may be on its way: what is older when a subscription begins is history to it."""
+"""Seconds that a broadcast may be on its way: what is older when a subscription begins is history to it."""
 
 
 @asynccontextmanager
@@ -52,7 +54,7 @@ async def open_mesh(
 ) -> AsyncIterator[Mesh]:
     """Join a mesh: inside the block this program is a peer, at its end it has left.
 
-    Entering returns once one signaling service has let us in; links come up in the background, as `Mesh.events()` tells.
+    Entering returns once one signaling service has let us in; links come up in the background: see `Mesh.events()`.
 
     Args:
       transports: Where to find other peers: URLs (`ws://`, `wss://`, `memory://`), `TransportConfig`s or transport
@@ -120,8 +122,8 @@ async def open_mesh(
 class Mesh:
     """A peer among many. Made by `open_mesh`.
 
-    Its methods may be called from any number of tasks of the same Trio run. After the block, or after `leave`, they raise
-    `MeshClosed`.
+    Its methods may be called from any number of tasks of the same Trio run. After the block, or after `leave`, calls
+    and new streams raise `MeshClosed`; properties and `snapshot` show how things stood.
     """
 
     def __init__(self, node: Node) -> None:
@@ -153,7 +155,12 @@ class Mesh:
 
         Args:
           buffer: How many events may wait. Default: `MeshConfig.event_buffer`.
+
+        Raises:
+          ConfigError: if the buffer makes no sense.
+          MeshClosed: if the mesh was left.
         """
+        self._check_open()
         with self._node.bus.events(self._buffer(buffer)) as stream:
             yield stream
 
@@ -170,14 +177,21 @@ class Mesh:
 
         Args:
           topic: Only those of this topic; None for all.
-          ordered: Deliver those of one origin and topic in the order in which they were sent. What arrives early waits, for at
-            most `SubscriptionConfig.patience` seconds; what is missing then is given up on, counted in `Subscription.skipped` and
-            told as `MessagesSkipped` by `events()`.
-          history: Ask for what was sent in so many seconds before this peer came, as far as others keep it: nothing is kept
-            for longer than its ttl. Default: none of that.
-          buffer: How many may wait; then the oldest are dropped, counted in `Subscription.missed` and told as `Lagged` by
-            `events()`. Default: `MeshConfig.event_buffer`.
+          ordered: Deliver those of one origin and topic in the order in which they were sent. What arrives early waits,
+            for at most `SubscriptionConfig.patience` seconds; what is missing then is given up on, counted in
+            `Subscription.skipped` and told as `MessagesSkipped` by `events()`.
+          history: Ask for what was sent in so many seconds before this peer came, as far as others keep it: nothing is
+            kept for longer than its ttl. Default: none.
+          buffer: How many may wait; then the oldest are dropped, counted in `Subscription.missed` and told as `Lagged`
+            by `events()`. Default: `MeshConfig.event_buffer`.
+
+        Raises:
+          LocalProtocolError: if that can't be a topic.
+          ConfigError: if history or buffer make no sense.
+          MeshClosed: if the mesh was left.
         """
+        self._check_open()
+        _check_topic(topic)
         bus, capacity = self._node.bus, self._buffer(buffer)
         past = _history(history)
         began = trio.current_time()
@@ -197,7 +211,13 @@ class Mesh:
 
     @asynccontextmanager
     async def messages(self, *, buffer: int | None = None) -> AsyncIterator[Subscription[DirectReceived]]:
-        """A stream of the direct messages to this peer that arrive from now on; `buffer` as for `subscribe`."""
+        """A stream of the direct messages to this peer that arrive from now on; `buffer` as for `subscribe`.
+
+        Raises:
+          ConfigError: if the buffer makes no sense.
+          MeshClosed: if the mesh was left.
+        """
+        self._check_open()
         with self._node.bus.messages(DirectReceived, lambda event: True, self._buffer(buffer), None) as stream:
             yield stream
 
@@ -210,7 +230,7 @@ class Mesh:
         max_hops: int | None = None,
         receipts: bool = True,
     ) -> Receipt:
-        """Send a message to everybody in the mesh. Returns once it is out; waits while the links are behind.
+        """Send a message to every peer of the mesh. Returns once it is out; waits while the links are behind.
 
         Args:
           topic: Up to 256 characters.
@@ -220,7 +240,7 @@ class Mesh:
           receipts: Whether peers answer, so that `Receipt.settled` can tell.
 
         Raises:
-          PayloadTooLarge, InvalidPayload, ConfigError: before anything is sent.
+          PayloadTooLarge, InvalidPayload, ConfigError, LocalProtocolError: before anything is sent.
           MeshClosed: if the mesh was left.
 
         Cancelled while it waits, the message is not sent.
@@ -228,21 +248,21 @@ class Mesh:
         receipt: Receipt = await self._node.calls.make(
             self._node.drivers[Subsystem.BROADCAST],
             lambda call: Publish(call, topic, payload, ttl, max_hops, receipts),
-            lambda message_id: self._node.new_receipt(message_id, topic, enabled=receipts),
+            lambda message_id: self._node.receipts.new(message_id, topic, enabled=receipts),
         )
         return receipt
 
     async def send(self, peer_id: str, payload: Payload) -> None:
         """Send a message to one peer of the mesh, neighbour or not. Returns when that peer has it.
 
-        It waits while much else is under way to the same peer. Set a deadline of your own around it if you like. Messages
-        to one peer may overtake each other. To a peer without a link the message is sealed: those who pass it on can't
-        read it, and nobody but its receiver can.
+        It waits while much else is under way to the same peer; set a deadline of your own around it if you like.
+        Messages to one peer may overtake each other. To a peer without a link the message is sealed: nobody but its
+        receiver can read it.
 
         Raises:
           InvalidPeerId, PayloadTooLarge, InvalidPayload: before anything is sent.
-          PeerUnreachable: if no route leads to the peer, it does not answer, or does not take payloads of this size; the
-            text says which. It may have the message all the same if only its answer was lost.
+          PeerUnreachable: if no route leads to the peer, it does not answer, or does not take payloads of this size;
+            the text says which. It may have the message all the same, if only its answer was lost.
           MeshClosed: if the mesh was left.
 
         Cancelled, the message may or may not arrive; it is not sent again.
@@ -284,8 +304,18 @@ class Mesh:
         finally:
             self._node.close()
 
+    def _check_open(self) -> None:
+        if self._left:
+            raise MeshClosed("this mesh was left: open a new one")
+
     def _buffer(self, buffer: int | None) -> int:
         return self._node.config.event_buffer if buffer is None else buffer
+
+
+def _check_topic(topic: str | None) -> None:
+    """Refuse what no message can carry: a neighbour that is asked for its history would close the link over it."""
+    if topic is not None and not is_text(topic, MAX_TOPIC):
+        raise LocalProtocolError(f"a topic is text of at most {MAX_TOPIC} characters, not {topic!r:.60}")
 
 
 def _history(seconds: float | None) -> float:
@@ -313,10 +343,19 @@ def _settings(
     if kademlia_k is not None:
         settings = attrs.evolve(settings, kademlia=attrs.evolve(settings.kademlia, k=kademlia_k))
     if room is not None:
+        _check_room(room)
         settings = attrs.evolve(settings, room=room)
     if max_peers is not None:
         settings = attrs.evolve(settings, max_peers=max_peers)
+    _check_room(settings.room)
+    if settings.join_token is not None and not is_text(settings.join_token, MAX_TOKEN):
+        raise ConfigError(f"a join token is text of at most {MAX_TOKEN} characters")
     return settings
+
+
+def _check_room(room: str) -> None:
+    if not is_text(room, MAX_ROOM):
+        raise ConfigError(f"a room is text of at most {MAX_ROOM} characters, not {room!r:.60}")
 
 
 def _default_dialer(config: MeshConfig) -> AbstractAsyncContextManager[Dialer]:

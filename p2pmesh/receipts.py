@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TypeAlias
+from weakref import WeakValueDictionary
 
 import trio
 from attrs import frozen
@@ -38,7 +39,7 @@ UPDATES = 16
 
 
 class Receipt:
-    """Tells who has a broadcast. Made by `Mesh.broadcast`; costs nothing when nobody looks at it."""
+    """Tells how many peers have a broadcast. Made by `Mesh.broadcast`; costs nothing when nobody looks at it."""
 
     def __init__(self, message_id: str, topic: str, *, enabled: bool) -> None:
         self.message_id = message_id
@@ -49,6 +50,7 @@ class Receipt:
         self._done = trio.Event()
         self._watchers: dict[int, Subscription[int]] = {}
         self._count = 0
+        self._closed = False
 
     def __repr__(self) -> str:
         return f"Receipt({self.message_id!r}, reached={self._reached}, outcome={self._outcome!r})"
@@ -64,7 +66,7 @@ class Receipt:
         return self._outcome
 
     async def settled(self) -> Outcome:
-        """Wait until the broadcast has settled: when all have answered, and at its ttl's end at the latest.
+        """Wait until the broadcast has settled: when all have answered, and at the end of its ttl at the latest.
 
         Cancelling it changes nothing.
 
@@ -82,11 +84,16 @@ class Receipt:
 
     @asynccontextmanager
     async def updates(self) -> AsyncIterator[trio.abc.ReceiveChannel[int]]:
-        """A stream of the count as it grows, later arrivals included; it starts with the count there is now."""
+        """A stream of the count as it grows, later arrivals included; it starts with the count there is now.
+
+        It ends when the mesh is left.
+        """
         self._count += 1
         number, stream = self._count, Subscription[int](UPDATES)
         self._watchers[number] = stream
         stream._offer(self._reached)
+        if self._closed:
+            stream._end()
         try:
             yield stream
         finally:
@@ -106,6 +113,36 @@ class Receipt:
         self._done.set()
 
     def _close(self) -> None:
+        self._closed = True
         self._done.set()
         for stream in self._watchers.values():
             stream._end()
+
+
+class OpenReceipts:
+    """The receipts of one mesh that somebody still holds, by message id: what the cores count arrives here."""
+
+    def __init__(self) -> None:
+        self._receipts: WeakValueDictionary[str, Receipt] = WeakValueDictionary()
+
+    def new(self, message_id: str, topic: str, *, enabled: bool) -> Receipt:
+        """The receipt of a broadcast that just went out."""
+        receipt = self._receipts[message_id] = Receipt(message_id, topic, enabled=enabled)
+        return receipt
+
+    def progress(self, message_id: str, reached: int) -> None:
+        """So many peers have it by now."""
+        receipt = self._receipts.get(message_id)
+        if receipt is not None:
+            receipt._progress(reached)
+
+    def settle(self, message_id: str, outcome: Outcome) -> None:
+        """It has settled; the count may still grow."""
+        receipt = self._receipts.get(message_id)
+        if receipt is not None:
+            receipt._settle(outcome)
+
+    def close(self) -> None:
+        """No counts come any more."""
+        for receipt in list(self._receipts.values()):
+            receipt._close()

@@ -1,4 +1,4 @@
-"""A stream of what the mesh tells: a bounded queue that drops its oldest item and counts, so that a slow reader harms nobody."""
+"""A stream of events or messages: a bounded queue that drops its oldest item, so that a slow reader harms nobody."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Subscription(trio.abc.ReceiveChannel[T], Generic[T]):
     """
 
     def __init__(self, capacity: int, on_lag: Callable[[int], None] | None = None) -> None:
-        if capacity < 1:
-            raise ConfigError(f"a subscription's buffer must be 1 or more, not {capacity}")
+        if not isinstance(capacity, int) or capacity < 1:
+            raise ConfigError(f"a subscription's buffer must be a whole number, 1 or more, not {capacity!r:.60}")
         self._capacity = capacity
         self._on_lag = on_lag
         self._items: deque[T] = deque()
@@ -52,7 +52,7 @@ class Subscription(trio.abc.ReceiveChannel[T], Generic[T]):
             else:
                 break
         if not waited:
-            # After taking the item: while others run, who shares this stream must not take it too.
+            # After taking the item: a task that shares this stream must not take it too, while others run.
             await trio.lowlevel.cancel_shielded_checkpoint()
         return item
 

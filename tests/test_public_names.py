@@ -1,6 +1,8 @@
 """What `import p2pmesh` offers."""
 
 import inspect
+import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -34,3 +36,8 @@ def test_every_error_is_a_mesh_error():
     errors = [thing for thing in vars(p2pmesh).values() if inspect.isclass(thing) and issubclass(thing, Exception)]
     assert len(errors) > 10
     assert all(issubclass(error, p2pmesh.MeshError) for error in errors)
+
+
+def test_the_version_is_the_one_of_the_package():
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    assert p2pmesh.__version__ == project["version"]

@@ -1,8 +1,8 @@
 """What a link is, and what opens one: the contracts that WebRTC and the simulator both fulfil.
 
-One contract suite (`tests/harness/link_contract.py`) runs against every implementation. A link carries *frames*: whole messages,
-as bytes, in order, each once. How frames become packets of the carrier (lanes, coalescing, fragments, credits, keepalive)
-is decided by the sans-IO core `p2pmesh.protocols.link.session`, the same for every carrier.
+One contract suite (`tests/harness/link_contract.py`) runs against every implementation. A link carries *frames*: whole
+messages, as bytes, in order, each once. How frames become packets of the carrier (lanes, coalescing, fragments,
+credits, keepalive) is decided by the sans-IO core `p2pmesh.protocols.link.session`, the same for every carrier.
 """
 
 from __future__ import annotations
@@ -79,8 +79,8 @@ class Link(trio.abc.Channel[bytes]):
     async def send(self, value: bytes, *, urgent: bool = False) -> None:
         """Queue a frame; waits while the link is full (the peer's credit is used up, or the carrier is behind).
 
-        Cancelled while it waits, the frame is not sent. `urgent` frames overtake the others; they have a credit of their
-        own, so that bulk frames never hold them up.
+        Cancelled while it waits, the frame is not sent. `urgent` frames overtake the others; they have a credit of
+        their own, so that bulk frames never hold them up.
 
         Raises:
           ValueError: if the frame is larger than the link carries.
@@ -121,17 +121,17 @@ class Link(trio.abc.Channel[bytes]):
     def watch(self, on_silence: Callable[[bool], None]) -> None:
         """Have this called with True when the peer falls silent, and with False when it is heard again.
 
-        Silent is who has said nothing since something was sent to it, to a ping neither (`LinkConfig.doubt_after`). The link
-        goes on. Links that can't tell never call.
+        A peer is silent that has said nothing since something was sent to it, not even to a ping
+        (`LinkConfig.doubt_after`). The link goes on. Links that can't tell never call.
         """
         del on_silence
 
     @abc.abstractmethod
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Keep the link's timers: keepalive, and sending what was held back for company. Returns when the link has ended.
+        """Keep the link's timers: keepalive, and sending what was held back. Returns when the link has ended.
 
-        Whoever owns the link runs this beside it, in a task of its own. Without it the link works, but does not notice
-        that its peer fell silent, and sends each small frame by itself. A failure does not raise here but in `send` and
+        The link's owner runs this in a task of its own. Without it the link works, but does not notice that its peer
+        fell silent, and sends each small frame by itself. A failure does not raise here but in `send` and
         `receive`.
         """
 
@@ -141,7 +141,7 @@ class Link(trio.abc.Channel[bytes]):
 
 
 class Attempt(trio.abc.AsyncResource):
-    """A link in the making: it has a description for the peer, and waits for the peer's.
+    """A link in the making: it has a description for the peer, and waits for the peer's own.
 
     `aclose` gives everything up that has not become a link; it is harmless after `opened` returned.
     """
@@ -153,7 +153,7 @@ class Attempt(trio.abc.AsyncResource):
     @property
     @abc.abstractmethod
     def signal(self) -> Signal:
-        """Our offer or answer, all candidates inside, unsigned: to be brought to the peer."""
+        """Our offer or answer with all its candidates, unsigned, to be brought to the peer."""
 
     @abc.abstractmethod
     async def feed(self, signal: Signal) -> None:

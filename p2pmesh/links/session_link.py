@@ -1,7 +1,7 @@
 """A link over any carrier: `LinkSession` decides, a `Carrier` brings packets over, `SessionLink` is the link.
 
-Who makes a carrier (WebRTC, the simulator) makes the `SessionLink` once the carrier is open and the peer is known, and from
-then on tells it what happens by three synchronous callbacks: `packet_received`, `drained`, `carrier_closed`.
+Whatever makes a carrier (WebRTC, the simulator) makes the `SessionLink` once the carrier is open and the peer is known,
+and then tells it what happens by three synchronous callbacks: `packet_received`, `drained`, `carrier_closed`.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Carrier(abc.ABC):
 
     @abc.abstractmethod
     async def flush(self) -> None:
-        """Wait until all it took has left for the peer (as far as the carrier can tell), or it is gone. Raises nothing."""
+        """Wait until all it took has left, as far as the carrier can tell, or it is gone. Raises nothing."""
 
     @abc.abstractmethod
     async def aclose(self) -> None:
@@ -55,9 +55,9 @@ class Carrier(abc.ABC):
 class SessionLink(Link):
     """The link over a carrier.
 
-    Its first packet goes out as it is made, so make it when the carrier is open. Packets that came before then are to be
-    kept and given to `packet_received` in their order. The three callbacks never raise and are harmless at any time, also
-    when the link is closed.
+    Its first packet goes out as it is made, so make it when the carrier is open. Keep packets that came before, and
+    give them to `packet_received` in their order. The three callbacks never raise, and do nothing after the link is
+    over.
     """
 
     def __init__(self, carrier: Carrier, peer: RemotePeer, config: LinkConfig, max_frame: int) -> None:
@@ -87,6 +87,11 @@ class SessionLink(Link):
     @property
     def peer(self) -> RemotePeer:
         return self._peer
+
+    @property
+    def carrier(self) -> Carrier:
+        """What carries its packets."""
+        return self._carrier
 
     @property
     def stats(self) -> LinkStats:
@@ -244,7 +249,7 @@ class SessionLink(Link):
     # --- inside -------------------------------------------------------------------------------------------------------
 
     def _pump(self) -> None:
-        """Give the carrier what it has room for, and wake whom that concerns. Called after each input of the session."""
+        """Give the carrier what it has room for, and wake whom that concerns. To be called after each input."""
         if self._pumping or self._over:
             return
         session, carrier = self._session, self._carrier
@@ -288,7 +293,7 @@ class SessionLink(Link):
             self._fail(LinkTimedOut(silent_for))
 
     def _tell_silence(self) -> None:
-        """If the peer has fallen silent, or speaks again."""
+        """Tell that the peer has fallen silent, or speaks again, where that is news."""
         silent = self._session.silent
         if silent != self._is_silent:
             self._is_silent = silent

@@ -1,4 +1,4 @@
-"""Brings events to the application: every subscriber has a queue of its own, and a slow one harms nobody else.
+"""Events to the application: each subscriber has a queue of its own, and a slow one harms nobody else.
 
 A full queue drops its oldest item, and the subscriber is told how many it missed: in an event stream by a `Lagged` in
 its place, for a subscription to messages by `Subscription.missed` and by a `Lagged` in the event streams.
@@ -36,11 +36,11 @@ class Bus:
         self._taps: list[Callable[[Event], None]] = []
 
     def tap(self, hear: Callable[[Event], None]) -> None:
-        """Call `hear` with every event from now on, in the very moment; for observers that must not miss any."""
+        """Call `hear` with every event from now on, as it happens; for observers that must not miss any."""
         self._taps.append(hear)
 
     def publish(self, event: Event) -> None:
-        """Give `event` to everybody who wants it."""
+        """Give `event` to each subscriber that wants it."""
         for hear in self._taps:
             hear(event)
         for subscription, wants in tuple(self._sinks.values()):
@@ -69,7 +69,7 @@ class Bus:
             yield stream
 
     def lagging(self, topic: str | None) -> Callable[[int], None]:
-        """What to call when a subscription to messages of a topic, or of all, has dropped some: tells the event streams."""
+        """A callback for a subscription to a topic, or to all, that has dropped messages: tells the event streams."""
         return lambda missed: self.publish(Lagged(missed, topic))
 
     @contextmanager

@@ -18,7 +18,7 @@ from p2pmesh.runtime.driver import Driver
 @define
 class _Call:
     entering: trio.CancelScope = field(factory=trio.CancelScope)
-    """Around the wait for room in the inbox: nobody makes room in it once the mesh is left."""
+    """Around the wait for room in the inbox, which nobody empties once the mesh is left."""
     done: trio.Event = field(factory=trio.Event)
     value: Any = None
     error: MeshError | None = None

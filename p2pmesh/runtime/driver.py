@@ -31,12 +31,12 @@ from p2pmesh.protocols.inputs import (
 from p2pmesh.protocols.notices import Input
 
 MAX_NOTICES = 4096
-"""Posted inputs that may wait. A core handles its inputs as often as those that post to it do theirs, so only a bug or a
-starved process comes near; what then arrives is dropped and counted, but never what says how something stands."""
+"""Posted inputs that may wait. A core runs as often as those that post to it, so only a bug or a starved process comes
+near. Beyond it inputs are dropped and counted, but never `STATE_CHANGES`."""
 STATE_CHANGES = (LinkUp, LinkDown, LinkSuspected, LinkRecovered, LinkLost, ServiceUp, ServiceDown, CancelCall, Leave)
-"""Without these a core would believe for ever what is no longer so. They are as few as links, services and calls."""
+"""Inputs without which a core would hold for true what no longer is. As few as links, services and calls."""
 BURST = 32
-"""Inputs handled before other tasks get their turn: a scheduler round trip for each would cost as much as the core does."""
+"""Inputs handled before other tasks get their turn: a scheduler round trip for each would cost as much as the core."""
 
 
 class _Wake:

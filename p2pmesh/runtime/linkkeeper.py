@@ -1,9 +1,9 @@
-"""Keeps the links: opens them, reads and writes them, says when they are up and down.
+"""Keeps the links: opens, reads and writes them, reports when they are up and down.
 
-Which links there should be is the topology core's decision; this is the hand that does it. Each attempt and each open
-link is a task in the keeper's nursery: a reader that waits for the subsystems (backpressure up to the peer, by the link's
-credits), a writer that drains the link's outbox, and the link's own keepalive. Nobody who sends over a link ever waits for
-it: a full outbox drops and counts, and one that stays full ends the link.
+Which links there should be is the overlay core's decision, carried out here. Each attempt and each open
+link is a task in the keeper's nursery: a reader that waits for the subsystems (backpressure up to the peer, by the
+link's credits), a writer that drains the link's outbox, and the link's own keepalive. Sending
+never waits: a full outbox drops and counts, and one that stays full ends the link.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ logger: Final = logging.getLogger(__name__)
 FEED = 32
 """Signals that may wait for one attempt: an answer and the candidates of a trickling peer; more are dropped."""
 READ_AT_ONCE = 32
-"""Frames handed up before other tasks get their turn, as long as whom they go to has room."""
+"""Frames handed up before other tasks get their turn, while the subsystems have room."""
 
 Report: TypeAlias = Callable[[Input], None]
 Deliver: TypeAlias = Callable[[PeerId, Message], Awaitable[None]]
@@ -126,7 +126,7 @@ class LinkKeeper:
             task_status.started()
             await trio.sleep_forever()
 
-    # --- orders of the topology ---------------------------------------------------------------------------------------
+    # --- the overlay's orders -----------------------------------------------------------------------------------------
 
     def want(self, peer: PeerId) -> None:
         """Offer a link to `peer`. Ends in `LinkUp` or `LinkLost`."""
@@ -165,7 +165,7 @@ class LinkKeeper:
             lane.wake.set()
 
     def send(self, peers: tuple[PeerId, ...], message: Message, *, urgent: bool, patient: bool = False) -> None:
-        """Queue a message for open links, to leave with the next `flush`; encoded once for each encoding, not for each link."""
+        """Queue a message for open links, to leave with the next `flush`; encoded once per encoding, not per link."""
         frames: dict[bool, bytes] = {}
         for peer in peers:
             entry = self._links.get(peer)
@@ -206,7 +206,7 @@ class LinkKeeper:
         if previous is not None:
             previous.scope.cancel("replaced by another attempt")
         if peer in self._links or len(self._links) + len(self._attempts) >= self._max_peers:
-            # An attempt that the topology has just dropped may have opened in the same moment, and is being closed.
+            # An attempt that the overlay has just dropped may have opened in the same moment, and is being closed.
             self._report(LinkLost(peer, NO_SLOT))
             return
         if self._nursery is None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import random
-import weakref
 from collections.abc import Sequence
 from typing import Any, Final, assert_never
 
@@ -46,7 +45,7 @@ from p2pmesh.protocols.effects import (
 from p2pmesh.protocols.inputs import Leave, PeersFound, Received, Subsystem
 from p2pmesh.protocols.notices import Input
 from p2pmesh.protocols.wiring import AUDIENCE, OWNERS, build_cores
-from p2pmesh.receipts import Delivered, Failed, Receipt
+from p2pmesh.receipts import Delivered, Failed, OpenReceipts
 from p2pmesh.runtime.bus import Bus
 from p2pmesh.runtime.calls import Calls
 from p2pmesh.runtime.driver import Driver
@@ -77,7 +76,7 @@ class Node:
         self.calls: Calls = Calls()
         self.peers: dict[PeerId, bool] = {}
         """The neighbours, and whether each is verified, in the order in which they came."""
-        self.receipts: weakref.WeakValueDictionary[str, Receipt] = weakref.WeakValueDictionary()
+        self.receipts: OpenReceipts = OpenReceipts()
         self.drivers: dict[Subsystem, Driver] = {
             subsystem: Driver(core, self._dispatch, config.inbox, self._flush)
             for subsystem, core in build_cores(identity, config, rng, wall).items()
@@ -94,7 +93,7 @@ class Node:
         """Start every subsystem; returns when a signaling service has let us in.
 
         Raises:
-          TransportUnavailable: if each of them has failed once, with all their reasons; `JoinRefused` if each refused us.
+          TransportUnavailable: if each of them failed once, with all their reasons; `JoinRefused` if each refused us.
         """
         await self._start(nursery, "links", self.keeper.run)
         for subsystem, driver in self.drivers.items():
@@ -119,8 +118,7 @@ class Node:
         """Nothing comes any more: end what waits."""
         self.calls.close()
         self.bus.close()
-        for receipt in list(self.receipts.values()):
-            receipt._close()
+        self.receipts.close()
 
     def snapshot(self) -> dict[str, Any]:
         """Statistics of everything, in terms that JSON can carry."""
@@ -142,12 +140,12 @@ class Node:
     # --- inputs -------------------------------------------------------------------------------------------------------
 
     def _report(self, event: Input) -> None:
-        """An input from the shell, for those whom it concerns."""
+        """Post an input of the shell to the subsystems that it concerns."""
         for subsystem in AUDIENCE[type(event)]:
             self.drivers[subsystem].post(event)
 
     async def _deliver(self, peer: PeerId, message: Message) -> None:
-        """A neighbour's message: who reads the link waits until its subsystem has room."""
+        """Hand a neighbour's message to its subsystem; the link's reader waits until that has room."""
         owner = OWNERS[type(message)]
         if owner is None:
             self._ignored += 1
@@ -186,12 +184,12 @@ class Node:
                 case Reply():
                     self.calls.resolve(effect)
                 case Progress():
-                    self._progress(effect)
+                    self.receipts.progress(effect.message_id, effect.reached)
                 case _:
                     assert_never(effect)
 
     def _flush(self) -> None:
-        """What a core has sent to a peer travels together, however many inputs it took."""
+        """Let what a core has sent to a peer travel together, however many inputs it took."""
         self.keeper.flush()
 
     def _emit(self, event: Event) -> None:
@@ -206,30 +204,12 @@ class Node:
             case TransportDown():
                 self._startup.down(event.name, event.reason)
             case MessageDelivered():
-                self._settle(event.message_id, Delivered(event.reached, event.elapsed))
+                self.receipts.settle(event.message_id, Delivered(event.reached, event.elapsed))
             case MessageFailed():
-                self._settle(event.message_id, Failed(event.reason, event.reached))
+                self.receipts.settle(event.message_id, Failed(event.reason, event.reached))
             case _:
                 pass
         self.bus.publish(event)
-
-    # --- receipts -----------------------------------------------------------------------------------------------------
-
-    def new_receipt(self, message_id: str, topic: str, *, enabled: bool) -> Receipt:
-        """The receipt of a broadcast that just went out; it hears what follows for as long as somebody holds it."""
-        receipt = Receipt(message_id, topic, enabled=enabled)
-        self.receipts[message_id] = receipt
-        return receipt
-
-    def _progress(self, effect: Progress) -> None:
-        receipt = self.receipts.get(effect.message_id)
-        if receipt is not None:
-            receipt._progress(effect.reached)
-
-    def _settle(self, message_id: str, outcome: Delivered | Failed) -> None:
-        receipt = self.receipts.get(message_id)
-        if receipt is not None:
-            receipt._settle(outcome)
 
 
 class _Startup:

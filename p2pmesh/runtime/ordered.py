@@ -13,7 +13,7 @@ from p2pmesh.subscription import Subscription
 
 
 class OrderedSubscription(Subscription[MessageReceived]):
-    """Holds back what arrives too early, for a bounded time. It needs no task: who reads looks at the time."""
+    """Holds back what arrives too early, for a bounded time. It needs no task: its reader looks at the time."""
 
     def __init__(
         self,

@@ -23,7 +23,7 @@ from p2pmesh.wire.signaling import SignalingMessage
 logger: Final = logging.getLogger(__name__)
 
 STEADY = 5.0
-"""A connection that lasted this long, in seconds, was a success: one that ends at once must not be retried in a hurry."""
+"""Seconds after which a connection counts as a success: one that ends at once must not be retried in a hurry."""
 
 
 @define
@@ -32,7 +32,7 @@ class _Counts:
     sent: int = 0
     received: int = 0
     dropped: int = 0
-    """Messages for a service that is down, or that does not read."""
+    """Messages for a service that is down or does not read."""
 
 
 class Service:
@@ -45,7 +45,7 @@ class Service:
         rng: random.Random,
         deliver: Callable[[Input], Awaitable[None]],
     ) -> None:
-        """Make it; `deliver` takes what happens in its order: what a service says before it hangs up comes before that."""
+        """Make it; `deliver` takes what happens in its order: a service's last words come before its `ServiceDown`."""
         self.transport = transport
         self.name: str = transport.name
         self._config = config

@@ -20,7 +20,7 @@ async def supervise(  # noqa: ASYNC128  # the task that it runs does
     *args: object,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Run a subsystem's task; what goes wrong in it says whose it was."""
+    """Run a subsystem's task; an exception that leaves it gets a note with its name."""
     try:
         await task(*args, task_status=task_status)
     except Exception as error:

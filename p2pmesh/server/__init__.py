@@ -1,6 +1,9 @@
-"""The signaling server: how peers find each other and exchange their first messages."""
+"""The signaling server: how peers find each other and exchange their first messages.
 
-from __future__ import annotations
+Modules, in reading order: `presence` (sans-IO: who is where, and what to tell whom), `rooms`, `requests` (the parser of
+what clients send), `config`, `app` (sockets and TLS), `http`, `websocket`, `metrics`. In: a client's JSON messages.
+Out: bootstrap peers, relayed messages, errors, `/healthz`, `/metrics`.
+"""
 
 from p2pmesh.server.app import SignalingServer, open_signaling_server
 from p2pmesh.server.config import ServerConfig

@@ -1,10 +1,10 @@
 """The signaling server on real sockets: WebSocket, `/healthz` and `/metrics` on one port, with or without TLS.
 
-A request's head is read with h11 and then answered as a page or handed to wsproto. Chosen by measurement, each on one core
-around the same `Presence` (CPU of a connect with join / of a relayed offer / memory of a client): this 1.1 ms, 0.05 ms,
-21 KB; trio-websocket 1.5 ms, 0.20 ms, 28 KB; Hypercorn with its Trio worker 1.8 ms, 0.16 to 0.28 ms, 31 KB. The difference
-is tasks and hand-overs: here a client is two tasks and a byte buffer, and what waits goes out in one write.
-`benchmarks/server.py` measures on.
+A request's head is read with h11 and then answered as a page or handed to wsproto. Chosen by measurement, each on one
+core around the same `Presence` (CPU of a connect with join / of a relayed offer / memory of a client): this 1.1 ms,
+0.05 ms, 21 KB; trio-websocket 1.5 ms, 0.20 ms, 28 KB; Hypercorn with its Trio worker 1.8 ms, 0.16 to 0.28 ms, 31 KB.
+The difference is tasks and hand-overs: here a client is two tasks and a byte buffer, and what waits goes out in one
+write. `benchmarks/server.py` measures on.
 
 What goes wrong with a client ends that client's connection. What is wrong with the server itself comes out of
 `open_signaling_server`, in an exception group.

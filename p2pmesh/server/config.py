@@ -35,8 +35,8 @@ class ServerConfig:
     bootstrap_peers: int = _number(5, low=0, high=MAX_BOOTSTRAP - 2)
     """Nearest peers by XOR that a joiner is told of, its two ring neighbours aside; as the original."""
     announced_to: int = _number(3, low=0)
-    """Peers of ours that are told of a joiner of ours: its ring neighbours, who make room for it, and the nearest by XOR, in
-    case one of these is gone. Once it has one link it finds all others through the mesh."""
+    """Peers of ours that are told of a joiner of ours: its ring neighbours, which make room for it, and the nearest by
+    XOR, in case one of them is gone. Once it has one link it finds all others through the mesh."""
     join_token: str | None = field(default=None, repr=False)
     """What a join must show in its `token` field; None lets everybody in."""
 
@@ -64,7 +64,7 @@ class ServerConfig:
     clock_skew: float = _number(900.0, low=1)
     """Between a signed join's timestamp and this server's clock, either way; AWS signatures allow as much."""
     remembered_joins: int = _number(65_536, low=1)
-    """Peers whose last signed join is remembered, so that it can't be replayed: six times `max_clients`, about 16 MB."""
+    """Peers whose last signed join is remembered against replays: six times `max_clients`, about 16 MB."""
 
     ping_interval: float = _number(30.0, low=0.05)
     """A client that was silent for this long is pinged: half of the 60 s after which many proxies cut a connection."""
@@ -75,7 +75,7 @@ class ServerConfig:
     head_size: int = _number(16 * KIB, low=1 * KIB)
     """Of an HTTP request line with its headers; browsers' cookies stay below 8 KiB."""
     head_timeout: float = _number(10.0, low=0.05)
-    """For the TLS handshake and the request head together: whoever dribbles them is cut off."""
+    """For the TLS handshake and the request head together: a client that dribbles them is cut off."""
     spare_connections: int = _number(256, low=1)
     """Open connections above `max_clients`: for requests in flight, health checks, and to say "full" politely."""
     spare_per_address: int = _number(16, low=1)

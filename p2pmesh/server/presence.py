@@ -1,23 +1,29 @@
 """Who is where, and what to tell whom: the signaling server's decisions, without its sockets.
 
-Plain synchronous code: clients come, say something and go, by number, each with the time; orders come out, to be carried
-out in their order. The server over WebSocket and the in-memory transport both drive this one class.
+Plain synchronous code: clients come, say something and go, by number, each with the time; orders come out, to be
+carried out in their order. The server over WebSocket and the in-memory transport both drive this one class.
 
-It speaks the original server's messages, so that the original's clients work against it unchanged, with these differences:
+It speaks the original server's messages, so that the original's clients work against it unchanged, with these
+differences:
 
 - Rooms. A join names one; without a name it is "", where the original's clients meet. Nothing crosses between rooms.
-- A join costs a number of messages that does not grow with the room: the joiner is told of the `bootstrap_peers` nearest
-  to it by XOR (Kademlia: Maymounkov and Mazieres 2002) and of its two neighbours on the ring (Chord: Stoica et al. 2001),
-  and only these are told of the joiner. Who was told of a peer (also by a message relayed from it) is told when it leaves.
-- Joins with a `version` come from peers that find each other through their mesh: of these, fewer are told (`announced_to`),
-  and who was only listed to them is not told of again. The original's clients, on either side, hear what they always do.
+- A join costs a number of messages that does not grow with the room: the joiner is told of the `bootstrap_peers`
+  nearest to it by XOR (Kademlia: Maymounkov and Mazieres 2002) and of its two neighbours on the ring (Chord: Stoica et
+  al. 2001), and only these are told of the joiner. A client that was told of a peer, be it by a message relayed from
+  it, is told when it leaves.
+- Joins with a `version` come from peers that find each other through their mesh: of these, fewer are told
+  (`announced_to`), and a peer that was only listed to them is not told of again. The original's clients, on either
+  side, hear what they always do.
 - A join with a `version` is always answered; one without is answered as the original does, only if somebody is there.
 - `from` is stamped on everything that is relayed, on Kademlia messages too.
-- Nothing is relayed before a join (the original relays it with `from: null`), and nothing without `to`: both are errors.
-- Ids that are not 40 lower-case hexadecimal digits are refused: they crash the original's clients. A client holds one id.
+- Nothing is relayed before a join (the original relays it with `from: null`), and nothing without `to`: both are
+  errors.
+- Ids that are not 40 lower-case hexadecimal digits are refused: they crash the original's clients. A client holds one
+  id.
 - A join may be signed by the key that the id derives from. Then only a newer join of the same key replaces its holder.
-  Whoever joins with an id held without a signature replaces the holder, who is told and closed.
-- Errors carry a `code` (`p2pmesh.wire.signaling.ERROR_CODES`) beside the original's text, and `to` if a receiver is missing.
+  A join with an id that is held without a signature replaces the holder, which is told and closed.
+- Errors carry a `code` (`p2pmesh.wire.signaling.ERROR_CODES`) beside the original's text, and `to` where a receiver is
+  missing.
 
 Nothing that a client sends makes it raise, and nothing it keeps is without a bound in `ServerConfig`.
 """
@@ -51,7 +57,7 @@ CLOSE_TRY_LATER: Final = 1013
 
 _NOBODY: Final = PeerId("")
 _JITTER: Final = 1.1
-"""Join time-outs are spread by this factor, so that clients which came at once, after a restart, are not closed at once."""
+"""A factor that spreads join time-outs: clients that all came after a restart are not all closed at once."""
 
 
 @frozen
@@ -241,8 +247,8 @@ class Presence:
             way = "ahead of" if ahead > 0 else "behind"
             return Refusal(
                 "clock_skew",
-                f"The join's timestamp is {abs(ahead):.0f} s {way} this server's clock, {self._config.clock_skew:.0f} s are"
-                " allowed: set the clock.",
+                f"The join's timestamp is {abs(ahead):.0f} s {way} this server's clock, {self._config.clock_skew:.0f} s"
+                " are allowed: set the clock.",
             )
         last = self._last_joins.get((join.room or "", join.peer_id), -1)
         if timestamp < last or (timestamp == last and holder is not client):
@@ -274,7 +280,7 @@ class Presence:
         return None
 
     def _enter(self, client: _Client, join: Join) -> None:
-        """Let `client` hold its id in its room, in the place of whoever held it."""
+        """Let `client` hold its id in its room, in the place of its former holder."""
         name = join.room or ""
         holder = self._holder(self._rooms.get(name), join.peer_id)
         if holder is not client:
@@ -294,7 +300,10 @@ class Presence:
         self._introduce(client, self._rooms[name])
 
     def _remember(self, room: str, peer: PeerId, timestamp: int) -> None:
-        """No join signed before this one is taken any more. A forgotten one leaves its owner able to take the id back."""
+        """Refuse joins signed before this one from now on.
+
+        When it is forgotten its owner can still take the id back.
+        """
         self._last_joins[room, peer] = timestamp
         self._last_joins.move_to_end((room, peer))
         if len(self._last_joins) > self._config.remembered_joins:

@@ -56,7 +56,7 @@ class RelayRequest:
     fields: dict[str, msgspec.Raw]
 
     def stamped(self, sender: PeerId) -> str:
-        """The message as it goes out: from `sender`, whoever it said that it was from."""
+        """The message as it goes out: from `sender`, whatever its `from` said."""
         stamp = {"from": msgspec.Raw(_encoder.encode(sender))}
         return _encoder.encode(self.fields | stamp).decode()
 

@@ -60,7 +60,7 @@ class Room:
             if high - low <= count - len(found):
                 found += sorted(self._keys[low:high], key=key.__xor__)
                 continue
-            # All ids of this range agree above its highest bit that differs: that bit parts them in a near and a far half.
+            # All ids of this range agree above the highest bit that differs, which parts them in a near and a far half.
             last = self._keys[high - 1]
             bit = (self._keys[low] ^ last).bit_length() - 1
             middle = bisect_left(self._keys, last >> bit << bit, low, high)

@@ -1,7 +1,7 @@
 """The server's end of one WebSocket connection (RFC 6455), over wsproto.
 
-Sending never waits: what can't go at once is kept, up to a bound, and a client that lets more pile up is cut off. So one
-slow client holds up nobody. All that waits goes out in one write.
+Sending never waits: what can't go at once is kept, up to a bound, and a client that lets more pile up is cut off. So
+one slow client holds up nobody. All that waits goes out in one write.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class WebSocket:
             self._put(self._ws.send(Ping()))
 
     async def run(self, on_message: Callable[[bytes], None]) -> None:
-        """Read and write until the connection has ended. A message longer than allowed comes cut to one byte too many."""
+        """Read and write until the connection has ended. A message that is too long comes cut, one byte too long."""
         with self._scope:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._write)
@@ -136,7 +136,7 @@ class WebSocket:
             self._count_noise()
 
     def _count_noise(self) -> None:
-        """Frames that end no message cost time too: who sends them as a flood is closed."""
+        """Count a frame that ends no message, which costs time too; a client that floods us with them is closed."""
         self._noise.take(trio.current_time())
         if self._noise.is_flooded:
             self.close(_POLICY, "flood")

@@ -1,4 +1,4 @@
-"""WebSocket URLs, taken apart once: what to connect to, what to say in the handshake, and what may be shown to people."""
+"""WebSocket URLs, taken apart once: what to connect to, what to say in the handshake, what may be shown to people."""
 
 from __future__ import annotations
 
@@ -40,6 +40,8 @@ class Address:
         Raises:
           ConfigError: if it is none, or lacks a host.
         """
+        if not isinstance(url, str):
+            raise ConfigError(f"a URL is text, such as ws://host:port, not {type(url).__name__}")
         shown = public_url(url)
         try:
             parts = urlsplit(url)
@@ -70,8 +72,10 @@ def checked_headers(headers: Mapping[str, str]) -> Headers:
       ConfigError: if a name or value can't stand in an HTTP request. Values are not shown: they are often secret.
     """
     for name, value in headers.items():
-        if not _HEADER_NAME.fullmatch(name):
-            raise ConfigError(f"{name!r} can't be the name of an HTTP header")
+        if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):
+            raise ConfigError(f"{name!r:.60} can't be the name of an HTTP header")
+        if not isinstance(value, str):
+            raise ConfigError(f"the value of the HTTP header {name!r} is not text")
         if not _HEADER_VALUE.fullmatch(value) or value != value.strip():
             raise ConfigError(f"the value of the HTTP header {name!r} has characters that can't stand there")
     return tuple((name.encode("ascii"), value.encode("latin-1")) for name, value in headers.items())

@@ -1,10 +1,10 @@
 """Signaling within one process (`memory://name`), for tests and simulations: the real service, without its sockets.
 
-A `MemoryHub` drives the same `Presence` as the server over WebSocket does, limits and errors included. Messages arrive at
-once; time is Trio's, so under a mock clock it is virtual.
+A `MemoryHub` drives the same `Presence` as the server over WebSocket does, limits and errors included. Messages arrive
+at once; time is Trio's, so under a mock clock it is virtual.
 
-A hub is an object to pass around, `MemoryTransport(hub=hub)`, or belongs to a `trio.run` under a name: all that is opened
-as `memory://lobby` within one run meets in one hub.
+A hub is an object to pass around, `MemoryTransport(hub=hub)`, or belongs to a `trio.run` under a name: all that is
+opened as `memory://lobby` within one run meets in one hub.
 """
 
 from __future__ import annotations
@@ -63,12 +63,12 @@ class MemoryHub:
         return self._presence is not None
 
     def start(self) -> None:
-        """Bring the service up, knowing nobody, as after a restart. Nothing happens if it is up."""
+        """Bring the service up, knowing nobody, as after a restart. Does nothing if it is up."""
         if self._presence is None:
             self._presence = Presence(self._config, self._rng, self._wall)
 
     def stop(self, *, abruptly: bool = False) -> None:
-        """Take the service down: all connections end, with a goodbye or `abruptly` without. Nothing happens if it is down."""
+        """Take the service down: connections end, with a goodbye or `abruptly` without. Does nothing if it is down."""
         self._presence = None
         lines, self._lines = self._lines, {}
         for line in lines.values():
@@ -101,7 +101,7 @@ class MemoryHub:
             self._carry_out(self._presence.disconnected(line.number, trio.current_time()))
 
     async def wait_for(self, line: _Line) -> None:
-        """Wait until the line has something. Who waits longest keeps the service's time meanwhile: a hub has no task."""
+        """Wait until the line has something. The longest wait keeps the service's time meanwhile: a hub has no task."""
         with trio.CancelScope() as scope:
             self._waits[scope] = None
             self._wind_clock()
@@ -145,14 +145,15 @@ class MemoryTransport(Transport):
         """Name the service; nothing is contacted yet.
 
         Args:
-          url: `memory://` and a name: all transports of one `trio.run` with the same one meet. Only a label with a `hub`.
+          url: `memory://` and a name: all transports of one `trio.run` with the same one meet. With a `hub` it is
+            a mere label.
           name: tells it apart from others; its URL if left out.
           hub: the service itself.
 
         Raises:
           ConfigError: if the URL makes no sense.
         """
-        found = _URL.fullmatch(url)
+        found = _URL.fullmatch(url) if isinstance(url, str) else None
         if found is None:
             raise ConfigError(f"{url!r:.100} is no address in memory: memory:// and a name of letters, digits, '-._'")
         self._url = url

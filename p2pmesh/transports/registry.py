@@ -1,6 +1,6 @@
 """Which kinds of transport there are, and how a URL, a config or an object becomes a transport.
 
-Kinds come from entry points of the group `p2pmesh.transports`, ours among them, so that any installed package can add one:
+Kinds come from entry points of the group `p2pmesh.transports`, ours included, so any installed package can add one:
 
     [project.entry-points."p2pmesh.transports"]
     pigeon = "pigeons:KIND"          # KIND = TransportKind(PigeonTransport, schemes=("pigeon",))
@@ -96,7 +96,8 @@ class Registry:
         names = [transport.name for transport in transports]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ConfigError(
-                f"two transports are named {twice[0]!r}: leave one out, or name it with TransportConfig(..., id='another')"
+                f"two transports are named {twice[0]!r}: leave one out, or name it with"
+                " TransportConfig(..., id='another')"
             )
         return transports
 

@@ -1,8 +1,8 @@
 """What a signaling transport is: a way to bring messages to a signaling service and back. Nothing more.
 
 Joining, re-joining, choosing among several transports and retrying a lost one is the work of the signaling core
-(`p2pmesh.protocols.signaling.signaling`) and of the runtime, the same for every transport. So a transport only opens connections:
-channels of typed signaling messages.
+(`p2pmesh.protocols.signaling.signaling`) and of the runtime, the same for every transport. So a transport only opens
+connections: channels of typed signaling messages.
 """
 
 from __future__ import annotations

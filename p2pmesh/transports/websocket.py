@@ -1,8 +1,8 @@
 """Signaling over WebSocket (`ws://`, `wss://`), with trio-websocket.
 
-What is done here that trio-websocket leaves to its users: every failure becomes one `TransportError` that says the cause
-and the way out, an end during the handshake is noticed, a silent server is pinged and given up, closing is bounded and
-certain, and the nursery of the library's reader stays out of sight.
+What is done here that trio-websocket leaves to its users: every failure becomes one `TransportError` that says the
+cause and the way out, an end during the handshake is noticed, a silent server is pinged and given up, closing is
+bounded and certain, and the nursery of the library's reader stays out of sight.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from p2pmesh.transports.registry import TransportKind
 from p2pmesh.transports.transport import Connection, Transport
 
 MAX_MESSAGE = 1024 * 1024
-"""Characters of one message; a larger one ends the connection. The codec takes less and skips what lies between, so that a
-peer whose oversized message a service relays can't end the connections of others so easily."""
+"""Characters of one message; a larger one ends the connection. The codec takes less and skips what lies between, so an
+oversized message that a service relays does not so easily end the connections of others."""
 MAX_HANDSHAKE = 64 * 1024
 """Bytes of an answer to the handshake: a rejection may carry a page of text."""
 QUEUE = 16
@@ -210,7 +210,7 @@ class _WebSocketConnection(TextConnection):
 
 
 class _Carrier(trio.abc.Stream):
-    """The stream under a WebSocket. Sees what trio-websocket does not tell: an early end, silence, half a frame sent."""
+    """The stream under a WebSocket. Sees what trio-websocket does not tell: an early end, silence, half a frame."""
 
     def __init__(self, stream: trio.abc.Stream, ping_after: float, ping_patience: float) -> None:
         self.on_end: Callable[[], object] = lambda: None

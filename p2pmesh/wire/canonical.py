@@ -1,6 +1,6 @@
 """The bytes that a signature covers, or that a key is made of: fields, each after its length.
 
-So no two rows of fields come to the same bytes, whatever stands in them.
+So no two rows of fields make the same bytes, whatever is in them.
 """
 
 from __future__ import annotations
@@ -27,5 +27,5 @@ def number(value: int) -> bytes:
 
 
 def text(value: str) -> bytes:
-    """A text in UTF-8. Never raises, whatever a peer sent: half a surrogate pair is written as if it were a character."""
+    """A text in UTF-8. Never raises: half a surrogate pair is written as if it were a character."""
     return value.encode("utf-8", "surrogatepass")

@@ -114,7 +114,7 @@ def decode(frame: bytes, *, limit: int | None = None) -> Message | Unknown:
     """The message of a frame, whichever of the two encodings it has: a MessagePack map never starts like JSON text.
 
     The original's peers may send any text over a link; what is not a JSON object with a `type` is an error here, and
-    the caller, who knows whom it comes from, may choose to overlook it.
+    the caller, which knows where it comes from, may choose to overlook it.
 
     Raises:
       RemoteProtocolError: if it is not a well-formed message within all bounds.

@@ -24,8 +24,8 @@ MAX_RING_LIST = 16
 MAX_TRAIL = 256
 MAX_RECEIPTS = 64
 SEARCH = 32
-"""Links that a packet crosses yet from where it comes no nearer, dead ends included: on a whole ring that is where its target
-is, or is not. Coming nearer it may cross as many again."""
+"""Links that a packet may cross without coming nearer to its target, dead ends included; it may cross as many again
+once it has come nearer. On a whole ring, where it comes no nearer is where its target is, or is not."""
 
 Id: TypeAlias = Annotated[PeerId, Meta(pattern=r"\A[0-9a-f]{40}\Z")]
 PeerIds: TypeAlias = Annotated[tuple[Id, ...], Meta(max_length=MAX_PEERS_IN_LIST)]
@@ -46,6 +46,17 @@ Signature: TypeAlias = Annotated[bytes, Meta(min_length=SIGNATURE_SIZE, max_leng
 Mark: TypeAlias = Annotated[str, Meta(max_length=32)]
 Purpose: TypeAlias = Annotated[str, Meta(max_length=16)]
 Scalar: TypeAlias = str | int | float | bool | None
+
+
+def is_text(value: object, longest: int) -> bool:
+    """Whether a field can carry `value`: a string of at most `longest` characters that UTF-8 can write."""
+    if not isinstance(value, str) or len(value) > longest:
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 class Part(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):

@@ -59,7 +59,7 @@ PROTOCOL_VERSION = 1
 
 
 class Handshake(Part, frozen=True, kw_only=True):
-    """Our proof inside an offer or answer; see `p2pmesh.protocols.signaling.handshake` for what the signature covers."""
+    """Our proof inside an offer or answer; `p2pmesh.protocols.signaling.handshake` says what the signature covers."""
 
     version: Annotated[int, Meta(ge=1, lt=1 << 16)]
     key: PublicKey
@@ -71,12 +71,12 @@ class Handshake(Part, frozen=True, kw_only=True):
 
 
 RING, LONG, LEAF, BRIDGE, PINNED = "ring", "long", "leaf", "bridge", "pinned"
-"""Purposes of a link: next to each other on the ring; a long one; of a peer that may have this one only; between islands;
-wanted by the application."""
+"""Purposes of a link: between ring neighbours; a long one; the only one that a peer may have; between islands; wanted
+by the application."""
 
 
 class Candidate(Part, frozen=True, kw_only=True):
-    """A trickled ICE candidate, as browsers write it. Python peers send none: their descriptions carry all candidates."""
+    """A trickled ICE candidate, as browsers write it. Python peers send none: their descriptions have them all."""
 
     candidate: Annotated[str, Meta(max_length=1024)] = ""
     sdp_mid: Annotated[str, Meta(max_length=64)] | None = None
@@ -110,7 +110,7 @@ class GossipData(Part, frozen=True, kw_only=True):
     hops: Hops
     relayed_by: PeerIds
     encoding: Literal["text", "json"] | None = None
-    """How `payload` is to be read: as it stands, or as JSON text. None from the original's peers, and beside a `blob`."""
+    """How to read `payload`: as it stands, or as JSON text. None from the original's peers, and beside a `blob`."""
     blob: bytes | None = None
     """A payload of bytes, instead of `payload`."""
     key: PublicKey | None = None
@@ -150,7 +150,7 @@ class Receipt(Part, frozen=True, kw_only=True):
     count: Count
     """In all so far."""
     settled: bool = True
-    """Whether everybody below has answered."""
+    """Whether all peers below have answered."""
 
 
 class GossipReceipts(Tagged, frozen=True, kw_only=True, tag="gossip_receipts"):
@@ -180,7 +180,7 @@ class GossipIHave(Tagged, frozen=True, kw_only=True, tag="gossip_ihave"):
     size: Count = 0
     """Bytes of the largest payload."""
     offer: bool = False
-    """Whether an answer is waited for: a `GossipGraft`, or a `GossipAck` from who has it."""
+    """Whether an answer is waited for: a `GossipGraft`, or a `GossipAck` from a peer that has it."""
 
 
 class GossipGraft(Tagged, frozen=True, kw_only=True, tag="gossip_graft"):
@@ -252,7 +252,7 @@ class DirectAck(Tagged, frozen=True, kw_only=True, tag="direct_ack"):
 
 
 class ReconnectionData(Tagged, frozen=True, kw_only=True, tag="reconnection_data"):
-    """Sent just before a link is given up: why, and whom to try instead."""
+    """Sent just before a link is given up: why, and which peers to try instead."""
 
     reason: Reason
     peers: PeerIds
@@ -274,7 +274,7 @@ class LinkRejected(Tagged, frozen=True, kw_only=True, tag="connection_rejected")
     reason: Reason = ""
     alternative_peers: PeerIds = ()
     about: Mark | None = None
-    """Which offer, by the mark that `p2pmesh.protocols.signaling.handshake.mark_of` gives: rejections may come late, by other ways."""
+    """Which offer, by its mark (`signaling.handshake.mark_of`): rejections may come late, by other ways."""
 
 
 # --- signaling through the mesh ---------------------------------------------------------------------------------------

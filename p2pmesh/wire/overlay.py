@@ -44,7 +44,7 @@ class Contact(Part, frozen=True, kw_only=True):
 class Packet(Tagged, frozen=True, kw_only=True, tag="packet"):
     """A message on its way over several links; see `p2pmesh.protocols.routing.packets`.
 
-    From `hops` on the fields are for those on the way, who change them; the others are the origin's and signed.
+    Relays change the fields from `hops` on; the others are the origin's, and signed.
     """
 
     id: MessageId
@@ -72,9 +72,9 @@ class Packet(Tagged, frozen=True, kw_only=True, tag="packet"):
     route: Trail = ()
     """Peers through which it shall go, as far as that works."""
     search: Hops = SEARCH
-    """Links that it may cross yet from where it comes no nearer."""
+    """Links that it may still cross without coming nearer."""
     waits: bool = False
-    """Whether a relay where it comes no nearer may keep a copy for a moment, and send that on once the ring is mended."""
+    """Whether a relay that can bring it no nearer may keep a copy for a moment, to send on once the ring is mended."""
 
 
 class ContactRequest(Tagged, frozen=True, kw_only=True, tag="contact_request"):
@@ -103,7 +103,7 @@ class Neighbours(Tagged, frozen=True, kw_only=True, tag="neighbours"):
     """Whether it has one slot only, and is no part of the ring."""
     successors: RingList = ()
     predecessors: RingList = ()
-    """Who follows it on the ring, and who goes before, as far as it knows, the nearest first."""
+    """Its successors and predecessors on the ring, as far as it knows them, nearest first."""
 
 
 class Stabilise(Tagged, frozen=True, kw_only=True, tag="stabilise"):
@@ -119,37 +119,37 @@ class FindSuccessor(Tagged, frozen=True, kw_only=True, tag="find_successor"):
 
     key: Id
     seeks_link: bool = False
-    """The sender has a free slot for a long link: it may be named to others who seek one."""
+    """The sender has a free slot for a long link: it may be named to others that seek one."""
     joins: bool = False
-    """It has just come, so that a long link may be given up for it."""
+    """It has just joined, so a long link may be given up for it."""
     leaf: bool = False
     """It has one slot only, and seeks its place."""
 
 
 class SuccessorFound(Tagged, frozen=True, kw_only=True, tag="successor_found"):
-    """The answer of who is nearest to the key."""
+    """The answer of the peer nearest to the key."""
 
     successors: RingList = ()
     predecessors: RingList = ()
     vacant: RingList = ()
-    """Peers with free slots for long links, that the sender of this knows of."""
+    """Peers with free slots for long links that the sender knows of."""
     welcome: bool = False
-    """Whether the sender of this lets the asker in, if that offers it a link soon."""
+    """Whether the sender takes a link that the asker offers soon."""
 
 
 # --- islands ----------------------------------------------------------------------------------------------------------
 
 
 class Merge(Tagged, frozen=True, kw_only=True, tag="merge"):
-    """There is a bridge to another island: flooded from its near end. To its far end, without a path: we are two islands."""
+    """News of a bridge to another island, flooded from its near end. To its far end, without a path: we are two."""
 
     id: MessageId
     bridge: Id
     """The far end."""
     path: PeerIds = ()
-    """The near end, and all that it came through since, the sender last."""
+    """The near end, and all peers that it came through since, the sender last."""
     wanted: bool = False
-    """The bridge is only tried so far: nobody else on this island tries another meanwhile."""
+    """The bridge is only being tried: no other peer of this island tries another meanwhile."""
 
 
 class FindBeyond(Tagged, frozen=True, kw_only=True, tag="find_beyond"):
@@ -162,17 +162,17 @@ class FoundBeyond(Tagged, frozen=True, kw_only=True, tag="found_beyond"):
     """The answer to `find_beyond`."""
 
     peer: Id
-    """Who is nearest to the key, not by the link that the question came over."""
+    """The peer nearest to the key, not counting the link that the question came over."""
     successors: RingList = ()
     predecessors: RingList = ()
-    """Who follows it on the ring, and who goes before, as it says."""
+    """Its successors and predecessors on the ring, as it says."""
 
 
 # --- DHT --------------------------------------------------------------------------------------------------------------
 
 
 class DhtRecord(Part, frozen=True, kw_only=True):
-    """A value in the DHT, as its publisher signed it; `p2pmesh.protocols.kademlia.records` says what the signature covers."""
+    """A value in the DHT, signed by its publisher: `p2pmesh.protocols.kademlia.records` says over what."""
 
     key: Id
     """The hash of the application's key."""
@@ -199,7 +199,7 @@ class KademliaCall(Part, frozen=True, kw_only=True):
     publisher: Id | None = None
     """Of `FIND_VALUE`: only a value of this publisher."""
     newer_than: Milliseconds | None = None
-    """Of `FIND_VALUE`: only a value with a later timestamp; who has this one says `stored`."""
+    """Of `FIND_VALUE`: only a value with a later timestamp; a peer that has this one says `stored`."""
     record: DhtRecord | None = None
     peers: PeerIds = ()
     stored: bool = False

@@ -1,8 +1,8 @@
 r"""What a data channel message between two peers of ours is: a *packet*, a row of records that fill it exactly.
 
 Frames (whole messages) travel in two lanes, bulk and urgent. Small frames share a packet, large ones are cut into
-fragments over several. Packets are binary messages of 1 to 262,144 bytes (ours: 16 KiB and a header). Numbers are unsigned and
-big-endian. A record:
+fragments over several. Packets are binary messages of 1 to 262,144 bytes (ours: 16 KiB and a header). Numbers are
+unsigned and big-endian. A record:
 
 | offset | size   | field   |                                             |
 |--------|--------|---------|---------------------------------------------|
@@ -10,25 +10,25 @@ big-endian. A record:
 | 1      | 3      | length  | of the body, in bytes                       |
 | 4      | length | body    |                                             |
 
-| kind   | name   | body                          | meaning                                                              |
-|--------|--------|-------------------------------|----------------------------------------------------------------------|
-| 0, 1   | FRAME  | any                           | a whole frame, bulk (0) or urgent (1)                                |
-| 2, 3   | START  | u32 total, then 512 or more   | the first fragment of a frame of `total` bytes, bulk (2), urgent (3) |
-| 4, 5   | MORE   | 1 or more                     | its next fragment; every one but the last has 512 bytes or more      |
-| 6, 7   | CREDIT | u64 limit, below 2^53         | the receiver may now be charged up to `limit` in all, bulk (6), urgent (7) |
-| 8      | HELLO  | u32 max_frame                 | the largest frame that the sender of this takes                      |
-| 9      | PING   | u32 token                     | to be answered by PONG at once, however busy the application is      |
-| 10     | PONG   | u32 token                     | of the last PING                                                     |
-| 11     | END    | none                          | nothing more will come; the other side answers with END, then either closes |
+| kind | name   | body                        | meaning                                                              |
+|------|--------|-----------------------------|----------------------------------------------------------------------|
+| 0, 1 | FRAME  | any                         | a whole frame, bulk (0) or urgent (1)                                |
+| 2, 3 | START  | u32 total, then 512 or more | the first fragment of a frame of `total` bytes, bulk (2), urgent (3) |
+| 4, 5 | MORE   | 1 or more                   | its next fragment; every one but the last has 512 bytes or more      |
+| 6, 7 | CREDIT | u64 limit, below 2^53       | the receiver may be charged up to `limit` in all, bulk (6), urgent (7) |
+| 8    | HELLO  | u32 max_frame               | the largest frame that the sender of this takes                      |
+| 9    | PING   | u32 token                   | to be answered by PONG at once, however busy the application is      |
+| 10   | PONG   | u32 token                   | of the last PING                                                     |
+| 11   | END    | none                        | nothing more will come; answered with END, then either side closes   |
 
 Rules, whose breach ends the link:
 
-- The first record of the first packet of each side is HELLO; it comes once. Before the peer's HELLO a side sends only HELLO,
-  CREDIT, PING, PONG and END.
+- The first record of the first packet of each side is HELLO; it comes once. Before the peer's HELLO a side sends only
+  HELLO, CREDIT, PING, PONG and END.
 - In each lane the fragments of one frame are not mixed with other frames; those of the two lanes may be.
-- A frame of n bytes is charged n + 64 to its lane as its first record is sent. Both sides start at 0 and count for ever; a
-  sender never charges above the last CREDIT of that lane, which starts at 0 and never falls. The receiver grants more as
-  its application takes frames: so it bounds what waits unread, small frames too.
+- A frame of n bytes is charged n + 64 to its lane as its first record is sent. Both sides start at 0 and count for
+  ever; a sender never charges above the last CREDIT of that lane, which starts at 0 and never falls. The receiver
+  grants more as its application takes frames: so it bounds what waits unread, small frames too.
 - After END nothing follows. Frames that wait in the side that gets it are dropped.
 """
 
@@ -40,11 +40,11 @@ from collections.abc import Callable
 from p2pmesh.errors import RemoteProtocolError
 
 MAX_PACKET = 262_144
-"""What WebRTC stacks carry and announce (`a=max-message-size`)."""
+"""Bytes that WebRTC stacks carry and announce (`a=max-message-size`)."""
 MIN_FRAGMENT = 512
 """A frame in fragments smaller than this would cost its receiver many times its size in memory."""
 FRAME_COST = 64
-"""Charged for a frame besides its length: what it costs its receiver to hold an empty one."""
+"""Bytes charged for a frame besides its length: what an empty one costs its receiver to hold."""
 MAX_CREDIT = (1 << 53) - 1
 """The largest whole number that a browser counts to."""
 
@@ -99,7 +99,8 @@ END_RECORD = pack_u32(END << 24)
 def parse_packet(packet: bytes) -> list[tuple[int, bytes]]:
     """Cut a packet into records of kind and body.
 
-    Known kinds, lengths that fit, and the sizes of bodies are checked; what a record may say when is the session's matter.
+    Known kinds, lengths that fit, and the sizes of bodies are checked; what a record may say when is the session's
+    matter.
 
     Raises:
       RemoteProtocolError: for anything else.
@@ -161,7 +162,7 @@ class Reassembly:
         """Bytes that are here."""
 
     def start(self, total: int, chunk: bytes) -> None:
-        """Begin a frame; whoever calls has bounded `total`."""
+        """Begin a frame; the caller has bounded `total`."""
         if len(chunk) >= total:
             raise RemoteProtocolError(f"the first fragment of a frame of {total} bytes has {len(chunk)}")
         self._chunks.append(chunk)

@@ -30,7 +30,7 @@ Encoding: TypeAlias = Literal["text", "json"]
 _CONTAINERS = (dict, list, tuple)
 
 MAX_INTEGER_BITS = 1023
-"""The range of doubles, which is what other languages read; from 53 bits on those lose digits, peers in Python do not."""
+"""The range of doubles, which other languages read: those lose digits from 53 bits on, peers in Python do not."""
 
 
 @frozen

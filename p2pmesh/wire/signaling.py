@@ -24,9 +24,11 @@ from p2pmesh.wire.fields import (
 from p2pmesh.wire.messages import Signal
 
 MAX_BOOTSTRAP = 64
+MAX_ROOM = 128
+MAX_TOKEN = 1024
 
-Room: TypeAlias = Annotated[str, Meta(max_length=128)]
-Token: TypeAlias = Annotated[str, Meta(max_length=1024)]
+Room: TypeAlias = Annotated[str, Meta(max_length=MAX_ROOM)]
+Token: TypeAlias = Annotated[str, Meta(max_length=MAX_TOKEN)]
 
 
 # --- from a peer to the service ---------------------------------------------------------------------------------------

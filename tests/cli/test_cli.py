@@ -247,7 +247,13 @@ def silent_server():
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 def test_ctrl_c_while_waiting_for_a_server_ends_quietly_with_130(silent_server):
     command = [sys.executable, "-m", "p2pmesh", "chat", silent_server.url]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # it may be ignored where the tests run
+    ) as process:
         silent_server.wait_for_client()
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=30)

@@ -1,7 +1,7 @@
 """What every link does, whatever carries it: checks that each implementation's tests run on connected pairs of links.
 
-A `Connect` opens a pair, runs both links' `run` beside it, and closes both at the end. Real carriers run on the real clock,
-so a check that has to see that nothing happens waits `A_WHILE`.
+A `Connect` opens a pair, runs both links' `run` beside it, and closes both at the end. Real carriers run on the real
+clock, so a check that has to see that nothing happens waits `A_WHILE`.
 """
 
 from __future__ import annotations

@@ -277,7 +277,7 @@ async def test_garbage_from_a_peer_fails_the_link(autojump_clock: MockClock) -> 
     async with network_of_two() as network, connected(network) as (left, right):
         assert isinstance(left, SessionLink)
         assert isinstance(right, SessionLink)
-        right._carrier.send_packet(b"\xff\xff\xff\xff")
+        right.carrier.send_packet(b"\xff\xff\xff\xff")
         with pytest.raises(LinkProtocolError, match="unknown kind 255"):
             await left.receive()
         left.packet_received(b"more")  # harmless

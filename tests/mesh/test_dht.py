@@ -53,8 +53,9 @@ async def test_bad_calls_are_refused(autojump_clock):
         await linked(alice, bob)
         with pytest.raises(PayloadTooLarge):
             await alice.dht.put(KEY, "x" * 16_385)
-        with pytest.raises(ConfigError):
-            await alice.dht.put(KEY, "x", ttl=0)
+        for ttl in (0, float("nan"), "a day"):
+            with pytest.raises(ConfigError, match="ttl"):
+                await alice.dht.put(KEY, "x", ttl=ttl)
         with pytest.raises(ConfigError):
             await alice.dht.get(17)
         with pytest.raises(InvalidPeerId):

@@ -11,11 +11,7 @@ from p2pmesh.wire.codec import encode
 from p2pmesh.wire.messages import Gossip, GossipAck, GossipData
 from p2pmesh.wire.signaling import PeerSignal
 from tests.harness.cluster import Cluster, linked, until
-
-
-def link_of(rogue, victim):
-    """The rogue's own end of the link, to send over it what no mesh would."""
-    return rogue._node.keeper._links[victim.peer_id].link
+from tests.harness.rogue import open_rogue
 
 
 def waiting(stream):
@@ -50,9 +46,13 @@ async def test_a_malformed_frame_ends_that_link_and_nothing_else(autojump_clock,
     async with Cluster() as world:
         victim, friend = await world.join(2)
         await linked(victim, friend)
-        async with world.peer(3) as rogue, victim.events() as events, friend.subscribe() as topic:
+        async with (
+            open_rogue(world, world.identity(3)) as rogue,
+            victim.events() as events,
+            friend.subscribe() as topic,
+        ):
             await until(lambda: rogue.peer_id in victim.peers)
-            await link_of(rogue, victim).send(frame)
+            await rogue.links[victim.peer_id].say(frame)
             await until(lambda: rogue.peer_id not in victim.peers)
             ends = [e for e in waiting(events) if isinstance(e, PeerDisconnected | PeerTimedOut)]
             assert [e.peer_id for e in ends] == [rogue.peer_id]
@@ -64,10 +64,9 @@ async def test_a_malformed_frame_ends_that_link_and_nothing_else(autojump_clock,
 
 
 async def test_unknown_types_are_ignored_and_counted(autojump_clock):
-    async with Cluster() as world:
-        victim, rogue = await world.join(2)
-        await linked(victim, rogue)
-        await link_of(rogue, victim).send(b'{"type":"from_the_future","x":[1]}')
+    async with Cluster() as world, world.peer(1) as victim, open_rogue(world, world.identity(2)) as rogue:
+        await linked(victim, rogue.mesh)
+        await rogue.links[victim.peer_id].say(b'{"type":"from_the_future","x":[1]}')
         await trio.sleep(1)
         assert rogue.peer_id in victim.peers
         assert victim.snapshot()["links"]["unknown_messages"] == 1
@@ -77,16 +76,17 @@ async def test_a_flood_slows_its_own_link_and_nobody_else(autojump_clock):
     links = LinkConfig(frames_per_second=100.0, receive_window=2 * 1024 * 1024)
     async with Cluster() as world, world.peer(1, links=links) as victim, world.peer(2) as friend:
         await linked(victim, friend)
-        async with world.peer(3) as rogue, victim.subscribe("t", buffer=1000) as topic:
+        async with open_rogue(world, world.identity(3)) as rogue, victim.subscribe("t", buffer=1000) as topic:
             await until(lambda: rogue.peer_id in victim.peers)
-            rogue._node.keeper._queue = lambda *args, **options: None  # the flood has the link for itself
+            link = rogue.links[victim.peer_id]
+            link.is_mute = True  # the flood has it for itself
             sent = 0
 
             async def flood():
                 nonlocal sent
-                link, frame = link_of(rogue, victim), encode(GossipAck(new=("x" * 100,)))
+                frame = encode(GossipAck(new=("x" * 100,)))
                 while True:
-                    await link.send(frame)
+                    await link.say(frame)
                     sent += 1
 
             async with trio.open_nursery() as nursery:
@@ -183,9 +183,9 @@ async def test_a_peer_that_never_reads_is_given_up(autojump_clock):
     links = LinkConfig(outbox=8, outbox_patience=5.0, receive_window=2 * 1024 * 1024)
     async with Cluster() as world, world.peer(1, links=links) as victim, world.peer(2) as friend:
         await linked(victim, friend)
-        async with world.peer(3) as rogue:
+        async with open_rogue(world, world.identity(3)) as rogue:
             await until(lambda: rogue.peer_id in victim.peers)
-            rogue._node.keeper._deliver = _never  # its reader hangs at the next frame; keepalive goes on
+            rogue.links[victim.peer_id].is_deaf = True  # keepalive goes on
             async with victim.events() as events:
                 with trio.fail_after(120):
                     while rogue.peer_id in victim.peers:
@@ -194,7 +194,3 @@ async def test_a_peer_that_never_reads_is_given_up(autojump_clock):
                 ends = [e for e in waiting(events) if isinstance(e, PeerDisconnected | PeerTimedOut)]
                 assert [e.peer_id for e in ends] == [rogue.peer_id]
                 assert friend.peer_id in victim.peers
-
-
-async def _never(peer, message):
-    await trio.sleep_forever()

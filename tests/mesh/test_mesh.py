@@ -16,6 +16,7 @@ from p2pmesh import (
     InvalidPeerId,
     JoinRefused,
     Lagged,
+    LocalProtocolError,
     MeshClosed,
     MeshConfig,
     MessageDelivered,
@@ -347,18 +348,97 @@ async def test_a_slow_subscriber_is_told_and_slows_nobody(autojump_clock):
             assert Lagged(7, "t") in _waiting(events)
 
 
-async def test_after_leaving_calls_raise_and_streams_end(autojump_clock):
+async def test_streams_end_when_the_mesh_is_left(autojump_clock):
     async with Cluster() as world:
         (alice,) = await world.join(1)
-        async with alice.events() as events:
+        receipt = await alice.broadcast("t", "to nobody")
+        async with alice.events() as events, alice.subscribe() as topic, alice.messages() as inbox:
+            async with receipt.updates() as counts:
+                await alice.leave()
+                await alice.leave()
+                with trio.fail_after(1):
+                    for stream in (events, topic, inbox, counts):
+                        async for _ in stream:
+                            pass
+        with trio.fail_after(1):
+            async with receipt.updates() as counts:
+                assert [count async for count in counts] == [0]
+
+
+async def enter(manager):
+    async with manager:
+        pass
+
+
+AFTER_LEAVING = {
+    "broadcast": lambda mesh, peer: mesh.broadcast("t", 1),
+    "send": lambda mesh, peer: mesh.send(peer, 1),
+    "connect": lambda mesh, peer: mesh.connect(peer),
+    "subscribe": lambda mesh, peer: enter(mesh.subscribe("t")),
+    "ordered": lambda mesh, peer: enter(mesh.subscribe("t", ordered=True, history=5)),
+    "events": lambda mesh, peer: enter(mesh.events()),
+    "messages": lambda mesh, peer: enter(mesh.messages()),
+    "dht.put": lambda mesh, peer: mesh.dht.put("key", 1),
+    "dht.get": lambda mesh, peer: mesh.dht.get("key"),
+    "dht.find_node": lambda mesh, peer: mesh.dht.find_node(peer),
+}
+
+
+@pytest.mark.parametrize("call", AFTER_LEAVING.values(), ids=AFTER_LEAVING.keys())
+async def test_after_leaving_a_call_says_that_the_mesh_is_closed(autojump_clock, call):
+    async with Cluster() as world:
+        async with world.peer(1) as alice, world.peer(2) as bob:
+            await linked(alice, bob)
             await alice.leave()
-            await alice.leave()
-            async for _ in events:
-                pass
+            with pytest.raises(MeshClosed):
+                await call(alice, bob.peer_id)
         with pytest.raises(MeshClosed):
-            await alice.broadcast("t", 1)
-        with pytest.raises(MeshClosed):
-            await alice.send(world.identity(2).peer_id, 1)
+            await call(bob, alice.peer_id)  # whose block has ended
+        assert bob.snapshot()["peer_id"] == bob.peer_id
+
+
+async def test_leaving_settles_what_is_open(autojump_clock):
+    async with Cluster() as world:
+        alice, bob = await world.join(2)
+        await linked(alice, bob)
+        world.network.freeze(bob.peer_id)
+        receipt, silent = await alice.broadcast("t", 1), await alice.broadcast("t", 1, receipts=False)
+        await alice.leave()
+        with trio.fail_after(1):
+            assert isinstance(await receipt.settled(), Failed)
+        with pytest.raises(LocalProtocolError):
+            await silent.settled()
+
+
+@pytest.mark.parametrize("topic", [5, b"t", "x" * 257, "\ud800"])
+async def test_what_can_t_be_a_topic_is_refused_and_harms_no_link(autojump_clock, topic):
+    async with Cluster() as world:
+        alice, bob = await world.join(2)
+        await linked(alice, bob)
+        with pytest.raises(LocalProtocolError, match="topic"):
+            await enter(alice.subscribe(topic, history=60))
+        with pytest.raises(LocalProtocolError, match="topic"):
+            await alice.broadcast(topic, 1)
+        await trio.sleep(5)
+        assert bob.snapshot()["links"]["protocol_errors"] == 0
+        assert alice.peers == (bob.peer_id,)
+
+
+@pytest.mark.parametrize("buffer", [0, -1, 1.5, float("nan"), "many"])
+async def test_what_can_t_be_a_buffer_is_refused(autojump_clock, buffer):
+    async with Cluster() as world:
+        (alice,) = await world.join(1)
+        for stream in (alice.events, alice.subscribe, alice.messages):
+            with pytest.raises(ConfigError, match="buffer"):
+                await enter(stream(buffer=buffer))
+
+
+@pytest.mark.parametrize("history", [-1, float("nan"), float("inf"), "all"])
+async def test_what_can_t_be_a_time_of_history_is_refused(autojump_clock, history):
+    async with Cluster() as world:
+        (alice,) = await world.join(1)
+        with pytest.raises(ConfigError, match="history"):
+            await enter(alice.subscribe("t", history=history))
 
 
 async def test_a_snapshot_can_be_written_as_json(autojump_clock):
@@ -469,6 +549,14 @@ async def test_options_that_make_no_sense_are_refused(autojump_clock):
     with pytest.raises(ConfigError, match="max_peers"):
         async with open_mesh("memory://x", max_peers=0):
             pass
+    for room in (5, "x" * 129, "\ud800"):
+        with pytest.raises(ConfigError, match="room"):
+            async with open_mesh("memory://x", room=room):
+                pass
+    for token in ("x" * 1025, "\ud800"):
+        with pytest.raises(ConfigError, match="token"):
+            async with open_mesh("memory://x", config=MeshConfig(join_token=token)):
+                pass
     with pytest.raises(InvalidPeerId):
         async with open_mesh("memory://x", bootstrap_peers=["nobody"]):
             pass

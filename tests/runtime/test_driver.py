@@ -1,8 +1,10 @@
 """The driver, the calls and the bus, each on its own."""
 
+import gc
 import itertools
 import math
 import random
+import weakref
 from contextlib import asynccontextmanager
 
 import pytest
@@ -10,7 +12,7 @@ import trio
 import trio.testing
 
 from p2pmesh.config import SignalingConfig
-from p2pmesh.errors import ConfigError, MeshClosed, PeerUnreachable
+from p2pmesh.errors import ConfigError, LocalProtocolError, MeshClosed, PeerUnreachable
 from p2pmesh.events import Lagged, MessageReceived, PeerFailed
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.effects import Reply
@@ -26,7 +28,7 @@ from p2pmesh.protocols.inputs import (
     Signaled,
 )
 from p2pmesh.protocols.util.timers import Backoff, Timers
-from p2pmesh.receipts import UPDATES, Delivered, Receipt
+from p2pmesh.receipts import Delivered, OpenReceipts
 from p2pmesh.runtime.bus import Bus
 from p2pmesh.runtime.calls import Calls
 from p2pmesh.runtime.driver import MAX_NOTICES, Driver
@@ -117,15 +119,18 @@ async def test_a_driver_expires_its_core_at_the_deadline_and_not_before(autojump
     assert core.expired == [pytest.approx(5, abs=0.01)]
 
 
-def test_notices_are_bounded_but_changes_of_state_always_get_in():
-    driver = Driver(Recorder(), lambda effects: None, inbox_size=1)
+async def test_notices_are_bounded_but_changes_of_state_always_get_in(nursery):
+    core = Recorder()
+    driver = Driver(core, lambda effects: None, inbox_size=1)
     for _ in range(MAX_NOTICES + 10):
         driver.post(PeerGone(PEER))
     changes = [LinkDown(PEER, "gone"), LinkLost(PEER, "no"), ServiceDown("one", "cut"), CancelCall(1), Leave()]
     for change in changes:
         driver.post(change)
     assert driver.snapshot()["inbox"]["dropped"] == 10
-    assert list(driver._notices)[-len(changes) :] == changes
+    await nursery.start(driver.run)
+    await driver.caught_up()
+    assert core.seen == [PeerGone(PEER)] * MAX_NOTICES + changes
 
 
 async def test_a_bug_in_a_subsystem_names_it():
@@ -435,14 +440,49 @@ def test_timers_that_are_moved_over_and_over_take_no_more_room():
 
 
 async def test_a_receipt_s_slow_reader_gets_the_newest_counts():
-    receipt = Receipt("id", "t", enabled=True)
+    receipts = OpenReceipts()
+    receipt = receipts.new("id", "t", enabled=True)
     async with receipt.updates() as updates:
         for count in range(1, 100):
-            receipt._progress(count)
-        receipt._settle(Delivered(99, 1.0))
-        receipt._close()
-        assert [count async for count in updates] == list(range(100 - UPDATES, 100))
+            receipts.progress("id", count)
+        receipts.settle("id", Delivered(99, 1.0))
+        receipts.close()
+        counts = [count async for count in updates]
+    assert counts == list(range(100 - len(counts), 100))
+    assert 1 <= len(counts) <= 64
     assert await receipt.settled() == Delivered(99, 1.0)
+
+
+async def test_a_receipt_that_is_undecided_in_the_end_says_that_the_mesh_is_closed(nursery):
+    receipts = OpenReceipts()
+    receipt, silent = receipts.new("id", "t", enabled=True), receipts.new("silent", "t", enabled=False)
+    receipts.progress("id", 2)
+
+    @nursery.start_soon
+    async def wait():
+        with pytest.raises(MeshClosed):
+            await receipt.settled()
+
+    await trio.testing.wait_all_tasks_blocked()
+    receipts.close()
+    with pytest.raises(MeshClosed):
+        await receipt.settled()
+    async with receipt.updates() as updates:
+        assert [count async for count in updates] == [2]
+    with pytest.raises(LocalProtocolError):
+        await silent.settled()
+
+
+def test_a_receipt_that_nobody_holds_is_forgotten():
+    receipts = OpenReceipts()
+    receipt = receipts.new("id", "t", enabled=True)
+    gone = weakref.ref(receipt)
+    del receipt
+    gc.collect()
+    assert gone() is None
+    receipts.progress("id", 1)
+    receipts.settle("id", Delivered(1, 1.0))
+    receipts.close()
 
 
 async def test_a_service_that_ends_each_connection_at_once_is_not_asked_in_a_hurry(autojump_clock, nursery):

@@ -1,4 +1,4 @@
-"""The link keeper under random but legal orders, over simulated links in virtual time, with faults at the worst moments."""
+"""The link keeper under random but legal orders, over simulated links, with faults at the worst moments."""
 
 import random
 from collections import Counter, deque
@@ -20,7 +20,7 @@ FOREIGN = Signal(type="candidate", candidate=None)
 class Owner:
     """Stands where topology and signaling do: gives orders by what it has heard so far, which may be old."""
 
-    def __init__(self, field, identity, max_peers):
+    def __init__(self, field, identity, max_peers, max_frame=None):
         self.field = field
         self.peer_id = identity.peer_id
         self.max_peers = max_peers
@@ -32,7 +32,7 @@ class Owner:
         self.given_up = Counter()
         self.offers = {}
         self.messages = 0
-        dialer = field.network.dialer(self.peer_id, CONFIG)
+        dialer = field.network.dialer(self.peer_id, CONFIG, max_frame)
         self.keeper = LinkKeeper(dialer, CONFIG, max_peers, self.report, self.deliver)
 
     # --- what the keeper tells, at once and as the owner learns of it ---
@@ -252,10 +252,11 @@ async def test_a_link_that_opens_in_the_moment_it_is_given_up_is_closed_on_both_
 @pytest.mark.parametrize("size", [2_000, 200_000])
 async def test_what_is_too_large_for_one_peer_costs_no_link(autojump_clock, size):
     """A peer may take smaller frames than we do, and says so when the link opens."""
-    field = Field(2, 2, 1, snipe=0.0)
-    alice, bob = field.owners.values()
+    field = Field(2, 1, 1, snipe=0.0)
     small = MeshConfig(max_payload=1)
-    bob.keeper._dialer = field.network.dialer(bob.peer_id, CONFIG, small.max_frame)
+    identity = Identity.from_seed(bytes([9]) * 32)
+    alice = next(iter(field.owners.values()))
+    bob = field.owners[identity.peer_id] = Owner(field, identity, 1, small.max_frame)
     async with field.network, trio.open_nursery() as nursery:
         for owner in (alice, bob):
             await nursery.start(owner.keeper.run)

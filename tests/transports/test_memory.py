@@ -160,7 +160,7 @@ async def test_the_limits_are_the_servers():
             await refused.receive()
 
 
-@pytest.mark.parametrize("url", ["memory:/x", "ws://x", "memory://a/b", "memory://a?b", "memory://ü", ""])
+@pytest.mark.parametrize("url", ["memory:/x", "ws://x", "memory://a/b", "memory://a?b", "memory://ü", "", 5])
 def test_a_url_that_is_none_is_refused(url):
     with pytest.raises(ConfigError, match="memory://"):
         MemoryTransport(url)

@@ -414,16 +414,16 @@ async def test_a_service_that_waits_for_us_to_read_is_not_taken_for_dead():
 
 async def test_a_silent_server_is_pinged_and_its_pong_keeps_it(monkeypatch):
     answered, enough = 0, trio.Event()
-    ping = websocket._ping
+    ping = trio_websocket.WebSocketConnection.ping
 
-    async def counted(*args):
+    async def counted(socket, payload=None):
         nonlocal answered
-        await ping(*args)
+        await ping(socket, payload)
         answered += 1
         if answered == 3:
             enough.set()
 
-    monkeypatch.setattr(websocket, "_ping", counted)
+    monkeypatch.setattr(trio_websocket.WebSocketConnection, "ping", counted)
     async with websocket_server(lambda socket: socket.get_message()) as url:
         transport = WebSocketTransport(url, ping_after=0.01, ping_patience=5)
         async with transport.connect() as connection, trio.open_nursery() as nursery:
@@ -626,8 +626,8 @@ def test_urls_are_taken_apart(url, host, port, host_header, resource):
 
 
 @pytest.mark.parametrize(
-    "url", ["http://host", "ws://", "ws:host", "host", "", "ws://host:0x1", "ws://host:70000", "ws://a b", "ws://a/\r\nX: y",
-            "ws://[::1", "ws://" + "a" * 64, "ws://u:secret@"]
+    "url", ["http://host", "ws://", "ws:host", "host", "", "ws://host:0x1", "ws://host:70000", "ws://a b",
+            "ws://a/\r\nX: y", "ws://[::1", "ws://" + "a" * 64, "ws://u:secret@", 5, b"ws://u:secret@host"]
 )  # fmt: skip
 def test_a_url_that_is_none_is_refused_without_its_secrets(url):
     with pytest.raises(ConfigError) as caught:
@@ -636,7 +636,8 @@ def test_a_url_that_is_none_is_refused_without_its_secrets(url):
 
 
 @pytest.mark.parametrize(
-    "headers", [{"": "x"}, {"a b": "x"}, {"X": "secret\r\nY: z"}, {"X": "secret€"}, {"X": " secret"}]
+    "headers",
+    [{"": "x"}, {"a b": "x"}, {"X": "secret\r\nY: z"}, {"X": "secret€"}, {"X": " secret"}, {"X": b"secret"}, {5: "x"}],
 )
 def test_headers_that_cant_be_sent_are_refused_without_their_values(headers):
     with pytest.raises(ConfigError) as caught:

@@ -19,6 +19,27 @@ def test_whole_frames_are_read_as_written(frames: list[tuple[int, bytes]]) -> No
     assert f.parse_packet(packet) == frames
 
 
+@pytest.mark.parametrize(
+    ("record", "written"),
+    [
+        (f.frame_header(f.BULK, 5) + b"frame", "00 000005 6672616d65"),
+        (f.frame_header(f.URGENT, 5) + b"frame", "01 000005 6672616d65"),
+        (f.start_header(f.BULK, 1000, 512), "02 000204 000003e8"),
+        (f.start_header(f.URGENT, 1000, 512), "03 000204 000003e8"),
+        (f.more_header(f.BULK, 488), "04 0001e8"),
+        (f.more_header(f.URGENT, 488), "05 0001e8"),
+        (f.credit_record(f.BULK, 1 << 40), "06 000008 0000010000000000"),
+        (f.credit_record(f.URGENT, 1), "07 000008 0000000000000001"),
+        (f.u32_record(f.HELLO, 65_536), "08 000004 00010000"),
+        (f.u32_record(f.PING, 7), "09 000004 00000007"),
+        (f.u32_record(f.PONG, 7), "0a 000004 00000007"),
+        (f.END_RECORD, "0b 000000"),
+    ],
+)
+def test_records_are_written_as_the_format_says(record: bytes, written: str) -> None:
+    assert record == bytes.fromhex(written)
+
+
 @given(LANES, U32, st.integers(0, f.MAX_CREDIT))
 def test_control_records_are_read_as_written(lane: int, number: int, limit: int) -> None:
     packet = b"".join([

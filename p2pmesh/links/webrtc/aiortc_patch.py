@@ -1,7 +1,7 @@
-"""aiortc made robust and fast from outside: ICE connection, DTLS and SCTP association (`webrtc_sctp`) of a link, re-classed.
+"""aiortc made robust and fast from outside: re-classes the ICE connection, DTLS and SCTP (`sctp_patch`) of a link.
 
 Each override does one thing, says why, and leaves the rest to aiortc's own method. What is overridden are internals of
-aiortc 1.14 to 1.16 and aioice 0.10: `known()` checks that they are there, and where they are not aiortc serves as it is.
+aiortc 1.14 to 1.16 and aioice 0.10: `known()` checks that they are there; otherwise aiortc serves as it is.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from p2pmesh.links.webrtc.sctp_patch import SctpTransport
 logger: Final = logging.getLogger(__name__)
 
 LARGEST_PACKET = 1500
-"""In a datagram of DTLS, as aiortc has it."""
+"""Bytes of a DTLS datagram, as in aiortc."""
 PACE = 0.02
-"""Between ICE checks, as aioice has it; RFC 8445's Ta is 50 ms, and at least 5."""
+"""Seconds between ICE checks, as in aioice; RFC 8445's Ta is 50 ms, and at least 5."""
 LOOPBACK = "127.0.0.1"
 MAX_WAITING_DATAGRAMS = 4096
-"""Datagrams that may wait for DTLS. It is quick: more than this is a flood from a stranger, who need not be the peer."""
+"""Datagrams that may wait for DTLS. It is quick: more than this is a flood, and from anybody at all."""
 
 
 class IceConnection(aioice.ice.Connection):
     """aioice's connection, which also works without a network, and goes on as soon as it is connected."""
 
     dtls: DtlsTransport | None = None
-    """Who takes datagrams at once, while none waits."""
+    """Takes datagrams as they come, while none waits."""
 
     async def get_component_candidates(
         self, component: int, addresses: list[str], *args: Any, **kwargs: Any
@@ -110,12 +110,12 @@ class IceConnection(aioice.ice.Connection):
 
 
 class DtlsTransport(RTCDtlsTransport):
-    """aiortc's DTLS, which takes what comes at once: a task that waits for each datagram costs as much as to decrypt it."""
+    """aiortc's DTLS, taking datagrams as they come: a task that waits for each costs as much as to decrypt it."""
 
     def decrypted(self, datagram: bytes) -> Coroutine[Any, Any, None] | None:
-        """What is to be done about a datagram with data of the peer's; None for all others, which aiortc has to look at.
+        """What is left to do for a datagram with the peer's data; None for any other, which is aiortc's to look at.
 
-        To look twice does no harm: DTLS drops what it has seen, and its end stays the end.
+        Looking at it twice does no harm: DTLS drops what it has seen, and stays closed once it is.
         """
         receiver, ssl = self._data_receiver, self._ssl
         if receiver is None or ssl is None or not self._is_settled():
@@ -209,8 +209,8 @@ _DTLS_METHODS = {"_recv_next": ["self"], "_send_data": ["self", "data"]}
 _DTLS_STATE = ("_ssl", "_state", "_data_receiver", "encrypted")
 
 
-def _lacks() -> list[str]:
-    """What of the internals that we rely on is not there."""
+def lacks() -> list[str]:
+    """Internals that we rely on and that this aiortc does not have."""
     missing = []
     for cls, methods, state in (
         (aioice.ice.Connection, _ICE_METHODS, _ICE_STATE),
@@ -235,7 +235,7 @@ def known() -> bool:
     """Whether this aiortc is one that we know; said once if it is not."""
     global _missing
     if _missing is None:
-        _missing = _lacks()
+        _missing = lacks()
         if _missing:
             logger.warning("this version of aiortc is not known, links will be slower: no %s", ", ".join(_missing))
     return not _missing

@@ -1,7 +1,7 @@
-"""One peer connection of aiortc's and its data channel, from the first description to the end, as the carrier of a link.
+"""One peer connection of aiortc and its data channel, from the first description to the end, as a link's carrier.
 
-How aiortc is kept in bounds: a connection owns the asyncio tasks and sockets that its code starts (`Owner`), so closing it
-leaves none behind, whenever that comes; its unhandled errors fail it and nothing else; `close()` runs shielded from
+How aiortc is kept in bounds: a connection owns the asyncio tasks and sockets that its code starts (`Owner`), so closing
+it leaves none behind, whenever that comes; its unhandled errors fail it and nothing else; `close()` runs shielded from
 cancellation, against a deadline.
 """
 
@@ -31,9 +31,9 @@ from p2pmesh.links.webrtc.sdp_filter import MAX_CANDIDATES
 logger: Final = logging.getLogger(__name__)
 
 LARGEST_MESSAGE = 256 * 1024
-"""To a peer that says it takes messages of any size; what aiortc and browsers announce themselves."""
+"""Bytes of a message to a peer that takes messages of any size; what aiortc and browsers announce themselves."""
 CANCEL_GRACE = 1.0
-"""For cancelled asyncio tasks to end, in seconds; they only clean up after themselves."""
+"""Seconds for cancelled asyncio tasks to end; they only clean up after themselves."""
 
 SDP_ERRORS = (
     ValueError,

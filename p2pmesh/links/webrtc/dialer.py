@@ -125,6 +125,11 @@ class WebRTCDialer(Dialer):
             await carrier.wait_closed()
         await trio.lowlevel.checkpoint()
 
+    @property
+    def connections(self) -> int:
+        """How many are open, or being opened or closed."""
+        return len(self._carriers)
+
     async def offer(self, peer: PeerId) -> Attempt:
         carrier = self._new_carrier()
         return await self._begin(peer, "offer", carrier, carrier.make_offer())

@@ -1,4 +1,4 @@
-"""Coroutines of asyncio's that run at once, without a task, as far as they need not wait."""
+"""Coroutines of asyncio that run at once, without a task, for as long as they need not wait."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 
 
 def start_now(coro: Coroutine[Any, Any, None], context: Context | None = None) -> None:
-    """Run a coroutine of asyncio's from here and now, where it would have been a task's first step.
+    """Run a coroutine here and now up to its first wait; from there it is a task.
 
-    Most of aiortc's never wait, and a task for each packet costs as much as the packet does; one that waits becomes a task.
-    What it raises goes where a callback's errors go. It must be called from within the loop.
+    Most of aiortc's never wait, and a task for each packet costs as much as the packet does. What it raises goes where
+    a callback's errors go. To be called from within the loop.
     """
     loop = asyncio.get_running_loop()
     asyncio.Handle(_start, (coro, loop), loop, context)._run()

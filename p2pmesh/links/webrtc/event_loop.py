@@ -4,7 +4,7 @@ trio-asyncio's loop spends a memory channel hop and a cancel scope on each callb
 datagram: alone that costs half of aiortc's throughput. `open_link_loop` gives the same loop with these paths replaced:
 
 * callbacks wait in a deque and run in batches, timers in a heap, and the loop's task parks only when there is nothing;
-* a datagram socket is read until it is empty, up to a bound, each time it is readable, and what that wakes runs at once;
+* a datagram socket is read until it is empty, up to a bound, whenever it is readable, and what that wakes runs at once;
 * `call_now` runs a callback from a Trio task with everything it queues, without any switch of tasks.
 
 What it replaces are internals of trio-asyncio 0.16; where they look different the stock loop serves (`is_fast`).
@@ -45,13 +45,13 @@ RECEIVE_BUFFER = 4 << 20
 """Asked of the kernel, which grants what its limits allow: a burst that waits here is not lost."""
 SEND_BUFFER = 1 << 20
 CANCELLED_TIMERS = 64
-"""As many cancelled timers may stay in the heap; SCTP restarts its timer with each acknowledgement."""
+"""Cancelled timers that may stay in the heap: SCTP restarts its timer with each acknowledgement."""
 
 running_loop: ContextVar[asyncio.AbstractEventLoop | None] = trio_asyncio.current_loop
 
 
 class Owner(Protocol):
-    """Who the asyncio tasks, sockets and errors of one connection belong to."""
+    """What the asyncio tasks, sockets and errors of one connection belong to."""
 
     tasks: set[asyncio.Task[Any]]
     sockets: set[asyncio.DatagramTransport]
@@ -76,7 +76,7 @@ class LinkLoop(StockLoop):
     is_fast = False
 
     def own(self) -> None:
-        """Give each task an owner, and bring what nobody caught to the owner instead of to everybody."""
+        """Give each task an owner, and report what nobody caught to that owner alone."""
         self.set_task_factory(make_task)
         self.set_exception_handler(report)
 
@@ -109,7 +109,7 @@ class FastLinkLoop(LinkLoop):
     _is_calling: bool
 
     def take_over(self) -> None:
-        """Go on from where the stock loop, whose task waits for a callback at this moment, has come."""
+        """Go on where the stock loop, whose task waits for a callback at this moment, has stopped."""
         self._queue = deque()
         self._cancelled_timers = 0
         self._parked = None
@@ -117,6 +117,11 @@ class FastLinkLoop(LinkLoop):
         self._is_calling = False
         stock = cast("Any", self)
         stock._q_send.send_nowait(asyncio.Handle(_nothing, (), self))
+
+    @property
+    def timers(self) -> int:
+        """How many are kept, cancelled ones included."""
+        return len(self._timers)
 
     # --- what others queue --------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""aiortc's SCTP association made robust and fast from outside, re-classed by `webrtc_tuning`, which knows what it relies on."""
+"""aiortc's SCTP association (RFC 9260) made robust and fast from outside. `aiortc_patch` re-classes it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from p2pmesh.links.webrtc.eager_coroutine import start_now
 logger: Final = logging.getLogger(__name__)
 
 CWND_CAP = 128 * 1024
-"""Bytes in flight on a short path: with small datagrams this just fits the receive buffer that Linux grants by default."""
+"""Bytes in flight on a short path: in small datagrams they just fit the receive buffer that Linux grants by default."""
 CWND_CAP_FAR = 1024 * 1024
 """Bytes in flight at most, on a long path."""
 CWND_RATE = 20 * 1024 * 1024
@@ -24,15 +24,16 @@ CWND_RATE = 20 * 1024 * 1024
 CHUNK_COST = 512
 """The kernel charges a small datagram for about this much of its buffers, and so must the window."""
 SACK_AFTER = 2 * sctp.USERDATA_MAX_LENGTH
+"""Bytes received that call for an acknowledgement; small chunks count as `CHUNK_COST`."""
 SACK_AFTER_WHEN_BUSY = 8 * sctp.USERDATA_MAX_LENGTH
-"""Bytes received that call for an acknowledgement, small chunks counted as above; more while others may be there already."""
+"""The same while more may be there to read."""
 SACK_DELAY = 0.1
-"""For what comes alone, unless something goes back meanwhile, which takes the acknowledgement along: longer than our frames
-wait for company (`LinkConfig.patience`), so that most do. RFC 9260 recommends 0.2 s at most."""
+"""Seconds that an acknowledgement waits for data to go along with: longer than our frames wait for company
+(`LinkConfig.patience`), so that most do. RFC 9260 recommends 0.2 s at most."""
 ROOM_FOR_SACK = sctp.USERDATA_MAX_LENGTH - 64
 """Data up to this size shares its packet with an acknowledgement."""
 BURSTS = 4
-"""Times four packets that may be sent upon one acknowledgement: with fewer of them, aiortc's single burst throttles."""
+"""Bursts of four packets that may be sent upon one acknowledgement: aiortc's single one throttles."""
 MAX_AHEAD = 16_384
 """Chunks that may arrive ahead of a missing one; the rest is dropped and sent again."""
 MAX_UNFINISHED = 8 * 1024 * 1024
@@ -69,11 +70,12 @@ class SctpTransport(RTCSctpTransport):
             logger.info("the peer sends on and on without finishing a message: association aborted")
             await self._abort()
             self._set_state(self.State.CLOSED)
+            self._sack_needed = False
             return
         await super()._receive_data_chunk(chunk)
 
     def _mark_received(self, tsn: int) -> bool:
-        """In order and nothing missing, as nearly always: no need to sort and filter."""
+        """Skip sorting and filtering where nothing is missing, as nearly always."""
         last = self._last_received_tsn
         if last is not None and tsn == (last + 1) % 2**32 and not self._sack_misordered and not self._sack_duplicates:
             self._last_received_tsn = tsn
@@ -81,10 +83,10 @@ class SctpTransport(RTCSctpTransport):
         return super()._mark_received(tsn)
 
     async def _send_sack(self) -> None:
-        """Acknowledge every other packet, or all that are read in one go (RFC 9260, section 6.2).
+        """Acknowledge every other packet, or all that were read in one go (RFC 9260, section 6.2).
 
-        Half of aiortc's work is acknowledgements, and it does them before the application hears of the message. A loss is
-        reported at once, so that it is repaired soon.
+        Half of aiortc's work is acknowledgements, and it does them before the application hears of the message. A loss
+        is reported at once, so that it is repaired soon.
         """
         if self._sack_misordered or self._sack_duplicates or self._unacknowledged >= SACK_AFTER_WHEN_BUSY:
             await self._send_sack_now()
@@ -98,7 +100,7 @@ class SctpTransport(RTCSctpTransport):
                 self._sack_alarm = self._clock.call_at(self._sack_due, self._ask_for_sack)
 
     def _send_next_sack(self) -> None:
-        """All that could be read is read. What that made us send may have taken the acknowledgement along."""
+        """Acknowledge what was read in one go, unless data that we sent meanwhile took that along."""
         self._sack_is_next = False
         if self._unacknowledged >= SACK_AFTER:
             start_now(self._send_sack_now())
@@ -117,7 +119,7 @@ class SctpTransport(RTCSctpTransport):
         return is_small and not self._sack_misordered and not self._sack_duplicates
 
     def _plain_sack(self) -> sctp.SackChunk:
-        """All has come so far, in order."""
+        """An acknowledgement of all that came, nothing missing."""
         sack = sctp.SackChunk()
         sack.cumulative_tsn = self._last_received_tsn
         sack.advertised_rwnd = max(0, self._advertised_rwnd)
@@ -130,7 +132,7 @@ class SctpTransport(RTCSctpTransport):
             await super()._send_sack()
 
     def _ask_for_sack(self) -> None:
-        """An acknowledgement may be due: a timer outlives what it was set for, since most go along before."""
+        """Acknowledge if that is due: most timers outlive what they were set for, which went along with data."""
         self._sack_alarm = None
         if self._sack_due is None:
             return
@@ -151,7 +153,7 @@ class SctpTransport(RTCSctpTransport):
     # --- sending ------------------------------------------------------------------------------------------------------
 
     def _data_channel_send(self, channel: aiortc.RTCDataChannel, data: bytes | str) -> None:
-        """Send at once, without a task for each message; what can't leave yet is sent upon an acknowledgement."""
+        """Send at once, without a task for each message; what can't leave yet leaves upon an acknowledgement."""
         largest = getattr(self, "_remote_max_message_size", 0)
         if not isinstance(data, bytes) or not data or 0 < largest < len(data):
             super()._data_channel_send(channel, data)
@@ -162,7 +164,7 @@ class SctpTransport(RTCSctpTransport):
             start_now(self._data_channel_flush())
 
     async def _transmit(self) -> None:
-        """Nothing to send again, as nearly always: no need to look for it in all that is in flight."""
+        """Skip looking through all that is in flight where nothing is to be sent again, as nearly always."""
         if self._is_repairing or self._forward_tsn_chunk is not None:
             await super()._transmit()
             self._is_repairing = any(chunk._retransmit for chunk in self._sent_queue)
@@ -198,7 +200,7 @@ class SctpTransport(RTCSctpTransport):
             for callback in callbacks:
                 callback()
 
-    # The timer for what is not acknowledged starts anew with each packet: only its deadline moves, its alarm looks after it.
+    # The retransmission timer starts anew with nearly each packet: only its deadline moves, and its alarm checks that.
 
     def _t3_start(self) -> None:
         self._t3_due = self._clock.time() + self._rto
@@ -230,6 +232,11 @@ class SctpTransport(RTCSctpTransport):
     def _t3_expired(self) -> None:
         self._is_repairing = True
         super()._t3_expired()
+
+    @property
+    def window(self) -> int:
+        """Bytes that may be in flight."""
+        return self._cwnd
 
     @property
     def is_idle(self) -> bool:

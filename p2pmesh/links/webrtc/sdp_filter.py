@@ -1,9 +1,9 @@
 """What of a peer's session description reaches aiortc: one data channel section, written anew from what was checked.
 
 aiortc's parser trusts its input. A hostile description could make it open codecs, transports and a check for each of
-hundreds of addresses, or fail in any way. So nothing of the peer's text is passed on; the description that aiortc sees is
-put together from the few attributes that a data channel needs, each of them matched and bounded. The fingerprints are
-the very ones that the peer's signature covers.
+hundreds of addresses, or fail in any way. So nothing of the peer's text is passed on; the description that aiortc sees
+is put together from the few attributes that a data channel needs, each of them matched and bounded. The fingerprints
+are the very ones that the peer's signature covers.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from p2pmesh.protocols.signaling.handshake import fingerprints
 from p2pmesh.wire.messages import Signal
 
 MAX_CANDIDATES = 32
-"""A check goes out to each of them, from each of our addresses; browsers with several interfaces offer about a dozen."""
+"""Each of them is checked from each of our addresses; browsers with several interfaces offer about a dozen."""
 
 _PATTERNS = {
     "ice-ufrag": re.compile(r"[A-Za-z0-9+/]{4,256}"),

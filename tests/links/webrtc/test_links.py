@@ -10,26 +10,25 @@ import subprocess
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any, cast
+from typing import Any
 
 import aioice.ice
 import aioice.stun
 import aiortc
 import pytest
 import trio
-import trio.testing
 import trio_asyncio
 
 from p2pmesh.config import IceServer, LinkConfig
 from p2pmesh.errors import ConfigError
 from p2pmesh.keyspace import PeerId
 from p2pmesh.links.link import AttemptFailed, LinkError, LinkProtocolError, LinkTimedOut
-from p2pmesh.links.webrtc import aiortc_patch, eager_coroutine, event_loop, sctp_patch
+from p2pmesh.links.webrtc import aiortc_patch, event_loop, sctp_patch
 from p2pmesh.links.webrtc.dialer import WebRTCDialer
-from p2pmesh.links.webrtc.sdp_filter import MAX_CANDIDATES, clean_candidate, clean_description
 from p2pmesh.protocols.inputs import RemotePeer
 from p2pmesh.wire.messages import PROTOCOL_VERSION, Candidate, Signal
 from tests.harness import link_contract
+from tests.harness.webrtc import below, loop_of
 
 pytestmark = pytest.mark.webrtc
 
@@ -72,10 +71,6 @@ async def linked(
 def sdp_of(signal: Signal) -> str:
     assert signal.sdp is not None
     return signal.sdp
-
-
-def loop_of(dialer: WebRTCDialer) -> Any:
-    return dialer._loop
 
 
 def open_sockets() -> int:
@@ -259,51 +254,17 @@ async def settle(loop: Any) -> None:
 
 async def test_a_second_data_channel_ends_the_link() -> None:
     async with linked() as (alice, bob):
-        alice._carrier._loop.call_now(alice._carrier._connection.createDataChannel, "another")
+        under = below(alice)
+        under.loop.call_now(under.connection.createDataChannel, "another")
         with pytest.raises(LinkProtocolError, match="second"):
             await bob.receive()
-
-
-async def test_media_and_floods_of_candidates_never_reach_aiortc() -> None:
-    async with WebRTCDialer(QUICK) as dialer:
-        attempt = await dialer.offer(BOB)
-        sdp = sdp_of(attempt.signal)
-        await attempt.aclose()
-    with pytest.raises(Exception, match="more than one"):
-        clean_description(Signal(type="offer", sdp=sdp + "m=audio 9 UDP/TLS/RTP/SAVPF 111\r\na=mid:1\r\n"))
-    flood = "".join(f"a=candidate:{n} 1 udp {n} 10.0.{n // 250}.{n % 250 + 1} 9 typ host\r\n" for n in range(500))
-    cleaned = clean_description(Signal(type="offer", sdp=sdp + flood))
-    assert cleaned.count("a=candidate:") == MAX_CANDIDATES
-    assert "end-of-candidates" not in cleaned
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "1 1 tcp 1 10.0.0.1 9 typ host tcptype passive",
-        "1 1 udp 1 b4c1.local 9 typ host",
-        "1 1 udp 1 10.0.0.1 0 typ host",
-        "1 1 udp 1 10.0.0.1 70000 typ host",
-        "1 1 udp 1 224.0.0.1 9 typ host",
-        "1 1 udp 1 999.0.0.1 9 typ host",
-        "1 2 udp 1 10.0.0.1 9 typ host",
-        "",
-    ],
-)
-def test_useless_candidates_are_left_out(text: str) -> None:
-    assert clean_candidate(text) is None
-
-
-def test_candidates_are_written_anew() -> None:
-    assert clean_candidate("a=candidate:9 1 UDP 5 FD00::2 9 typ HOST generation 0") == "9 1 udp 5 fd00::2 9 typ host"
 
 
 async def test_a_message_without_end_ends_the_link(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sctp_patch, "MAX_UNFINISHED", 100_000)
     async with linked() as (alice, bob):
-        association = alice._carrier._connection.sctp
         monkeypatch.setattr(aiortc.rtcsctptransport, "SCTP_DATA_LAST_FRAG", 0)
-        sender = association._loop.create_task(association._send(0, 53, bytes(3_000_000)))
+        sender = below(alice).send_message(3_000_000)
         with pytest.raises((LinkError, trio.EndOfChannel)):
             await bob.receive()
         sender.cancel()
@@ -396,7 +357,7 @@ async def test_cancelling_at_any_instant_leaves_nothing_behind(caplog: pytest.Lo
                 with trio.move_on_after(rng.uniform(0, 0.04)):
                     await set_up_and_close(alice, bob)
                 for dialer, tasks in zip((alice, bob), idle, strict=True):
-                    assert not dialer._carriers
+                    assert not dialer.connections
                     assert len(asyncio.all_tasks(loop_of(dialer))) == tasks
         assert open_sockets() - before <= 8  # the loops' own
     assert open_sockets() == before
@@ -460,7 +421,7 @@ async def test_an_exception_in_an_asyncio_task_fails_its_own_link_only(caplog: p
         async def fail() -> None:  # noqa: ASYNC124  # as aiortc's are
             raise ZeroDivisionError("in a task of aiortc")
 
-        hit._carrier._start(fail(), hit._carrier)
+        below(hit).start_task(fail())
         with trio.fail_after(5), pytest.raises(LinkError, match="in a task of aiortc"):
             await hit.receive()
         loop_of(alice).create_task(fail())
@@ -500,22 +461,21 @@ async def test_a_slow_receiver_slows_its_sender() -> None:
 
 
 async def test_this_trio_asyncio_and_this_aiortc_are_the_ones_we_know() -> None:
-    assert aiortc_patch._lacks() == []
+    assert aiortc_patch.lacks() == []
     async with linked() as links:
-        for link in links:
-            connection = link._carrier._connection
-            assert type(link._carrier._loop) is event_loop.FastLinkLoop
-            assert type(connection.sctp) is sctp_patch.SctpTransport
-            assert type(connection.sctp.transport.transport._connection) is aiortc_patch.IceConnection
-            assert all(type(transport) is event_loop.DatagramTransport for transport in link._carrier.sockets)
+        for parts in map(below, links):
+            assert type(parts.loop) is event_loop.FastLinkLoop
+            assert type(parts.association) is sctp_patch.SctpTransport
+            assert type(parts.ice) is aiortc_patch.IceConnection
+            assert all(type(transport) is event_loop.DatagramTransport for transport in parts.carrier.sockets)
 
 
 async def test_without_them_links_are_slower_but_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(aiortc_patch, "_missing", ["all of it"])
+    monkeypatch.setattr(aiortc_patch, "known", lambda: False)
     monkeypatch.setattr(event_loop, "can_take_over", lambda loop: False)
     async with linked() as (alice, bob):
-        assert type(alice._carrier._loop) is event_loop.LinkLoop
-        assert type(alice._carrier._connection.sctp) is aiortc.RTCSctpTransport
+        assert type(below(alice).loop) is event_loop.LinkLoop
+        assert type(below(alice).association) is aiortc.RTCSctpTransport
         await alice.send(bytes(300_000))
         assert await bob.receive() == bytes(300_000)
         await alice.aclose()
@@ -528,82 +488,7 @@ async def test_the_window_is_capped() -> None:
         for _ in range(400):
             await alice.send(bytes(16 * 1024))
             await bob.receive()
-        assert alice._carrier._connection.sctp._cwnd <= sctp_patch.CWND_CAP_FAR
-
-
-async def test_the_loop_keeps_asyncios_promises() -> None:
-    async with event_loop.open_link_loop() as loop:
-        order: list[str] = []
-        over = trio.Event()
-        loop.call_later(0.02, order.append, "late")
-        loop.call_later(0.01, order.append, "cancelled").cancel()
-        loop.call_later(0.005, order.append, "soon")
-        loop.call_soon(order.append, "first")
-        loop.call_soon(order.append, "second")
-        await trio.to_thread.run_sync(loop.call_soon_threadsafe, order.append, "from a thread")
-        loop.call_later(0.03, over.set)
-        await over.wait()
-        assert order[:2] == ["first", "second"]
-        assert sorted(order[2:]) == ["from a thread", "late", "soon"]
-        assert order.index("soon") < order.index("late")
-        assert await trio_asyncio.aio_as_trio(asyncio.sleep)(0.01, "slept") == "slept"
-        with trio.move_on_after(0.02) as scope:
-            await trio_asyncio.aio_as_trio(asyncio.sleep)(10)
-        assert scope.cancelled_caught
-
-
-async def test_what_is_called_at_once_takes_nobodys_turn() -> None:
-    async with event_loop.open_link_loop() as loop:
-        order: list[str] = []
-        await trio.testing.wait_all_tasks_blocked()
-        loop.call_now(lambda: loop.call_soon(order.append, "at once"))
-        assert order == ["at once"]
-        loop.call_soon(order.append, "in turn")
-        loop.call_now(lambda: loop.call_soon(order.append, "after it"))
-        assert order == ["at once"]
-        await trio.testing.wait_all_tasks_blocked()
-        assert order == ["at once", "in turn", "after it"]
-
-
-async def test_what_starts_now_runs_as_far_as_it_can_and_then_as_a_task() -> None:
-    async with event_loop.open_link_loop() as loop:
-        order: list[str] = []
-        over = trio.Event()
-
-        async def waits() -> None:
-            order.append("begun")
-            await asyncio.sleep(0)
-            await asyncio.sleep(0.001)
-            with pytest.raises(asyncio.TimeoutError):
-                await asyncio.wait_for(asyncio.sleep(10), 0.001)
-            order.append("ended")
-            over.set()
-
-        loop.call_now(eager_coroutine.start_now, waits())
-        assert order == ["begun"]
-        await over.wait()
-        assert order == ["begun", "ended"]
-
-
-async def test_what_starts_now_and_fails_fails_its_owner_and_not_its_caller() -> None:
-    class Connection:
-        def __init__(self) -> None:
-            self.tasks: set[Any] = set()
-            self.sockets: set[Any] = set()
-            self.errors: list[BaseException | None] = []
-
-        def failed(self, error: BaseException | None, message: str) -> None:
-            self.errors.append(error)
-
-    async def fails() -> None:
-        raise ValueError("at once")
-
-    async with event_loop.open_link_loop() as loop:
-        owner = Connection()
-        token = event_loop.owner_of_context.set(owner)
-        loop.call_now(eager_coroutine.start_now, fails())
-        event_loop.owner_of_context.reset(token)
-        assert [str(error) for error in owner.errors] == ["at once"]
+        assert below(alice).association.window <= 1024 * 1024
 
 
 async def test_datagrams_are_taken_as_they_come_and_a_strangers_harm_nobody() -> None:
@@ -611,20 +496,13 @@ async def test_datagrams_are_taken_as_they_come_and_a_strangers_harm_nobody() ->
         for link in (alice, bob):  # the handshake is over when aiortc looks at the first packet after it
             await link.send(b"first")
         assert [await alice.receive(), await bob.receive()] == [b"first", b"first"]
-        ice = bob._carrier._connection.sctp.transport.transport._connection
         waiting: list[bytes] = []
-        put = ice._queue.put_nowait
-
-        def note(item: tuple[bytes, int]) -> None:
-            waiting.append(item[0])
-            put(item)
-
-        ice._queue.put_nowait = note
+        below(bob).watch_queue(waiting.append)
         for number in range(50):
             await alice.send(b"%d" % number)
             assert await bob.receive() == b"%d" % number
         assert waiting == []
-        address = next(iter(bob._carrier.sockets)).get_extra_info("sockname")
+        address = next(iter(bob.carrier.sockets)).get_extra_info("sockname")
         with trio.socket.socket(
             trio.socket.AF_INET6 if ":" in address[0] else trio.socket.AF_INET, trio.socket.SOCK_DGRAM
         ) as stranger:
@@ -633,14 +511,6 @@ async def test_datagrams_are_taken_as_they_come_and_a_strangers_harm_nobody() ->
         await alice.send(b"still there")
         assert await bob.receive() == b"still there"
         assert len(waiting) == 3, "for aiortc to look at"
-
-
-async def test_many_cancelled_timers_are_forgotten() -> None:
-    async with event_loop.open_link_loop() as loop:
-        for _ in range(10_000):
-            loop.call_later(1000, print).cancel()
-        await trio_asyncio.aio_as_trio(asyncio.sleep)(0.001)
-        assert len(cast("Any", loop)._timers) <= 2 * event_loop.CANCELLED_TIMERS
 
 
 # --- the contract -----------------------------------------------------------------------------------------------------
@@ -652,8 +522,7 @@ async def contract_pair(config: LinkConfig = QUICK) -> AsyncGenerator[link_contr
 
         def break_off() -> None:
             for link in (left, right):
-                for transport in list(link._carrier.sockets):
-                    transport.abort()
+                below(link).cut()
 
         yield link_contract.Pair(left, right, break_off)
 

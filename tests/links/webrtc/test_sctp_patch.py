@@ -1,114 +1,75 @@
-"""Acknowledgements of the SCTP association: when they wait, what takes them along, and what they never wait for."""
+"""The SCTP association: when acknowledgements wait, what takes them along, what is sent again, what is bounded."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Any, cast
+from typing import Any
 
 import aiortc.rtcsctptransport as sctp
-from aiortc.rtcsctptransport import DataChunk, SackChunk
+import pytest
+from aiortc.rtcsctptransport import AbortChunk, DataChunk, SackChunk
 
-from p2pmesh.links.webrtc.sctp_patch import MAX_AHEAD, ROOM_FOR_SACK, SACK_DELAY, SctpTransport
+from p2pmesh.links.webrtc import sctp_patch
+from tests.harness.sctp import FIRST, Association, data, now, with_association
 
 FULL = sctp.USERDATA_MAX_LENGTH
-PATIENCE = 100 * SACK_DELAY
+KIB = 1024
 
 
-class Dtls:
-    """What lies below an association: keeps the packets that it sends."""
-
-    state = "connected"
-
-    def __init__(self) -> None:
-        self.packets: list[bytes] = []
-        self.sent = asyncio.Event()
-
-    async def _send_data(self, packet: bytes) -> None:
-        self.packets.append(packet)
-        self.sent.set()
-
-
-class Association:
-    """An association that has got everything up to number 9."""
-
-    def __init__(self) -> None:
-        self.below = Dtls()
-        self.sctp = SctpTransport(cast("Any", self.below))
-        self.sctp.tune()
-        self.sctp._remote_port = 5000
-        self.sctp._last_received_tsn = 9
-
-    async def get(self, tsn: int, size: int = 100) -> None:
-        packet = sctp.serialize_packet(5000, 5000, self.sctp._local_verification_tag, data(tsn, size))
-        await self.sctp._handle_data(packet)
-
-    async def send(self, size: int = 100) -> None:
-        await self.sctp._send_chunk(data(1, size))
-
-    @property
-    def sent(self) -> list[list[Any]]:
-        """The chunks in each packet."""
-        return [sctp.parse_packet(packet)[3] for packet in self.below.packets]
-
-    @property
-    def kinds(self) -> list[list[type]]:
-        return [[type(chunk) for chunk in chunks] for chunks in self.sent]
-
-    @property
-    def waits(self) -> bool:
-        return self.sctp._sack_due is not None
-
-
-def data(tsn: int, size: int) -> DataChunk:
-    chunk = DataChunk(flags=sctp.SCTP_DATA_FIRST_FRAG | sctp.SCTP_DATA_LAST_FRAG)
-    chunk.tsn, chunk.stream_id, chunk.stream_seq, chunk.protocol = tsn, 0, tsn % 2**16, sctp.WEBRTC_BINARY
-    chunk.user_data = bytes(size)
-    return chunk
-
-
-def with_association(test: Callable[[Association], Awaitable[None]]) -> None:
-    async def run() -> None:
-        await test(Association())
-
-    asyncio.run(run())
+# --- acknowledgements -------------------------------------------------------------------------------------------------
 
 
 def test_an_acknowledgement_that_waits_goes_along_with_data() -> None:
     async def test(here: Association) -> None:
-        await here.get(10)
-        assert here.waits
+        await here.get(FIRST)
         assert here.sent == []
-        await here.send()
+        here.send()
         ((sack, chunk),) = here.sent
         assert isinstance(sack, SackChunk)
-        assert (sack.cumulative_tsn, sack.gaps, sack.duplicates) == (10, [], [])
+        assert (sack.cumulative_tsn, sack.gaps, sack.duplicates) == (FIRST, [], [])
         assert chunk.user_data == bytes(100)
-        assert not here.waits
-        await here.send()
+        here.send()
         assert here.kinds[1:] == [[DataChunk]]
+        await asyncio.sleep(1)
+        assert len(here.sent) == 2, "and it is not told again"
 
     with_association(test)
 
 
 def test_without_data_to_go_with_it_leaves_alone_after_a_while() -> None:
     async def test(here: Association) -> None:
-        await here.get(10)
-        await asyncio.wait_for(here.below.sent.wait(), PATIENCE)
+        await here.get(FIRST)
+        await asyncio.sleep(0.01)
+        assert here.sent == []
+        await asyncio.sleep(0.19)  # RFC 9260 asks for 0.2 s
         ((sack,),) = here.sent
-        assert sack.cumulative_tsn == 10
-        await here.send()
+        assert sack.cumulative_tsn == FIRST
+        here.send()
         assert here.kinds[1:] == [[DataChunk]]
+
+    with_association(test)
+
+
+def test_what_comes_after_data_took_an_acknowledgement_along_waits_for_its_own_time() -> None:
+    async def test(here: Association) -> None:
+        await here.get(FIRST)
+        await asyncio.sleep(0.09)
+        here.send()
+        await here.get(FIRST + 1)
+        await asyncio.sleep(0.05)
+        assert len(here.sent) == 1
+        await asyncio.sleep(0.15)
+        assert here.sent[1][0].cumulative_tsn == FIRST + 1
 
     with_association(test)
 
 
 def test_much_data_is_acknowledged_at_once() -> None:
     async def test(here: Association) -> None:
-        await here.get(10, FULL)
+        await here.get(FIRST, FULL)
         await asyncio.sleep(0)
         assert here.sent == []
-        await here.get(11, FULL)
+        await here.get(FIRST + 1, FULL)
         await asyncio.sleep(0)
         assert here.kinds == [[SackChunk]]
 
@@ -117,13 +78,13 @@ def test_much_data_is_acknowledged_at_once() -> None:
 
 def test_what_is_read_in_one_go_is_acknowledged_together() -> None:
     async def test(here: Association) -> None:
-        for tsn in range(10, 17):
-            await here.get(tsn, FULL)
+        for number in range(FIRST, FIRST + 7):
+            await here.get(number, FULL)
         assert here.sent == []
         await asyncio.sleep(0)
         assert here.kinds == [[SackChunk]]
-        for tsn in range(17, 25):
-            await here.get(tsn, FULL)
+        for number in range(FIRST + 7, FIRST + 15):
+            await here.get(number, FULL)
         assert here.kinds == [[SackChunk]] * 2, "but not all of a flood"
 
     with_association(test)
@@ -131,121 +92,282 @@ def test_what_is_read_in_one_go_is_acknowledged_together() -> None:
 
 def test_an_answer_at_once_takes_the_acknowledgement_along() -> None:
     async def test(here: Association) -> None:
-        async def answer(stream_id: int, pp_id: int, data: bytes) -> None:
-            await here.send()
-
-        here.sctp._get_inbound_stream(0).sequence_number = 10
-        here.sctp._receive = answer  # type: ignore[method-assign]
-        await here.get(10)
+        here.channel.on("message", lambda message: here.send())
+        await here.get(FIRST)
         assert here.kinds == [[SackChunk, DataChunk]]
-        assert not here.waits
-
-    with_association(test)
-
-
-def test_what_is_not_acknowledged_is_sent_again_after_the_timeout_and_its_timer_started_last() -> None:
-    async def test(here: Association) -> None:
-        here.sctp._association_state = here.sctp.State.ESTABLISHED
-        here.sctp._rto = 0.1
-        loop = asyncio.get_running_loop()
-        began = loop.time()
-        await here.sctp._send(0, sctp.WEBRTC_BINARY, bytes(100))
-        await asyncio.sleep(0.05)
-        here.sctp._t3_restart()
-        here.below.sent.clear()
-        await asyncio.wait_for(here.below.sent.wait(), PATIENCE)
-        assert loop.time() - began >= 0.149
-        first, again = (chunks[0] for chunks in here.sent)
-        assert (first.tsn, first.user_data) == (again.tsn, again.user_data)
-        sack = SackChunk()
-        sack.cumulative_tsn = first.tsn
-        await here.sctp._receive_sack_chunk(sack)
-        await asyncio.sleep(0.25)
-        assert len(here.sent) == 2
-        here.sctp._set_state(here.sctp.State.CLOSED)
+        await asyncio.sleep(1)
+        assert here.kinds == [[SackChunk, DataChunk]]
 
     with_association(test)
 
 
 def test_what_is_missing_is_told_at_once_and_in_full() -> None:
     async def test(here: Association) -> None:
-        await here.get(10)
-        await here.get(12)
+        await here.get(FIRST)
+        await here.get(FIRST + 2)
         ((sack,),) = here.sent
-        assert (sack.cumulative_tsn, sack.gaps) == (10, [(2, 2)])
-        await here.send()
+        assert (sack.cumulative_tsn, sack.gaps) == (FIRST, [(2, 2)])
+        here.send()
         assert here.kinds[1:] == [[DataChunk]], "a short form would say nothing of the gap"
+        await here.get(FIRST + 1)
+        assert [len(message) for message in here.received] == [100] * 3
 
     with_association(test)
 
 
 def test_what_comes_twice_is_told_at_once() -> None:
     async def test(here: Association) -> None:
-        await here.get(10)
-        await here.get(10)
+        await here.get(FIRST)
+        await here.get(FIRST)
         ((sack,),) = here.sent
-        assert (sack.cumulative_tsn, sack.duplicates) == (10, [10])
+        assert (sack.cumulative_tsn, sack.duplicates) == (FIRST, [FIRST])
 
     with_association(test)
 
 
 def test_data_with_an_acknowledgement_is_no_larger_than_a_packet_may_be() -> None:
     async def test(here: Association) -> None:
-        await here.send(FULL)
-        await here.get(10)
-        await here.send(ROOM_FOR_SACK)
-        full, bundled = map(len, here.below.packets)
-        assert here.kinds == [[DataChunk], [SackChunk, DataChunk]]
-        assert bundled <= full
-
-    with_association(test)
-
-
-def test_data_that_fills_its_packet_goes_alone_and_the_acknowledgement_after_it() -> None:
-    async def test(here: Association) -> None:
-        await here.get(10)
-        await here.send(ROOM_FOR_SACK + 1)
-        assert here.kinds == [[DataChunk]]
-        here.below.sent.clear()
-        await asyncio.wait_for(here.below.sent.wait(), PATIENCE)
-        assert here.kinds == [[DataChunk], [SackChunk]]
+        here.send(FULL)
+        full = here.sizes[0]
+        bundled = 0
+        for count, size in enumerate(range(FULL - 100, FULL + 1), 1):
+            await here.acknowledge(count)
+            await here.get(FIRST + count - 1)
+            here.send(size)
+            bundled += here.kinds[-1] == [SackChunk, DataChunk]
+            await asyncio.sleep(0.2)
+            assert here.kinds[-1] in ([SackChunk, DataChunk], [SackChunk]), "after data that fills its packet"
+        assert max(here.sizes) <= full
+        assert 0 < bundled < 100
 
     with_association(test)
 
 
 def test_the_other_side_takes_both_out_of_one_packet() -> None:
     async def test(here: Association) -> None:
-        there = Association()
-        here.sctp._remote_verification_tag = there.sctp._local_verification_tag
-        await here.get(10)
-        await here.sctp._send_chunk(data(10, 100))
-        acknowledged: list[int] = []
-
-        async def note(chunk: SackChunk) -> None:
-            acknowledged.append(chunk.cumulative_tsn)
-
-        there.sctp._receive_sack_chunk = note  # type: ignore[method-assign]
-        await there.sctp._handle_data(here.below.packets[0])
-        assert acknowledged == [10]
-        assert there.sctp._last_received_tsn == 10
-
-    with_association(test)
-
-
-def test_data_too_far_ahead_of_what_is_missing_is_dropped() -> None:
-    async def test(here: Association) -> None:
-        await here.get(9 + MAX_AHEAD + 1)
-        assert here.sctp._sack_misordered == set()
-        await here.get(9 + MAX_AHEAD)
-        assert here.sctp._sack_misordered == {9 + MAX_AHEAD}
+        here.send()
+        assert not here.sctp.is_idle
+        await here.hear(here.sack(1), data(FIRST, 100))
+        assert here.sctp.is_idle
+        assert here.received == [bytes(100)]
+        await asyncio.sleep(1)
+        assert here.sent[-1][0].cumulative_tsn == FIRST
 
     with_association(test)
 
 
 def test_a_closed_association_acknowledges_nothing_any_more() -> None:
     async def test(here: Association) -> None:
-        await here.get(10)
-        here.sctp._set_state(here.sctp.State.CLOSED)
-        assert not here.waits
+        await here.get(FIRST)
+        await here.sctp.stop()
+        await asyncio.sleep(10)
+        assert here.kinds == [[AbortChunk]]
 
     with_association(test)
+
+
+# --- what a peer can make us keep -------------------------------------------------------------------------------------
+
+
+def test_data_too_far_ahead_of_what_is_missing_is_dropped() -> None:
+    async def test(here: Association) -> None:
+        await here.get(FIRST + 1000)
+        assert here.sent[-1][0].gaps == [(1001, 1001)]
+        await here.get(FIRST + 70_000)
+        await here.get(FIRST + 1001)
+        assert here.sent[-1][0].gaps == [(1001, 1002)]
+
+    with_association(test)
+
+
+def test_a_message_without_end_ends_the_association(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sctp_patch, "MAX_UNFINISHED", 100_000)
+    closed: list[str] = []
+
+    async def test(here: Association) -> None:
+        here.channel.on("close", lambda: closed.append("closed"))
+        for number in range(1300):  # the window that aiortc advertises has room for 900
+            await here.hear(data(FIRST + number, FULL, is_last=False))
+            if closed:
+                break
+        await asyncio.sleep(1)
+        assert here.kinds[-1] == [AbortChunk], "and nothing is acknowledged after it"
+        assert 900 < number < 1100
+
+    with_association(test)
+
+
+# --- sending again, by RFC 9260, section 6.3 --------------------------------------------------------------------------
+
+
+def test_what_is_not_acknowledged_is_sent_again_after_the_timeout() -> None:
+    async def test(here: Association) -> None:
+        here.send()
+        await asyncio.sleep(10)
+        assert here.data_sent == [(0, 0), (pytest.approx(3), 0), (pytest.approx(6), 0), (pytest.approx(9), 0)]
+        await here.acknowledge(1)
+        await asyncio.sleep(100)
+        assert len(here.data_sent) == 4
+
+    with_association(test)
+
+
+def test_the_timeout_follows_the_round_trips_and_counts_from_the_last_acknowledgement() -> None:
+    async def test(here: Association) -> None:
+        here.send()
+        await asyncio.sleep(1)
+        here.send()
+        await asyncio.sleep(1)
+        await here.acknowledge(1)  # a round trip of 2 s: from now on 2 + 4 * 1 s
+        await asyncio.sleep(10)
+        assert here.data_sent[:3] == [(0, 0), (pytest.approx(1), 1), (pytest.approx(8), 1)]
+
+    with_association(test)
+
+
+def test_quick_round_trips_make_it_a_second() -> None:
+    async def test(here: Association) -> None:
+        for count in range(1, 30):
+            here.send()
+            await asyncio.sleep(0.01)
+            await here.acknowledge(count)
+        here.send()
+        sent = now()
+        await asyncio.sleep(1.5)
+        assert here.data_sent[-2:] == [(pytest.approx(sent), 29), (pytest.approx(sent + 1), 29)]
+
+    with_association(test)
+
+
+def test_a_later_send_does_not_put_off_the_timeout_of_an_earlier_one() -> None:
+    async def test(here: Association) -> None:
+        here.send()
+        for _ in range(5):
+            await asyncio.sleep(0.5)
+            here.send()
+        await asyncio.sleep(0.6)
+        assert [number for _, number in here.data_sent].count(0) == 2
+
+    with_association(test)
+
+
+def test_what_three_reports_miss_is_sent_again_at_once_and_nothing_else() -> None:
+    async def test(here: Association) -> None:
+        for _ in range(5):
+            here.send()
+        for last in (2, 3, 4):
+            await here.acknowledge(1, (2, last))
+        assert [number for _, number in here.data_sent] == [0, 1, 2, 3, 4, 1]
+        assert now() == 0
+        await here.acknowledge(5)
+        assert here.sctp.is_idle
+
+    with_association(test)
+
+
+def test_what_could_not_leave_leaves_with_the_acknowledgements() -> None:
+    async def test(here: Association) -> None:
+        for _ in range(10):
+            here.send(FULL)
+        first = len(here.data_sent)
+        assert 0 < first < 10
+        acknowledged = 0
+        while len(here.data_sent) < 10:
+            acknowledged += 1
+            await here.acknowledge(acknowledged)
+        assert here.channel.bufferedAmount == 0
+        assert [number for _, number in here.data_sent] == list(range(10))
+
+    with_association(test)
+
+
+def test_whoever_waits_for_it_to_be_idle_is_called_once_when_all_is_acknowledged() -> None:
+    async def test(here: Association) -> None:
+        called: list[float] = []
+        assert here.sctp.is_idle
+        for _ in range(3):
+            here.send(FULL)
+        here.send(FULL)  # more than the first window has
+        here.sctp.call_when_idle(lambda: called.append(now()))
+        await here.acknowledge(2)
+        assert not here.sctp.is_idle
+        await asyncio.sleep(0.5)
+        assert called == []
+        await here.acknowledge(4)
+        assert here.sctp.is_idle
+        assert called == [0.5]
+        here.send()
+        await here.acknowledge(5)
+        assert called == [0.5]
+
+    with_association(test)
+
+
+# --- the window -------------------------------------------------------------------------------------------------------
+
+
+async def most_in_flight(here: Association, round_trip: float, size: int, total: int) -> int:
+    """Bytes under way at most, while the peer acknowledges each packet half a round trip after it came."""
+    loop = asyncio.get_running_loop()
+    in_flight = most = acknowledged = 0
+    tasks: set[asyncio.Task[None]] = set()
+
+    def arrived(count: int, size: int) -> None:
+        nonlocal in_flight, acknowledged
+        in_flight -= size
+        acknowledged = max(acknowledged, count)
+        task = loop.create_task(here.acknowledge(acknowledged))
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+    def took(chunks: list[Any]) -> None:
+        nonlocal in_flight, most
+        for chunk in chunks:
+            if isinstance(chunk, DataChunk):
+                in_flight += len(chunk.user_data)
+                most = max(most, in_flight)
+                count = (chunk.tsn - here.first_sent) % 2**32 + 1
+                loop.call_later(round_trip, arrived, count, len(chunk.user_data))
+
+    here.below.on_packet = took
+    for _ in range(total // size):
+        here.send(size)
+    while not here.sctp.is_idle:
+        await asyncio.sleep(round_trip)
+    return most
+
+
+@pytest.mark.parametrize(("round_trip", "least", "cap"), [(0.001, 100 * KIB, 130 * KIB), (0.02, 350 * KIB, 415 * KIB)])
+def test_the_window_grows_with_the_length_of_the_path_to_what_buffers_hold(
+    round_trip: float, least: int, cap: int
+) -> None:
+    async def test(here: Association) -> None:
+        assert least < await most_in_flight(here, round_trip, 16 * KIB, 10_000 * KIB) <= cap
+
+    with_association(test, window=16 << 20)
+
+
+def test_the_window_is_that_of_the_shortest_round_trip() -> None:
+    async def test(here: Association) -> None:
+        here.send()
+        await asyncio.sleep(1)
+        await here.acknowledge(1)
+        assert 100 * KIB < await most_in_flight(here, 0.001, 16 * KIB, 10_000 * KIB) <= 130 * KIB
+
+    with_association(test, window=16 << 20)
+
+
+def test_the_window_has_a_cap_however_long_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sctp_patch, "CWND_CAP_FAR", 200 * KIB)
+
+    async def test(here: Association) -> None:
+        assert 150 * KIB < await most_in_flight(here, 0.1, 16 * KIB, 4_000 * KIB) <= 205 * KIB
+
+    with_association(test, window=16 << 20)
+
+
+def test_small_chunks_count_for_what_they_cost() -> None:
+    async def test(here: Association) -> None:
+        assert await most_in_flight(here, 0.001, 64, 128 * KIB) <= 130 * KIB * 64 // 512
+
+    with_association(test, window=16 << 20)
