@@ -12,17 +12,16 @@ from msgspec import structs
 
 from p2pmesh.config import MeshConfig, RoutingConfig
 from p2pmesh.errors import MeshClosed, PeerUnreachable, RemoteProtocolError
-from p2pmesh.protocols.inputs import CancelCall, Leave, LinkUp, RemotePeer, SendDirect, Subsystem
+from p2pmesh.protocols.inputs import CancelCall, Leave, LinkUp, RemotePeer, SendDirect
 from p2pmesh.protocols.routing.packets import content, signed
-from p2pmesh.protocols.routing.routing import RoutingCore
-from p2pmesh.protocols.routing.sealed_box import SEAL_SIZE, contact_of, is_contact_of, seal, unseal
+from p2pmesh.protocols.routing.sealed_box import SEAL_SIZE, Contacts, contact_of, is_contact_of, seal, unseal
 from p2pmesh.simulation.discrete.network import EPOCH
 from p2pmesh.wire.codec import encode
 from p2pmesh.wire.messages import Direct, Message
 from p2pmesh.wire.overlay import ContactReply, ContactRequest, Packet
 from tests.harness.examples import examples
 from tests.harness.routing import Node, RouteNet, ring, small_world
-from tests.harness.virtual_time import identity, virtual_wall
+from tests.harness.virtual_time import identity
 
 ALICE, BOB, EVE = identity(0), identity(1), identity(2)
 
@@ -116,7 +115,7 @@ def test_a_message_whose_link_ends_goes_on_over_a_route_and_is_delivered_once():
         net.run(5)
         assert net.nodes[0].replies[call].error is None
         assert [event.payload for event in net.nodes[1].directs] == ["hello"]
-        assert net.nodes[0].core.snapshot()["continued"] == 1
+        assert net.nodes[0].count("direct_sender.continued") == 1
 
 
 def test_a_message_under_way_takes_a_new_link_to_its_receiver():
@@ -209,7 +208,7 @@ def test_relays_can_not_put_their_own_key_into_a_contact_record():
     net.meddle = meddle
     call = net.send(0, 3, "secret")
     net.run(20)
-    assert net.nodes[0].packets["bad_signature"] > 0
+    assert net.nodes[0].count("packets.bad_signature") > 0
     assert net.nodes[0].replies[call].error is None
     assert [event.payload for event in net.nodes[3].directs] == ["secret"]
 
@@ -240,13 +239,7 @@ def test_a_peer_that_is_not_there_is_unreachable_within_seconds():
 
 
 def test_a_payload_that_is_too_large_for_its_receiver_says_so():
-    net = RouteNet(8, ring(8))
-    small = net.nodes[3]
-    config = MeshConfig(max_payload=1000)
-    small.cores[Subsystem.ROUTING] = RoutingCore(small.identity, config, random.Random(1), virtual_wall)
-    for peer in small.links:
-        other = net.by_id[peer].identity
-        net.feed(small, LinkUp(RemotePeer(peer, True, 1, other.public_key)))
+    net = RouteNet(8, ring(8), configs={3: MeshConfig(max_payload=1000)})
     call = net.send(0, 3, b"x" * 1001)
     fits = net.send(0, 3, b"x" * 1000)
     net.run(5)
@@ -255,11 +248,11 @@ def test_a_payload_that_is_too_large_for_its_receiver_says_so():
 
 
 def test_a_message_that_ignores_the_limit_is_refused():
-    net = RouteNet(8, ring(8), config=MeshConfig(max_payload=1000))
+    net = RouteNet(8, ring(8), configs={3: MeshConfig(max_payload=1000)})
     alice, bob = net.nodes[0], net.nodes[3]
-    contact = contact_of(bob.identity, 2000, 0)
-    alice.core._contacts.learn(bob.id, contact)
-    alice.core._max_payload = 2000
+    boast = ContactRequest(contact=contact_of(bob.identity, 2000, 0))
+    net.route(3, alice.id, boast, answered=True)
+    net.run(5)
     call = net.send(0, 3, b"x" * 1500)
     net.run(5)
     assert "too large" in error_of(net, 0, call)
@@ -277,8 +270,8 @@ def test_a_call_that_is_forgotten_is_not_repeated():
     net.run(60)
     assert len(net.sent) == sent
     assert net.nodes[0].replies == {}
-    snapshot = net.nodes[0].core.snapshot()
-    assert (snapshot["pending"], snapshot["waiting"], snapshot["packets"]["under_way"]) == (0, 0, 0)
+    for path in ("direct_sender.in_flight", "direct_sender.waiting", "requests.in_flight", "timers"):
+        assert net.nodes[0].count(path) == 0
 
 
 def test_who_leaves_answers_all_calls():
@@ -294,8 +287,7 @@ def test_a_window_holds_for_each_receiver_and_a_bound_for_all():
     net = RouteNet(12, ring(12), config=MeshConfig(routing=RoutingConfig(window=3, pending=5)))
     calls = [net.send(0, 4 + number % 3, str(number)) for number in range(30)]
     for _ in range(200):
-        snapshot = net.nodes[0].core.snapshot()
-        assert snapshot["pending"] <= 5
+        assert net.nodes[0].count("direct_sender.in_flight") <= 5
         net.run(0.1)
     assert all(net.nodes[0].replies[call].error is None for call in calls)
     assert [len(net.nodes[number].directs) for number in (4, 5, 6)] == [10, 10, 10]
@@ -365,8 +357,7 @@ def test_an_identity_has_one_box_key_for_ever_and_no_other_has_it():
 
 
 def test_a_newer_record_takes_the_place_of_an_older_one_and_their_number_is_bounded():
-    net = RouteNet(8, ring(8), config=MeshConfig(routing=RoutingConfig(remembered_routes=3)))
-    contacts = net.nodes[0].core._contacts
+    contacts = Contacts(ALICE, 1000, limit=3)
     old, new = contact_of(BOB, 1000, 5), contact_of(BOB, 1000, 6)
     for record in (old, new, old):
         assert contacts.learn(B, record)
@@ -380,5 +371,5 @@ def test_a_stranger_that_asks_for_our_record_with_another_ones_gets_it_and_is_no
     net = RouteNet(8, ring(8))
     net.route(2, net.nodes[0].id, ContactRequest(contact=contact_of(identity(77), 1, 1)), answered=True)
     net.run(3)
-    assert len(net.nodes[0].core._contacts) == 0
+    assert net.nodes[0].count("contacts") == 0
     assert net.nodes[2].outcomes

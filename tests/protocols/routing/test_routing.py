@@ -21,6 +21,7 @@ from p2pmesh.wire.messages import Direct, DirectAck, Message
 from tests.harness.core import IDENTITIES, Net
 from tests.harness.examples import examples
 from tests.harness.one_core import OneCore
+from tests.harness.routing import counted
 from tests.harness.virtual_time import remote, virtual_wall
 
 ME, ALICE, BOB = IDENTITIES[:3]
@@ -55,6 +56,9 @@ class Bare(OneCore[RoutingCore]):
     def sent(self) -> list[Any]:
         return [frame.message for frame in self.got(SendFrame)]
 
+    def count(self, name: str) -> int:
+        return counted(self.core, name)
+
     def delivered(self) -> list[DirectReceived]:
         return [event for event in self.events if isinstance(event, DirectReceived)]
 
@@ -87,7 +91,7 @@ def test_under_lasting_loss_a_message_arrives_at_most_once_and_every_call_is_ans
     assert len(payloads) == len(set(payloads))
     arrived = {call for call in calls if net.error(0, call) is None}
     assert len(arrived) <= len(payloads)
-    assert net.snapshots(Subsystem.ROUTING)[0]["pending"] == 0
+    assert counted(net.nodes[0].cores[Subsystem.ROUTING], "direct_sender.in_flight") == 0
 
 
 def test_a_message_is_answered_when_its_receiver_has_it():
@@ -132,7 +136,7 @@ def test_a_link_that_ends_and_no_other_way_fails_what_is_open_each_call_with_an_
     assert list(replies) == [1, 2]
     assert all(isinstance(reply.error, PeerUnreachable) for reply in replies.values())
     assert replies[1].error is not replies[2].error
-    assert (bare.count("pending"), bare.count("waiting")) == (0, 0)
+    assert (bare.count("direct_sender.in_flight"), bare.count("direct_sender.waiting")) == (0, 0)
 
 
 def test_retries_back_off_and_end_in_an_error():
@@ -143,7 +147,7 @@ def test_retries_back_off_and_end_in_an_error():
     assert len([e for e in effects if isinstance(e, SendFrame)]) == 2
     bare.wait_until(7.1)
     assert "3 attempts" in str(bare.replies[1].error)
-    assert bare.count("pending") == 0
+    assert bare.count("direct_sender.in_flight") == 0
 
 
 def test_a_repeated_message_is_acknowledged_again_and_not_delivered_again():
@@ -248,12 +252,12 @@ def test_the_window_of_a_link_is_bounded_and_moves_with_the_acks_in_order():
     for call in range(6):
         bare(SendDirect(call, A, str(call)))
         ids += [message.id for message in bare.sent()]
-    assert (bare.count("pending"), bare.count("waiting")) == (3, 3)
+    assert (bare.count("direct_sender.in_flight"), bare.count("direct_sender.waiting")) == (3, 3)
     for call in range(6):
         bare.hear(A, DirectAck(id=ids[call]))
         assert list(bare.replies) == [call]
         ids += [message.id for message in bare.sent()]
-    assert (bare.count("pending"), bare.count("waiting")) == (0, 0)
+    assert (bare.count("direct_sender.in_flight"), bare.count("direct_sender.waiting")) == (0, 0)
 
 
 def test_all_links_together_are_bounded_and_none_starves():
@@ -266,7 +270,7 @@ def test_all_links_together_are_bounded_and_none_starves():
     for call in range(6, 12):
         bare(SendDirect(call, B, call))
         sent += [(B, message.id) for message in bare.sent()]
-    assert (bare.count("pending"), bare.count("waiting")) == (4, 8)
+    assert (bare.count("direct_sender.in_flight"), bare.count("direct_sender.waiting")) == (4, 8)
     answered = 0
     while sent:
         peer, message_id = sent.pop(0)
@@ -275,7 +279,7 @@ def test_all_links_together_are_bounded_and_none_starves():
         sent += [
             (e.peers[0], e.message.id) for e in effects if isinstance(e, SendFrame) and isinstance(e.message, Direct)
         ]
-        assert bare.count("pending") <= 4
+        assert bare.count("direct_sender.in_flight") <= 4
     assert answered == 12
 
 
@@ -284,7 +288,7 @@ def test_bytes_in_flight_are_bounded_but_for_a_single_message():
     bare.up(ALICE)
     bare(SendDirect(1, A, b"x" * 3000))
     bare(SendDirect(2, A, b"x"))
-    assert (bare.count("pending"), bare.count("waiting")) == (1, 1)
+    assert (bare.count("direct_sender.in_flight"), bare.count("direct_sender.waiting")) == (1, 1)
 
 
 def test_seen_ids_are_bounded():
@@ -292,5 +296,5 @@ def test_seen_ids_are_bounded():
     bare.up(ALICE)
     for number in range(20):
         bare.hear(A, Direct(id=str(number), payload="x", encoding="text"))
-    assert bare.count("seen_ids") == 7
-    assert bare.count("seen_ids_forgotten") == 13
+    assert bare.count("receiver.seen_ids") == 7
+    assert bare.count("receiver.seen_ids_forgotten") == 13
