@@ -107,7 +107,7 @@ class RouteNet(LinkedNet[Node]):
         for node in self.nodes:
             self._tell_links(node)
 
-    # --- what a test does -----------------------------------------------------------------------------------------------
+    # --- what a test does ---------------------------------------------------------------------------------------------
 
     def link(self, a: int, b: int, *, tell: bool = True) -> None:
         super().link(a, b)
@@ -125,7 +125,7 @@ class RouteNet(LinkedNet[Node]):
     def total(self, path: str) -> int:
         return sum(node.count(path) for node in self.nodes)
 
-    # --- the machinery --------------------------------------------------------------------------------------------------
+    # --- the machinery ------------------------------------------------------------------------------------------------
 
     def _tell_links(self, *nodes: Node) -> None:
         for node in nodes:

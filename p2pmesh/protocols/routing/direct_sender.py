@@ -1,13 +1,14 @@
-"""Direct sender: direct messages of ours, a window of unacknowledged ones for each recipient and a bound on all of them.
+"""Direct sender: brings direct messages of ours to any peer, so many at once to each, and so many in all.
 
-What is above waits, and so does its caller. A neighbour gets a `direct` over its link, repeated until it is acknowledged.
-For others, and if the link ends first, the same message goes as a packet, sealed for its recipient alone, which is asked for its
-contact record first. Peers of the original project acknowledge nothing: a message to one is done once it is handed to the link.
+What is above waits, and so does its caller. A neighbour gets a `direct` over its link, repeated until it is
+acknowledged. For others, and if the link ends first, the same message goes as a packet, sealed for its recipient
+alone, which is asked for its contact record first. Peers of the original project acknowledge nothing: a message to
+one is done once it is handed to the link.
 
 In: calls to send and to cancel, acks, links that have ended, timeouts, outcomes of the requests that it wanted.
 Out: `Transmit` over a link, `Start` and `Cancel` of requests, `Finish` of calls.
-State: at most `RoutingConfig.pending` messages in flight, `RoutingConfig.window` and `BroadcastConfig.window_bytes` for each
-recipient; the calls that wait for them.
+State: at most `RoutingConfig.pending` messages in flight, of which each recipient has a window of
+  `RoutingConfig.window` and `BroadcastConfig.window_bytes`; the calls that wait for these.
 """
 
 from __future__ import annotations
@@ -18,10 +19,13 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple, TypeAlias
 
+import attrs
 from attrs import define, field
+from msgspec import structs
 
 from p2pmesh.config import MeshConfig
 from p2pmesh.errors import MeshClosed, MeshError, PeerUnreachable, RemoteProtocolError
+from p2pmesh.events import Payload
 from p2pmesh.keyspace import PeerId, short
 from p2pmesh.protocols.core import WallClock
 from p2pmesh.protocols.inputs import RemotePeer
@@ -33,13 +37,12 @@ from p2pmesh.protocols.util.window import Window
 from p2pmesh.wire.codec import encode
 from p2pmesh.wire.messages import Direct
 from p2pmesh.wire.overlay import Contact, ContactReply, ContactRequest, Packet
-from p2pmesh.wire.payloads import Body, legacy_direct
+from p2pmesh.wire.payloads import Body, legacy_direct, pack
 
 
 class AckTimeout(NamedTuple):
     """The timer of a message over a link: its ack has not come in time."""
 
-    peer: PeerId
     message_id: str
 
 
@@ -77,6 +80,7 @@ class DirectMessage:
     """A direct message of ours that its recipient has not acknowledged yet."""
 
     call: int
+    recipient: _Recipient
     message: Direct
     size: int
     attempts: int = 0
@@ -101,10 +105,6 @@ class _Recipient:
     """The packet that asks it for its contact record."""
     unaddressed: dict[str, DirectMessage] = field(factory=dict)
     """Messages that wait for that record."""
-
-    def over_link(self) -> list[DirectMessage]:
-        """The messages in flight that went over its link."""
-        return [message for message in self.in_flight.values() if message.attempts]
 
 
 @define
@@ -133,9 +133,8 @@ class DirectSender:
         contacts: Contacts,
     ) -> None:
         self.counts: DirectCounts = DirectCounts()
-        self.in_flight: int = 0
-        """Messages that wait for an ack."""
         self._config = config.routing
+        self._max_payload = config.max_payload
         # Both are said of a link, not of what it carries: what is queued is not lost.
         self._window_bytes = config.broadcast.window_bytes
         self._slowest_link = config.broadcast.slowest_link
@@ -146,21 +145,31 @@ class DirectSender:
         self._links = links
         self._contacts = contacts
         self._backoff = Backoff(self._config.ack_timeout, SEEN_FOR / 4)
+        self._closed = False
         self._recipients: dict[PeerId, _Recipient] = {}
         self._held_up: dict[PeerId, None] = {}  # those with calls that wait, in turn
+        self._in_flight: dict[str, DirectMessage] = {}
 
-    @property
-    def waiting(self) -> int:
-        """Calls that wait for a window."""
-        return sum(len(recipient.waiting) for recipient in self._recipients.values())
+    def snapshot(self) -> dict[str, int]:
+        """What became of messages, how many wait for an ack, and how many calls for a window."""
+        waiting = sum(len(recipient.waiting) for recipient in self._recipients.values())
+        return {**attrs.asdict(self.counts), "in_flight": len(self._in_flight), "waiting": waiting}
 
     @property
     def is_held_up(self) -> bool:
         """Whether any call waits."""
         return bool(self._held_up)
 
-    def send(self, call: int, peer: PeerId, body: Body) -> list[Step]:
+    def send(self, call: int, peer: PeerId, payload: Payload) -> list[Step]:
         """Take a message for a peer; `pump` sends it as soon as there is room."""
+        if self._closed:
+            return [Finish(call, MeshClosed("the mesh was left"))]
+        if peer == self._me:
+            return [Finish(call, PeerUnreachable("that is this peer itself: send to another"))]
+        try:
+            body = pack(payload, self._max_payload)
+        except MeshError as error:
+            return [Finish(call, error)]
         link = self._links.get(peer)
         if link is not None and link.version == 0:
             self.counts.sent += 1
@@ -192,47 +201,42 @@ class DirectSender:
 
     def link_down(self, link: RemotePeer, reason: str, now: float) -> list[Step]:
         """A link has ended: what was on it goes on as packets, if its peer can be found by those."""
-        peer = link.peer_id
-        recipient = self._recipients.get(peer)
-        if recipient is None:
-            return []
+        recipient = self._recipients.get(link.peer_id)
+        on_link = [] if recipient is None else [one for one in recipient.in_flight.values() if one.attempts]
         steps: list[Step] = []
-        for message in recipient.over_link():
+        for message in on_link:
             if link.is_member:
-                self._timers.cancel(AckTimeout(peer, message.id))
+                self._timers.cancel(AckTimeout(message.id))
                 message.attempts = 0
                 self.counts.continued += 1
-                steps += self._send_packet(recipient, message, now)
+                steps += self._send_packet(message, now)
             else:
-                why = f"the link to {short(peer)} closed before it acknowledged: {reason}"
-                steps += self._finish(recipient, message, PeerUnreachable(why))
+                why = f"the link to {short(link.peer_id)} closed before it acknowledged: {reason}"
+                steps += self._fail(message, why)
         return steps
 
     def acknowledged(self, peer: PeerId, message_id: str) -> list[Step]:
         """The recipient has a message; its ack may come after the message has found another way."""
-        recipient = self._recipients.get(peer)
-        message = None if recipient is None else recipient.in_flight.get(message_id)
-        if recipient is None or message is None:
+        message = self._in_flight.get(message_id)
+        if message is None or message.recipient.peer != peer:
             return []
-        return self._finish(recipient, message, None)
+        self.counts.acked += 1
+        return self._finish(message, None)
 
-    def timed_out(self, timeout: AckTimeout, now: float) -> list[Step]:
+    def timed_out(self, message_id: str, now: float) -> list[Step]:
         """An ack did not come in time."""
-        recipient = self._recipients.get(timeout.peer)
-        message = None if recipient is None else recipient.in_flight.get(timeout.message_id)
-        if recipient is None or message is None:
-            return []
+        message = self._in_flight[message_id]
         if message.attempts > self._config.retries:
-            why = f"{short(recipient.peer)} has not acknowledged any of {message.attempts} attempts"
-            return self._finish(recipient, message, PeerUnreachable(why))
+            peer = short(message.recipient.peer)
+            return self._fail(message, f"{peer} has not acknowledged any of {message.attempts} attempts")
         self.counts.retried += 1
-        return [self._transmit(recipient, message, now)]
+        return [self._transmit(message, now)]
 
     def responded(self, purpose: Delivery | Inquiry, response: Packet, now: float) -> list[Step]:
         """A request has got its response."""
         match purpose:
-            case Delivery(peer, message_id) if response.kind == "ack":
-                return self.acknowledged(peer, message_id)
+            case Delivery(message_id) if response.kind == "ack":
+                return self.acknowledged(response.from_, message_id)
             case Delivery():
                 return self.given_up(purpose, refusal_of(response))
             case Inquiry(peer):
@@ -240,47 +244,37 @@ class DirectSender:
 
     def given_up(self, purpose: Delivery | Inquiry, reason: str) -> list[Step]:
         """A request has failed."""
-        recipient = self._recipients[purpose.peer]
         match purpose:
-            case Delivery(_, message_id):
-                message = recipient.in_flight.get(message_id)
-                return [] if message is None else self._finish(recipient, message, PeerUnreachable(reason))
-            case Inquiry():
-                messages, recipient.unaddressed = recipient.unaddressed, {}
-                recipient.inquiry = None
-                unreachable = (
-                    self._finish(recipient, message, PeerUnreachable(reason)) for message in messages.values()
-                )
-                return [step for steps in unreachable for step in steps]
+            case Delivery(message_id):
+                return self._fail(self._in_flight[message_id], reason)
+            case Inquiry(peer):
+                messages = self._end_inquiry(self._recipients[peer])
+                return [step for message in messages for step in self._fail(message, reason)]
 
     def cancel(self, call: int) -> list[Step]:
         """Nobody waits for a call any more: its message is not sent, or not again."""
-        steps: list[Step] = []
         for recipient in list(self._recipients.values()):
             recipient.waiting.pop(call, None)
-            for message in recipient.in_flight.values():
-                if message.call == call:
-                    steps += self._remove(recipient, message)
             self._tidy(recipient)
-        return steps
+        messages = [message for message in self._in_flight.values() if message.call == call]
+        return [step for message in messages for step in self._remove(message)]
 
-    def fail_all(self, reason: str) -> list[Step]:
-        """Fail all calls that are open, each with an error of its own."""
+    def close(self, reason: str) -> list[Step]:
+        """Fail all calls that are open, each with an error of its own, and all that come."""
+        self._closed = True
         steps: list[Step] = []
         for recipient in list(self._recipients.values()):
-            calls, recipient.waiting = recipient.waiting, OrderedDict()
             for message in recipient.in_flight.values():
-                steps += self._finish(recipient, message, MeshClosed(reason))
-            self.counts.unreachable += len(calls)
-            steps += [Finish(call, MeshClosed(reason)) for call in calls]
+                steps += self._finish(message, MeshClosed(reason))
+            steps += [Finish(call, MeshClosed(reason)) for call in recipient.waiting]
+            recipient.waiting.clear()
             self._tidy(recipient)
+        self.counts.unreachable += sum(isinstance(step, Finish) for step in steps)
         return steps
-
-    # --- over a link ------------------------------------------------------------------------------------------------------
 
     def _has_room(self, recipient: _Recipient) -> bool:
         size = next(iter(recipient.waiting.values())).size
-        return self.in_flight < self._config.pending and recipient.in_flight.has_room(size)
+        return len(self._in_flight) < self._config.pending and recipient.in_flight.has_room(size)
 
     def _send_next(self, recipient: _Recipient, now: float) -> list[Step]:
         call, body = recipient.waiting.popitem(last=False)
@@ -291,48 +285,37 @@ class DirectSender:
             blob=body.blob,
             timestamp=self._wall_ms(now),
         )
-        message = DirectMessage(call, direct, body.size)
+        message = DirectMessage(call, recipient, direct, body.size)
         recipient.in_flight.add(message.id, message, body.size)
-        self.in_flight += 1
+        self._in_flight[message.id] = message
         self.counts.sent += 1
-        if recipient.peer in self._links:
-            return [self._transmit(recipient, message, now)]
-        return self._send_packet(recipient, message, now)
+        return [self._transmit(message, now)] if recipient.peer in self._links else self._send_packet(message, now)
 
-    def _transmit(self, recipient: _Recipient, message: DirectMessage, now: float) -> Transmit:
+    def _transmit(self, message: DirectMessage, now: float) -> Transmit:
+        """Send a message over the link to its recipient, and wait for an ack."""
         message.attempts += 1
-        wait = self._backoff.delay(message.attempts, self._rng) + recipient.in_flight.bytes / self._slowest_link
-        self._timers.set(AckTimeout(recipient.peer, message.id), now + wait)
-        return Transmit(recipient.peer, message.message)
+        wait = self._backoff.delay(message.attempts, self._rng)
+        wait += message.recipient.in_flight.bytes / self._slowest_link
+        self._timers.set(AckTimeout(message.id), now + wait)
+        return Transmit(message.recipient.peer, message.message)
 
-    # --- as a packet ------------------------------------------------------------------------------------------------------
-
-    def _send_packet(self, recipient: _Recipient, message: DirectMessage, now: float) -> list[Step]:
-        """Begin with a message to a peer without a link."""
+    def _send_packet(self, message: DirectMessage, now: float) -> list[Step]:
+        """Begin with a message to a recipient without a link."""
+        recipient = message.recipient
         message.deadline = now + self._config.patience + message.size / self._slowest_link
         contact = self._contacts.get(recipient.peer)
         if contact is not None:
-            return self._seal(recipient, message, contact, now)
+            return self._seal(message, contact, now)
         recipient.unaddressed[message.id] = message
-        return [] if recipient.inquiry is not None else [self._inquire(recipient, now)]
-
-    def _inquire(self, recipient: _Recipient, now: float) -> Start:
-        """Ask a recipient for its contact record."""
+        if recipient.inquiry is not None:
+            return []
         recipient.inquiry = self._new_id()
-        wall_ms = self._wall_ms(now)
-        packet = Packet(
-            id=recipient.inquiry,
-            kind="ask",
-            from_=self._me,
-            to=recipient.peer,
-            timestamp=wall_ms,
-            carry=encode(ContactRequest(contact=self._contacts.own(wall_ms))),
-            waits=True,
-        )
-        return Start(PendingRequest(packet, now + self._config.patience, Inquiry(recipient.peer), hurried=True))
+        carry = encode(ContactRequest(contact=self._contacts.own(self._wall_ms(now))))
+        packet = Packet(id=recipient.inquiry, kind="ask", from_=self._me, to=recipient.peer, carry=carry)
+        return [self._start(packet, now + self._config.patience, Inquiry(recipient.peer), now)]
 
     def _addressed(self, recipient: _Recipient, response: Packet, now: float) -> list[Step]:
-        """A recipient's answer to the inquiry has come: seal what waits for it."""
+        """The response to an inquiry has come: seal what waits for it."""
         peer = recipient.peer
         try:
             reply = content(response.carry) if response.kind == "answer" else None
@@ -340,51 +323,47 @@ class DirectSender:
             reply = None
         if not isinstance(reply, ContactReply) or not self._contacts.learn(peer, reply.contact):
             return self.given_up(Inquiry(peer), f"{short(peer)} does not say how to write to it")
-        messages, recipient.unaddressed = recipient.unaddressed, {}
-        recipient.inquiry = None
-        return [step for message in messages.values() for step in self._seal(recipient, message, reply.contact, now)]
+        messages = self._end_inquiry(recipient)
+        return [step for message in messages for step in self._seal(message, reply.contact, now)]
 
-    def _seal(self, recipient: _Recipient, message: DirectMessage, contact: Contact, now: float) -> list[Step]:
+    def _end_inquiry(self, recipient: _Recipient) -> list[DirectMessage]:
+        """The messages that waited for it."""
+        messages, recipient.unaddressed, recipient.inquiry = recipient.unaddressed, {}, None
+        return list(messages.values())
+
+    def _seal(self, message: DirectMessage, contact: Contact, now: float) -> list[Step]:
         """Start the request that brings a message, if its recipient takes it."""
-        peer = recipient.peer
+        peer = message.recipient.peer
         if message.size > contact.max_payload:
             limit = contact.max_payload
             why = f"the payload has {message.size} bytes: too large for {short(peer)}, which takes {limit}"
-            return self._finish(recipient, message, PeerUnreachable(why))
+            return self._fail(message, why)
         try:
             sealed = seal(encode(message.message), contact.box, self._me, peer, message.id)
         except RemoteProtocolError as error:
-            return self._finish(recipient, message, PeerUnreachable(f"{short(peer)} can't be written to: {error}"))
-        packet = Packet(
-            id=message.id,
-            kind="tell",
-            from_=self._me,
-            to=peer,
-            timestamp=self._wall_ms(now),
-            sealed=True,
-            carry=sealed,
-            waits=True,
-        )
-        return [Start(PendingRequest(packet, message.deadline, Delivery(peer, message.id), hurried=True))]
+            return self._fail(message, f"{short(peer)} can't be written to: {error}")
+        packet = Packet(id=message.id, kind="tell", from_=self._me, to=peer, sealed=True, carry=sealed)
+        return [self._start(packet, message.deadline, Delivery(message.id), now)]
 
-    # --- helpers ----------------------------------------------------------------------------------------------------------
+    def _start(self, packet: Packet, deadline: float, purpose: Delivery | Inquiry, now: float) -> Start:
+        packet = structs.replace(packet, timestamp=self._wall_ms(now), waits=True)
+        return Start(PendingRequest(packet, deadline, purpose, hurried=True))
 
-    def _finish(self, recipient: _Recipient, message: DirectMessage, error: MeshError | None) -> list[Step]:
-        if error is None:
-            self.counts.acked += 1
-        else:
-            self.counts.unreachable += 1
-        steps = self._remove(recipient, message)
-        steps.append(Finish(message.call, error))
-        self._tidy(recipient)
-        return steps
+    def _fail(self, message: DirectMessage, reason: str) -> list[Step]:
+        self.counts.unreachable += 1
+        return self._finish(message, PeerUnreachable(reason))
 
-    def _remove(self, recipient: _Recipient, message: DirectMessage) -> list[Step]:
+    def _finish(self, message: DirectMessage, error: MeshError | None) -> list[Step]:
+        return [*self._remove(message), Finish(message.call, error)]
+
+    def _remove(self, message: DirectMessage) -> list[Step]:
         """Take a message out of its window. What is to be cancelled with it."""
+        recipient = message.recipient
         recipient.in_flight.pop(message.id)
-        self.in_flight -= 1
+        del self._in_flight[message.id]
+        self._tidy(recipient)
         if message.attempts:
-            self._timers.cancel(AckTimeout(recipient.peer, message.id))
+            self._timers.cancel(AckTimeout(message.id))
             return []
         if recipient.unaddressed.pop(message.id, None) is None:
             return [Cancel(message.id)]

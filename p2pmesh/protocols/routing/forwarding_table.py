@@ -1,10 +1,11 @@
 """Forwarding table: which neighbour is next on the way to a peer or key, greedily round the ring.
 
-Greedy routing with lookahead (Manku, Naor, Wieder 2004: one step of it shortens greedy routes in small worlds to the best
-possible). A packet goes to the neighbour that is nearest to its target, or that has a neighbour which is, and never to a peer
-it has visited. Not every hop has to bring it nearer: where nothing nearer is left it goes on with the best of the rest for a
-while, and turns back where there is no rest. That is a depth-first search in the order of distance, which finds its target
-even while the ring is not whole. Suspected neighbours are shunned, unless all are suspected.
+Greedy routing with lookahead (Manku, Naor, Wieder 2004: one step of it shortens greedy routes in small worlds to the
+best possible). A packet goes to the neighbour that is nearest to its target, or that has a neighbour which is, and
+never to a peer it has visited. Not every hop has to bring it nearer: where nothing nearer is left it goes on with the
+best of the rest for a while, and turns back where there is no rest. That is a depth-first search in the order of
+distance, which finds its target even while the ring is not whole. Suspected neighbours are shunned, unless all are
+suspected.
 
 In: links and suspicions, what neighbours say of their links, the size of the mesh.
 Out: next hops, best first; which neighbours are shunned from now on.
@@ -26,7 +27,8 @@ from p2pmesh.wire.overlay import Packet
 MOST_HOPS = 250
 """Links within which a packet's trails fit its type."""
 CHOICES = 3
-"""Best neighbours among which a repeated packet chooses: further from the best, it would lose its way in a mesh of few links."""
+"""Best neighbours among which a repeated packet chooses: further from the best, it would lose its way in a mesh of
+few links."""
 _HALF_RING = RING_SIZE // 2
 _UNKNOWN_SIZE = 1000
 """Peers that the mesh is taken to have before the overlay has estimated them."""
@@ -117,7 +119,7 @@ class ForwardingTable:
         return int(min(expected + _SPARE_HOPS, MOST_HOPS))
 
     def along(self, route: tuple[PeerId, ...], to: PeerId, visited: Collection[PeerId]) -> tuple[PeerId, ...] | None:
-        """The next hop, and the rest of a given route behind it, shortened where possible; None if the route is lost."""
+        """The next hop, and the rest of a given route behind it, shortened where possible; None if it is lost."""
         if to in self._neighbours:
             return (to,)
         for place in range(len(route) - 1, -1, -1):
@@ -160,7 +162,7 @@ class ForwardingTable:
         return not self.nearer(key, path, tried, leaves=True)
 
     def _scored(self, target: PeerId, visited: Collection[PeerId]) -> list[tuple[bool, int, int, PeerId]]:
-        """Each neighbour with: whether it leads nowhere else, how near it brings to the target, how near it is itself."""
+        """Each neighbour with whether it leads nowhere else, how near it brings to the target, and how near it is."""
         goal, gone = int(target, 16), frozenset(visited)
         if self.shunned:
             gone |= self.shunned - {target}
@@ -183,9 +185,9 @@ class ForwardingTable:
 def pick(ranked: list[PeerId], packet: Packet) -> PeerId | None:
     """The next hop: the best, unless the packet is a repetition.
 
-    A repeated packet shuns half of all peers, and the other half when it is repeated again. So it gets round those that drop
-    what they should relay, all on its way at once, though nobody knows which they are. Which half is drawn by the packet's
-    own hash, so that everybody on its way agrees.
+    A repeated packet shuns half of all peers, and the other half when it is repeated again. So it gets round those
+    that drop what they should relay, all on its way at once, though nobody knows which they are. Which half is drawn
+    by the packet's own hash, so that everybody on its way agrees.
     """
     if packet.attempt:
         for peer in ranked[:CHOICES]:

@@ -1,7 +1,7 @@
-r"""Packets: messages on their way over several links. What of them is signed, what they may carry, and which are malformed.
+r"""Packets: messages on their way over several links: what is signed, what they may carry, which are malformed.
 
-The origin's signature (Ed25519, RFC 8032) covers, with `field(x)` the length of `x` in bytes as a 32-bit big-endian number and
-then `x`::
+The origin's signature (Ed25519, RFC 8032) covers, with `field(x)` the length of `x` in bytes as a 32-bit big-endian
+number and then `x`::
 
     b"p2pmesh packet v1\0"
     field(id)
@@ -13,8 +13,8 @@ then `x`::
     field(sealed: b"\1" or b"\0")
     field(carry)
 
-It proves the origin if the key's SHA-256 begins with the origin's id. Only the receiver checks it. Between neighbours a packet
-that nobody relayed needs none: the link proves who sent it.
+It proves the origin if the key's SHA-256 begins with the origin's id. Only the receiver checks it. Between neighbours
+a packet that nobody relayed needs none: the link proves who sent it.
 
 Pure functions of packets; no state.
 """

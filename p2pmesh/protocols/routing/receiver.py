@@ -3,16 +3,18 @@
 A request is acknowledged or answered as often as it comes. The origin of each has been proved already.
 
 In: requests with the path they came by, direct messages of neighbours, answers of other cores.
-Out: `Taken` (the response to send, what to hand over); for a neighbour's direct message the event, or an error to blame it for.
-State: ids of `RoutingConfig.seen_ids` direct messages, and of as many other messages, each for `SEEN_FOR`; as long, what
-`RoutingConfig.remembered_routes` questions were, with small answers.
+Out: `Taken` (the response to send, what to hand over); for a neighbour's direct message the event, or an error to
+  blame it for.
+State: ids of `RoutingConfig.seen_ids` direct messages, and of as many other messages, each for `SEEN_FOR`; as long,
+  what `RoutingConfig.remembered_routes` questions were, with small answers.
 """
 
 from __future__ import annotations
 
 import random
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import attrs
 from attrs import define
 from msgspec import structs
 
@@ -48,24 +50,21 @@ class _Key(NamedTuple):
 
 
 @define
-class RequestCounts:
-    """What became of requests for us."""
+class ReceiverCounts:
+    """What became of what came for us."""
 
     delivered: int = 0
+    """Requests; those are in packets."""
     hops: int = 0
     """Links that those crossed, together."""
     duplicates: int = 0
     answers: int = 0
     refused: int = 0
-
-
-@define
-class DirectCounts:
-    """What became of direct messages for us."""
-
-    received: int = 0
-    duplicates: int = 0
-    blamed: int = 0
+    directs: int = 0
+    """Direct messages, over links and in packets."""
+    direct_duplicates: int = 0
+    direct_blamed: int = 0
+    """Malformed ones; each ended the link that it came by."""
 
 
 @define(eq=False)
@@ -83,8 +82,7 @@ class Receiver:
     def __init__(
         self, identity: Identity, config: MeshConfig, rng: random.Random, wall: WallClock, contacts: Contacts
     ) -> None:
-        self.requests: RequestCounts = RequestCounts()
-        self.directs: DirectCounts = DirectCounts()
+        self.counts: ReceiverCounts = ReceiverCounts()
         self._me = identity.peer_id
         self._box = identity.box_key()
         self._config = config
@@ -92,23 +90,31 @@ class Receiver:
         self._wall = wall
         self._contacts = contacts
         seen_ids = config.routing.seen_ids
-        self.seen: ExpiringSet[_Key, None] = ExpiringSet(seen_ids)
-        """Direct messages."""
-        self.heard: ExpiringSet[_Key, None] = ExpiringSet(seen_ids)
-        """Other messages that came in packets."""
-        self.questions: ExpiringSet[_Key, _Question] = ExpiringSet(config.routing.remembered_routes)
+        self._seen: ExpiringSet[_Key, None] = ExpiringSet(seen_ids)  # direct messages
+        self._heard: ExpiringSet[_Key, None] = ExpiringSet(seen_ids)  # other messages that came in packets
+        self._questions: ExpiringSet[_Key, _Question] = ExpiringSet(config.routing.remembered_routes)
 
-    # --- requests -------------------------------------------------------------------------------------------------------
+    def snapshot(self) -> dict[str, Any]:
+        """What became of what came for us, and how much of it is remembered."""
+        return {
+            **attrs.asdict(self.counts),
+            "seen_ids": len(self._seen),
+            "seen_ids_forgotten": self._seen.forgotten,
+            "heard_ids": len(self._heard),
+            "questions": len(self._questions),
+        }
+
+    # --- requests -----------------------------------------------------------------------------------------------------
 
     def request(self, packet: Packet, path: tuple[PeerId, ...], origin: RemotePeer, now: float) -> Taken:
         """Take a request that came by this path."""
         key = _Key(packet.from_, packet.id)
-        if packet.kind == "tell" and (key in self.heard or key in self.seen):
-            self.requests.duplicates += 1
+        if packet.kind == "tell" and (key in self._heard or key in self._seen):
+            self.counts.duplicates += 1
             return Taken(self._ack(packet))
-        if packet.kind == "ask" and key in self.questions:
-            self.requests.duplicates += 1
-            question = self.questions[key]
+        if packet.kind == "ask" and key in self._questions:
+            self.counts.duplicates += 1
+            question = self._questions[key]
             question.attempt = packet.attempt
             if question.answer is not None:
                 return Taken(structs.replace(question.answer, attempt=packet.attempt))
@@ -116,12 +122,12 @@ class Receiver:
             message = self._open(packet, now)
             direct = self._open_direct(packet, message, len(path), now) if isinstance(message, Direct) else None
         except RemoteProtocolError as error:
-            self.requests.refused += 1
+            self.counts.refused += 1
             return Taken(self._refusal(packet, str(error)))
-        self.requests.delivered += 1
-        self.requests.hops += len(path)
+        self.counts.delivered += 1
+        self.counts.hops += len(path)
         if packet.kind == "ask":
-            self.questions.add(key, _Question(packet.attempt, packet.waits), now + SEEN_FOR, now)
+            self._questions.add(key, _Question(packet.attempt, packet.waits), now + SEEN_FOR, now)
         if direct is not None:
             return Taken(self._ack(packet), direct)
         way = ReturnPath(packet.from_, packet.id, path)
@@ -130,15 +136,15 @@ class Receiver:
             reply = ContactReply(contact=self._contacts.own(int(self._wall(now) * 1000)))
             return Taken(self.answer(way, reply) if packet.kind == "ask" else self._ack(packet))
         if packet.kind == "tell":
-            self.heard.add(key, None, now + SEEN_FOR, now)
+            self._heard.add(key, None, now + SEEN_FOR, now)
         return Taken(self._ack(packet) if packet.kind == "tell" else None, RoutedReceived(origin, message, way))
 
     def answer(self, way: ReturnPath, message: Message) -> Packet | None:
         """The packet that answers a question; None if it took so long that nobody waits any more."""
         key = _Key(way.peer, way.packet_id)
-        if key not in self.questions:
+        if key not in self._questions:
             return None
-        question = self.questions[key]
+        question = self._questions[key]
         answer = Packet(
             id=way.packet_id,
             kind="answer",
@@ -150,7 +156,7 @@ class Receiver:
         )
         if is_urgent(answer):  # a large one is rather made anew, should the question be repeated
             question.answer = answer
-        self.requests.answers += 1
+        self.counts.answers += 1
         return answer
 
     def _open(self, packet: Packet, now: float) -> Message:
@@ -180,19 +186,17 @@ class Receiver:
             raise RemoteProtocolError(
                 f"its payload has {size} bytes: too large for this peer, which takes {self._config.max_payload}"
             )
-        self.seen.add(_Key(packet.from_, packet.id), None, now + SEEN_FOR, now)
+        self._seen.add(_Key(packet.from_, packet.id), None, now + SEEN_FOR, now)
         return self._event(packet.from_, message, payload, now, verified=True, hops=hops)
 
-    def _ack(self, packet: Packet) -> Packet:
-        return Packet(
-            id=packet.id, kind="ack", from_=self._me, to=packet.from_, attempt=packet.attempt, waits=packet.waits
-        )
+    def _ack(self, request: Packet) -> Packet:
+        origin, attempt = request.from_, request.attempt
+        return Packet(id=request.id, kind="ack", from_=self._me, to=origin, attempt=attempt, waits=request.waits)
 
-    def _refusal(self, packet: Packet, reason: str) -> Packet:
+    def _refusal(self, request: Packet, reason: str) -> Packet:
+        origin, attempt = request.from_, request.attempt
         carry = reason.encode("utf-8", "replace")[:MAX_REASON]
-        return Packet(
-            id=packet.id, kind="refusal", from_=self._me, to=packet.from_, attempt=packet.attempt, carry=carry
-        )
+        return Packet(id=request.id, kind="refusal", from_=self._me, to=origin, attempt=attempt, carry=carry)
 
     # --- direct messages from neighbours ------------------------------------------------------------------------------
 
@@ -205,7 +209,7 @@ class Receiver:
         try:
             return self._direct(sender, message, now)
         except RemoteProtocolError:
-            self.directs.blamed += 1
+            self.counts.direct_blamed += 1
             raise
 
     def _direct(self, sender: RemotePeer, message: Direct, now: float) -> DirectReceived | None:
@@ -215,17 +219,17 @@ class Receiver:
         if message.id is None:
             raise RemoteProtocolError("a direct message without an id")
         key = _Key(peer, message.id)
-        if key in self.seen:
-            self.directs.duplicates += 1
+        if key in self._seen:
+            self.counts.direct_duplicates += 1
             return None
         payload = unpack(message.payload, message.encoding, message.blob)
-        self.seen.add(key, None, now + SEEN_FOR, now)
+        self._seen.add(key, None, now + SEEN_FOR, now)
         return self._event(peer, message, payload, now, verified=verified)
 
     def _event(
         self, origin: PeerId, message: Direct, payload: Payload, now: float, *, verified: bool, hops: int = 1
     ) -> DirectReceived:
-        self.directs.received += 1
+        self.counts.directs += 1
         timestamp = self._wall(now) if message.timestamp is None else message.timestamp / 1000
         message_id = message.id or self._rng.randbytes(16).hex()
         return DirectReceived(origin, payload, message_id, timestamp, verified, hops)

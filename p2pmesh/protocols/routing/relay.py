@@ -1,22 +1,24 @@
 """Relay: sends packets of others on. It signs nothing, and has to remember nothing.
 
-A packet carries all that its relays need: where it was, which of that are dead ends, how far it may go. A relay takes as many
-from each neighbour as it has agreed to, and no more.
+A packet carries all that its relays need: where it was, which of that are dead ends, how far it may go. A relay takes
+as many from each neighbour as it has agreed to, and no more.
 
-For a moment it keeps what may need another way. What it just gave to a neighbour that falls silent goes round that one. What
-found nothing nearer, because the ring is torn here, is parked and goes on once a new link mends the ring; it has gone on
-searching meanwhile, and the receiver delivers it once.
+For a moment it keeps what may need another way. What it just gave to a neighbour that falls silent goes round that
+one. What found nothing nearer, because the ring is torn here, is parked and goes on once a new link mends the ring;
+it has gone on searching meanwhile, and the receiver delivers it once.
 
 In: packets for others, each with the path it came by; all that was sent to each neighbour; links and suspicions.
 Out: `Forward` to a neighbour, `Originate` (a packet of ours to send, a miss for one), or nothing.
-State: a resend buffer for each link to a member, one for parked packets, and which copies were parked; a rate for each link.
+State: a resend buffer for each link to a member, one for parked packets, and which copies were parked; a rate for
+  each link.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
+import attrs
 from attrs import define
 from msgspec import structs
 
@@ -115,20 +117,15 @@ class Relay:
         self._parked = ResendBuffer(PARKED_FOR)
         self._parked_once: ExpiringSet[tuple[str, str, int], None] = ExpiringSet(4 * BUFFERED_PACKETS)
 
-    @property
-    def buffered(self) -> int:
-        """Packets that may need another way."""
-        return len(self._parked) + sum(map(len, self._sent.values()))
-
-    @property
-    def buffers(self) -> int:
-        """Neighbours for which packets are kept."""
-        return len(self._sent)
-
-    @property
-    def rates(self) -> int:
-        """Neighbours whose packets are counted."""
-        return len(self._rates)
+    def snapshot(self) -> dict[str, Any]:
+        """What became of packets, and how many are kept since they may need another way."""
+        buffered = len(self._parked) + sum(map(len, self._sent.values()))
+        return {
+            **attrs.asdict(self.counts),
+            "buffers": len(self._sent),
+            "buffered": buffered,
+            "rates": len(self._rates),
+        }
 
     def admits(self, sender: PeerId, now: float) -> bool:
         """Whether a neighbour may send one more packet now."""
@@ -138,7 +135,7 @@ class Relay:
         return False
 
     def sent(self, peer: PeerId, packet: Packet, now: float) -> None:
-        """Take note of what a neighbour was given, whoever it is from, but for our requests: those find other ways themselves."""
+        """Take note of what a neighbour was given, unless it is a request of ours: those find other ways themselves."""
         buffer = self._sent.get(peer)
         if buffer is not None and not (packet.from_ == self._me and packet.kind in REQUESTS):
             buffer.add(packet, now)
@@ -177,7 +174,7 @@ class Relay:
         visited = (*path, *packet.tried)
         ahead = None if packet.nearest else self._table.along(packet.route, packet.to, visited)
         if ahead is not None:
-            return self._forward(ahead[0], packet, path, ahead[1:] if ahead[0] != packet.to else ())
+            return self._forward(ahead[0], packet, path, ahead[1:])
         choices = self._table.nearer(packet.to, path, packet.tried, leaves=packet.nearest)
         if not choices and not packet.nearest:
             strayed = self._table.strayed(packet.to, path)
@@ -246,13 +243,7 @@ class Relay:
         self.counts.dropped_hops += 1
         if packet.kind not in REQUESTS:
             return None
+        back, attempt = tuple(reversed(path[1:])), packet.attempt
         return Originate(
-            Packet(
-                id=packet.id,
-                kind="miss",
-                from_=self._me,
-                to=packet.from_,
-                attempt=packet.attempt,
-                route=tuple(reversed(path[1:])),
-            )
+            Packet(id=packet.id, kind="miss", from_=self._me, to=packet.from_, attempt=attempt, route=back)
         )

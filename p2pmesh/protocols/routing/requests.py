@@ -1,16 +1,17 @@
 """Requests: packets of ours, each sent again and again, another way each time, until its receiver responds.
 
-How long a response is waited for follows from how long others took (RFC 6298), from this receiver or, if it is new, from all
-of them; it doubles with each attempt, and grows with the bytes in flight. A response says which attempt it answers, so a late
-one counts as what it is.
+How long a response is waited for follows from how long others took (RFC 6298), from this receiver or, if it is new,
+from all of them; it doubles with each attempt, and grows with the bytes in flight. A response says which attempt it
+answers, so a late one counts as what it is.
 
-Where somebody waits for a direct message to arrive, that is too long: a peer in the way of the first attempt may be dead, and
-the next goes another way. So these are hurried: repeated sooner, and the second time as soon as the first. (Not so the calls of
-other cores: while thousands join, there is enough on the way.)
+Where somebody waits for a direct message to arrive, that is too long: a peer in the way of the first attempt may be
+dead, and the next goes another way. So these are hurried: repeated sooner, and the second time as soon as the first.
+(Not so the calls of other cores: while thousands join, there is enough on the way.)
 
 In: requests to start and cancel, responses, misses, packets given back, links and suspicions, timeouts.
 Out: `Attempt` (send it to this neighbour), `GivenUp`, or nothing; of a response, the request that it ends.
-State: at most `RoutingConfig.errands` requests, each with a timer; times of answers of `RoutingConfig.remembered_routes` peers.
+State: at most `RoutingConfig.errands` requests, each with a timer; times of answers of
+  `RoutingConfig.remembered_routes` peers.
 """
 
 from __future__ import annotations
@@ -18,16 +19,17 @@ from __future__ import annotations
 import random
 from typing import NamedTuple, TypeAlias
 
+import attrs
 from attrs import define, field
 from msgspec import structs
 
-from p2pmesh.config import MeshConfig, RoutingConfig
+from p2pmesh.config import MeshConfig
 from p2pmesh.keyspace import PeerId, short
 from p2pmesh.protocols.inputs import Subsystem
 from p2pmesh.protocols.notices import Route
 from p2pmesh.protocols.routing.forwarding_table import ForwardingTable
 from p2pmesh.protocols.routing.packets import is_small
-from p2pmesh.protocols.util.rtt import NEARLY_ALL, RoundTripTimes
+from p2pmesh.protocols.util.rtt import RoundTripTimes
 from p2pmesh.protocols.util.timers import Timers
 from p2pmesh.wire.overlay import Packet
 
@@ -48,9 +50,8 @@ class ResponseTimeout(NamedTuple):
 
 
 class Delivery(NamedTuple):
-    """The purpose of a request that brings a direct message to this peer."""
+    """The purpose of a request that brings a direct message, whose id it has, to its recipient."""
 
-    peer: PeerId
     message_id: str
 
 
@@ -60,13 +61,16 @@ class Inquiry(NamedTuple):
     peer: PeerId
 
 
+Purpose: TypeAlias = Route | Delivery | Inquiry
+
+
 @define(eq=False)
 class PendingRequest:
     """A packet of ours without a response yet."""
 
     packet: Packet
     deadline: float
-    purpose: Route | Delivery | Inquiry
+    purpose: Purpose
     """Given back with the outcome."""
     route: tuple[PeerId, ...] = ()
     """Hops to try first, where a way is known beforehand."""
@@ -99,9 +103,9 @@ class Attempt(NamedTuple):
 
 
 class GivenUp(NamedTuple):
-    """A request has failed."""
+    """The request for this purpose has failed."""
 
-    request: PendingRequest
+    purpose: Purpose
     reason: str
 
 
@@ -123,27 +127,6 @@ class RequestCounts:
     stray_responses: int = 0
 
 
-class _RetransmissionTimeout:
-    """How long to wait for a response before the next attempt, by the peer that is to give it."""
-
-    def __init__(self, config: RoutingConfig) -> None:
-        self._config = config
-        self._times = RoundTripTimes(config.remembered_routes)
-
-    def sample(self, peer: PeerId, seconds: float) -> None:
-        """Take note of how long a response of this peer took."""
-        self._times.sample(peer, seconds)
-
-    def seconds(self, peer: PeerId, longest_way: int, attempt: int, *, hurried: bool) -> float:
-        """How long to wait for this peer's response to an attempt, the first being 0."""
-        times = self._times.of(peer)
-        if times is None:
-            return self._config.ack_timeout * max(1.0, longest_way / _SHORT_WAY) * 2.0 ** min(attempt, _DOUBLINGS)
-        doublings = min(max(0, attempt - hurried), _DOUBLINGS)
-        expected = times.expected(deviations=_HURRIED_DEVIATIONS if hurried else NEARLY_ALL)
-        return max(self._config.least_wait, expected) * 2.0**doublings
-
-
 class Requests:
     """All packets of ours that wait for a response."""
 
@@ -156,19 +139,20 @@ class Requests:
         self._rng = rng
         self._table = table
         self._timers = timers
-        self._timeout = _RetransmissionTimeout(config.routing)
+        self._times = RoundTripTimes(config.routing.remembered_routes)
         self._bytes = 0  # of large packets in flight
         self._requests: dict[str, PendingRequest] = {}
         self._by_call: dict[tuple[Subsystem, int], str] = {}
 
-    def __len__(self) -> int:
-        return len(self._requests)
+    def snapshot(self) -> dict[str, int]:
+        """What became of requests, and how many wait for a response."""
+        return {**attrs.asdict(self.counts), "in_flight": len(self._requests)}
 
     def start(self, request: PendingRequest, now: float) -> Decision:
         """Make the first attempt."""
         if len(self._requests) >= self._config.errands:
             self.counts.failed += 1
-            return GivenUp(request, f"{len(self._requests)} packets are under way already: try again later")
+            return GivenUp(request.purpose, f"{len(self._requests)} packets are under way already: try again later")
         self._requests[request.packet.id] = request
         self._bytes += request.load
         if isinstance(request.purpose, Route):
@@ -178,44 +162,41 @@ class Requests:
 
     def cancel(self, packet_id: str) -> None:
         """End a request, if there is one: nobody waits for it any more."""
-        if packet_id in self._requests:
-            self._remove(packet_id)
+        request = self._requests.get(packet_id)
+        if request is not None:
+            self._remove(request)
 
     def cancel_route(self, owner: Subsystem, call: int) -> None:
         """As `cancel`, by who asked."""
-        packet_id = self._by_call.get((owner, call))
-        if packet_id is not None:
-            self._remove(packet_id)
+        self.cancel(self._by_call.get((owner, call), ""))
 
-    def cancel_all(self) -> list[PendingRequest]:
+    def give_up_all(self, reason: str) -> list[GivenUp]:
         """End all of them."""
-        self.counts.failed += len(self._requests)
-        return [self._remove(packet_id) for packet_id in list(self._requests)]
+        return [self._give_up(request, reason) for request in list(self._requests.values())]
 
     def timed_out(self, packet_id: str, now: float) -> Decision:
         """No response came in time."""
-        request = self._requests.get(packet_id)
-        if request is None:
-            return None
+        request = self._requests[packet_id]
         attempts = len(request.sent)
         if now >= request.deadline or attempts >= self._config.attempts:
             return self._give_up(request, f"no answer to {attempts} attempts in {now - request.sent[0]:.1f} s")
         self.counts.retried += 1
         return self._attempt(request, now)
 
-    def responded(self, response: Packet, now: float) -> PendingRequest | None:
-        """The request that a proven response ends; None if there is none."""
+    def responded(self, response: Packet, now: float) -> Purpose | None:
+        """End the request that a proven response belongs to. Its purpose; None if there is none."""
         request = self._requests.get(response.id)
         if request is None or not (request.packet.nearest or response.from_ == request.packet.to):
             self.counts.stray_responses += 1
             return None
         if response.attempt < len(request.sent) and is_small(request.packet):
-            self._timeout.sample(response.from_, now - request.sent[response.attempt])
+            self._times.sample(response.from_, now - request.sent[response.attempt])
         if response.kind == "answer":
             self.counts.answered += 1
         elif response.kind == "ack":
             self.counts.acked += 1
-        return self._remove(response.id)
+        self._remove(request)
+        return request.purpose
 
     def missed(self, packet_id: str, attempt: int, now: float) -> Decision:
         """A peer on the way knows no way on: that may change in a moment, so once more, but not for ever."""
@@ -263,16 +244,26 @@ class Requests:
         return self._attempt(request, now)
 
     def _attempt(self, request: PendingRequest, now: float) -> Decision:
-        attempt, to = len(request.sent), request.packet.to
-        request.sent.append(now)
-        wait = self._timeout.seconds(to, self._table.longest_way(), attempt, hurried=request.hurried)
-        wait *= self._rng.uniform(1 - _JITTER, 1 + _JITTER)
+        wait = self._response_time(request) * self._rng.uniform(1 - _JITTER, 1 + _JITTER)
         wait += self._bytes / self._slowest_link  # what is queued is not lost
+        request.sent.append(now)
         self._timers.set(ResponseTimeout(request.packet.id), min(now + wait, request.deadline))
         if not self._table:
-            what = "the key" if request.packet.nearest else short(to)
+            what = "the key" if request.packet.nearest else short(request.packet.to)
             return self._give_up(request, f"no route to {what}: there is no link to anybody who could bring it")
         return self._launch(request, request.avoid, self._table.hop_limit()) or self._stuck(request, now)
+
+    def _response_time(self, request: PendingRequest) -> float:
+        """Seconds in which a response to the next attempt should come (RFC 6298's retransmission timeout)."""
+        attempt, times = len(request.sent), self._times.of(request.packet.to)
+        if times is None:
+            expected = self._config.ack_timeout * max(1.0, self._table.longest_way() / _SHORT_WAY)
+        elif request.hurried:
+            expected = max(self._config.least_wait, times.expected(deviations=_HURRIED_DEVIATIONS))
+            attempt = max(0, attempt - 1)
+        else:
+            expected = max(self._config.least_wait, times.expected())
+        return expected * 2.0 ** min(attempt, _DOUBLINGS)
 
     def _launch(self, request: PendingRequest, tried: tuple[PeerId, ...], hops: int) -> Attempt | None:
         """Send it by the best first hop that was not taken yet; None if there is none."""
@@ -285,11 +276,14 @@ class Requests:
             return None
         request.first_hop = first
         request.used[first] = None
-        route = () if ahead is None or first == packet.to else ahead[1:]
-        return Attempt(first, structs.replace(packet, attempt=attempt, hops=hops, tried=tried, route=route))
+        rest = () if ahead is None else ahead[1:]
+        return Attempt(first, structs.replace(packet, attempt=attempt, hops=hops, tried=tried, route=rest))
 
     def _first_hop(self, request: PendingRequest, tried: tuple[PeerId, ...]) -> PeerId | None:
-        """The best that was not taken yet. For a key only those on our side of it: from the other it would end at once."""
+        """The best that was not taken yet.
+
+        For a key only those on our side of it, if there are any: on the other it would end at once.
+        """
         packet, table = request.packet, self._table
         nearer = table.nearer(packet.to, (), tried, leaves=True) if packet.nearest else []
         ranked = nearer or table.ranked(packet.to, tried)
@@ -313,14 +307,13 @@ class Requests:
         return None
 
     def _give_up(self, request: PendingRequest, reason: str) -> GivenUp:
-        self._remove(request.packet.id)
+        self._remove(request)
         self.counts.failed += 1
-        return GivenUp(request, reason)
+        return GivenUp(request.purpose, reason)
 
-    def _remove(self, packet_id: str) -> PendingRequest:
-        request = self._requests.pop(packet_id)
+    def _remove(self, request: PendingRequest) -> None:
+        del self._requests[request.packet.id]
         self._bytes -= request.load
         if isinstance(request.purpose, Route):
             self._by_call.pop((request.purpose.owner, request.purpose.call), None)
-        self._timers.cancel(ResponseTimeout(packet_id))
-        return request
+        self._timers.cancel(ResponseTimeout(request.packet.id))

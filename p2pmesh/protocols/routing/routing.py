@@ -1,20 +1,21 @@
 """Routing: one message to one peer, neighbour or not, and direct messages on top of it.
 
-Greedy routing on a small-world ring with lookahead: Kleinberg, "The small-world phenomenon", 2000; Manku, Naor, Wieder, "Know thy
-neighbor's neighbor", 2004.
+Greedy routing on a small-world ring with lookahead: Kleinberg, "The small-world phenomenon", 2000; Manku, Naor,
+Wieder, "Know thy neighbor's neighbor", 2004.
 
-A *packet* carries a message over several links. The `ForwardingTable` gives its next hops round the ring, and every peer that
-it passes is a `Relay`, which has to keep nothing of it. Packets that want a response are `Requests`: repeated, another way each time,
-until their receiver responds; responses walk the path back. The origin signs a packet, and the `Receiver` delivers it once. A
-packet with `nearest` goes to the peer whose id is nearest to a key. The `DirectSender` gives direct messages to a neighbour over its
-link, and to others as packets that are sealed for them alone. Only members relay, or are reached by packets.
+A *packet* carries a message over several links. The `ForwardingTable` gives its next hops round the ring, and every
+peer that it passes is a `Relay`, which has to keep nothing of it. Packets that want a response are `Requests`:
+repeated, another way each time, until their receiver responds; responses walk the path back. The origin signs a
+packet, and the `Receiver` delivers it once. A packet with `nearest` goes to the peer whose id is nearest to a key.
+The `DirectSender` gives direct messages to a neighbour over its link, and to others as packets that are sealed for
+them alone. Only members relay, or are reached by packets. Parts return what they decide; `_carry_out` does it.
 
-Each part returns what it has decided, and the core carries that out.
-
-Inputs: LinkUp, LinkDown, LinkSuspected, LinkRecovered, Received, NeighbourLinks, MeshSize, Route, CancelRoute, RouteReply,
-  SendDirect, CancelCall, Leave.
-Effects: SendFrame, DropLink, Emit (DirectReceived), Reply, Notify (RouteSucceeded or RouteFailed to the asker; RoutedReceived).
-Messages: `packet`, `direct`, `direct_ack`; inside packets `direct`, `contact_request`, `contact_reply`, and other cores' types.
+Inputs: LinkUp, LinkDown, LinkSuspected, LinkRecovered, Received, NeighbourLinks, MeshSize, Route, CancelRoute,
+  RouteReply, SendDirect, CancelCall, Leave.
+Effects: SendFrame, DropLink, Emit (DirectReceived), Reply, Notify (RouteSucceeded or RouteFailed to the asker;
+  RoutedReceived).
+Messages: `packet`, `direct`, `direct_ack`; inside packets `direct`, `contact_request`, `contact_reply`, and other
+  cores' types.
 Config: RoutingConfig; `max_peers`, `max_payload`; `window_bytes` and `slowest_link` of BroadcastConfig.
 State: the open links; the parts name theirs, and their bounds.
 """
@@ -23,15 +24,15 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import attrs
 from attrs import define
 from msgspec import structs
 
 from p2pmesh.config import MeshConfig
-from p2pmesh.errors import MeshClosed, MeshError, PeerUnreachable, RemoteProtocolError
-from p2pmesh.events import DirectReceived, Payload
+from p2pmesh.errors import RemoteProtocolError
+from p2pmesh.events import DirectReceived
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId, short
 from p2pmesh.protocols.core import WallClock
@@ -74,14 +75,25 @@ from p2pmesh.protocols.routing.packets import (
 )
 from p2pmesh.protocols.routing.receiver import Receiver
 from p2pmesh.protocols.routing.relay import Forward, Originate, Relay
-from p2pmesh.protocols.routing.requests import Attempt, GivenUp, PendingRequest, Requests, ResponseTimeout
+from p2pmesh.protocols.routing.requests import (
+    Attempt,
+    Delivery,
+    GivenUp,
+    Inquiry,
+    PendingRequest,
+    Purpose,
+    Requests,
+    ResponseTimeout,
+)
 from p2pmesh.protocols.routing.sealed_box import Contacts
 from p2pmesh.protocols.util.timers import Timers
 from p2pmesh.wire.codec import encode
 from p2pmesh.wire.fields import SEARCH
 from p2pmesh.wire.messages import PROTOCOL_VERSION, Direct, DirectAck, Message
 from p2pmesh.wire.overlay import Packet
-from p2pmesh.wire.payloads import pack
+
+_Decision: TypeAlias = Forward | Originate | Attempt | GivenUp | Step | None
+"""What parts decide; None where nothing is to be done."""
 
 
 @define
@@ -144,7 +156,7 @@ class RoutingCore:
             case RouteReply(way, message):
                 self._on_route_reply(way, message, now)
             case SendDirect(call, peer, payload):
-                self._on_send_direct(call, peer, payload, now)
+                self._carry_out(self._direct_sender.send(call, peer, payload), now)
             case CancelCall(call):
                 self._carry_out(self._direct_sender.cancel(call), now)
             case Leave():
@@ -160,17 +172,16 @@ class RoutingCore:
         """Do what is due."""
         for due in self._timers.pop_due(now):
             match due:
-                case AckTimeout():
-                    self._carry_out(self._direct_sender.timed_out(due, now), now)
+                case AckTimeout(message_id):
+                    self._carry_out(self._direct_sender.timed_out(message_id, now), now)
                 case ResponseTimeout(packet_id):
-                    self._pursue(self._requests.timed_out(packet_id, now), now)
+                    self._carry_out((self._requests.timed_out(packet_id, now),), now)
                 case _:
                     raise AssertionError(due)
         return self._take(now)
 
     def snapshot(self) -> Mapping[str, Any]:
-        table, relay, requests = self._table, self._relay, self._requests
-        sender, receiver = self._direct_sender, self._receiver
+        table = self._table
         return {
             "links": len(self._links),
             "timers": len(self._timers),
@@ -181,26 +192,10 @@ class RoutingCore:
                 "shunned": len(table.shunned),
                 "hop_limit": table.hop_limit(),
             },
-            "relay": {
-                **attrs.asdict(relay.counts),
-                "buffers": relay.buffers,
-                "buffered": relay.buffered,
-                "rates": relay.rates,
-            },
-            "requests": {**attrs.asdict(requests.counts), "in_flight": len(requests)},
-            "direct_sender": {
-                **attrs.asdict(sender.counts),
-                "in_flight": sender.in_flight,
-                "waiting": sender.waiting,
-            },
-            "receiver": {
-                "requests": attrs.asdict(receiver.requests),
-                "directs": attrs.asdict(receiver.directs),
-                "seen_ids": len(receiver.seen),
-                "seen_ids_forgotten": receiver.seen.forgotten,
-                "heard_ids": len(receiver.heard),
-                "questions": len(receiver.questions),
-            },
+            "relay": self._relay.snapshot(),
+            "requests": self._requests.snapshot(),
+            "direct_sender": self._direct_sender.snapshot(),
+            "receiver": self._receiver.snapshot(),
         }
 
     # --- packets in ---------------------------------------------------------------------------------------------------
@@ -219,16 +214,16 @@ class RoutingCore:
         is_back = is_returned(packet, sender)
         path = packet.path if is_back else (*packet.path, sender)
         if is_back and packet.from_ == self._me:
-            self._pursue(self._requests.given_back(packet, now), now)
+            self._carry_out((self._requests.given_back(packet, now),), now)
         elif self._table.is_nearest(packet.to, path, packet.tried) if packet.nearest else packet.to == self._me:
             self._on_arrived(packet, path, sender, now)
         else:
-            self._relayed(self._relay.pass_on(packet, path, now), now)
+            self._carry_out((self._relay.pass_on(packet, path, now),), now)
 
     def _on_arrived(self, packet: Packet, path: tuple[PeerId, ...], sender: PeerId, now: float) -> None:
         """A packet has come to us as its receiver."""
         if packet.kind == "miss":
-            self._pursue(self._requests.missed(packet.id, packet.attempt, now), now)
+            self._carry_out((self._requests.missed(packet.id, packet.attempt, now),), now)
             return
         origin = self._proven_origin(packet, path, sender)
         if origin is None:
@@ -261,14 +256,13 @@ class RoutingCore:
         return link or RemotePeer(packet.from_, True, PROTOCOL_VERSION, packet.key)
 
     def _on_response(self, response: Packet, hops: int, now: float) -> None:
-        request = self._requests.responded(response, now)
-        match None if request is None else request.purpose:
-            case None:
-                pass
+        match self._requests.responded(response, now):
             case Route() as route:
                 self._effects.append(Notify(route.owner, _outcome(route, response, hops)))
-            case purpose:
+            case Delivery() | Inquiry() as purpose:
                 self._carry_out(self._direct_sender.responded(purpose, response, now), now)
+            case None:
+                pass
 
     # --- direct messages in -------------------------------------------------------------------------------------------
 
@@ -295,26 +289,21 @@ class RoutingCore:
         if replaced is not None:
             self._carry_out(self._direct_sender.link_down(replaced, "it was replaced by a new one", now), now)
         if peer in self._table:
-            for relayed in self._relay.link_up(peer, now):
-                self._relayed(relayed, now)
-            for decision in self._requests.link_up(peer, now):
-                self._pursue(decision, now)
+            self._carry_out(self._relay.link_up(peer, now), now)
+            self._carry_out(self._requests.link_up(peer, now), now)
         self._go_round(shunned, now)
 
     def _on_link_down(self, peer: PeerId, reason: str, now: float) -> None:
         self._table.link_down(peer)
         link = self._links.pop(peer, None)
-        for decision in self._requests.link_down(peer, now):
-            self._pursue(decision, now)
-        for relayed in self._relay.link_down(peer, now):
-            self._relayed(relayed, now)
+        self._carry_out(self._requests.link_down(peer, now), now)
+        self._carry_out(self._relay.link_down(peer, now), now)
         if link is not None:
             self._carry_out(self._direct_sender.link_down(link, reason, now), now)
 
     def _on_link_recovered(self, peer: PeerId, now: float) -> None:
         self._go_round(self._table.link_recovered(peer), now)
-        for relayed in self._relay.unpark(now):
-            self._relayed(relayed, now)
+        self._carry_out(self._relay.unpark(now), now)
 
     def _go_round(self, shunned: list[PeerId], now: float) -> None:
         """Send what these were given, who are shunned from now on, another way: it may be lost.
@@ -322,16 +311,8 @@ class RoutingCore:
         While all neighbours are suspected, none is shunned; once one recovers, or another comes, the others are.
         """
         for peer in shunned:
-            for decision in self._requests.link_suspected(peer):
-                self._pursue(decision, now)
-            for relayed in self._relay.link_suspected(peer, now):
-                self._relayed(relayed, now)
-
-    def _on_leave(self, now: float) -> None:
-        self._left = True
-        self._carry_out(self._direct_sender.fail_all("the mesh was left before the receiver acknowledged"), now)
-        for request in self._requests.cancel_all():
-            self._give_up(request, "the mesh was left", now)
+            self._carry_out(self._requests.link_suspected(peer), now)
+            self._carry_out(self._relay.link_suspected(peer, now), now)
 
     # --- what other cores ask for -------------------------------------------------------------------------------------
 
@@ -358,26 +339,17 @@ class RoutingCore:
             avoid=route.avoid,
             most_misses=self._config.routing.doubtful_misses if route.doubtful else None,
         )
-        self._pursue(self._requests.start(request, now), now)
+        self._carry_out((self._requests.start(request, now),), now)
 
     def _on_route_reply(self, way: ReturnPath, message: Message, now: float) -> None:
         answer = self._receiver.answer(way, message)
         if answer is not None:
             self._respond(answer, way.path, now)
 
-    # --- what the application asks for --------------------------------------------------------------------------------
-
-    def _on_send_direct(self, call: int, peer: PeerId, payload: Payload, now: float) -> None:
-        try:
-            if self._left:
-                raise MeshClosed("the mesh was left")
-            if peer == self._me:
-                raise PeerUnreachable("that is this peer itself: send to another")
-            body = pack(payload, self._config.max_payload)
-        except MeshError as error:
-            self._effects.append(Reply(call, error=error))
-            return
-        self._carry_out(self._direct_sender.send(call, peer, body), now)
+    def _on_leave(self, now: float) -> None:
+        self._left = True
+        self._carry_out(self._direct_sender.close("the mesh was left before the receiver acknowledged"), now)
+        self._carry_out(self._requests.give_up_all("the mesh was left"), now)
 
     # --- decisions into effects ---------------------------------------------------------------------------------------
 
@@ -388,45 +360,36 @@ class RoutingCore:
         effects, self._effects = self._effects, []
         return effects
 
-    def _carry_out(self, steps: Iterable[Step], now: float) -> None:
-        """What the direct sender has decided."""
-        for step in steps:
-            match step:
+    def _carry_out(self, decisions: Iterable[_Decision], now: float) -> None:
+        """Turn what the parts have decided into effects."""
+        effects = self._effects
+        for decision in decisions:
+            match decision:
+                case Forward(peer, packet):
+                    self._send(peer, packet, now)
+                case Attempt(first_hop, packet):
+                    self._send_own(first_hop, packet, now)
+                case Originate(packet):
+                    self._originate(packet, now)
                 case Transmit(peer, message):
-                    self._effects.append(SendFrame((peer,), message))
+                    effects.append(SendFrame((peer,), message))
+                case Finish(call, error):
+                    effects.append(Reply(call, error=error))
                 case Start(request):
-                    self._pursue(self._requests.start(request, now), now)
+                    self._carry_out((self._requests.start(request, now),), now)
                 case Cancel(packet_id):
                     self._requests.cancel(packet_id)
-                case Finish(call, error):
-                    self._effects.append(Reply(call, error=error))
+                case GivenUp(purpose, reason):
+                    self._give_up(purpose, reason, now)
+                case None:
+                    pass
 
-    def _pursue(self, decision: Attempt | GivenUp | None, now: float) -> None:
-        """What was decided about a request."""
-        match decision:
-            case Attempt(first_hop, packet):
-                self._send_own(first_hop, packet, now)
-            case GivenUp(request, reason):
-                self._give_up(request, reason, now)
-            case None:
-                pass
-
-    def _give_up(self, request: PendingRequest, reason: str, now: float) -> None:
-        match request.purpose:
+    def _give_up(self, purpose: Purpose, reason: str, now: float) -> None:
+        match purpose:
             case Route(owner, call):
                 self._effects.append(Notify(owner, RouteFailed(call, reason)))
-            case purpose:
+            case Delivery() | Inquiry():
                 self._carry_out(self._direct_sender.given_up(purpose, reason), now)
-
-    def _relayed(self, decision: Forward | Originate | None, now: float) -> None:
-        """What the relay has decided about a packet."""
-        match decision:
-            case Forward(peer, packet):
-                self._send(peer, packet, now)
-            case Originate(packet):
-                self._originate(packet, now)
-            case None:
-                pass
 
     def _respond(self, response: Packet, path: tuple[PeerId, ...], now: float) -> None:
         """Send a response back the way that its request came."""
@@ -435,13 +398,11 @@ class RoutingCore:
     def _originate(self, packet: Packet, now: float) -> None:
         """Send a packet of ours to which nobody responds."""
         ahead = self._table.along(packet.route, packet.to, ())
+        if ahead is None and (ranked := self._table.ranked(packet.to, ())):
+            ahead = (ranked[0], *packet.route)
         if ahead is not None:
-            first, route = ahead[0], ahead[1:] if ahead[0] != packet.to else ()
-        elif ranked := self._table.ranked(packet.to, ()):
-            first, route = ranked[0], packet.route if ranked[0] != packet.to else ()
-        else:
-            return
-        self._send_own(first, structs.replace(packet, hops=self._table.hop_limit(), route=route), now)
+            packet = structs.replace(packet, hops=self._table.hop_limit(), route=ahead[1:])
+            self._send_own(ahead[0], packet, now)
 
     def _send_own(self, peer: PeerId, packet: Packet, now: float) -> None:
         """Send a packet of ours: with our signature, unless the link to its receiver says as much."""

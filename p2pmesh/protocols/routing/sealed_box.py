@@ -1,8 +1,9 @@
 r"""Sealed boxes: what only its receiver can read, and the contact records that say for which key to seal.
 
-A box is the sender's one-time X25519 public key (32 bytes), then ChaCha20-Poly1305 (RFC 8439) over the message, with an
-all-zero nonce and no further data: each key seals once. The key is HKDF-SHA256 (RFC 5869), without salt, of the X25519 shared
-secret, with this `info`, in which `field(x)` is the length of `x` in bytes as a 32-bit big-endian number, then `x`::
+A box is the sender's one-time X25519 public key (32 bytes), then ChaCha20-Poly1305 (RFC 8439) over the message, with
+an all-zero nonce and no further data: each key seals once. The key is HKDF-SHA256 (RFC 5869), without salt, of the
+X25519 shared secret, with this `info`, in which `field(x)` is the length of `x` in bytes as a 32-bit big-endian
+number, then `x`::
 
     b"p2pmesh box v1\0"
     field(the one-time public key)
@@ -11,9 +12,9 @@ secret, with this `info`, in which `field(x)` is the length of `x` in bytes as a
     field(receiver's peer id)
     field(id of the packet)
 
-So a box opens for nobody else, in no other packet, and under no other sender's name; the signature of the packet around it
-proves that the sender made it. As in HPKE's base mode (RFC 9180), whoever gets hold of the receiver's key can open what was
-sealed for it before.
+So a box opens for nobody else, in no other packet, and under no other sender's name; the signature of the packet
+around it proves that the sender made it. As in HPKE's base mode (RFC 9180), whoever gets hold of the receiver's key
+can open what was sealed for it before.
 
 A contact record's signature covers::
 

@@ -1,4 +1,5 @@
-"""Whatever packets neighbours send, in whatever order: the routing core neither raises nor grows, and what it sends can be read."""
+"""Whatever packets neighbours send, in whatever order: the routing core neither raises nor grows, and what it sends
+can be read."""
 
 from __future__ import annotations
 

@@ -411,7 +411,7 @@ def test_a_message_that_does_not_travel_is_refused():
     call = net.route(0, net.nodes[3].id, GossipWant())
     net.run(5)
     assert "refused" in why_not(net, 0, call)
-    assert net.nodes[3].count("receiver.requests.refused") == 1
+    assert net.nodes[3].count("receiver.refused") == 1
 
 
 # --- what no honest neighbour sends -----------------------------------------------------------------------------------

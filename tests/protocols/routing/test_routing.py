@@ -219,7 +219,7 @@ def test_messages_of_a_link_that_has_ended_and_stray_acks_are_ignored():
     assert bare.hear(B, DirectAck(id=message_id)) == []
 
 
-# --- the original's peers -----------------------------------------------------------------------------------------------
+# --- the original's peers ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("payload", "plain"), [({"a": [1]}, {"a": [1]}), ("text", "text"), (b"\0", "AA==")])
@@ -242,7 +242,7 @@ def test_any_json_from_an_original_is_delivered_unverified():
         assert bare.sent() == []
 
 
-# --- bounds -------------------------------------------------------------------------------------------------------------
+# --- bounds -----------------------------------------------------------------------------------------------------------
 
 
 def test_the_window_of_a_link_is_bounded_and_moves_with_the_acks_in_order():
