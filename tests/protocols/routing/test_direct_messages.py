@@ -12,8 +12,10 @@ from msgspec import structs
 
 from p2pmesh.config import MeshConfig, RoutingConfig
 from p2pmesh.errors import MeshClosed, PeerUnreachable, RemoteProtocolError
-from p2pmesh.protocols.inputs import CancelCall, Leave, LinkUp, RemotePeer, SendDirect
+from p2pmesh.protocols.effects import SendFrame
+from p2pmesh.protocols.inputs import CancelCall, Leave, LinkUp, Received, RemotePeer, SendDirect
 from p2pmesh.protocols.routing.packets import content, signed
+from p2pmesh.protocols.routing.routing import RoutingCore
 from p2pmesh.protocols.routing.sealed_box import SEAL_SIZE, Contacts, contact_of, is_contact_of, seal, unseal
 from p2pmesh.simulation.discrete.network import EPOCH
 from p2pmesh.wire.codec import encode
@@ -21,7 +23,7 @@ from p2pmesh.wire.messages import Direct, Message
 from p2pmesh.wire.overlay import ContactReply, ContactRequest, Packet
 from tests.harness.examples import examples
 from tests.harness.routing import Node, RouteNet, ring, small_world
-from tests.harness.virtual_time import identity
+from tests.harness.virtual_time import identity, remote, virtual_wall
 
 ALICE, BOB, EVE = identity(0), identity(1), identity(2)
 
@@ -101,6 +103,47 @@ def test_a_large_message_on_a_slow_way_is_not_taken_for_lost():
     assert len([1 for a, _, packet in packets(net, "tell") if a == 0 and len(packet.carry) > 1000]) == 1
 
 
+@pytest.mark.parametrize("size", [10, 100_000])
+def test_direct_messages_to_peers_without_a_link_do_not_overtake_and_calls_do(size):
+    core = RoutingCore(ALICE, MeshConfig(), random.Random(1), virtual_wall)
+    core.handle(LinkUp(remote(EVE)), 0.0)
+    (question,) = core.handle(SendDirect(1, B, b"x" * size), 0.0)
+    assert isinstance(question, SendFrame)
+    assert isinstance(question.message, Packet)
+    assert question.urgent
+    record = ContactReply(contact=contact_of(BOB, 1024 * 1024, 0))
+    answer = Packet(id=question.message.id, kind="answer", from_=B, to=A, carry=encode(record), path=(B,))
+    (message,) = core.handle(Received(EVE.peer_id, signed(answer, BOB)), 0.1)
+    assert isinstance(message, SendFrame)
+    assert not message.urgent
+
+
+def test_a_large_message_is_waited_for_longer():
+    config = MeshConfig(routing=RoutingConfig(patience=2.0))
+    for size in (1, int(config.broadcast.slowest_link)):
+        net = RouteNet(8, ring(8), config=config)
+        net.send(0, 3, "first")
+        net.run(3)
+        net.meddle = lambda _sender, _receiver, _message: None
+        call = net.send(0, 3, b"x" * size)
+        patience = 2 + size / config.broadcast.slowest_link
+        net.run(patience - 0.01)
+        assert call not in net.nodes[0].replies
+        net.run(0.02)
+        assert "no answer" in error_of(net, 0, call)
+
+
+def test_a_receiver_whose_record_does_not_come_is_given_up():
+    net = RouteNet(8, ring(8), config=MeshConfig(routing=RoutingConfig(patience=2.0)))
+    net.meddle = lambda _sender, _receiver, _message: None
+    call = net.send(0, 3)
+    net.run(1.99)
+    assert call not in net.nodes[0].replies
+    net.run(0.02)
+    assert "no answer" in error_of(net, 0, call)
+    assert net.nodes[0].count("direct_sender.unreachable") == 1
+
+
 # --- links come and go ------------------------------------------------------------------------------------------------
 
 
@@ -130,6 +173,32 @@ def test_a_message_under_way_takes_a_new_link_to_its_receiver():
     assert net.nodes[0].replies[call].error is None
 
 
+@pytest.mark.parametrize(("verified", "continued"), [(True, 1), (False, 0)])
+def test_a_message_goes_on_over_a_route_if_its_receiver_is_a_member(verified, continued):
+    net = RouteNet(4, ring(4))
+    net.feed(net.nodes[0], LinkUp(RemotePeer(net.nodes[1].id, verified, 1)))
+    net.meddle = lambda _sender, _receiver, message: None if isinstance(message, Direct) else message
+    call = net.send(0, 1)
+    net.run(0.1)
+    net.cut(0, 1, "gone away")
+    net.run(3)
+    assert net.nodes[0].count("direct_sender.continued") == len(net.nodes[1].directs) == continued
+    if not continued:
+        assert "closed before it acknowledged: gone away" in error_of(net, 0, call)
+
+
+def test_a_message_that_goes_on_over_a_route_is_not_repeated_over_the_link():
+    net = RouteNet(8, ring(8))
+    net.meddle = lambda _sender, _receiver, _message: None
+    call = net.send(0, 1)
+    net.run(0.1)
+    net.cut(0, 1)
+    net.meddle = lambda _sender, _receiver, message: message
+    net.run(60)
+    assert net.nodes[0].replies[call].error is None
+    assert [isinstance(message, Direct) for _, _, message in net.sent].count(True) == 1
+
+
 # --- relays -----------------------------------------------------------------------------------------------------------
 
 
@@ -139,9 +208,9 @@ def test_relays_can_not_read_a_message():
     net.run(5)
     (event,) = net.nodes[3].directs
     assert event.payload == "attack at dawn"
-    letters = packets(net, "tell")
-    assert [(a, b) for a, b, _ in letters] == [(0, 1), (1, 2), (2, 3)]
-    for _, _, packet in letters:
+    boxes = packets(net, "tell")
+    assert [(a, b) for a, b, _ in boxes] == [(0, 1), (1, 2), (2, 3)]
+    for _, _, packet in boxes:
         assert b"dawn" not in encode(packet)
         with pytest.raises(RemoteProtocolError):
             content(packet.carry)
@@ -167,12 +236,12 @@ def forge(packet: Packet, relay: Node) -> list[Packet]:
 @pytest.mark.parametrize("which", range(6))
 def test_relays_can_not_alter_a_message_or_pass_it_off_as_their_own(which):
     net = RouteNet(8, ring(8))
-    net.send(0, 3, "first")  # so that nothing but the letter is under way
+    net.send(0, 3, "first")  # so that nothing but the message is under way
     net.run(5)
 
     def meddle(sender: Node, _receiver: Node, message: Message) -> Message:
-        is_letter = isinstance(message, Packet) and message.sealed and sender.number == 2
-        return forge(message, sender)[which] if is_letter else message  # type: ignore[arg-type]
+        is_message = isinstance(message, Packet) and message.sealed and sender.number == 2
+        return forge(message, sender)[which] if is_message else message  # type: ignore[arg-type]
 
     net.meddle = meddle
     call = net.send(0, 3, "second")
@@ -188,10 +257,10 @@ def test_relays_can_not_have_a_message_delivered_again():
     net = RouteNet(8, ring(8))
     net.send(0, 3, "once")
     net.run(5)
-    letter = next(packet for a, _, packet in packets(net, "tell") if a == 2)
+    message = next(packet for a, _, packet in packets(net, "tell") if a == 2)
     for wait in (0, 100, 1000):
         net.run(wait)
-        net.inject(net.nodes[2], net.nodes[3], letter)
+        net.inject(net.nodes[2], net.nodes[3], message)
         net.run(1)
     assert [event.payload for event in net.nodes[3].directs] == ["once"]
 
@@ -365,6 +434,16 @@ def test_a_newer_record_takes_the_place_of_an_older_one_and_their_number_is_boun
     for number in range(10):
         contacts.learn(identity(number).peer_id, contact_of(identity(number), 1, 1))
     assert len(contacts) == 3
+
+
+def test_of_contact_records_those_used_last_are_kept():
+    contacts = Contacts(ALICE, 1000, limit=2)
+    for one in (BOB, EVE):
+        contacts.learn(one.peer_id, contact_of(one, 1, 1))
+    assert contacts.get(B) is not None
+    contacts.learn(A, contact_of(ALICE, 1, 1))
+    assert contacts.get(B) is not None
+    assert contacts.get(E) is None
 
 
 def test_a_stranger_that_asks_for_our_record_with_another_ones_gets_it_and_is_not_believed():

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from itertools import permutations
+from itertools import pairwise, permutations
+from zlib import crc32
 
 import pytest
 from hypothesis import given
@@ -13,8 +14,8 @@ from msgspec import structs
 from p2pmesh.config import MeshConfig, RoutingConfig
 from p2pmesh.keyspace import RING_SIZE, PeerId
 from p2pmesh.protocols.inputs import LinkUp, RemotePeer, Subsystem
-from p2pmesh.protocols.notices import CancelRoute, ReturnPath, RouteFailed, RouteSucceeded
-from p2pmesh.protocols.routing.forwarding_table import MOST_HOPS, ForwardingTable
+from p2pmesh.protocols.notices import CancelRoute, MeshSize, ReturnPath, RouteFailed, RouteSucceeded
+from p2pmesh.protocols.routing.forwarding_table import MOST_HOPS, ForwardingTable, pick
 from p2pmesh.protocols.routing.packets import signed
 from p2pmesh.simulation.discrete.network import EPOCH
 from p2pmesh.wire.codec import encode
@@ -26,6 +27,14 @@ from tests.harness.routing import Node, RouteNet, ring, rpc, small_world
 from tests.harness.virtual_time import identity
 
 KEYS = st.integers(0, RING_SIZE - 1).map(lambda number: PeerId(f"{number:040x}"))
+
+
+def trail(*numbers: int) -> tuple[PeerId, ...]:
+    return tuple(identity(1000 + number).peer_id for number in numbers)
+
+
+STRANGERS = trail(*range(300))
+FROM, TO = STRANGERS[0], STRANGERS[-1]
 
 
 def with_config(**fields: object) -> MeshConfig:
@@ -80,6 +89,7 @@ def test_a_route_without_an_answer_ends_with_arrival():
     assert routed.peer.public_key == net.nodes[0].identity.public_key
     assert routed.way.path[0] == net.nodes[0].id
     assert len(routed.way.path) == 5
+    assert (net.nodes[5].count("receiver.delivered"), net.nodes[5].count("receiver.hops")) == (1, 5)
 
 
 @examples(40)
@@ -308,6 +318,122 @@ def test_attempts_wait_for_as_long_as_answers_take():
     assert net.total("requests.retried") == before
 
 
+def attempts_of(net: RouteNet, number: int, seconds: float) -> list[float]:
+    """Seconds between the attempts that a peer makes while nothing of its own arrives."""
+    times: dict[int, float] = {}
+
+    def meddle(sender: Node, _receiver: Node, message: Message) -> Message | None:
+        if sender.number != number or not isinstance(message, Packet):
+            return message
+        times.setdefault(message.attempt, net.now)
+        return None
+
+    net.meddle = meddle
+    net.run(seconds)
+    return [after - before for before, after in pairwise(times.values())]
+
+
+def are_about(waits: list[float], expected: list[float]) -> bool:
+    return len(waits) == len(expected) and all(
+        0.9 * most <= wait <= 1.1 * most for wait, most in zip(waits, expected, strict=True)
+    )
+
+
+def lost(net: RouteNet, number: int) -> None:
+    net.meddle = lambda sender, _receiver, message: None if sender.number == number else message
+
+
+def test_while_nothing_is_known_of_answers_attempts_wait_as_long_as_over_a_link_and_then_up_to_four_times():
+    net = RouteNet(10, ring(10))
+    lost(net, 0)
+    net.route(0, net.nodes[3].id, timeout=100)
+    assert are_about(attempts_of(net, 0, 13), [2, 4, 4])  # the first attempt was before
+
+
+def test_where_ways_are_long_attempts_wait_longer():
+    net = RouteNet(10, ring(10))
+    lost(net, 0)
+    net.feed(net.nodes[0], MeshSize(10_000))  # of which ways may take 250 links
+    net.route(0, net.nodes[3].id, timeout=100)
+    net.run(0.88 * 250 / 64)
+    assert net.total("requests.retried") == 0
+    net.run(0.24 * 250 / 64)
+    assert net.total("requests.retried") == 1
+
+
+def test_once_answers_are_known_attempts_wait_for_a_little_longer_than_those_took():
+    net = RouteNet(10, ring(10), latency=0.1)
+    for _ in range(40):  # until they are known not to vary
+        net.route(0, net.nodes[3].id)
+        net.run(1)
+    lost(net, 0)
+    net.route(0, net.nodes[3].id, timeout=100)
+    assert are_about(attempts_of(net, 0, 9), [1.2, 2.4, 2.4])
+
+
+def test_answers_that_come_sooner_than_that_do_not_hurry_attempts_beyond_a_limit():
+    net = RouteNet(10, ring(10), latency=0.001)
+    for _ in range(40):
+        net.route(0, net.nodes[3].id)
+        net.run(1)
+    lost(net, 0)
+    net.route(0, net.nodes[3].id, timeout=100)
+    assert are_about(attempts_of(net, 0, 4), [0.6, 1.2, 1.2])
+
+
+def test_attempts_that_find_no_way_are_made_ever_later():
+    net = RouteNet(10, ring(10))
+    call = net.route(0, net.nodes[5].id, avoid=(net.nodes[1].id, net.nodes[9].id), timeout=60)
+    net.run(0.3 + 0.6 + 1.2 - 0.01)
+    assert call not in net.nodes[0].outcomes
+    assert net.nodes[0].count("requests.stuck") == 3
+    net.run(0.02)
+    assert "no route: 4 attempts" in why_not(net, 0, call)
+    assert net.sent == []
+
+
+def test_every_link_takes_one_hop_from_a_packet():
+    net = RouteNet(10, ring(10))
+    net.route(0, net.nodes[3].id, answered=True)
+    net.run(3)
+    limit = net.nodes[0].count("forwarding_table.hop_limit")
+    assert [message.hops for *_, message in net.sent if isinstance(message, Packet)] == 2 * [
+        limit,
+        limit - 1,
+        limit - 2,
+    ]
+
+
+def test_a_response_to_an_attempt_that_was_never_made_is_one_all_the_same():
+    net = RouteNet(10, ring(10))
+
+    def meddle(sender: Node, _receiver: Node, message: Message) -> Message:
+        is_ack = sender.number == 1 and isinstance(message, Packet) and message.kind == "ack"
+        return structs.replace(message, attempt=message.attempt + 1) if is_ack else message  # type: ignore[union-attr]
+
+    net.meddle = meddle
+    call = net.route(0, net.nodes[3].id)
+    net.run(0.5)
+    arrived(net, 0, call)
+
+
+@given(
+    packet_id=st.text(min_size=1, max_size=8),
+    attempt=st.integers(0, 9),
+    ranked=st.lists(KEYS, max_size=6, unique=True),
+)
+def test_the_next_hop_of_a_repeated_packet_is_the_first_of_three_with_the_parity_of_its_attempt(
+    packet_id, attempt, ranked
+):
+    packet = Packet(id=packet_id, kind="tell", from_=FROM, to=TO, attempt=attempt)
+
+    def parity(peer: PeerId) -> int:
+        return crc32(f"{packet_id} {-(-attempt // 2)} {peer}".encode()) % 2
+
+    choices = [peer for peer in ranked[:3] if parity(peer) == attempt % 2] if attempt else []
+    assert pick(ranked, packet) == next(iter([*choices, *ranked]), None)
+
+
 # --- what relays may not do -------------------------------------------------------------------------------------------
 
 
@@ -417,14 +543,6 @@ def test_a_message_that_does_not_travel_is_refused():
 # --- what no honest neighbour sends -----------------------------------------------------------------------------------
 
 
-def trail(*numbers: int) -> tuple[PeerId, ...]:
-    return tuple(identity(1000 + number).peer_id for number in numbers)
-
-
-STRANGERS = trail(*range(300))
-FROM, TO = STRANGERS[0], STRANGERS[-1]
-
-
 @pytest.mark.parametrize(
     "packet",
     [
@@ -468,16 +586,52 @@ def test_a_packet_that_goes_in_a_circle_ends_the_link_it_came_by(where):
 def test_packets_from_peers_that_do_not_relay_are_dropped():
     net = RouteNet(4, ring(4))
     stranger = net.nodes[1]
-    for peer in (RemotePeer(stranger.id, False, 1), RemotePeer(stranger.id, False, 0)):
+    for verified, version in ((False, 1), (True, 0), (False, 0)):
+        peer = RemotePeer(stranger.id, verified, version)
         net.feed(net.nodes[0], LinkUp(peer))
         net.inject(stranger, net.nodes[0], Packet(id="p", kind="tell", from_=stranger.id, to=net.nodes[0].id))
         net.run(1)
-    assert net.nodes[0].count("packets.dropped_stranger") == 2
+    assert net.nodes[0].count("packets.dropped_stranger") == 3
     assert net.nodes[0].routed == []
     call = net.route(0, net.nodes[2].id)
     net.run(5)
     arrived(net, 0, call)
     assert not [1 for a, b, _ in net.sent if (a, b) == (0, 1)], "nothing is relayed by such a peer"
+
+
+def test_a_packet_that_its_sender_has_had_before_ends_the_link_it_came_by():
+    net = RouteNet(10, ring(10))
+    sender = net.nodes[1]
+    net.inject(sender, net.nodes[0], Packet(id="p", kind="tell", from_=FROM, to=TO, hops=9, path=(FROM, sender.id)))
+    net.run(1)
+    assert [reason for _, reason in net.nodes[0].blamed] == ["a packet that its sender has had before"]
+
+
+@pytest.mark.parametrize(("path", "reason"), [((), "given back"), ((FROM,), None)])
+def test_a_packet_that_is_given_back_has_come_through_its_receiver(path, reason):
+    net = RouteNet(10, ring(10))
+    sender = net.nodes[1]
+    packet = Packet(id="p", kind="tell", from_=FROM, to=TO, hops=9, path=path, tried=(sender.id,))
+    net.inject(sender, net.nodes[0], packet)
+    net.run(0.06)
+    assert [reason in said for _, said in net.nodes[0].blamed] == ([True] if reason else [])
+    assert net.nodes[0].count("relay.relayed") == (0 if reason else 1)
+
+
+@pytest.mark.parametrize(("room", "kept"), [(1, True), (0, False)])
+def test_a_route_is_left_out_where_it_would_make_a_packet_too_long(room, kept):
+    net = RouteNet(10, ring(10))
+    sender, origin = net.nodes[1], STRANGERS[0]
+    path, route = STRANGERS[: MAX_TRAIL - 3 - room], STRANGERS[-3:]
+    nobody = PeerId(f"{int(net.nodes[0].id, 16) ^ 1:040x}")  # so that the search may go on
+    packet = Packet(id="p", kind="tell", from_=origin, to=nobody, hops=9, path=path, route=route)
+    net.inject(sender, net.nodes[0], packet)
+    net.run(0.06)
+    ((_, _, sent),) = [(a, b, one) for a, b, one in net.sent if a == 0]
+    assert isinstance(sent, Packet)
+    assert sent.route == (route if kept else ())
+    assert sent.path == (*path, sender.id)
+    assert nobody_is_blamed(net)
 
 
 # --- bounds -----------------------------------------------------------------------------------------------------------
