@@ -144,6 +144,7 @@ class DirectSender:
         self._timers = timers
         self._links = links
         self._contacts = contacts
+        # Of a message that is repeated later than its receiver remembers it two would be delivered.
         self._backoff = Backoff(self._config.ack_timeout, SEEN_FOR / 4)
         self._closed = False
         self._recipients: dict[PeerId, _Recipient] = {}

@@ -41,6 +41,8 @@ BUFFERED_PACKETS = 64
 """Packets in one resend buffer. It is no promise: the origin repeats what nobody acknowledges."""
 BUFFERED_BYTES = 256 * 1024
 """Bytes that they carry in all; one alone may be larger."""
+_PARKED_IDS = 4 * BUFFERED_PACKETS
+"""Parked packets that are remembered, so that none is parked twice: more than can be parked at a time."""
 
 
 class Forward(NamedTuple):
@@ -112,10 +114,10 @@ class Relay:
         self._me = table.me
         self._table = table
         rate = config.routing.relay_rate
-        self._rates = RateLimiter(config.max_peers + 1, rate, 2 * rate)
+        self._rates = RateLimiter(config.max_peers + 1, rate, 2 * rate)  # as `RoutingConfig.relay_rate` says
         self._sent: dict[PeerId, ResendBuffer] = {}
         self._parked = ResendBuffer(PARKED_FOR)
-        self._parked_once: ExpiringSet[tuple[str, str, int], None] = ExpiringSet(4 * BUFFERED_PACKETS)
+        self._parked_once: ExpiringSet[tuple[str, str, int], None] = ExpiringSet(_PARKED_IDS)
 
     def snapshot(self) -> dict[str, Any]:
         """What became of packets, and how many are kept since they may need another way."""

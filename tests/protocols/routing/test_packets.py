@@ -15,7 +15,7 @@ from p2pmesh.config import MeshConfig, RoutingConfig
 from p2pmesh.keyspace import RING_SIZE, PeerId
 from p2pmesh.protocols.inputs import LinkUp, RemotePeer, Subsystem
 from p2pmesh.protocols.notices import CancelRoute, MeshSize, ReturnPath, RouteFailed, RouteSucceeded
-from p2pmesh.protocols.routing.forwarding_table import MOST_HOPS, ForwardingTable, pick
+from p2pmesh.protocols.routing.forwarding_table import ForwardingTable, pick
 from p2pmesh.protocols.routing.packets import signed
 from p2pmesh.simulation.discrete.network import EPOCH
 from p2pmesh.wire.codec import encode
@@ -105,6 +105,18 @@ def test_what_is_for_a_key_goes_to_the_peer_nearest_to_it_but_never_to_the_asker
     assert arrived(net, asker, call).peer in good
 
 
+def test_what_is_for_a_key_is_begun_by_way_of_the_nearest_neighbour_even_if_that_leads_nowhere_else():
+    net = RouteNet(10)
+    leaf = net.nodes[4]
+    relay, asker = sorted((net.nodes[3], net.nodes[5]), key=lambda node: gap(node.id, leaf.id))
+    for a, b in ((asker, leaf), (asker, relay), (relay, net.nodes[8])):
+        net.link(a.number, b.number)
+    call = net.route(asker.number, leaf.id, nearest=True)
+    net.run(2)
+    assert arrived(net, asker.number, call).peer == leaf.id
+    assert net.total("requests.retried") == 0
+
+
 def test_answers_walk_the_path_back():
     net = RouteNet(12, ring(12))
     call = net.route(0, net.nodes[4].id, answered=True)
@@ -113,6 +125,37 @@ def test_answers_walk_the_path_back():
     hops = [(a, b, message.kind) for a, b, message in net.sent]
     assert hops[:4] == [(0, 1, "ask"), (1, 2, "ask"), (2, 3, "ask"), (3, 4, "ask")]
     assert hops[4:] == [(4, 3, "answer"), (3, 2, "answer"), (2, 1, "answer"), (1, 0, "answer")]
+    one, two = net.nodes[1].id, net.nodes[2].id
+    assert [message.route for *_, message in net.sent[4:] if isinstance(message, Packet)] == [
+        (two, one),
+        (one,),
+        (),
+        (),
+    ]
+
+
+def test_a_packet_that_is_sent_by_a_known_way_names_what_is_left_of_it():
+    net = RouteNet(10, ring(10))
+    one, two, three = (net.nodes[number].id for number in (1, 2, 3))
+    net.route(0, three, way=ReturnPath(three, "x", (three, two, one)))
+    net.run(1)
+    tells = [message for *_, message in net.sent if isinstance(message, Packet) and message.kind == "tell"]
+    assert [message.route for message in tells] == [(two,), (), ()]
+
+
+@pytest.mark.parametrize(("answered", "kind"), [(True, "answer"), (False, "ack")])
+def test_a_request_that_comes_again_is_answered_again_and_not_delivered_again(answered, kind):
+    net = RouteNet(10, ring(10))
+    net.route(0, net.nodes[3].id, answered=answered)
+    net.run(1)
+    (request,) = [message for a, b, message in net.sent if (a, b) == (2, 3)]
+    net.inject(net.nodes[2], net.nodes[3], structs.replace(request, attempt=1))
+    net.run(1)
+    responses = [message for a, b, message in net.sent if (a, b) == (3, 2) and isinstance(message, Packet)]
+    assert [(message.kind, message.attempt) for message in responses] == [(kind, 0), (kind, 1)]
+    assert len(net.nodes[3].routed) == 1
+    assert (net.nodes[3].count("receiver.delivered"), net.nodes[3].count("receiver.duplicates")) == (1, 1)
+    assert net.nodes[3].count("receiver.answers") == int(answered)
 
 
 def test_an_answer_finds_another_way_if_its_path_has_broken():
@@ -681,6 +724,24 @@ def test_what_is_remembered_of_others_is_bounded():
     assert (receiver.count("receiver.questions"), receiver.count("receiver.heard_ids")) == (4, 5)
 
 
+def test_neighbours_that_lead_nowhere_else_come_last_but_for_packets_of_their_own():
+    me, leaf, relay = (PeerId(f"{place:040x}") for place in (0, 100, 200))
+    target, other = PeerId(f"{101:040x}"), PeerId(f"{300:040x}")
+    table = ForwardingTable(me, 32)
+    for peer in (leaf, relay):
+        table.link_up(RemotePeer(peer, True, 1))
+    table.set_links(relay, (me, other))
+    assert table.ranked(target, ()) == [leaf, relay], "it has not told of its links yet"
+    for links in ((), (me,), (me, leaf), (target,)):
+        table.set_links(leaf, links)
+        assert table.ranked(target, ()) == ([leaf, relay] if target in links else [relay])
+        assert table.ranked(leaf, ())[0] == leaf
+    table.set_links(leaf, ())
+    assert table.nearer(target, (), (), leaves=True) == [leaf, relay]
+    assert table.nearer(target, (), (), leaves=False) == [relay]
+    assert table.ranked(target, (relay,)) == [leaf], "all the others are dead ends"
+
+
 @pytest.mark.parametrize(("size", "links", "limit"), [(2, 2, 32), (100, 2, 66), (100, 3, 104), (1000, 8, 72)])
 def test_the_hop_limit_grows_with_the_mesh_and_shrinks_with_long_links(size, links, limit):
     table = ForwardingTable(identity(0).peer_id, 32)
@@ -689,7 +750,7 @@ def test_the_hop_limit_grows_with_the_mesh_and_shrinks_with_long_links(size, lin
         table.link_up(RemotePeer(identity(number).peer_id, True, 1))
     assert table.hop_limit() == limit
     table.mesh_size = 10**12
-    assert table.hop_limit() == MOST_HOPS <= MAX_TRAIL
+    assert table.hop_limit() == 250 <= MAX_TRAIL
 
 
 def test_the_same_seed_gives_the_same_trace():
