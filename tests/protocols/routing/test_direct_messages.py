@@ -74,7 +74,14 @@ def test_the_contact_record_is_asked_for_once():
     net.send(0, 3, "four")
     net.send(3, 0, "back")  # whose record came with the question
     net.run(5)
-    assert len({packet.id for _, _, packet in packets(net, "ask")}) == 1
+    asked, answered = ({packet.id: packet for *_, packet in packets(net, kind)} for kind in ("ask", "answer"))
+    assert list(asked) == list(answered)
+    for packet in (*asked.values(), *answered.values()):
+        message = content(packet.carry)
+        assert isinstance(message, ContactRequest | ContactReply)
+        assert message.contact.serial // 1000 == int(EPOCH)
+        assert is_contact_of(message.contact, packet.from_)
+    assert len(asked) == 1
     assert [event.payload for event in net.nodes[3].directs] == ["one", "two", "three", "four"]
 
 

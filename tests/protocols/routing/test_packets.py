@@ -16,7 +16,7 @@ from p2pmesh.keyspace import RING_SIZE, PeerId
 from p2pmesh.protocols.inputs import LinkUp, RemotePeer, Subsystem
 from p2pmesh.protocols.notices import CancelRoute, MeshSize, ReturnPath, RouteFailed, RouteSucceeded
 from p2pmesh.protocols.routing.forwarding_table import ForwardingTable, pick
-from p2pmesh.protocols.routing.packets import signed
+from p2pmesh.protocols.routing.packets import is_urgent, signed
 from p2pmesh.simulation.discrete.network import EPOCH
 from p2pmesh.wire.codec import encode
 from p2pmesh.wire.fields import MAX_TRAIL, SEARCH
@@ -447,6 +447,24 @@ def test_every_link_takes_one_hop_from_a_packet():
     ]
 
 
+@pytest.mark.parametrize(("size", "urgent", "sealed"), [(4096, True, False), (4097, False, False), (1, False, True)])
+def test_small_packets_that_are_not_sealed_overtake(size, urgent, sealed):
+    packet = Packet(id="p", kind="tell", from_=FROM, to=TO, carry=bytes(size), sealed=sealed)
+    assert is_urgent(packet) == urgent
+
+
+def test_a_large_packet_is_waited_for_as_long_as_it_takes_to_send():
+    net = RouteNet(10, ring(10))
+    lost(net, 0)
+    second = int(MeshConfig().broadcast.slowest_link)
+    net.route(0, net.nodes[3].id, rpc("x" * second, net.nodes[0].id), timeout=60)
+    net.route(0, net.nodes[4].id, timeout=60)  # which is queued behind
+    net.run(1.88)
+    assert net.total("requests.retried") == 0
+    net.run(0.24)
+    assert net.total("requests.retried") == 2
+
+
 def test_a_response_to_an_attempt_that_was_never_made_is_one_all_the_same():
     net = RouteNet(10, ring(10))
 
@@ -674,6 +692,18 @@ def test_a_route_is_left_out_where_it_would_make_a_packet_too_long(room, kept):
     assert isinstance(sent, Packet)
     assert sent.route == (route if kept else ())
     assert sent.path == (*path, sender.id)
+    assert nobody_is_blamed(net)
+
+
+def test_a_packet_whose_trail_is_full_ends_and_its_origin_is_told():
+    net = RouteNet(10, ring(10))
+    origin = net.nodes[2]
+    nobody = PeerId(f"{int(net.nodes[0].id, 16) ^ 1:040x}")
+    path = (origin.id, *STRANGERS[: MAX_TRAIL - 1])
+    net.inject(net.nodes[1], net.nodes[0], Packet(id="p", kind="tell", from_=origin.id, to=nobody, hops=9, path=path))
+    net.run(1)
+    assert (net.nodes[0].count("relay.dropped_hops"), net.nodes[0].count("relay.relayed")) == (1, 0)
+    assert origin.count("requests.stray_responses") == 1
     assert nobody_is_blamed(net)
 
 

@@ -418,6 +418,17 @@ def test_a_link_that_brings_it_no_nearer_leaves_it_waiting():
     assert net.total("relay.unparked") == 1
 
 
+def test_a_nearer_neighbour_that_leads_nowhere_else_leaves_it_waiting():
+    net = RouteNet(7, [(0, 1), (1, 2), (2, 3), (4, 5)], latency=LATENCY)
+    pass_by(net, 0, 1, to=net.nodes[4].id, waits=True)
+    net.run(1)
+    net.link(2, 6)
+    assert (net.nodes[2].count("relay.parked"), net.total("relay.unparked")) == (1, 0)
+    net.link(2, 5)
+    net.run(1)
+    assert len(net.nodes[4].routed) == net.total("relay.unparked") == 1
+
+
 def test_links_that_bring_it_no_nearer_do_not_let_it_wait_longer():
     net = at_the_gap()
     net.run(3)
