@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from p2pmesh.config import MeshConfig, RoutingConfig
+from p2pmesh.errors import RemoteProtocolError
 from p2pmesh.keyspace import RING_SIZE, PeerId
 from p2pmesh.protocols.inputs import LinkUp, RemotePeer, Subsystem
 from p2pmesh.protocols.notices import CancelRoute, MeshSize, ReturnPath, RouteFailed, RouteSucceeded
 from p2pmesh.protocols.routing.forwarding_table import ForwardingTable, pick
-from p2pmesh.protocols.routing.packets import is_urgent, signed
+from p2pmesh.protocols.routing.packets import content, is_urgent, signed
 from p2pmesh.simulation.discrete.network import EPOCH
 from p2pmesh.wire.codec import encode
 from p2pmesh.wire.fields import MAX_TRAIL, SEARCH
@@ -124,9 +125,14 @@ def test_answers_walk_the_path_back():
     assert arrived(net, 0, call).hops == 4
     hops = [(a, b, message.kind) for a, b, message in net.sent]
     assert hops[:4] == [(0, 1, "ask"), (1, 2, "ask"), (2, 3, "ask"), (3, 4, "ask")]
+    net.route(0, net.nodes[4].id)
+    net.run(5)
+    counts = {"launched": 2, "retried": 0, "acked": 1, "answered": 1, "failed": 0, "stray_responses": 0}
+    assert {name: net.nodes[0].count(f"requests.{name}") for name in counts} == counts
+    hops = hops[:8]
     assert hops[4:] == [(4, 3, "answer"), (3, 2, "answer"), (2, 1, "answer"), (1, 0, "answer")]
     one, two = net.nodes[1].id, net.nodes[2].id
-    assert [message.route for *_, message in net.sent[4:] if isinstance(message, Packet)] == [
+    assert [message.route for *_, message in net.sent[4:8] if isinstance(message, Packet)] == [
         (two, one),
         (one,),
         (),
@@ -195,6 +201,8 @@ def test_a_packet_turns_back_where_there_is_no_way_on():
     net.run(10)
     arrived(net, 0, call)
     assert net.total("relay.given_back") == 3
+    hops = [message.hops for *_, message in net.sent if isinstance(message, Packet) and message.kind == "ask"]
+    assert hops == list(range(hops[0], hops[0] - len(hops), -1)), "each link takes one, also on the way back"
     assert net.total("requests.retried") == 0
     assert nobody_is_blamed(net)
 
@@ -705,6 +713,32 @@ def test_a_packet_whose_trail_is_full_ends_and_its_origin_is_told():
     assert (net.nodes[0].count("relay.dropped_hops"), net.nodes[0].count("relay.relayed")) == (1, 0)
     assert origin.count("requests.stray_responses") == 1
     assert nobody_is_blamed(net)
+
+
+@pytest.mark.parametrize("carry", [b"", b"{}", b"\x7f", b"\xc1", encode(rpc("hello", TO), text=True)])
+def test_what_a_packet_carries_is_a_message_of_our_own_dialect(carry):
+    with pytest.raises(RemoteProtocolError):
+        content(carry)
+
+
+def test_what_has_no_way_on_nor_back_ends():
+    net = RouteNet(5, [(1, 0), (0, 2)])
+    net.at(0.12, lambda: net.cut(0, 1))
+    net.route(1, identity(1000).peer_id)
+    net.run(0.2)
+    assert [(a, b) for a, b, _ in net.sent] == [(1, 0), (0, 2), (2, 0)]
+    assert net.nodes[0].count("relay.dropped_stuck") == 1
+
+
+@pytest.mark.parametrize(("nearest", "is_signed"), [(False, False), (True, True)])
+def test_a_packet_is_signed_unless_its_receiver_is_the_neighbour_that_gets_it(nearest, is_signed):
+    net = RouteNet(10, ring(10))
+    call = net.route(0, net.nodes[1].id, nearest=nearest)
+    net.run(1)
+    assert arrived(net, 0, call).peer == net.nodes[1].id
+    packet = net.sent[0][2]
+    assert isinstance(packet, Packet)
+    assert (packet.signature is not None) == is_signed
 
 
 # --- bounds -----------------------------------------------------------------------------------------------------------
