@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import attrs
@@ -13,6 +13,7 @@ import attrs
 from p2pmesh.config import MeshConfig
 from p2pmesh.events import DirectReceived
 from p2pmesh.keyspace import PeerId
+from p2pmesh.protocols.core import Core
 from p2pmesh.protocols.effects import DropLink, Effect, Emit, Notify
 from p2pmesh.protocols.inputs import SendDirect, Subsystem
 from p2pmesh.protocols.notices import (
@@ -37,6 +38,14 @@ def rpc(text: str, peer: PeerId) -> KademliaRpc:
     return KademliaRpc(message=KademliaCall(type="PING", id=peer, rpc_id=text))
 
 
+def counted(core: Core, path: str) -> int:
+    """What the core's statistics say under this dotted path."""
+    value: Any = core.snapshot()
+    for key in path.split("."):
+        value = value[key]
+    return int(value)
+
+
 @attrs.define(eq=False)
 class Node(LinkedNode):
     """One peer's routing core, and what came out of it. It answers every question with the same words."""
@@ -57,13 +66,15 @@ class Node(LinkedNode):
     def directs(self) -> list[DirectReceived]:
         return self.of(DirectReceived)
 
-    @property
-    def packets(self) -> dict[str, int]:
-        return self.core.snapshot()["packets"]  # type: ignore[no-any-return]
+    def count(self, path: str) -> int:
+        return counted(self.core, path)
 
 
 class RouteNet(LinkedNet[Node]):
-    """Peers numbered round the ring. `meddle(sender, receiver, message)` gives what arrives instead, None for nothing."""
+    """Peers numbered round the ring. `meddle(sender, receiver, message)` gives what arrives instead, None for nothing.
+
+    Of some peers the config is another, or the clock is fast by so many seconds.
+    """
 
     def __init__(
         self,
@@ -72,13 +83,18 @@ class RouteNet(LinkedNet[Node]):
         *,
         seed: int = 0,
         config: MeshConfig | None = None,
+        configs: Mapping[int, MeshConfig] | None = None,
+        clocks: Mapping[int, float] | None = None,
         latency: float = 0.05,
     ) -> None:
         who = sorted((identity(number) for number in range(size)), key=lambda one: one.peer_id)
-        config = config or MeshConfig()
+        common, own, fast = config or MeshConfig(), configs or {}, clocks or {}
 
         def core(number: int) -> RoutingCore:
-            return RoutingCore(who[number], config, random.Random(f"{seed} {number}"), virtual_wall)
+            def wall(now: float) -> float:
+                return virtual_wall(now) + fast.get(number, 0.0)
+
+            return RoutingCore(who[number], own.get(number, common), random.Random(f"{seed} {number}"), wall)
 
         super().__init__([Node(who[n], {Subsystem.ROUTING: core(n)}, number=n) for n in range(size)])
         self.latency = latency
@@ -89,14 +105,14 @@ class RouteNet(LinkedNet[Node]):
         for a, b in edges:
             self.link(a, b, tell=False)
         for node in self.nodes:
-            self._tell_vicinity(node)
+            self._tell_links(node)
 
-    # --- what a test does -----------------------------------------------------------------------------------------------
+    # --- what a test does ---------------------------------------------------------------------------------------------
 
     def link(self, a: int, b: int, *, tell: bool = True) -> None:
         super().link(a, b)
         if tell:
-            self._tell_vicinity(self.nodes[a], self.nodes[b])
+            self._tell_links(self.nodes[a], self.nodes[b])
 
     def route(self, number: int, to: PeerId, message: Message | None = None, **options: Any) -> int:
         node = self.nodes[number]
@@ -106,19 +122,19 @@ class RouteNet(LinkedNet[Node]):
     def send(self, number: int, other: int, payload: Any = "hello") -> int:
         return self.call(self.nodes[number], lambda call: SendDirect(call, self.nodes[other].id, payload))
 
-    def total(self, name: str) -> int:
-        return sum(node.packets[name] for node in self.nodes)
+    def total(self, path: str) -> int:
+        return sum(node.count(path) for node in self.nodes)
 
-    # --- the machinery --------------------------------------------------------------------------------------------------
+    # --- the machinery ------------------------------------------------------------------------------------------------
 
-    def _tell_vicinity(self, *nodes: Node) -> None:
+    def _tell_links(self, *nodes: Node) -> None:
         for node in nodes:
             for peer in node.links:
                 self.feed(self.by_id[peer], NeighbourLinks(node.id, tuple(node.links)))
 
     def part(self, one: Node, other: Node, reason: str) -> None:
         super().part(one, other, reason)
-        self._tell_vicinity(one, other)
+        self._tell_links(one, other)
 
     def do(self, node: Node, effect: Effect) -> None:
         match effect:

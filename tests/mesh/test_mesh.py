@@ -149,7 +149,7 @@ async def test_packets_go_round_a_silent_peer_before_it_is_given_up_until_it_spe
         await linked(alice, bob, carol)
 
         def shunned():
-            return alice.snapshot()["subsystems"]["routing"]["packets"]["shunned"]
+            return alice.snapshot()["subsystems"]["routing"]["forwarding_table"]["shunned"]
 
         assert not shunned()
         start = trio.current_time()

@@ -205,8 +205,8 @@ def _check_bounds(net: Net) -> None:
     assert broadcast["trees"] <= 3
     assert receipts["own"] <= 3
     assert receipts["relayed"] <= 3
-    assert routing["pending"] <= 3
-    assert routing["seen_ids"] <= 4
+    assert routing["direct_sender"]["in_flight"] <= 3
+    assert routing["receiver"]["seen_ids"] <= 4
     timers = sum(len(held) for core in net.nodes[0].cores.values() for held in _timers_of(core))
     assert timers <= 4 * (2 * len(NEIGHBOURS) + 4 + 4 * 6 + 3) + 7 * len(NEIGHBOURS)
 

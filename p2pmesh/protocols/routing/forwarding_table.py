@@ -1,16 +1,21 @@
-"""Which neighbour is next on the way to a peer or key: greedy round the ring, by neighbours and their neighbours.
+"""Forwarding table: which neighbour is next on the way to a peer or key, greedily round the ring.
 
-A packet goes to the neighbour that is nearest to its target, or that has a neighbour which is; never to a peer where it has
-been. So it need not come nearer with every hop: where nothing nearer is left it goes on with the best of the rest
-for a while, and turns back where there is no rest: a depth-first search in the order of distance, which finds its target also
-while the ring is not whole. What is silent is shunned, unless all are. (Manku, Naor, Wieder 2004: looking one step further shortens
-greedy routes in small worlds to the best possible.)
+Greedy routing with lookahead (Manku, Naor, Wieder 2004: one step of it shortens greedy routes in small worlds to the
+best possible). A packet goes to the neighbour that is nearest to its target, or that has a neighbour which is, and
+never to a peer it has visited. Not every hop has to bring it nearer: where nothing nearer is left it goes on with the
+best of the rest for a while, and turns back where there is no rest. That is a depth-first search in the order of
+distance, which finds its target even while the ring is not whole. Suspected neighbours are shunned, unless all are
+suspected.
+
+In: links and suspicions, what neighbours say of their links, the size of the mesh.
+Out: next hops, best first; which neighbours are shunned from now on.
+State: an entry for each link to a member, with that neighbour's links.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from zlib import crc32
 
 from attrs import define, field
@@ -20,13 +25,15 @@ from p2pmesh.protocols.inputs import RemotePeer
 from p2pmesh.wire.overlay import Packet
 
 MOST_HOPS = 250
-"""Within which a packet's trails fit its type."""
+"""Links within which a packet's trails fit its type."""
 CHOICES = 3
-"""A repeated packet may go to one of so many best neighbours: further from the best, it would lose its way in a mesh of few
-links."""
+"""Best neighbours among which a repeated packet chooses: further from the best, it would lose its way in a mesh of
+few links."""
 _HALF_RING = RING_SIZE // 2
-_NO_SIZE = 1000
-"""Peers in the mesh as long as nobody has told."""
+_UNKNOWN_SIZE = 1000
+"""Peers that the mesh is taken to have before the overlay has estimated them."""
+_SPARE_HOPS = 16
+"""Links above the expected length of a way: packets also go round obstacles."""
 
 
 def _gap(a: int, b: int) -> int:
@@ -37,95 +44,102 @@ def _gap(a: int, b: int) -> int:
 
 @define(eq=False)
 class _Neighbour:
-    """A peer that relays, and whom it is linked to, as it says."""
+    """A peer that relays for us, and its links, as it says."""
 
     point: int
-    beyond: dict[PeerId, int] | None = None
-    """Its neighbours and where they are; None as long as it has not told."""
+    links: dict[PeerId, int] | None = None
+    """Its neighbours and their places on the ring; None until it has told."""
 
 
 @define(eq=False)
 class ForwardingTable:
-    """The neighbours that relay for us: verified, and of our protocol."""
+    """The neighbours that relay for us: members of the mesh only."""
 
     me: PeerId
     least_hops: int
-    mesh_size: int = _NO_SIZE
-    _relays: dict[PeerId, _Neighbour] = field(factory=dict)
-    _silent: set[PeerId] = field(factory=set)
+    mesh_size: int = _UNKNOWN_SIZE
+    _neighbours: dict[PeerId, _Neighbour] = field(factory=dict)
+    _suspected: set[PeerId] = field(factory=set)
     shunned: frozenset[PeerId] = frozenset()
-    """Those who are silent, if not all are: then it is rather us, and nobody else to turn to."""
+    """The suspected ones, unless all are: then the fault is rather ours, and there is nobody else to turn to."""
 
     def __contains__(self, peer: PeerId) -> bool:
-        return peer in self._relays
+        return peer in self._neighbours
 
     def __len__(self) -> int:
-        return len(self._relays)
+        return len(self._neighbours)
 
-    def __iter__(self) -> Iterator[PeerId]:
-        return iter(self._relays)
+    # Each of these three gives the peers that are shunned now and were not before: what they were given may be lost.
 
-    def up(self, peer: RemotePeer) -> None:
-        """A link is open."""
+    def link_up(self, peer: RemotePeer) -> list[PeerId]:
+        """Add the peer at the other end of a new link, in place of what was known of it, if it is a member."""
+        self._neighbours.pop(peer.peer_id, None)
+        self._suspected.discard(peer.peer_id)
         if peer.is_member:
-            self._relays[peer.peer_id] = _Neighbour(int(peer.peer_id, 16))
-            self._shun()
+            self._neighbours[peer.peer_id] = _Neighbour(int(peer.peer_id, 16))
+        return self._shun()
 
-    def down(self, peer: PeerId) -> None:
-        """It has ended."""
-        self._relays.pop(peer, None)
-        self._silent.discard(peer)
+    def link_suspected(self, peer: PeerId) -> list[PeerId]:
+        """Send what is not for this peer itself another way, if there is one."""
+        if peer in self._neighbours:
+            self._suspected.add(peer)
+        return self._shun()
+
+    def link_recovered(self, peer: PeerId) -> list[PeerId]:
+        """Trust this peer again."""
+        self._suspected.discard(peer)
+        return self._shun()
+
+    def link_down(self, peer: PeerId) -> None:
+        """Remove a peer whose link has ended."""
+        self._neighbours.pop(peer, None)
+        self._suspected.discard(peer)
         self._shun()
 
-    def silent(self, peer: PeerId) -> None:
-        """Nothing is heard of it: what is not for itself goes another way, if there is one."""
-        if peer in self._relays:
-            self._silent.add(peer)
-            self._shun()
+    def _shun(self) -> list[PeerId]:
+        before = self.shunned
+        all_suspected = len(self._suspected) == len(self._neighbours)
+        self.shunned = frozenset() if all_suspected else frozenset(self._suspected)
+        return sorted(self.shunned - before)
 
-    def heard(self, peer: PeerId) -> None:
-        """It speaks again."""
-        self._silent.discard(peer)
-        self._shun()
-
-    def _shun(self) -> None:
-        self.shunned = frozenset(self._silent) if len(self._silent) < len(self._relays) else frozenset()
-
-    def told(self, peer: PeerId, links: Collection[PeerId]) -> None:
-        """A neighbour says whom it is linked to."""
-        neighbour = self._relays.get(peer)
+    def set_links(self, peer: PeerId, links: Collection[PeerId]) -> None:
+        """Take note of a neighbour's own neighbours, as it says."""
+        neighbour = self._neighbours.get(peer)
         if neighbour is not None:
-            neighbour.beyond = {link: int(link, 16) for link in links if link not in (self.me, peer)}
+            neighbour.links = {link: int(link, 16) for link in links if link not in (self.me, peer)}
 
     def hop_limit(self) -> int:
         """Links that a packet of ours may cross: few enough to end a vain search."""
         return max(self.least_hops, self.longest_way())
 
     def longest_way(self) -> int:
-        """Links that a packet of ours may have to cross, in a mesh of this size: far more than it should."""
-        long_links = max(0, len(self._relays) - 2)
+        """Links that a packet of ours may have to cross in a mesh of this size: far more than it should.
+
+        Greedy routing with k long links takes about log2(n)^2 / k hops (Kleinberg 2000); on the ring alone, n / 4.
+        """
+        long_links = max(0, len(self._neighbours) - 2)
         expected = 4 * math.log2(max(2, self.mesh_size)) ** 2 / (long_links + 1) if long_links else self.mesh_size / 2
-        return int(min(expected + 16, MOST_HOPS))
+        return int(min(expected + _SPARE_HOPS, MOST_HOPS))
 
     def along(self, route: tuple[PeerId, ...], to: PeerId, visited: Collection[PeerId]) -> tuple[PeerId, ...] | None:
-        """What is left of a given route from here, the next hop first, shortened where we can; None if it is lost."""
-        if to in self._relays:
+        """The next hop, and the rest of a given route behind it, shortened where possible; None if it is lost."""
+        if to in self._neighbours:
             return (to,)
         for place in range(len(route) - 1, -1, -1):
             peer = route[place]
-            if peer in self._relays and peer not in visited and peer not in self.shunned:
+            if peer in self._neighbours and peer not in visited and peer not in self.shunned:
                 return route[place:]
         return None
 
     def ranked(self, target: PeerId, visited: Collection[PeerId]) -> list[PeerId]:
-        """The neighbours through which it may go on, the best first; those that lead nowhere else only if all do."""
+        """Neighbours to go on with, best first; those that lead nowhere else only if all do."""
         found = self._scored(target, visited)
         return [peer for ends, _, _, peer in found if ends == found[0][0]]
 
     def nearer(self, key: PeerId, path: tuple[PeerId, ...], tried: Collection[PeerId], *, leaves: bool) -> list[PeerId]:
-        """Those through which it comes nearer to the key than we are, and all but the origin of its path; the best first.
+        """Neighbours that lead nearer to the key than we and the path are (its origin does not count), best first.
 
-        Those that lead nowhere else are `leaves`.
+        Those that lead nowhere else only with `leaves`.
         """
         goal = int(key, 16)
         bar = min(_gap(int(peer, 16), goal) for peer in (*path[1:], self.me))
@@ -139,24 +153,29 @@ class ForwardingTable:
         gaps = [_gap(int(peer, 16), goal) for peer in (self.me, *path[:0:-1])]
         return gaps.index(min(gaps))
 
-    def is_nearest(self, key: PeerId, path: tuple[PeerId, ...]) -> bool:
-        """Whether we are nearer to the key than all of a path but its origin."""
+    def is_nearest(self, key: PeerId, path: tuple[PeerId, ...], tried: Collection[PeerId]) -> bool:
+        """Whether a packet for the peer nearest to a key ends here.
+
+        If nothing nearer is left but it was at a peer that is nearer, it goes back there. Its origin does not count.
+        """
         goal = int(key, 16)
         own = _gap(int(self.me, 16), goal)
-        return all(own < _gap(int(peer, 16), goal) for peer in path[1:])
+        if any(_gap(int(peer, 16), goal) <= own for peer in path[1:]):
+            return False
+        return not self.nearer(key, path, tried, leaves=True)
 
     def _scored(self, target: PeerId, visited: Collection[PeerId]) -> list[tuple[bool, int, int, PeerId]]:
-        """Each neighbour with: whether it leads nowhere else, how near it brings to the target, how near it is itself."""
+        """Each neighbour with whether it leads nowhere else, how near it brings to the target, and how near it is."""
         goal, gone = int(target, 16), frozenset(visited)
         if self.shunned:
             gone |= self.shunned - {target}
         found = []
-        for peer, neighbour in self._relays.items():
+        for peer, neighbour in self._neighbours.items():
             if peer in gone:
                 continue
             own = best = _gap(neighbour.point, goal)
-            leads_on = neighbour.beyond is None or not own
-            for other, point in (neighbour.beyond or {}).items():
+            leads_on = neighbour.links is None or not own
+            for other, point in (neighbour.links or {}).items():
                 if other not in gone:
                     leads_on = True
                     apart = abs(point - goal)  # as `_gap`, which would take as long again to call
@@ -167,10 +186,11 @@ class ForwardingTable:
 
 
 def pick(ranked: list[PeerId], packet: Packet) -> PeerId | None:
-    """The next hop: the best, but a repeated packet shuns half of all peers, and the other half when it is repeated again.
+    """The next hop: the best, unless the packet is a repetition.
 
-    So it gets round those who drop what they should relay, all on its way at once, though nobody knows who they are. Which
-    half, chance decides for each packet anew, and everybody on its way alike.
+    A repeated packet shuns half of all peers, and the other half when it is repeated again. So it gets round those
+    that drop what they should relay, all on its way at once, though nobody knows which they are. Which half is drawn
+    by the packet's own hash, so that everybody on its way agrees.
     """
     if packet.attempt:
         for peer in ranked[:CHOICES]:

@@ -1,7 +1,7 @@
-r"""Packets: messages on their way over several links. What of them is signed, what may be in them, and how they look.
+r"""Packets: messages on their way over several links: what is signed, what they may carry, which are malformed.
 
-The origin's signature (Ed25519, RFC 8032) covers, with `field(x)` the length of `x` in bytes as a 32-bit big-endian number and
-then `x`::
+The origin's signature (Ed25519, RFC 8032) covers, with `field(x)` the length of `x` in bytes as a 32-bit big-endian
+number and then `x`::
 
     b"p2pmesh packet v1\0"
     field(id)
@@ -13,8 +13,10 @@ then `x`::
     field(sealed: b"\1" or b"\0")
     field(carry)
 
-It proves the origin if the key's SHA-256 begins with the origin's id. Only the receiver checks it. Between neighbours a packet
-that nobody relayed needs none: the link proves who sent it.
+It proves the origin if the key's SHA-256 begins with the origin's id. Only the receiver checks it. Between neighbours
+a packet that nobody relayed needs none: the link proves who sent it.
+
+Pure functions of packets; no state.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from msgspec import structs
 
 from p2pmesh.errors import RemoteProtocolError
 from p2pmesh.identity import Identity, peer_id_of, verify
-from p2pmesh.keyspace import PeerId
+from p2pmesh.keyspace import PeerId, short
 from p2pmesh.protocols.inputs import Subsystem
 from p2pmesh.wire.canonical import fields, number, text
 from p2pmesh.wire.codec import decode
@@ -42,7 +44,7 @@ from p2pmesh.wire.overlay import (
     SuccessorFound,
 )
 
-TRAVELLERS: Mapping[type[Message], Subsystem] = {
+CARRIED_TYPES: Mapping[type[Message], Subsystem] = {
     Direct: Subsystem.ROUTING,
     ContactRequest: Subsystem.ROUTING,
     ContactReply: Subsystem.ROUTING,
@@ -56,12 +58,19 @@ TRAVELLERS: Mapping[type[Message], Subsystem] = {
     FoundBeyond: Subsystem.ISLANDS,
     GossipReceipts: Subsystem.RECEIPTS,
 }
-"""What may travel in a packet, and the core that gets it there. All else is refused."""
+"""What a packet may carry, and the core that gets it at the receiver. All else is refused."""
 
 SMALL_SIZE = 4096
-"""Packets that carry no more than this, and nothing sealed, overtake payloads: calls, answers, acks, offers."""
+"""Bytes. Packets that carry no more, and nothing sealed, overtake payloads: calls, answers, acks, offers."""
+
+SEEN_FOR = 600.0
+"""Seconds for which the id of what was delivered is remembered: far beyond what its sender's retries take."""
 
 REQUESTS = ("tell", "ask")
+"""Kinds that want a response."""
+
+MAX_REASON = 200
+"""Bytes of a refusal's reason."""
 
 _DOMAIN = b"p2pmesh packet v1\0"
 
@@ -94,7 +103,7 @@ def is_returned(packet: Packet, sender: PeerId) -> bool:
 
 
 def trail_error(packet: Packet, sender: PeerId, me: PeerId) -> str | None:
-    """What is wrong with a packet's trails that no honest neighbour would send; None if nothing is."""
+    """Say what is wrong with a packet's trails that no honest neighbour would send; None if nothing is."""
     path, tried = packet.path, packet.tried
     visited = {*path, *tried}
     if len(visited) != len(path) + len(tried):
@@ -111,7 +120,7 @@ def trail_error(packet: Packet, sender: PeerId, me: PeerId) -> str | None:
 
 
 def content(carry: bytes) -> Message | None:
-    """The message in a packet; None if it is of a type that does not travel, or that we don't know.
+    """The message in a packet; None if it is of a type that packets don't carry, or that we don't know.
 
     Raises:
       RemoteProtocolError: if it is malformed.
@@ -119,7 +128,14 @@ def content(carry: bytes) -> Message | None:
     if not carry or carry[0] < 0x80:
         raise RemoteProtocolError("a packet that carries no message")
     message = decode(carry)
-    return message if type(message) in TRAVELLERS else None  # type: ignore[return-value]  # so not Unknown
+    return message if type(message) in CARRIED_TYPES else None  # type: ignore[return-value]  # so not Unknown
+
+
+def refusal_of(response: Packet) -> str:
+    """Why a receiver would not take a packet, in words."""
+    if response.kind != "refusal":
+        return f"{short(response.from_)} answered what was not asked"
+    return f"{short(response.from_)} refused it: {response.carry[:MAX_REASON].decode('utf-8', 'replace')}"
 
 
 def _covered(packet: Packet) -> bytes:

@@ -1,14 +1,20 @@
-"""What comes for this peer: requests in packets, and direct messages, over links as in packets. Each is delivered once.
+"""Receiver: takes what comes for this peer, requests in packets and direct messages alike, and delivers each once.
 
-A request is acknowledged or answered as often as it comes. Whoever sent it has been proved already.
+A request is acknowledged or answered as often as it comes. The origin of each has been proved already.
+
+In: requests with the path they came by, direct messages of neighbours, answers of other cores.
+Out: `Taken` (the response to send, what to hand over); for a neighbour's direct message the event, or an error to
+  blame it for.
+State: ids of `RoutingConfig.seen_ids` direct messages, and of as many other messages, each for `SEEN_FOR`; as long,
+  what `RoutingConfig.remembered_routes` questions were, with small answers.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import attrs
 from attrs import define
 from msgspec import structs
 
@@ -18,21 +24,22 @@ from p2pmesh.events import DirectReceived, Payload
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.core import WallClock
-from p2pmesh.protocols.effects import DropLink, Effect, Emit, Notify, SendFrame
 from p2pmesh.protocols.inputs import RemotePeer
 from p2pmesh.protocols.notices import ReturnPath, RoutedReceived
-from p2pmesh.protocols.routing.contacts import Contacts
-from p2pmesh.protocols.routing.direct_sender import REMEMBERED
-from p2pmesh.protocols.routing.packets import TRAVELLERS, content, is_urgent
-from p2pmesh.protocols.routing.sealed_box import unseal
+from p2pmesh.protocols.routing.packets import MAX_REASON, SEEN_FOR, content, is_urgent
+from p2pmesh.protocols.routing.sealed_box import Contacts, unseal
 from p2pmesh.protocols.util.lru_table import ExpiringSet
 from p2pmesh.wire.codec import encode
-from p2pmesh.wire.messages import Direct, DirectAck, Message
+from p2pmesh.wire.messages import Direct, Message
 from p2pmesh.wire.overlay import ContactReply, ContactRequest, Packet
 from p2pmesh.wire.payloads import Body, unpack
 
-_MAX_REASON = 200
-"""Bytes of a refusal."""
+
+class Taken(NamedTuple):
+    """What to do about a request: respond, and hand a message over to another core or to the application."""
+
+    response: Packet | None
+    message: RoutedReceived | DirectReceived | None = None
 
 
 class _Key(NamedTuple):
@@ -43,28 +50,25 @@ class _Key(NamedTuple):
 
 
 @define
-class PacketCounts:
-    """What became of requests for us."""
+class ReceiverCounts:
+    """What became of what came for us."""
 
     delivered: int = 0
+    """Requests; those are in packets."""
     hops: int = 0
     """Links that those crossed, together."""
     duplicates: int = 0
     answers: int = 0
     refused: int = 0
-
-
-@define
-class ReceiverCounts:
-    """What became of direct messages for us."""
-
-    received: int = 0
-    duplicates: int = 0
-    blamed: int = 0
+    directs: int = 0
+    """Direct messages, over links and in packets."""
+    direct_duplicates: int = 0
+    direct_blamed: int = 0
+    """Malformed ones; each ended the link that it came by."""
 
 
 @define(eq=False)
-class _Asked:
+class _Question:
     """What somebody asked us by a packet."""
 
     attempt: int
@@ -76,16 +80,8 @@ class Receiver:
     """Takes what is for us."""
 
     def __init__(
-        self,
-        identity: Identity,
-        config: MeshConfig,
-        rng: random.Random,
-        wall: WallClock,
-        contacts: Contacts,
-        do: Callable[[Effect], None],
-        respond: Callable[[Packet, tuple[PeerId, ...]], None],
+        self, identity: Identity, config: MeshConfig, rng: random.Random, wall: WallClock, contacts: Contacts
     ) -> None:
-        self.packets: PacketCounts = PacketCounts()
         self.counts: ReceiverCounts = ReceiverCounts()
         self._me = identity.peer_id
         self._box = identity.box_key()
@@ -93,56 +89,78 @@ class Receiver:
         self._rng = rng
         self._wall = wall
         self._contacts = contacts
-        self._do = do
-        self._respond = respond
         seen_ids = config.routing.seen_ids
-        self.seen: ExpiringSet[_Key, None] = ExpiringSet(seen_ids)
-        """Direct messages."""
-        self.heard: ExpiringSet[_Key, None] = ExpiringSet(seen_ids)
-        """Other messages that came in packets."""
-        self.asked: ExpiringSet[_Key, _Asked] = ExpiringSet(config.routing.remembered_routes)
+        self._seen: ExpiringSet[_Key, None] = ExpiringSet(seen_ids)  # direct messages
+        self._heard: ExpiringSet[_Key, None] = ExpiringSet(seen_ids)  # other messages that came in packets
+        self._questions: ExpiringSet[_Key, _Question] = ExpiringSet(config.routing.remembered_routes)
 
-    # --- requests -------------------------------------------------------------------------------------------------------
+    def snapshot(self) -> dict[str, Any]:
+        """What became of what came for us, and how much of it is remembered."""
+        return {
+            **attrs.asdict(self.counts),
+            "seen_ids": len(self._seen),
+            "seen_ids_forgotten": self._seen.forgotten,
+            "heard_ids": len(self._heard),
+            "questions": len(self._questions),
+        }
 
-    def request(self, packet: Packet, path: tuple[PeerId, ...], origin: RemotePeer, now: float) -> None:
-        """A request came by this path."""
+    # --- requests -----------------------------------------------------------------------------------------------------
+
+    def request(self, packet: Packet, path: tuple[PeerId, ...], origin: RemotePeer, now: float) -> Taken:
+        """Take a request that came by this path."""
         key = _Key(packet.from_, packet.id)
-        if packet.kind == "tell" and (key in self.heard or key in self.seen):
-            self.packets.duplicates += 1
-            self._ack(packet, path)
-            return
-        if packet.kind == "ask" and key in self.asked:
-            self.packets.duplicates += 1
-            asked = self.asked[key]
-            asked.attempt = packet.attempt
-            if asked.answer is not None:
-                self._respond(structs.replace(asked.answer, attempt=packet.attempt), path)
-                return
+        if packet.kind == "tell" and (key in self._heard or key in self._seen):
+            self.counts.duplicates += 1
+            return Taken(self._ack(packet))
+        if packet.kind == "ask" and key in self._questions:
+            self.counts.duplicates += 1
+            question = self._questions[key]
+            question.attempt = packet.attempt
+            if question.answer is not None:
+                return Taken(structs.replace(question.answer, attempt=packet.attempt))
         try:
-            message = self._open(packet, len(path), now)
+            message = self._open(packet, now)
+            direct = self._open_direct(packet, message, len(path), now) if isinstance(message, Direct) else None
         except RemoteProtocolError as error:
-            self._refuse(packet, path, str(error))
-            return
-        self.packets.delivered += 1
-        self.packets.hops += len(path)
-        way = ReturnPath(packet.from_, packet.id, path)
+            self.counts.refused += 1
+            return Taken(self._refusal(packet, str(error)))
+        self.counts.delivered += 1
+        self.counts.hops += len(path)
         if packet.kind == "ask":
-            self.asked.add(key, _Asked(packet.attempt, packet.waits), now + REMEMBERED, now)
-        else:
-            self._ack(packet, path)
-        match message:
-            case Direct():
-                pass  # delivered when it was opened
-            case ContactRequest(contact=contact):
-                self._contacts.learn(packet.from_, contact)
-                self.answer(way, ContactReply(contact=self._contacts.own(int(self._wall(now) * 1000))))
-            case _:
-                if packet.kind == "tell":
-                    self.heard.add(key, None, now + REMEMBERED, now)
-                self._do(Notify(TRAVELLERS[type(message)], RoutedReceived(origin, message, way)))
+            self._questions.add(key, _Question(packet.attempt, packet.waits), now + SEEN_FOR, now)
+        if direct is not None:
+            return Taken(self._ack(packet), direct)
+        way = ReturnPath(packet.from_, packet.id, path)
+        if isinstance(message, ContactRequest):
+            self._contacts.learn(packet.from_, message.contact)
+            reply = ContactReply(contact=self._contacts.own(int(self._wall(now) * 1000)))
+            return Taken(self.answer(way, reply) if packet.kind == "ask" else self._ack(packet))
+        if packet.kind == "tell":
+            self._heard.add(key, None, now + SEEN_FOR, now)
+        return Taken(self._ack(packet) if packet.kind == "tell" else None, RoutedReceived(origin, message, way))
 
-    def _open(self, packet: Packet, hops: int, now: float) -> Message:
-        """What is in a request; a direct message is delivered.
+    def answer(self, way: ReturnPath, message: Message) -> Packet | None:
+        """The packet that answers a question; None if it took so long that nobody waits any more."""
+        key = _Key(way.peer, way.packet_id)
+        if key not in self._questions:
+            return None
+        question = self._questions[key]
+        answer = Packet(
+            id=way.packet_id,
+            kind="answer",
+            from_=self._me,
+            to=way.peer,
+            attempt=question.attempt,
+            carry=encode(message),
+            waits=question.waits,
+        )
+        if is_urgent(answer):  # a large one is rather made anew, should the question be repeated
+            question.answer = answer
+        self.counts.answers += 1
+        return answer
+
+    def _open(self, packet: Packet, now: float) -> Message:
+        """The message in a request.
 
         Raises:
           RemoteProtocolError: if we don't take it; the text is for its origin.
@@ -157,11 +175,9 @@ class Receiver:
         message = content(carry)
         if message is None:
             raise RemoteProtocolError("this type of message is not taken from packets")
-        if isinstance(message, Direct):
-            self._open_direct(packet, message, hops, now)
         return message
 
-    def _open_direct(self, packet: Packet, message: Direct, hops: int, now: float) -> None:
+    def _open_direct(self, packet: Packet, message: Direct, hops: int, now: float) -> DirectReceived:
         if not packet.sealed or packet.kind != "tell" or message.id != packet.id:
             raise RemoteProtocolError("a direct message is sealed, and of its packet's id")
         payload = unpack(message.payload, message.encoding, message.blob)
@@ -170,90 +186,50 @@ class Receiver:
             raise RemoteProtocolError(
                 f"its payload has {size} bytes: too large for this peer, which takes {self._config.max_payload}"
             )
-        self.seen.add(_Key(packet.from_, packet.id), None, now + REMEMBERED, now)
-        self._deliver(packet.from_, message, payload, now, verified=True, hops=hops)
+        self._seen.add(_Key(packet.from_, packet.id), None, now + SEEN_FOR, now)
+        return self._event(packet.from_, message, payload, now, verified=True, hops=hops)
 
-    def _ack(self, packet: Packet, path: tuple[PeerId, ...]) -> None:
-        ack = Packet(
-            id=packet.id,
-            kind="ack",
-            from_=self._me,
-            to=packet.from_,
-            attempt=packet.attempt,
-            waits=packet.waits,
-        )
-        self._respond(ack, path)
+    def _ack(self, request: Packet) -> Packet:
+        origin, attempt = request.from_, request.attempt
+        return Packet(id=request.id, kind="ack", from_=self._me, to=origin, attempt=attempt, waits=request.waits)
 
-    def _refuse(self, packet: Packet, path: tuple[PeerId, ...], reason: str) -> None:
-        self.packets.refused += 1
-        refusal = Packet(
-            id=packet.id,
-            kind="refusal",
-            from_=self._me,
-            to=packet.from_,
-            attempt=packet.attempt,
-            carry=reason.encode("utf-8", "replace")[:_MAX_REASON],
-        )
-        self._respond(refusal, path)
-
-    def answer(self, way: ReturnPath, message: Message) -> None:
-        """The answer to one."""
-        key = _Key(way.peer, way.packet_id)
-        if key not in self.asked:
-            return  # it took so long that nobody waits any more
-        asked = self.asked[key]
-        answer = Packet(
-            id=way.packet_id,
-            kind="answer",
-            from_=self._me,
-            to=way.peer,
-            attempt=asked.attempt,
-            carry=encode(message),
-            waits=asked.waits,
-        )
-        if is_urgent(answer):  # a large one is rather made anew, should the question be repeated
-            asked.answer = answer
-        self.packets.answers += 1
-        self._respond(answer, way.path)
+    def _refusal(self, request: Packet, reason: str) -> Packet:
+        origin, attempt = request.from_, request.attempt
+        carry = reason.encode("utf-8", "replace")[:MAX_REASON]
+        return Packet(id=request.id, kind="refusal", from_=self._me, to=origin, attempt=attempt, carry=carry)
 
     # --- direct messages from neighbours ------------------------------------------------------------------------------
 
-    def direct(self, sender: RemotePeer, message: Direct, now: float) -> None:
-        """A direct message came over a link."""
-        if sender.version == 0:
-            self._deliver(sender.peer_id, message, message.payload, now, verified=sender.verified)
-        else:
-            self._direct(sender, message, now)
+    def direct(self, sender: RemotePeer, message: Direct, now: float) -> DirectReceived | None:
+        """Take a direct message that came over a link; None if it came before.
 
-    def _direct(self, sender: RemotePeer, message: Direct, now: float) -> None:
-        if message.id is None:
-            self._blame(sender.peer_id, "a direct message without an id")
-            return
-        key = _Key(sender.peer_id, message.id)
-        if key in self.seen:
-            self.counts.duplicates += 1
-            self._ack_direct(sender.peer_id, message.id)
-            return
+        Raises:
+          RemoteProtocolError: if it breaks the protocol.
+        """
         try:
-            payload = unpack(message.payload, message.encoding, message.blob)
-        except RemoteProtocolError as error:
-            self._blame(sender.peer_id, str(error))
-            return
-        self.seen.add(key, None, now + REMEMBERED, now)
-        self._ack_direct(sender.peer_id, message.id)
-        self._deliver(sender.peer_id, message, payload, now, verified=sender.verified)
+            return self._direct(sender, message, now)
+        except RemoteProtocolError:
+            self.counts.direct_blamed += 1
+            raise
 
-    def _deliver(
+    def _direct(self, sender: RemotePeer, message: Direct, now: float) -> DirectReceived | None:
+        peer, verified = sender.peer_id, sender.verified
+        if sender.version == 0:
+            return self._event(peer, message, message.payload, now, verified=verified)
+        if message.id is None:
+            raise RemoteProtocolError("a direct message without an id")
+        key = _Key(peer, message.id)
+        if key in self._seen:
+            self.counts.direct_duplicates += 1
+            return None
+        payload = unpack(message.payload, message.encoding, message.blob)
+        self._seen.add(key, None, now + SEEN_FOR, now)
+        return self._event(peer, message, payload, now, verified=verified)
+
+    def _event(
         self, origin: PeerId, message: Direct, payload: Payload, now: float, *, verified: bool, hops: int = 1
-    ) -> None:
-        self.counts.received += 1
+    ) -> DirectReceived:
+        self.counts.directs += 1
         timestamp = self._wall(now) if message.timestamp is None else message.timestamp / 1000
         message_id = message.id or self._rng.randbytes(16).hex()
-        self._do(Emit(DirectReceived(origin, payload, message_id, timestamp, verified, hops)))
-
-    def _ack_direct(self, peer: PeerId, message_id: str) -> None:
-        self._do(SendFrame((peer,), DirectAck(id=message_id), urgent=True))
-
-    def _blame(self, peer: PeerId, reason: str) -> None:
-        self.counts.blamed += 1
-        self._do(DropLink(peer, reason, blame=True))
+        return DirectReceived(origin, payload, message_id, timestamp, verified, hops)

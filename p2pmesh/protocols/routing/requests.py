@@ -1,46 +1,116 @@
-"""Errands: packets of ours, each brought to its receiver again and again, another way each time, until that answers.
+"""Requests: packets of ours, each sent again and again, another way each time, until its receiver responds.
 
-How long an answer is waited for follows from how long others took (RFC 6298), from this receiver or, if it is new, from all
-of them; it doubles with each attempt, and grows with the bytes that are under way. A response says which attempt it answers,
-so late ones count as what they are.
+How long a response is waited for follows from how long others took (RFC 6298), from this receiver or, if it is new,
+from all of them; it doubles with each attempt, and grows with the bytes in flight. A response says which attempt it
+answers, so a late one counts as what it is.
 
-Where somebody waits for a direct message to arrive, that is too long: who is in the way of the first attempt may be dead, and the
-next goes another way. So these are repeated sooner, and the second time as soon as the first. (Not so the calls of other cores:
-while thousands join, there is enough on the way.)
+Where somebody waits for a direct message to arrive, that is too long: a peer in the way of the first attempt may be
+dead, and the next goes another way. So these are hurried: repeated sooner, and the second time as soon as the first.
+(Not so the calls of other cores: while thousands join, there is enough on the way.)
+
+In: requests to start and cancel, responses, misses, packets given back, links and suspicions, timeouts.
+Out: `Attempt` (send it to this neighbour), `GivenUp`, or nothing; of a response, the request that it ends.
+State: at most `RoutingConfig.errands` requests, each with a timer; times of answers of
+  `RoutingConfig.remembered_routes` peers.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
+import attrs
 from attrs import define, field
 from msgspec import structs
 
-from p2pmesh.config import MeshConfig, RoutingConfig
+from p2pmesh.config import MeshConfig
 from p2pmesh.keyspace import PeerId, short
 from p2pmesh.protocols.inputs import Subsystem
+from p2pmesh.protocols.notices import Route
 from p2pmesh.protocols.routing.forwarding_table import ForwardingTable
 from p2pmesh.protocols.routing.packets import is_small
 from p2pmesh.protocols.util.rtt import RoundTripTimes
 from p2pmesh.protocols.util.timers import Timers
 from p2pmesh.wire.overlay import Packet
 
-_SWINGS = 4
-_SWINGS_IF_HURRIED = 2
-"""Mean deviations that answers may be late; 4 is RFC 6298's."""
+_HURRIED_DEVIATIONS = 2
+"""Mean deviations that the answer to a hurried request may be late; RFC 6298 waits for 4."""
 _DOUBLINGS = 2
-"""Of the time that an answer is waited for: then it stays."""
+"""Times that the wait for a response doubles: then it stays."""
+_SHORT_WAY = 64
+"""Links. Where ways are no longer, answers are taken to come as soon as over a link; else as much later."""
+_JITTER = 0.1
+"""Share by which waits vary, so that requests made together part ways."""
 
-_SHORT = 64
-"""Where ways are no longer than this, answers don't take longer than over a link; else as much longer."""
 
-
-class RequestDue(NamedTuple):
-    """The timer of an errand."""
+class ResponseTimeout(NamedTuple):
+    """The timer of a request: no response has come in time."""
 
     packet_id: str
+
+
+class Delivery(NamedTuple):
+    """The purpose of a request that brings a direct message, whose id it has, to its recipient."""
+
+    message_id: str
+
+
+class Inquiry(NamedTuple):
+    """The purpose of a request that asks this peer for its contact record."""
+
+    peer: PeerId
+
+
+Purpose: TypeAlias = Route | Delivery | Inquiry
+
+
+@define(eq=False)
+class PendingRequest:
+    """A packet of ours without a response yet."""
+
+    packet: Packet
+    deadline: float
+    purpose: Purpose
+    """Given back with the outcome."""
+    route: tuple[PeerId, ...] = ()
+    """Hops to try first, where a way is known beforehand."""
+    avoid: tuple[PeerId, ...] = ()
+    """Peers that it must not pass: dead ends from the start."""
+    hurried: bool = False
+    """Somebody waits for a direct message."""
+    most_misses: int | None = None
+    """Misses until it is given up; None for as many as usual."""
+    sent: list[float] = field(factory=list)
+    """When each attempt began."""
+    first_hop: PeerId | None = None
+    used: dict[PeerId, None] = field(factory=dict)
+    """First hops of earlier attempts."""
+    misses: int = 0
+    missed: int = -1
+    """The last attempt that ended in a miss; copies of it may end in more."""
+
+    @property
+    def load(self) -> int:
+        """Bytes that it takes time to send."""
+        return 0 if is_small(self.packet) else len(self.packet.carry)
+
+
+class Attempt(NamedTuple):
+    """Send this packet of ours to this neighbour."""
+
+    first_hop: PeerId
+    packet: Packet
+
+
+class GivenUp(NamedTuple):
+    """The request for this purpose has failed."""
+
+    purpose: Purpose
+    reason: str
+
+
+Decision: TypeAlias = Attempt | GivenUp | None
+"""What to do about a request; None to wait."""
 
 
 @define
@@ -51,72 +121,17 @@ class RequestCounts:
     retried: int = 0
     acked: int = 0
     answered: int = 0
-    unrouted: int = 0
+    failed: int = 0
     missed: int = 0
     stuck: int = 0
     stray_responses: int = 0
-
-
-@define(eq=False)
-class PendingRequest:
-    """A packet of ours under way."""
-
-    packet: Packet
-    deadline: float
-    on_arrival: Callable[[Packet, int, float], None]
-    """Called with the response, the hops that it took, and the time."""
-    on_failure: Callable[[str, float], None]
-    way: tuple[PeerId, ...] = ()
-    """The hops of a way that is known beforehand."""
-    avoid: tuple[PeerId, ...] = ()
-    """Peers that it must not pass: dead ends from the start."""
-    asker: tuple[Subsystem, int] | None = None
-    sent: list[float] = field(factory=list)
-    """When each attempt began."""
-    first_hop: PeerId | None = None
-    used: dict[PeerId, None] = field(factory=dict)
-    """First hops of earlier attempts."""
-    misses: int = 0
-    missed: int = -1
-    """The attempt that ended in a miss last; copies of it may end in others."""
-    hurried: bool = False
-    """Somebody waits for a direct message."""
-    patience: int | None = None
-    """Misses until it is given up; None for as many as usual."""
-
-    @property
-    def load(self) -> int:
-        """Bytes that it takes time to send."""
-        return 0 if is_small(self.packet) else len(self.packet.carry)
-
-
-class _Patience:
-    """How long to wait for an answer before the request is repeated another way, by who is to give it."""
-
-    def __init__(self, config: RoutingConfig) -> None:
-        self._config = config
-        self.times: RoundTripTimes = RoundTripTimes(config.remembered_routes)
-
-    def wait(self, peer: PeerId, longest_way: int, attempt: int, *, hurried: bool) -> float:
-        """Seconds to wait for an answer of this peer to an attempt, the first being 0."""
-        known = self.times.of(peer)
-        if known is None:
-            return self._config.ack_timeout * max(1.0, longest_way / _SHORT) * 2.0 ** min(attempt, _DOUBLINGS)
-        doublings = min(max(0, attempt - hurried), _DOUBLINGS)
-        wait = known.expected(deviations=_SWINGS_IF_HURRIED if hurried else _SWINGS)
-        return max(self._config.least_wait, wait) * 2.0**doublings
 
 
 class Requests:
     """All packets of ours that wait for a response."""
 
     def __init__(
-        self,
-        config: MeshConfig,
-        rng: random.Random,
-        table: ForwardingTable,
-        timers: Timers[NamedTuple],
-        post: Callable[[PeerId, Packet], None],
+        self, config: MeshConfig, rng: random.Random, table: ForwardingTable, timers: Timers[NamedTuple]
     ) -> None:
         self.counts: RequestCounts = RequestCounts()
         self._config = config.routing
@@ -124,176 +139,181 @@ class Requests:
         self._rng = rng
         self._table = table
         self._timers = timers
-        self._post = post
-        self._patience = _Patience(config.routing)
-        self._bytes = 0  # under way, in large packets
-        self._errands: dict[str, PendingRequest] = {}
-        self._by_asker: dict[tuple[Subsystem, int], str] = {}
+        self._times = RoundTripTimes(config.routing.remembered_routes)
+        self._bytes = 0  # of large packets in flight
+        self._requests: dict[str, PendingRequest] = {}
+        self._by_call: dict[tuple[Subsystem, int], str] = {}
 
-    def __len__(self) -> int:
-        return len(self._errands)
+    def snapshot(self) -> dict[str, int]:
+        """What became of requests, and how many wait for a response."""
+        return {**attrs.asdict(self.counts), "in_flight": len(self._requests)}
 
-    def __iter__(self) -> Iterator[PendingRequest]:
-        return iter(self._errands.values())
-
-    def get(self, packet_id: str) -> PendingRequest | None:
-        """The errand of this packet, if it waits for a response still."""
-        return self._errands.get(packet_id)
-
-    def start(self, errand: PendingRequest, now: float) -> None:
-        """Bring a packet to its receiver."""
-        if len(self._errands) >= self._config.errands:
-            self.counts.unrouted += 1
-            errand.on_failure(f"{len(self._errands)} packets are under way already: try again later", now)
-            return
-        self._errands[errand.packet.id] = errand
-        self._bytes += errand.load
-        if errand.asker is not None:
-            self._by_asker[errand.asker] = errand.packet.id
+    def start(self, request: PendingRequest, now: float) -> Decision:
+        """Make the first attempt."""
+        if len(self._requests) >= self._config.errands:
+            self.counts.failed += 1
+            return GivenUp(request.purpose, f"{len(self._requests)} packets are under way already: try again later")
+        self._requests[request.packet.id] = request
+        self._bytes += request.load
+        if isinstance(request.purpose, Route):
+            self._by_call[request.purpose.owner, request.purpose.call] = request.packet.id
         self.counts.launched += 1
-        self._attempt(errand, now)
+        return self._attempt(request, now)
 
     def cancel(self, packet_id: str) -> None:
-        """Nobody waits for it any more."""
-        if packet_id in self._errands:
-            self._drop(packet_id)
+        """End a request, if there is one: nobody waits for it any more."""
+        request = self._requests.get(packet_id)
+        if request is not None:
+            self._remove(request)
 
-    def cancel_for(self, asker: tuple[Subsystem, int]) -> None:
+    def cancel_route(self, owner: Subsystem, call: int) -> None:
         """As `cancel`, by who asked."""
-        packet_id = self._by_asker.get(asker)
-        if packet_id is not None:
-            self._drop(packet_id)
+        self.cancel(self._by_call.get((owner, call), ""))
 
-    def fail_all(self, reason: str, now: float) -> None:
+    def give_up_all(self, reason: str) -> list[GivenUp]:
         """End all of them."""
-        while self._errands:
-            self._fail(next(iter(self._errands.values())), reason, now)
+        return [self._give_up(request, reason) for request in list(self._requests.values())]
 
-    def due(self, packet_id: str, now: float) -> None:
+    def timed_out(self, packet_id: str, now: float) -> Decision:
         """No response came in time."""
-        errand = self._errands[packet_id]
-        attempts = len(errand.sent)
-        if now >= errand.deadline or attempts >= self._config.attempts:
-            self._fail(errand, f"no answer to {attempts} attempts in {now - errand.sent[0]:.1f} s", now)
-            return
+        request = self._requests[packet_id]
+        attempts = len(request.sent)
+        if now >= request.deadline or attempts >= self._config.attempts:
+            return self._give_up(request, f"no answer to {attempts} attempts in {now - request.sent[0]:.1f} s")
         self.counts.retried += 1
-        self._attempt(errand, now)
+        return self._attempt(request, now)
 
-    def responded(self, response: Packet, hops: int, now: float) -> bool:
-        """A proven response came. Whether there is an errand that it belongs to."""
-        errand = self._errands.get(response.id)
-        if errand is None or not (errand.packet.nearest or response.from_ == errand.packet.to):
+    def responded(self, response: Packet, now: float) -> Purpose | None:
+        """End the request that a proven response belongs to. Its purpose; None if there is none."""
+        request = self._requests.get(response.id)
+        if request is None or not (request.packet.nearest or response.from_ == request.packet.to):
             self.counts.stray_responses += 1
-            return False
-        if response.attempt < len(errand.sent) and is_small(errand.packet):
-            self._patience.times.sample(response.from_, now - errand.sent[response.attempt])
-        self._drop(response.id)
+            return None
+        if response.attempt < len(request.sent) and is_small(request.packet):
+            self._times.sample(response.from_, now - request.sent[response.attempt])
         if response.kind == "answer":
             self.counts.answered += 1
         elif response.kind == "ack":
             self.counts.acked += 1
-        errand.on_arrival(response, hops, now)
-        return True
+        self._remove(request)
+        return request.purpose
 
-    def missed(self, packet_id: str, attempt: int, now: float) -> None:
+    def missed(self, packet_id: str, attempt: int, now: float) -> Decision:
         """A peer on the way knows no way on: that may change in a moment, so once more, but not for ever."""
-        errand = self._errands.get(packet_id)
-        if errand is None or attempt != len(errand.sent) - 1 or attempt == errand.missed:
+        request = self._requests.get(packet_id)
+        if request is None or attempt != len(request.sent) - 1 or attempt == request.missed:
             self.counts.stray_responses += 1
-            return
-        errand.missed = attempt
+            return None
+        request.missed = attempt
         self.counts.missed += 1
-        self._miss(errand, now)
+        return self._miss(request, now)
 
-    def returned(self, packet: Packet, now: float) -> None:
-        """A neighbour gives a packet of ours back: it is a dead end. By another way, then."""
-        errand = self._errands.get(packet.id)
-        if errand is None or packet.attempt != len(errand.sent) - 1:
+    def given_back(self, packet: Packet, now: float) -> Decision:
+        """A neighbour gives a packet of ours back: it is a dead end, so another way is next."""
+        request = self._requests.get(packet.id)
+        if request is None or packet.attempt != len(request.sent) - 1:
             self.counts.stray_responses += 1
-            return
-        if packet.hops == 0 or not self._launch(errand, packet.tried, packet.hops - 1):
-            self.counts.stuck += 1
-            self._miss(errand, now)
+            return None
+        attempt = self._launch(request, packet.tried, packet.hops - 1) if packet.hops else None
+        return attempt or self._stuck(request, now)
 
-    def link_up(self, peer: PeerId, now: float) -> None:
-        """A link to it: who waits for a way to it need not wait any longer."""
-        for errand in list(self._errands.values()):
-            if errand.packet.to == peer and not errand.packet.nearest and errand.first_hop != peer:
-                self._again(errand, now)
+    def link_up(self, peer: PeerId, now: float) -> list[Decision]:
+        """Use a new link to a receiver at once."""
+        return [
+            self._retry(request, now)
+            for request in list(self._requests.values())
+            if request.packet.to == peer and not request.packet.nearest and request.first_hop != peer
+        ]
 
-    def link_down(self, peer: PeerId, now: float) -> None:
-        """What went out by it may be lost."""
-        for errand in list(self._errands.values()):
-            if errand.first_hop == peer:
-                self._again(errand, now)
+    def link_down(self, peer: PeerId, now: float) -> list[Decision]:
+        """Repeat what went out over a link that has ended: it may be lost."""
+        return [self._retry(request, now) for request in list(self._requests.values()) if request.first_hop == peer]
 
-    def link_silent(self, peer: PeerId) -> None:
-        """What went out by it goes out by another, in the same attempt."""
-        for errand in self._errands.values():
-            if errand.first_hop == peer and (errand.packet.to != peer or errand.packet.nearest):
-                self._launch(errand, errand.avoid, self._table.hop_limit())
+    def link_suspected(self, peer: PeerId) -> list[Decision]:
+        """Send what went out by a neighbour that fell silent by another, in the same attempt."""
+        return [
+            self._launch(request, request.avoid, self._table.hop_limit())
+            for request in self._requests.values()
+            if request.first_hop == peer and (request.packet.to != peer or request.packet.nearest)
+        ]
 
-    def _again(self, errand: PendingRequest, now: float) -> None:
-        if errand.packet.id in self._errands and len(errand.sent) < self._config.attempts:
-            self.counts.retried += 1
-            self._attempt(errand, now)
+    def _retry(self, request: PendingRequest, now: float) -> Decision:
+        if len(request.sent) >= self._config.attempts:
+            return None
+        self.counts.retried += 1
+        return self._attempt(request, now)
 
-    def _attempt(self, errand: PendingRequest, now: float) -> None:
-        attempt = len(errand.sent)
-        errand.sent.append(now)
-        longest = self._table.longest_way()
-        wait = self._patience.wait(errand.packet.to, longest, attempt, hurried=errand.hurried)
-        wait *= self._rng.uniform(0.9, 1.1)
+    def _attempt(self, request: PendingRequest, now: float) -> Decision:
+        wait = self._response_time(request) * self._rng.uniform(1 - _JITTER, 1 + _JITTER)
         wait += self._bytes / self._slowest_link  # what is queued is not lost
-        self._timers.set(RequestDue(errand.packet.id), min(now + wait, errand.deadline))
+        request.sent.append(now)
+        self._timers.set(ResponseTimeout(request.packet.id), min(now + wait, request.deadline))
         if not self._table:
-            self._fail(errand, "there is no link to anybody who could bring it", now)
-        elif not self._launch(errand, errand.avoid, self._table.hop_limit()):
-            self.counts.stuck += 1
-            self._miss(errand, now)
+            what = "the key" if request.packet.nearest else short(request.packet.to)
+            return self._give_up(request, f"no route to {what}: there is no link to anybody who could bring it")
+        return self._launch(request, request.avoid, self._table.hop_limit()) or self._stuck(request, now)
 
-    def _launch(self, errand: PendingRequest, tried: tuple[PeerId, ...], hops: int) -> bool:
-        """Send it out by the best first hop that was not taken yet. Whether there is one."""
-        packet = errand.packet
-        attempt = len(errand.sent) - 1
-        way = errand.way if attempt % 2 == 0 and tried == errand.avoid else ()
-        ahead = None if packet.nearest else self._table.along(way, packet.to, tried)
-        first = self._first_hop(errand, tried) if ahead is None else ahead[0]
+    def _response_time(self, request: PendingRequest) -> float:
+        """Seconds in which a response to the next attempt should come (RFC 6298's retransmission timeout)."""
+        attempt, times = len(request.sent), self._times.of(request.packet.to)
+        if times is None:
+            expected = self._config.ack_timeout * max(1.0, self._table.longest_way() / _SHORT_WAY)
+        elif request.hurried:
+            expected = max(self._config.least_wait, times.expected(deviations=_HURRIED_DEVIATIONS))
+            attempt = max(0, attempt - 1)
+        else:
+            expected = max(self._config.least_wait, times.expected())
+        return expected * 2.0 ** min(attempt, _DOUBLINGS)
+
+    def _launch(self, request: PendingRequest, tried: tuple[PeerId, ...], hops: int) -> Attempt | None:
+        """Send it by the best first hop that was not taken yet; None if there is none."""
+        packet = request.packet
+        attempt = len(request.sent) - 1
+        route = request.route if attempt % 2 == 0 and tried == request.avoid else ()
+        ahead = None if packet.nearest else self._table.along(route, packet.to, tried)
+        first = self._first_hop(request, tried) if ahead is None else ahead[0]
         if first is None:
-            return False
-        errand.first_hop = first
-        errand.used[first] = None
-        route = () if ahead is None or first == packet.to else ahead[1:]
-        self._post(first, structs.replace(packet, attempt=attempt, hops=hops, tried=tried, route=route))
-        return True
+            return None
+        request.first_hop = first
+        request.used[first] = None
+        rest = () if ahead is None else ahead[1:]
+        return Attempt(first, structs.replace(packet, attempt=attempt, hops=hops, tried=tried, route=rest))
 
-    def _first_hop(self, errand: PendingRequest, tried: tuple[PeerId, ...]) -> PeerId | None:
-        """The best that was not taken yet. For a key only those on our side of it: from the other it would end at once."""
-        packet, table = errand.packet, self._table
-        towards = table.nearer(packet.to, (), tried, leaves=True) if packet.nearest else []
-        ranked = towards or table.ranked(packet.to, tried)
-        fresh = [peer for peer in ranked if peer not in errand.used]
+    def _first_hop(self, request: PendingRequest, tried: tuple[PeerId, ...]) -> PeerId | None:
+        """The best that was not taken yet.
+
+        For a key only those on our side of it, if there are any: on the other it would end at once.
+        """
+        packet, table = request.packet, self._table
+        nearer = table.nearer(packet.to, (), tried, leaves=True) if packet.nearest else []
+        ranked = nearer or table.ranked(packet.to, tried)
+        fresh = [peer for peer in ranked if peer not in request.used]
         if not fresh:
-            errand.used.clear()
+            request.used.clear()
         return next(iter(fresh or ranked), None)
 
-    def _miss(self, errand: PendingRequest, now: float) -> None:
-        errand.misses += 1
-        if errand.misses >= (errand.patience or self._config.misses):
-            what = "a way on" if errand.packet.nearest else f"a way to {short(errand.packet.to)}"
-            self._fail(errand, f"no route: {errand.misses} attempts, and nobody knew {what}", now)
-            return
-        pause = self._config.least_wait * 2 ** (errand.misses - 1)
-        self._timers.set(RequestDue(errand.packet.id), min(now + pause, errand.deadline))
+    def _stuck(self, request: PendingRequest, now: float) -> GivenUp | None:
+        """No neighbour is left to try."""
+        self.counts.stuck += 1
+        return self._miss(request, now)
 
-    def _fail(self, errand: PendingRequest, reason: str, now: float) -> None:
-        self._drop(errand.packet.id)
-        self.counts.unrouted += 1
-        errand.on_failure(reason, now)
+    def _miss(self, request: PendingRequest, now: float) -> GivenUp | None:
+        request.misses += 1
+        if request.misses >= (request.most_misses or self._config.misses):
+            what = "a way on" if request.packet.nearest else f"a way to {short(request.packet.to)}"
+            return self._give_up(request, f"no route: {request.misses} attempts, and nobody knew {what}")
+        pause = self._config.least_wait * 2 ** (request.misses - 1)
+        self._timers.set(ResponseTimeout(request.packet.id), min(now + pause, request.deadline))
+        return None
 
-    def _drop(self, packet_id: str) -> None:
-        errand = self._errands.pop(packet_id)
-        self._bytes -= errand.load
-        if errand.asker is not None:
-            self._by_asker.pop(errand.asker, None)
-        self._timers.cancel(RequestDue(packet_id))
+    def _give_up(self, request: PendingRequest, reason: str) -> GivenUp:
+        self._remove(request)
+        self.counts.failed += 1
+        return GivenUp(request.purpose, reason)
+
+    def _remove(self, request: PendingRequest) -> None:
+        del self._requests[request.packet.id]
+        self._bytes -= request.load
+        if isinstance(request.purpose, Route):
+            self._by_call.pop((request.purpose.owner, request.purpose.call), None)
+        self._timers.cancel(ResponseTimeout(request.packet.id))

@@ -1,38 +1,42 @@
 """Routing: one message to one peer, neighbour or not, and direct messages on top of it.
 
-A *packet* carries a message over several links. It goes greedily round the ring (`routes`), is relayed by peers that need
-keep nothing of it (`relay`), and is repeated, another way each time, until its receiver has answered or acknowledged it
-(`errands`); responses walk its path back. The origin signs it (`packets`), and the receiver delivers it once. A packet with
-`nearest` goes to the peer whose id is nearest to a key.
+Greedy routing on a small-world ring with lookahead: Kleinberg, "The small-world phenomenon", 2000; Manku, Naor,
+Wieder, "Know thy neighbor's neighbor", 2004.
 
-Direct messages (`directs`) go to a neighbour over its link, and to others sealed for them alone (`letters`, `sealing`).
-What comes for us, `inbox` takes.
-Peers of the original project acknowledge nothing: a message to them is done once it is handed to the link.
+A *packet* carries a message over several links. The `ForwardingTable` gives its next hops round the ring, and every
+peer that it passes is a `Relay`, which has to keep nothing of it. Packets that want a response are `Requests`:
+repeated, another way each time, until their receiver responds; responses walk the path back. The origin signs a
+packet, and the `Receiver` delivers it once. A packet with `nearest` goes to the peer whose id is nearest to a key.
+The `DirectSender` gives direct messages to a neighbour over its link, and to others as packets that are sealed for
+them alone. Only members relay, or are reached by packets. Parts return what they decide; `_carry_out` does it.
 
-Only verified peers of our protocol relay, or are reached by packets.
-
-Inputs: LinkUp, LinkDown, LinkSuspected, LinkRecovered, Received (Direct, DirectAck, Packet), NeighbourLinks, MeshSize, Route, CancelRoute,
-RouteReply, SendDirect, CancelCall, Leave.
-Effects: SendFrame, DropLink, Emit (DirectReceived), Reply, Notify (who asked: RouteSucceeded, RouteFailed; whom it concerns: RoutedReceived).
+Inputs: LinkUp, LinkDown, LinkSuspected, LinkRecovered, Received, NeighbourLinks, MeshSize, Route, CancelRoute,
+  RouteReply, SendDirect, CancelCall, Leave.
+Effects: SendFrame, DropLink, Emit (DirectReceived), Reply, Notify (RouteSucceeded or RouteFailed to the asker;
+  RoutedReceived).
+Messages: `packet`, `direct`, `direct_ack`; inside packets `direct`, `contact_request`, `contact_reply`, and other
+  cores' types.
+Config: RoutingConfig; `max_peers`, `max_payload`; `window_bytes` and `slowest_link` of BroadcastConfig.
+State: the open links; the parts name theirs, and their bounds.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple, TypeAlias
 
 import attrs
 from attrs import define
 from msgspec import structs
 
-from p2pmesh.config import MeshConfig, RoutingConfig
-from p2pmesh.errors import MeshClosed, MeshError, PeerUnreachable, RemoteProtocolError
-from p2pmesh.events import Payload
+from p2pmesh.config import MeshConfig
+from p2pmesh.errors import RemoteProtocolError
+from p2pmesh.events import DirectReceived
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId, short
 from p2pmesh.protocols.core import WallClock
-from p2pmesh.protocols.effects import DropLink, Effect, Effects, Notify, Reply, SendFrame
+from p2pmesh.protocols.effects import DropLink, Effects, Emit, Notify, Reply, SendFrame
 from p2pmesh.protocols.inputs import (
     CancelCall,
     Leave,
@@ -49,31 +53,52 @@ from p2pmesh.protocols.notices import (
     Input,
     MeshSize,
     NeighbourLinks,
+    ReturnPath,
     Route,
+    RoutedReceived,
     RouteFailed,
     RouteReply,
     RouteSucceeded,
 )
-from p2pmesh.protocols.routing.contacts import Contacts
-from p2pmesh.protocols.routing.direct_sender import Directs, Repeat
+from p2pmesh.protocols.routing.direct_sender import AckTimeout, Cancel, DirectSender, Finish, Start, Step, Transmit
 from p2pmesh.protocols.routing.forwarding_table import ForwardingTable
-from p2pmesh.protocols.routing.letters import Letters, refusal_of
-from p2pmesh.protocols.routing.packets import REQUESTS, content, is_proven, is_returned, is_urgent, signed, trail_error
+from p2pmesh.protocols.routing.packets import (
+    CARRIED_TYPES,
+    REQUESTS,
+    content,
+    is_proven,
+    is_returned,
+    is_urgent,
+    refusal_of,
+    signed,
+    trail_error,
+)
 from p2pmesh.protocols.routing.receiver import Receiver
-from p2pmesh.protocols.routing.relay import Relay
-from p2pmesh.protocols.routing.requests import PendingRequest, RequestDue, Requests
-from p2pmesh.protocols.util.rate_limiter import RateLimiter
+from p2pmesh.protocols.routing.relay import Forward, Originate, Relay
+from p2pmesh.protocols.routing.requests import (
+    Attempt,
+    Delivery,
+    GivenUp,
+    Inquiry,
+    PendingRequest,
+    Purpose,
+    Requests,
+    ResponseTimeout,
+)
+from p2pmesh.protocols.routing.sealed_box import Contacts
 from p2pmesh.protocols.util.timers import Timers
 from p2pmesh.wire.codec import encode
 from p2pmesh.wire.fields import SEARCH
-from p2pmesh.wire.messages import PROTOCOL_VERSION, Direct, DirectAck
+from p2pmesh.wire.messages import PROTOCOL_VERSION, Direct, DirectAck, Message
 from p2pmesh.wire.overlay import Packet
-from p2pmesh.wire.payloads import legacy_direct, pack
+
+_Decision: TypeAlias = Forward | Originate | Attempt | GivenUp | Step | None
+"""What parts decide; None where nothing is to be done."""
 
 
 @define
 class _Counts:
-    """What became of packets that were nobody's."""
+    """What became of packets that came to nobody."""
 
     dropped_unproven: int = 0
     bad_signature: int = 0
@@ -88,306 +113,138 @@ class RoutingCore:
     def __init__(self, identity: Identity, config: MeshConfig, rng: random.Random, wall: WallClock) -> None:
         self._identity = identity
         self._me = identity.peer_id
-        self._config: RoutingConfig = config.routing
-        self._max_payload = config.max_payload
+        self._config = config
         self._rng = rng
         self._wall = wall
         self._timers: Timers[NamedTuple] = Timers()
         self._effects: Effects = []
         self._left = False
-        self._table = ForwardingTable(self._me, self._config.least_hops)
-        self._relay = Relay(self._table, self._send, self._launch)
-        rate = self._config.relay_rate
-        self._allowance = RateLimiter(config.max_peers + 1, rate, 2 * rate)
-        self._errands = Requests(config, rng, self._table, self._timers, self._send_own)
-        self._contacts = Contacts(identity, config.max_payload, self._config.remembered_routes)
-        letters = Letters(config, self._me, self._contacts, self._errands, self._new_id, self._wall_ms)
-        self._directs = letters.directs = Directs(config, rng, self._timers, letters, self._do, self._wall_ms)
-        self._inbox = Receiver(identity, config, rng, wall, self._contacts, self._do, self._respond)
+        self._links: dict[PeerId, RemotePeer] = {}
+        self._table = ForwardingTable(self._me, config.routing.least_hops)
+        self._relay = Relay(config, self._table)
+        self._requests = Requests(config, rng, self._table, self._timers)
+        self._contacts = Contacts(identity, config.max_payload, config.routing.remembered_routes)
+        self._direct_sender = DirectSender(config, self._me, rng, wall, self._timers, self._links, self._contacts)
+        self._receiver = Receiver(identity, config, rng, wall, self._contacts)
         self._counts = _Counts()
-        self._now = 0.0  # the time of the input that is handled
-
-    # --- the contract -------------------------------------------------------------------------------------------------
 
     def handle(self, event: Input, now: float) -> Effects:
         """Take an input."""
-        self._now = now
         match event:
             case Received(peer, Packet() as packet):
-                self._packet(peer, packet, now)
+                self._on_packet(peer, packet, now)
             case Received(peer, Direct() as message):
-                link = self._directs.link_of(peer)
-                if link is not None:  # it may just have ended
-                    self._inbox.direct(link, message, now)
+                self._on_direct(peer, message, now)
             case Received(peer, DirectAck(id=message_id)):
-                self._directs.arrived(peer, message_id)
+                self._carry_out(self._direct_sender.acknowledged(peer, message_id), now)
             case LinkUp(peer):
-                self._link_up(peer, now)
+                self._on_link_up(peer, now)
             case LinkDown(peer, reason):
-                self._link_down(peer, reason, now)
+                self._on_link_down(peer, reason, now)
             case LinkSuspected(peer):
-                self._link_silent(peer, now)
+                self._go_round(self._table.link_suspected(peer), now)
             case LinkRecovered(peer):
-                self._link_heard(peer, now)
+                self._on_link_recovered(peer, now)
             case NeighbourLinks(peer, links):
-                self._table.told(peer, links)
+                self._table.set_links(peer, links)
             case MeshSize(peers):
                 self._table.mesh_size = peers
             case Route():
-                self._route(event, now)
+                self._on_route(event, now)
             case CancelRoute(owner, call):
-                self._errands.cancel_for((owner, call))
+                self._requests.cancel_route(owner, call)
             case RouteReply(way, message):
-                self._inbox.answer(way, message)
+                self._on_route_reply(way, message, now)
             case SendDirect(call, peer, payload):
-                self._send_direct(call, peer, payload)
+                self._carry_out(self._direct_sender.send(call, peer, payload), now)
             case CancelCall(call):
-                self._directs.forget(call)
+                self._carry_out(self._direct_sender.cancel(call), now)
             case Leave():
-                self._leave(now)
+                self._on_leave(now)
             case _:
                 pass  # for other cores
-        return self._finish(now)
+        return self._take(now)
 
     def next_deadline(self) -> float:
         return self._timers.next_deadline()
 
     def expire(self, now: float) -> Effects:
         """Do what is due."""
-        self._now = now
         for due in self._timers.pop_due(now):
             match due:
-                case Repeat() if self._directs.is_in_flight(due):
-                    self._directs.repeat(due, now)
-                case RequestDue(packet_id) if self._errands.get(packet_id) is not None:
-                    self._errands.due(packet_id, now)
+                case AckTimeout(message_id):
+                    self._carry_out(self._direct_sender.timed_out(message_id, now), now)
+                case ResponseTimeout(packet_id):
+                    self._carry_out((self._requests.timed_out(packet_id, now),), now)
                 case _:
-                    pass  # what came before it has ended it
-        return self._finish(now)
+                    raise AssertionError(due)
+        return self._take(now)
 
     def snapshot(self) -> Mapping[str, Any]:
-        inbox, directs = self._inbox, self._directs
+        table = self._table
         return {
-            **attrs.asdict(directs.counts, recurse=False),
-            **attrs.asdict(inbox.counts, recurse=False),
-            "pending": directs.pending,
-            "waiting": directs.waiting,
-            "seen_ids": len(inbox.seen),
-            "seen_ids_forgotten": inbox.seen.forgotten,
-            "packets": {
-                **attrs.asdict(inbox.packets, recurse=False),
-                **attrs.asdict(self._counts, recurse=False),
-                **attrs.asdict(self._relay.counts, recurse=False),
-                **attrs.asdict(self._errands.counts, recurse=False),
-                "under_way": len(self._errands),
-                "kept": self._relay.kept,
-                "heard_ids": len(inbox.heard),
-                "asked": len(inbox.asked),
-                "contacts": len(self._contacts),
-                "relays": len(self._table),
-                "shunned": len(self._table.shunned),
-                "hop_limit": self._table.hop_limit(),
+            "links": len(self._links),
+            "timers": len(self._timers),
+            "contacts": len(self._contacts),
+            "packets": attrs.asdict(self._counts),
+            "forwarding_table": {
+                "relays": len(table),
+                "shunned": len(table.shunned),
+                "hop_limit": table.hop_limit(),
             },
+            "relay": self._relay.snapshot(),
+            "requests": self._requests.snapshot(),
+            "direct_sender": self._direct_sender.snapshot(),
+            "receiver": self._receiver.snapshot(),
         }
-
-    def _finish(self, now: float) -> Effects:
-        self._directs.pump(now)
-        effects, self._effects = self._effects, []
-        return effects
-
-    def _do(self, effect: Effect) -> None:
-        self._effects.append(effect)
-
-    def _new_id(self) -> str:
-        return self._rng.randbytes(16).hex()
-
-    def _wall_ms(self, now: float) -> int:
-        return int(self._wall(now) * 1000)
-
-    # --- links --------------------------------------------------------------------------------------------------------
-
-    def _link_up(self, peer: RemotePeer, now: float) -> None:
-        before = self._table.shunned
-        self._table.down(peer.peer_id)
-        self._table.up(peer)
-        self._directs.link_up(peer, now)
-        if peer.peer_id in self._table:
-            self._relay.link_up(peer.peer_id, now)
-            self._errands.link_up(peer.peer_id, now)
-        self._go_round(before, now)
-
-    def _link_silent(self, peer: PeerId, now: float) -> None:
-        before = self._table.shunned
-        self._table.silent(peer)
-        self._go_round(before, now)
-
-    def _link_heard(self, peer: PeerId, now: float) -> None:
-        before = self._table.shunned
-        self._table.heard(peer)
-        self._go_round(before, now)
-        self._relay.unpark(now)
-
-    def _go_round(self, before: frozenset[PeerId], now: float) -> None:
-        """What those were given who are shunned now, and were not before, may be lost: it goes another way.
-
-        While all neighbours are silent, none is shunned; once one speaks, or another comes, the others are.
-        """
-        for peer in sorted(self._table.shunned - before):
-            self._errands.link_silent(peer)
-            self._relay.link_silent(peer, now)
-
-    def _link_down(self, peer: PeerId, reason: str, now: float) -> None:
-        self._table.down(peer)
-        self._allowance.forget(peer)
-        self._errands.link_down(peer, now)
-        self._relay.link_down(peer, now)
-        self._directs.link_down(peer, reason, now)
-
-    def _leave(self, now: float) -> None:
-        self._left = True
-        self._directs.fail_all("the mesh was left before the receiver acknowledged")
-        self._errands.fail_all("the mesh was left", now)
-
-    # --- what other cores ask for -------------------------------------------------------------------------------------
-
-    def _route(self, route: Route, now: float) -> None:
-        owner, call = route.owner, route.call
-        if self._left or (route.to == self._me and not route.nearest):
-            reason = "the mesh was left" if self._left else "that is this peer itself"
-            self._do(Notify(owner, RouteFailed(call, reason)))
-            return
-        packet = Packet(
-            id=self._new_id(),
-            kind="ask" if route.answered else "tell",
-            from_=self._me,
-            to=route.to,
-            nearest=route.nearest,
-            timestamp=self._wall_ms(now),
-            carry=encode(route.message),
-            search=self._config.doubtful_search if route.doubtful else SEARCH,
-        )
-
-        def on_arrival(response: Packet, hops: int, _now: float) -> None:
-            self._do(Notify(owner, self._outcome(route, response, hops)))
-
-        def on_failure(reason: str, _now: float) -> None:
-            self._do(Notify(owner, RouteFailed(call, reason)))
-
-        way = () if route.way is None else tuple(reversed(route.way.path[1:]))
-        errand = PendingRequest(
-            packet,
-            now + route.timeout,
-            on_arrival,
-            on_failure,
-            way=way,
-            avoid=route.avoid,
-            asker=(owner, call),
-            patience=self._config.doubtful_misses if route.doubtful else None,
-        )
-        self._errands.start(errand, now)
-
-    def _outcome(self, route: Route, response: Packet, hops: int) -> RouteSucceeded | RouteFailed:
-        if response.kind == "ack" and not route.answered:
-            return RouteSucceeded(route.call, response.from_, hops)
-        if response.kind == "answer" and route.answered:
-            try:
-                answer = content(response.carry)
-            except RemoteProtocolError as error:
-                return RouteFailed(route.call, f"a malformed answer from {short(response.from_)}: {error}")
-            if answer is not None:
-                return RouteSucceeded(route.call, response.from_, hops, answer)
-        return RouteFailed(route.call, refusal_of(response))
-
-    # --- direct messages of ours --------------------------------------------------------------------------------------
-
-    def _send_direct(self, call: int, peer: PeerId, payload: Payload) -> None:
-        try:
-            self._check_receiver(peer)
-            body = pack(payload, self._max_payload)
-        except MeshError as error:
-            self._do(Reply(call, error=error))
-            return
-        link = self._directs.link_of(peer)
-        if link is not None and link.version == 0:
-            self._directs.counts.sent += 1
-            self._do(SendFrame((peer,), Direct(payload=legacy_direct(body))))
-            self._do(Reply(call))
-            return
-        self._directs.add(call, peer, body)
-
-    def _check_receiver(self, peer: PeerId) -> None:
-        if self._left:
-            raise MeshClosed("the mesh was left")
-        if peer == self._me:
-            raise PeerUnreachable("that is this peer itself: send to another")
-        if self._directs.link_of(peer) is None and not self._table:
-            self._directs.counts.unreachable += 1
-            raise PeerUnreachable(f"no route to {short(peer)}: there is no link to anybody who could bring it")
-
-    # --- packets out --------------------------------------------------------------------------------------------------
-
-    def _send(self, peer: PeerId, packet: Packet) -> None:
-        self._relay.sent(peer, packet, self._now)
-        self._do(SendFrame((peer,), packet, urgent=is_urgent(packet)))
-
-    def _send_own(self, peer: PeerId, packet: Packet) -> None:
-        """A packet of ours: with our signature, unless the link to its receiver says as much."""
-        is_theirs = peer == packet.to and not packet.nearest
-        self._send(peer, packet if is_theirs or packet.kind == "miss" else signed(packet, self._identity))
-
-    def _respond(self, response: Packet, path: tuple[PeerId, ...]) -> None:
-        """A response goes back the way that its request came."""
-        self._launch(structs.replace(response, route=tuple(reversed(path[1:]))))
-
-    def _launch(self, packet: Packet) -> None:
-        """A packet of ours that nobody answers."""
-        ahead = self._table.along(packet.route, packet.to, ())
-        if ahead is None:
-            ahead = tuple(self._table.ranked(packet.to, ())[:1])
-            route = packet.route if ahead != (packet.to,) else ()
-        else:
-            route = ahead[1:] if ahead[0] != packet.to else ()
-        if ahead:
-            self._send_own(ahead[0], structs.replace(packet, hops=self._table.hop_limit(), route=route))
 
     # --- packets in ---------------------------------------------------------------------------------------------------
 
-    def _packet(self, sender: PeerId, packet: Packet, now: float) -> None:
+    def _on_packet(self, sender: PeerId, packet: Packet, now: float) -> None:
         if self._left or sender not in self._table:
             self._counts.dropped_stranger += 1
             return
-        if not self._allowance.take(sender, now):
-            self._relay.counts.dropped_rate += 1
+        if not self._relay.admits(sender, now):
             return
-        reason = trail_error(packet, sender, self._me)
-        if reason is not None:
+        error = trail_error(packet, sender, self._me)
+        if error is not None:
             self._counts.dropped_loop += 1
-            self._do(DropLink(sender, reason, blame=True))
+            self._effects.append(DropLink(sender, error, blame=True))
             return
         is_back = is_returned(packet, sender)
         path = packet.path if is_back else (*packet.path, sender)
         if is_back and packet.from_ == self._me:
-            self._errands.returned(packet, now)
-        elif self._relay.is_nearest(packet, path) if packet.nearest else packet.to == self._me:
-            self._arrived(packet, path, sender, now)
+            self._carry_out((self._requests.given_back(packet, now),), now)
+        elif self._table.is_nearest(packet.to, path, packet.tried) if packet.nearest else packet.to == self._me:
+            self._on_arrived(packet, path, sender, now)
         else:
-            self._relay.pass_on(packet, path, now)
+            self._carry_out((self._relay.pass_on(packet, path, now),), now)
 
-    def _arrived(self, packet: Packet, path: tuple[PeerId, ...], sender: PeerId, now: float) -> None:
+    def _on_arrived(self, packet: Packet, path: tuple[PeerId, ...], sender: PeerId, now: float) -> None:
+        """A packet has come to us as its receiver."""
         if packet.kind == "miss":
-            self._errands.missed(packet.id, packet.attempt, now)
+            self._carry_out((self._requests.missed(packet.id, packet.attempt, now),), now)
             return
-        origin = self._origin(packet, path, sender)
+        origin = self._proven_origin(packet, path, sender)
         if origin is None:
             return
-        if packet.kind in REQUESTS:
-            self._inbox.request(packet, path, origin, now)
-        else:
-            self._errands.responded(packet, len(path), now)
+        if packet.kind not in REQUESTS:
+            self._on_response(packet, len(path), now)
+            return
+        response, message = self._receiver.request(packet, path, origin, now)
+        if response is not None:
+            self._respond(response, path, now)
+        match message:
+            case RoutedReceived():
+                self._effects.append(Notify(CARRIED_TYPES[type(message.message)], message))
+            case DirectReceived():
+                self._effects.append(Emit(message))
+            case None:
+                pass
 
-    def _origin(self, packet: Packet, path: tuple[PeerId, ...], sender: PeerId) -> RemotePeer | None:
-        """Who a packet is from, proved by its signature, or by the link if it crossed no other; None if by nothing."""
-        link = self._directs.link_of(packet.from_)
+    def _proven_origin(self, packet: Packet, path: tuple[PeerId, ...], sender: PeerId) -> RemotePeer | None:
+        """The origin, proved by its signature, or by the link if the packet crossed no other; None if by nothing."""
+        link = self._links.get(packet.from_)
         if packet.signature is None and packet.key is None:
             if link is not None and path == (sender,):
                 return link
@@ -397,3 +254,175 @@ class RoutingCore:
             self._counts.bad_signature += 1
             return None
         return link or RemotePeer(packet.from_, True, PROTOCOL_VERSION, packet.key)
+
+    def _on_response(self, response: Packet, hops: int, now: float) -> None:
+        match self._requests.responded(response, now):
+            case Route() as route:
+                self._effects.append(Notify(route.owner, _outcome(route, response, hops)))
+            case Delivery() | Inquiry() as purpose:
+                self._carry_out(self._direct_sender.responded(purpose, response, now), now)
+            case None:
+                pass
+
+    # --- direct messages in -------------------------------------------------------------------------------------------
+
+    def _on_direct(self, peer: PeerId, message: Direct, now: float) -> None:
+        link = self._links.get(peer)
+        if link is None:
+            return  # it may just have ended
+        try:
+            event = self._receiver.direct(link, message, now)
+        except RemoteProtocolError as error:
+            self._effects.append(DropLink(peer, str(error), blame=True))
+            return
+        if link.version > 0 and message.id is not None:
+            self._effects.append(SendFrame((peer,), DirectAck(id=message.id), urgent=True))
+        if event is not None:
+            self._effects.append(Emit(event))
+
+    # --- links --------------------------------------------------------------------------------------------------------
+
+    def _on_link_up(self, link: RemotePeer, now: float) -> None:
+        peer = link.peer_id
+        replaced, self._links[peer] = self._links.get(peer), link
+        shunned = self._table.link_up(link)
+        if replaced is not None:
+            self._carry_out(self._direct_sender.link_down(replaced, "it was replaced by a new one", now), now)
+        if peer in self._table:
+            self._carry_out(self._relay.link_up(peer, now), now)
+            self._carry_out(self._requests.link_up(peer, now), now)
+        self._go_round(shunned, now)
+
+    def _on_link_down(self, peer: PeerId, reason: str, now: float) -> None:
+        self._table.link_down(peer)
+        link = self._links.pop(peer, None)
+        self._carry_out(self._requests.link_down(peer, now), now)
+        self._carry_out(self._relay.link_down(peer, now), now)
+        if link is not None:
+            self._carry_out(self._direct_sender.link_down(link, reason, now), now)
+
+    def _on_link_recovered(self, peer: PeerId, now: float) -> None:
+        self._go_round(self._table.link_recovered(peer), now)
+        self._carry_out(self._relay.unpark(now), now)
+
+    def _go_round(self, shunned: list[PeerId], now: float) -> None:
+        """Send what these were given, who are shunned from now on, another way: it may be lost.
+
+        While all neighbours are suspected, none is shunned; once one recovers, or another comes, the others are.
+        """
+        for peer in shunned:
+            self._carry_out(self._requests.link_suspected(peer), now)
+            self._carry_out(self._relay.link_suspected(peer, now), now)
+
+    # --- what other cores ask for -------------------------------------------------------------------------------------
+
+    def _on_route(self, route: Route, now: float) -> None:
+        if self._left or (route.to == self._me and not route.nearest):
+            reason = "the mesh was left" if self._left else "that is this peer itself"
+            self._effects.append(Notify(route.owner, RouteFailed(route.call, reason)))
+            return
+        packet = Packet(
+            id=self._rng.randbytes(16).hex(),
+            kind="ask" if route.answered else "tell",
+            from_=self._me,
+            to=route.to,
+            nearest=route.nearest,
+            timestamp=int(self._wall(now) * 1000),
+            carry=encode(route.message),
+            search=self._config.routing.doubtful_search if route.doubtful else SEARCH,
+        )
+        request = PendingRequest(
+            packet,
+            now + route.timeout,
+            route,
+            route=() if route.way is None else tuple(reversed(route.way.path[1:])),
+            avoid=route.avoid,
+            most_misses=self._config.routing.doubtful_misses if route.doubtful else None,
+        )
+        self._carry_out((self._requests.start(request, now),), now)
+
+    def _on_route_reply(self, way: ReturnPath, message: Message, now: float) -> None:
+        answer = self._receiver.answer(way, message)
+        if answer is not None:
+            self._respond(answer, way.path, now)
+
+    def _on_leave(self, now: float) -> None:
+        self._left = True
+        self._carry_out(self._direct_sender.close("the mesh was left before the receiver acknowledged"), now)
+        self._carry_out(self._requests.give_up_all("the mesh was left"), now)
+
+    # --- decisions into effects ---------------------------------------------------------------------------------------
+
+    def _take(self, now: float) -> Effects:
+        """The effects so far, and of what may be sent now that there is room."""
+        if self._direct_sender.is_held_up:
+            self._carry_out(self._direct_sender.pump(now), now)
+        effects, self._effects = self._effects, []
+        return effects
+
+    def _carry_out(self, decisions: Iterable[_Decision], now: float) -> None:
+        """Turn what the parts have decided into effects."""
+        effects = self._effects
+        for decision in decisions:
+            match decision:
+                case Forward(peer, packet):
+                    self._send(peer, packet, now)
+                case Attempt(first_hop, packet):
+                    self._send_own(first_hop, packet, now)
+                case Originate(packet):
+                    self._originate(packet, now)
+                case Transmit(peer, message):
+                    effects.append(SendFrame((peer,), message))
+                case Finish(call, error):
+                    effects.append(Reply(call, error=error))
+                case Start(request):
+                    self._carry_out((self._requests.start(request, now),), now)
+                case Cancel(packet_id):
+                    self._requests.cancel(packet_id)
+                case GivenUp(purpose, reason):
+                    self._give_up(purpose, reason, now)
+                case None:
+                    pass
+
+    def _give_up(self, purpose: Purpose, reason: str, now: float) -> None:
+        match purpose:
+            case Route(owner, call):
+                self._effects.append(Notify(owner, RouteFailed(call, reason)))
+            case Delivery() | Inquiry():
+                self._carry_out(self._direct_sender.given_up(purpose, reason), now)
+
+    def _respond(self, response: Packet, path: tuple[PeerId, ...], now: float) -> None:
+        """Send a response back the way that its request came."""
+        self._originate(structs.replace(response, route=tuple(reversed(path[1:]))), now)
+
+    def _originate(self, packet: Packet, now: float) -> None:
+        """Send a packet of ours to which nobody responds."""
+        ahead = self._table.along(packet.route, packet.to, ())
+        if ahead is None and (ranked := self._table.ranked(packet.to, ())):
+            ahead = (ranked[0], *packet.route)
+        if ahead is not None:
+            packet = structs.replace(packet, hops=self._table.hop_limit(), route=ahead[1:])
+            self._send_own(ahead[0], packet, now)
+
+    def _send_own(self, peer: PeerId, packet: Packet, now: float) -> None:
+        """Send a packet of ours: with our signature, unless the link to its receiver says as much."""
+        is_receiver = peer == packet.to and not packet.nearest
+        self._send(peer, packet if is_receiver or packet.kind == "miss" else signed(packet, self._identity), now)
+
+    def _send(self, peer: PeerId, packet: Packet, now: float) -> None:
+        self._relay.sent(peer, packet, now)
+        self._effects.append(SendFrame((peer,), packet, urgent=is_urgent(packet)))
+
+
+def _outcome(route: Route, response: Packet, hops: int) -> RouteSucceeded | RouteFailed:
+    """What the response to its packet means for a route."""
+    if response.kind == "ack" and not route.answered:
+        return RouteSucceeded(route.call, response.from_, hops)
+    if response.kind == "answer" and route.answered:
+        try:
+            answer = content(response.carry)
+        except RemoteProtocolError as error:
+            return RouteFailed(route.call, f"a malformed answer from {short(response.from_)}: {error}")
+        if answer is not None:
+            return RouteSucceeded(route.call, response.from_, hops, answer)
+    return RouteFailed(route.call, refusal_of(response))

@@ -1,8 +1,9 @@
-r"""Sealed boxes: what only its receiver can read, and the contact record that says for which key to seal.
+r"""Sealed boxes: what only its receiver can read, and the contact records that say for which key to seal.
 
-A box is the sender's one-time X25519 public key (32 bytes), then ChaCha20-Poly1305 (RFC 8439) over the message, with an
-all-zero nonce and no further data: each key seals once. The key is HKDF-SHA256 (RFC 5869), without salt, of the X25519 shared
-secret, with this `info`, in which `field(x)` is the length of `x` in bytes as a 32-bit big-endian number, then `x`::
+A box is the sender's one-time X25519 public key (32 bytes), then ChaCha20-Poly1305 (RFC 8439) over the message, with
+an all-zero nonce and no further data: each key seals once. The key is HKDF-SHA256 (RFC 5869), without salt, of the
+X25519 shared secret, with this `info`, in which `field(x)` is the length of `x` in bytes as a 32-bit big-endian
+number, then `x`::
 
     b"p2pmesh box v1\0"
     field(the one-time public key)
@@ -11,9 +12,9 @@ secret, with this `info`, in which `field(x)` is the length of `x` in bytes as a
     field(receiver's peer id)
     field(id of the packet)
 
-So a box opens for nobody else, in no other packet, and under no other sender's name; that the sender made it, the signature of
-the packet around it proves. As in HPKE's base mode (RFC 9180), who gets hold of the receiver's key can open what was sealed
-for it before.
+So a box opens for nobody else, in no other packet, and under no other sender's name; the signature of the packet
+around it proves that the sender made it. As in HPKE's base mode (RFC 9180), whoever gets hold of the receiver's key
+can open what was sealed for it before.
 
 A contact record's signature covers::
 
@@ -22,6 +23,8 @@ A contact record's signature covers::
     field(version, 64 bits)
     field(serial, 64 bits)
     field(maxPayload, 64 bits)
+
+State: our own record, and those of `RoutingConfig.remembered_routes` peers that we write to.
 """
 
 from __future__ import annotations
@@ -35,6 +38,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from p2pmesh.errors import RemoteProtocolError
 from p2pmesh.identity import PUBLIC_KEY_SIZE, Identity, peer_id_of, verify
 from p2pmesh.keyspace import PeerId
+from p2pmesh.protocols.util.lru_table import LruTable
 from p2pmesh.wire.canonical import fields, number, text
 from p2pmesh.wire.messages import PROTOCOL_VERSION
 from p2pmesh.wire.overlay import Contact
@@ -51,7 +55,7 @@ def seal(plain: bytes, box: bytes, sender: PeerId, receiver: PeerId, packet_id: 
     """Seal bytes for the owner of the X25519 public key `box`.
 
     Raises:
-      RemoteProtocolError: if that is no key that one can seal for.
+      RemoteProtocolError: if nothing can be sealed for that key.
     """
     once = X25519PrivateKey.generate()
     public = once.public_key().public_bytes_raw()
@@ -62,7 +66,7 @@ def unseal(sealed: bytes, box: X25519PrivateKey, sender: PeerId, receiver: PeerI
     """Open a box.
 
     Raises:
-      RemoteProtocolError: if it is none for us from this sender in this packet.
+      RemoteProtocolError: if it was not sealed for us by this sender in this packet.
     """
     if len(sealed) < SEAL_SIZE:
         raise RemoteProtocolError("a sealed message that is shorter than its seal")
@@ -75,7 +79,7 @@ def unseal(sealed: bytes, box: X25519PrivateKey, sender: PeerId, receiver: PeerI
 
 
 def contact_of(identity: Identity, max_payload: int, wall_ms: int) -> Contact:
-    """Our own record."""
+    """Make our own record."""
     box = identity.box_key().public_key().public_bytes_raw()
     signature = identity.sign(_covered(box, PROTOCOL_VERSION, wall_ms, max_payload))
     return Contact(
@@ -92,6 +96,42 @@ def is_contact_of(contact: Contact, peer: PeerId) -> bool:
     """Whether a record is this peer's, by its own signature."""
     covered = _covered(contact.box, contact.version, contact.serial, contact.max_payload)
     return peer_id_of(contact.key) == peer and verify(contact.key, contact.signature, covered)
+
+
+class Contacts:
+    """Our own contact record, and a bounded number of others', those used last."""
+
+    def __init__(self, identity: Identity, max_payload: int, limit: int) -> None:
+        self._identity = identity
+        self._max_payload = max_payload
+        self._own: Contact | None = None
+        self._records = LruTable[Contact](limit)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def own(self, wall_ms: int) -> Contact:
+        """Our own record, made when it is first asked for."""
+        if self._own is None:
+            self._own = contact_of(self._identity, self._max_payload, wall_ms)
+        return self._own
+
+    def get(self, peer: PeerId) -> Contact | None:
+        """This peer's record, if we have it."""
+        contact = self._records.get(peer)
+        if contact is not None:
+            self._records.put(peer, contact)
+        return contact
+
+    def learn(self, peer: PeerId, contact: Contact) -> bool:
+        """Keep a record unless we have a newer one. Whether it is really this peer's."""
+        stored = self._records.get(peer)
+        if contact == stored:
+            return True
+        if not is_contact_of(contact, peer):
+            return False
+        self._records.put(peer, contact if stored is None or stored.serial < contact.serial else stored)
+        return True
 
 
 def _cipher(

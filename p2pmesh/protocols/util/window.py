@@ -36,6 +36,10 @@ class Window(Generic[K, V]):
         entry = self._entries.get(key)
         return None if entry is None else entry[0]
 
+    def values(self) -> list[V]:
+        """All entries, oldest first."""
+        return [value for value, _ in self._entries.values()]
+
     def oldest(self) -> V:
         """The entry that was added first."""
         return next(iter(self._entries.values()))[0]

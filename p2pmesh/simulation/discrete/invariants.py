@@ -82,14 +82,14 @@ def bounds_of(snapshot: Mapping[str, Any], config: MeshConfig) -> Iterator[tuple
     yield "receipts.own", receipts["own"], config.receipts.table
     yield "receipts.relayed", receipts["relayed"], config.receipts.table
     routing = snapshot["routing"]
-    yield "routing.pending", routing["pending"], config.routing.pending
-    yield "routing.seen_ids", routing["seen_ids"], config.routing.seen_ids
-    packets = routing["packets"]
-    yield "routing.under_way", packets["under_way"], config.routing.errands
-    yield "routing.heard_ids", packets["heard_ids"], config.routing.seen_ids
-    yield "routing.asked", packets["asked"], config.routing.remembered_routes
-    yield "routing.contacts", packets["contacts"], config.routing.remembered_routes
-    yield "routing.relays", packets["relays"], links
+    receiver = routing["receiver"]
+    yield "routing.direct_sender.in_flight", routing["direct_sender"]["in_flight"], config.routing.pending
+    yield "routing.receiver.seen_ids", receiver["seen_ids"], config.routing.seen_ids
+    yield "routing.receiver.heard_ids", receiver["heard_ids"], config.routing.seen_ids
+    yield "routing.receiver.questions", receiver["questions"], config.routing.remembered_routes
+    yield "routing.requests.in_flight", routing["requests"]["in_flight"], config.routing.errands
+    yield "routing.contacts", routing["contacts"], config.routing.remembered_routes
+    yield "routing.forwarding_table.relays", routing["forwarding_table"]["relays"], links
     chord = snapshot["chord"]
     yield "chord.successors", len(chord["successors"]), config.chord.successors
     yield "chord.predecessors", len(chord["predecessors"]), config.chord.successors

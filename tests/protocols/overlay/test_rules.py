@@ -141,8 +141,8 @@ async def test_a_send_ends_with_its_callers_deadline_and_leaves_nothing():
             await alice.send(nobody, "hello?")
         assert trio.current_time() == pytest.approx(started + 0.05)
         await trio.sleep(0.01)
-        assert alice.snapshot()["subsystems"]["routing"]["pending"] == 0
-        assert alice.snapshot()["subsystems"]["routing"]["packets"]["under_way"] == 0
+        assert alice.snapshot()["subsystems"]["routing"]["direct_sender"]["in_flight"] == 0
+        assert alice.snapshot()["subsystems"]["routing"]["requests"]["in_flight"] == 0
 
 
 @simulated

@@ -12,17 +12,18 @@ from msgspec import structs
 
 from p2pmesh.config import MeshConfig, RoutingConfig
 from p2pmesh.errors import MeshClosed, PeerUnreachable, RemoteProtocolError
-from p2pmesh.protocols.inputs import CancelCall, Leave, LinkUp, RemotePeer, SendDirect, Subsystem
+from p2pmesh.protocols.effects import SendFrame
+from p2pmesh.protocols.inputs import CancelCall, Leave, LinkUp, Received, RemotePeer, SendDirect
 from p2pmesh.protocols.routing.packets import content, signed
 from p2pmesh.protocols.routing.routing import RoutingCore
-from p2pmesh.protocols.routing.sealed_box import SEAL_SIZE, contact_of, is_contact_of, seal, unseal
+from p2pmesh.protocols.routing.sealed_box import SEAL_SIZE, Contacts, contact_of, is_contact_of, seal, unseal
 from p2pmesh.simulation.discrete.network import EPOCH
 from p2pmesh.wire.codec import encode
 from p2pmesh.wire.messages import Direct, Message
 from p2pmesh.wire.overlay import ContactReply, ContactRequest, Packet
 from tests.harness.examples import examples
 from tests.harness.routing import Node, RouteNet, ring, small_world
-from tests.harness.virtual_time import identity, virtual_wall
+from tests.harness.virtual_time import identity, remote, virtual_wall
 
 ALICE, BOB, EVE = identity(0), identity(1), identity(2)
 
@@ -73,7 +74,14 @@ def test_the_contact_record_is_asked_for_once():
     net.send(0, 3, "four")
     net.send(3, 0, "back")  # whose record came with the question
     net.run(5)
-    assert len({packet.id for _, _, packet in packets(net, "ask")}) == 1
+    asked, answered = ({packet.id: packet for *_, packet in packets(net, kind)} for kind in ("ask", "answer"))
+    assert list(asked) == list(answered)
+    for packet in (*asked.values(), *answered.values()):
+        message = content(packet.carry)
+        assert isinstance(message, ContactRequest | ContactReply)
+        assert message.contact.serial // 1000 == int(EPOCH)
+        assert is_contact_of(message.contact, packet.from_)
+    assert len(asked) == 1
     assert [event.payload for event in net.nodes[3].directs] == ["one", "two", "three", "four"]
 
 
@@ -102,6 +110,47 @@ def test_a_large_message_on_a_slow_way_is_not_taken_for_lost():
     assert len([1 for a, _, packet in packets(net, "tell") if a == 0 and len(packet.carry) > 1000]) == 1
 
 
+@pytest.mark.parametrize("size", [10, 100_000])
+def test_direct_messages_to_peers_without_a_link_do_not_overtake_and_calls_do(size):
+    core = RoutingCore(ALICE, MeshConfig(), random.Random(1), virtual_wall)
+    core.handle(LinkUp(remote(EVE)), 0.0)
+    (question,) = core.handle(SendDirect(1, B, b"x" * size), 0.0)
+    assert isinstance(question, SendFrame)
+    assert isinstance(question.message, Packet)
+    assert question.urgent
+    record = ContactReply(contact=contact_of(BOB, 1024 * 1024, 0))
+    answer = Packet(id=question.message.id, kind="answer", from_=B, to=A, carry=encode(record), path=(B,))
+    (message,) = core.handle(Received(EVE.peer_id, signed(answer, BOB)), 0.1)
+    assert isinstance(message, SendFrame)
+    assert not message.urgent
+
+
+def test_a_large_message_is_waited_for_longer():
+    config = MeshConfig(routing=RoutingConfig(patience=2.0))
+    for size in (1, int(config.broadcast.slowest_link)):
+        net = RouteNet(8, ring(8), config=config)
+        net.send(0, 3, "first")
+        net.run(3)
+        net.meddle = lambda _sender, _receiver, _message: None
+        call = net.send(0, 3, b"x" * size)
+        patience = 2 + size / config.broadcast.slowest_link
+        net.run(patience - 0.01)
+        assert call not in net.nodes[0].replies
+        net.run(0.02)
+        assert "no answer" in error_of(net, 0, call)
+
+
+def test_a_receiver_whose_record_does_not_come_is_given_up():
+    net = RouteNet(8, ring(8), config=MeshConfig(routing=RoutingConfig(patience=2.0)))
+    net.meddle = lambda _sender, _receiver, _message: None
+    call = net.send(0, 3)
+    net.run(1.99)
+    assert call not in net.nodes[0].replies
+    net.run(0.02)
+    assert "no answer" in error_of(net, 0, call)
+    assert net.nodes[0].count("direct_sender.unreachable") == 1
+
+
 # --- links come and go ------------------------------------------------------------------------------------------------
 
 
@@ -116,7 +165,7 @@ def test_a_message_whose_link_ends_goes_on_over_a_route_and_is_delivered_once():
         net.run(5)
         assert net.nodes[0].replies[call].error is None
         assert [event.payload for event in net.nodes[1].directs] == ["hello"]
-        assert net.nodes[0].core.snapshot()["continued"] == 1
+        assert net.nodes[0].count("direct_sender.continued") == 1
 
 
 def test_a_message_under_way_takes_a_new_link_to_its_receiver():
@@ -131,6 +180,32 @@ def test_a_message_under_way_takes_a_new_link_to_its_receiver():
     assert net.nodes[0].replies[call].error is None
 
 
+@pytest.mark.parametrize(("verified", "continued"), [(True, 1), (False, 0)])
+def test_a_message_goes_on_over_a_route_if_its_receiver_is_a_member(verified, continued):
+    net = RouteNet(4, ring(4))
+    net.feed(net.nodes[0], LinkUp(RemotePeer(net.nodes[1].id, verified, 1)))
+    net.meddle = lambda _sender, _receiver, message: None if isinstance(message, Direct) else message
+    call = net.send(0, 1)
+    net.run(0.1)
+    net.cut(0, 1, "gone away")
+    net.run(3)
+    assert net.nodes[0].count("direct_sender.continued") == len(net.nodes[1].directs) == continued
+    if not continued:
+        assert "closed before it acknowledged: gone away" in error_of(net, 0, call)
+
+
+def test_a_message_that_goes_on_over_a_route_is_not_repeated_over_the_link():
+    net = RouteNet(8, ring(8))
+    net.meddle = lambda _sender, _receiver, _message: None
+    call = net.send(0, 1)
+    net.run(0.1)
+    net.cut(0, 1)
+    net.meddle = lambda _sender, _receiver, message: message
+    net.run(60)
+    assert net.nodes[0].replies[call].error is None
+    assert [isinstance(message, Direct) for _, _, message in net.sent].count(True) == 1
+
+
 # --- relays -----------------------------------------------------------------------------------------------------------
 
 
@@ -140,9 +215,9 @@ def test_relays_can_not_read_a_message():
     net.run(5)
     (event,) = net.nodes[3].directs
     assert event.payload == "attack at dawn"
-    letters = packets(net, "tell")
-    assert [(a, b) for a, b, _ in letters] == [(0, 1), (1, 2), (2, 3)]
-    for _, _, packet in letters:
+    boxes = packets(net, "tell")
+    assert [(a, b) for a, b, _ in boxes] == [(0, 1), (1, 2), (2, 3)]
+    for _, _, packet in boxes:
         assert b"dawn" not in encode(packet)
         with pytest.raises(RemoteProtocolError):
             content(packet.carry)
@@ -168,12 +243,12 @@ def forge(packet: Packet, relay: Node) -> list[Packet]:
 @pytest.mark.parametrize("which", range(6))
 def test_relays_can_not_alter_a_message_or_pass_it_off_as_their_own(which):
     net = RouteNet(8, ring(8))
-    net.send(0, 3, "first")  # so that nothing but the letter is under way
+    net.send(0, 3, "first")  # so that nothing but the message is under way
     net.run(5)
 
     def meddle(sender: Node, _receiver: Node, message: Message) -> Message:
-        is_letter = isinstance(message, Packet) and message.sealed and sender.number == 2
-        return forge(message, sender)[which] if is_letter else message  # type: ignore[arg-type]
+        is_message = isinstance(message, Packet) and message.sealed and sender.number == 2
+        return forge(message, sender)[which] if is_message else message  # type: ignore[arg-type]
 
     net.meddle = meddle
     call = net.send(0, 3, "second")
@@ -189,10 +264,10 @@ def test_relays_can_not_have_a_message_delivered_again():
     net = RouteNet(8, ring(8))
     net.send(0, 3, "once")
     net.run(5)
-    letter = next(packet for a, _, packet in packets(net, "tell") if a == 2)
+    message = next(packet for a, _, packet in packets(net, "tell") if a == 2)
     for wait in (0, 100, 1000):
         net.run(wait)
-        net.inject(net.nodes[2], net.nodes[3], letter)
+        net.inject(net.nodes[2], net.nodes[3], message)
         net.run(1)
     assert [event.payload for event in net.nodes[3].directs] == ["once"]
 
@@ -209,7 +284,7 @@ def test_relays_can_not_put_their_own_key_into_a_contact_record():
     net.meddle = meddle
     call = net.send(0, 3, "secret")
     net.run(20)
-    assert net.nodes[0].packets["bad_signature"] > 0
+    assert net.nodes[0].count("packets.bad_signature") > 0
     assert net.nodes[0].replies[call].error is None
     assert [event.payload for event in net.nodes[3].directs] == ["secret"]
 
@@ -240,13 +315,7 @@ def test_a_peer_that_is_not_there_is_unreachable_within_seconds():
 
 
 def test_a_payload_that_is_too_large_for_its_receiver_says_so():
-    net = RouteNet(8, ring(8))
-    small = net.nodes[3]
-    config = MeshConfig(max_payload=1000)
-    small.cores[Subsystem.ROUTING] = RoutingCore(small.identity, config, random.Random(1), virtual_wall)
-    for peer in small.links:
-        other = net.by_id[peer].identity
-        net.feed(small, LinkUp(RemotePeer(peer, True, 1, other.public_key)))
+    net = RouteNet(8, ring(8), configs={3: MeshConfig(max_payload=1000)})
     call = net.send(0, 3, b"x" * 1001)
     fits = net.send(0, 3, b"x" * 1000)
     net.run(5)
@@ -255,11 +324,11 @@ def test_a_payload_that_is_too_large_for_its_receiver_says_so():
 
 
 def test_a_message_that_ignores_the_limit_is_refused():
-    net = RouteNet(8, ring(8), config=MeshConfig(max_payload=1000))
+    net = RouteNet(8, ring(8), configs={3: MeshConfig(max_payload=1000)})
     alice, bob = net.nodes[0], net.nodes[3]
-    contact = contact_of(bob.identity, 2000, 0)
-    alice.core._contacts.learn(bob.id, contact)
-    alice.core._max_payload = 2000
+    boast = ContactRequest(contact=contact_of(bob.identity, 2000, 0))
+    net.route(3, alice.id, boast, answered=True)
+    net.run(5)
     call = net.send(0, 3, b"x" * 1500)
     net.run(5)
     assert "too large" in error_of(net, 0, call)
@@ -277,8 +346,8 @@ def test_a_call_that_is_forgotten_is_not_repeated():
     net.run(60)
     assert len(net.sent) == sent
     assert net.nodes[0].replies == {}
-    snapshot = net.nodes[0].core.snapshot()
-    assert (snapshot["pending"], snapshot["waiting"], snapshot["packets"]["under_way"]) == (0, 0, 0)
+    for path in ("direct_sender.in_flight", "direct_sender.waiting", "requests.in_flight", "timers"):
+        assert net.nodes[0].count(path) == 0
 
 
 def test_who_leaves_answers_all_calls():
@@ -294,8 +363,7 @@ def test_a_window_holds_for_each_receiver_and_a_bound_for_all():
     net = RouteNet(12, ring(12), config=MeshConfig(routing=RoutingConfig(window=3, pending=5)))
     calls = [net.send(0, 4 + number % 3, str(number)) for number in range(30)]
     for _ in range(200):
-        snapshot = net.nodes[0].core.snapshot()
-        assert snapshot["pending"] <= 5
+        assert net.nodes[0].count("direct_sender.in_flight") <= 5
         net.run(0.1)
     assert all(net.nodes[0].replies[call].error is None for call in calls)
     assert [len(net.nodes[number].directs) for number in (4, 5, 6)] == [10, 10, 10]
@@ -365,8 +433,7 @@ def test_an_identity_has_one_box_key_for_ever_and_no_other_has_it():
 
 
 def test_a_newer_record_takes_the_place_of_an_older_one_and_their_number_is_bounded():
-    net = RouteNet(8, ring(8), config=MeshConfig(routing=RoutingConfig(remembered_routes=3)))
-    contacts = net.nodes[0].core._contacts
+    contacts = Contacts(ALICE, 1000, limit=3)
     old, new = contact_of(BOB, 1000, 5), contact_of(BOB, 1000, 6)
     for record in (old, new, old):
         assert contacts.learn(B, record)
@@ -376,9 +443,19 @@ def test_a_newer_record_takes_the_place_of_an_older_one_and_their_number_is_boun
     assert len(contacts) == 3
 
 
+def test_of_contact_records_those_used_last_are_kept():
+    contacts = Contacts(ALICE, 1000, limit=2)
+    for one in (BOB, EVE):
+        contacts.learn(one.peer_id, contact_of(one, 1, 1))
+    assert contacts.get(B) is not None
+    contacts.learn(A, contact_of(ALICE, 1, 1))
+    assert contacts.get(B) is not None
+    assert contacts.get(E) is None
+
+
 def test_a_stranger_that_asks_for_our_record_with_another_ones_gets_it_and_is_not_believed():
     net = RouteNet(8, ring(8))
     net.route(2, net.nodes[0].id, ContactRequest(contact=contact_of(identity(77), 1, 1)), answered=True)
     net.run(3)
-    assert len(net.nodes[0].core._contacts) == 0
+    assert net.nodes[0].count("contacts") == 0
     assert net.nodes[2].outcomes

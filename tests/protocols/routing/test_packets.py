@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from itertools import permutations
+from itertools import pairwise, permutations
+from zlib import crc32
 
 import pytest
 from hypothesis import given
@@ -11,11 +12,12 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from p2pmesh.config import MeshConfig, RoutingConfig
+from p2pmesh.errors import RemoteProtocolError
 from p2pmesh.keyspace import RING_SIZE, PeerId
 from p2pmesh.protocols.inputs import LinkUp, RemotePeer, Subsystem
-from p2pmesh.protocols.notices import CancelRoute, ReturnPath, RouteFailed, RouteSucceeded
-from p2pmesh.protocols.routing.forwarding_table import MOST_HOPS, ForwardingTable
-from p2pmesh.protocols.routing.packets import signed
+from p2pmesh.protocols.notices import CancelRoute, MeshSize, ReturnPath, RouteFailed, RouteSucceeded
+from p2pmesh.protocols.routing.forwarding_table import ForwardingTable, pick
+from p2pmesh.protocols.routing.packets import content, is_urgent, signed
 from p2pmesh.simulation.discrete.network import EPOCH
 from p2pmesh.wire.codec import encode
 from p2pmesh.wire.fields import MAX_TRAIL, SEARCH
@@ -26,6 +28,14 @@ from tests.harness.routing import Node, RouteNet, ring, rpc, small_world
 from tests.harness.virtual_time import identity
 
 KEYS = st.integers(0, RING_SIZE - 1).map(lambda number: PeerId(f"{number:040x}"))
+
+
+def trail(*numbers: int) -> tuple[PeerId, ...]:
+    return tuple(identity(1000 + number).peer_id for number in numbers)
+
+
+STRANGERS = trail(*range(300))
+FROM, TO = STRANGERS[0], STRANGERS[-1]
 
 
 def with_config(**fields: object) -> MeshConfig:
@@ -67,7 +77,7 @@ def test_every_peer_reaches_every_other_and_gets_its_answer(peers, links):
         assert outcome.peer == net.nodes[b].id
         assert outcome.message == rpc("answer", net.nodes[b].id)
     assert nobody_is_blamed(net)
-    assert net.total("under_way") == 0
+    assert net.total("requests.in_flight") == 0
 
 
 def test_a_route_without_an_answer_ends_with_arrival():
@@ -80,6 +90,7 @@ def test_a_route_without_an_answer_ends_with_arrival():
     assert routed.peer.public_key == net.nodes[0].identity.public_key
     assert routed.way.path[0] == net.nodes[0].id
     assert len(routed.way.path) == 5
+    assert (net.nodes[5].count("receiver.delivered"), net.nodes[5].count("receiver.hops")) == (1, 5)
 
 
 @examples(40)
@@ -95,6 +106,18 @@ def test_what_is_for_a_key_goes_to_the_peer_nearest_to_it_but_never_to_the_asker
     assert arrived(net, asker, call).peer in good
 
 
+def test_what_is_for_a_key_is_begun_by_way_of_the_nearest_neighbour_even_if_that_leads_nowhere_else():
+    net = RouteNet(10)
+    leaf = net.nodes[4]
+    relay, asker = sorted((net.nodes[3], net.nodes[5]), key=lambda node: gap(node.id, leaf.id))
+    for a, b in ((asker, leaf), (asker, relay), (relay, net.nodes[8])):
+        net.link(a.number, b.number)
+    call = net.route(asker.number, leaf.id, nearest=True)
+    net.run(2)
+    assert arrived(net, asker.number, call).peer == leaf.id
+    assert net.total("requests.retried") == 0
+
+
 def test_answers_walk_the_path_back():
     net = RouteNet(12, ring(12))
     call = net.route(0, net.nodes[4].id, answered=True)
@@ -102,7 +125,43 @@ def test_answers_walk_the_path_back():
     assert arrived(net, 0, call).hops == 4
     hops = [(a, b, message.kind) for a, b, message in net.sent]
     assert hops[:4] == [(0, 1, "ask"), (1, 2, "ask"), (2, 3, "ask"), (3, 4, "ask")]
+    net.route(0, net.nodes[4].id)
+    net.run(5)
+    counts = {"launched": 2, "retried": 0, "acked": 1, "answered": 1, "failed": 0, "stray_responses": 0}
+    assert {name: net.nodes[0].count(f"requests.{name}") for name in counts} == counts
+    hops = hops[:8]
     assert hops[4:] == [(4, 3, "answer"), (3, 2, "answer"), (2, 1, "answer"), (1, 0, "answer")]
+    one, two = net.nodes[1].id, net.nodes[2].id
+    assert [message.route for *_, message in net.sent[4:8] if isinstance(message, Packet)] == [
+        (two, one),
+        (one,),
+        (),
+        (),
+    ]
+
+
+def test_a_packet_that_is_sent_by_a_known_way_names_what_is_left_of_it():
+    net = RouteNet(10, ring(10))
+    one, two, three = (net.nodes[number].id for number in (1, 2, 3))
+    net.route(0, three, way=ReturnPath(three, "x", (three, two, one)))
+    net.run(1)
+    tells = [message for *_, message in net.sent if isinstance(message, Packet) and message.kind == "tell"]
+    assert [message.route for message in tells] == [(two,), (), ()]
+
+
+@pytest.mark.parametrize(("answered", "kind"), [(True, "answer"), (False, "ack")])
+def test_a_request_that_comes_again_is_answered_again_and_not_delivered_again(answered, kind):
+    net = RouteNet(10, ring(10))
+    net.route(0, net.nodes[3].id, answered=answered)
+    net.run(1)
+    (request,) = [message for a, b, message in net.sent if (a, b) == (2, 3)]
+    net.inject(net.nodes[2], net.nodes[3], structs.replace(request, attempt=1))
+    net.run(1)
+    responses = [message for a, b, message in net.sent if (a, b) == (3, 2) and isinstance(message, Packet)]
+    assert [(message.kind, message.attempt) for message in responses] == [(kind, 0), (kind, 1)]
+    assert len(net.nodes[3].routed) == 1
+    assert (net.nodes[3].count("receiver.delivered"), net.nodes[3].count("receiver.duplicates")) == (1, 1)
+    assert net.nodes[3].count("receiver.answers") == int(answered)
 
 
 def test_an_answer_finds_another_way_if_its_path_has_broken():
@@ -125,7 +184,7 @@ def test_a_peer_that_can_not_be_found_yet_is_answered_by_its_way():
     call = net.route(3, net.nodes[7].id, way=way, answered=True)
     net.run(3)
     assert arrived(net, 3, call).peer == net.nodes[7].id
-    assert net.total("retried") == 0
+    assert net.total("requests.retried") == 0
 
 
 def test_a_way_that_is_gone_does_not_keep_a_packet_from_arriving():
@@ -141,8 +200,10 @@ def test_a_packet_turns_back_where_there_is_no_way_on():
     call = net.route(0, net.nodes[5].id, answered=True)
     net.run(10)
     arrived(net, 0, call)
-    assert net.total("given_back") == 3
-    assert net.total("retried") == 0
+    assert net.total("relay.given_back") == 3
+    hops = [message.hops for *_, message in net.sent if isinstance(message, Packet) and message.kind == "ask"]
+    assert hops == list(range(hops[0], hops[0] - len(hops), -1)), "each link takes one, also on the way back"
+    assert net.total("requests.retried") == 0
     assert nobody_is_blamed(net)
 
 
@@ -164,7 +225,7 @@ def test_where_nobody_knows_a_way_the_asker_hears_of_it_before_its_time_is_over(
     net.run(45)
     assert "no route" in why_not(net, 0, call)
     crossed = sum(isinstance(message, Packet) and message.kind != "miss" for _, _, message in net.sent)
-    assert crossed <= 10 * (net.nodes[0].packets["hop_limit"] + 1)
+    assert crossed <= 10 * (net.nodes[0].count("forwarding_table.hop_limit") + 1)
     assert nobody_is_blamed(net)
 
 
@@ -211,7 +272,7 @@ def test_on_an_island_the_whole_of_it_is_searched_and_no_more():
     call = net.route(0, net.nodes[7].id, timeout=60)
     net.run(10)
     assert "no route" in why_not(net, 0, call)
-    assert net.total("stuck") == 4
+    assert net.total("requests.stuck") == 4
 
 
 def test_a_route_ends_in_time_if_nobody_answers():
@@ -301,11 +362,155 @@ def test_attempts_wait_for_as_long_as_answers_take():
     net = RouteNet(60, ring(60), latency=0.1)
     calls = [net.route(0, net.nodes[20].id) for _ in range(1)]
     net.run(20)
-    before = net.total("retried")
+    before = net.total("requests.retried")
     calls += [net.route(0, net.nodes[21].id), net.route(0, net.nodes[20].id)]
     net.run(20)
     assert all(isinstance(net.nodes[0].outcomes[call], RouteSucceeded) for call in calls)
-    assert net.total("retried") == before
+    assert net.total("requests.retried") == before
+
+
+def attempts_of(net: RouteNet, number: int, seconds: float) -> list[float]:
+    """Seconds between the attempts that a peer makes while nothing of its own arrives."""
+    times: dict[int, float] = {}
+
+    def meddle(sender: Node, _receiver: Node, message: Message) -> Message | None:
+        if sender.number != number or not isinstance(message, Packet):
+            return message
+        times.setdefault(message.attempt, net.now)
+        return None
+
+    net.meddle = meddle
+    net.run(seconds)
+    return [after - before for before, after in pairwise(times.values())]
+
+
+def are_about(waits: list[float], expected: list[float]) -> bool:
+    return len(waits) == len(expected) and all(
+        0.9 * most <= wait <= 1.1 * most for wait, most in zip(waits, expected, strict=True)
+    )
+
+
+def lost(net: RouteNet, number: int) -> None:
+    net.meddle = lambda sender, _receiver, message: None if sender.number == number else message
+
+
+def test_while_nothing_is_known_of_answers_attempts_wait_as_long_as_over_a_link_and_then_up_to_four_times():
+    net = RouteNet(10, ring(10))
+    lost(net, 0)
+    net.route(0, net.nodes[3].id, timeout=100)
+    assert are_about(attempts_of(net, 0, 13), [2, 4, 4])  # the first attempt was before
+
+
+def test_where_ways_are_long_attempts_wait_longer():
+    net = RouteNet(10, ring(10))
+    lost(net, 0)
+    net.feed(net.nodes[0], MeshSize(10_000))  # of which ways may take 250 links
+    net.route(0, net.nodes[3].id, timeout=100)
+    net.run(0.88 * 250 / 64)
+    assert net.total("requests.retried") == 0
+    net.run(0.24 * 250 / 64)
+    assert net.total("requests.retried") == 1
+
+
+def test_once_answers_are_known_attempts_wait_for_a_little_longer_than_those_took():
+    net = RouteNet(10, ring(10), latency=0.1)
+    for _ in range(40):  # until they are known not to vary
+        net.route(0, net.nodes[3].id)
+        net.run(1)
+    lost(net, 0)
+    net.route(0, net.nodes[3].id, timeout=100)
+    assert are_about(attempts_of(net, 0, 9), [1.2, 2.4, 2.4])
+
+
+def test_answers_that_come_sooner_than_that_do_not_hurry_attempts_beyond_a_limit():
+    net = RouteNet(10, ring(10), latency=0.001)
+    for _ in range(40):
+        net.route(0, net.nodes[3].id)
+        net.run(1)
+    lost(net, 0)
+    net.route(0, net.nodes[3].id, timeout=100)
+    assert are_about(attempts_of(net, 0, 4), [0.6, 1.2, 1.2])
+
+
+def test_direct_messages_are_repeated_sooner():
+    net = RouteNet(10, ring(10), latency=0.001)
+    for _ in range(40):
+        net.send(0, 3)
+        net.run(1)
+    lost(net, 0)
+    net.send(0, 3)
+    assert are_about(attempts_of(net, 0, 4), [0.3, 0.6, 1.2, 1.2])
+
+
+def test_attempts_that_find_no_way_are_made_ever_later():
+    net = RouteNet(10, ring(10))
+    call = net.route(0, net.nodes[5].id, avoid=(net.nodes[1].id, net.nodes[9].id), timeout=60)
+    net.run(0.3 + 0.6 + 1.2 - 0.01)
+    assert call not in net.nodes[0].outcomes
+    assert net.nodes[0].count("requests.stuck") == 3
+    net.run(0.02)
+    assert "no route: 4 attempts" in why_not(net, 0, call)
+    assert net.sent == []
+
+
+def test_every_link_takes_one_hop_from_a_packet():
+    net = RouteNet(10, ring(10))
+    net.route(0, net.nodes[3].id, answered=True)
+    net.run(3)
+    limit = net.nodes[0].count("forwarding_table.hop_limit")
+    assert [message.hops for *_, message in net.sent if isinstance(message, Packet)] == 2 * [
+        limit,
+        limit - 1,
+        limit - 2,
+    ]
+
+
+@pytest.mark.parametrize(("size", "urgent", "sealed"), [(4096, True, False), (4097, False, False), (1, False, True)])
+def test_small_packets_that_are_not_sealed_overtake(size, urgent, sealed):
+    packet = Packet(id="p", kind="tell", from_=FROM, to=TO, carry=bytes(size), sealed=sealed)
+    assert is_urgent(packet) == urgent
+
+
+def test_a_large_packet_is_waited_for_as_long_as_it_takes_to_send():
+    net = RouteNet(10, ring(10))
+    lost(net, 0)
+    second = int(MeshConfig().broadcast.slowest_link)
+    net.route(0, net.nodes[3].id, rpc("x" * second, net.nodes[0].id), timeout=60)
+    net.route(0, net.nodes[4].id, timeout=60)  # which is queued behind
+    net.run(1.88)
+    assert net.total("requests.retried") == 0
+    net.run(0.24)
+    assert net.total("requests.retried") == 2
+
+
+def test_a_response_to_an_attempt_that_was_never_made_is_one_all_the_same():
+    net = RouteNet(10, ring(10))
+
+    def meddle(sender: Node, _receiver: Node, message: Message) -> Message:
+        is_ack = sender.number == 1 and isinstance(message, Packet) and message.kind == "ack"
+        return structs.replace(message, attempt=message.attempt + 1) if is_ack else message  # type: ignore[union-attr]
+
+    net.meddle = meddle
+    call = net.route(0, net.nodes[3].id)
+    net.run(0.5)
+    arrived(net, 0, call)
+
+
+@given(
+    packet_id=st.text(min_size=1, max_size=8),
+    attempt=st.integers(0, 9),
+    ranked=st.lists(KEYS, max_size=6, unique=True),
+)
+def test_the_next_hop_of_a_repeated_packet_is_the_first_of_three_with_the_parity_of_its_attempt(
+    packet_id, attempt, ranked
+):
+    packet = Packet(id=packet_id, kind="tell", from_=FROM, to=TO, attempt=attempt)
+
+    def parity(peer: PeerId) -> int:
+        return crc32(f"{packet_id} {-(-attempt // 2)} {peer}".encode()) % 2
+
+    choices = [peer for peer in ranked[:3] if parity(peer) == attempt % 2] if attempt else []
+    assert pick(ranked, packet) == next(iter([*choices, *ranked]), None)
 
 
 # --- what relays may not do -------------------------------------------------------------------------------------------
@@ -337,8 +542,8 @@ def test_what_a_relay_alters_is_dropped_and_the_packet_arrives_another_way(chang
     call = net.route(0, net.nodes[4].id, timeout=30)
     net.run(1)
     assert net.nodes[4].routed == []
-    packets = net.nodes[4].packets
-    assert packets["bad_signature"] + packets["dropped_unproven"] == 1
+    dropped = ("packets.bad_signature", "packets.dropped_unproven")
+    assert sum(net.nodes[4].count(path) for path in dropped) == 1
     net.run(30)
     arrived(net, 0, call)
     (routed,) = net.nodes[4].routed
@@ -358,7 +563,7 @@ def test_an_answer_that_a_relay_makes_up_is_dropped():
     net.meddle = meddle
     call = net.route(0, net.nodes[3].id, answered=True, timeout=30)
     net.run(1)
-    assert net.nodes[0].packets["bad_signature"] == 1
+    assert net.nodes[0].count("packets.bad_signature") == 1
     net.run(30)
     assert arrived(net, 0, call).message == rpc("answer", net.nodes[3].id)
 
@@ -377,7 +582,7 @@ def test_replies_that_nobody_asked_for_change_nothing():
     net.inject(liar, net.nodes[0], Packet(id="unheard of", kind="miss", from_=liar.id, to=net.nodes[0].id))
     net.run(10)
     assert arrived(net, 0, call).message == rpc("answer", net.nodes[5].id)
-    assert net.nodes[0].packets["stray_responses"] == 7
+    assert net.nodes[0].count("requests.stray_responses") == 7
     assert nobody_is_blamed(net)
 
 
@@ -399,8 +604,7 @@ def test_what_a_relay_repeats_is_not_delivered_again_not_even_much_later():
 
 
 def test_a_clock_that_is_far_off_is_told_to_its_owner():
-    net = RouteNet(10, ring(10))
-    net.nodes[0].core._wall = lambda now: EPOCH + now - 3600
+    net = RouteNet(10, ring(10), clocks={0: -3600})
     call = net.route(0, net.nodes[3].id)
     net.run(5)
     assert "clock" in why_not(net, 0, call)
@@ -412,18 +616,10 @@ def test_a_message_that_does_not_travel_is_refused():
     call = net.route(0, net.nodes[3].id, GossipWant())
     net.run(5)
     assert "refused" in why_not(net, 0, call)
-    assert net.nodes[3].packets["refused"] == 1
+    assert net.nodes[3].count("receiver.refused") == 1
 
 
 # --- what no honest neighbour sends -----------------------------------------------------------------------------------
-
-
-def trail(*numbers: int) -> tuple[PeerId, ...]:
-    return tuple(identity(1000 + number).peer_id for number in numbers)
-
-
-STRANGERS = trail(*range(300))
-FROM, TO = STRANGERS[0], STRANGERS[-1]
 
 
 @pytest.mark.parametrize(
@@ -452,7 +648,7 @@ def test_a_trail_that_can_not_be_true_ends_the_link_it_came_by(packet):
     net.inject(net.nodes[1], net.nodes[0], packet)
     net.run(1)
     assert [peer for peer, _ in net.nodes[0].blamed] == [net.nodes[1].id]
-    assert net.total("relayed") == 0
+    assert net.total("relay.relayed") == 0
 
 
 @pytest.mark.parametrize("where", ["path", "tried"])
@@ -469,16 +665,90 @@ def test_a_packet_that_goes_in_a_circle_ends_the_link_it_came_by(where):
 def test_packets_from_peers_that_do_not_relay_are_dropped():
     net = RouteNet(4, ring(4))
     stranger = net.nodes[1]
-    for peer in (RemotePeer(stranger.id, False, 1), RemotePeer(stranger.id, False, 0)):
+    for verified, version in ((False, 1), (True, 0), (False, 0)):
+        peer = RemotePeer(stranger.id, verified, version)
         net.feed(net.nodes[0], LinkUp(peer))
         net.inject(stranger, net.nodes[0], Packet(id="p", kind="tell", from_=stranger.id, to=net.nodes[0].id))
         net.run(1)
-    assert net.nodes[0].packets["dropped_stranger"] == 2
+    assert net.nodes[0].count("packets.dropped_stranger") == 3
     assert net.nodes[0].routed == []
     call = net.route(0, net.nodes[2].id)
     net.run(5)
     arrived(net, 0, call)
     assert not [1 for a, b, _ in net.sent if (a, b) == (0, 1)], "nothing is relayed by such a peer"
+
+
+def test_a_packet_that_its_sender_has_had_before_ends_the_link_it_came_by():
+    net = RouteNet(10, ring(10))
+    sender = net.nodes[1]
+    net.inject(sender, net.nodes[0], Packet(id="p", kind="tell", from_=FROM, to=TO, hops=9, path=(FROM, sender.id)))
+    net.run(1)
+    assert [reason for _, reason in net.nodes[0].blamed] == ["a packet that its sender has had before"]
+
+
+@pytest.mark.parametrize(("path", "reason"), [((), "given back"), ((FROM,), None)])
+def test_a_packet_that_is_given_back_has_come_through_its_receiver(path, reason):
+    net = RouteNet(10, ring(10))
+    sender = net.nodes[1]
+    packet = Packet(id="p", kind="tell", from_=FROM, to=TO, hops=9, path=path, tried=(sender.id,))
+    net.inject(sender, net.nodes[0], packet)
+    net.run(0.06)
+    assert [reason in said for _, said in net.nodes[0].blamed] == ([True] if reason else [])
+    assert net.nodes[0].count("relay.relayed") == (0 if reason else 1)
+
+
+@pytest.mark.parametrize(("room", "kept"), [(1, True), (0, False)])
+def test_a_route_is_left_out_where_it_would_make_a_packet_too_long(room, kept):
+    net = RouteNet(10, ring(10))
+    sender, origin = net.nodes[1], STRANGERS[0]
+    path, route = STRANGERS[: MAX_TRAIL - 3 - room], STRANGERS[-3:]
+    nobody = PeerId(f"{int(net.nodes[0].id, 16) ^ 1:040x}")  # so that the search may go on
+    packet = Packet(id="p", kind="tell", from_=origin, to=nobody, hops=9, path=path, route=route)
+    net.inject(sender, net.nodes[0], packet)
+    net.run(0.06)
+    ((_, _, sent),) = [(a, b, one) for a, b, one in net.sent if a == 0]
+    assert isinstance(sent, Packet)
+    assert sent.route == (route if kept else ())
+    assert sent.path == (*path, sender.id)
+    assert nobody_is_blamed(net)
+
+
+def test_a_packet_whose_trail_is_full_ends_and_its_origin_is_told():
+    net = RouteNet(10, ring(10))
+    origin = net.nodes[2]
+    nobody = PeerId(f"{int(net.nodes[0].id, 16) ^ 1:040x}")
+    path = (origin.id, *STRANGERS[: MAX_TRAIL - 1])
+    net.inject(net.nodes[1], net.nodes[0], Packet(id="p", kind="tell", from_=origin.id, to=nobody, hops=9, path=path))
+    net.run(1)
+    assert (net.nodes[0].count("relay.dropped_hops"), net.nodes[0].count("relay.relayed")) == (1, 0)
+    assert origin.count("requests.stray_responses") == 1
+    assert nobody_is_blamed(net)
+
+
+@pytest.mark.parametrize("carry", [b"", b"{}", b"\x7f", b"\xc1", encode(rpc("hello", TO), text=True)])
+def test_what_a_packet_carries_is_a_message_of_our_own_dialect(carry):
+    with pytest.raises(RemoteProtocolError):
+        content(carry)
+
+
+def test_what_has_no_way_on_nor_back_ends():
+    net = RouteNet(5, [(1, 0), (0, 2)])
+    net.at(0.12, lambda: net.cut(0, 1))
+    net.route(1, identity(1000).peer_id)
+    net.run(0.2)
+    assert [(a, b) for a, b, _ in net.sent] == [(1, 0), (0, 2), (2, 0)]
+    assert net.nodes[0].count("relay.dropped_stuck") == 1
+
+
+@pytest.mark.parametrize(("nearest", "is_signed"), [(False, False), (True, True)])
+def test_a_packet_is_signed_unless_its_receiver_is_the_neighbour_that_gets_it(nearest, is_signed):
+    net = RouteNet(10, ring(10))
+    call = net.route(0, net.nodes[1].id, nearest=nearest)
+    net.run(1)
+    assert arrived(net, 0, call).peer == net.nodes[1].id
+    packet = net.sent[0][2]
+    assert isinstance(packet, Packet)
+    assert (packet.signature is not None) == is_signed
 
 
 # --- bounds -----------------------------------------------------------------------------------------------------------
@@ -491,8 +761,8 @@ def test_a_neighbour_may_have_only_so_many_packets_relayed():
         packet = Packet(id=str(number), kind="tell", from_=flood.id, to=net.nodes[8].id, hops=9)
         net.inject(flood, net.nodes[0], packet)
     net.run(0.06)
-    assert net.nodes[0].packets["relayed"] == 20
-    assert net.nodes[0].packets["dropped_rate"] == 30
+    assert net.nodes[0].count("relay.relayed") == 20
+    assert net.nodes[0].count("relay.dropped_rate") == 30
     net.run(1.0)
     call = net.route(2, net.nodes[9].id)
     net.run(5)
@@ -504,15 +774,15 @@ def test_a_packet_whose_hops_are_used_up_ends_and_its_origin_is_told():
     origin = net.nodes[2]
     net.inject(net.nodes[1], net.nodes[0], Packet(id="p", kind="tell", from_=origin.id, to=TO, path=(origin.id,)))
     net.run(1)
-    assert net.nodes[0].packets["dropped_hops"] == 1
-    assert net.nodes[2].packets["stray_responses"] == 1
-    assert net.total("relayed") == 1
+    assert net.nodes[0].count("relay.dropped_hops") == 1
+    assert net.nodes[2].count("requests.stray_responses") == 1
+    assert net.total("relay.relayed") == 1
 
 
 def test_packets_under_way_are_bounded():
     net = RouteNet(10, ring(10), config=with_config(errands=5))
     calls = [net.route(0, net.nodes[5].id) for _ in range(8)]
-    assert net.nodes[0].packets["under_way"] == 5
+    assert net.nodes[0].count("requests.in_flight") == 5
     assert all("under way already" in why_not(net, 0, call) for call in calls[5:])
     net.run(5)
     for call in calls[:5]:
@@ -524,8 +794,26 @@ def test_what_is_remembered_of_others_is_bounded():
     for number in range(30):
         net.route(number % 3, net.nodes[4].id, answered=number % 2 == 0)
         net.run(2)
-    packets = net.nodes[4].packets
-    assert (packets["asked"], packets["heard_ids"]) == (4, 5)
+    receiver = net.nodes[4]
+    assert (receiver.count("receiver.questions"), receiver.count("receiver.heard_ids")) == (4, 5)
+
+
+def test_neighbours_that_lead_nowhere_else_come_last_but_for_packets_of_their_own():
+    me, leaf, relay = (PeerId(f"{place:040x}") for place in (0, 100, 200))
+    target, other = PeerId(f"{101:040x}"), PeerId(f"{300:040x}")
+    table = ForwardingTable(me, 32)
+    for peer in (leaf, relay):
+        table.link_up(RemotePeer(peer, True, 1))
+    table.set_links(relay, (me, other))
+    assert table.ranked(target, ()) == [leaf, relay], "it has not told of its links yet"
+    for links in ((), (me,), (me, leaf), (target,)):
+        table.set_links(leaf, links)
+        assert table.ranked(target, ()) == ([leaf, relay] if target in links else [relay])
+        assert table.ranked(leaf, ())[0] == leaf
+    table.set_links(leaf, ())
+    assert table.nearer(target, (), (), leaves=True) == [leaf, relay]
+    assert table.nearer(target, (), (), leaves=False) == [relay]
+    assert table.ranked(target, (relay,)) == [leaf], "all the others are dead ends"
 
 
 @pytest.mark.parametrize(("size", "links", "limit"), [(2, 2, 32), (100, 2, 66), (100, 3, 104), (1000, 8, 72)])
@@ -533,10 +821,10 @@ def test_the_hop_limit_grows_with_the_mesh_and_shrinks_with_long_links(size, lin
     table = ForwardingTable(identity(0).peer_id, 32)
     table.mesh_size = size
     for number in range(1, links + 1):
-        table.up(RemotePeer(identity(number).peer_id, True, 1))
+        table.link_up(RemotePeer(identity(number).peer_id, True, 1))
     assert table.hop_limit() == limit
     table.mesh_size = 10**12
-    assert table.hop_limit() == MOST_HOPS <= MAX_TRAIL
+    assert table.hop_limit() == 250 <= MAX_TRAIL
 
 
 def test_the_same_seed_gives_the_same_trace():

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from p2pmesh.config import MeshConfig
 from p2pmesh.errors import InvalidPayload, MeshClosed, PayloadTooLarge, PeerUnreachable
 from p2pmesh.events import DirectReceived
-from p2pmesh.protocols.effects import DropLink, SendFrame
+from p2pmesh.protocols.effects import DropLink, Emit, SendFrame
 from p2pmesh.protocols.inputs import CancelCall, Leave, LinkDown, LinkUp, Received, SendDirect, Subsystem
 from p2pmesh.protocols.routing.routing import RoutingCore
 from p2pmesh.simulation.discrete.network import EPOCH
@@ -21,6 +21,7 @@ from p2pmesh.wire.messages import Direct, DirectAck, Message
 from tests.harness.core import IDENTITIES, Net
 from tests.harness.examples import examples
 from tests.harness.one_core import OneCore
+from tests.harness.routing import counted
 from tests.harness.virtual_time import remote, virtual_wall
 
 ME, ALICE, BOB = IDENTITIES[:3]
@@ -55,6 +56,9 @@ class Bare(OneCore[RoutingCore]):
     def sent(self) -> list[Any]:
         return [frame.message for frame in self.got(SendFrame)]
 
+    def count(self, name: str) -> int:
+        return counted(self.core, name)
+
     def delivered(self) -> list[DirectReceived]:
         return [event for event in self.events if isinstance(event, DirectReceived)]
 
@@ -87,7 +91,7 @@ def test_under_lasting_loss_a_message_arrives_at_most_once_and_every_call_is_ans
     assert len(payloads) == len(set(payloads))
     arrived = {call for call in calls if net.error(0, call) is None}
     assert len(arrived) <= len(payloads)
-    assert net.snapshots(Subsystem.ROUTING)[0]["pending"] == 0
+    assert counted(net.nodes[0].cores[Subsystem.ROUTING], "direct_sender.in_flight") == 0
 
 
 def test_a_message_is_answered_when_its_receiver_has_it():
@@ -130,9 +134,10 @@ def test_a_link_that_ends_and_no_other_way_fails_what_is_open_each_call_with_an_
     bare(LinkDown(A, "connection lost"))
     replies = bare.replies
     assert list(replies) == [1, 2]
+    assert bare.count("direct_sender.unreachable") == 2
     assert all(isinstance(reply.error, PeerUnreachable) for reply in replies.values())
     assert replies[1].error is not replies[2].error
-    assert (bare.count("pending"), bare.count("waiting")) == (0, 0)
+    assert (bare.count("direct_sender.in_flight"), bare.count("direct_sender.waiting")) == (0, 0)
 
 
 def test_retries_back_off_and_end_in_an_error():
@@ -143,7 +148,8 @@ def test_retries_back_off_and_end_in_an_error():
     assert len([e for e in effects if isinstance(e, SendFrame)]) == 2
     bare.wait_until(7.1)
     assert "3 attempts" in str(bare.replies[1].error)
-    assert bare.count("pending") == 0
+    assert (bare.count("direct_sender.in_flight"), bare.count("timers")) == (0, 0)
+    assert bare.count("direct_sender.retried") == 2
 
 
 def test_a_repeated_message_is_acknowledged_again_and_not_delivered_again():
@@ -156,6 +162,18 @@ def test_a_repeated_message_is_acknowledged_again_and_not_delivered_again():
     assert (bare.sent(), bare.delivered()) == ([DirectAck(id="m")], [])
     bare.hear(B, message)
     assert len(bare.delivered()) == 1, "another sender's id is another id"
+    assert (bare.count("receiver.directs"), bare.count("receiver.direct_duplicates")) == (2, 1)
+
+
+@pytest.mark.parametrize(("later", "times"), [(599, 1), (601, 2)])
+def test_a_message_is_known_for_as_long_as_its_sender_could_repeat_it(later, times):
+    bare = Bare()
+    bare.up(ALICE)
+    heard = [bare.hear(A, Direct(id="m", payload="x", encoding="text"))]
+    bare.wait(later)
+    bare.hear(A, Direct(id="other", payload="x", encoding="text"))  # only then what is old is forgotten
+    heard.append(bare.hear(A, Direct(id="m", payload="x", encoding="text")))
+    assert len([1 for effects in heard for effect in effects if isinstance(effect, Emit)]) == times
 
 
 def test_a_message_is_still_known_after_a_new_link_to_its_sender():
@@ -179,6 +197,7 @@ def test_a_message_that_breaks_the_protocol_closes_its_link(message):
     (drop,) = bare.hear(A, message)
     assert isinstance(drop, DropLink)
     assert drop.blame
+    assert bare.count("receiver.direct_blamed") == 1
 
 
 def test_a_forgotten_call_is_not_sent_again_or_at_all():
@@ -200,6 +219,7 @@ def test_leaving_fails_what_is_open_and_what_comes_later():
     bare(SendDirect(1, A, "x"))
     bare(Leave())
     assert isinstance(bare.replies[1].error, MeshClosed)
+    assert (bare.count("direct_sender.unreachable"), bare.count("timers")) == (1, 0)
     bare(SendDirect(2, A, "x"))
     assert isinstance(bare.replies[2].error, MeshClosed)
 
@@ -215,7 +235,21 @@ def test_messages_of_a_link_that_has_ended_and_stray_acks_are_ignored():
     assert bare.hear(B, DirectAck(id=message_id)) == []
 
 
-# --- the original's peers -----------------------------------------------------------------------------------------------
+def test_what_is_queued_on_a_link_is_waited_for():
+    bare = Bare()
+    bare.up(ALICE)
+    slowest = MeshConfig().broadcast.slowest_link
+    bare(SendDirect(1, A, b"x" * int(slowest)))  # a second's worth
+    bare(SendDirect(2, A, b"x" * int(slowest)))
+    assert bare.wait_until(1.49).got(SendFrame) == []
+    bare.wait_until(2.0)
+    assert [frame.message.id for frame in bare.got(SendFrame)] != []
+    assert bare.count("direct_sender.retried") == 1
+    bare.wait_until(3.0)
+    assert bare.count("direct_sender.retried") == 2
+
+
+# --- the original's peers ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("payload", "plain"), [({"a": [1]}, {"a": [1]}), ("text", "text"), (b"\0", "AA==")])
@@ -225,6 +259,7 @@ def test_an_original_gets_the_bare_payload_and_the_call_is_answered_at_once(payl
     bare(SendDirect(1, A, payload))
     assert bare.sent() == [Direct(payload=plain)]
     assert bare.replies[1].error is None
+    assert bare.count("direct_sender.sent") == 1
 
 
 def test_any_json_from_an_original_is_delivered_unverified():
@@ -238,7 +273,7 @@ def test_any_json_from_an_original_is_delivered_unverified():
         assert bare.sent() == []
 
 
-# --- bounds -------------------------------------------------------------------------------------------------------------
+# --- bounds -----------------------------------------------------------------------------------------------------------
 
 
 def test_the_window_of_a_link_is_bounded_and_moves_with_the_acks_in_order():
@@ -248,12 +283,14 @@ def test_the_window_of_a_link_is_bounded_and_moves_with_the_acks_in_order():
     for call in range(6):
         bare(SendDirect(call, A, str(call)))
         ids += [message.id for message in bare.sent()]
-    assert (bare.count("pending"), bare.count("waiting")) == (3, 3)
+    assert (bare.count("direct_sender.in_flight"), bare.count("direct_sender.waiting")) == (3, 3)
+    assert (bare.count("direct_sender.sent"), bare.count("direct_sender.acked")) == (3, 0)
     for call in range(6):
         bare.hear(A, DirectAck(id=ids[call]))
         assert list(bare.replies) == [call]
         ids += [message.id for message in bare.sent()]
-    assert (bare.count("pending"), bare.count("waiting")) == (0, 0)
+    assert (bare.count("direct_sender.in_flight"), bare.count("direct_sender.waiting")) == (0, 0)
+    assert (bare.count("direct_sender.sent"), bare.count("direct_sender.acked")) == (6, 6)
 
 
 def test_all_links_together_are_bounded_and_none_starves():
@@ -266,7 +303,7 @@ def test_all_links_together_are_bounded_and_none_starves():
     for call in range(6, 12):
         bare(SendDirect(call, B, call))
         sent += [(B, message.id) for message in bare.sent()]
-    assert (bare.count("pending"), bare.count("waiting")) == (4, 8)
+    assert (bare.count("direct_sender.in_flight"), bare.count("direct_sender.waiting")) == (4, 8)
     answered = 0
     while sent:
         peer, message_id = sent.pop(0)
@@ -275,7 +312,7 @@ def test_all_links_together_are_bounded_and_none_starves():
         sent += [
             (e.peers[0], e.message.id) for e in effects if isinstance(e, SendFrame) and isinstance(e.message, Direct)
         ]
-        assert bare.count("pending") <= 4
+        assert bare.count("direct_sender.in_flight") <= 4
     assert answered == 12
 
 
@@ -284,7 +321,7 @@ def test_bytes_in_flight_are_bounded_but_for_a_single_message():
     bare.up(ALICE)
     bare(SendDirect(1, A, b"x" * 3000))
     bare(SendDirect(2, A, b"x"))
-    assert (bare.count("pending"), bare.count("waiting")) == (1, 1)
+    assert (bare.count("direct_sender.in_flight"), bare.count("direct_sender.waiting")) == (1, 1)
 
 
 def test_seen_ids_are_bounded():
@@ -292,5 +329,5 @@ def test_seen_ids_are_bounded():
     bare.up(ALICE)
     for number in range(20):
         bare.hear(A, Direct(id=str(number), payload="x", encoding="text"))
-    assert bare.count("seen_ids") == 7
-    assert bare.count("seen_ids_forgotten") == 13
+    assert bare.count("receiver.seen_ids") == 7
+    assert bare.count("receiver.seen_ids_forgotten") == 13

@@ -451,12 +451,12 @@ async def test_a_rule_of_ones_own_can_be_watched():
 async def test_a_structure_beyond_its_bound_is_a_violation():
     async def exceed(world):
         snapshot = world.meshes[0].snapshot()
-        snapshot["subsystems"]["routing"]["seen_ids"] = 10**6
+        snapshot["subsystems"]["routing"]["receiver"]["seen_ids"] = 10**6
         world.meshes[0].snapshot = lambda: snapshot
         await trio.sleep(3)
 
     assert "bounds" in (said := await violated(exceed))
-    assert "routing.seen_ids is 1e+06" in said
+    assert "routing.receiver.seen_ids is 1e+06" in said
 
 
 # --- determinism ------------------------------------------------------------------------------------------------------
