@@ -25,7 +25,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Mapping
 from enum import Enum
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from attrs import asdict, define, field, frozen
 
@@ -121,8 +121,7 @@ class Ping:
     contact: PeerId
 
 
-@frozen
-class Step:
+class Step(NamedTuple):
     """A step of a lookup."""
 
     query: Query[Goal]
@@ -234,8 +233,12 @@ class KademliaCore:
         return self._take()
 
     def next_deadline(self) -> float:
-        parts = (self._timers, self._rpc, self._queries, self._republisher)
-        return min(part.next_deadline() for part in parts)
+        return min(
+            self._timers.next_deadline(),
+            self._rpc.next_deadline(),
+            self._queries.next_deadline(),
+            self._republisher.next_deadline(),
+        )
 
     def expire(self, now: float) -> Effects:
         """Do what is due."""

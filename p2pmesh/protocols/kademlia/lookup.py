@@ -329,7 +329,7 @@ class QueryPool(Generic[G]):
         if reply is None:
             query.lookup.failed(peer)
             return
-        query.lookup.answered(peer, [other for other in reply.peers if not self._table.is_silent(other, now)])
+        query.lookup.answered(peer, self._table.without_silent(reply.peers, now))
         wanted = query.wanted
         if wanted is None:
             return

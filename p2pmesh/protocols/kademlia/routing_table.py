@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import random
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from attrs import define, field
 
@@ -156,6 +156,12 @@ class RoutingTable:
         """Whether it has not answered lately."""
         until = self._silent.get(peer)
         return until is not None and until > now
+
+    def without_silent(self, peers: Sequence[PeerId], now: float) -> Sequence[PeerId]:
+        """These peers but for those that have not answered lately."""
+        if not len(self._silent):
+            return peers
+        return [peer for peer in peers if not self.is_silent(peer, now)]
 
     # --- who is near --------------------------------------------------------------------------------------------------
 

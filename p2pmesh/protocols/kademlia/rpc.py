@@ -11,9 +11,9 @@ State: the requests under way, each for at most `LOST_AFTER` times the time-out 
 
 from __future__ import annotations
 
-from typing import Final, Generic, TypeAlias, TypeVar
+from typing import Final, Generic, NamedTuple, TypeAlias, TypeVar
 
-from attrs import asdict, define, frozen
+from attrs import asdict, define
 
 from p2pmesh.config import KademliaConfig
 from p2pmesh.keyspace import PeerId
@@ -35,8 +35,7 @@ REPLIES: Final = {
 """The types of requests and of their answers: the original's names."""
 
 
-@frozen
-class Outcome(Generic[P]):
+class Outcome(NamedTuple, Generic[P]):
     """The end of a request."""
 
     number: int
@@ -49,8 +48,7 @@ class Outcome(Generic[P]):
     """Whether nothing is known of it: the peer may have answered."""
 
 
-@frozen
-class Slow(Generic[P]):
+class Slow(NamedTuple, Generic[P]):
     """A request that takes long."""
 
     purpose: P
@@ -79,6 +77,9 @@ class _Request(Generic[P]):
     to: PeerId | None
     """None if it went to whichever peer is nearest."""
     reply_type: str
+    is_hurried: bool
+    """Whether it is to be told of once it takes long."""
+    lost_at: float
 
 
 class RpcClient(Generic[P]):
@@ -88,8 +89,7 @@ class RpcClient(Generic[P]):
         self.counts: RpcCounts = RpcCounts()
         self._config = config
         self._requests: dict[int, _Request[P]] = {}
-        self._slow: Timers[int] = Timers()
-        self._lost: Timers[int] = Timers()
+        self._timers: Timers[int] = Timers()  # each for when its request becomes slow, and then for when it is lost
         self._last = 0
 
     def __len__(self) -> int:
@@ -104,10 +104,10 @@ class RpcClient(Generic[P]):
         """
         self._last += 1
         self.counts.sent += 1
-        self._requests[self._last] = _Request(purpose, None if nearest else to, REPLIES[call.type])
-        if hurried and not nearest:
-            self._slow.set(self._last, now + self._config.rpc_slow)
-        self._lost.set(self._last, now + LOST_AFTER * self._config.rpc_timeout)
+        is_hurried = hurried and not nearest
+        lost_at = now + LOST_AFTER * self._config.rpc_timeout
+        self._requests[self._last] = _Request(purpose, None if nearest else to, REPLIES[call.type], is_hurried, lost_at)
+        self._timers.set(self._last, now + self._config.rpc_slow if is_hurried else lost_at)
         return Route(
             owner=Subsystem.KADEMLIA,
             call=self._last,
@@ -150,20 +150,21 @@ class RpcClient(Generic[P]):
 
     def next_deadline(self) -> float:
         """When a request becomes slow, or is lost."""
-        return min(self._slow.next_deadline(), self._lost.next_deadline())
+        return self._timers.next_deadline()
 
     def expire(self, now: float) -> list[Event[P]]:
         """Requests that have become slow, and those that are given up because their outcome is lost."""
         events: list[Event[P]] = []
-        for number in self._slow.pop_due(now):
+        for number in self._timers.pop_due(now):
             request = self._requests[number]
-            if request.to is not None:
+            if request.is_hurried and request.to is not None:
+                request.is_hurried = False
+                self._timers.set(number, request.lost_at)
                 events.append(Slow(request.purpose, request.to))
-        for number in self._lost.pop_due(now):
-            request = self._requests.pop(number)
-            self._slow.cancel(number)
-            self.counts.lost += 1
-            events.append(Outcome(number, request.purpose, request.to, None, is_lost=True))
+            else:
+                del self._requests[number]
+                self.counts.lost += 1
+                events.append(Outcome(number, request.purpose, request.to, None, is_lost=True))
         return events
 
     def snapshot(self) -> dict[str, int]:
@@ -172,6 +173,5 @@ class RpcClient(Generic[P]):
     def _pop(self, number: int) -> _Request[P] | None:
         request = self._requests.pop(number, None)
         if request is not None:
-            self._slow.cancel(number)
-            self._lost.cancel(number)
+            self._timers.cancel(number)
         return request

@@ -13,8 +13,9 @@ from p2pmesh.protocols.effects import Reply
 from p2pmesh.protocols.inputs import DhtFindNode, DhtGet, DhtPut, LinkUp, RemotePeer
 from p2pmesh.protocols.kademlia.kademlia import KademliaCore
 from p2pmesh.protocols.kademlia.records import DhtValue, key_id, sign_record
+from p2pmesh.protocols.notices import RouteSucceeded
 from p2pmesh.simulation.discrete.network import EPOCH
-from p2pmesh.wire.overlay import KademliaCall
+from p2pmesh.wire.overlay import KademliaCall, KademliaRpc
 from tests.harness.kademlia import DhtNet
 from tests.harness.virtual_time import identity, remote
 
@@ -523,3 +524,85 @@ def test_the_same_seed_gives_the_same_run():
         return [peer.stats for peer in net.peers]
 
     assert run() == run()
+
+
+# --- outcomes that are lost -------------------------------------------------------------------------------------------
+
+
+def test_a_put_ends_though_the_outcomes_of_its_requests_are_lost(net):
+    alice = net.peers[0]
+    net.lose_outcome = lambda asker, call: asker == alice.id and call.type == "STORE"
+    call, started = net.put(alice, "key", 1), net.now
+    if alice.id in net.closest(key_id("key")):
+        assert net.outcome(alice, call) == 1, "it has the value itself"
+    else:
+        with pytest.raises(PeerUnreachable):
+            net.outcome(alice, call)
+    assert net.now - started < 2 * SMALL.rpc_timeout + 5
+    net.run(20.0)
+    assert alice.stats["rpc"]["pending"] == 0
+    assert alice.stats["rpc"]["lost"] >= 3
+
+
+@pytest.mark.parametrize("kind", ["FIND_NODE", "FIND_VALUE"])
+def test_a_lookup_ends_though_the_outcomes_of_its_requests_are_lost(net, kind):
+    peer = net.peers[0]
+    contacts = peer.stats["routing_table"]["contacts"]
+    net.lose_outcome = lambda asker, call: asker == peer.id and call.type == kind
+    call = net.find(peer, key_id("key")) if kind == "FIND_NODE" else net.get(peer, "key")
+    started = net.now
+    assert net.outcome(peer, call) == ((peer.id,) if kind == "FIND_NODE" else None)
+    assert net.now - started < 31
+    net.lose_outcome = lambda *_: False
+    net.run(20.0)
+    assert peer.stats["rpc"]["pending"] == 0
+    assert peer.stats["routing_table"]["contacts"] >= contacts, "no peer is to blame"
+
+
+def test_a_contact_whose_ping_is_lost_is_kept_and_pinged_again():
+    net = DhtNet(2, config=attrs.evolve(SMALL, k=1, refresh_first=3600.0))
+    peer, oldest = net.peers
+    net.run(200.0)
+    newcomer = remote(peer_of_bucket(peer.id, bucket(peer.id, oldest.id), 0))
+    net.lose_outcome = lambda *_: True
+    net.feed(peer, LinkUp(newcomer))
+    net.run(15.0)
+    assert (peer.stats["rpc"]["lost"], peer.stats["rpc"]["pending"]) == (1, 0)
+    net.lose_outcome = lambda *_: False
+    assert net.knows(peer, oldest.id)
+    pings = peer.stats["rpc"]["sent"]
+    net.feed(peer, LinkUp(newcomer))
+    assert peer.stats["rpc"]["sent"] == pings + 1
+
+
+def test_an_outcome_that_is_late_but_not_lost_counts():
+    """Routing may be late itself on a busy machine: a request is given up after twice its time-out, not before."""
+    core = KademliaCore(identity(1), MeshConfig(), DhtNet().rng, lambda now: now)
+    core.handle(LinkUp(remote(identity(2))), 0.0)
+    route = core.handle(DhtFindNode(1, identity(2).peer_id), 0.0)[-1].input
+    while core.next_deadline() < 9.9:
+        core.expire(core.next_deadline())
+    reply = KademliaCall(type="FIND_NODE_REPLY", id=identity(2).peer_id)
+    core.handle(RouteSucceeded(route.call, identity(2).peer_id, 1, KademliaRpc(message=reply)), 9.9)
+    rpc = core.snapshot()["rpc"]
+    assert (rpc["answered"], rpc["lost"]) == (1, 0)
+
+
+# --- when we look ourselves up ----------------------------------------------------------------------------------------
+
+
+def test_only_a_newcomer_among_the_k_nearest_makes_us_look_ourselves_up_sooner(net):
+    """Once we have found our k nearest, a peer that is farther than they are does not hurry us."""
+    net.run(4 * 3600.0)
+    peer = net.peers[0]
+    nearest = [other for other in net.closest(peer.id, 5) if other != peer.id]
+    radius = xor_distance(peer.id, nearest[-1])
+    strangers = [one for one in map(identity, range(3000, 3200)) if one.peer_id not in net.by_id]
+    far = next(one for one in strangers if xor_distance(one.peer_id, peer.id) > radius)
+    near = min(strangers, key=lambda one: xor_distance(one.peer_id, peer.id))
+    assert xor_distance(near.peer_id, peer.id) < radius
+    for newcomer, looks in ((far, 0), (near, 1)):
+        done = peer.stats["lookups"]["done"]
+        net.feed(peer, LinkUp(remote(newcomer)))
+        net.run(2.6 * SMALL.refresh_first)
+        assert (peer.stats["lookups"]["done"] > done) == looks, newcomer

@@ -72,6 +72,21 @@ def test_once_nothing_comes_nearer_all_the_k_nearest_are_asked_at_once():
     assert search.ask() == [peer(40), peer(50)]
 
 
+def test_where_all_answer_nobody_but_the_k_nearest_is_asked():
+    search = lookup(*range(10, 200, 10), k=3)
+    run(search, lambda one: [peer(number) for number in range(10, 200, 10)])
+    assert search.asked == 3
+    assert search.closest == [peer(10), peer(20), peer(30)]
+
+
+def test_for_each_peer_that_is_dead_one_more_is_asked():
+    search = lookup(*range(10, 200, 10), k=3)
+    dead = {peer(10), peer(30)}
+    run(search, lambda one: None if one in dead else [])
+    assert search.asked == 5
+    assert search.closest == [peer(20), peer(40), peer(50)]
+
+
 def test_it_ends_when_the_k_nearest_that_answer_have_answered():
     search = lookup(10, 20, 30, 40)
     dead = {peer(10)}
