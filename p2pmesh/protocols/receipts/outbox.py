@@ -94,10 +94,8 @@ class _Box:
     """Broadcasts, with the epoch that is meant."""
     in_flight: dict[int, dict[str, int | None]] = field(factory=dict)
     """What was told and is not noted, by the number of the message."""
-    to_note: list[int] = field(factory=list)
-    """Numbers of its messages that are to be noted."""
-    unknown: dict[str, None] = field(factory=dict)
-    """Broadcasts that it told of and that don't count for it here."""
+    to_note: dict[int, tuple[str, ...]] = field(factory=dict)
+    """Numbers of its messages that are to be noted, each with the broadcasts in it that don't count for it here."""
     quiet_at: float = 0.0
     """From when on it is told at once."""
     flush_at: float = 0.0
@@ -111,7 +109,7 @@ class _Box:
 
     @property
     def is_empty(self) -> bool:
-        return not (self.due or self.in_flight or self.to_note or self.unknown)
+        return not (self.due or self.in_flight or self.to_note)
 
 
 class _Due(Enum):
@@ -200,8 +198,7 @@ class Outbox:
     def answer(self, peer: PeerId, number: int, unknown: Iterable[str], now: float) -> None:
         """A neighbour's receipts are noted, but for these."""
         box = self._box(peer)
-        box.to_note.append(number)
-        box.unknown.update(dict.fromkeys(unknown))
+        box.to_note[number] = tuple(unknown)
         if len(box.to_note) >= MAX_RECEIPTS:
             self._ripe[peer] = None
         else:
@@ -258,7 +255,6 @@ class Outbox:
     def _route_batch(self, peer: PeerId, box: _Box) -> Batch | None:
         """One message at a time, to one process of the peer."""
         box.to_note.clear()
-        box.unknown.clear()
         batch = None
         if box.route is None and box.due and (_Due.RETRY, peer) not in self._timers:
             if len(self._routes) < MOST_ROUTES:
@@ -290,9 +286,7 @@ class Outbox:
     def _pack_for_link(
         self, peer: PeerId, box: _Box, batch: Batch, number: int | None, receipts: tuple[Receipt, ...], now: float
     ) -> GossipReceipts | None:
-        noted, box.to_note = tuple(box.to_note[:MAX_RECEIPTS]), box.to_note[MAX_RECEIPTS:]
-        unknown = tuple(islice(box.unknown, MAX_RECEIPTS))
-        box.unknown = dict.fromkeys(islice(box.unknown, MAX_RECEIPTS, None))
+        noted, unknown = self._pack_notes(box)
         if batch.via is Via.QUESTION:
             self._try_again(peer, box, now)
         else:
@@ -304,9 +298,23 @@ class Outbox:
             self.counts.sent += len(receipts)
             self.counts.resent += bool(box.attempts) * len(receipts)
             self._try_again(peer, box, now)
-        if not (receipts or noted or unknown):
+        if not (receipts or noted):
             return None
         return GossipReceipts(number=number, receipts=receipts, noted=noted, unknown=unknown)
+
+    def _pack_notes(self, box: _Box) -> tuple[tuple[int, ...], tuple[str, ...]]:
+        """Numbers to be noted and what is unknown of them, as many as one message holds: what belongs together stays so."""
+        noted: list[int] = []
+        unknown: dict[str, None] = {}
+        for number, ids in box.to_note.items():
+            more = unknown | dict.fromkeys(ids)
+            if len(noted) == MAX_RECEIPTS or (noted and len(more) > MAX_RECEIPTS):
+                break
+            noted.append(number)
+            unknown = more
+        for number in noted:
+            del box.to_note[number]
+        return tuple(noted), tuple(unknown)
 
     def _launch(self, box: _Box, batch: Batch, receipts: Mapping[str, Receipt], now: float) -> int | None:
         """What was written is in flight, and what was not is no longer due; the number of the message."""

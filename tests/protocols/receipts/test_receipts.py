@@ -497,6 +497,34 @@ def test_a_message_holds_so_many_receipts_and_more_follow():
     assert bare.core.snapshot()["outbox"]["sent"] == 2 * MAX_RECEIPTS
 
 
+def test_of_a_message_all_that_is_unknown_is_answered_together_and_no_answer_is_too_large():
+    """A parent that has forgotten would else be taken for one that has noted: its children would be lost."""
+    bare = Bare()
+    bare.up(ALICE)
+    told = [tuple(f"{number}/{n}" for n in range(MAX_RECEIPTS - number)) for number in range(4)]
+    for number, ids in enumerate(told):
+        bare.hear(A, GossipReceipts(number=number, receipts=tuple(Receipt(id=one, count=1) for one in ids)))
+    bare.wait_until(0.5)
+    answers = bare.messages()
+    assert [number for answer in answers for number in answer.noted] == [0, 1, 2, 3]
+    for answer in answers:
+        assert answer.unknown == tuple(one for number in answer.noted for one in told[number])
+        assert len(answer.unknown) <= MAX_RECEIPTS
+
+
+def test_a_neighbour_that_asks_much_is_answered_before_an_answer_is_too_large():
+    bare = Bare()
+    bare.up(ALICE)
+    answers = []
+    for _ in range(MAX_RECEIPTS + 3):
+        bare.says(A, 1, message_id="unknown")
+        answers += bare.messages()
+    (answer,) = answers
+    assert answer == GossipReceipts(noted=tuple(range(1, MAX_RECEIPTS + 1)), unknown=("unknown",))
+    bare.wait_until(0.5)
+    assert [len(answer.noted) for answer in bare.messages()] == [3]
+
+
 def test_nothing_is_told_to_a_neighbour_before_it_has_said_which_process_it_is():
     bare = Bare()
     bare(LinkUp(remote(ALICE)))
@@ -609,6 +637,63 @@ def test_a_parent_that_has_forgotten_is_lost():
     bare.arrived(bare.routes()[0], unknown=("m",))
     bare.says(B, 6)
     assert bare.routed() == [(ROOT, 2, True, None)]
+
+
+def test_what_is_meant_for_different_processes_of_a_peer_goes_in_different_messages():
+    bare = Bare()
+    bare.up(ALICE, BOB)
+    bare(ChildrenAdded("old", A, (B,), 60.0, origin=A))
+    bare.up(ALICE, epoch=78)
+    for message_id in ("first", "new", "new too"):
+        bare(ChildrenAdded(message_id, A, (B,), 60.0, origin=A))
+    for message_id in ("first", "old", "new", "new too"):
+        bare.says(B, 1, message_id=message_id)
+    bare.wait_until(0.01)
+    bare.notes(A)
+    bare(LinkDown(A, "gone"))
+    sent = []
+    while bare.routes():
+        (route,) = bare.routes()
+        sent.append((route.message.to, [receipt.id for receipt in route.message.receipts]))
+        bare.arrived(route)
+    assert sent == [(EPOCH_OF_PEERS, ["old"]), (78, ["new", "new too"])]
+
+
+def test_what_any_process_of_a_peer_may_be_told_goes_with_what_is_meant_for_one():
+    bare = Bare()
+    bare.up(BOB)
+    bare(ChildrenAdded("any", A, (B,), 60.0, origin=A))
+    bare.up(ALICE)
+    bare(ChildrenAdded("first", A, (), 60.0, origin=A))
+    bare(ChildrenAdded("one", A, (B,), 60.0, origin=A))
+    bare.says(B, 1, message_id="any")
+    bare.says(B, 1, message_id="one")
+    bare.notes(A)
+    bare(LinkDown(A, "gone"))
+    (route,) = bare.routes()
+    assert route.message.to == EPOCH_OF_PEERS
+    assert {receipt.id for receipt in route.message.receipts} == {"any", "one"}
+
+
+def test_a_route_carries_so_many_receipts_and_more_follow():
+    bare = Bare()
+    bare.up(ALICE, BOB)
+    bare(ChildrenAdded("first", A, (), 60.0, origin=A))
+    ids = [f"m{number}" for number in range(MAX_RECEIPTS + 2)]
+    for message_id in ids:
+        bare(ChildrenAdded(message_id, A, (B,), 60.0, origin=A))
+    bare.notes(A)
+    bare(LinkDown(A, "gone"))
+    bare.effects = []
+    for message_id in ids:
+        bare.effects += bare.core.handle(ChildSettled(message_id, B, adopted=False), bare.now)
+    sent = []
+    while bare.routes():
+        (route,) = bare.routes()
+        sent.append([receipt.id for receipt in route.message.receipts])
+        bare.arrived(route)
+    assert [len(told) for told in sent] == [1, MAX_RECEIPTS, 1]
+    assert [message_id for told in sent for message_id in told] == ids
 
 
 def test_where_the_parent_is_the_origin_nothing_is_ever_lost():
@@ -777,6 +862,51 @@ def test_routes_under_way_are_bounded_and_the_others_follow():
         bare.effects = []
         bare.arrived(route)
         assert len(bare.routes()) <= 32
+
+
+def test_a_box_whose_last_broadcast_is_forgotten_goes_though_its_receipts_were_never_noted():
+    bare = lost_parent(noted=False)
+    (route,) = bare.routes()
+    bare(RouteSucceeded(route.call, A, 3, GossipReceipts()))
+    assert bare.core.snapshot()["outbox"]["boxes"] == 2
+    bare.wait_until(80)
+    assert bare.core.snapshot()["relayed"] == 0
+    assert bare.core.snapshot()["outbox"]["boxes"] == 1, "that of the one neighbour that is left"
+
+
+def test_a_route_whose_outcome_is_lost_is_tried_again_and_costs_no_parent():
+    bare = lost_parent()
+    bare.says(B, 4)
+    (route,) = bare.routes()
+    bare.wait_until(5.9)
+    assert bare.routes() == []
+    bare.wait_until(8)
+    (again,) = bare.routes()
+    assert bare.routed() == [(A, 5, True, EPOCH_OF_PEERS)]
+    assert bare.core.snapshot()["outbox"]["lost"] == 1
+    assert bare.core.snapshot()["counts"]["parents_lost"] == 0
+    assert bare(RouteFailed(route.call, "too late")) == []
+    bare.arrived(again)
+    assert bare.wait_until(50).effects == []
+
+
+def test_routes_whose_outcomes_are_lost_keep_nobody_waiting_for_ever():
+    bare = Bare()
+    bare.up(ALICE)
+    told: set[Any] = set()
+    for number in range(50):
+        bare(ChildrenAdded(f"m{number}", A, (B,), 600.0, origin=PeerId(f"{number:040x}")))
+    bare(LinkDown(A, "silent", timed_out=5.0))
+    for number in range(50):
+        bare.effects = bare.core.handle(ChildSettled(f"m{number}", B, adopted=False), bare.now)
+        told |= {route.to for route in bare.routes()}
+    assert len(told) == 32
+    assert bare.core.snapshot()["outbox"]["routes"] == 32
+    bare.wait_until(10)
+    told |= {route.to for route in bare.routes()}
+    assert len(told) == 50
+    bare.wait_until(700)
+    assert bare.core.snapshot()["outbox"]["routes"] == bare.core.snapshot()["outbox"]["boxes"] == 0
 
 
 # --- whatever comes ---------------------------------------------------------------------------------------------------
