@@ -142,7 +142,7 @@ class Placement:
 
 @frozen
 class Store:
-    """Have a value held by one peer more."""
+    """Have a value held by one more peer."""
 
     placement: Placement | None = None
 
@@ -160,7 +160,7 @@ class RequestCounts:
     refused: int = 0
     """Requests that are none, and values that were not taken."""
     unasked: int = 0
-    """Replies that nobody asked for."""
+    """Replies that were not asked for."""
 
 
 @define
@@ -256,7 +256,7 @@ class KademliaCore:
                     query.lookup.slow(peer)
                     self._advance(query, now)
                 case Slow():
-                    pass  # nobody waits for it
+                    pass  # nothing waits for it
                 case Outcome():
                     self._conclude(event, now)
         for query in self._queries.expire(now):
@@ -504,7 +504,7 @@ class KademliaCore:
             self._advance(query, now)
 
     def _advance(self, query: Query[Goal], now: float) -> None:
-        """Ask whom a lookup wants to ask, and end it if that was all."""
+        """Send the requests that a lookup wants to be sent, and end it once it is done."""
         if query not in self._queries:
             return
         for peer in query.lookup.ask():
@@ -517,7 +517,7 @@ class KademliaCore:
         self._queries.sent(query, number, is_entry=is_entry)
 
     def _finish(self, query: Query[Goal], now: float) -> None:
-        """Do with what a lookup has found what it was for."""
+        """End a lookup, and do what it was for with what it has found."""
         self._cancel(self._queries.end(query))
         match query.goal:
             case FindNeighbours():
@@ -555,13 +555,13 @@ class KademliaCore:
                 placement.pending[number] = None
 
     def _cancel(self, numbers: Iterable[int]) -> None:
-        """Nobody wants to know any more what comes of these requests."""
+        """Cancel requests whose outcome does not matter any more."""
         for number in numbers:
             if self._rpc.cancel(number):
                 self._effects.append(Notify(Subsystem.ROUTING, CancelRoute(Subsystem.KADEMLIA, number)))
 
     def _conclude(self, outcome: Outcome[Purpose] | None, now: float) -> None:
-        """Do with what came of a request what it was for."""
+        """Take the outcome of a request, and do what it was for."""
         if outcome is None:
             return  # it was cancelled
         purpose, peer, reply = outcome.purpose, outcome.peer, outcome.reply

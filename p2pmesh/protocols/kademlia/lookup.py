@@ -348,13 +348,13 @@ class QueryPool(Generic[G]):
             self.counts.bad_records += 1
 
     def end(self, query: Query[G]) -> list[int]:
-        """End a query; the requests that nobody needs any more."""
+        """End a query; the requests that are not needed any more."""
         if query in self._running:
             self.counts.done += 1
         return self.cancel(query)
 
     def cancel(self, query: Query[G]) -> list[int]:
-        """Forget a query, under way or in line; the requests that nobody needs any more."""
+        """Forget a query, under way or in line; the requests that are not needed any more."""
         for queue in (self._waiting, self._background):
             if query in queue:
                 queue.remove(query)

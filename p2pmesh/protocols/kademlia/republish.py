@@ -248,7 +248,7 @@ class Republisher:
         self._turns.set(record_key, now + self._config.republish * self._rng.uniform(0.75, 1.25))
 
     def _turn_done(self, stored: Stored, now: float, *, skipped: bool) -> None:
-        """The holders of a value are looked for by somebody: our turn comes later."""
+        """A peer has seen to a value just now, we or another holder: our next turn comes later."""
         self.counts.skipped += skipped
         stored.changes = 0
         self._put_off(stored.record_key, now)

@@ -81,7 +81,7 @@ class RoutingTable:
         """The number of the bucket that this id belongs in; -1 for our own."""
         return (self._me ^ int(peer, 16)).bit_length() - 1
 
-    # --- who is there -------------------------------------------------------------------------------------------------
+    # --- which peers are there ----------------------------------------------------------------------------------------
 
     def heard(self, peer: PeerId, now: float) -> bool:
         """This peer has spoken to us; whether it is new to us."""
@@ -163,7 +163,7 @@ class RoutingTable:
             return peers
         return [peer for peer in peers if not self.is_silent(peer, now)]
 
-    # --- who is near --------------------------------------------------------------------------------------------------
+    # --- which peers are near -----------------------------------------------------------------------------------------
 
     def closest(self, target: PeerId, count: int, *, without: PeerId | None = None) -> list[PeerId]:
         """The contacts nearest to an id, nearest first; those that failed to answer last time are left out."""

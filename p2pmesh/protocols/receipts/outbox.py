@@ -303,7 +303,7 @@ class Outbox:
         return GossipReceipts(number=number, receipts=receipts, noted=noted, unknown=unknown)
 
     def _pack_notes(self, box: _Box) -> tuple[tuple[int, ...], tuple[str, ...]]:
-        """Numbers to be noted and what is unknown of them, as many as one message holds: what belongs together stays so."""
+        """Numbers to be noted with all that is unknown of each, as many as one message holds."""
         noted: list[int] = []
         unknown: dict[str, None] = {}
         for number, ids in box.to_note.items():
@@ -332,7 +332,7 @@ class Outbox:
     # --- routes and time ----------------------------------------------------------------------------------------------
 
     def route_ended(self, number: int) -> PeerId | None:
-        """A route is over: to whom; None if it was already."""
+        """A route is over; the peer that it led to, or None if it was over already."""
         peer = self._routes.pop(number, None)
         if peer is None:
             return None
@@ -346,7 +346,7 @@ class Outbox:
         return peer
 
     def route_failed(self, number: int, now: float) -> PeerId | None:
-        """A route has ended badly: to whom. What it was to be told waits, unless it is forgotten."""
+        """A route has failed; the peer that it led to. What that was to be told waits, unless it is forgotten."""
         peer = self.route_ended(number)
         box = None if peer is None else self._boxes.get(peer)
         if peer is not None and box is not None:

@@ -1,4 +1,4 @@
-"""What a peer knows of who has one broadcast: of its own, and of those that it passes on.
+"""What a peer knows of how many have one broadcast: its own, and those that it passes on.
 
 See `receipts` for the algorithm: each child counts for as many peers as it has told of in total.
 
@@ -78,7 +78,7 @@ class Tally:
     awaited: int = 0
     """Children that are not settled."""
     is_over: bool = False
-    """Whether its ttl is: nobody is waited for any more."""
+    """Whether its ttl is: no child is waited for any more."""
 
     @property
     def is_settled(self) -> bool:
@@ -115,7 +115,7 @@ class Tally:
         return min((child.waits_until for child in self.children.values()), default=math.inf)
 
     def close(self) -> None:
-        """Nobody is waited for any more; what still comes counts."""
+        """Wait for no child any more; what still comes counts."""
         self.is_over = True
         for child in self.children.values():
             self.settle(child)
@@ -177,7 +177,7 @@ class Debt:
 
 @define(eq=False)
 class Relayed(Tally):
-    """A broadcast of somebody else's.
+    """A broadcast of another peer.
 
     What we have to tell goes to `upstream`: the parent, or, where that was lost, the origin.
     """
@@ -196,7 +196,7 @@ class Relayed(Tally):
 
     @property
     def has_lost_parent_for(self) -> bool:
-        """Whether there is somebody else to tell, should the upstream be lost."""
+        """Whether there is another peer to tell, should the upstream be lost."""
         return self.origin is not None and self.upstream != self.origin
 
     def state(self, most: int) -> tuple[int, bool]:

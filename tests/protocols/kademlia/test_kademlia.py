@@ -1,6 +1,8 @@
 """The DHT among honest peers: join, find, put, get, upkeep."""
 
 import itertools
+import random
+from typing import Any
 
 import attrs
 import pytest
@@ -9,15 +11,16 @@ from p2pmesh.config import KademliaConfig, MeshConfig
 from p2pmesh.errors import ConfigError, IdentityError, InvalidPayload, MeshClosed, PayloadTooLarge, PeerUnreachable
 from p2pmesh.identity import Identity, SignatureMemo
 from p2pmesh.keyspace import PeerId, xor_distance
-from p2pmesh.protocols.effects import Reply
+from p2pmesh.protocols.effects import Notify, Reply
 from p2pmesh.protocols.inputs import DhtFindNode, DhtGet, DhtPut, LinkUp, RemotePeer
 from p2pmesh.protocols.kademlia.kademlia import KademliaCore
 from p2pmesh.protocols.kademlia.records import DhtValue, key_id, sign_record
-from p2pmesh.protocols.notices import RouteSucceeded
+from p2pmesh.protocols.kademlia.rpc import REPLIES
+from p2pmesh.protocols.notices import CancelRoute, ReturnPath, Route, RoutedReceived, RouteSucceeded
 from p2pmesh.simulation.discrete.network import EPOCH
 from p2pmesh.wire.overlay import KademliaCall, KademliaRpc
 from tests.harness.kademlia import DhtNet
-from tests.harness.virtual_time import identity, remote
+from tests.harness.virtual_time import identity, remote, virtual_wall
 
 SMALL = KademliaConfig(k=4, replacements=4)
 
@@ -524,6 +527,79 @@ def test_the_same_seed_gives_the_same_run():
         return [peer.stats for peer in net.peers]
 
     assert run() == run()
+
+
+# --- the pool of lookups ----------------------------------------------------------------------------------------------
+
+
+def bare_core(count: int = 8, **fields: Any) -> tuple[KademliaCore, list[PeerId]]:
+    """A core alone, with so many neighbours."""
+    core = KademliaCore(identity(1), MeshConfig(kademlia=KademliaConfig(**fields)), random.Random(1), virtual_wall)
+    neighbours = [identity(number) for number in range(2, 2 + count)]
+    for neighbour in neighbours:
+        core.handle(LinkUp(remote(neighbour)), 0.0)
+    return core, [neighbour.peer_id for neighbour in neighbours]
+
+
+def routes(effects: list[Any]) -> list[Route]:
+    return [effect.input for effect in effects if isinstance(effect, Notify) and isinstance(effect.input, Route)]
+
+
+def answer(core: KademliaCore, route: Route, peer: PeerId, now: float = 1.0, **fields: Any) -> list[Any]:
+    reply = KademliaCall(type=REPLIES[route.message.message.type], id=peer, **fields)
+    return core.handle(RouteSucceeded(route.call, peer, 1, KademliaRpc(message=reply)), now)
+
+
+def test_a_get_ends_with_the_quorum_and_cancels_what_is_under_way():
+    core, _ = bare_core(quorum=2, alpha=5)
+    key = key_id("key")
+    record = sign_record(identity(50), key, "value", int(EPOCH * 1000), 3600.0, SMALL).record
+    asked = routes(core.handle(DhtGet(1, "key"), 1.0))
+    assert len(asked) == 6, "alpha, and whichever peer is next to the key"
+    assert not any(isinstance(effect, Reply) for effect in answer(core, asked[1], asked[1].to, record=record))
+    effects = answer(core, asked[2], asked[2].to, record=record)
+    (reply,) = [effect for effect in effects if isinstance(effect, Reply)]
+    assert reply.value.value == "value"
+    cancelled = [effect.input.call for effect in effects if isinstance(getattr(effect, "input", None), CancelRoute)]
+    assert {asked[0].call, asked[3].call, asked[4].call, asked[5].call} <= set(cancelled)
+    assert core.snapshot()["lookups"]["running"] == 0
+
+
+def test_a_lookup_that_found_fewer_than_k_waits_for_whichever_peer_is_next_to_its_target():
+    core, neighbours = bare_core(2)
+    entry, *asked = routes(core.handle(DhtFindNode(1, identity(60).peer_id), 1.0))
+    assert entry.nearest
+    for route in asked:
+        assert not any(isinstance(effect, Reply) for effect in answer(core, route, route.to))
+    far = identity(61).peer_id
+    (reply,) = [effect for effect in answer(core, entry, far) if isinstance(effect, Reply)]
+    assert set(reply.value) == {far, *neighbours, identity(1).peer_id}
+
+
+def test_one_that_found_k_does_not_wait():
+    core, _ = bare_core(4, k=2)
+    _, *asked = routes(core.handle(DhtFindNode(1, identity(60).peer_id), 1.0))
+    replies = [effect for route in asked for effect in answer(core, route, route.to) if isinstance(effect, Reply)]
+    assert len(replies) == 1
+
+
+def test_only_so_many_lookups_for_upkeep_run_at_once_and_they_hinder_no_call():
+    core, neighbours = bare_core(lookups=1)
+    held = 0
+    for number in range(8):
+        publisher = identity(70 + number)
+        record = sign_record(publisher, key_id("key"), number, int(EPOCH * 1000), 86_400.0, SMALL).record
+        store = KademliaCall(type="STORE", id=publisher.peer_id, record=record)
+        way = ReturnPath(publisher.peer_id, "packet", (publisher.peer_id,))
+        core.handle(RoutedReceived(remote(publisher), KademliaRpc(message=store), way), 1.0)
+        held += 1
+    assert core.snapshot()["store"]["values"] == held
+    core.expire(1.0 + 1.3 * 3600)
+    lookups = core.snapshot()["lookups"]
+    assert lookups["running"] == 4
+    assert lookups["waiting"] >= held - 4
+    core.handle(DhtFindNode(1, neighbours[0]), 1.0 + 1.3 * 3600)
+    assert core.snapshot()["lookups"]["running"] == 5
 
 
 # --- outcomes that are lost -------------------------------------------------------------------------------------------

@@ -495,6 +495,9 @@ def test_a_message_holds_so_many_receipts_and_more_follow():
     bare.wait_until(0.5)
     assert max(len(message.receipts) for message in bare.messages()) <= MAX_RECEIPTS
     assert bare.core.snapshot()["outbox"]["sent"] == 2 * MAX_RECEIPTS
+    bare.wait_until(2.5)  # none of them was noted, and all are told again
+    assert len(bare.receipts()) >= 2 * MAX_RECEIPTS
+    assert max(len(message.receipts) for message in bare.messages()) <= MAX_RECEIPTS
 
 
 def test_of_a_message_all_that_is_unknown_is_answered_together_and_no_answer_is_too_large():
