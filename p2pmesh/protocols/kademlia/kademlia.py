@@ -85,12 +85,16 @@ class FillBucket:
     """Have contacts at some distance from us."""
 
 
-@frozen
+@define(eq=False)
 class PutValue:
-    """A `put`: then the nearest are asked to hold it."""
+    """A `put`: the nearest are looked for, and then asked to hold it."""
 
     call: int
     verified: VerifiedRecord
+    holders: int = 0
+    """Peers that hold it, ourselves among them if we do."""
+    pending: dict[int, None] = field(factory=dict)
+    """Requests to hold it, under way."""
 
 
 @frozen
@@ -128,23 +132,11 @@ class Step(NamedTuple):
     is_entry: bool
 
 
-@define(eq=False)
-class Placement:
-    """A value of a `put` is being stored by the peers nearest to its key."""
-
-    call: int
-    verified: VerifiedRecord
-    stored: int
-    """Peers that hold it, ourselves among them if we do."""
-    pending: dict[int, None] = field(factory=dict)
-    """Requests under way."""
-
-
 @frozen
 class Store:
     """Have a value held by one more peer."""
 
-    placement: Placement | None = None
+    put: PutValue | None = None
 
 
 Purpose: TypeAlias = Ping | Step | Store
@@ -199,7 +191,7 @@ class KademliaCore:
         self._queries: QueryPool[Goal] = QueryPool(me, settings, self._table, wall)
         self._republisher = Republisher(me, settings, rng, wall, self._table)
         self._timers: Timers[_Due | int] = Timers()  # those of numbers: calls that wait for a first link
-        self._calls: dict[int, Call | Query[Goal] | Placement] = {}  # by how far they are
+        self._calls: dict[int, Call | Query[Goal] | PutValue] = {}  # by how far they are
         self._pinged: set[PeerId] = set()
         self._last_timestamp = 0
         self._requests = RequestCounts()
@@ -388,7 +380,7 @@ class KademliaCore:
             case Query() as query:
                 self._cancel(self._queries.cancel(query))
                 self._start_queries(now)
-            case Placement(pending=pending):
+            case PutValue(pending=pending):
                 self._cancel(pending)
             case _:
                 pass  # it had not begun, or is over
@@ -435,24 +427,23 @@ class KademliaCore:
         self._call_counts.puts += 1
         self._look_up(key, PutValue(event.call, verified), now)
 
-    def _place(self, goal: PutValue, query: Query[Goal], now: float) -> None:
+    def _place(self, put: PutValue, query: Query[Goal], now: float) -> None:
         """Have a value of ours held by the peers nearest to its key, which are known now."""
         nearest = query.lookup.closest_and_us
-        is_held = self._me in nearest and self._republisher.keep(goal.verified, now)
-        placement = Placement(goal.call, goal.verified, int(is_held))
-        self._calls[goal.call] = placement
-        self._store(goal.verified, [peer for peer in nearest if peer != self._me], now, placement)
-        if not placement.pending:
-            self._end_placement(placement, now)
+        put.holders += self._me in nearest and self._republisher.keep(put.verified, now)
+        self._calls[put.call] = put
+        self._store(put.verified, [peer for peer in nearest if peer != self._me], now, put)
+        if not put.pending:
+            self._end_put(put, now)
 
-    def _end_placement(self, placement: Placement, now: float) -> None:
+    def _end_put(self, put: PutValue, now: float) -> None:
         """All have answered that were asked to hold a value, or failed to."""
-        if not placement.stored:
+        if not put.holders:
             text = "none of the peers nearest to this key took the value: try again"
-            self._reply(placement.call, error=PeerUnreachable(text))
+            self._reply(put.call, error=PeerUnreachable(text))
             return
-        self._republisher.publish(placement.verified, now)
-        self._reply(placement.call, placement.stored)
+        self._republisher.publish(put.verified, now)
+        self._reply(put.call, put.holders)
 
     def _get(self, event: DhtGet, now: float) -> None:
         key = key_id(event.key)
@@ -463,12 +454,12 @@ class KademliaCore:
         wanted = WantedValue(event.publisher, quorum=self._config.quorum - (local is not None))
         self._look_up(key, GetValue(event.call, local), now, wanted)
 
-    def _got(self, goal: GetValue, query: Query[Goal], now: float) -> None:
+    def _got(self, get: GetValue, query: Query[Goal], now: float) -> None:
         """Reply with the newest value, and give it to a near peer that lacks it and to those that have an older one."""
-        known = [verified for verified in (goal.local, query.newest) if verified is not None]
+        known = [verified for verified in (get.local, query.newest) if verified is not None]
         if not known:
             self._call_counts.misses += 1
-            self._reply(goal.call)
+            self._reply(get.call)
             return
         best = max(known, key=lambda verified: verified.record.timestamp)
         lacking = [peer for peer in query.lookup.closest if peer not in query.found][:1]
@@ -478,7 +469,7 @@ class KademliaCore:
             if verified.publisher == best.publisher and verified.record.timestamp < best.record.timestamp
         ]
         self._store(best, [*lacking, *outdated[:REPAIRED]], now)
-        self._reply_found(goal.call, best)
+        self._reply_found(get.call, best)
 
     def _reply_found(self, call: int, verified: VerifiedRecord) -> None:
         self._call_counts.hits += 1
@@ -526,10 +517,10 @@ class KademliaCore:
                 pass
             case Republish(verified):
                 self._store(verified, self._republisher.lacking(verified, query, now), now)
-            case PutValue() as goal:
-                self._place(goal, query, now)
-            case GetValue() as goal:
-                self._got(goal, query, now)
+            case PutValue() as put:
+                self._place(put, query, now)
+            case GetValue() as get:
+                self._got(get, query, now)
             case FindNode(call):
                 self._reply(call, tuple(query.lookup.closest_and_us))
         self._start_queries(now)
@@ -545,14 +536,14 @@ class KademliaCore:
         return route.call
 
     def _store(
-        self, verified: VerifiedRecord, peers: Iterable[PeerId], now: float, placement: Placement | None = None
+        self, verified: VerifiedRecord, peers: Iterable[PeerId], now: float, put: PutValue | None = None
     ) -> None:
         """Ask these peers to hold a value."""
         for peer in peers:
             call = KademliaCall(type="STORE", id=self._me, record=verified.record)
-            number = self._request(Store(placement), peer, call, now)
-            if placement is not None:
-                placement.pending[number] = None
+            number = self._request(Store(put), peer, call, now)
+            if put is not None:
+                put.pending[number] = None
 
     def _cancel(self, numbers: Iterable[int]) -> None:
         """Cancel requests whose outcome does not matter any more."""
@@ -576,11 +567,11 @@ class KademliaCore:
                 if peer is not None:
                     self._queries.take(query, peer, reply, now)
                 self._advance(query, now)
-            case Store(Placement() as placement):
-                placement.stored += reply is not None and bool(reply.stored)
-                del placement.pending[outcome.number]
-                if not placement.pending:
-                    self._end_placement(placement, now)
+            case Store(PutValue() as put):
+                put.holders += reply is not None and bool(reply.stored)
+                del put.pending[outcome.number]
+                if not put.pending:
+                    self._end_put(put, now)
             case _:
                 pass  # the contact was judged, and that is all
 

@@ -546,6 +546,7 @@ def routes(effects: list[Any]) -> list[Route]:
 
 
 def answer(core: KademliaCore, route: Route, peer: PeerId, now: float = 1.0, **fields: Any) -> list[Any]:
+    assert isinstance(route.message, KademliaRpc)
     reply = KademliaCall(type=REPLIES[route.message.message.type], id=peer, **fields)
     return core.handle(RouteSucceeded(route.call, peer, 1, KademliaRpc(message=reply)), now)
 

@@ -500,6 +500,47 @@ def test_a_message_holds_so_many_receipts_and_more_follow():
     assert max(len(message.receipts) for message in bare.messages()) <= MAX_RECEIPTS
 
 
+def test_a_full_message_does_not_wait_for_company():
+    bare = Bare(coalesce=10.0)
+    bare.up(ALICE)
+    sent = []
+    for number in range(1 + MAX_RECEIPTS):
+        bare(ChildrenAdded(f"m{number}", A, (), 60.0))
+        sent += [len(message.receipts) for message in bare.messages()]
+    assert sent == [1, MAX_RECEIPTS]
+
+
+def test_where_answers_take_long_nothing_is_told_again_before_they_can_have_come():
+    bare = Bare()
+    bare.up(ALICE)
+    for number in range(20):
+        bare(ChildrenAdded(f"m{number}", A, (), 600.0))
+        told = bare.last_number
+        bare.wait(4.0)
+        bare.hear(A, GossipReceipts(noted=(told,)))
+        bare.notes(A)
+    resent = bare.core.snapshot()["outbox"]["resent"]
+    assert resent > 0, "nothing was known of it"
+    for number in range(20, 25):
+        bare(ChildrenAdded(f"m{number}", A, (), 600.0))
+        assert bare.wait(4.0).receipts() == []
+        bare.notes(A)
+    assert bare.core.snapshot()["outbox"]["resent"] == resent
+
+
+def test_once_a_parent_has_answered_it_counts_as_one_that_answers():
+    bare = Bare()
+    bare.up(ALICE)
+    bare(ChildrenAdded("m", A, (), 600.0))
+    bare.wait_until(20)
+    resent = bare.core.snapshot()["outbox"]["resent"]
+    assert resent >= 3
+    bare.notes(A)
+    bare(ChildrenAdded("n", A, (), 600.0))
+    assert bare.receipts() == [(A, 1, True)]
+    assert bare.core.snapshot()["outbox"]["resent"] == resent
+
+
 def test_of_a_message_all_that_is_unknown_is_answered_together_and_no_answer_is_too_large():
     """A parent that has forgotten would else be taken for one that has noted: its children would be lost."""
     bare = Bare()
