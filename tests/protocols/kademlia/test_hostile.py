@@ -190,6 +190,12 @@ def test_what_is_no_request_is_counted_and_not_answered(net, request_):
     assert not net.knows(peer, STRANGER.peer_id)
 
 
+def test_a_request_that_seems_to_come_from_ourselves_is_not_answered(net):
+    peer = net.peers[0]
+    assert net.ask(peer.identity, peer, KademliaCall(type="PING", id=peer.id)) == []
+    assert peer.stats["requests"]["refused"] == 1
+
+
 def test_a_request_of_a_peer_of_the_original_is_not_answered(net):
     assert net.ask(STRANGER, net.peers[0], KademliaCall(type="PING", id=STRANGER.peer_id), version=0) == []
 

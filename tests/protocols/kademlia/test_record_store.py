@@ -80,6 +80,13 @@ def test_when_it_is_full_the_farthest_gives_way_to_what_is_nearer(store):
     assert store.newest(ranked[0].record.key) is not None
 
 
+def test_what_is_just_as_far_does_not_give_way(store):
+    values = fill(store, 8)
+    farthest = max(values, key=lambda one: xor_distance(ME, one.record.key))
+    same_key = sign_record(identity(60), farthest.record.key, b"x", 1000, 100.0, KademliaConfig())
+    assert store.put(same_key, 100.0, is_copy=False).result is StoreResult.FULL
+
+
 def test_copies_give_way_first(store):
     fill(store, 7)
     near = min((f"copy {number}" for number in range(50)), key=lambda key: xor_distance(ME, key_id(key)))

@@ -377,6 +377,31 @@ def test_a_child_whose_link_ended_counts_for_what_it_said_and_may_say_more_for_a
     assert bare.events == [MessageDelivered("m", "chat", 8, 5.0)]
 
 
+def test_each_child_whose_link_ended_has_its_own_time():
+    bare = Bare(patience=5.0)
+    bare.up(ALICE, BOB)
+    bare.ours(A, B)
+    for child in (A, B):
+        bare(ChildSettled("m", child, adopted=True))
+    bare(LinkDown(A, "gone"))
+    bare.wait_until(3)
+    bare(LinkDown(B, "gone"))
+    bare.wait_until(7.9)
+    assert bare.events == []
+    bare.wait_until(8)
+    assert bare.events == [MessageDelivered("m", "chat", 2, 8.0)]
+
+
+def test_what_comes_over_a_link_that_has_just_ended_is_neither_taken_nor_answered():
+    bare = Bare()
+    bare.up(ALICE)
+    bare.ours(A)
+    bare(LinkDown(A, "gone"))
+    assert bare.says(A, 3) == []
+    assert bare.wait(1.0).effects == []
+    assert bare.core.snapshot()["outbox"]["boxes"] == 0
+
+
 def test_a_child_whose_link_comes_back_is_waited_for_again():
     bare = Bare(patience=5.0)
     bare.up(ALICE)
@@ -810,6 +835,8 @@ def test_who_told_of_many_times_as_many_peers_as_there_are_is_a_liar_in_the_end(
     bare.ours(A)
     bare(ChildrenAdded("n", B, (A,), 60.0))
     bare.says(A, LIE * FEWEST + 1)
+    bare(ChildrenAdded("m", None, (B,), 60.0))
+    bare.says(B, LIE * FEWEST)
     bare.wait_until(59)
     assert bare.blamed() == []
     bare.wait_until(61)
@@ -871,7 +898,9 @@ def test_the_table_is_bounded_and_the_oldest_is_settled_as_it_stands():
     assert {type(event) for event in settled[::2]} == {MessageDelivered}
     bare(ChildrenAdded("other 14", A, (B,), 60.0))
     bare.says(B, 5, message_id="other 14")
-    assert bare.receipts() == []  # it has been counted
+    bare.wait(1.0)
+    told_again = {receipt.id for message in bare.messages() for receipt in message.receipts}
+    assert "other 14" not in told_again, "it has been counted"
     bare.wait_until(100)
     assert bare.core.snapshot()["own"] == bare.core.snapshot()["relayed"] == 0
     assert bare.core.next_deadline() == math.inf
@@ -932,6 +961,58 @@ def test_a_route_whose_outcome_is_lost_is_tried_again_and_costs_no_parent():
     assert bare(RouteFailed(route.call, "too late")) == []
     bare.arrived(again)
     assert bare.wait_until(50).effects == []
+
+
+def test_what_was_told_stays_told_though_the_mesh_is_found_to_be_smaller():
+    bare = Bare()
+    bare.up(ALICE, BOB, CAROL)
+    bare(MeshSize(9000))
+    bare(ChildrenAdded("m", A, (B, C), 60.0))
+    bare.says(B, 5000)
+    assert bare.receipts() == [(A, 5001, False)]
+    bare.notes(A)
+    bare(MeshSize(3))
+    bare(ChildSettled("m", C, adopted=False))
+    bare.wait(0.1)
+    assert bare.receipts() == [(A, 5001, True)]
+
+
+def test_a_silent_parent_that_has_not_noted_what_it_was_told_is_told_it_again_and_nobody_else():
+    bare = Bare()
+    bare.up(ALICE)
+    bare(ChildrenAdded("m", A, (), 60.0, origin=ROOT))
+    assert bare.receipts() == [(A, 1, True)]
+    bare(LinkDown(A, "silent", timed_out=5.0))
+    assert bare.routed() == [(A, 1, True, EPOCH_OF_PEERS)]
+
+
+@pytest.mark.parametrize(("epoch", "told"), [(EPOCH_OF_PEERS, [(A, 2, True)]), (78, [])])
+def test_a_lost_parent_that_is_back_is_told_what_is_in_doubt_if_it_is_the_same_process(epoch, told):
+    bare = lost_parent(noted=False)
+    bare(RouteFailed(bare.routes()[0].call, "nobody knows it"))
+    bare.wait_until(0.2)
+    bare.up(ALICE, epoch=epoch)
+    assert bare.receipts() == told
+
+
+def test_a_parent_whose_link_is_back_before_its_route_fails_is_not_lost():
+    bare = lost_parent()
+    bare.says(B, 4)
+    (route,) = bare.routes()
+    bare.up(ALICE)
+    bare(RouteFailed(route.call, "nobody knows it"))
+    assert bare.core.snapshot()["counts"]["parents_lost"] == 0
+
+
+def test_an_origin_may_be_any_process():
+    bare = Bare()
+    bare.up(BOB)
+    bare(ChildrenAdded("m", A, (B,), 60.0, origin=A))
+    bare.up(ALICE, epoch=77)
+    bare.up(ALICE, epoch=78)
+    bare(LinkDown(A, "gone"))
+    bare.says(B, 1)
+    assert bare.routed() == [(A, 2, True, None)]
 
 
 def test_routes_whose_outcomes_are_lost_keep_nobody_waiting_for_ever():
