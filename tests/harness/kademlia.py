@@ -24,11 +24,13 @@ from p2pmesh.protocols.notices import (
     RouteSucceeded,
 )
 from p2pmesh.wire.messages import Message
-from p2pmesh.wire.overlay import KademliaCall, KademliaRpc
+from p2pmesh.wire.overlay import DhtRecord, KademliaCall, KademliaRpc
 from tests.harness.virtual_time import Net, Node, identity, remote, virtual_wall
 
 Behaviour = Callable[[PeerId, KademliaCall], KademliaCall | None]
 """What a liar answers to a request."""
+STRANGER = identity(999)
+"""Asks a peer that has no other neighbour to do so."""
 
 
 @attrs.define(eq=False)
@@ -36,6 +38,7 @@ class Peer(Node):
     lies: Behaviour | None = None
     asked: list[tuple[PeerId, KademliaCall]] = attrs.field(factory=list)
     """Requests that have come."""
+    links: dict[PeerId, None] = attrs.field(factory=dict)
 
     @property
     def core(self) -> KademliaCore:
@@ -65,9 +68,11 @@ class DhtNet(Net[Peer]):
         self.config = config or KademliaConfig()
         self.latency = latency
         self.lose: Callable[[PeerId, PeerId, KademliaCall], bool] = lambda *_: False
+        self.lose_outcome: Callable[[PeerId, KademliaCall], bool] = lambda *_: False
+        """Whether the notice of what became of this peer's request is dropped."""
         self.peers: list[Peer] = []
         self.by_id: dict[PeerId, Peer] = {}
-        self._pending: dict[tuple[PeerId, int], None] = {}
+        self._pending: dict[tuple[PeerId, int], KademliaCall] = {}
         for _ in range(size):
             self.add()
             self.run(0.2)
@@ -77,9 +82,7 @@ class DhtNet(Net[Peer]):
 
     def add(self, *, config: KademliaConfig | None = None, link: Peer | None = None) -> Peer:
         who = identity(len(self.peers) + 1)
-        rng = random.Random(self.rng.getrandbits(64))
-        core = KademliaCore(who, MeshConfig(kademlia=config or self.config), rng, virtual_wall)
-        peer = Peer(who, {Subsystem.KADEMLIA: core})
+        peer = Peer(who, {Subsystem.KADEMLIA: self._core(who, config)})
         living = self.living()
         self.peers.append(peer)
         self.by_id[peer.id] = peer
@@ -88,10 +91,21 @@ class DhtNet(Net[Peer]):
             self.link(peer, neighbour)
         return peer
 
+    def _core(self, who: Identity, config: KademliaConfig | None = None) -> KademliaCore:
+        rng = random.Random(self.rng.getrandbits(64))
+        return KademliaCore(who, MeshConfig(kademlia=config or self.config), rng, virtual_wall)
+
+    def restart(self, peer: Peer, config: KademliaConfig | None = None) -> None:
+        """Its process ends, and another one begins which knows nothing but has the same links."""
+        peer.cores[Subsystem.KADEMLIA] = self._core(peer.identity, config)
+        for other in list(peer.links):
+            self.link(peer, self.by_id[other])
+
     def living(self) -> list[Peer]:
         return [peer for peer in self.peers if peer.alive]
 
     def link(self, a: Peer, b: Peer) -> None:
+        a.links[b.id] = b.links[a.id] = None
         self.feed(a, LinkUp(remote(b.identity)))
         self.feed(b, LinkUp(remote(a.identity)))
 
@@ -99,6 +113,7 @@ class DhtNet(Net[Peer]):
         peer.alive = False
 
     def unlink(self, a: Peer, b: Peer, timed_out: float | None = None) -> None:
+        del a.links[b.id], b.links[a.id]
         self.feed(a, LinkDown(b.id, "gone", timed_out))
         self.feed(b, LinkDown(a.id, "gone", timed_out))
 
@@ -136,12 +151,28 @@ class DhtNet(Net[Peer]):
         everybody = sorted((peer.id for peer in self.living()), key=lambda peer: xor_distance(peer, target))
         return everybody[: self.config.k if count is None else count]
 
-    def holders(self, key: PeerId, *, cached: bool = False) -> list[PeerId]:
+    def holders(self, key: PeerId, *, copies: bool = False) -> list[PeerId]:
+        """The peers that give the value under a key; with `copies`, also those that have nothing but copies."""
         return [
-            peer.id
-            for peer in self.living()
-            if any(stored.slot[0] == key and stored.cached <= cached for stored in peer.core._upkeep.store)
+            peer.id for peer in self.living() if self.value_at(peer, key) and (copies or not _has_copies_only(peer))
         ]
+
+    def value_at(self, peer: Peer, key: PeerId) -> DhtRecord | None:
+        """What a peer has under a key, as it tells one of its neighbours."""
+        (reply,) = self.ask(*self._neighbour_asks(peer, "FIND_VALUE", key=key))
+        return reply.record
+
+    def knows(self, peer: Peer, other: PeerId) -> bool:
+        """Whether a peer has this contact, as it tells one of its neighbours."""
+        (reply,) = self.ask(*self._neighbour_asks(peer, "FIND_NODE", but=other, target_id=other))
+        return other in reply.peers
+
+    def _neighbour_asks(
+        self, peer: Peer, kind: str, *, but: PeerId | None = None, **fields: Any
+    ) -> tuple[Identity, Peer, KademliaCall]:
+        neighbours = (self.by_id[other].identity for other in peer.links if other != but)
+        asker = next(neighbours, STRANGER)
+        return asker, peer, KademliaCall(type=kind, id=asker.peer_id, **fields)
 
     # --- the machine --------------------------------------------------------------------------------------------------
 
@@ -173,13 +204,11 @@ class DhtNet(Net[Peer]):
                 super().do(peer, effect)
 
     def _route(self, sender: Peer, route: Route) -> None:
-        key = (sender.id, route.call)
-        self._pending[key] = None
-        self.later(route.timeout, lambda: self._unrouted(sender, route.call))
+        assert isinstance(route.message, KademliaRpc)
+        call = self._pending[sender.id, route.call] = route.message.message
+        self.later(route.timeout, lambda: self._end(sender, RouteFailed(route.call, "no answer")))
         to = self._ring_nearest(route.to, sender.id) if route.nearest else route.to
         receiver = self.by_id.get(to) if to else None
-        assert isinstance(route.message, KademliaRpc)
-        call = route.message.message
         if receiver is None or self.lose(sender.id, receiver.id, call):
             return
         way = ReturnPath(sender.id, str(route.call), (sender.id,))
@@ -203,15 +232,12 @@ class DhtNet(Net[Peer]):
         if asker is None or self.lose(sender.id, asker.id, message.message):
             return
         arrived = RouteSucceeded(int(way.packet_id), sender.id, 1, message)
-        self.later(self.rng.uniform(*self.latency), lambda: self._arrived(asker, arrived))
+        self.later(self.rng.uniform(*self.latency), lambda: self._end(asker, arrived))
 
-    def _arrived(self, asker: Peer, arrived: RouteSucceeded) -> None:
-        if self._pending.pop((asker.id, arrived.call), 1) is None:
-            self.feed(asker, arrived)
-
-    def _unrouted(self, sender: Peer, call: int) -> None:
-        if self._pending.pop((sender.id, call), 1) is None:
-            self.feed(sender, RouteFailed(call, "no answer"))
+    def _end(self, asker: Peer, outcome: RouteSucceeded | RouteFailed) -> None:
+        request = self._pending.pop((asker.id, outcome.call), None)
+        if request is not None and not self.lose_outcome(asker.id, request):
+            self.feed(asker, outcome)
 
     def _ring_nearest(self, key: PeerId, but: PeerId) -> PeerId | None:
         others = [peer.id for peer in self.living() if peer.id != but]
@@ -220,3 +246,8 @@ class DhtNet(Net[Peer]):
             return min(ring_distance(peer, key), ring_distance(key, peer))
 
         return min(others, key=way, default=None)
+
+
+def _has_copies_only(peer: Peer) -> bool:
+    store = peer.stats["store"]
+    return bool(store["copies"] == store["values"])

@@ -25,7 +25,7 @@ async def test_what_one_mesh_puts_another_gets(autojump_clock):
         nearest = await meshes[2].dht.find_node(meshes[4].peer_id)
         everybody = [mesh.peer_id for mesh in meshes]
         assert list(nearest) == sorted(everybody, key=lambda peer: xor_distance(peer, meshes[4].peer_id))
-        assert meshes[3].snapshot()["subsystems"]["kademlia"]["stored"] == 1
+        assert meshes[3].snapshot()["subsystems"]["kademlia"]["store"]["values"] == 1
 
 
 async def test_k_is_an_option_of_open_mesh(autojump_clock):
@@ -89,4 +89,4 @@ async def test_a_cancelled_call_leaves_nothing_behind(autojump_clock):
         assert scope.cancelled_caught
         await trio.sleep(0.1)
         stats = alice.snapshot()["subsystems"]["kademlia"]
-        assert (stats["calls"], stats["lookups_running"]) == (0, 0)
+        assert (stats["calls"]["open"], stats["lookups"]["running"]) == (0, 0)

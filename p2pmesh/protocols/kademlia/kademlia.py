@@ -1,31 +1,40 @@
-"""The DHT: who is nearest to a key, and values that the k nearest peers hold (Maymounkov and Mazieres 2002).
+"""The DHT: who is nearest to a key, and values that the k nearest peers hold.
 
-This core keeps the contacts, answers the requests of others, and looks after itself; lookups (`dht_searches`), the values'
-upkeep (`dht_upkeep`) and the application's calls (`dht_calls`) are parts of it. Its requests go to peers by way of the routing
-core, neighbours or not, and so do its answers. At rest it does next to nothing: it looks itself up once an hour.
+Kademlia (Maymounkov and Mazieres, "A Peer-to-peer Information System Based on the XOR Metric", 2002).
 
-Every peer keeps knowing its neighbourhood: it looks itself up soon after its first link, again after a minute, then after
-twice as long each time as long as nothing has changed among the k nearest, and sooner once one of them comes or goes. Peers
-that it asks learn of it by that.
+Every peer keeps contacts (`routing_table`), answers requests, and looks ids up by asking peers that are ever nearer
+to them (`lookup`). Requests (`rpc`) and answers go by way of the routing core, to neighbours or not. Values
+(`record_store`) are signed by their publishers (`records`) and kept where they belong though peers come and go
+(`republish`). At rest a peer does next to nothing: it looks itself up once an hour, and the peers that it asks learn
+of it by that.
 
-Inputs: LinkUp, LinkDown, Received, RoutedReceived, RouteSucceeded, RouteFailed, DhtPut, DhtGet, DhtFindNode, CancelCall, Leave.
-Effects: Notify (Route, CancelRoute, RouteReply to ROUTING), Reply.
+Each request has a purpose and each lookup a goal, plain values that say here what is to be done with what comes of
+it: see `_conclude` and `_finish`.
+
+Inputs: LinkUp, LinkDown, Received, RoutedReceived, RouteSucceeded, RouteFailed, DhtPut, DhtGet, DhtFindNode,
+CancelCall, Leave.
+Effects: Notify routing (Route, CancelRoute, RouteReply), Reply.
+Messages: KademliaRpc, over routes only, with the calls PING, FIND_NODE, FIND_VALUE and STORE and their replies.
+Config: KademliaConfig.
+State: the neighbours; the calls of the application, until they end or are cancelled; the peers being pinged, at most
+one for each contact; a rate for each of `KademliaConfig.requesters` peers; and that of the parts.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
-from typing import Any, Literal, TypeAlias
+from collections.abc import Iterable, Mapping
+from enum import Enum
+from typing import Any, NamedTuple, TypeAlias
 
-import attrs
+from attrs import asdict, define, field, frozen
 
 from p2pmesh.config import MeshConfig
-from p2pmesh.errors import ConfigError, IdentityError, MeshClosed
+from p2pmesh.errors import ConfigError, IdentityError, MeshClosed, MeshError, PeerUnreachable
 from p2pmesh.identity import Identity
-from p2pmesh.keyspace import RING_SIZE, PeerId, is_peer_id, xor_distance
+from p2pmesh.keyspace import PeerId, is_peer_id
 from p2pmesh.protocols.core import WallClock
-from p2pmesh.protocols.effects import Effect, Effects, Notify, Reply
+from p2pmesh.protocols.effects import Effects, Notify, Reply
 from p2pmesh.protocols.inputs import (
     CancelCall,
     DhtFindNode,
@@ -38,19 +47,129 @@ from p2pmesh.protocols.inputs import (
     RemotePeer,
     Subsystem,
 )
-from p2pmesh.protocols.kademlia.calls import Call, DhtCalls
-from p2pmesh.protocols.kademlia.query_pool import Query, QueryPool
-from p2pmesh.protocols.kademlia.records import BadRecord, check
-from p2pmesh.protocols.kademlia.republish import Republish
-from p2pmesh.protocols.kademlia.routing_table import RoutingTable
-from p2pmesh.protocols.kademlia.rpc import REPLIES, RpcClient, RpcCounts
-from p2pmesh.protocols.notices import Input, ReturnPath, RoutedReceived, RouteFailed, RouteReply, RouteSucceeded
+from p2pmesh.protocols.kademlia.lookup import Query, QueryPool, WantedValue
+from p2pmesh.protocols.kademlia.records import BadRecord, VerifiedRecord, key_id, sign_record, verify_record
+from p2pmesh.protocols.kademlia.republish import HandOver, Republish, Republisher
+from p2pmesh.protocols.kademlia.routing_table import Neighbourhood, RoutingTable
+from p2pmesh.protocols.kademlia.rpc import REPLIES, Outcome, RpcClient, Slow
+from p2pmesh.protocols.notices import (
+    CancelRoute,
+    Input,
+    ReturnPath,
+    RoutedReceived,
+    RouteFailed,
+    RouteReply,
+    RouteSucceeded,
+)
 from p2pmesh.protocols.util.rate_limiter import RateLimiter
 from p2pmesh.protocols.util.timers import Timers
 from p2pmesh.wire.messages import Message
 from p2pmesh.wire.overlay import DhtRecord, KademliaCall, KademliaRpc
 
-_Chore: TypeAlias = Literal["ourselves", "buckets"]
+REPAIRED = 3
+"""Peers that gave an old value and are sent the new one, at most, by one `get`."""
+
+Call: TypeAlias = DhtPut | DhtGet | DhtFindNode
+
+
+# --- what a lookup is for ---------------------------------------------------------------------------------------------
+
+
+@frozen
+class FindNeighbours:
+    """Know our k nearest, and be known to them."""
+
+
+@frozen
+class FillBucket:
+    """Have contacts at some distance from us."""
+
+
+@define(eq=False)
+class PutValue:
+    """A `put`: the nearest are looked for, and then asked to hold it."""
+
+    call: int
+    verified: VerifiedRecord
+    holders: int = 0
+    """Peers that hold it, ourselves among them if we do."""
+    pending: dict[int, None] = field(factory=dict)
+    """Requests to hold it, under way."""
+
+
+@frozen
+class GetValue:
+    """A `get`, with the value that is here."""
+
+    call: int
+    local: VerifiedRecord | None
+
+
+@frozen
+class FindNode:
+    """A `find_node`."""
+
+    call: int
+
+
+Goal: TypeAlias = FindNeighbours | FillBucket | Republish | PutValue | GetValue | FindNode
+
+
+# --- what a request is for --------------------------------------------------------------------------------------------
+
+
+@frozen
+class Ping:
+    """Is this contact still there?"""
+
+    contact: PeerId
+
+
+class Step(NamedTuple):
+    """A step of a lookup."""
+
+    query: Query[Goal]
+    is_entry: bool
+
+
+@frozen
+class Store:
+    """Have a value held by one more peer."""
+
+    put: PutValue | None = None
+
+
+Purpose: TypeAlias = Ping | Step | Store
+
+
+@define
+class RequestCounts:
+    """Requests of other peers."""
+
+    received: int = 0
+    flooded: int = 0
+    """Above a peer's rate, not answered."""
+    refused: int = 0
+    """Requests that are none, and values that were not taken."""
+    unasked: int = 0
+    """Replies that were not asked for."""
+
+
+@define
+class CallCounts:
+    """What the application asked for, and got."""
+
+    puts: int = 0
+    hits: int = 0
+    misses: int = 0
+    finds: int = 0
+
+
+class _Due(Enum):
+    """Our own upkeep."""
+
+    LOOK_OURSELVES_UP = "the neighbourhood may have changed"
+    REFRESH_BUCKETS = "nothing was looked up in some for long"
 
 
 class KademliaCore:
@@ -65,20 +184,18 @@ class KademliaCore:
         self._effects: Effects = []
         self._links: dict[PeerId, None] = {}
         self._left = False
-        self._counts = RpcCounts()
-        self._allowances = RateLimiter(settings.requesters, settings.requests_per_second, settings.request_burst)
+        self._limiter = RateLimiter(settings.requesters, settings.requests_per_second, settings.request_burst)
         self._table = RoutingTable(me, settings)
-        self._caller = RpcClient(settings, self._counts, self._do)
-        self._searches = QueryPool(me, settings, self._table, self._caller, self._counts, wall, self._answered)
-        self._upkeep = Republish(me, settings, rng, wall, self._table, self._caller, self._searches, self._answered)
-        self._calls = DhtCalls(identity, settings, wall, self._caller, self._searches, self._upkeep, self._do)
-        self._timers: Timers[_Chore] = Timers()
-        self._parts = (self._timers, self._caller, self._searches, self._upkeep, self._calls)
-        self._nearest: frozenset[PeerId] = frozenset()
-        self._radius = RING_SIZE  # how far off the k-th nearest was when we last looked
-        self._next_look = 0.0
-        self._interval = settings.refresh_first
+        self._neighbourhood = Neighbourhood(me, settings, rng, self._table)
+        self._rpc: RpcClient[Purpose] = RpcClient(settings)
+        self._queries: QueryPool[Goal] = QueryPool(me, settings, self._table, wall)
+        self._republisher = Republisher(me, settings, rng, wall, self._table)
+        self._timers: Timers[_Due | int] = Timers()  # those of numbers: calls that wait for a first link
+        self._calls: dict[int, Call | Query[Goal] | PutValue] = {}  # by how far they are
         self._pinged: set[PeerId] = set()
+        self._last_timestamp = 0
+        self._requests = RequestCounts()
+        self._call_counts = CallCounts()
 
     # --- the contract -------------------------------------------------------------------------------------------------
 
@@ -86,259 +203,437 @@ class KademliaCore:
         """Take an input."""
         match event:
             case RoutedReceived(peer, message, way):
-                self._routed(peer, message, way, now)
+                self._on_routed_received(peer, message, way, now)
             case RouteSucceeded():
-                self._caller.arrived(event, now)
+                self._conclude(self._rpc.succeeded(event), now)
             case RouteFailed(call):
-                self._caller.unrouted(call, now)
+                self._conclude(self._rpc.failed(call), now)
             case LinkUp(peer):
-                self._link_up(peer, now)
+                self._on_link_up(peer, now)
             case LinkDown():
-                self._link_down(event, now)
+                self._on_link_down(event, now)
             case Received():
-                self._counts.unasked += 1  # the original's, or not asked for: ours come by routes
+                self._requests.unasked += 1  # from the original's peers, or not asked for: ours come by routes
             case DhtPut() | DhtGet() | DhtFindNode():
-                self._call(event, now)
+                self._on_call(event, now)
             case CancelCall(call):
-                self._calls.forget(call, now)
+                self._on_cancel_call(call, now)
             case Leave():
-                self._leave()
+                self._on_leave()
             case _:
                 pass  # for other cores
-        return self._finish()
+        return self._take()
 
     def next_deadline(self) -> float:
-        return min(part.next_deadline() for part in self._parts)
+        return min(
+            self._timers.next_deadline(),
+            self._rpc.next_deadline(),
+            self._queries.next_deadline(),
+            self._republisher.next_deadline(),
+        )
 
     def expire(self, now: float) -> Effects:
         """Do what is due."""
-        for chore in self._timers.pop_due(now):
-            match chore:
-                case "ourselves":
+        for due in self._timers.pop_due(now):
+            match due:
+                case _Due.LOOK_OURSELVES_UP:
                     self._look_ourselves_up(now)
-                case "buckets":
+                case _Due.REFRESH_BUCKETS:
                     self._refresh_buckets(now)
-        self._caller.expire(now)
-        self._searches.expire(now)
-        self._upkeep.expire(now)
-        self._calls.expire(now)
-        return self._finish()
+                case int():
+                    self._begin_early(due, now)
+        for event in self._rpc.expire(now):
+            match event:
+                case Slow(Step(query), peer):
+                    query.lookup.slow(peer)
+                    self._advance(query, now)
+                case Slow():
+                    pass  # nothing waits for it
+                case Outcome():
+                    self._conclude(event, now)
+        for query in self._queries.expire(now):
+            self._finish(query, now)
+        for upkeep in self._republisher.expire(now):
+            match upkeep:
+                case HandOver(verified, peer):
+                    self._store(verified, [peer], now)
+                case Republish(verified):
+                    wanted = WantedValue(verified.publisher, newer_than=verified.record.timestamp)
+                    self._look_up(verified.record.key, upkeep, now, wanted)
+        return self._take()
 
     def snapshot(self) -> Mapping[str, Any]:
-        store = self._upkeep.store
         return {
             "enabled": self._config.enabled,
-            **self._table.snapshot(),
-            **attrs.asdict(self._counts, recurse=False),
-            **attrs.asdict(self._calls.counts, recurse=False),
-            **attrs.asdict(self._upkeep.counts, recurse=False),
-            "calls": len(self._calls),
-            "lookups": self._searches.done,
-            "lookups_running": len(self._searches),
-            "lookups_waiting": self._searches.waiting,
-            "asked": self._searches.asked,
-            "requests": len(self._caller),
-            "stored": len(store),
-            "stored_bytes": store.size,
-            "cached": sum(stored.cached for stored in store),
-            "published": len(self._upkeep.published),
+            "routing_table": self._table.snapshot(),
+            "lookups": self._queries.snapshot(),
+            "rpc": self._rpc.snapshot(),
+            "requests": {"requesters": len(self._limiter), **asdict(self._requests)},
+            "store": self._republisher.store.snapshot(),
+            "republish": self._republisher.snapshot(),
+            "calls": {"open": len(self._calls), **asdict(self._call_counts)},
         }
 
-    def _finish(self) -> Effects:
+    def _take(self) -> Effects:
         effects, self._effects = self._effects, []
         return effects
 
-    def _do(self, effect: Effect) -> None:
-        self._effects.append(effect)
+    # --- requests of others -------------------------------------------------------------------------------------------
 
-    @property
-    def _is_on(self) -> bool:
-        return self._config.enabled and not self._left
+    def _on_routed_received(self, peer: RemotePeer, message: Message, way: ReturnPath, now: float) -> None:
+        if not self._is_on or not isinstance(message, KademliaRpc):
+            return
+        self._requests.received += 1
+        if not self._limiter.take(peer.peer_id, now):
+            self._requests.flooded += 1
+            return
+        request = message.message
+        if request.type in REPLIES.values():
+            self._requests.unasked += 1
+            return
+        is_proper = request.id == peer.peer_id and peer.version > 0 and peer.peer_id != self._me
+        reply = self._answer(request, now) if is_proper else None
+        if reply is None:
+            self._requests.refused += 1
+            return
+        self._effects.append(Notify(Subsystem.ROUTING, RouteReply(way, KademliaRpc(message=reply))))
+        self._met(peer.peer_id, now)
 
-    # --- contacts -----------------------------------------------------------------------------------------------------
+    def _answer(self, request: KademliaCall, now: float) -> KademliaCall | None:
+        """The answer; None for what is no request."""
+        match request:
+            case KademliaCall(type="PING"):
+                return KademliaCall(type="PONG", id=self._me)
+            case KademliaCall(type="FIND_NODE", target_id=str() as target):
+                return KademliaCall(type="FIND_NODE_REPLY", id=self._me, peers=self._nearest(target, request))
+            case KademliaCall(type="FIND_VALUE", key=str() as key) if is_peer_id(key):
+                return self._on_find_value(PeerId(key), request, now)
+            case KademliaCall(type="STORE", record=DhtRecord() as record):
+                return self._on_store(record, now)
+            case _:
+                return None
 
-    def _link_up(self, peer: RemotePeer, now: float) -> None:
-        if peer.version == 0 or not peer.verified or not self._is_on:
+    def _nearest(self, target: PeerId, request: KademliaCall) -> tuple[PeerId, ...]:
+        return tuple(self._table.closest(target, self._config.k, without=request.id))
+
+    def _on_find_value(self, key: PeerId, request: KademliaCall, now: float) -> KademliaCall:
+        peers = self._nearest(key, request)
+        stored = self._republisher.store.newest(key, request.publisher)
+        record, is_same = None, False
+        if stored is not None:
+            record = stored.verified.record
+            if request.newer_than is not None and record.timestamp <= request.newer_than:
+                if record.timestamp == request.newer_than:
+                    self._republisher.republished_by(request.id, stored, now)
+                    is_same = True
+                record = None
+        return KademliaCall(type="FIND_VALUE_REPLY", id=self._me, peers=peers, record=record, stored=is_same)
+
+    def _on_store(self, record: DhtRecord, now: float) -> KademliaCall:
+        try:
+            is_held = self._republisher.keep(verify_record(record, self._wall(now), self._config), now)
+        except BadRecord:
+            is_held = False
+        self._requests.refused += not is_held
+        return KademliaCall(type="STORE_REPLY", id=self._me, stored=is_held)
+
+    # --- links --------------------------------------------------------------------------------------------------------
+
+    def _on_link_up(self, peer: RemotePeer, now: float) -> None:
+        if not peer.is_member or not self._is_on:
             return  # the original's peers answer nothing, and routes lead to verified peers only
         was_alone = not self._links
         self._links[peer.peer_id] = None
         self._met(peer.peer_id, now)
         if was_alone:
-            self._interval = self._config.refresh_first
-            self._look_at(now + self._config.join_lookup * self._rng.uniform(0.5, 1.5))
-            self._timers.set("buckets", now + self._config.refresh * self._rng.uniform(0.75, 1.25))
-            self._calls.linked(now)
+            self._timers.set(_Due.LOOK_OURSELVES_UP, self._neighbourhood.linked(now))
+            self._timers.set(_Due.REFRESH_BUCKETS, now + self._config.refresh * self._rng.uniform(0.75, 1.25))
+            for call in [call for call, state in self._calls.items() if isinstance(state, Call)]:
+                self._begin_early(call, now)
 
-    def _link_down(self, event: LinkDown, now: float) -> None:
+    def _on_link_down(self, event: LinkDown, now: float) -> None:
         self._links.pop(event.peer, None)
         if event.timed_out is not None and self._table.remove(event.peer, now):
-            self._lost(event.peer, now)  # it fell silent: it is not our link alone that it has lost
+            self._lost(event.peer, now)  # it fell silent: it has not just lost its link to us
+
+    # --- calls of the application -------------------------------------------------------------------------------------
+
+    def _on_call(self, event: Call, now: float) -> None:
+        """Begin a call. One that comes before there is any link waits for it, for as long as for an answer."""
+        if not self._config.enabled:
+            text = "this mesh takes no part in the DHT: open it with KademliaConfig(enabled=True)"
+            self._reply(event.call, error=ConfigError(text))
+        elif not self._identity.verified:
+            text = "an unverified identity takes no part in the DHT: nobody could check what it says"
+            self._reply(event.call, error=IdentityError(text))
+        elif self._left:
+            self._reply(event.call, error=MeshClosed("the mesh was left"))
+        elif self._links:
+            self._begin(event, now)
+        else:
+            self._calls[event.call] = event
+            self._timers.set(event.call, now + self._config.rpc_timeout)
+
+    def _on_cancel_call(self, call: int, now: float) -> None:
+        self._timers.cancel(call)
+        match self._calls.pop(call, None):
+            case Query() as query:
+                self._cancel(self._queries.cancel(query))
+                self._start_queries(now)
+            case PutValue(pending=pending):
+                self._cancel(pending)
+            case _:
+                pass  # it had not begun, or is over
+
+    def _on_leave(self) -> None:
+        self._left = True
+        for call in list(self._calls):
+            self._timers.cancel(call)
+            self._reply(call, error=MeshClosed("the mesh was left before this call was done"))
+        self._queries.cancel_all()
+        self._cancel(self._rpc.cancel_all())
+        self._republisher.stop()
+        for due in _Due:
+            self._timers.cancel(due)
+
+    def _begin_early(self, call: int, now: float) -> None:
+        """Begin a call that has waited for a link long enough, with what there is."""
+        event = self._calls.pop(call)
+        self._timers.cancel(call)
+        if isinstance(event, Call):
+            self._begin(event, now)
+
+    def _begin(self, event: Call, now: float) -> None:
+        try:
+            match event:
+                case DhtPut():
+                    self._put(event, now)
+                case DhtGet():
+                    self._get(event, now)
+                case DhtFindNode(call, target):
+                    self._call_counts.finds += 1
+                    self._look_up(target, FindNode(call), now)
+        except MeshError as error:
+            self._reply(event.call, error=error)
+
+    def _put(self, event: DhtPut, now: float) -> None:
+        ttl = self._config.ttl if event.ttl is None else event.ttl
+        if not 1 <= ttl <= self._config.max_ttl:
+            raise ConfigError(f"a value's ttl is 1 to {self._config.max_ttl:g} seconds, not {ttl!r}")
+        key = key_id(event.key)
+        # One that is put after another is newer, also within the same millisecond or when the clock was set back.
+        self._last_timestamp = max(self._last_timestamp + 1, int(self._wall(now) * 1000))
+        verified = sign_record(self._identity, key, event.value, self._last_timestamp, ttl, self._config)
+        self._call_counts.puts += 1
+        self._look_up(key, PutValue(event.call, verified), now)
+
+    def _place(self, put: PutValue, query: Query[Goal], now: float) -> None:
+        """Have a value of ours held by the peers nearest to its key, which are known now."""
+        nearest = query.lookup.closest_and_us
+        put.holders += self._me in nearest and self._republisher.keep(put.verified, now)
+        self._calls[put.call] = put
+        self._store(put.verified, [peer for peer in nearest if peer != self._me], now, put)
+        if not put.pending:
+            self._end_put(put, now)
+
+    def _end_put(self, put: PutValue, now: float) -> None:
+        """All have answered that were asked to hold a value, or failed to."""
+        if not put.holders:
+            text = "none of the peers nearest to this key took the value: try again"
+            self._reply(put.call, error=PeerUnreachable(text))
+            return
+        self._republisher.publish(put.verified, now)
+        self._reply(put.call, put.holders)
+
+    def _get(self, event: DhtGet, now: float) -> None:
+        key = key_id(event.key)
+        local = self._republisher.local(key, event.publisher, now)
+        if local is not None and (local.publisher == event.publisher == self._me or self._config.quorum == 1):
+            self._reply_found(event.call, local)
+            return
+        wanted = WantedValue(event.publisher, quorum=self._config.quorum - (local is not None))
+        self._look_up(key, GetValue(event.call, local), now, wanted)
+
+    def _got(self, get: GetValue, query: Query[Goal], now: float) -> None:
+        """Reply with the newest value, and give it to a near peer that lacks it and to those that have an older one."""
+        known = [verified for verified in (get.local, query.newest) if verified is not None]
+        if not known:
+            self._call_counts.misses += 1
+            self._reply(get.call)
+            return
+        best = max(known, key=lambda verified: verified.record.timestamp)
+        lacking = [peer for peer in query.lookup.closest if peer not in query.found][:1]
+        outdated = [
+            peer
+            for peer, verified in query.found.items()
+            if verified.publisher == best.publisher and verified.record.timestamp < best.record.timestamp
+        ]
+        self._store(best, [*lacking, *outdated[:REPAIRED]], now)
+        self._reply_found(get.call, best)
+
+    def _reply_found(self, call: int, verified: VerifiedRecord) -> None:
+        self._call_counts.hits += 1
+        self._reply(call, verified.to_value())
+
+    def _reply(self, call: int, value: object = None, error: MeshError | None = None) -> None:
+        self._calls.pop(call, None)
+        self._effects.append(Reply(call, value, error))
+
+    # --- lookups ------------------------------------------------------------------------------------------------------
+
+    def _look_up(self, target: PeerId, goal: Goal, now: float, wanted: WantedValue | None = None) -> None:
+        """Start a lookup, now or once others are done."""
+        if isinstance(goal, PutValue | GetValue | FindNode):
+            self._calls[goal.call] = self._queries.add(target, goal, wanted)
+        else:
+            self._queries.add(target, goal, wanted, is_background=True)
+        self._start_queries(now)
+
+    def _start_queries(self, now: float) -> None:
+        while (query := self._queries.start_next(now)) is not None:
+            self._step(query, query.lookup.target, now, is_entry=True)
+            self._advance(query, now)
+
+    def _advance(self, query: Query[Goal], now: float) -> None:
+        """Send the requests that a lookup wants to be sent, and end it once it is done."""
+        if query not in self._queries:
+            return
+        for peer in query.lookup.ask():
+            self._step(query, peer, now)
+        if query.is_done:
+            self._finish(query, now)
+
+    def _step(self, query: Query[Goal], to: PeerId, now: float, *, is_entry: bool = False) -> None:
+        number = self._request(Step(query, is_entry), to, query.request(self._me), now)
+        self._queries.sent(query, number, is_entry=is_entry)
+
+    def _finish(self, query: Query[Goal], now: float) -> None:
+        """End a lookup, and do what it was for with what it has found."""
+        self._cancel(self._queries.end(query))
+        match query.goal:
+            case FindNeighbours():
+                self._found_neighbours(now)
+            case FillBucket():
+                pass
+            case Republish(verified):
+                self._store(verified, self._republisher.lacking(verified, query, now), now)
+            case PutValue() as put:
+                self._place(put, query, now)
+            case GetValue() as get:
+                self._got(get, query, now)
+            case FindNode(call):
+                self._reply(call, tuple(query.lookup.closest_and_us))
+        self._start_queries(now)
+
+    # --- requests of ours ---------------------------------------------------------------------------------------------
+
+    def _request(self, purpose: Purpose, to: PeerId, call: KademliaCall, now: float) -> int:
+        """Send a request; its number."""
+        is_step = isinstance(purpose, Step)
+        nearest = isinstance(purpose, Step) and purpose.is_entry
+        route = self._rpc.start(purpose, to, call, now, nearest=nearest, hurried=is_step)
+        self._effects.append(Notify(Subsystem.ROUTING, route))
+        return route.call
+
+    def _store(
+        self, verified: VerifiedRecord, peers: Iterable[PeerId], now: float, put: PutValue | None = None
+    ) -> None:
+        """Ask these peers to hold a value."""
+        for peer in peers:
+            call = KademliaCall(type="STORE", id=self._me, record=verified.record)
+            number = self._request(Store(put), peer, call, now)
+            if put is not None:
+                put.pending[number] = None
+
+    def _cancel(self, numbers: Iterable[int]) -> None:
+        """Cancel requests whose outcome does not matter any more."""
+        for number in numbers:
+            if self._rpc.cancel(number):
+                self._effects.append(Notify(Subsystem.ROUTING, CancelRoute(Subsystem.KADEMLIA, number)))
+
+    def _conclude(self, outcome: Outcome[Purpose] | None, now: float) -> None:
+        """Take the outcome of a request, and do what it was for."""
+        if outcome is None:
+            return  # it was cancelled
+        purpose, peer, reply = outcome.purpose, outcome.peer, outcome.reply
+        if isinstance(purpose, Ping):
+            self._pinged.discard(purpose.contact)
+        if peer is not None and not outcome.is_lost:
+            self._judge(peer, now, has_answered=reply is not None)
+        match purpose:
+            case Step(query, is_entry):
+                query.requests.pop(outcome.number, None)
+                query.is_entering = query.is_entering and not is_entry
+                if peer is not None:
+                    self._queries.take(query, peer, reply, now)
+                self._advance(query, now)
+            case Store(PutValue() as put):
+                put.holders += reply is not None and bool(reply.stored)
+                del put.pending[outcome.number]
+                if not put.pending:
+                    self._end_put(put, now)
+            case _:
+                pass  # the contact was judged, and that is all
+
+    # --- contacts -----------------------------------------------------------------------------------------------------
+
+    @property
+    def _is_on(self) -> bool:
+        return self._config.enabled and not self._left
+
+    def _judge(self, peer: PeerId, now: float, *, has_answered: bool) -> None:
+        """A request to this peer has ended. While we have no link, it is not to blame for not answering."""
+        if has_answered:
+            self._met(peer, now)
+        elif self._links and self._table.failed(peer, now):
+            self._lost(peer, now)
 
     def _met(self, peer: PeerId, now: float) -> None:
         """This peer has spoken to us."""
         if peer == self._me:
             return
         if self._table.heard(peer, now):
-            self._upkeep.newcomer(peer, now)
+            self._republisher.newcomer(peer, now)
             self._look_sooner(peer, now)
         doubtful = self._table.in_doubt(peer, now)
         if doubtful is not None and doubtful not in self._pinged:
-            self._ping(doubtful, now)
-
-    def _ping(self, peer: PeerId, now: float) -> None:
-        def outcome(_: PeerId | None, reply: KademliaCall | None, now: float) -> None:
-            self._pinged.discard(peer)
-            self._answered(peer, reply is not None, now)
-
-        self._pinged.add(peer)
-        self._caller.ask(peer, KademliaCall(type="PING", id=self._me), outcome, now)
-
-    def _answered(self, peer: PeerId, has_answered: bool, now: float) -> None:
-        """A request to this peer has ended. Without any link it is not the peer's fault that it did not answer."""
-        if has_answered:
-            self._met(peer, now)
-        elif self._links and self._table.failed(peer, now):
-            self._lost(peer, now)
+            self._pinged.add(doubtful)
+            self._request(Ping(doubtful), doubtful, KademliaCall(type="PING", id=self._me), now)
 
     def _lost(self, peer: PeerId, now: float) -> None:
         """This contact is gone."""
-        self._upkeep.lost(peer, now)
+        self._republisher.lost(peer, now)
         self._look_sooner(peer, now)
 
     # --- our own upkeep -----------------------------------------------------------------------------------------------
 
     def _look_ourselves_up(self, now: float) -> None:
-        """Ask for the peers nearest to us, who learn of us by that, and again once it may have changed."""
+        """Ask for the peers nearest to us, which learn of us by that."""
         if self._links:
-            self._searches.begin(Query(self._searches.look_up(self._me), self._found_ourselves, chore=True), now)
+            self._look_up(self._me, FindNeighbours(), now)
 
-    def _found_ourselves(self, search: Query, now: float) -> None:
-        del search
-        is_first = not self._nearest
-        ranked = self._table.closest(self._me, self._config.k)
-        nearest = frozenset(ranked)
-        self._radius = xor_distance(self._me, ranked[-1]) if len(ranked) == self._config.k else RING_SIZE
-        if is_first:
-            self._upkeep.hurry(now)
-        elif nearest == self._nearest:
-            self._interval = min(2 * self._interval, self._config.refresh)
+    def _found_neighbours(self, now: float) -> None:
+        """Fill one bucket more, and look again later.
+
+        The paper has a newcomer look into all buckets at once. One at a time does, as we have neighbours on the ring.
+        """
+        if self._neighbourhood.is_unknown:
+            self._republisher.joined(now)
         else:
-            self._interval = self._restless
-        if not is_first:
-            self._fill_a_bucket(now)
-        self._nearest = nearest
-        self._look_at(now + self._interval * self._rng.uniform(0.75, 1.25))
+            index = self._table.thin()
+            if index is not None:
+                self._look_into(index, now)
+        self._timers.set(_Due.LOOK_OURSELVES_UP, self._neighbourhood.looked(now))
 
     def _look_sooner(self, peer: PeerId, now: float) -> None:
-        """One of the k nearest came or went: who had nothing to do for an hour begins to look again."""
-        soon = now + self._restless * self._rng.uniform(0.75, 1.25)
-        if self._nearest and soon < self._next_look and xor_distance(self._me, peer) <= self._radius:
-            self._interval = self._restless
-            self._look_at(soon)
-
-    def _look_at(self, time: float) -> None:
-        self._next_look = time
-        self._timers.set("ourselves", time)
-
-    @property
-    def _restless(self) -> float:
-        """Seconds between looks while the neighbourhood changes."""
-        return min(2 * self._config.refresh_first, self._config.refresh)
-
-    def _fill_a_bucket(self, now: float) -> None:
-        """The paper has a newcomer look into all of them at once; one at a time does, as we have neighbours on the ring."""
-        index = self._table.thin()
-        if index is not None:
-            self._look_into(index, now)
+        soon = self._neighbourhood.changed(peer, now)
+        if soon is not None:
+            self._timers.set(_Due.LOOK_OURSELVES_UP, soon)
 
     def _look_into(self, index: int, now: float) -> None:
-        target = self._table.random_id(index, self._rng)
-        self._searches.begin(Query(self._searches.look_up(target), lambda search, now: None, chore=True), now)
+        self._look_up(self._table.random_id(index, self._rng), FillBucket(), now)
 
     def _refresh_buckets(self, now: float) -> None:
         for index in self._table.stale(now - self._config.refresh):
             self._look_into(index, now)
-        self._timers.set("buckets", now + self._config.refresh * self._rng.uniform(0.75, 1.25))
-
-    # --- requests of others -------------------------------------------------------------------------------------------
-
-    def _routed(self, peer: RemotePeer, message: Message, way: ReturnPath, now: float) -> None:
-        if not self._is_on or not isinstance(message, KademliaRpc):
-            return
-        self._counts.rpcs_in += 1
-        if not self._allowances.take(peer.peer_id, now):
-            self._counts.flooded += 1
-            return
-        request = message.message
-        if request.type in REPLIES.values():
-            self._counts.unasked += 1
-            return
-        if request.id != peer.peer_id or peer.version == 0 or peer.peer_id == self._me:
-            self._counts.refused += 1
-            return
-        reply = self._reply_to(request, now)
-        if reply is None:
-            self._counts.refused += 1
-            return
-        self._do(Notify(Subsystem.ROUTING, RouteReply(way, KademliaRpc(message=reply))))
-        self._met(peer.peer_id, now)
-
-    def _reply_to(self, request: KademliaCall, now: float) -> KademliaCall | None:
-        """The answer; None for what is no request."""
-        match request:
-            case KademliaCall(type="PING"):
-                return KademliaCall(type="PONG", id=self._me)
-            case KademliaCall(type="FIND_NODE", target_id=str() as target):
-                peers = tuple(self._table.closest(target, self._config.k, without=request.id))
-                return KademliaCall(type="FIND_NODE_REPLY", id=self._me, peers=peers)
-            case KademliaCall(type="FIND_VALUE", key=str() as key) if is_peer_id(key):
-                return self._value_reply(PeerId(key), request, now)
-            case KademliaCall(type="STORE", record=DhtRecord() as record):
-                return self._store_reply(record, now)
-            case _:
-                return None
-
-    def _value_reply(self, key: PeerId, request: KademliaCall, now: float) -> KademliaCall:
-        peers = tuple(self._table.closest(key, self._config.k, without=request.id))
-        stored = self._upkeep.store.newest(key, request.publisher)
-        if stored is None:
-            return KademliaCall(type="FIND_VALUE_REPLY", id=self._me, peers=peers)
-        record = stored.checked.record
-        if request.newer_than is not None and record.timestamp <= request.newer_than:
-            if record.timestamp == request.newer_than:
-                self._upkeep.seen_held(stored, request.id, now)
-                return KademliaCall(type="FIND_VALUE_REPLY", id=self._me, peers=peers, stored=True)
-            return KademliaCall(type="FIND_VALUE_REPLY", id=self._me, peers=peers)
-        return KademliaCall(type="FIND_VALUE_REPLY", id=self._me, peers=peers, record=record)
-
-    def _store_reply(self, record: DhtRecord, now: float) -> KademliaCall:
-        try:
-            is_held = self._upkeep.keep(check(record, self._wall(now), self._config), now)
-        except BadRecord:
-            is_held = False
-        if not is_held:
-            self._counts.refused += 1
-        return KademliaCall(type="STORE_REPLY", id=self._me, stored=is_held)
-
-    # --- the application ----------------------------------------------------------------------------------------------
-
-    def _call(self, event: Call, now: float) -> None:
-        if not self._config.enabled:
-            text = "this mesh takes no part in the DHT: open it with KademliaConfig(enabled=True)"
-            self._do(Reply(event.call, error=ConfigError(text)))
-        elif not self._identity.verified:
-            text = "an unverified identity takes no part in the DHT: nobody could check what it says"
-            self._do(Reply(event.call, error=IdentityError(text)))
-        elif self._left:
-            self._do(Reply(event.call, error=MeshClosed("the mesh was left")))
-        else:
-            self._calls.take(event, now, has_links=bool(self._links))
-
-    def _leave(self) -> None:
-        self._left = True
-        self._calls.close()
-        self._searches.cancel_all()
-        self._caller.cancel_all()
-        self._upkeep.stop()
-        self._timers.cancel("ourselves")
-        self._timers.cancel("buckets")
+        self._timers.set(_Due.REFRESH_BUCKETS, now + self._config.refresh * self._rng.uniform(0.75, 1.25))

@@ -1,26 +1,53 @@
-"""One iterative lookup: who is nearest to an id, asked step by step, nearer each time.
+"""Lookups: the peers nearest to an id, asked step by step, nearer each time.
 
-It keeps the peers it has heard of in the order of their distance, and asks from the front: alpha at a time while answers
-bring nearer peers, and all that are left of the k nearest once they don't (Maymounkov and Mazieres 2002, section 2.3). It is
-done when the k nearest of those that do answer have answered.
+Maymounkov and Mazieres 2002, section 2.3. A `Lookup` keeps the peers it has heard of in the order of their distance,
+and asks from the front: alpha at a time while answers bring nearer peers, and all that are left of the k nearest once
+they don't. It is done when the k nearest of those that do answer have answered. Liars can't hold it up: what they name
+is only asked, never believed. An id that somebody made up does not answer and drops out, and a peer that names many
+such ids is not listened to any more. The number of requests is bounded whatever is said.
 
-Liars can't hold it up. What they name is only asked, never believed: an id that somebody made up does not answer and drops
-out, and who names many such ids is not listened to any more. The number of requests is bounded whatever is said.
+A `Query` is a lookup with what it is for and the values it found. It begins at the nearest contacts that we know and,
+by a route to whichever peer is next to the target on the ring, at its very place: there the peers know their
+neighbourhood, however old our contacts are.
+
+In: contacts, answers and their absence, the time. Out: the peers to ask, whether it is done, the queries that may
+begin or have taken too long.
+State: of a query at most `MOST_ASKED` peers asked and k times as many heard of; `KademliaConfig.lookups` queries of
+the application and `BACKGROUND_QUERIES` others at once, the rest in line.
 """
 
 from __future__ import annotations
 
 from bisect import insort
+from collections import deque
 from collections.abc import Iterator, Sequence
 from enum import Enum, auto
+from typing import Generic, TypeVar
 
-from attrs import define, field
+from attrs import asdict, define, field, frozen
 
+from p2pmesh.config import KademliaConfig
 from p2pmesh.keyspace import PeerId
+from p2pmesh.protocols.core import WallClock
+from p2pmesh.protocols.kademlia.records import BadRecord, VerifiedRecord, verify_record
+from p2pmesh.protocols.kademlia.routing_table import RoutingTable
+from p2pmesh.protocols.util.timers import Timers
+from p2pmesh.wire.overlay import KademliaCall
+
+G = TypeVar("G")
 
 LIES = 4
-"""So many more dead peers than living ones, and who named them is not listened to. Of peers that are honest, one that names
-as many right after a fifth of the mesh has died is one in a thousand, and others name the same."""
+"""Dead peers named in excess of living ones until a peer is not listened to. Of honest peers, one that names as many
+right after a fifth of the mesh has died is one in a thousand, and others name the same."""
+MOST_ASKED = 60
+MOST_ASKED_PER_K = 5
+"""Peers that one lookup asks at most, whichever is more: an honest one asks the k nearest, those on the way and the
+dead."""
+RESERVE = 3
+"""Times k contacts that a lookup begins with: it asks the nearest, and the others if many of those turn out to be
+gone."""
+BACKGROUND_QUERIES = 4
+"""Queries for upkeep at once: enough for thousands of values an hour."""
 
 
 class _State(Enum):
@@ -39,11 +66,11 @@ class _Candidate:
     peer: PeerId
     state: _State = _State.FRESH
     sources: list[PeerId] = field(factory=list)
-    """Who named it; nobody if it is a contact of our own."""
+    """Peers that named it; none if it is a contact of our own."""
 
 
 class Lookup:
-    """A lookup in progress: says whom to ask, and takes what they answer."""
+    """One lookup: says which peers to ask, and takes what they answer."""
 
     def __init__(self, target: PeerId, me: PeerId, k: int, alpha: int) -> None:
         self.target = target
@@ -51,7 +78,7 @@ class Lookup:
         self._me = me
         self._k = k
         self._alpha = alpha
-        self._most = max(5 * k, 60)
+        self._most = max(MOST_ASKED_PER_K * k, MOST_ASKED)
         self._candidates: dict[PeerId, _Candidate] = {}
         self._order: list[tuple[int, PeerId]] = []
         self._trust: dict[PeerId, int] = {}
@@ -71,7 +98,7 @@ class Lookup:
         self._add(peer)
         candidate = self._candidates.get(peer)
         if candidate is None or candidate.state is _State.ANSWERED:
-            return  # ourselves, or more than was asked
+            return  # we ourselves, or it has answered before
         candidate.state = _State.ANSWERED
         self._judge(candidate, 1)
         nearest = self._order[0][0]
@@ -88,7 +115,7 @@ class Lookup:
         self._judge(candidate, -1)
 
     def slow(self, peer: PeerId) -> None:
-        """This peer takes its time: another may be asked meanwhile."""
+        """This peer takes long: another may be asked meanwhile."""
         candidate = self._candidates.get(peer)
         if candidate is not None and candidate.state is _State.ASKED:
             candidate.state = _State.SLOW
@@ -114,7 +141,7 @@ class Lookup:
     # --- what follows -------------------------------------------------------------------------------------------------
 
     def ask(self) -> list[PeerId]:
-        """Whom to ask now; they count as asked."""
+        """The peers to ask now, which count as asked."""
         near = list(self._near())
         busy = sum(candidate.state is _State.ASKED for candidate in near)
         room = min((self._alpha if self._stale < self._alpha else self._k) - busy, self._most - self._asked)
@@ -126,7 +153,7 @@ class Lookup:
 
     @property
     def is_done(self) -> bool:
-        """Whether there is nobody left to ask or to wait for."""
+        """Whether no peer is left to ask or to wait for."""
         spent = self._asked >= self._most
         return not any(
             candidate.state in _WAITS or (candidate.state is _State.FRESH and not spent) for candidate in self._near()
@@ -139,7 +166,7 @@ class Lookup:
 
     @property
     def asked(self) -> int:
-        """How many were asked."""
+        """Peers asked so far."""
         return self._asked
 
     @property
@@ -153,8 +180,14 @@ class Lookup:
                     break
         return found
 
+    @property
+    def closest_and_us(self) -> list[PeerId]:
+        """The k nearest peers, ourselves among them if we are."""
+        everybody = [*self.closest, self._me]
+        return sorted(everybody, key=lambda peer: int(peer, 16) ^ self._goal)[: self._k]
+
     def _near(self) -> Iterator[_Candidate]:
-        """The k nearest that have not failed, without those whom only liars know."""
+        """The k nearest that have not failed, without those that only liars name."""
         count = 0
         for _, peer in self._order:
             candidate = self._candidates[peer]
@@ -168,3 +201,187 @@ class Lookup:
     def _is_doubtful(self, candidate: _Candidate) -> bool:
         sources = candidate.sources
         return bool(sources) and all(self._trust.get(source, 0) <= -LIES for source in sources)
+
+
+@frozen
+class WantedValue:
+    """What a value must be to be found."""
+
+    publisher: PeerId | None = None
+    """The peer that must have signed it; None for any."""
+    newer_than: int | None = None
+    """The version that we have."""
+    quorum: int | None = None
+    """The query ends early once so many peers gave a value; None for never."""
+
+
+@define(eq=False)
+class Query(Generic[G]):
+    """One lookup, for peers or for a value, and what it is for."""
+
+    lookup: Lookup
+    goal: G
+    """What is to be done with what it finds: the core's business."""
+    wanted: WantedValue | None
+    """None if it is for peers only."""
+    is_background: bool
+    """Whether it is upkeep: those wait for each other, and no call of the application waits for them."""
+    found: dict[PeerId, VerifiedRecord] = field(factory=dict)
+    """Values, by the peers that gave them."""
+    holders: list[PeerId] = field(factory=list)
+    """Peers that say they have the version that we have."""
+    requests: dict[int, None] = field(factory=dict)
+    """Under way, by their numbers."""
+    is_entering: bool = False
+    """Whether the request to whichever peer is next to the target is out."""
+
+    @property
+    def newest(self) -> VerifiedRecord | None:
+        """The newest value that was found."""
+        return max(self.found.values(), key=_version, default=None)
+
+    @property
+    def is_done(self) -> bool:
+        if self.wanted is not None and self.wanted.quorum is not None and len(self.found) >= self.wanted.quorum:
+            return True
+        return self.lookup.is_done and (self.lookup.is_full or not self.is_entering)
+
+    def request(self, me: PeerId) -> KademliaCall:
+        """What it asks each peer."""
+        target = self.lookup.target
+        wanted = self.wanted
+        if wanted is None:
+            return KademliaCall(type="FIND_NODE", id=me, target_id=target)
+        return KademliaCall(
+            type="FIND_VALUE", id=me, key=target, publisher=wanted.publisher, newer_than=wanted.newer_than
+        )
+
+
+def _version(verified: VerifiedRecord) -> tuple[int, PeerId]:
+    return verified.record.timestamp, verified.publisher
+
+
+@define
+class QueryCounts:
+    """Lookups, since the start."""
+
+    done: int = 0
+    requests: int = 0
+    bad_records: int = 0
+    """Values in answers that were none, or not those asked for."""
+
+
+class QueryPool(Generic[G]):
+    """All lookups of one peer: those under way, and those that wait for their turn."""
+
+    def __init__(self, me: PeerId, config: KademliaConfig, table: RoutingTable, wall: WallClock) -> None:
+        self.counts: QueryCounts = QueryCounts()
+        self._me = me
+        self._config = config
+        self._table = table
+        self._wall = wall
+        self._running: dict[Query[G], None] = {}
+        self._waiting: deque[Query[G]] = deque()
+        self._background: deque[Query[G]] = deque()
+        self._background_running = 0
+        self._limits: Timers[Query[G]] = Timers()
+
+    def __contains__(self, query: Query[G]) -> bool:
+        return query in self._running
+
+    def add(
+        self, target: PeerId, goal: G, wanted: WantedValue | None = None, *, is_background: bool = False
+    ) -> Query[G]:
+        """Put a query in line."""
+        lookup = Lookup(target, self._me, self._config.k, self._config.alpha)
+        query = Query(lookup, goal, wanted, is_background)
+        (self._background if is_background else self._waiting).append(query)
+        return query
+
+    def start_next(self, now: float) -> Query[G] | None:
+        """Begin the next query in line, if there may be one more.
+
+        Its entry is to be requested, by a route to whichever peer is nearest, then what its lookup asks for.
+        """
+        if self._background and self._background_running < BACKGROUND_QUERIES:
+            self._background_running += 1
+            query = self._background.popleft()
+        elif self._waiting and len(self._running) - self._background_running < self._config.lookups:
+            query = self._waiting.popleft()
+        else:
+            return None
+        target = query.lookup.target
+        self._running[query] = None
+        self._limits.set(query, now + self._config.lookup_timeout)
+        self._table.touch(target, now)
+        for contact in self._table.closest(target, RESERVE * self._config.k):
+            query.lookup.add_contact(contact)
+        return query
+
+    def sent(self, query: Query[G], number: int, *, is_entry: bool) -> None:
+        """A request of this query is under way."""
+        query.requests[number] = None
+        query.is_entering = query.is_entering or is_entry
+        self.counts.requests += 1
+
+    def take(self, query: Query[G], peer: PeerId, reply: KademliaCall | None, now: float) -> None:
+        """What a peer has answered; None for nothing."""
+        if reply is None:
+            query.lookup.failed(peer)
+            return
+        query.lookup.answered(peer, self._table.without_silent(reply.peers, now))
+        wanted = query.wanted
+        if wanted is None:
+            return
+        if reply.stored:
+            query.holders.append(peer)
+        if reply.record is None:
+            return
+        try:
+            verified = verify_record(reply.record, self._wall(now), self._config)
+        except BadRecord:
+            self.counts.bad_records += 1
+            return
+        if verified.record.key == query.lookup.target and wanted.publisher in {None, verified.publisher}:
+            query.found[peer] = verified
+        else:
+            self.counts.bad_records += 1
+
+    def end(self, query: Query[G]) -> list[int]:
+        """End a query; the requests that are not needed any more."""
+        if query in self._running:
+            self.counts.done += 1
+        return self.cancel(query)
+
+    def cancel(self, query: Query[G]) -> list[int]:
+        """Forget a query, under way or in line; the requests that are not needed any more."""
+        for queue in (self._waiting, self._background):
+            if query in queue:
+                queue.remove(query)
+        if query not in self._running:
+            return []
+        del self._running[query]
+        self._background_running -= query.is_background
+        self._limits.cancel(query)
+        requests = list(query.requests)
+        query.requests.clear()
+        return requests
+
+    def cancel_all(self) -> None:
+        """Forget all of them."""
+        self._waiting.clear()
+        self._background.clear()
+        for query in list(self._running):
+            self.cancel(query)
+
+    def next_deadline(self) -> float:
+        """When a query has taken too long."""
+        return self._limits.next_deadline()
+
+    def expire(self, now: float) -> list[Query[G]]:
+        """Queries that have taken too long: they end with what they have."""
+        return self._limits.pop_due(now)
+
+    def snapshot(self) -> dict[str, int]:
+        waiting = len(self._waiting) + len(self._background)
+        return {"running": len(self._running), "waiting": waiting, **asdict(self.counts)}

@@ -1,16 +1,21 @@
 """The values that this peer holds for others: bounded in number and bytes, in all, for each publisher and for each key.
 
-Values whose place is here stay until they expire; those that came by a far peer's favour, as copies on the path, go first when
-there is no room, then those whose keys are farthest from our id, since others are nearer to them than we are.
+Values whose place is here stay until they expire (Maymounkov and Mazieres 2002, section 2.5). Where there is no room,
+copies that are held far from their keys, on the path of lookups, go first, then the values whose keys are farthest
+from our id, since others are nearer to them than we are.
+
+In: verified records, the time. Out: what became of a record, and the keys of those that had to go.
+State: the values, bounded by `KademliaConfig.stored_values`, `stored_bytes`, `publisher_values`, `publisher_bytes` and
+`key_values`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from enum import Enum
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
-from attrs import define, field
+from attrs import define
 
 from p2pmesh.config import KademliaConfig
 from p2pmesh.keyspace import PeerId, xor_distance
@@ -30,24 +35,32 @@ class StoreResult(Enum):
     OUTDATED = "outdated"
     """There is a newer one here, which stays."""
     FULL = "full"
+    """There is no room for it."""
+
+
+class Put(NamedTuple):
+    """What became of a value, and which values had to go for it."""
+
+    result: StoreResult
+    gone: tuple[RecordKey, ...] = ()
 
 
 @define(eq=False)
 class Stored:
     """A value that is held here."""
 
-    checked: VerifiedRecord
+    verified: VerifiedRecord
     until: float
-    cached: bool
-    """Whether it is but a copy on the path: not republished, not handed on."""
+    is_copy: bool
+    """Whether its place is elsewhere: a copy on the path is not republished and not handed on."""
     radius: int | None = None
     """How far from the key the k-th nearest peer is, as far as we know; None if there are fewer."""
     changes: int = 0
-    """Peers that came or went among the k nearest since somebody last saw to it."""
+    """Peers that came or went among the k nearest since a holder last republished it."""
 
     @property
-    def slot(self) -> RecordKey:
-        return self.checked.record.key, self.checked.publisher
+    def record_key(self) -> RecordKey:
+        return self.verified.record.key, self.verified.publisher
 
 
 @define
@@ -58,20 +71,18 @@ class _Share:
     size: int = 0
 
 
-@define
 class RecordStore:
     """The values held by one peer."""
 
-    me: PeerId
-    config: KademliaConfig
-    gone: Callable[[RecordKey], None]
-    """Told of each value that is forgotten, or replaced."""
-    size: int = 0
-    """Bytes of all values."""
-    _keys: dict[PeerId, dict[PeerId, Stored]] = field(factory=dict)
-    _shares: dict[PeerId, _Share] = field(factory=dict)
-    _count: int = 0
-    _expiry: Timers[RecordKey] = field(factory=Timers)
+    def __init__(self, me: PeerId, config: KademliaConfig) -> None:
+        self.size: int = 0
+        """Bytes of all values."""
+        self._me = me
+        self._config = config
+        self._keys: dict[PeerId, dict[PeerId, Stored]] = {}
+        self._shares: dict[PeerId, _Share] = {}
+        self._count = 0
+        self._expiry: Timers[RecordKey] = Timers()
 
     def __len__(self) -> int:
         return self._count
@@ -80,9 +91,10 @@ class RecordStore:
         for values in self._keys.values():
             yield from values.values()
 
-    def get(self, slot: RecordKey) -> Stored | None:
+    def get(self, record_key: RecordKey) -> Stored | None:
         """The value of this publisher under this key."""
-        return self._keys.get(slot[0], {}).get(slot[1])
+        key, publisher = record_key
+        return self._keys.get(key, {}).get(publisher)
 
     def newest(self, key: PeerId, publisher: PeerId | None = None) -> Stored | None:
         """The newest value under this key, or that of one publisher."""
@@ -91,106 +103,110 @@ class RecordStore:
             return None
         if publisher is not None:
             return values.get(publisher)
-        return max(values.values(), key=lambda stored: (stored.checked.record.timestamp, stored.checked.publisher))
+        return max(values.values(), key=lambda stored: (stored.verified.record.timestamp, stored.verified.publisher))
 
-    def put(self, checked: VerifiedRecord, until: float, *, cached: bool) -> StoreResult:
+    def put(self, verified: VerifiedRecord, until: float, *, is_copy: bool) -> Put:
         """Store a value, which replaces an older one of the same publisher under the same key."""
-        slot = (checked.record.key, checked.publisher)
-        old = self.get(slot)
-        if old is not None and old.checked.record.timestamp > checked.record.timestamp:
-            return StoreResult.OUTDATED
-        if old is not None and old.checked.record == checked.record:
-            self._prolong(old, until, cached=cached)
-            return StoreResult.KNOWN
-        if not self._has_share(checked, old) or not self._make_room(checked, old):
-            return StoreResult.FULL
-        if old is not None:
-            self.remove(slot)
-        self._insert(Stored(checked, until, cached))
-        return StoreResult.NEW
+        old = self.get((verified.record.key, verified.publisher))
+        if old is not None and old.verified.record.timestamp > verified.record.timestamp:
+            return Put(StoreResult.OUTDATED)
+        if old is not None and old.verified.record == verified.record:
+            self._prolong(old, until, is_copy=is_copy)
+            return Put(StoreResult.KNOWN)
+        leaving = self._make_room(verified, old) if self._has_share(verified, old) else None
+        if leaving is None:
+            return Put(StoreResult.FULL)
+        gone = [stored.record_key for stored in (leaving if old is None else [*leaving, old])]
+        for record_key in gone:
+            self.remove(record_key)
+        self._insert(Stored(verified, until, is_copy))
+        return Put(StoreResult.NEW, tuple(gone))
 
-    def remove(self, slot: RecordKey) -> None:
+    def remove(self, record_key: RecordKey) -> None:
         """Forget a value."""
-        values = self._keys[slot[0]]
-        stored = values.pop(slot[1])
+        key, publisher = record_key
+        values = self._keys[key]
+        stored = values.pop(publisher)
         if not values:
-            del self._keys[slot[0]]
-        self._expiry.cancel(slot)
-        self.gone(slot)
-        share = self._shares[slot[1]]
+            del self._keys[key]
+        self._expiry.cancel(record_key)
+        share = self._shares[publisher]
         share.values -= 1
-        share.size -= stored.checked.size
+        share.size -= stored.verified.size
         if not share.values:
-            del self._shares[slot[1]]
+            del self._shares[publisher]
         self._count -= 1
-        self.size -= stored.checked.size
+        self.size -= stored.verified.size
 
     def demote(self, stored: Stored, until: float) -> None:
         """This value's place is elsewhere now: keep it as a copy, no longer than until then."""
-        stored.cached = True
+        stored.is_copy = True
         stored.until = min(stored.until, until)
-        self._expiry.set(stored.slot, stored.until)
+        self._expiry.set(stored.record_key, stored.until)
 
-    def next_expiry(self) -> float:
+    def next_deadline(self) -> float:
         """When the next value expires."""
         return self._expiry.next_deadline()
 
-    def expire(self, now: float) -> None:
-        """Forget what has expired."""
-        for slot in self._expiry.pop_due(now):
-            self.remove(slot)
+    def expire(self, now: float) -> list[RecordKey]:
+        """Forget the values that have expired; their keys."""
+        expired = self._expiry.pop_due(now)
+        for record_key in expired:
+            self.remove(record_key)
+        return expired
+
+    def snapshot(self) -> dict[str, object]:
+        return {"values": self._count, "bytes": self.size, "copies": sum(stored.is_copy for stored in self)}
 
     # --- bounds -------------------------------------------------------------------------------------------------------
 
-    def _prolong(self, stored: Stored, until: float, *, cached: bool) -> None:
+    def _prolong(self, stored: Stored, until: float, *, is_copy: bool) -> None:
         """The same value came again: a copy may have become ours to hold."""
-        stored.cached = stored.cached and cached
+        stored.is_copy = stored.is_copy and is_copy
         if until > stored.until:
             stored.until = until
-            self._expiry.set(stored.slot, until)
+            self._expiry.set(stored.record_key, until)
 
     def _insert(self, stored: Stored) -> None:
-        key, publisher = stored.slot
+        key, publisher = stored.record_key
         self._keys.setdefault(key, {})[publisher] = stored
         share = self._shares.setdefault(publisher, _Share())
         share.values += 1
-        share.size += stored.checked.size
+        share.size += stored.verified.size
         self._count += 1
-        self.size += stored.checked.size
-        self._expiry.set(stored.slot, stored.until)
+        self.size += stored.verified.size
+        self._expiry.set(stored.record_key, stored.until)
 
-    def _has_share(self, checked: VerifiedRecord, old: Stored | None) -> bool:
+    def _has_share(self, verified: VerifiedRecord, old: Stored | None) -> bool:
         """Whether its publisher, and its key, may have one more."""
-        share = self._shares.get(checked.publisher, _Share())
-        size = share.size + checked.size - (old.checked.size if old else 0)
-        if size > self.config.publisher_bytes:
+        share = self._shares.get(verified.publisher, _Share())
+        size = share.size + verified.size - (old.verified.size if old else 0)
+        if size > self._config.publisher_bytes:
             return False
         if old is not None:
             return True
-        under_key = len(self._keys.get(checked.record.key, ()))
-        return share.values < self.config.publisher_values and under_key < self.config.key_values
+        under_key = len(self._keys.get(verified.record.key, ()))
+        return share.values < self._config.publisher_values and under_key < self._config.key_values
 
-    def _make_room(self, checked: VerifiedRecord, old: Stored | None) -> bool:
-        """Let go of what is less at home here than this value, if that helps."""
-        count = self._count + (old is None) - self.config.stored_values
-        size = self.size + checked.size - (old.checked.size if old else 0) - self.config.stored_bytes
+    def _make_room(self, verified: VerifiedRecord, old: Stored | None) -> list[Stored] | None:
+        """The values to let go because they are less at home here than this one; None if that does not help."""
+        count = self._count + (old is None) - self._config.stored_values
+        size = self.size + verified.size - (old.verified.size if old else 0) - self._config.stored_bytes
+        leaving: list[Stored] = []
         if count <= 0 and size <= 0:
-            return True
-        rank = (False, xor_distance(self.me, checked.record.key))
-        ranked = sorted(((self._rank(stored), stored.slot) for stored in self if stored is not old), reverse=True)
-        leaving = []
-        for other, slot in ranked:
-            if other <= rank:
-                return False
-            leaving.append(slot)
-            stored = self._keys[slot[0]][slot[1]]
+            return leaving
+        rank = (False, xor_distance(self._me, verified.record.key))
+        others = [stored for stored in self if stored is not old]
+        for stored in sorted(others, key=lambda stored: (self._rank(stored), stored.record_key), reverse=True):
+            if self._rank(stored) <= rank:
+                return None
+            leaving.append(stored)
             count -= 1
-            size -= stored.checked.size
+            size -= stored.verified.size
             if count <= 0 and size <= 0:
-                for gone in leaving:
-                    self.remove(gone)
-                return True
-        return False
+                return leaving
+        return None
 
     def _rank(self, stored: Stored) -> tuple[bool, int]:
-        return stored.cached, xor_distance(self.me, stored.slot[0])
+        """How little it is at home here: copies least, then the farthest."""
+        return stored.is_copy, xor_distance(self._me, stored.verified.record.key)

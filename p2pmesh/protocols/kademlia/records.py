@@ -1,7 +1,8 @@
 r"""Values in the DHT: the key they lie under, their publisher's signature, and when they count.
 
-An application's key is any text; the DHT's is the first 160 bits of SHA-256 over ``b"p2pmesh dht key v1\0"`` and the text in
-UTF-8. `field(x)` is the length of `x` in bytes as a 32-bit big-endian number, followed by `x`. The signature is Ed25519 over::
+An application's key is any text; the DHT's is the first 160 bits of SHA-256 over ``b"p2pmesh dht key v1\0"`` and the
+text in UTF-8. `field(x)` is the length of `x` in bytes as a 32-bit big-endian number, followed by `x`. The signature
+is Ed25519 over::
 
     b"p2pmesh dht record v1\0"
     field(key: 40 lower-case hexadecimal digits)
@@ -11,6 +12,8 @@ UTF-8. `field(x)` is the length of `x` in bytes as a 32-bit big-endian number, f
     field(the value: its text, its JSON text, or its bytes)
 
 The publisher is the peer whose id belongs to the key that signed.
+
+In: values of ours to sign, records of others to check. Out: a `VerifiedRecord`, or the error that says what is wrong.
 """
 
 from __future__ import annotations
@@ -52,7 +55,7 @@ class BadRecord(RemoteProtocolError):
 
 @frozen
 class VerifiedRecord:
-    """A record that was checked, and what that brought to light."""
+    """A record whose signature and limits were checked, with its publisher and its size."""
 
     record: DhtRecord
     publisher: PeerId
@@ -63,8 +66,8 @@ class VerifiedRecord:
         """In seconds since 1970."""
         return (self.record.timestamp + self.record.ttl) / 1000
 
-    def found(self) -> DhtValue:
-        """As the application gets it."""
+    def to_value(self) -> DhtValue:
+        """The value as the application gets it."""
         record = self.record
         value = unpack(record.payload, record.encoding, record.blob)
         return DhtValue(value, self.publisher, self.record.timestamp / 1000, self.expires)
@@ -82,10 +85,10 @@ def key_id(key: str) -> PeerId:
     return PeerId(digest[: ID_BITS // 8].hex())
 
 
-def publish(
+def sign_record(
     identity: Identity, key: PeerId, value: Payload, timestamp: int, ttl: float, config: KademliaConfig
 ) -> VerifiedRecord:
-    """A record of ours.
+    """Make a record of ours.
 
     Raises:
       PayloadTooLarge, InvalidPayload: if the value can't be carried.
@@ -101,12 +104,12 @@ def publish(
         publisher_key=identity.public_key,
         signature=_NO_SIGNATURE,
     )
-    record = structs.replace(bare, signature=identity.sign(_covered(bare)))
+    record = structs.replace(bare, signature=identity.sign(signed_bytes(bare)))
     return VerifiedRecord(record, identity.peer_id, body.size)
 
 
-def check(record: DhtRecord, wall: float, config: KademliaConfig) -> VerifiedRecord:
-    """What is in a record that somebody sent, at that wall time.
+def verify_record(record: DhtRecord, wall: float, config: KademliaConfig) -> VerifiedRecord:
+    """Check a record that a peer sent, at that wall time.
 
     Raises:
       BadRecord: if it must not be taken.
@@ -120,7 +123,7 @@ def check(record: DhtRecord, wall: float, config: KademliaConfig) -> VerifiedRec
         raise BadRecord("a value that says it lives too long")
     if (record.timestamp + record.ttl) / 1000 <= wall:
         raise BadRecord("an expired value")
-    if not verify(record.publisher_key, record.signature, _covered(record)):
+    if not verify(record.publisher_key, record.signature, signed_bytes(record)):
         raise BadRecord("a bad signature")
     try:
         unpack(record.payload, record.encoding, record.blob)
@@ -129,6 +132,15 @@ def check(record: DhtRecord, wall: float, config: KademliaConfig) -> VerifiedRec
     if record.blob is None and record.encoding is None:
         raise BadRecord("a value that is none")
     return VerifiedRecord(record, peer_id_of(record.publisher_key), size)
+
+
+def signed_bytes(record: DhtRecord) -> bytes:
+    """What the signature of a record covers."""
+    if record.blob is not None:
+        kind, body = b"blob", record.blob
+    else:
+        kind, body = str(record.encoding).encode(), text(record.payload or "")
+    return _RECORD_DOMAIN + fields(record.key.encode(), number(record.timestamp), number(record.ttl), kind, body)
 
 
 def _packed(value: Payload, limit: int) -> Body:
@@ -141,11 +153,3 @@ def _packed(value: Payload, limit: int) -> Body:
             .replace("MeshConfig.max_payload", "KademliaConfig.max_value")
         )
         raise PayloadTooLarge(reason) from error
-
-
-def _covered(record: DhtRecord) -> bytes:
-    if record.blob is not None:
-        kind, body = b"blob", record.blob
-    else:
-        kind, body = str(record.encoding).encode(), text(record.payload or "")
-    return _RECORD_DOMAIN + fields(record.key.encode(), number(record.timestamp), number(record.ttl), kind, body)

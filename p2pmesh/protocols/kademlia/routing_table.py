@@ -1,28 +1,35 @@
-"""Kademlia's routing table: up to k peers for each power of two of XOR distance, and who could take their places.
+"""Kademlia's routing table: up to k contacts for each power of two of XOR distance, and peers to replace them.
 
-A peer is a contact once it has spoken itself: by a link, a request or an answer. What others say of it is a hint for a lookup,
-and nothing else, so made-up ids never get in here. In each bucket those heard from least recently stand first: they are
-the ones to be pinged when a newcomer finds it full, and the newcomer waits in a replacement cache. Old contacts that answer
-stay, because who was there for long will be there for longer (Maymounkov and Mazieres 2002, sections 2.2 and 4.1).
+Maymounkov and Mazieres 2002, sections 2.2 and 4.1. A peer is a contact once it has spoken itself: by a link, a
+request or an answer. What others say of it is a hint for a lookup, and nothing else, so made-up ids never get in
+here. In each bucket those heard from least recently stand first: they are the ones to be pinged when a newcomer finds
+it full, and the newcomer waits in a replacement cache. Old contacts that answer stay, because a peer that has been
+there for long will be there for longer.
+
+In: peers that spoke, failed to answer or are gone. Out: the contacts nearest to an id, a contact to ping, buckets to
+refresh; from `Neighbourhood`, when to look ourselves up again.
+State: k contacts and `KademliaConfig.replacements` for each of 160 buckets, `KademliaConfig.silent` silent peers, and
+the ids of the k nearest.
 """
 
 from __future__ import annotations
 
 import random
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from attrs import define, field
 
 from p2pmesh.config import KademliaConfig
-from p2pmesh.keyspace import ID_BITS, ID_DIGITS, PeerId
+from p2pmesh.keyspace import ID_BITS, ID_DIGITS, RING_SIZE, PeerId, xor_distance
+from p2pmesh.protocols.util.lru_table import LruTable
 
 FAILURES = 2
-"""Unanswered requests in a row until a contact goes, if nobody waits for its place: one answer may just be lost."""
-FRESH = 120.0
-"""Seconds after which a contact that has been silent may be pinged for the sake of a newcomer."""
-SILENCE = 60.0
-"""Seconds for which a peer that didn't answer is remembered."""
+"""Unanswered requests in a row until a contact goes, if no peer waits for its place: one answer may just be lost."""
+DOUBTED_AFTER = 120.0
+"""Seconds of silence after which a contact may be pinged for the sake of a newcomer."""
+SILENCE_REMEMBERED = 60.0
+"""Seconds for which a peer that didn't answer is left out of what others name."""
 
 
 @define(eq=False)
@@ -40,23 +47,23 @@ class _Bucket:
     contacts: OrderedDict[PeerId, Contact] = field(factory=OrderedDict)
     """Those heard from least recently stand first."""
     waiting: OrderedDict[PeerId, Contact] = field(factory=OrderedDict)
-    """The replacement cache: who was heard from last stands last, and gets the next free place."""
+    """The replacement cache: the peer heard from last stands last, and gets the next free place."""
     refreshed: float = 0.0
 
 
 class RoutingTable:
     """The contacts of one peer.
 
-    Bucket number i holds peers at distances from 2**i to 2**(i + 1) - 1, so each is half of what is left of the id space.
+    Bucket number i holds peers at distances from 2**i to 2**(i + 1) - 1, so each is half of what is left of the id
+    space.
     """
 
     def __init__(self, me: PeerId, config: KademliaConfig) -> None:
         self._me = int(me, 16)
         self._k = config.k
         self._most_waiting = config.replacements
-        self._most_silent = config.silent
         self._buckets: dict[int, _Bucket] = {}
-        self._silent: OrderedDict[PeerId, float] = OrderedDict()
+        self._silent: LruTable[float] = LruTable(config.silent)
         self._size = 0
 
     def __len__(self) -> int:
@@ -71,14 +78,14 @@ class RoutingTable:
             yield from self._buckets[index].contacts
 
     def index(self, peer: PeerId) -> int:
-        """The number of the bucket that this id belongs into; -1 for our own."""
+        """The number of the bucket that this id belongs in; -1 for our own."""
         return (self._me ^ int(peer, 16)).bit_length() - 1
 
-    # --- who is there -------------------------------------------------------------------------------------------------
+    # --- which peers are there ----------------------------------------------------------------------------------------
 
     def heard(self, peer: PeerId, now: float) -> bool:
         """This peer has spoken to us; whether it is new to us."""
-        self._silent.pop(peer, None)
+        self._silent.pop(peer)
         number = int(peer, 16)
         index = (self._me ^ number).bit_length() - 1
         if index < 0:
@@ -105,12 +112,12 @@ class RoutingTable:
         return is_new
 
     def in_doubt(self, peer: PeerId, now: float) -> PeerId | None:
-        """Whom to ping because this peer waits for a place: who was silent longest, if that is long."""
+        """The contact to ping because this peer waits for a place: the one silent longest, if that is long."""
         bucket = self._buckets.get(self.index(peer))
         if bucket is None or peer not in bucket.waiting:
             return None
         oldest = next(iter(bucket.contacts.values()))
-        return oldest.peer_id if oldest.seen <= now - FRESH else None
+        return oldest.peer_id if oldest.seen <= now - DOUBTED_AFTER else None
 
     def failed(self, peer: PeerId, now: float) -> bool:
         """This peer has not answered; whether it was a contact and is none any more."""
@@ -119,7 +126,7 @@ class RoutingTable:
         if bucket is None or contact is None:
             if bucket is not None:
                 bucket.waiting.pop(peer, None)
-            self._note_silent(peer, now)
+            self._silent.put(peer, now + SILENCE_REMEMBERED)
             return False
         contact.failures += 1
         if contact.failures < FAILURES and not bucket.waiting:
@@ -127,8 +134,8 @@ class RoutingTable:
         return self.remove(peer, now)
 
     def remove(self, peer: PeerId, now: float) -> bool:
-        """This peer is gone; whether it was a contact. Who waited last for its place gets it."""
-        self._note_silent(peer, now)
+        """This peer is gone; whether it was a contact. The last to wait for its place gets it."""
+        self._silent.put(peer, now + SILENCE_REMEMBERED)
         index = self.index(peer)
         bucket = self._buckets.get(index)
         if bucket is None:
@@ -147,17 +154,16 @@ class RoutingTable:
 
     def is_silent(self, peer: PeerId, now: float) -> bool:
         """Whether it has not answered lately."""
-        return self._silent.get(peer, now) > now
+        until = self._silent.get(peer)
+        return until is not None and until > now
 
-    def _note_silent(self, peer: PeerId, now: float) -> None:
-        if self._most_silent == 0:
-            return
-        self._silent[peer] = now + SILENCE
-        self._silent.move_to_end(peer)
-        while len(self._silent) > self._most_silent:
-            self._silent.popitem(last=False)
+    def without_silent(self, peers: Sequence[PeerId], now: float) -> Sequence[PeerId]:
+        """These peers but for those that have not answered lately."""
+        if not len(self._silent):
+            return peers
+        return [peer for peer in peers if not self.is_silent(peer, now)]
 
-    # --- who is near --------------------------------------------------------------------------------------------------
+    # --- which peers are near -----------------------------------------------------------------------------------------
 
     def closest(self, target: PeerId, count: int, *, without: PeerId | None = None) -> list[PeerId]:
         """The contacts nearest to an id, nearest first; those that failed to answer last time are left out."""
@@ -174,8 +180,8 @@ class RoutingTable:
     def _nearest_first(self, goal: int) -> list[int]:
         """The buckets in the order of their distance from an id.
 
-        Where our distance from it has a one, the contacts of that bucket have a zero and are nearer than we are, the more so the
-        higher it is; where it has a zero they are farther, the less so the lower it is.
+        Where our distance from it has a one, the contacts of that bucket have a zero and are nearer than we are, the
+        more so the higher it is; where it has a zero they are farther, the less so the lower it is.
         """
         distance = self._me ^ goal
         ones = [index for index in self._buckets if distance >> index & 1]
@@ -205,7 +211,7 @@ class RoutingTable:
         return [i for i in sorted(self._buckets, reverse=True) if i > inner and self._buckets[i].refreshed <= before]
 
     def thin(self) -> int | None:
-        """The nearest bucket beyond those that hold our k nearest that is not half full, though there is room for many."""
+        """The nearest bucket that is not half full, beyond those that hold our k nearest; None if there is none."""
         for index in range(self._neighbourhood() + 1, ID_BITS):
             bucket = self._buckets.get(index)
             if bucket is None or len(bucket.contacts) < self._k // 2:
@@ -233,3 +239,58 @@ class RoutingTable:
             "buckets": {str(ID_BITS - 1 - i): len(self._buckets[i].contacts) for i in sorted(self._buckets)},
             "replacements": sum(len(bucket.waiting) for bucket in self._buckets.values()),
         }
+
+
+class Neighbourhood:
+    """The k nearest peers: when to look for them again.
+
+    Soon after the first link, again after a minute, then after twice as long each time for as long as nothing has
+    changed among them, and sooner once one of them comes or goes.
+    """
+
+    def __init__(self, me: PeerId, config: KademliaConfig, rng: random.Random, table: RoutingTable) -> None:
+        self._me = me
+        self._config = config
+        self._rng = rng
+        self._table = table
+        self._nearest: frozenset[PeerId] = frozenset()
+        self._radius = RING_SIZE  # the distance of the k-th nearest when we last looked
+        self._interval = config.refresh_first
+        self._next_look = 0.0
+
+    @property
+    def is_unknown(self) -> bool:
+        """Whether we have never found any peer."""
+        return not self._nearest
+
+    def linked(self, now: float) -> float:
+        """There is a first link: when to look."""
+        self._interval = self._config.refresh_first
+        self._next_look = now + self._config.join_lookup * self._rng.uniform(0.5, 1.5)
+        return self._next_look
+
+    def looked(self, now: float) -> float:
+        """We have looked ourselves up: when to look again."""
+        ranked = self._table.closest(self._me, self._config.k)
+        nearest = frozenset(ranked)
+        self._radius = xor_distance(self._me, ranked[-1]) if len(ranked) == self._config.k else RING_SIZE
+        if not self.is_unknown:
+            is_same = nearest == self._nearest
+            self._interval = min(2 * self._interval, self._config.refresh) if is_same else self._restless
+        self._nearest = nearest
+        self._next_look = now + self._interval * self._rng.uniform(0.75, 1.25)
+        return self._next_look
+
+    def changed(self, peer: PeerId, now: float) -> float | None:
+        """This peer came or went: when to look, if that is sooner than planned because it is one of the k nearest."""
+        soon = now + self._restless * self._rng.uniform(0.75, 1.25)
+        if not self._nearest or soon >= self._next_look or xor_distance(self._me, peer) > self._radius:
+            return None
+        self._interval = self._restless
+        self._next_look = soon
+        return soon
+
+    @property
+    def _restless(self) -> float:
+        """Seconds between looks while the neighbourhood changes."""
+        return min(2 * self._config.refresh_first, self._config.refresh)

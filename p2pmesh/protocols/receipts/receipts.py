@@ -1,35 +1,45 @@
 """Receipts: how many peers have a broadcast, counted back along the way it took.
 
-An echo algorithm (Chang 1982, after Segall's propagation of information with feedback, 1983), made to last when links and
-peers don't. Who gave a peer a message first is its parent; who took it from a peer as new is its child; so each message has
-a tree, rooted at its origin. A peer whose children have all settled tells its parent how many peers have the message by way
-of it, itself included; while some have not, it passes on what it has now and then, and each handful at once.
+An echo algorithm (Chang 1982, after Segall's propagation of information with feedback, 1983), made to last when links
+and peers don't. The peer that gave us a message first is our parent; one that took it from us as new is our child; so
+each message has a tree, rooted at its origin. A peer whose children have all settled tells its parent how many peers
+have the message by way of it, itself included; while some have not, it passes on what it has now and then, and each
+handful at once.
 
-**Never too many.** Think of a token that each peer makes when it gets a message, once. Tokens move towards the origin, and
-`reached` is how many have come there. What a peer tells another is the number of tokens that it has handed to it *in total*,
-so a receipt lost, doubled or late does no harm; the other takes what that is more than it had. A peer never tells all others
-together of more than its own token and those it has taken. So over all peers, what is handed on is at most what is made
-plus what is taken, and what is taken at most what is handed on: all that comes to the origin was made by a peer which has
-the message. That needs no order, no clocks and no tree without loops, and it holds while links and peers come and go.
-One token moves without a receipt: the origin counts who has acknowledged the message to it. Such a peer's parent is the
-origin, to which alone it tells anything, and its total begins at 1 either way.
+**Never too many.** Think of a token that each peer makes when it gets a message, once. Tokens move towards the
+origin, and `reached` is how many have come there. What a peer tells another is the number of tokens that it has
+handed to it *in total*, so a receipt lost, doubled or late does no harm; the other takes what that is more than it
+had. A peer never tells all others together of more than its own token and those it has taken. So over all peers, what
+is handed on is at most what is made plus what is taken, and what is taken at most what is handed on: all that comes
+to the origin was made by a peer which has the message. That needs no order, no clocks and no tree without loops, and
+it holds while links and peers come and go. One token moves without a receipt: the origin counts who has acknowledged
+the message to it. Such a peer's parent is the origin, to which alone it tells anything, and its total begins at 1
+either way.
 
-**Nearly all.** The parent stays who it is when the link to it ends; where it can't be told any more, the origin is told, by a
-route: see `receipt_upstream`. A death costs the tokens that were on their way through the dead peer in that moment, and they
-are on their way for about as long as the message took; and who leaves politely passes on its own first.
+**Nearly all.** The parent stays the parent when the link to it ends, and is told by a route instead. What was told
+and not noted then is in doubt, and is told again as it was, nothing more, until it is noted. Where no route finds the
+parent, what comes later goes to the origin from then on, by a route; what is in doubt, the *debt*, goes on being told
+to the parent now and then, for it may be beyond a partition. If it is dead, or has restarted and forgotten (its epoch
+tells), that is lost, and what it had not yet passed on: the tokens that were on their way through it in that moment,
+and they are on their way for about as long as the message took. A peer that leaves politely passes on its own first.
 
-**Settled** is a broadcast once all children have answered, were given up on, or its ttl is over. A child whose link has
-ended may still answer by a route, for `patience`. The application is told once: delivered, if at least one peer has it, or
-failed; a broadcast that nobody took fails after `grace`, not at once, because a first link may be about to open. Counting
-goes on after that, and `Progress` tells.
+**Settled** is a broadcast once all children have answered, were given up on, or its ttl is over. A child whose link
+has ended may still answer by a route, for `patience`. The application is told once: delivered, if at least one peer
+has it, or failed; a broadcast that nobody took fails after `grace`, not at once, because a first link may be about to
+open. Counting goes on after that, and `Progress` tells.
 
-Who tells of more peers than there can be is believed for no more than that: `MeshSize` says how many there are, with room
-for its being wrong, and what exceeds it counts once the mesh is found to be larger. If it never is, a neighbour that has
-told of several times as many when the ttl ends has lied, and its link is closed; more than `most` is a lie at once. Peers
-of the original project acknowledge nothing and are not counted.
+A peer that tells of more peers than there can be is believed for no more than that: `MeshSize` says how many there
+are, with room for its being wrong, and what exceeds it counts once the mesh is found to be larger. If it never is, a
+neighbour that has told of several times as many when the ttl ends has lied, and its link is closed; more than `most`
+is a lie at once. Peers of the original project acknowledge nothing and are not counted.
 
-Inputs: LinkUp, LinkDown, Received and RoutedReceived (GossipReceipts), BroadcastStarted, ChildrenAdded, ChildSettled, RouteSucceeded, RouteFailed, MeshSize,
-Leave. Effects: SendFrame, DropLink, Emit (MessageDelivered, MessageFailed), Progress, Notify to routing (Route, RouteReply).
+Inputs: LinkUp, LinkDown, Received, RoutedReceived, BroadcastStarted, ChildrenAdded, ChildSettled, RouteSucceeded,
+RouteFailed, MeshSize, Leave.
+Effects: SendFrame, DropLink, Emit (MessageDelivered, MessageFailed), Progress, Notify routing (Route, RouteReply).
+Messages: GossipReceipts, over links and routes.
+Config: ReceiptsConfig.
+State: a tally for each broadcast until `linger` after its ttl, at most `table` of ours and as many of others, each
+with at most `tally.MOST_CHILDREN` children and a few timers; the ids of those pushed out; the outbox.
 """
 
 from __future__ import annotations
@@ -38,41 +48,47 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import attrs
-from attrs import define
+from attrs import asdict, define
 
 from p2pmesh.config import MeshConfig, ReceiptsConfig
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.core import WallClock
-from p2pmesh.protocols.effects import DropLink, Effect, Effects, Emit
-from p2pmesh.protocols.inputs import Leave, LinkDown, LinkUp, Received
+from p2pmesh.protocols.effects import DropLink, Effects, Emit, Notify, SendFrame
+from p2pmesh.protocols.inputs import Leave, LinkDown, LinkUp, Received, RemotePeer, Subsystem
 from p2pmesh.protocols.notices import (
     BroadcastStarted,
     ChildrenAdded,
     ChildSettled,
     Input,
     MeshSize,
+    ReturnPath,
+    Route,
     RoutedReceived,
     RouteFailed,
+    RouteReply,
     RouteSucceeded,
 )
-from p2pmesh.protocols.receipts.outbox import Outbox
-from p2pmesh.protocols.receipts.parent_link import ParentLink
-from p2pmesh.protocols.receipts.tally import LIE, Child, CountDue, Own, Relayed, Tally, TallyTimer, believable
+from p2pmesh.protocols.receipts.outbox import Batch, Outbox, Via
+from p2pmesh.protocols.receipts.tally import LIE, Child, Own, Relayed, Tally, TallyDue, TallyTimer, believable
 from p2pmesh.protocols.util.lru_table import ExpiringSet
 from p2pmesh.protocols.util.timers import Timers
 from p2pmesh.wire.messages import GossipReceipts, Receipt
 
 
 @define
-class _Counts:
+class ReceiptCounts:
+    """What became of broadcasts, and what others told of them."""
+
     delivered: int = 0
     failed: int = 0
     received: int = 0
     strays: int = 0
+    """Receipts for what we have forgotten, or never sent there."""
     implausible: int = 0
     dropped: int = 0
+    """Broadcasts settled before their time, to make room."""
+    parents_lost: int = 0
 
 
 class ReceiptsCore:
@@ -81,14 +97,13 @@ class ReceiptsCore:
     def __init__(self, identity: Identity, config: MeshConfig, rng: random.Random, wall: WallClock) -> None:
         del identity, wall  # receipts are neither signed nor dated
         self._config: ReceiptsConfig = config.receipts
-        self._post = Outbox(self._config, rng, self._do, self._write)
+        self._outbox = Outbox(self._config, rng)
         self._own: dict[str, Own] = {}
         self._relayed: dict[str, Relayed] = {}
         self._pushed_out: ExpiringSet[str, None] = ExpiringSet(self._config.table)  # a second token must not be made
-        self._most = self._config.most
+        self._most = self._config.most  # peers that we believe, or tell of
         self._timers: Timers[TallyTimer] = Timers()
-        self._upstream = ParentLink(self._config, self._post, self._relayed, self._timers)
-        self._counts = _Counts()
+        self._counts = ReceiptCounts()
         self._left = False
         self._effects: Effects = []
 
@@ -98,36 +113,34 @@ class ReceiptsCore:
         """Take an input."""
         match event:  # the most frequent first
             case ChildSettled(message_id, child, adopted):
-                self._hop_settled(message_id, child, adopted=adopted, now=now)
+                self._on_child_settled(message_id, child, adopted=adopted, now=now)
             case Received(peer, GossipReceipts() as message):
-                self._received(peer, message, now)
+                self._on_gossip_receipts(peer, message, now)
             case ChildrenAdded():
-                self._forwarded(event, now)
+                self._on_children_added(event, now)
             case BroadcastStarted():
-                self._originated(event, now)
+                self._on_broadcast_started(event, now)
             case LinkUp(peer):
-                self._post.link_up(peer)
+                self._on_link_up(peer)
             case LinkDown(peer, timed_out=silence):
-                self._link_down(peer, is_silent=silence is not None, now=now)
+                self._on_link_down(peer, is_silent=silence is not None, now=now)
             case RoutedReceived(peer, GossipReceipts(number=int() as number) as message, way) if peer.verified:
-                is_here = message.to == self._post.epoch
-                unknown = self._take_receipts(peer.peer_id, message.receipts, now, is_here=is_here, is_proven=True)
-                self._post.answer_routed(way, number, unknown)
+                self._on_routed_receipts(peer.peer_id, number, message, way, now)
             case RouteSucceeded(call, peer, message=GossipReceipts() as message):
-                self._post.arrived(call)
-                self._upstream.answered(peer, message, now)
+                self._outbox.route_ended(call)
+                self._on_noted(peer, message, now)
             case RouteSucceeded(call) | RouteFailed(call):
-                self._upstream.unrouted(call, now)
+                self._on_route_failed(call, now)
             case MeshSize(peers):
-                self._resized(peers, now)
+                self._on_mesh_size(peers, now)
             case Leave():
-                self._leave(now)
+                self._on_leave(now)
             case _:
                 pass  # for other cores
         return self._take(now)
 
     def next_deadline(self) -> float:
-        return min(self._timers.next_deadline(), self._post.next_deadline())
+        return min(self._timers.next_deadline(), self._outbox.next_deadline())
 
     def expire(self, now: float) -> Effects:
         """Do what is due."""
@@ -136,86 +149,41 @@ class ReceiptsCore:
             if tally is None:
                 continue
             match due:
-                case CountDue.EXPIRY:
+                case TallyDue.EXPIRY:
                     self._blame_liars(tally)
                     self._close(tally, now)
-                    self._timers.set((CountDue.DROP, message_id), now + self._config.linger)
-                case CountDue.DROP:
+                    self._timers.set((TallyDue.DROP, message_id), now + self._config.linger)
+                case TallyDue.DROP:
                     self._forget(tally)
-                case CountDue.GRACE:
+                case TallyDue.GRACE:
                     self._changed(tally, now)
-                case CountDue.INTERIM if isinstance(tally, Relayed):
-                    self._post.tell(tally.upstream, message_id, tally.epoch, now)
-                case CountDue.INTERIM:
+                case TallyDue.INTERIM if isinstance(tally, Relayed):
+                    self._outbox.tell(tally.upstream, message_id, tally.epoch, now)
+                case TallyDue.INTERIM:
                     pass
-                case CountDue.PATIENCE:
+                case TallyDue.PATIENCE:
                     self._end_waiting(tally, now)
-        self._post.expire(now)
+        self._outbox.expire(now)
         return self._take(now)
 
     def snapshot(self) -> Mapping[str, Any]:
         return {
-            **attrs.asdict(self._counts, recurse=False),
-            "parents_lost": self._upstream.lost,
-            **attrs.asdict(self._post.counts, recurse=False),
             "own": len(self._own),
             "undecided": sum(not own.is_decided for own in self._own.values()),
             "relayed": len(self._relayed),
-            "boxes": len(self._post),
+            "counts": asdict(self._counts),
+            "outbox": self._outbox.snapshot(),
         }
 
     def _take(self, now: float) -> Effects:
-        self._post.flush(now, everything=self._left)
+        """The effects, with what the outbox has for those whose turn it is."""
+        self._flush(now, everything=self._left)
         effects, self._effects = self._effects, []
         return effects
 
-    def _do(self, effect: Effect) -> None:
-        self._effects.append(effect)
-
-    def _tally(self, message_id: str) -> Tally | None:
-        return self._own.get(message_id) or self._relayed.get(message_id)
-
-    def _tallies(self) -> Iterator[Tally]:
-        yield from self._own.values()
-        yield from self._relayed.values()
-
     # --- what the broadcast core tells --------------------------------------------------------------------------------
 
-    def _originated(self, event: BroadcastStarted, now: float) -> None:
-        if event.message_id in self._own:
-            return
-        if len(self._own) >= self._config.table:
-            self._push_out(next(iter(self._own.values())), now)
-        started = now if event.started is None else event.started
-        self._own[event.message_id] = Own(event.message_id, event.expires, topic=event.topic, started=started)
-        self._timers.set((CountDue.EXPIRY, event.message_id), event.expires)
-
-    def _forwarded(self, event: ChildrenAdded, now: float) -> None:
-        tally = self._tally_of(event, now)
-        if tally is None:
-            return
-        if isinstance(tally, Own):
-            tally.silent += event.silent
-        for peer in event.children:
-            child = tally.child(peer)
-            if child is not None:
-                self._await(tally, child, peer, now)
-        self._changed(tally, now)
-
-    def _tally_of(self, event: ChildrenAdded, now: float) -> Tally | None:
-        if event.parent is None:
-            return self._own.get(event.message_id)
-        tally = self._relayed.get(event.message_id)
-        if tally is None and event.message_id not in self._pushed_out:
-            if len(self._relayed) >= self._config.table:
-                self._push_out(next(iter(self._relayed.values())), now)
-            tally = Relayed(event.message_id, event.expires, upstream=event.parent, origin=event.origin)
-            tally.epoch = self._post.epoch_of(event.parent)
-            self._relayed[event.message_id] = tally
-            self._timers.set((CountDue.EXPIRY, event.message_id), event.expires)
-        return tally
-
-    def _hop_settled(self, message_id: str, peer: PeerId, *, adopted: bool, now: float) -> None:
+    def _on_child_settled(self, message_id: str, peer: PeerId, *, adopted: bool, now: float) -> None:
         tally = self._tally(message_id)
         child = tally.children.get(peer) if tally else None
         if tally is None or child is None:
@@ -228,61 +196,177 @@ class ReceiptsCore:
             tally.take(child, 1, self._most)
         self._changed(tally, now)
 
-    def _await(self, tally: Tally, child: Child, peer: PeerId, now: float) -> None:
-        """An answer of this child is waited for; if it is no neighbour, for a while."""
-        if self._post.has_link(peer):
-            tally.wait_for(child)
+    def _on_children_added(self, event: ChildrenAdded, now: float) -> None:
+        tally = self._tally_of(event, now)
+        if tally is None:
             return
-        tally.wait_for(child, now + self._config.patience)
-        if (CountDue.PATIENCE, tally.message_id) not in self._timers:
-            self._timers.set((CountDue.PATIENCE, tally.message_id), now + self._config.patience)
-
-    def _end_waiting(self, tally: Tally, now: float) -> None:
-        """Children whose links have not come back in time stand for what they last said."""
-        later = tally.end_waiting(now, self._post.has_link)
-        if later < tally.expires:
-            self._timers.set((CountDue.PATIENCE, tally.message_id), later)
+        if isinstance(tally, Own):
+            tally.silent += event.silent
+        for peer in event.children:
+            child = tally.child(peer)
+            if child is not None:
+                self._await(tally, child, peer, now)
         self._changed(tally, now)
 
-    # --- links and what comes over them, and over routes --------------------------------------------------------------
+    def _on_broadcast_started(self, event: BroadcastStarted, now: float) -> None:
+        if event.message_id in self._own:
+            return
+        if len(self._own) >= self._config.table:
+            self._push_out(next(iter(self._own.values())), now)
+        started = now if event.started is None else event.started
+        self._own[event.message_id] = Own(event.message_id, event.expires, topic=event.topic, started=started)
+        self._timers.set((TallyDue.EXPIRY, event.message_id), event.expires)
 
-    def _link_down(self, peer: PeerId, *, is_silent: bool, now: float) -> None:
+    # --- receipts of others, and what they have noted -----------------------------------------------------------------
+
+    def _on_gossip_receipts(self, peer: PeerId, message: GossipReceipts, now: float) -> None:
+        if not self._outbox.has_link(peer):
+            return  # it has just ended
+        if message.epoch is not None:
+            self._on_epoch(peer, message.epoch, now)
+        if message.ask:
+            self._introduce_ourselves(peer)
+        if message.number is not None:
+            is_proven = self._outbox.is_verified(peer)
+            unknown = self._take_receipts(peer, message.receipts, now, is_here=True, is_proven=is_proven)
+            self._outbox.answer(peer, message.number, unknown, now)
+        self._on_noted(peer, message, now)
+
+    def _on_routed_receipts(
+        self, peer: PeerId, number: int, message: GossipReceipts, way: ReturnPath, now: float
+    ) -> None:
+        is_here = message.to == self._outbox.epoch
+        unknown = self._take_receipts(peer, message.receipts, now, is_here=is_here, is_proven=True)
+        answer = GossipReceipts(noted=(number,), unknown=tuple(unknown))
+        self._effects.append(Notify(Subsystem.ROUTING, RouteReply(way, answer)))
+
+    def _on_epoch(self, peer: PeerId, epoch: int, now: float) -> None:
+        """A neighbour says which process it is: another one has forgotten what its predecessor was told."""
+        for relayed in self._relayed.values():
+            if relayed.debt is not None and relayed.debt.peer == peer and relayed.debt.epoch != epoch:
+                self._drop_debt(relayed)
+            if relayed.upstream == peer and relayed.upstream != relayed.origin:
+                if relayed.epoch is None:
+                    relayed.epoch = epoch
+                elif relayed.epoch != epoch:
+                    self._lose_parent(relayed, now)
+        self._outbox.introduced(peer, epoch)
+
+    def _on_noted(self, peer: PeerId, message: GossipReceipts, now: float) -> None:
+        """This peer has noted what we told it, but for what is unknown to it: there it is no parent any more."""
+        for message_id in self._outbox.noted(peer, message.noted, now):
+            relayed = self._relayed.get(message_id)
+            if relayed is None:
+                continue
+            if relayed.debt is not None and relayed.debt.peer == peer:
+                self._drop_debt(relayed)
+            if relayed.upstream != peer:
+                continue
+            relayed.is_noted = True
+            if message_id in message.unknown:
+                self._lose_parent(relayed, now)
+            else:
+                self._tell_upstream(relayed, now)
+
+    # --- links and routes ---------------------------------------------------------------------------------------------
+
+    def _on_link_up(self, peer: RemotePeer) -> None:
+        if peer.version == 0:
+            return  # the original's peers tell nothing
+        self._introduce_ourselves(peer.peer_id)
+        self._outbox.link_up(peer)
+
+    def _on_link_down(self, peer: PeerId, *, is_silent: bool, now: float) -> None:
         """Children that went may still answer by a route, and a parent that went is told by one, if it may be alive."""
-        self._post.link_down(peer)
+        self._outbox.link_down(peer)
         for tally in self._tallies():
             child = tally.children.get(peer)
             if child is not None and not child.settled:
                 self._await(tally, child, peer, now)
-        self._upstream.link_down(peer, now, is_silent=is_silent)
+        for relayed in self._relayed.values():
+            if relayed.upstream == peer and (relayed.epoch is None or (is_silent and relayed.is_noted)):
+                self._lose_parent(relayed, now)
 
-    def _received(self, peer: PeerId, message: GossipReceipts, now: float) -> None:
-        if not self._post.has_link(peer):
-            return  # it has just ended
-        if message.epoch is not None:
-            self._upstream.introduced(peer, message.epoch, now)
-        if message.ask:
-            self._post.introduce(peer)
-        if message.number is not None:
-            is_proven = self._post.is_verified(peer)
-            unknown = self._take_receipts(peer, message.receipts, now, is_here=True, is_proven=is_proven)
-            self._post.answer(peer, message.number, unknown, now)
-        self._upstream.answered(peer, message, now)
+    def _on_route_failed(self, call: int, now: float) -> None:
+        """A peer can't be reached. As a parent it is lost; as an origin it is tried again."""
+        peer = self._outbox.route_failed(call, now)
+        if peer is None or self._outbox.has_link(peer):
+            return
+        for relayed in self._relayed.values():
+            if relayed.upstream == peer:
+                self._lose_parent(relayed, now, keep_debt=True)
+
+    def _on_mesh_size(self, peers: int, now: float) -> None:
+        """The mesh is so large: what was not believed of receipts may be so now."""
+        self._most = believable(peers, self._config.most)
+        for tally in self._tallies():
+            doubted = [child for child in tally.children.values() if child.claimed > child.count]
+            for child in doubted:
+                tally.take(child, child.claimed, self._most)
+            if doubted:
+                self._changed(tally, now)
+
+    def _on_leave(self, now: float) -> None:
+        self._left = True
+        for tally in self._tallies():
+            self._close(tally, now)
+
+    # --- tallies ------------------------------------------------------------------------------------------------------
+
+    def _tally(self, message_id: str) -> Tally | None:
+        return self._own.get(message_id) or self._relayed.get(message_id)
+
+    def _tallies(self) -> Iterator[Tally]:
+        yield from self._own.values()
+        yield from self._relayed.values()
+
+    def _tally_of(self, event: ChildrenAdded, now: float) -> Tally | None:
+        if event.parent is None:
+            return self._own.get(event.message_id)
+        tally = self._relayed.get(event.message_id)
+        if tally is None and event.message_id not in self._pushed_out:
+            if len(self._relayed) >= self._config.table:
+                self._push_out(next(iter(self._relayed.values())), now)
+            tally = Relayed(event.message_id, event.expires, upstream=event.parent, origin=event.origin)
+            tally.epoch = self._outbox.epoch_of(event.parent)
+            self._relayed[event.message_id] = tally
+            self._timers.set((TallyDue.EXPIRY, event.message_id), event.expires)
+        return tally
+
+    def _await(self, tally: Tally, child: Child, peer: PeerId, now: float) -> None:
+        """An answer of this child is waited for; if it is no neighbour, for a while."""
+        if self._outbox.has_link(peer):
+            tally.wait_for(child)
+            return
+        tally.wait_for(child, now + self._config.patience)
+        if (TallyDue.PATIENCE, tally.message_id) not in self._timers:
+            self._timers.set((TallyDue.PATIENCE, tally.message_id), now + self._config.patience)
+
+    def _end_waiting(self, tally: Tally, now: float) -> None:
+        """Children whose links have not come back in time stand for what they last said."""
+        for child in tally.overdue(now):
+            if not self._outbox.has_link(child):
+                tally.settle(tally.children[child])
+        later = tally.next_overdue
+        if later < tally.expires:
+            self._timers.set((TallyDue.PATIENCE, tally.message_id), later)
+        self._changed(tally, now)
 
     def _take_receipts(
         self, peer: PeerId, receipts: Sequence[Receipt], now: float, *, is_here: bool, is_proven: bool
     ) -> list[str]:
-        """What a peer tells; `is_here`, whether it means this process. Those that we don't count for it."""
+        """Take what a peer tells; `is_here`, whether it means this process. Those that we don't count for it."""
         unknown = []
         for receipt in receipts:
             tally, child = self._counted(peer, receipt.id, is_here=is_here, is_proven=is_proven)
             if tally is None or child is None:
-                self._counts.strays += 1  # we have forgotten it, or never sent it there
+                self._counts.strays += 1
                 unknown.append(receipt.id)
             elif receipt.count > self._config.most:
                 self._blame(peer)
             else:
                 self._counts.received += 1
-                self._hear(tally, child, peer, receipt, now)
+                self._take_receipt(tally, child, peer, receipt, now)
         return unknown
 
     def _counted(
@@ -295,7 +379,7 @@ class ReceiptsCore:
         relayed = self._relayed.get(message_id) if is_here else None
         return relayed, relayed.children.get(peer) if relayed else None
 
-    def _hear(self, tally: Tally, child: Child, peer: PeerId, receipt: Receipt, now: float) -> None:
+    def _take_receipt(self, tally: Tally, child: Child, peer: PeerId, receipt: Receipt, now: float) -> None:
         tally.take(child, receipt.count, self._most)
         child.has_settled = receipt.settled
         if receipt.settled:
@@ -303,53 +387,6 @@ class ReceiptsCore:
         else:
             self._await(tally, child, peer, now)
         self._changed(tally, now)
-
-    # --- what follows -------------------------------------------------------------------------------------------------
-
-    def _changed(self, tally: Tally, now: float) -> None:
-        if isinstance(tally, Own):
-            self._judge(tally, now)
-        elif isinstance(tally, Relayed):
-            self._upstream.consider(tally, now)
-
-    def _judge(self, own: Own, now: float) -> None:
-        """Our own: tell the application."""
-        for effect in own.judge(now, self._config.grace):
-            if isinstance(effect, Emit):
-                self._counts.delivered += own.below > 0
-                self._counts.failed += not own.below
-            self._do(effect)
-        if own.is_settled and not own.is_decided:
-            self._timers.set((CountDue.GRACE, own.message_id), own.started + self._config.grace)
-
-    def _write(self, peer: PeerId, message_id: str) -> Receipt | None:
-        relayed = self._relayed.get(message_id)
-        return relayed.write(peer, self._most) if relayed else None
-
-    # --- too many -----------------------------------------------------------------------------------------------------
-
-    def _resized(self, peers: int, now: float) -> None:
-        """The mesh is so large: what was not believed of receipts may be so now."""
-        self._most = self._upstream.most = believable(peers, self._config.most)
-        for tally in self._tallies():
-            doubted = [child for child in tally.children.values() if child.claimed > child.count]
-            for child in doubted:
-                tally.take(child, child.claimed, self._most)
-            if doubted:
-                self._changed(tally, now)
-
-    def _blame_liars(self, tally: Tally) -> None:
-        """Neighbours that have told of far more peers than there are, and nothing has borne them out."""
-        for peer, child in tally.children.items():
-            if child.claimed > LIE * self._most:
-                self._blame(peer)
-
-    def _blame(self, peer: PeerId) -> None:
-        self._counts.implausible += 1
-        if self._post.has_link(peer):
-            self._do(DropLink(peer, "receipts of more peers than there are", blame=True))
-
-    # --- the end ------------------------------------------------------------------------------------------------------
 
     def _close(self, tally: Tally, now: float) -> None:
         tally.close()
@@ -359,20 +396,114 @@ class ReceiptsCore:
         """Make room: settle it as it stands."""
         self._counts.dropped += 1
         self._close(tally, now)
-        self._post.flush(now, everything=True)
+        self._flush(now, everything=True)
         self._pushed_out.add(tally.message_id, None, tally.expires, now)
         self._forget(tally)
 
     def _forget(self, tally: Tally) -> None:
-        for due in CountDue:
+        for due in TallyDue:
             self._timers.cancel((due, tally.message_id))
         if isinstance(tally, Relayed):
-            self._upstream.pay(tally)
-            self._post.forget(tally.upstream, tally.message_id)
+            self._drop_debt(tally)
+            self._outbox.forget(tally.upstream, tally.message_id)
         self._own.pop(tally.message_id, None)
         self._relayed.pop(tally.message_id, None)
 
-    def _leave(self, now: float) -> None:
-        self._left = self._upstream.is_leaving = True
-        for tally in self._tallies():
-            self._close(tally, now)
+    # --- too many -----------------------------------------------------------------------------------------------------
+
+    def _blame_liars(self, tally: Tally) -> None:
+        """Neighbours that have told of far more peers than there are, and nothing has borne them out."""
+        for peer, child in tally.children.items():
+            if child.claimed > LIE * self._most:
+                self._blame(peer)
+
+    def _blame(self, peer: PeerId) -> None:
+        self._counts.implausible += 1
+        if self._outbox.has_link(peer):
+            self._effects.append(DropLink(peer, "receipts of more peers than there are", blame=True))
+
+    # --- what follows: the application is told, or the peer upstream --------------------------------------------------
+
+    def _changed(self, tally: Tally, now: float) -> None:
+        if isinstance(tally, Own):
+            self._judge(tally, now)
+        elif isinstance(tally, Relayed):
+            self._tell_upstream(tally, now)
+
+    def _judge(self, own: Own, now: float) -> None:
+        """Our own: tell the application."""
+        for effect in own.judge(now, self._config.grace):
+            if isinstance(effect, Emit):
+                self._counts.delivered += own.below > 0
+                self._counts.failed += not own.below
+            self._effects.append(effect)
+        if own.is_settled and not own.is_decided:
+            self._timers.set((TallyDue.GRACE, own.message_id), own.started + self._config.grace)
+
+    def _tell_upstream(self, relayed: Relayed, now: float) -> None:
+        """Tell upstream at once what is settled, and now and then what is not; one thing after the other."""
+        interim = (TallyDue.INTERIM, relayed.message_id)
+        state = relayed.state(self._most)
+        if not relayed.is_noted or state == relayed.sent or not state[0]:
+            return
+        untold = state[0] - (relayed.sent[0] if relayed.sent else 0)
+        if relayed.is_settled or self._left or untold >= self._config.handful:
+            self._timers.cancel(interim)
+            self._outbox.tell(relayed.upstream, relayed.message_id, relayed.epoch, now)
+        elif interim not in self._timers:
+            self._timers.set(interim, now + self._config.interim)
+
+    def _lose_parent(self, relayed: Relayed, now: float, *, keep_debt: bool = False) -> None:
+        """The parent can't be told any more; with `keep_debt`, it may be back one day."""
+        if not relayed.has_lost_parent_for:
+            return
+        self._counts.parents_lost += 1
+        parent = relayed.upstream
+        relayed.turn_to_origin(keep_debt=keep_debt)
+        if relayed.debt is None:
+            self._outbox.forget(parent, relayed.message_id)
+        self._tell_upstream(relayed, now)
+
+    def _drop_debt(self, relayed: Relayed) -> None:
+        """What was in doubt is noted, or the peer that was told it is no more."""
+        if relayed.debt is not None:
+            self._outbox.forget(relayed.debt.peer, relayed.message_id)
+            relayed.debt = None
+
+    # --- the outbox ---------------------------------------------------------------------------------------------------
+
+    def _introduce_ourselves(self, peer: PeerId) -> None:
+        """Tell a neighbour our epoch."""
+        self._send(peer, GossipReceipts(epoch=self._outbox.epoch))
+
+    def _flush(self, now: float, *, everything: bool = False) -> None:
+        """Send each peer what its turn is for; what it is told is written in the moment it leaves."""
+        ripe = self._outbox.take_ripe(everything=everything)
+        while ripe:
+            for peer in ripe:
+                batch = self._outbox.batch(peer)
+                if batch is not None:
+                    self._send_batch(peer, batch, now)
+            ripe = self._outbox.take_ripe()
+
+    def _send_batch(self, peer: PeerId, batch: Batch, now: float) -> None:
+        receipts = {}
+        for message_id in batch.message_ids:
+            relayed = self._relayed.get(message_id)
+            receipt = relayed.write(peer, self._most) if relayed else None
+            if receipt is not None:
+                receipts[message_id] = receipt
+        if batch.via is Via.QUESTION:
+            self._effects.append(SendFrame((peer,), GossipReceipts(ask=True), urgent=True))
+        message = self._outbox.pack(peer, batch, receipts, now)
+        if message is None:
+            return
+        if batch.via is not Via.ROUTE:
+            self._send(peer, message)
+        elif message.number is not None:
+            timeout = self._config.route_timeout
+            route = Route(Subsystem.RECEIPTS, message.number, peer, message, answered=True, timeout=timeout)
+            self._effects.append(Notify(Subsystem.ROUTING, route))
+
+    def _send(self, peer: PeerId, message: GossipReceipts) -> None:
+        self._effects.append(SendFrame((peer,), message, urgent=True, patient=True))

@@ -1,11 +1,17 @@
-"""What a peer knows of who has one broadcast: of its own, and of those that it passes on."""
+"""What a peer knows of how many have one broadcast: its own, and those that it passes on.
+
+See `receipts` for the algorithm: each child counts for as many peers as it has told of in total.
+
+In: children, what they tell, the end of waiting. Out: how many have it, whether that is settled, what the application
+is told, what the peer upstream is told.
+State: at most `MOST_CHILDREN` children; upstream and what it was told last; what a lost parent may not have heard.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from enum import Enum
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 from attrs import define, field, frozen
 
@@ -24,13 +30,10 @@ LIE = 8
 """Times as many as are believed make a liar: honest peers whose `MeshSize` differs must never blame each other."""
 
 
-class CountDue(Enum):
+class TallyDue(Enum):
     """Why a tally is looked at."""
 
-    if not TYPE_CHECKING:  # to which it is `Enum.__hash__` still
-        __hash__ = (
-            object.__hash__
-        )  # members are few and unique, and hashed for each timer: `Enum` hashes their names anew
+    __hash__ = object.__hash__  # hashed for each timer: `Enum` hashes the names of its members anew
 
     EXPIRY = "its ttl is over"
     DROP = "nothing is on its way any more"
@@ -39,17 +42,17 @@ class CountDue(Enum):
     PATIENCE = "children without a link have had their time"
 
 
-TallyTimer: TypeAlias = tuple[CountDue, str]
+TallyTimer: TypeAlias = tuple[TallyDue, str]
 
 
 def believable(peers: int, most: int) -> int:
-    """How many peers one child may tell of and be believed, where there are about so many, and never more than `most`."""
+    """The peers that one child may tell of and be believed, in a mesh of about so many; never more than `most`."""
     return min(most, max(FEWEST, ROOM * peers))
 
 
 @define(eq=False)
 class Child:
-    """Somebody who counts for us."""
+    """A peer that counts for us."""
 
     claimed: int = 0
     """What it has told in total."""
@@ -75,7 +78,7 @@ class Tally:
     awaited: int = 0
     """Children that are not settled."""
     is_over: bool = False
-    """Whether its ttl is: nobody is waited for any more."""
+    """Whether its ttl is: no child is waited for any more."""
 
     @property
     def is_settled(self) -> bool:
@@ -99,18 +102,20 @@ class Tally:
             self.awaited += child.settled
             child.settled, child.waits_until = False, until
 
-    def end_waiting(self, now: float, is_there: Callable[[PeerId], bool]) -> float:
-        """Settle those who had their time and are not there; when to do so again."""
-        for peer, child in self.children.items():
-            if child.waits_until <= now:
-                if is_there(peer):
-                    child.waits_until = math.inf
-                else:
-                    self.settle(child)
+    def overdue(self, now: float) -> list[PeerId]:
+        """Children without a link that have had their time; they are waited for no longer than others."""
+        overdue = [peer for peer, child in self.children.items() if child.waits_until <= now]
+        for peer in overdue:
+            self.children[peer].waits_until = math.inf
+        return overdue
+
+    @property
+    def next_overdue(self) -> float:
+        """When the next child without a link has had its time."""
         return min((child.waits_until for child in self.children.values()), default=math.inf)
 
     def close(self) -> None:
-        """Nobody is waited for any more; what still comes counts."""
+        """Wait for no child any more; what still comes counts."""
         self.is_over = True
         for child in self.children.values():
             self.settle(child)
@@ -172,7 +177,7 @@ class Debt:
 
 @define(eq=False)
 class Relayed(Tally):
-    """A broadcast of somebody else's.
+    """A broadcast of another peer.
 
     What we have to tell goes to `upstream`: the parent, or, where that was lost, the origin.
     """
@@ -191,7 +196,7 @@ class Relayed(Tally):
 
     @property
     def has_lost_parent_for(self) -> bool:
-        """Whether there is somebody else to tell, should the upstream be lost."""
+        """Whether there is another peer to tell, should the upstream be lost."""
         return self.origin is not None and self.upstream != self.origin
 
     def state(self, most: int) -> tuple[int, bool]:
@@ -215,7 +220,7 @@ class Relayed(Tally):
         return Receipt(id=self.message_id, count=count, settled=settled)
 
     def turn_to_origin(self, *, keep_debt: bool) -> None:
-        """The parent is lost. What it was told may be told to it again, but to nobody else; the rest goes to the origin."""
+        """The parent is lost: what it was told may be told again to it alone, and the rest goes to the origin."""
         assert self.origin is not None  # noqa: S101  # the caller has asked
         if keep_debt and self.sent and not self.is_noted:
             self.debt = Debt(self.upstream, self.epoch, *self.sent)

@@ -1,4 +1,5 @@
-"""The DHT among liars: what honest peers do with made-up ids, floods, forged values and answers that nobody asked for."""
+"""The DHT among liars: what honest peers do with made-up ids, floods, forged values and answers that nobody asked
+for."""
 
 import attrs
 import pytest
@@ -9,9 +10,8 @@ from p2pmesh.identity import SignatureMemo
 from p2pmesh.keyspace import PeerId, xor_distance
 from p2pmesh.protocols.effects import Notify
 from p2pmesh.protocols.inputs import Received
-from p2pmesh.protocols.kademlia.records import _covered, key_id, publish
+from p2pmesh.protocols.kademlia.records import key_id, sign_record, signed_bytes
 from p2pmesh.protocols.notices import ReturnPath, RoutedReceived, RouteFailed, RouteSucceeded
-from p2pmesh.protocols.util.rate_limiter import RateLimiter
 from p2pmesh.simulation.discrete.network import EPOCH
 from p2pmesh.wire.codec import decode, encode
 from p2pmesh.wire.overlay import DhtRecord, KademliaCall, KademliaRpc
@@ -36,7 +36,7 @@ def net():
 
 def record(net, *, key="key", value="value", by=STRANGER, at=0.0, ttl=600.0, config=ROOMY) -> DhtRecord:
     timestamp = int((EPOCH + net.now + at) * 1000)
-    return publish(by, key_id(key), value, timestamp, ttl, config).record
+    return sign_record(by, key_id(key), value, timestamp, ttl, config).record
 
 
 def store(net, peer, value, by=STRANGER):
@@ -87,8 +87,11 @@ def test_made_up_ids_are_asked_and_die_out():
         assert found <= known
         assert len(found & set(net.closest(target))) >= 9, "though who knew of one may have been a liar"
         assert net.now - started < CONFIG.lookup_timeout
-    for peer in net.peers:
-        assert set(peer.core._table) <= known, "an id that nobody has is nobody's contact"
+    for peer in net.peers[0], net.peers[2]:
+        for number in range(10):
+            find = KademliaCall(type="FIND_NODE", id=net.peers[3].id, target_id=key_id(str(number)))
+            (reply,) = net.ask(net.peers[3].identity, peer, find)
+            assert set(reply.peers) <= known, "an id that nobody has is nobody's contact"
 
 
 def test_a_value_is_found_though_every_fourth_peer_says_there_is_none():
@@ -114,7 +117,7 @@ def test_a_forged_value_is_not_believed_and_the_true_one_found(net):
             )
     found = net.outcome(reader, net.get(reader, "key"))
     assert (found.value, found.publisher) == ("true", alice.id)
-    assert reader.stats["refused"] >= 1
+    assert reader.stats["lookups"]["bad_records"] >= 1
 
 
 @pytest.mark.parametrize(
@@ -133,8 +136,8 @@ def test_a_bad_value_in_an_answer_is_none(net, bad):
         liar.lies = lambda asker, call, me=liar.id: KademliaCall(type=f"{call.type}_REPLY", id=me, record=lie)
     reader = net.peers[0]
     assert net.outcome(reader, net.get(reader, "key")) is None
-    assert reader.stats["refused"] >= CONFIG.k
-    assert reader.stats["stored"] == 0
+    assert reader.stats["lookups"]["bad_records"] >= CONFIG.k
+    assert reader.stats["store"]["values"] == 0
 
 
 def test_answers_of_another_type_or_another_peer_or_none_count_as_no_answer(net):
@@ -148,20 +151,21 @@ def test_answers_of_another_type_or_another_peer_or_none_count_as_no_answer(net)
     reader = net.peers[0]
     found = net.outcome(reader, net.find(reader, key_id("key")))
     assert not {peer.id for peer in net.peers[1:10]} & set(found)
-    assert reader.stats["bad_replies"] > 0
+    assert reader.stats["rpc"]["bad_replies"] > 0
 
 
 def test_an_answer_that_was_not_asked_for_changes_nothing(net):
     peer = net.peers[0]
     lie = KademliaRpc(message=KademliaCall(type="FIND_NODE_REPLY", id=STRANGER.peer_id, peers=made_up(peer.id)))
-    contacts = list(peer.core._table)
+    before = peer.stats["routing_table"]
     way = ReturnPath(STRANGER.peer_id, "x", (STRANGER.peer_id,))
     assert peer.core.handle(RouteSucceeded(10_000, STRANGER.peer_id, 3, lie), net.now) == []
     assert peer.core.handle(RouteFailed(10_001, "why"), net.now) == []
     assert peer.core.handle(RoutedReceived(remote(STRANGER), lie, way), net.now) == []
     assert peer.core.handle(Received(STRANGER.peer_id, lie), net.now) == []
-    assert list(peer.core._table) == contacts
-    assert peer.stats["unasked"] == 2
+    assert peer.stats["routing_table"] == before
+    assert not net.knows(peer, STRANGER.peer_id)
+    assert peer.stats["requests"]["unasked"] == 2
 
 
 # --- requests ---------------------------------------------------------------------------------------------------------
@@ -182,8 +186,14 @@ def test_an_answer_that_was_not_asked_for_changes_nothing(net):
 def test_what_is_no_request_is_counted_and_not_answered(net, request_):
     peer = net.peers[0]
     assert net.ask(STRANGER, peer, request_) == []
-    assert peer.stats["refused"] == 1
-    assert STRANGER.peer_id not in peer.core._table
+    assert peer.stats["requests"]["refused"] == 1
+    assert not net.knows(peer, STRANGER.peer_id)
+
+
+def test_a_request_that_seems_to_come_from_ourselves_is_not_answered(net):
+    peer = net.peers[0]
+    assert net.ask(peer.identity, peer, KademliaCall(type="PING", id=peer.id)) == []
+    assert peer.stats["requests"]["refused"] == 1
 
 
 def test_a_request_of_a_peer_of_the_original_is_not_answered(net):
@@ -195,7 +205,7 @@ def test_requests_above_a_peers_rate_are_counted_and_not_answered(net):
     ping = KademliaCall(type="PING", id=STRANGER.peer_id)
     answered = sum(len(net.ask(STRANGER, peer, ping)) for _ in range(1000))
     assert answered == CONFIG.request_burst
-    assert peer.stats["flooded"] == 1000 - answered
+    assert peer.stats["requests"]["flooded"] == 1000 - answered
     other = identity(901)
     assert net.ask(other, peer, KademliaCall(type="PING", id=other.peer_id)), "others are answered as ever"
     net.run(1.0)
@@ -207,7 +217,7 @@ def test_only_so_many_peers_are_measured():
     for number in range(20):
         who = identity(1000 + number)
         net.ask(who, net.peers[0], KademliaCall(type="PING", id=who.peer_id))
-    assert len(net.peers[0].core._allowances) == 5
+    assert net.peers[0].stats["requests"]["requesters"] == 5
 
 
 def test_who_asks_is_told_of_the_nearest_but_not_of_itself(net):
@@ -248,7 +258,7 @@ def test_a_good_value_is_stored_and_found(net):
 def test_a_bad_value_is_refused_and_counted(net, what, bad):
     peer = holder(net)
     assert not store(net, peer, bad(net))
-    assert (peer.stats["stored"], peer.stats["refused"]) == (0, 1)
+    assert (peer.stats["store"]["values"], peer.stats["requests"]["refused"]) == (0, 1)
 
 
 def sign(net, **fields) -> DhtRecord:
@@ -261,7 +271,7 @@ def sign(net, **fields) -> DhtRecord:
         signature=bytes(64),
         **fields,
     )
-    return structs.replace(bare, signature=STRANGER.sign(_covered(bare)))
+    return structs.replace(bare, signature=STRANGER.sign(signed_bytes(bare)))
 
 
 @pytest.mark.parametrize(
@@ -301,7 +311,6 @@ def test_a_stranger_can_not_make_a_holder_skip_its_turn(net):
     peer = holder(net)
     value = record(net)
     store(net, peer, value)
-    due = peer.core._upkeep._due.next_deadline()
     net.run(60.0)
     strangers = [identity(number) for number in range(2000, 2050)]
     far = max(strangers, key=lambda one: xor_distance(one.peer_id, key_id("key")))
@@ -309,7 +318,10 @@ def test_a_stranger_can_not_make_a_holder_skip_its_turn(net):
     (reply,) = net.ask(far, peer, ask)
     assert reply.stored
     assert reply.record is None
-    assert peer.core._upkeep._due.next_deadline() == due
+    assert peer.stats["republish"]["skipped"] == 0
+    near = min(strangers, key=lambda one: xor_distance(one.peer_id, key_id("key")))
+    net.ask(near, peer, structs.replace(ask, id=near.peer_id))
+    assert peer.stats["republish"]["skipped"] == 1, "a holder can"
 
 
 def test_calls_go_over_the_wire_as_they_are(net):
@@ -329,10 +341,10 @@ def test_calls_go_over_the_wire_as_they_are(net):
         assert decode(encode(message, text=True)) == message
 
 
-def test_nothing_a_peer_sends_raises(net):
+def test_nothing_a_peer_sends_raises():
     """Every type with every combination of the fields it may have."""
+    net = DhtNet(20, config=attrs.evolve(CONFIG, request_burst=10_000))
     peer = net.peers[0]
-    peer.core._allowances = RateLimiter(1, 1.0, 10_000)
     fields = {
         "target_id": [None, peer.id, STRANGER.peer_id],
         "key": [None, "", "Z" * 40, peer.id],

@@ -1,5 +1,10 @@
 """The DHT among honest peers: join, find, put, get, upkeep."""
 
+import itertools
+import math
+import random
+from typing import Any
+
 import attrs
 import pytest
 
@@ -7,13 +12,16 @@ from p2pmesh.config import KademliaConfig, MeshConfig
 from p2pmesh.errors import ConfigError, IdentityError, InvalidPayload, MeshClosed, PayloadTooLarge, PeerUnreachable
 from p2pmesh.identity import Identity, SignatureMemo
 from p2pmesh.keyspace import PeerId, xor_distance
-from p2pmesh.protocols.effects import Reply
-from p2pmesh.protocols.inputs import DhtFindNode, DhtGet, DhtPut, LinkUp, RemotePeer
+from p2pmesh.protocols.effects import Notify, Reply
+from p2pmesh.protocols.inputs import DhtFindNode, DhtGet, DhtPut, Leave, LinkDown, LinkUp, RemotePeer
 from p2pmesh.protocols.kademlia.kademlia import KademliaCore
-from p2pmesh.protocols.kademlia.records import DhtValue, key_id
+from p2pmesh.protocols.kademlia.records import DhtValue, key_id, sign_record
+from p2pmesh.protocols.kademlia.rpc import REPLIES
+from p2pmesh.protocols.notices import CancelRoute, ReturnPath, Route, RoutedReceived, RouteReply, RouteSucceeded
 from p2pmesh.simulation.discrete.network import EPOCH
+from p2pmesh.wire.overlay import DhtRecord, KademliaCall, KademliaRpc
 from tests.harness.kademlia import DhtNet
-from tests.harness.virtual_time import identity, remote
+from tests.harness.virtual_time import identity, remote, virtual_wall
 
 SMALL = KademliaConfig(k=4, replacements=4)
 
@@ -27,6 +35,19 @@ def _memo():
 @pytest.fixture
 def net():
     return DhtNet(20, config=SMALL)
+
+
+def peer_of_bucket(me: PeerId, index: int, number: int) -> Identity:
+    """The peer with that number of those whose distance from us has so many bits."""
+    return next(
+        itertools.islice(
+            (one for n in itertools.count(500) if bucket(me, (one := identity(n)).peer_id) == index), number % 4, None
+        )
+    )
+
+
+def bucket(me: PeerId, peer: PeerId) -> int:
+    return xor_distance(me, peer).bit_length()
 
 
 # --- peers ------------------------------------------------------------------------------------------------------------
@@ -46,22 +67,21 @@ def test_a_newcomer_looks_itself_up_soon_after_its_first_link_and_is_known_to_it
     net.run(5.0)
     others = [peer.id for peer in net.peers[:-1]]
     nearest = sorted(others, key=lambda peer: xor_distance(peer, newcomer.id))[:4]
-    assert all(newcomer.id in net.by_id[peer].core._table for peer in nearest)
-    assert newcomer.stats["lookups"] == 1
+    assert all(net.knows(net.by_id[peer], newcomer.id) for peer in nearest)
+    assert newcomer.stats["lookups"]["done"] == 1
 
 
 def test_at_rest_a_peer_looks_itself_up_ever_less(net):
     net.run(4 * 3600.0)
-    before = net.peers[0].stats["rpcs_out"]
+    before = net.peers[0].stats["rpc"]["sent"]
     net.run(3600.0)
-    assert net.peers[0].stats["rpcs_out"] - before <= 80, "itself, and its stale buckets, once"
-    assert net.peers[0].stats["unanswered"] == 0
+    assert net.peers[0].stats["rpc"]["sent"] - before <= 80, "itself, and its stale buckets, once"
+    assert net.peers[0].stats["rpc"]["unanswered"] == 0
 
 
 def test_when_the_mesh_changes_after_a_long_rest_peers_look_themselves_up_again(net):
     net.run(6 * 3600.0)
     for peer in net.peers:
-        assert peer.core._next_look - net.now > 0
         peer.asked.clear()
     gone = net.peers[7]
     net.kill(gone)
@@ -77,52 +97,54 @@ def test_without_links_nothing_happens():
     net = DhtNet()
     alone = net.add()
     net.run(100_000.0)
-    assert alone.stats["rpcs_out"] == 0
+    assert alone.stats["rpc"]["sent"] == 0
 
 
 def test_when_all_links_are_lost_contacts_are_kept(net):
     peer = net.peers[3]
-    for other in list(peer.core._links):
+    neighbours = list(peer.links)
+    for other in neighbours:
         net.unlink(peer, net.by_id[other])
     net.lose = lambda sender, receiver, call: sender == peer.id
-    contacts = peer.stats["contacts"]
-    net.outcome(peer, net.find(peer, key_id("anything")))
-    assert peer.stats["contacts"] == contacts
+    contacts = peer.stats["routing_table"]["contacts"]
+    for other in neighbours:
+        net.outcome(peer, net.find(peer, other))
+    assert peer.stats["routing_table"]["contacts"] == contacts
+    assert all(net.knows(peer, other) for other in neighbours)
 
 
 def test_a_neighbour_that_fell_silent_is_no_contact_any_more(net):
     a, b = net.peers[:2]
     net.unlink(a, b, timed_out=5.0)
-    assert b.id not in a.core._table
+    assert not net.knows(a, b.id)
 
 
 def test_a_link_that_is_closed_costs_no_contact(net):
     a, b = net.peers[:2]
     net.unlink(a, b)
-    assert b.id in a.core._table
+    assert net.knows(a, b.id)
 
 
 def test_a_full_bucket_pings_its_oldest_contact_for_a_newcomer_and_drops_it_if_it_is_dead():
-    net = DhtNet(2, config=attrs.evolve(SMALL, k=1))
-    peer = net.peers[0]
-    oldest = net.peers[1].id
-    net.kill(net.peers[1])
-    peer.core._timers.cancel("ourselves")
+    net = DhtNet(2, config=attrs.evolve(SMALL, k=1, refresh_first=3600.0))
+    peer, oldest = net.peers
+    net.kill(oldest)
     net.run(200.0)
-    index = peer.core._table.index(oldest)
     newcomers = [identity(number) for number in range(500, 600)]
-    newcomer = next(one for one in newcomers if peer.core._table.index(one.peer_id) == index)
+    newcomer = next(one for one in newcomers if bucket(peer.id, one.peer_id) == bucket(peer.id, oldest.id))
     net.feed(peer, LinkUp(remote(newcomer)))
+    net.feed(peer, LinkUp(remote(newcomer)))
+    assert peer.stats["rpc"]["pending"] == 1, "it is pinged once"
     net.run(10.0)
-    assert oldest not in peer.core._table
-    assert newcomer.peer_id in peer.core._table
+    assert not net.knows(peer, oldest.id)
+    assert net.knows(peer, newcomer.peer_id)
 
 
 def test_peers_of_the_original_and_unverified_ones_are_no_contacts():
     net = DhtNet(1, settle=0.0)
     net.feed(net.peers[0], LinkUp(remote(identity(99), version=0)))
     net.feed(net.peers[0], LinkUp(RemotePeer(PeerId("a" * 40), False, 1)))
-    assert net.peers[0].stats["contacts"] == 0
+    assert net.peers[0].stats["routing_table"]["contacts"] == 0
 
 
 # --- values -----------------------------------------------------------------------------------------------------------
@@ -149,7 +171,7 @@ def test_the_k_nearest_peers_hold_a_value(net):
 def test_a_key_under_which_nothing_lies_gives_none(net):
     peer = net.peers[0]
     assert net.outcome(peer, net.get(peer, "nothing")) is None
-    assert peer.stats["misses"] == 1
+    assert peer.stats["calls"]["misses"] == 1
 
 
 def test_the_newest_value_of_several_publishers_is_found_or_that_of_one(net):
@@ -167,51 +189,87 @@ def test_what_is_put_later_replaces_what_was_there(net):
         net.outcome(alice, net.put(alice, "key", number))
     found = net.outcome(bob, net.get(bob, "key"))
     assert found.value == 2
-    assert all(len(net.by_id[holder].core._upkeep.store) == 1 for holder in net.holders(key_id("key")))
+    assert all(net.by_id[holder].stats["store"]["values"] == 1 for holder in net.holders(key_id("key")))
+
+
+def test_of_two_values_put_at_once_the_second_is_newer():
+    core, neighbours = bare_core(4, k=4)
+    sent = []
+    for call in (1, 2):
+        sent += routes(core.handle(DhtPut(call, "key", f"value {call}"), 1.0))
+    stored = [call.record for _, call in of_type(drive(core, sent, neighbours[0], 1.0), "STORE") if call.record]
+    times = {record.payload: record.timestamp for record in stored}
+    assert times["value 1"] < times["value 2"]
 
 
 def test_a_get_mends_what_is_out_of_date(net):
-    alice, bob = net.peers[0], net.peers[9]
+    alice, bob = net.peers[0], net.add(config=attrs.evolve(SMALL, quorum=4))
+    net.run(10.0)
     net.outcome(alice, net.put(alice, "key", "old"))
     late = next(peer for peer in net.holders(key_id("key")) if peer not in {alice.id, bob.id})
     net.lose = lambda sender, receiver, call: receiver == late and call.type == "STORE"
     net.outcome(alice, net.put(alice, "key", "new"))
     net.lose = lambda *_: False
-    bob.core._config = attrs.evolve(SMALL, quorum=4)
-    bob.core._calls._config = bob.core._config
     assert net.outcome(bob, net.get(bob, "key")).value == "new"
     net.run(2.0)
-    stored = net.by_id[late].core._upkeep.store.newest(key_id("key"))
-    assert stored.checked.found().value == "new"
+    assert net.value_at(net.by_id[late], key_id("key")).payload == "new"
 
 
 def test_a_get_leaves_a_copy_at_the_nearest_peer_that_lacked_the_value(net):
     alice, bob = net.peers[0], net.peers[9]
     net.outcome(alice, net.put(alice, "key", 1))
     nearest = next(peer for peer in net.closest(key_id("key")) if peer != bob.id)
-    store = net.by_id[nearest].core._upkeep.store
-    store.remove((key_id("key"), alice.id))
+    net.restart(net.by_id[nearest])
+    assert nearest not in net.holders(key_id("key"))
     net.outcome(bob, net.get(bob, "key"))
     net.run(2.0)
-    assert store.newest(key_id("key")) is not None
+    assert nearest in net.holders(key_id("key"))
 
 
-def test_a_far_peer_keeps_a_copy_for_a_while_only_and_a_farther_one_for_less(net):
-    alice = net.peers[0]
-    net.outcome(alice, net.put(alice, "key", 1))
-    record = net.by_id[net.holders(key_id("key"))[0]].core._upkeep.store.newest(key_id("key")).checked
-    ranked = [net.by_id[peer] for peer in net.closest(key_id("key"), 20)]
-    kept = {}
-    for peer in ranked:
-        if peer.core._table.nearer(key_id("key")) >= 5 and peer.core._upkeep.keep(record, net.now):
-            stored = peer.core._upkeep.store.newest(key_id("key"))
-            assert stored.cached
-            kept[peer.core._table.nearer(key_id("key"))] = stored.until - net.now
-    assert len(kept) > 2
-    assert all(30 <= time <= SMALL.cache_time for time in kept.values())
-    assert [kept[beyond] for beyond in sorted(kept)] == sorted(kept.values(), reverse=True)
-    net.run(SMALL.cache_time + 1)
-    assert sorted(net.holders(key_id("key"), cached=True)) == sorted(net.closest(key_id("key")))
+def test_a_far_peer_keeps_a_copy_for_a_while_only_and_a_farther_one_for_less():
+    """With k = 4 a peer holds a value for good while it knows no more than 5 peers that are nearer to the key."""
+    net = DhtNet(1, config=SMALL, settle=0.0)
+    peer = net.peers[0]
+    contacts = [peer_of_bucket(peer.id, 160 - number // 4, number) for number in range(16)]
+    for contact in contacts:
+        net.feed(peer, LinkUp(remote(contact)))
+    publisher, kept = contacts[0], {}
+    for number in range(300):
+        key = key_id(f"key {number}")
+        nearer = sum(xor_distance(one.peer_id, key) < xor_distance(peer.id, key) for one in contacts)
+        if nearer in kept:
+            continue
+        record = sign_record(publisher, key, "value", int((EPOCH + net.now) * 1000), 3600.0, SMALL).record
+        (reply,) = net.ask(publisher, peer, KademliaCall(type="STORE", id=publisher.peer_id, record=record))
+        assert reply.stored
+        kept[nearer] = key
+    assert len([nearer for nearer in kept if nearer >= 5]) > 2
+    assert peer.stats["store"]["copies"] == len([nearer for nearer in kept if nearer >= 5])
+    stored_at = net.now
+    for nearer in sorted(kept, reverse=True):
+        lasts = 600.0 * 0.5 ** ((nearer - 5) / 4) if nearer >= 5 else 3590.0
+        net.run_until(stored_at + lasts - 0.1)
+        assert net.value_at(peer, kept[nearer])
+        if nearer >= 5:
+            net.run_until(stored_at + lasts)
+            assert not net.value_at(peer, kept[nearer])
+
+
+def test_a_copy_that_would_not_be_kept_for_half_a_minute_is_not_taken():
+    net = DhtNet(1, config=attrs.evolve(SMALL, cache_time=30.0), settle=0.0)
+    peer = net.peers[0]
+    contacts = [peer_of_bucket(peer.id, 160 - number // 4, number) for number in range(8)]
+    for contact in contacts:
+        net.feed(peer, LinkUp(remote(contact)))
+    taken = {}
+    for number in range(100):
+        key = key_id(f"key {number}")
+        nearer = sum(xor_distance(one.peer_id, key) < xor_distance(peer.id, key) for one in contacts)
+        record = sign_record(contacts[0], key, "value", int((EPOCH + net.now) * 1000), 3600.0, SMALL).record
+        (reply,) = net.ask(contacts[0], peer, KademliaCall(type="STORE", id=contacts[0].peer_id, record=record))
+        taken[nearer] = reply.stored
+        net.run(1.0)
+    assert taken == {0: True, 4: True, 8: False}
 
 
 def test_a_value_is_forgotten_when_its_ttl_is_over(net):
@@ -221,7 +279,7 @@ def test_a_value_is_forgotten_when_its_ttl_is_over(net):
     assert net.outcome(bob, net.get(bob, "key")).value == 1
     net.run(15.0)
     assert net.outcome(bob, net.get(bob, "key")) is None
-    assert net.holders(key_id("key"), cached=True) == []
+    assert net.holders(key_id("key"), copies=True) == []
 
 
 def test_our_own_value_expires_for_us_too(net):
@@ -235,9 +293,9 @@ def test_our_own_value_expires_for_us_too(net):
 def test_what_we_have_published_ourselves_is_got_without_asking(net):
     alice = net.peers[0]
     net.outcome(alice, net.put(alice, "key", 1))
-    before = alice.stats["rpcs_out"]
+    before = alice.stats["rpc"]["sent"]
     assert net.outcome(alice, net.get(alice, "key", alice.id)).value == 1
-    assert alice.stats["rpcs_out"] == before
+    assert alice.stats["rpc"]["sent"] == before
 
 
 def test_a_lonely_peer_keeps_its_value_and_hands_it_to_those_who_come():
@@ -256,7 +314,7 @@ def test_a_call_before_the_first_link_waits_for_it():
     net = DhtNet(10, config=SMALL)
     net.outcome(net.peers[0], net.put(net.peers[0], "key", 1))
     newcomer = DhtNet.add(net)
-    for other in list(newcomer.core._links):
+    for other in list(newcomer.links):
         net.unlink(newcomer, net.by_id[other])
     call = net.get(newcomer, "key")
     net.run(1.0)
@@ -281,10 +339,10 @@ def test_a_call_before_the_first_link_waits_for_it():
 )
 def test_what_can_not_be_put_is_refused_before_anything_is_sent(net, key, value, ttl, error):
     alice = net.peers[0]
-    before = alice.stats["rpcs_out"]
+    before = alice.stats["rpc"]["sent"]
     with pytest.raises(error):
         net.outcome(alice, net.put(alice, key, value, ttl))
-    assert alice.stats["rpcs_out"] == before
+    assert alice.stats["rpc"]["sent"] == before
 
 
 def test_the_error_for_a_large_value_names_its_limit(net):
@@ -310,7 +368,7 @@ def test_a_put_that_nobody_takes_fails(net):
     net.lose = lambda sender, receiver, call: call.type == "STORE"
     with pytest.raises(PeerUnreachable):
         net.outcome(net.peers[0], net.put(net.peers[0], key, 1))
-    assert net.peers[0].stats["published"] == 0
+    assert net.peers[0].stats["republish"]["published"] == 0
 
 
 def test_a_mesh_without_dht_says_so_and_answers_nobody():
@@ -319,7 +377,7 @@ def test_a_mesh_without_dht_says_so_and_answers_nobody():
     net.run(10.0)
     with pytest.raises(ConfigError, match="enabled"):
         net.outcome(off, net.get(off, "key"))
-    assert off.stats["rpcs_out"] == 0
+    assert off.stats["rpc"]["sent"] == 0
     peer = net.peers[0]
     assert off.id not in net.outcome(peer, net.find(peer, off.id))
 
@@ -329,7 +387,7 @@ def test_a_cancelled_call_is_forgotten_with_all_its_requests(net):
     calls = [net.get(peer, "key"), net.put(peer, "key", 1), net.find(peer, key_id("x"))]
     for call in calls:
         net.forget(peer, call)
-    assert (peer.stats["calls"], peer.stats["requests"], peer.stats["lookups_running"]) == (0, 0, 0)
+    assert (peer.stats["calls"]["open"], peer.stats["rpc"]["pending"], peer.stats["lookups"]["running"]) == (0, 0, 0)
     net.run(20.0)
     assert not peer.replies
 
@@ -340,7 +398,7 @@ def test_a_put_that_is_cancelled_while_it_is_stored_ends_quietly(net):
     while not any(asked.type == "STORE" for other in net.peers for _, asked in other.asked):
         net.step()
     net.forget(peer, call)
-    assert peer.stats["requests"] == 0
+    assert peer.stats["rpc"]["pending"] == 0
     net.run(20.0)
     assert not peer.replies
 
@@ -351,16 +409,16 @@ def test_leaving_ends_all_calls_and_all_activity(net):
     net.leave(peer)
     for call in calls:
         assert isinstance(peer.replies[call].error, MeshClosed)
-    assert peer.stats["requests"] == 0
+    assert peer.stats["rpc"]["pending"] == 0
 
 
 def test_no_more_lookups_run_at_once_than_allowed_and_the_others_follow():
     net = DhtNet(10, config=attrs.evolve(SMALL, lookups=2))
     peer = net.peers[0]
     calls = [net.get(peer, f"key {number}") for number in range(7)]
-    assert (peer.stats["lookups_running"], peer.stats["lookups_waiting"]) == (2, 5)
+    assert (peer.stats["lookups"]["running"], peer.stats["lookups"]["waiting"]) == (2, 5)
     net.forget(peer, calls[-1])
-    assert peer.stats["lookups_waiting"] == 4
+    assert peer.stats["lookups"]["waiting"] == 4
     assert [net.outcome(peer, call) for call in calls[:-1]] == [None] * 6
 
 
@@ -400,9 +458,9 @@ def test_once_an_hour_one_holder_sees_to_a_value_and_the_others_skip_their_turn(
     net.run(1.3 * 3600)
     for peer in net.peers:
         peer.asked.clear()
-    before = sum(peer.stats["republished"] for peer in net.peers)
+    before = sum(peer.stats["republish"]["republished"] for peer in net.peers)
     net.run(3 * 3600)
-    turns = sum(peer.stats["republished"] for peer in net.peers) - before
+    turns = sum(peer.stats["republish"]["republished"] for peer in net.peers) - before
     assert 2 <= turns <= 8, "not three for each of eight"
     assert sum(call.type == "STORE" for peer in net.peers for _, call in peer.asked) <= 3, "hardly anybody lacked it"
     assert set(net.closest(key_id("key"))) <= set(net.holders(key_id("key")))
@@ -413,7 +471,7 @@ def test_republishing_gives_the_value_to_those_that_lack_it(net):
     net.outcome(alice, net.put(alice, "key", 1))
     for peer in net.closest(key_id("key"))[:2]:
         if peer != alice.id:
-            net.by_id[peer].core._upkeep.store.remove((key_id("key"), alice.id))
+            net.restart(net.by_id[peer])
     net.run(1.5 * 3600)
     assert set(net.closest(key_id("key"))) <= set(net.holders(key_id("key")))
 
@@ -423,12 +481,13 @@ def test_a_publisher_sees_to_its_value_until_it_expires():
     alice = net.peers[0]
     net.outcome(alice, net.put(alice, "key", 1))
     for peer in net.peers:
-        if peer is not alice and peer.core._upkeep.store.get((key_id("key"), alice.id)):
-            peer.core._upkeep.store.remove((key_id("key"), alice.id))
+        if peer is not alice:
+            net.restart(peer)
+    assert set(net.holders(key_id("key"))) <= {alice.id}
     net.run(1.3 * 3600)
     assert set(net.closest(key_id("key"))) <= set(net.holders(key_id("key")))
     net.run(3 * 3600)
-    assert alice.stats["published"] == 0
+    assert alice.stats["republish"]["published"] == 0
 
 
 @pytest.mark.parametrize("peers", [30, pytest.param(60, marks=pytest.mark.simulation)])
@@ -471,7 +530,7 @@ def test_a_lookup_ends_in_its_time_with_what_it_has():
     found = net.outcome(reader, net.find(reader, key_id("key")))
     assert net.now - started <= 3.0
     assert list(found[:3]) == net.closest(key_id("key"))[1:]
-    assert reader.stats["requests"] == 0
+    assert reader.stats["rpc"]["pending"] == 0
 
 
 def test_the_same_seed_gives_the_same_run():
@@ -482,3 +541,311 @@ def test_the_same_seed_gives_the_same_run():
         return [peer.stats for peer in net.peers]
 
     assert run() == run()
+
+
+# --- the pool of lookups ----------------------------------------------------------------------------------------------
+
+
+def bare_core(count: int = 8, **fields: Any) -> tuple[KademliaCore, list[PeerId]]:
+    """A core alone, with so many neighbours."""
+    core = KademliaCore(identity(1), MeshConfig(kademlia=KademliaConfig(**fields)), random.Random(1), virtual_wall)
+    neighbours = [identity(number) for number in range(2, 2 + count)]
+    for neighbour in neighbours:
+        core.handle(LinkUp(remote(neighbour)), 0.0)
+    return core, [neighbour.peer_id for neighbour in neighbours]
+
+
+def routes(effects: list[Any]) -> list[Route]:
+    return [effect.input for effect in effects if isinstance(effect, Notify) and isinstance(effect.input, Route)]
+
+
+def answer(core: KademliaCore, route: Route, peer: PeerId, now: float = 1.0, **fields: Any) -> list[Any]:
+    assert isinstance(route.message, KademliaRpc)
+    reply = KademliaCall(type=REPLIES[route.message.message.type], id=peer, **fields)
+    return core.handle(RouteSucceeded(route.call, peer, 1, KademliaRpc(message=reply)), now)
+
+
+def test_a_get_ends_with_the_quorum_and_cancels_what_is_under_way():
+    core, _ = bare_core(quorum=2, alpha=5)
+    key = key_id("key")
+    record = sign_record(identity(50), key, "value", int(EPOCH * 1000), 3600.0, SMALL).record
+    asked = routes(core.handle(DhtGet(1, "key"), 1.0))
+    assert len(asked) == 6, "alpha, and whichever peer is next to the key"
+    assert not any(isinstance(effect, Reply) for effect in answer(core, asked[1], asked[1].to, record=record))
+    effects = answer(core, asked[2], asked[2].to, record=record)
+    (reply,) = [effect for effect in effects if isinstance(effect, Reply)]
+    assert reply.value.value == "value"
+    cancelled = [effect.input.call for effect in effects if isinstance(getattr(effect, "input", None), CancelRoute)]
+    assert {asked[0].call, asked[3].call, asked[4].call, asked[5].call} <= set(cancelled)
+    assert core.snapshot()["lookups"]["running"] == 0
+
+
+def test_a_lookup_that_found_fewer_than_k_waits_for_whichever_peer_is_next_to_its_target():
+    core, neighbours = bare_core(2)
+    entry, *asked = routes(core.handle(DhtFindNode(1, identity(60).peer_id), 1.0))
+    assert entry.nearest
+    for route in asked:
+        assert not any(isinstance(effect, Reply) for effect in answer(core, route, route.to))
+    far = identity(61).peer_id
+    (reply,) = [effect for effect in answer(core, entry, far) if isinstance(effect, Reply)]
+    assert set(reply.value) == {far, *neighbours, identity(1).peer_id}
+
+
+def test_one_that_found_k_does_not_wait():
+    core, _ = bare_core(4, k=2)
+    _, *asked = routes(core.handle(DhtFindNode(1, identity(60).peer_id), 1.0))
+    replies = [effect for route in asked for effect in answer(core, route, route.to) if isinstance(effect, Reply)]
+    assert len(replies) == 1
+
+
+def test_only_so_many_lookups_for_upkeep_run_at_once_and_they_hinder_no_call():
+    core, neighbours = bare_core(lookups=1)
+    held = 0
+    for number in range(8):
+        publisher = identity(70 + number)
+        record = sign_record(publisher, key_id("key"), number, int(EPOCH * 1000), 86_400.0, SMALL).record
+        store = KademliaCall(type="STORE", id=publisher.peer_id, record=record)
+        way = ReturnPath(publisher.peer_id, "packet", (publisher.peer_id,))
+        core.handle(RoutedReceived(remote(publisher), KademliaRpc(message=store), way), 1.0)
+        held += 1
+    assert core.snapshot()["store"]["values"] == held
+    core.expire(1.0 + 1.3 * 3600)
+    lookups = core.snapshot()["lookups"]
+    assert lookups["running"] == 4
+    assert lookups["waiting"] >= held - 4
+    core.handle(DhtFindNode(1, neighbours[0]), 1.0 + 1.3 * 3600)
+    assert core.snapshot()["lookups"]["running"] == 5
+
+
+def test_a_value_that_is_here_counts_for_the_quorum():
+    core, _ = bare_core(quorum=2)
+    record = record_of(100)
+    assert is_stored(core, record, 1.0)
+    _, asked, *_ = routes(core.handle(DhtGet(1, "key"), 2.0))
+    assert [effect.call for effect in answer(core, asked, asked.to, record=record) if isinstance(effect, Reply)] == [1]
+
+
+def test_a_peer_that_has_left_does_nothing_any_more():
+    core, _ = bare_core()
+    core.handle(DhtFindNode(1, identity(60).peer_id), 1.0)
+    core.handle(Leave(), 2.0)
+    assert core.next_deadline() == math.inf
+    core.handle(LinkUp(remote(identity(60))), 3.0)
+    assert core.next_deadline() == math.inf
+
+
+# --- one holder and its values ----------------------------------------------------------------------------------------
+
+
+def record_of(number: int, *, key: str = "key", at: float = 0.0) -> DhtRecord:
+    timestamp = int((EPOCH + at) * 1000)
+    return sign_record(identity(number), key_id(key), f"by {number} at {at}", timestamp, 86_400.0, SMALL).record
+
+
+def is_stored(core: KademliaCore, record: DhtRecord, now: float) -> bool:
+    publisher = identity(200)
+    call = KademliaCall(type="STORE", id=publisher.peer_id, record=record)
+    way = ReturnPath(publisher.peer_id, "packet", (publisher.peer_id,))
+    effects = core.handle(RoutedReceived(remote(publisher), KademliaRpc(message=call), way), now)
+    for effect in effects:
+        match effect:
+            case Notify(_, RouteReply(_, KademliaRpc(message=reply))):
+                return reply.stored
+            case _:
+                pass
+    raise AssertionError(effects)
+
+
+def until(core: KademliaCore, end: float) -> list[Route]:
+    """The requests that it sends until then."""
+    sent = []
+    while core.next_deadline() <= end:
+        sent += routes(core.expire(core.next_deadline()))
+    return sent
+
+
+def of_type(sent: list[Route], kind: str) -> list[tuple[PeerId, KademliaCall]]:
+    calls = [(route.to, route.message.message) for route in sent if isinstance(route.message, KademliaRpc)]
+    return [(to, call) for to, call in calls if call.type == kind]
+
+
+def republish_turn(core: KademliaCore) -> tuple[list[Route], float]:
+    """The requests of the first lookup for the holders of a value, and when that is."""
+    while True:
+        now = core.next_deadline()
+        sent = routes(core.expire(now))
+        if of_type(sent, "FIND_VALUE"):
+            return sent, now
+
+
+def test_once_half_of_the_k_nearest_have_changed_a_holder_looks_after_its_value_within_a_minute():
+    core, _ = bare_core(4, k=4)
+    assert is_stored(core, record_of(100), 1.0)
+    for number, hurried in ((80, 0), (81, 1)):
+        core.handle(LinkUp(remote(identity(number))), 10.0 * number)
+        until(core, 10.0 * number + (5.0 if not hurried else 61.0))
+        assert core.snapshot()["republish"]["republished"] == hurried
+
+
+def drive(core: KademliaCore, sent: list[Route], entry: PeerId, now: float, **fields: Any) -> list[Route]:
+    """Answer all requests, and those that follow; all that it sends."""
+    everything = []
+    while sent:
+        everything += sent
+        more = []
+        for route in sent:
+            more += routes(answer(core, route, entry if route.nearest else route.to, now, **fields))
+        sent = more
+    return everything
+
+
+def test_a_holder_gives_its_value_to_those_of_the_k_nearest_that_lack_it():
+    core, neighbours = bare_core(4, k=4)
+    assert is_stored(core, record_of(100), 1.0)
+    sent, now = republish_turn(core)
+    nearest = sorted([*neighbours, identity(1).peer_id], key=lambda peer: xor_distance(peer, key_id("key")))[:4]
+    stores = of_type(drive(core, sent, neighbours[0], now), "STORE")
+    assert {to for to, _ in stores} == set(nearest) - {identity(1).peer_id}
+
+
+def test_a_holder_gives_its_value_to_nobody_that_has_it():
+    core, neighbours = bare_core(4, k=4)
+    assert is_stored(core, record_of(100), 1.0)
+    sent, now = republish_turn(core)
+    assert of_type(drive(core, sent, neighbours[0], now, stored=True), "STORE") == []
+
+
+def test_a_holder_that_finds_a_newer_value_keeps_that():
+    core, neighbours = bare_core(4, k=4)
+    assert is_stored(core, record_of(100), 1.0)
+    sent, now = republish_turn(core)
+    newer = record_of(100, at=60.0)
+    assert of_type(drive(core, sent, neighbours[0], now, record=newer), "STORE") == []
+    assert not is_stored(core, record_of(100), now), "it is out of date"
+    assert is_stored(core, newer, now)
+    assert core.snapshot()["store"]["values"] == 1
+
+
+def test_a_holder_that_is_not_among_the_k_nearest_any_more_has_a_copy():
+    core, neighbours = bare_core(3, k=2)
+    assert is_stored(core, record_of(100), 1.0)
+    nearer = [PeerId(f"{int(key_id('key'), 16) ^ number:040x}") for number in (1, 2)]
+    sent, now = republish_turn(core)
+    drive(core, sent, neighbours[0], now, peers=tuple(nearer))
+    store = core.snapshot()["store"]
+    assert (store["values"], store["copies"]) == (1, 1)
+    until(core, now + 601.0)
+    assert core.snapshot()["store"]["values"] == 0
+
+
+def test_what_was_published_alone_is_brought_into_the_mesh_soon_after_the_first_link():
+    core, _ = bare_core(0)
+    core.handle(DhtPut(1, "key", "value"), 0.0)
+    until(core, 20.0)
+    assert core.snapshot()["republish"]["published"] == 1
+    neighbour = identity(2)
+    core.handle(LinkUp(remote(neighbour)), 100.0)
+    found = []
+    while core.next_deadline() < 110.0:
+        now = core.next_deadline()
+        sent = routes(core.expire(now))
+        found += of_type(sent, "FIND_VALUE")
+        for route in sent:
+            answer(core, route, neighbour.peer_id, now)
+    assert {call.key for _, call in found} == {key_id("key")}
+
+
+def test_nothing_is_handed_to_a_newcomer_that_has_fallen_silent_meanwhile():
+    for silent in (False, True):
+        core, _ = bare_core(1, k=20)
+        assert is_stored(core, record_of(100), 1.0)
+        until(core, 50.0)
+        newcomer = identity(80)
+        core.handle(LinkUp(remote(newcomer)), 50.0)
+        if silent:
+            core.handle(LinkDown(newcomer.peer_id, "silent", 5.0), 50.1)
+        given = [to for to, _ in of_type(until(core, 55.0), "STORE")]
+        assert (newcomer.peer_id in given) is not silent
+
+
+# --- outcomes that are lost -------------------------------------------------------------------------------------------
+
+
+def test_a_put_ends_though_the_outcomes_of_its_requests_are_lost(net):
+    alice = net.peers[0]
+    net.lose_outcome = lambda asker, call: asker == alice.id and call.type == "STORE"
+    call, started = net.put(alice, "key", 1), net.now
+    if alice.id in net.closest(key_id("key")):
+        assert net.outcome(alice, call) == 1, "it has the value itself"
+    else:
+        with pytest.raises(PeerUnreachable):
+            net.outcome(alice, call)
+    assert net.now - started < 2 * SMALL.rpc_timeout + 5
+    net.run(20.0)
+    assert alice.stats["rpc"]["pending"] == 0
+    assert alice.stats["rpc"]["lost"] >= 3
+
+
+@pytest.mark.parametrize("kind", ["FIND_NODE", "FIND_VALUE"])
+def test_a_lookup_ends_though_the_outcomes_of_its_requests_are_lost(kind):
+    net = DhtNet(20, config=attrs.evolve(SMALL, lookup_timeout=1000.0))
+    peer = net.peers[0]
+    contacts = peer.stats["routing_table"]["contacts"]
+    net.lose_outcome = lambda asker, call: asker == peer.id and call.type == kind
+    call = net.find(peer, key_id("key")) if kind == "FIND_NODE" else net.get(peer, "key")
+    started = net.now
+    assert net.outcome(peer, call, within=200.0) == ((peer.id,) if kind == "FIND_NODE" else None)
+    assert net.now - started < 100
+    net.lose_outcome = lambda *_: False
+    net.run(20.0)
+    assert peer.stats["rpc"]["pending"] == 0
+    assert peer.stats["routing_table"]["contacts"] >= contacts, "no peer is to blame"
+
+
+def test_a_contact_whose_ping_is_lost_is_kept_and_pinged_again():
+    net = DhtNet(2, config=attrs.evolve(SMALL, k=1, refresh_first=3600.0))
+    peer, oldest = net.peers
+    net.run(200.0)
+    newcomer = remote(peer_of_bucket(peer.id, bucket(peer.id, oldest.id), 0))
+    net.lose_outcome = lambda *_: True
+    net.feed(peer, LinkUp(newcomer))
+    net.run(15.0)
+    assert (peer.stats["rpc"]["lost"], peer.stats["rpc"]["pending"]) == (1, 0)
+    net.lose_outcome = lambda *_: False
+    assert net.knows(peer, oldest.id)
+    pings = peer.stats["rpc"]["sent"]
+    net.feed(peer, LinkUp(newcomer))
+    assert peer.stats["rpc"]["sent"] == pings + 1
+
+
+def test_an_outcome_that_is_late_but_not_lost_counts():
+    """Routing may be late itself on a busy machine: a request is given up after twice its time-out, not before."""
+    core = KademliaCore(identity(1), MeshConfig(), DhtNet().rng, lambda now: now)
+    core.handle(LinkUp(remote(identity(2))), 0.0)
+    route = core.handle(DhtFindNode(1, identity(2).peer_id), 0.0)[-1].input
+    while core.next_deadline() < 9.9:
+        core.expire(core.next_deadline())
+    reply = KademliaCall(type="FIND_NODE_REPLY", id=identity(2).peer_id)
+    core.handle(RouteSucceeded(route.call, identity(2).peer_id, 1, KademliaRpc(message=reply)), 9.9)
+    rpc = core.snapshot()["rpc"]
+    assert (rpc["answered"], rpc["lost"]) == (1, 0)
+
+
+# --- when we look ourselves up ----------------------------------------------------------------------------------------
+
+
+def test_only_a_newcomer_among_the_k_nearest_makes_us_look_ourselves_up_sooner(net):
+    """Once we have found our k nearest, a peer that is farther than they are does not hurry us."""
+    net.run(4 * 3600.0)
+    peer = net.peers[0]
+    nearest = [other for other in net.closest(peer.id, 5) if other != peer.id]
+    radius = xor_distance(peer.id, nearest[-1])
+    strangers = [one for one in map(identity, range(3000, 3200)) if one.peer_id not in net.by_id]
+    far = next(one for one in strangers if xor_distance(one.peer_id, peer.id) > radius)
+    near = min(strangers, key=lambda one: xor_distance(one.peer_id, peer.id))
+    assert xor_distance(near.peer_id, peer.id) < radius
+    for newcomer, looks in ((far, 0), (near, 1)):
+        done = peer.stats["lookups"]["done"]
+        net.feed(peer, LinkUp(remote(newcomer)))
+        net.run(2.6 * SMALL.refresh_first)
+        assert (peer.stats["lookups"]["done"] > done) == looks, newcomer
