@@ -442,6 +442,16 @@ def test_direct_messages_are_repeated_sooner():
     assert are_about(attempts_of(net, 0, 4), [0.3, 0.6, 1.2, 1.2])
 
 
+def test_attempts_take_each_first_hop_in_turn_and_begin_again_after_the_last():
+    net = RouteNet(10, [*ring(10), (0, 5)])
+    lost(net, 0)
+    net.route(0, net.nodes[3].id, timeout=100)
+    net.run(20)
+    first_hops = [b for a, b, _ in net.sent if a == 0]
+    assert sorted(first_hops[:3]) == [1, 5, 9]
+    assert first_hops[3:6] == first_hops[:3]
+
+
 def test_attempts_that_find_no_way_are_made_ever_later():
     net = RouteNet(10, ring(10))
     call = net.route(0, net.nodes[5].id, avoid=(net.nodes[1].id, net.nodes[9].id), timeout=60)
