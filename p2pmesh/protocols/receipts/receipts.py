@@ -28,7 +28,7 @@ for its being wrong, and what exceeds it counts once the mesh is found to be lar
 told of several times as many when the ttl ends has lied, and its link is closed; more than `most` is a lie at once. Peers
 of the original project acknowledge nothing and are not counted.
 
-Inputs: LinkUp, LinkDown, Received and RoutedReceived (GossipReceipts), BroadcastStarted, ChildrenAdded, ChildSettled, RouteSucceeded, RouteFailed, MeshSize,
+Inputs: LinkUp, LinkDown, Received and RoutedReceived (GossipReceipts), ChildrenAdded, ChildSettled, RouteSucceeded, RouteFailed, MeshSize,
 Leave. Effects: SendFrame, DropLink, Emit (MessageDelivered, MessageFailed), Progress, Notify to routing (Route, RouteReply).
 """
 
@@ -48,7 +48,6 @@ from p2pmesh.protocols.core import WallClock
 from p2pmesh.protocols.effects import DropLink, Effect, Effects, Emit
 from p2pmesh.protocols.inputs import Leave, LinkDown, LinkUp, Received
 from p2pmesh.protocols.notices import (
-    BroadcastStarted,
     ChildrenAdded,
     ChildSettled,
     Input,
@@ -103,8 +102,6 @@ class ReceiptsCore:
                 self._received(peer, message, now)
             case ChildrenAdded():
                 self._forwarded(event, now)
-            case BroadcastStarted():
-                self._originated(event, now)
             case LinkUp(peer):
                 self._post.link_up(peer)
             case LinkDown(peer, timed_out=silence):
@@ -181,12 +178,11 @@ class ReceiptsCore:
 
     # --- what the broadcast core tells --------------------------------------------------------------------------------
 
-    def _originated(self, event: BroadcastStarted, now: float) -> None:
+    def _originated(self, event: ChildrenAdded, started: float, now: float) -> None:
         if event.message_id in self._own:
             return
         if len(self._own) >= self._config.table:
             self._push_out(next(iter(self._own.values())), now)
-        started = now if event.started is None else event.started
         self._own[event.message_id] = Own(event.message_id, event.expires, topic=event.topic, started=started)
         self._timers.set((CountDue.EXPIRY, event.message_id), event.expires)
 
@@ -204,6 +200,8 @@ class ReceiptsCore:
 
     def _tally_of(self, event: ChildrenAdded, now: float) -> Tally | None:
         if event.parent is None:
+            if event.started is not None:
+                self._originated(event, event.started, now)
             return self._own.get(event.message_id)
         tally = self._relayed.get(event.message_id)
         if tally is None and event.message_id not in self._pushed_out:
