@@ -110,7 +110,7 @@ class SendWindow:
         self.is_stalled: bool = False
         """Whether it lets broadcasts lie unacknowledged, all of them."""
         self.behind_since: float | None = None
-        """Since when it is so far behind other links that it gets offers only."""
+        """Since when it is so far behind other links that it gets offers only, until its backlog is empty."""
         self.is_closing: bool = False
         """Whether it was given up and is to be closed."""
         self.heard_at: float | None = None
@@ -178,11 +178,13 @@ class SendWindow:
         return self._start(message, size, now, offered=is_behind)
 
     def unpark(self, message_id: str) -> bool:
-        """Take it out of the backlog; False if it is not there."""
+        """Take it out of the backlog; False if it is not there. Once that is empty, the link is not behind any more."""
         message = self.backlog.pop(message_id, None)
         if message is None:
             return False
         self._backlog_bytes -= message.size
+        if not self.backlog:
+            self.behind_since = None
         return True
 
     def settle(self, message_id: str) -> None:
@@ -339,15 +341,12 @@ class EagerPush:
         copies: list[PeerId] = []
         offers: list[PeerId] = []
         decisions: PushDecisions = []
-        for links, is_offer in ((eager, False), (offered, True)):
+        for links, peers, is_offer in ((eager, copies, False), (offered, offers, True)):
             for link in links:
-                as_offer = is_offer or link.behind_since is not None
-                if not self._launch(link, message, now, offered=as_offer):
-                    decisions += self._park(link, message, now)
-                elif as_offer:
-                    offers.append(link.peer.peer_id)
+                if self._launch(link, message, now, offered=is_offer):
+                    peers.append(link.peer.peer_id)
                 else:
-                    copies.append(link.peer.peer_id)
+                    decisions += self._park(link, message, now)
         if copies:
             decisions.append(self._copy(tuple(copies), message))
         if offers:
@@ -492,12 +491,9 @@ class EagerPush:
         self._timers.cancel((Due.RETRY, peer, message_id))
         link.settle(message_id)
         decisions: PushDecisions = [Settled(message, peer, adopted)]
-        if link.backlog:
-            while (hop := link.relaunch(now)) is not None:
-                self._await_ack(link, hop.message.data.id, 1, now)
-                decisions.append(self._send(link, hop))
-            if not link.backlog:
-                link.behind_since = None
+        while (hop := link.relaunch(now)) is not None:
+            self._await_ack(link, hop.message.data.id, 1, now)
+            decisions.append(self._send(link, hop))
         return decisions
 
     def _send(self, link: SendWindow, hop: InFlight) -> PushDecision:

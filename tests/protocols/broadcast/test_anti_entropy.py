@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
+from p2pmesh.config import MeshConfig
+from p2pmesh.identity import Identity
 from p2pmesh.protocols.broadcast.set_reconciliation import FEW, Digest, key_of
 from p2pmesh.protocols.inputs import LinkUp, ServiceUp, Subsystem, WantHistory
 from p2pmesh.wire.codec import encode
@@ -195,6 +199,92 @@ def test_of_too_many_digests_the_rest_is_ignored():
     assert bare.hear(ALICE, wrong) != []
 
 
+# --- what is refused ----------------------------------------------------------------------------------------------------
+
+
+def pull(bare: Bare, neighbour: Identity, messages: Sequence[Gossip]) -> list[str]:
+    """A neighbour names these, and sends all that is asked for. Gives the ids that were."""
+    by_id = {id_of(message): message for message in messages}
+    waiting: list[str] = []
+    asked: list[str] = []
+    bare.hear(neighbour, GossipHave(ids=tuple(by_id)))
+    while True:
+        waiting += [message_id for _, message in bare.sent(GossipWant) for message_id in message.ids]
+        if not waiting:
+            return asked
+        asked.append(waiting.pop(0))
+        bare.hear(neighbour, by_id[asked[-1]])
+
+
+REFUSED: dict[str, Callable[[str], Gossip]] = {
+    "ours": lambda name: gossip(ME, message_id=name),
+    "too_far": lambda name: gossip(message_id=name, hops=32),
+    "expired": lambda name: gossip(message_id=name, ttl=0),
+    "before_us": lambda name: gossip(message_id=name, age=30_000),
+    "too_large": lambda name: gossip(message_id=name, payload="x" * 101),
+    "unproven": lambda name: gossip(message_id=name, sign=False),
+    "wrong": lambda name: Gossip(data=structs.replace(gossip(message_id=name).data, payload="forged")),
+}
+
+
+@pytest.mark.parametrize("why", REFUSED)
+def test_broadcasts_that_are_refused_do_not_keep_others_from_being_pulled(why):
+    bare = Bare(MeshConfig(max_payload=100))
+    bare.up(ALICE, BOB)
+    refused = [REFUSED[why](f"m{number}") for number in range(150)]
+    good = gossip(message_id="good")
+    asked = pull(bare, ALICE, [*refused, good])
+    assert len(asked) == 151
+    assert bare.count("received.delivered") == 1
+    assert bare.count(f"refused.{why}") == bare.count("anti_entropy.refused") == 150
+    assert bare.count("anti_entropy.pulling") == 0
+    bare.wait_until(6)
+    assert bare.sent(GossipWant) == [], "nothing is waited for"
+    assert pull(bare, ALICE, refused) == [], "nor asked for again there"
+
+
+def test_what_is_refused_from_one_neighbour_is_pulled_from_another():
+    bare = Bare()
+    bare.up(ALICE, BOB)
+    assert pull(bare, ALICE, [gossip(hops=32)]) == [id_of(gossip())]
+    assert bare.delivered() == []
+    assert pull(bare, BOB, [gossip(hops=3)]) == [id_of(gossip())]
+    assert bare.count("received.delivered") == 1
+
+
+def test_what_was_too_old_is_pulled_from_the_same_neighbour_once_history_is_wanted():
+    bare = Bare()
+    bare.up(ALICE)
+    old = gossip(age=30_000)
+    assert pull(bare, ALICE, [old]) == [id_of(old)]
+    assert pull(bare, ALICE, [old]) == []
+    bare(WantHistory("chat", 60))
+    assert pull(bare, ALICE, [old]) == [id_of(old)]
+    assert bare.count("received.delivered") == 1
+
+
+def test_a_refusal_of_what_is_pulled_from_another_neighbour_changes_nothing():
+    bare = Bare()
+    bare.up(ALICE, BOB)
+    bare.hear(ALICE, GossipHave(ids=(id_of(gossip()),)))
+    bare.hear(BOB, gossip(hops=32))
+    assert bare.count("anti_entropy.pulling") == 1
+    bare.hear(ALICE, gossip())
+    assert bare.count("anti_entropy.pulled") == 1
+
+
+def test_pulls_are_bounded_by_their_config():
+    bare = Bare(broadcast_config(pull_window=4, pull_timeout=2.0))
+    bare.up(ALICE)
+    ids = tuple(f"m{number}" for number in range(10))
+    bare.hear(ALICE, GossipHave(ids=ids))
+    assert [message.ids for _, message in bare.sent(GossipWant)] == [ids[:4]]
+    bare.wait_until(1.9)
+    assert bare.sent(GossipWant) == []
+    bare.wait_until(2.1)
+    assert [message.ids for _, message in bare.sent(GossipWant)] == [ids[:4]]
+
+
 # --- newcomers ----------------------------------------------------------------------------------------------------------
 
 
@@ -262,6 +352,32 @@ def test_what_comes_unasked_from_before_our_time_is_refused_and_may_come_later()
     bare(WantHistory("chat", 60))
     bare.hear(ALICE, gossip(age=30_000))
     assert len(bare.delivered()) == 1
+
+
+def test_a_repeated_wish_for_history_replaces_the_last_one_and_no_other():
+    bare = Bare()
+    bare(ServiceUp("net"))
+    bare.now = 5.0
+    bare(WantHistory("chat", 20))
+    bare(WantHistory("news", 20))
+    bare(WantHistory("chat", 60))
+    assert bare.count("anti_entropy.wanted_topics") == 2
+    bare.up(ALICE)
+    asked = {message.topic: message.within for _, message in bare.sent(GossipHistory)}
+    assert asked == {"chat": 60_000, "news": 20_000}
+    assert len(bare.sent(GossipHistory)) == 2
+    bare(WantHistory("chat", 60))
+    assert len(bare.sent(GossipHistory)) == 1, "a repeated wish is asked for anew"
+    bare.hear(ALICE, gossip(topic="news", age=15_000))
+    assert len(bare.delivered()) == 1
+
+
+def test_a_wish_for_history_is_forgotten_when_nothing_can_be_so_old():
+    bare = Bare()
+    bare(WantHistory("chat", 600))
+    bare.now = 601.0
+    bare(WantHistory("news", 600))
+    assert bare.count("anti_entropy.wanted_topics") == 1
 
 
 def test_wants_of_history_are_bounded():

@@ -467,6 +467,74 @@ def test_a_copy_of_what_still_waits_for_the_window_is_acknowledged_and_spares_ou
     assert bare.count("eager_push.backlog") == 0
 
 
+def test_an_announcement_of_what_still_waits_for_the_window_spares_ours():
+    bare = Bare(broadcast_config(window=1))
+    bare.up(ALICE, BOB)
+    bare.hear(ALICE, gossip(message_id="m1"))
+    bare.hear(ALICE, gossip(message_id="m2"))
+    assert bare.count("eager_push.backlog") == 1
+    bare.hear(BOB, GossipIHave(ids=(id_of(gossip(message_id="m2")),)))
+    assert bare.told == [ChildSettled(id_of(gossip(message_id="m2")), BOB.peer_id, adopted=False)]
+    assert bare.count("eager_push.backlog") == 0
+    bare.hear(BOB, GossipAck(new=(id_of(gossip(message_id="m1")),)))
+    assert bare.sent(Gossip) == []
+
+
+def test_a_link_whose_backlog_was_spared_is_not_behind_any_more():
+    bare = Bare(broadcast_config(window=2, publish_room=2, slow_patience=10))
+    bare.up(ALICE, BOB)
+    ids = []
+    for call in range(4):
+        bare(Publish(call, "chat", call))
+        ids += [reply.value for reply in bare.replies.values()]
+        _flush(bare, BOB)
+    assert bare.count("eager_push.fell_behind") == 1
+    bare.hear(ALICE, GossipIHave(ids=tuple(ids)))
+    assert bare.count("eager_push.backlog") == bare.count("eager_push.in_flight") == 0
+    bare.wait(30)
+    for call in range(10, 14):
+        bare(Publish(call, "chat", call))
+        assert bare.dropped() == [], "it was not behind all the time"
+        if call < 12:
+            assert [peers for peers, _ in bare.sent(Gossip)] == [(ALICE.peer_id, BOB.peer_id)]
+            assert bare.sent(GossipIHave) == []
+        _flush(bare, BOB)
+    assert bare.count("eager_push.fell_behind") == 2
+
+
+def test_an_offer_of_what_is_on_its_way_there_as_a_copy_stands_for_the_ack():
+    bare = Bare()
+    bare.up(ALICE, BOB)
+    bare.hear(ALICE, gossip())
+    assert [peers for peers, _ in bare.sent(Gossip)] == [(BOB.peer_id,)]
+    bare.hear(BOB, GossipIHave(ids=(id_of(gossip()),), offer=True))
+    assert bare.acks() == bare.sent(GossipGraft) == []
+    assert bare.told == [ChildSettled(id_of(gossip()), BOB.peer_id, adopted=False)]
+    bare.wait_until(5)
+    assert bare.sent(Gossip) == bare.sent(GossipIHave) == []
+
+
+def test_a_graft_of_what_is_on_its_way_as_a_copy_brings_no_other():
+    bare = Bare()
+    bare.up(ALICE)
+    bare(Publish(1, "chat", 1))
+    assert bare.hear(ALICE, GossipGraft(ids=(bare.replies[1].value,))) == []
+
+
+def test_a_new_broadcast_goes_as_a_copy_or_as_an_offer_to_each_link_and_never_as_both():
+    bare = Bare(broadcast_config(push_above=2))  # where no tree says more, offers alone
+    bare.up(ALICE, BOB, CAROL)
+    bare.hear(ALICE, gossip())
+    assert (bare.sent(Gossip), [peers for peers, _ in bare.sent(GossipIHave)]) == (
+        [],
+        [(BOB.peer_id, CAROL.peer_id)],
+    )
+    bare.hear(BOB, GossipAck(new=(id_of(gossip()),)))
+    bare.hear(ALICE, gossip(message_id="m2"))
+    assert [peers for peers, _ in bare.sent(Gossip)] == [(BOB.peer_id,)]
+    assert [peers for peers, _ in bare.sent(GossipIHave)] == [(CAROL.peer_id,)]
+
+
 def test_a_link_that_ends_settles_its_hops():
     bare = Bare(broadcast_config(window=1))
     bare.up(ALICE)

@@ -389,6 +389,21 @@ def test_a_flood_of_announcements_fills_a_bounded_table_and_crowds_nobody_out():
     assert graft.message == GossipGraft(ids=("real",))
 
 
+def test_what_is_refused_of_one_neighbour_is_asked_for_of_the_next_at_once_and_breaks_no_promise():
+    bare = Bare()
+    bare.up(BOB, CAROL)
+    message_id = id_of(gossip())
+    bare.hear(BOB, GossipIHave(ids=(message_id,)))
+    bare.hear(CAROL, GossipIHave(ids=(message_id,)))
+    bare.hear(BOB, gossip(hops=32))
+    assert bare.sent(GossipGraft) == [((CAROL.peer_id,), GossipGraft(ids=(message_id,)))]
+    bare.hear(CAROL, gossip(hops=32))
+    assert bare.count("graft.awaited") == 0
+    bare.wait_until(10)
+    assert bare.sent(GossipGraft) == []
+    assert bare.count("graft.unkept") == 0
+
+
 def test_who_announces_what_it_does_not_send_is_asked_last_and_then_sent_away():
     bare = Bare()
     bare.up(BOB, CAROL)
