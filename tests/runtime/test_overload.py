@@ -65,7 +65,7 @@ def test_a_few_missing_acks_hold_nobody_back():
     assert publish(bare, 1)
 
 
-# --- what is late is not repeated, nor asked for elsewhere --------------------------------------------------------------
+# --- what is late is not repeated, nor asked for elsewhere ------------------------------------------------------------
 
 
 def sleep_until(bare: Bare, until: float) -> list[SendFrame]:
@@ -124,7 +124,7 @@ def test_who_is_slow_to_send_what_it_announced_is_not_blamed_for_seconds_of_it()
     assert [drop.peer for drop in bare.dropped()] == [A]
 
 
-# --- acks cost next to nothing ------------------------------------------------------------------------------------------
+# --- acks cost next to nothing ----------------------------------------------------------------------------------------
 
 
 def test_an_ack_goes_along_with_a_copy_for_the_same_neighbour():

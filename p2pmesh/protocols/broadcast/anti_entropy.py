@@ -1,26 +1,29 @@
 """Anti-entropy: neighbours compare what they have, and get what they lack.
 
-After Demers et al. (Epidemic algorithms for replicated database maintenance, PODC 1987), on sums over sets: see `set_reconciliation`.
-On each new link, and every 30 s, jittered, with one neighbour after the other, while there is anything: what is alive here
-is summed up and sent; a neighbour that has the same says so in an empty `gossip_want`, and that is all. Else
-finer sums go to and fro until what is lacking is known by its ids, and is pulled in pieces: at most `pull_window` on their way at
-once, each from one neighbour only. What comes so is announced to the other neighbours, not pushed: they may have it.
+After Demers et al. (Epidemic algorithms for replicated database maintenance, PODC 1987), on sums over sets: see
+`set_reconciliation`. On each new link, and every 30 s, jittered, with one neighbour after the other, while there is
+anything: what is alive here is summed up and sent; a neighbour that has the same says so in an empty `gossip_want`,
+and that is all. Else finer sums go to and fro until what is lacking is known by its ids, and is pulled in pieces: at
+most `pull_window` on their way at once, each from one neighbour only. What comes so is announced to the other
+neighbours, not pushed: they may have it.
 
-*Pulls that come to nothing.* A broadcast that was pulled and then refused leaves the window at once, and is not pulled from that neighbour
-again (`refused`). One that does not come at all holds the window up for `pull_timeout`; after three times what is left
-of that neighbour's is forgotten, and found again by the next comparison, here or elsewhere. So a peer that does not answer
-a `gossip_want`, or not in full (as `BroadcastCore._serve` does with what it has forgotten or has served too often), stalls
-its asker for `pull_timeout` seconds.
+*Pulls that come to nothing.* A broadcast that was pulled and then refused leaves the window at once, and is not
+pulled from that neighbour again (`refused`). One that does not come at all holds the window up for `pull_timeout`;
+after three times what is left of that neighbour's is forgotten, and found again by the next comparison, here or
+elsewhere. So a peer that does not answer a `gossip_want`, or not in full (as `BroadcastCore._serve` does with what it
+has forgotten or has served too often), stalls its asker for `pull_timeout` seconds.
 
-*Newcomers.* What was sent before a peer began is not for it: it does not ask for it, is not told of it, refuses it if it
-comes all the same, and passes none of it on. Only where the application asks for history (`WantHistory`) up to three neighbours
-are asked, by topic, for what they keep: `ttl` limits how far back that goes. Ages tell, not clocks, so what counts
-is the time for which relays have kept a broadcast. Of two peers the younger one decides what is compared.
+*Newcomers.* What was sent before a peer began is not for it: it does not ask for it, is not told of it, refuses it if
+it comes all the same, and passes none of it on. Only where the application asks for history (`WantHistory`) up to
+three neighbours are asked, by topic, for what they keep: `ttl` limits how far back that goes. Ages tell, not clocks,
+so what counts is the time for which relays have kept a broadcast. Of two peers the younger one decides what is
+compared.
 
 The periodic comparison leaves out what is younger than 5 s, which is on its way by the tree.
 
 In go neighbours' sums and lists, and what became of what was pulled; out come messages for neighbours (`Said`).
-State: for each neighbour at most `MAX_TO_PULL` ids to pull; at most `MAX_WANTED` wishes for history and `MAX_TO_PULL` refusals.
+State: for each neighbour at most `MAX_TO_PULL` ids to pull; at most `MAX_WANTED` wishes for history and `MAX_TO_PULL`
+refusals.
 """
 
 from __future__ import annotations
@@ -48,7 +51,8 @@ EARLY = 1_000
 """Milliseconds before a peer began that count as after: ages leave out the time on links."""
 DIGESTS = 32
 DIGESTS_IN = 10.0
-"""Digests of one neighbour that are looked at in so many seconds: it takes a few, and each costs a look at all we have."""
+"""Digests of one neighbour that are looked at in so many seconds: it takes a few, and each costs a look at all we
+have."""
 MAX_TO_PULL = 4096
 """Ids known to be lacking from one neighbour; more are found the next time."""
 MAX_PULLS = 3
@@ -189,12 +193,10 @@ class AntiEntropy:
             self._timers.cancel((due, peer, ""))
         self._drop_pull(peer)
 
-    def first_digest(self, peer: PeerId, now: float) -> Said:
-        """Have the first word on a new link."""
-        return self._compare(peer, 0, now)
-
-    def digest_again(self, peer: PeerId, now: float) -> Said:
-        """Repeat a digest that was not answered, a few times."""
+    def expire(self, due: Due, peer: PeerId, now: float) -> Said:
+        """Have the first word on a new link, or repeat what was not answered, a few times."""
+        if due is Due.PULL_AGAIN:
+            return self._pull_again(peer, now)
         return self._compare(peer, 0, now) if self._attempts.get(peer, 0) <= self._config.retries else []
 
     def next_round(self, now: float) -> Said:
@@ -326,7 +328,7 @@ class AntiEntropy:
         return was_pulled, self._took(peer, message_id, now)
 
     def refused(self, peer: PeerId, message_id: str, now: float) -> Said:
-        """Note that what was pulled from a neighbour was refused. It is not pulled from there again, but may be elsewhere."""
+        """Note that what was pulled was refused. It is not pulled from there again, but may be from elsewhere."""
         if self._sources.get(message_id) != peer:
             return []
         self.counts.refused += 1
@@ -353,8 +355,7 @@ class AntiEntropy:
         self._timers.set((Due.PULL_AGAIN, peer, ""), now + self._config.pull_timeout)
         return _wants(peer, more)
 
-    def pull_again(self, peer: PeerId, now: float) -> Said:
-        """Ask once more for what was asked for and has not come."""
+    def _pull_again(self, peer: PeerId, now: float) -> Said:
         pull = self._pulls[peer]
         if pull.attempts >= MAX_PULLS:
             self._drop_pull(peer)  # the next comparison finds it again, here or elsewhere
@@ -378,18 +379,18 @@ def _aged(age: int, passed: int) -> int:
 
 def _list(peer: PeerId, ours: Digest, prefixes: Sequence[str], beyond: int, within: int) -> Said:
     """All that we have below these prefixes, as many of them in a frame as fit."""
-    said: Said = []
-    some: list[str] = []
-    ids: list[str] = []
+    frames: list[tuple[list[str], list[str]]] = [([], [])]
     for prefix in prefixes:
         more = ours.ids([prefix])[:MAX_IDS_IN_LIST]
+        some, ids = frames[-1]
         if some and len(ids) + len(more) > MAX_IDS_IN_LIST:
-            said.append((peer, GossipHave(ids=tuple(ids), prefixes=tuple(some), beyond=beyond, within=within)))
             some, ids = [], []
+            frames.append((some, ids))
         some.append(prefix)
         ids += more
-    said.append((peer, GossipHave(ids=tuple(ids), prefixes=tuple(some), beyond=beyond, within=within)))
-    return said
+    return [
+        (peer, GossipHave(ids=tuple(ids), prefixes=tuple(some), beyond=beyond, within=within)) for some, ids in frames
+    ]
 
 
 def _name(peer: PeerId, ids: Sequence[str]) -> Said:

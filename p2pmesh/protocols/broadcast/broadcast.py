@@ -1,38 +1,41 @@
 """Broadcast: every peer gets every message, once, over a mesh whose links come and go.
 
-Plumtree (Leitao, Pereira, Rodrigues: Epidemic Broadcast Trees, SRDS 2007) with a tree for each origin, acks on every hop and
-anti-entropy below it.
+Plumtree (Leitao, Pereira, Rodrigues: Epidemic Broadcast Trees, SRDS 2007) with a tree for each origin, acks on every
+hop and anti-entropy below it.
 
-The origin signs a message and sends it to its neighbours; a peer that has not seen it verifies it, delivers it, acknowledges
-it and passes it on. Which links are *eager* and get a copy, and which are *lazy* and get a mere announcement, is up to the
-origin's tree (`plumtree`): copies go along the tree, announcements everywhere else, and a peer that hears of a message that
-stays away grafts it (`lazy_push`). Each copy is acknowledged, and retried by itself (`eager_push`). What falls through all of
-that, or was sent while there was no path, is found missing when neighbours compare what they have (`anti_entropy`).
+The origin signs a message and sends it to its neighbours; a peer that has not seen it verifies it, delivers it,
+acknowledges it and passes it on. Which links are *eager* and get a copy, and which are *lazy* and get a mere
+announcement, is up to the origin's tree (`plumtree`): copies go along the tree, announcements everywhere else, and a
+peer that hears of a message that stays away grafts it (`lazy_push`). Each copy is acknowledged, and retried by itself
+(`eager_push`). What falls through all of that, or was sent while there was no path, is found missing when neighbours
+compare what they have (`anti_entropy`).
 
-How much is pushed follows what happens. While all is well, copies go along the tree alone. Each failure nearby, a link that
-ended, an ack that stayed away, a message that had to be asked for, adds one more link to those that get copies, and is
-forgotten with a half-life of 7 s (`FailurePressure`). And an origin of which nothing was heard for five minutes has no tree: where so
-little is sent, its first message goes to everybody who is likely to lack it (`NoveltyEstimate`).
+How much is pushed follows what happens. While all is well, copies go along the tree alone. Each failure nearby, a
+link that ended, an ack that stayed away, a message that had to be asked for, adds one more link to those that get
+copies, and is forgotten with a half-life of 7 s (`FailurePressure`). And an origin of which nothing was heard for
+five minutes has no tree: where so little is sent, its first message goes to everybody who is likely to lack it
+(`NoveltyEstimate`).
 
-A message lives for `ttl` from its first sending, measured by the peers that keep it (`age`); the origin's timestamp only
-bounds what they may claim, within `clock_skew`. Its id is made from its content, so that no other can pass for it, and is
-remembered for as long as any copy could still be accepted.
+A message lives for `ttl` from its first sending, measured by the peers that keep it (`age`); the origin's timestamp
+only bounds what they may claim, within `clock_skew`. Its id is made from its content, so that no other can pass for
+it, and is remembered for as long as any copy could still be accepted.
 
-On each link there is a window of unacknowledged messages and a backlog behind it. While any backlog is long, or acks on all
-links take far longer than they could, `Publish` waits (`publisher`); nothing else ever does. A peer that is slow because there is
-too much to do gets more time, not more to do: waiting times follow measured round-trips and our own lag (`LocalHealth`), and what is
-merely late is neither repeated nor asked for elsewhere. One link that is slower than the others is taken out of the trees
-instead, and closed if that does not help.
+On each link there is a window of unacknowledged messages and a backlog behind it. While any backlog is long, or acks
+on all links take far longer than they could, `Publish` waits (`publisher`); nothing else ever does. A peer that is
+slow because there is too much to do gets more time, not more to do: waiting times follow measured round-trips and our
+own lag (`LocalHealth`), and what is merely late is neither repeated nor asked for elsewhere. One link that is slower
+than the others is taken out of the trees instead, and closed if that does not help.
 
 Peers of the original project acknowledge nothing and prove nothing: they get each message once, and what they send is
-delivered, and passed on, as unproven; only where `LinkConfig.allow_unverified` lets them in (`legacy`). A message that claims a
-proof must be right: else the neighbour that passed it on without looking is to blame, and its link is closed.
+delivered, and passed on, as unproven; only where `LinkConfig.allow_unverified` lets them in (`legacy`). A message
+that claims a proof must be right: else the neighbour that passed it on without looking is to blame, and its link is
+closed.
 
-The way of a message through this file: `handle`; for ours `_on_publish` and `_send_waiting`, for another's `_on_received`, `_on_gossip`
-and `_accept`; then `_store_message`, `_spread` and `_carry_out`, which makes the frames.
+The way of a message through this file: `handle`; for ours `_on_publish` and `_send_waiting`, for another's
+`_on_received`, `_on_gossip` and `_accept`; then `_store_message`, `_spread` and `_carry_out`, which makes the frames.
 
-Inputs: LinkUp, LinkDown, Received (gossip and its kin), Publish, WantHistory, MeshSize, CancelCall, Leave; the first input of
-any kind, at the latest `ServiceUp`, is when this peer began.
+Inputs: LinkUp, LinkDown, Received (gossip and its kin), Publish, WantHistory, MeshSize, CancelCall, Leave; the first
+input of any kind, at the latest `ServiceUp`, is when this peer began.
 Effects: SendFrame, DropLink, Emit (MessageReceived), Reply, Notify to the receipts (ChildrenAdded, ChildSettled).
 Messages: Gossip, GossipAck, GossipIHave, GossipGraft, GossipDigest, GossipHave, GossipWant, GossipHistory.
 Config: BroadcastConfig, and of MeshConfig `max_payload`, `max_peers` and `links.allow_unverified`.
@@ -46,7 +49,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import attrs
-from attrs import define
 
 from p2pmesh.config import BroadcastConfig, MeshConfig
 from p2pmesh.errors import MeshClosed, MeshError, RemoteProtocolError
@@ -57,12 +59,11 @@ from p2pmesh.protocols.broadcast.anti_entropy import AntiEntropy, Said
 from p2pmesh.protocols.broadcast.eager_push import (
     AckKind,
     CloseLink,
-    Copy,
     EagerPush,
     FailurePressure,
     HopAcks,
-    Offer,
     PushDecision,
+    Send,
     SendWindow,
     Settled,
 )
@@ -122,19 +123,13 @@ from p2pmesh.wire.payloads import unpack
 SLACK = 1.0
 """Seconds for which ids are remembered longer than a copy could be accepted, for what rounding does to times."""
 STILL_SPREADING = 2.0
-"""Seconds in which a broadcast is still on its way: one that a new neighbour had first goes on by the tree, and its receipts
-with it. Older ones are what we missed, and others hardly have: they are announced only."""
+"""Seconds in which a broadcast is still on its way: one that a new neighbour had first goes on by the tree, and its
+receipts with it. Older ones are what we missed, and others hardly have: they are announced only."""
 LOST_PRESSURE = 1.0
 CLOSED_PRESSURE = 0.5
 """What the end of a link adds to the failure pressure, if it fell silent and if it was closed."""
 
 _ROUND = (Due.ROUND, NOBODY, "")
-
-
-@define
-class _ReceivedCounts:
-    delivered: int = 0
-    duplicates: int = 0
 
 
 class BroadcastCore:
@@ -167,7 +162,7 @@ class BroadcastCore:
         )
         self._originals: dict[PeerId, RemotePeer] = {}  # neighbours of version 0
         self._sent_to_originals = 0
-        self._counts = _ReceivedCounts()
+        self._delivered = self._duplicates = 0
         self._refused = dict.fromkeys(Refusal, 0)
         self._effects: Effects = []
 
@@ -223,12 +218,8 @@ class BroadcastCore:
                     self._on_expiry(message_id, now)
                 case Due.ROUND:
                     self._on_round(now)
-                case Due.FIRST_DIGEST:
-                    self._say(self._anti_entropy.first_digest(peer, now))
-                case Due.DIGEST_AGAIN:
-                    self._say(self._anti_entropy.digest_again(peer, now))
-                case Due.PULL_AGAIN:
-                    self._say(self._anti_entropy.pull_again(peer, now))
+                case Due.FIRST_DIGEST | Due.DIGEST_AGAIN | Due.PULL_AGAIN:
+                    self._say(self._anti_entropy.expire(due, peer, now))
         self._ask(grafts)
         return self._take(now)
 
@@ -237,7 +228,7 @@ class BroadcastCore:
         return {
             "links": len(self._links) + len(self._originals),
             "timers": len(self._timers),
-            "received": attrs.asdict(self._counts, recurse=False),
+            "received": {"delivered": self._delivered, "duplicates": self._duplicates},
             "refused": {refusal.value: count for refusal, count in self._refused.items()},
             "seen": {"ids": len(self._seen), "forgotten": self._seen.forgotten},
             "publisher": {"published": self._publisher.published, "waiting": len(self._publisher)},
@@ -259,7 +250,7 @@ class BroadcastCore:
         }
 
     def _take(self, now: float) -> Effects:
-        """The effects of this call. What was waiting for the room that it made, or for company on its way, goes with them."""
+        """The effects of this call, and with them what has waited for room on the links, or for company."""
         if self._publisher:
             self._send_waiting(now)
         if self._acks:
@@ -400,7 +391,7 @@ class BroadcastCore:
             size=payload_size(data),
             relayed_by=(*(data.relayed_by if sender.version == 0 else ()), sender.peer_id)[-MAX_PEERS_IN_LIST:],
         )
-        self._counts.delivered += 1
+        self._delivered += 1
         if sender.version > 0:
             self._acknowledge(sender.peer_id, message, now)
         self._effects.append(
@@ -444,7 +435,7 @@ class BroadcastCore:
         return True
 
     def _on_duplicate(self, sender: RemotePeer, data: GossipData, now: float) -> None:
-        self._counts.duplicates += 1
+        self._duplicates += 1
         link = self._links.get(sender.peer_id)
         if link is not None:
             self._answer_duplicate(link, data.id, tree_of(data.origin_peer_id), now)
@@ -519,10 +510,9 @@ class BroadcastCore:
                 grafts += self._graft.announced(link, message_id, heard, parent, now)
             elif heard.offer:
                 self._answer_duplicate(link, message_id, tree_name, now)
-            elif number < len(heard.hops):
-                self._on_announced(link, message_id, heard.hops[number], now)
             else:
-                self._on_announced(link, message_id, MAX_WIRE_HOPS, now)
+                hops = heard.hops[number] if number < len(heard.hops) else MAX_WIRE_HOPS
+                self._on_announced(link, message_id, hops, now)
         self._ask(grafts)
 
     def _on_announced(self, link: SendWindow, message_id: str, hops: int, now: float) -> None:
@@ -533,8 +523,7 @@ class BroadcastCore:
         crossed = self._eager_push.crossed(link, message, now)
         self._carry_out(crossed or self._eager_push.spare(link, message), now)
         peer = link.peer.peer_id
-        if self._plumtree.is_shorter(link, message, hops, now) and self._graft.keeps_promises(peer):
-            self._plumtree.swap(link, message, now)
+        if self._graft.keeps_promises(peer) and self._plumtree.is_worth_a_graft(link, message, hops, now):
             self._effects.append(SendFrame((peer,), GossipGraft(trees=(message.tree,)), urgent=True))
 
     def _on_graft(self, link: SendWindow, graft: GossipGraft, now: float) -> None:
@@ -619,26 +608,22 @@ class BroadcastCore:
         """Turn what eager push has decided into effects."""
         for decision in decisions:
             match decision:
-                case Copy(peers, message):
-                    self._effects.append(SendFrame(peers, Gossip(data=message.outgoing(now))))
+                case Send(peers, message, offered):
+                    if offered:
+                        ids, hops = (message.data.id,), (message.hops,)
+                        offer = GossipIHave(ids=ids, hops=hops, size=message.size, offer=True)
+                        self._effects.append(SendFrame(peers, offer, urgent=True))
+                    else:
+                        self._effects.append(SendFrame(peers, Gossip(data=message.outgoing(now))))
                 case Settled(message, peer, adopted):
                     if message.data.receipts:
                         settled = ChildSettled(message.data.id, peer, adopted)
                         self._effects.append(Notify(Subsystem.RECEIPTS, settled))
-                case Offer(peers, message):
-                    ids, hops = (message.data.id,), (message.hops,)
-                    offer = GossipIHave(ids=ids, hops=hops, size=message.size, offer=True)
-                    self._effects.append(SendFrame(peers, offer, urgent=True))
                 case CloseLink(peer, reason, blame):
                     self._effects.append(DropLink(peer, reason, blame))
 
     def _add_children(
-        self,
-        message: StoredMessage,
-        links: Sequence[SendWindow],
-        *,
-        silent: int = 0,
-        called: float | None = None,
+        self, message: StoredMessage, links: Sequence[SendWindow], *, silent: int = 0, called: float | None = None
     ) -> None:
         """Tell the receipts of neighbours that have to answer, unless the origin wants no receipts."""
         data = message.data

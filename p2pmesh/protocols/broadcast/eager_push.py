@@ -1,15 +1,16 @@
-"""Eager push: copies and offers from us to each neighbour, with windows, acks and retries; and the acks that we owe them.
+"""Eager push: copies and offers to each neighbour, with windows, acks and retries; and the acks that we owe.
 
-In go messages with the links that they are meant for, and the neighbours' acks; out come decisions: `Copy`, `Offer`, `Settled` (a hop
-is decided, which the receipts must know), `CloseLink`.
+In go messages with the links that they are meant for, and the neighbours' acks; out come decisions: `Send`, `Settled`
+(a hop is decided, which the receipts must know), `CloseLink`.
 
-On each link there is a window of unacknowledged messages (TCP's idea) and a backlog of those that wait for it. Each is on its way as
-a copy, or as an *offer*: an announcement that has to be answered, by a graft or an ack. A link that falls behind while others
-don't is taken out of all trees: until its backlog is gone it gets offers only, and its peer asks for what it can't get elsewhere. If it
-stays behind, or acknowledges nothing at all, for `slow_patience`, it is closed.
+On each link there is a window of unacknowledged messages (TCP's idea) and a backlog of those that wait for it. Each
+is on its way as a copy, or as an *offer*: an announcement that has to be answered, by a graft or an ack. A link that
+falls behind while others don't is taken out of all trees: until its backlog is gone it gets offers only, and its peer
+asks for what it can't get elsewhere. If it stays behind, or acknowledges nothing at all, for `slow_patience`, it is
+closed.
 
-State: for each link at most `window` messages and `window_bytes` on their way and `backlog` that wait, and fewer than `MAX_ACKS_WAITING`
-acks that we owe it.
+State: for each link at most `window` messages and `window_bytes` on their way and `backlog` that wait, and fewer than
+`MAX_ACKS_WAITING` acks that we owe it.
 """
 
 from __future__ import annotations
@@ -51,7 +52,8 @@ MAX_ACKS_WAITING = 16
 """Acks that wait for one neighbour: a quarter of its window, by default."""
 STRAYS = 1000
 STRAYS_IN = 10.0
-"""A neighbour that asks for so many broadcasts within so many seconds that are not here, or that it got already, is sent away."""
+"""A neighbour that asks for so many broadcasts within so many seconds that are not here, or that it got already, is
+sent away."""
 HALF_LIFE = 7.0
 """Seconds in which the failure pressure halves."""
 MAX_PRESSURE = 16.0
@@ -61,9 +63,9 @@ MAX_PRESSURE = 16.0
 class FailurePressure:
     """How much goes wrong around us: a number that grows with each failure and halves every 7 s.
 
-    A tree is thin: where it is broken, what is under way waits for somebody to notice. So while links fail, each broadcast
-    goes to as many links more, beyond the tree, as failures count; to all lazy ones at the most. When all is well it
-    keeps to the tree.
+    A tree is thin: where it is broken, what is under way waits for somebody to notice. So while links fail, each
+    broadcast goes to as many links more, beyond the tree, as failures count; to all lazy ones at the most. When all
+    is well it keeps to the tree.
     """
 
     def __init__(self) -> None:
@@ -144,8 +146,8 @@ class SendWindow:
 
     def messages(self) -> list[StoredMessage]:
         """All that is on its way or waits."""
-        hops = [self.in_flight.get(message_id) for message_id in self.in_flight]
-        return [*(hop.message for hop in hops if hop is not None), *self.backlog.values()]
+        entries = map(self.in_flight.get, self.in_flight)
+        return [*(entry.message for entry in entries if entry is not None), *self.backlog.values()]
 
     def launch(self, message: StoredMessage, now: float, *, offered: bool = False) -> bool:
         """Take it into the window, if there is room and nothing waits before it."""
@@ -192,24 +194,26 @@ class SendWindow:
         if self.in_flight.pop(message_id) is None:
             self.unpark(message_id)
 
-    def repeat(self, hop: InFlight, now: float) -> None:
+    def repeat(self, entry: InFlight, now: float) -> None:
         """Count one attempt more, and see whether anything else was acknowledged meanwhile."""
-        hop.attempts += 1
-        hop.repeated_at = now
-        if hop.attempts >= STALLED_AFTER and hop.acks_before == self._acks:
+        entry.attempts += 1
+        entry.repeated_at = now
+        if entry.attempts >= STALLED_AFTER and entry.acks_before == self._acks:
             self.is_stalled = True
 
-    def heard(self, hop: InFlight | None, now: float) -> None:
+    def heard(self, entry: InFlight | None, now: float) -> None:
         """Note an ack for something that is on its way, or waits.
 
         Which attempt an ack is for is only sure if there was but one (Karn), or if it comes sooner after the last than
         any answer could: then it was merely late (as Eifel finds out, RFC 3522), and how late must be learned.
         """
         self.lives(now)
-        if hop is None:
+        if entry is None:
             return
-        if hop.attempts == 1 or (hop.attempts == 2 and now - hop.repeated_at < self.round_trip.mean(ACK_TIME) / 2):
-            self.round_trip.sample(now - hop.sent_at)
+        if entry.attempts == 1 or (
+            entry.attempts == 2 and now - entry.repeated_at < self.round_trip.mean(ACK_TIME) / 2
+        ):
+            self.round_trip.sample(now - entry.sent_at)
 
     def lives(self, now: float) -> None:
         """Note that the neighbour takes part."""
@@ -227,26 +231,20 @@ class SendWindow:
     def _start(self, message: StoredMessage, size: int, now: float, *, offered: bool) -> InFlight:
         if not self.in_flight:
             self.heard_at = now
-        hop = InFlight(message, self._acks, now, offered)
-        self.in_flight.add(message.data.id, hop, size)
-        return hop
+        entry = InFlight(message, self._acks, now, offered)
+        self.in_flight.add(message.data.id, entry, size)
+        return entry
 
 
 # --- all links --------------------------------------------------------------------------------------------------------
 
 
-class Copy(NamedTuple):
-    """Send the payload to these neighbours."""
+class Send(NamedTuple):
+    """Send the payload to these neighbours, or offer it to them: announce it, to be answered."""
 
     peers: tuple[PeerId, ...]
     message: StoredMessage
-
-
-class Offer(NamedTuple):
-    """Announce it to these neighbours, which have to answer."""
-
-    peers: tuple[PeerId, ...]
-    message: StoredMessage
+    offered: bool
 
 
 class Settled(NamedTuple):
@@ -265,7 +263,7 @@ class CloseLink(NamedTuple):
     blame: bool = False
 
 
-PushDecision: TypeAlias = Copy | Offer | Settled | CloseLink
+PushDecision: TypeAlias = Send | Settled | CloseLink
 PushDecisions: TypeAlias = list[PushDecision]
 
 
@@ -338,58 +336,55 @@ class EagerPush:
         self, message: StoredMessage, eager: Sequence[SendWindow], offered: Sequence[SendWindow], now: float
     ) -> PushDecisions:
         """Send copies over these links and offers over those, or let it wait for their windows."""
-        copies: list[PeerId] = []
-        offers: list[PeerId] = []
         decisions: PushDecisions = []
-        for links, peers, is_offer in ((eager, copies, False), (offered, offers, True)):
+        for links, is_offer in ((eager, False), (offered, True)):
+            peers: list[PeerId] = []
             for link in links:
                 if self._launch(link, message, now, offered=is_offer):
                     peers.append(link.peer.peer_id)
                 else:
                     decisions += self._park(link, message, now)
-        if copies:
-            decisions.append(self._copy(tuple(copies), message))
-        if offers:
-            decisions.append(self._offer(tuple(offers), message))
+            if peers:
+                decisions.append(self._send(tuple(peers), message, offered=is_offer))
         return decisions
 
     def serve(self, link: SendWindow, message: StoredMessage, now: float) -> PushDecisions:
         """Send a copy to a neighbour that asks for it, unless one is on its way there already."""
         peer, message_id = link.peer.peer_id, message.data.id
-        hop = link.in_flight.get(message_id)
-        if hop is not None:
-            if not hop.offered:
+        entry = link.in_flight.get(message_id)
+        if entry is not None:
+            if not entry.offered:
                 return []
-            link.heard(hop, now)  # a graft answers an offer
+            link.heard(entry, now)  # a graft answers an offer
             self._timers.cancel((Due.RETRY, peer, message_id))
         link.settle(message_id)
         if self._launch(link, message, now, offered=False):
-            return [self._copy((peer,), message)]
+            return [self._send((peer,), message, offered=False)]
         return self._park(link, message, now)
 
     def retry(self, peer: PeerId, message_id: str, now: float) -> PushDecisions:
         """Repeat what was not acknowledged in time, up to a limit."""
         link = self.links.get(peer)
-        hop = None if link is None else link.in_flight.get(message_id)
-        if link is None or hop is None:
+        entry = None if link is None else link.in_flight.get(message_id)
+        if link is None or entry is None:
             return []
-        if self._health.is_late and not hop.was_put_off:
-            hop.was_put_off = True
+        if self._health.is_late and not entry.was_put_off:
+            entry.was_put_off = True
             self._timers.set((Due.RETRY, peer, message_id), now + self._config.ack_timeout)
             return []
         self._pressure.add(RETRY_PRESSURE, now)
         decisions: PushDecisions = []
         silence = 0.0 if link.heard_at is None else now - link.heard_at
-        is_deaf = link.is_stalled and hop.attempts >= DEAF_AFTER and len(link.in_flight) >= DEAF_TO
+        is_deaf = link.is_stalled and entry.attempts >= DEAF_AFTER and len(link.in_flight) >= DEAF_TO
         if is_deaf and silence > self._config.slow_patience:
             decisions += self._close(link, f"too slow: no ack for {silence:.0f} s")
-        if hop.attempts > self._config.retries:
+        if entry.attempts > self._config.retries:
             self.counts.given_up += 1
-            return decisions + self._settle(link, hop.message, adopted=False, now=now)
+            return decisions + self._settle(link, entry.message, adopted=False, now=now)
         self.counts.retried += 1
-        link.repeat(hop, now)
-        self._await_ack(link, message_id, hop.attempts, now)
-        decisions.append(self._send(link, hop))
+        link.repeat(entry, now)
+        self._await_ack(link, message_id, entry.attempts, now)
+        decisions.append(self._send((link.peer.peer_id,), entry.message, offered=entry.offered))
         return decisions
 
     def judge(self, now: float) -> PushDecisions:
@@ -491,22 +486,17 @@ class EagerPush:
         self._timers.cancel((Due.RETRY, peer, message_id))
         link.settle(message_id)
         decisions: PushDecisions = [Settled(message, peer, adopted)]
-        while (hop := link.relaunch(now)) is not None:
-            self._await_ack(link, hop.message.data.id, 1, now)
-            decisions.append(self._send(link, hop))
+        while (entry := link.relaunch(now)) is not None:
+            self._await_ack(link, entry.message.data.id, 1, now)
+            decisions.append(self._send((link.peer.peer_id,), entry.message, offered=entry.offered))
         return decisions
 
-    def _send(self, link: SendWindow, hop: InFlight) -> PushDecision:
-        peers = (link.peer.peer_id,)
-        return self._offer(peers, hop.message) if hop.offered else self._copy(peers, hop.message)
-
-    def _copy(self, peers: tuple[PeerId, ...], message: StoredMessage) -> Copy:
-        self.counts.sent += len(peers)
-        return Copy(peers, message)
-
-    def _offer(self, peers: tuple[PeerId, ...], message: StoredMessage) -> Offer:
-        self.counts.offered += len(peers)
-        return Offer(peers, message)
+    def _send(self, peers: tuple[PeerId, ...], message: StoredMessage, *, offered: bool) -> Send:
+        if offered:
+            self.counts.offered += len(peers)
+        else:
+            self.counts.sent += len(peers)
+        return Send(peers, message, offered)
 
 
 # --- what we owe to neighbours ----------------------------------------------------------------------------------------
@@ -532,8 +522,8 @@ class _Waiting:
 class HopAcks:
     """Acks that we owe to each neighbour, several in a frame.
 
-    After a pause the first ack goes at once, so that a lone broadcast is not held up; what follows within `ack_delay` waits
-    for company, unless a copy goes to the same neighbour, or so many wait that its window may be running out.
+    After a pause the first ack goes at once, so that a lone broadcast is not held up; what follows within `ack_delay`
+    waits for company, unless a copy goes to the same neighbour, or so many wait that its window may be running out.
     """
 
     def __init__(self, delay: float, timers: BroadcastTimers) -> None:
@@ -581,11 +571,5 @@ class HopAcks:
 
 
 def _ack(kinds: dict[str, AckKind]) -> GossipAck:
-    sorted_ids: dict[AckKind, list[str]] = {kind: [] for kind in AckKind}
-    for message_id, kind in kinds.items():
-        sorted_ids[kind].append(message_id)
-    return GossipAck(
-        new=tuple(sorted_ids[AckKind.NEW]),
-        had=tuple(sorted_ids[AckKind.HAD]),
-        prune=tuple(sorted_ids[AckKind.PRUNE]),
-    )
+    ids = {kind: tuple([message_id for message_id, one in kinds.items() if one is kind]) for kind in AckKind}
+    return GossipAck(new=ids[AckKind.NEW], had=ids[AckKind.HAD], prune=ids[AckKind.PRUNE])

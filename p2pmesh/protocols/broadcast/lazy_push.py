@@ -1,19 +1,22 @@
-"""Lazy push: announcements to neighbours by lazy links, and grafts for what neighbours have announced and nobody brings.
+"""Lazy push: announcements to neighbours by lazy links, and grafts for what neighbours have announced and nobody
+brings.
 
-*Announcements* (`gossip_ihave`, several ids in a frame) wait for company for `announce_delay`, jittered: a neighbour has the broadcast from
-its parent by then, nearly always. Of two neighbours the slower one then knows that the other has it, and says nothing. While links
-fail, somebody may be waiting to hear of it, so they wait for half a round-trip only.
+*Announcements* (`gossip_ihave`, several ids in a frame) wait for company for `announce_delay`, jittered: a neighbour
+has the broadcast from its parent by then, nearly always. Of two neighbours the slower one then knows that the other
+has it, and says nothing. While links fail, somebody may be waiting to hear of it, so they wait for half a round-trip
+only.
 
-*Grafts.* Nobody is asked while a parent in the tree may still bring what was announced; a while after, the first that announced it is
-asked, and the next one soon after that. Waiting times follow from measured round-trips. Neighbours that keep their promises are
-asked first: one that announces what it then does not send is asked last, and in the end its link is closed. A neighbour that *offered* a
-broadcast waits for an answer, and counts on us for its receipt. It is asked, or told that the broadcast came another way once it
-did: never before, since in the end it may be the one that is asked.
+*Grafts.* Nobody is asked while a parent in the tree may still bring what was announced; a while after, the first that
+announced it is asked, and the next one soon after that. Waiting times follow from measured round-trips. Neighbours
+that keep their promises are asked first: one that announces what it then does not send is asked last, and in the end
+its link is closed. A neighbour that *offered* a broadcast waits for an answer, and counts on us for its receipt. It
+is asked, or told that the broadcast came another way once it did: never before, since in the end it may be the one
+that is asked.
 
-In go messages with their lazy links, and neighbours' announcements; out come announcements to send, `Ask` (graft this from that
-neighbour) and `CloseLink`.
-State: ids to announce, at most 256 for each link, and `BroadcastConfig.announced` awaited ids for each neighbour that announced them;
-what it announces beyond that is ignored, and counted.
+In go messages with their lazy links, and neighbours' announcements; out come announcements to send, `Ask` (graft this
+from that neighbour) and `CloseLink`.
+State: ids to announce, at most 256 for each link, and `BroadcastConfig.announced` awaited ids for each neighbour that
+announced them; what it announces beyond that is ignored, and counted.
 """
 
 from __future__ import annotations
@@ -39,8 +42,8 @@ HURRY_ABOVE = 0.25
 """Failure pressure above which announcements hurry: a link was lost within the last 14 s, say."""
 SHORTEST_WAIT = 0.2
 LONGEST_WAIT = 5.0
-"""Seconds that a parent gets to bring what others have announced, and a neighbour that was asked to send it: as long as nearly
-all acks take on that link. A parent that is gone is not waited for."""
+"""Seconds that a parent gets to bring what others have announced, and a neighbour that was asked to send it: as long
+as nearly all acks take on that link. A parent that is gone is not waited for."""
 UNKNOWN_WAIT = 0.3
 """The same before any round-trip was measured."""
 MAX_ASKS = 3
@@ -192,7 +195,8 @@ class GraftScheduler:
     def announced(
         self, link: SendWindow, message_id: str, heard: GossipIHave, parent: SendWindow | None, now: float
     ) -> GraftDecisions:
-        """Await a broadcast that a neighbour has. `parent` may be about to bring it; with None it is asked for at once."""
+        """Await a broadcast that a neighbour has. `parent` may be about to bring it; with None it is asked for at
+        once."""
         peer = link.peer.peer_id
         if self._announced.get(peer, 0) >= self._config.announced:
             self.counts.ignored += 1
@@ -217,8 +221,8 @@ class GraftScheduler:
     def arrived(self, peer: PeerId, message_id: str, now: float) -> tuple[Sequence[PeerId], Sequence[PeerId]]:
         """Await a broadcast no more, which this neighbour has sent.
 
-        If that is the parent after all, nothing was wrong but our patience. Returns the neighbours that have it, too, and
-        those of them that have offered it and wait for an answer.
+        If that is the parent after all, nothing was wrong but our patience. Returns the neighbours that have it, too,
+        and those of them that have offered it and wait for an answer.
         """
         self._broken.pop(peer, None)
         entry, link = self._entries.get(message_id), self._links.get(peer)
@@ -231,7 +235,8 @@ class GraftScheduler:
         return list(entry.announcers), [other for other in entry.offerers if other != peer]
 
     def refused(self, peer: PeerId, message_id: str, now: float) -> GraftDecisions:
-        """Await a broadcast from other neighbours, since what this one has sent was refused: theirs may be acceptable."""
+        """Await a broadcast from other neighbours, since what this one has sent was refused: theirs may be
+        acceptable."""
         entry = self._entries.get(message_id)
         if entry is None:
             return []

@@ -1,8 +1,9 @@
 """What is special for neighbours of the original project.
 
-They acknowledge nothing, prove nothing and know no trees. Each gets a broadcast once, with the original's fields alone, in the form
-that its relays expect; what they send is taken without a proof, which they can't relay. They can't say what they lack either, so on a new link
-they get what has gone to nobody yet. In go stored messages and probes; out come messages in the original's form. No state.
+They acknowledge nothing, prove nothing and know no trees. Each gets a broadcast once, with the original's fields
+alone, in the form that its relays expect; what they send is taken without a proof, which they can't relay. They can't
+say what they lack either, so on a new link they get what has gone to nobody yet. In go stored messages and probes;
+out come messages in the original's form. No state.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ PROBE = "__gossip_connectivity_probe"
 PROBE_RESPONSE = "__gossip_connectivity_response"
 
 MAX_HOPS_TOLD = 5
-"""Hops that they are told of at most. They drop what has crossed more than ten links, which is few in a large mesh; with half of
-that they may relay it among themselves. It does not go in circles, since each peer passes on an id once."""
+"""Hops that they are told of at most. They drop what has crossed more than ten links, which is few in a large mesh;
+with half of that they may relay it among themselves. It does not go in circles, since each peer passes on an id
+once."""
 MAX_ECHOED = 1024
 """Characters of a probe that are sent back; a longer one is answered without its content."""
 
@@ -47,7 +49,8 @@ def without_proof(data: GossipData) -> GossipData:
 
 
 def have_same_content(one: GossipData, other: GossipData) -> bool:
-    """Whether two with the same id are the same broadcast, as far as one that came through the original's peers can be."""
+    """Whether two with the same id are the same broadcast, as far as one that came through the original's peers can
+    be."""
     try:
         return one.topic == other.topic and _plain(one) == _plain(other)
     except RemoteProtocolError:

@@ -48,7 +48,8 @@ class Due(Enum):
 
 NOBODY = PeerId("")
 BroadcastTimers: TypeAlias = Timers[tuple[Due, PeerId, str]]
-"""The core's one heap: why, and which neighbour and message it is about, `NOBODY` and an empty id where it is about none."""
+"""The core's one heap: why, and which neighbour and message it is about, `NOBODY` and an empty id where it is about
+none."""
 
 
 @define(eq=False)

@@ -1,36 +1,39 @@
 """Which links are eager and which are lazy: a spanning tree for each origin.
 
-Plumtree (Leitao, Pereira, Rodrigues: Epidemic Broadcast Trees, SRDS 2007) grows one tree for all origins: good while one
-peer sends, but from elsewhere the way leads up to the middle of the tree and down again, twice as far as a flood goes.
-Here each origin that was heard lately has a tree of its own, and the first broadcast of an origin grows it:
+Plumtree (Leitao, Pereira, Rodrigues: Epidemic Broadcast Trees, SRDS 2007) grows one tree for all origins: good while
+one peer sends, but from elsewhere the way leads up to the middle of the tree and down again, twice as far as a flood
+goes. Here each origin that was heard lately has a tree of its own, and the first broadcast of an origin grows it:
 
-- Near its origin a broadcast meets hardly anybody who has it, so copies are sent over all links. How far that goes on shows in
-  the acks; see `NoveltyEstimate`.
-- Beyond that, a broadcast is *offered*: announced over all links at once, and a peer that lacks it asks the one that announced
-  it first. That brings no redundant copies, and ways as short as a flood's, for two more times the latency of these hops.
-- A neighbour that took a broadcast as new, copy or offer, is a child in its origin's tree from now on: its link is eager, and
-  gets copies. One that had it has pruned the link for that origin: it is lazy, and gets announcements, which need no answer
-  and may wait. A graft makes a link eager again.
+- Near its origin a broadcast meets hardly anybody who has it, so copies are sent over all links. How far that goes on
+  shows in the acks; see `NoveltyEstimate`.
+- Beyond that, a broadcast is *offered*: announced over all links at once, and a peer that lacks it asks the one that
+  announced it first. That brings no redundant copies, and ways as short as a flood's, for two more times the latency
+  of these hops.
+- A neighbour that took a broadcast as new, copy or offer, is a child in its origin's tree from now on: its link is
+  eager, and gets copies. One that had it has pruned the link for that origin: it is lazy, and gets announcements,
+  which need no answer and may wait. A graft makes a link eager again.
 
-Simulated with 10,000 peers, a ring with 3 long links each, 10 to 100 ms apart, 9 links wide: with a new origin each time 0.24
-redundant copies for each delivery once the acks have taught enough (after some ten broadcasts), the last hop the 13th; a flood's
-last is the 17th, since it follows the fastest way and not the shortest. On average a broadcast is there after 0.46 s, a
-flood after 0.32 s. One tree for all origins is published with 0.59 and a 19th hop. With one origin: 0.001
-redundant copies after twenty broadcasts, the last hop the 12th, on average after 0.33 s.
+Simulated with 10,000 peers, a ring with 3 long links each, 10 to 100 ms apart, 9 links wide: with a new origin each
+time 0.24 redundant copies for each delivery once the acks have taught enough (after some ten broadcasts), the last
+hop the 13th; a flood's last is the 17th, since it follows the fastest way and not the shortest. On average a
+broadcast is there after 0.46 s, a flood after 0.32 s. One tree for all origins is published with 0.59 and a 19th hop.
+With one origin: 0.001 redundant copies after twenty broadcasts, the last hop the 12th, on average after 0.33 s.
 
-What is known of a tree here: the neighbour that it reaches us by (`parent`), eager links and lazy links. Links that open
-later start lazy: a peer without a parent in a tree asks for the first thing that it hears of, and is a child then.
+What is known of a tree here: the neighbour that it reaches us by (`parent`), eager links and lazy links. Links that
+open later start lazy: a peer without a parent in a tree asks for the first thing that it hears of, and is a child
+then.
 
-The parent is kept while it lives, even if others are first now and then, and a peer that sends us copies besides is pruned. A
-neighbour takes its place that is still first when nobody was pruned for `HOLD`: all know by then whom they send copies to, so
-whatever is under way comes by one of the two, and the old parent is pruned after the new one has proved itself. Without that
-pause two broadcasts that overtake each other prune both, and what follows at once comes only when it is asked for.
+The parent is kept while it lives, even if others are first now and then, and a peer that sends us copies besides is
+pruned. A neighbour takes its place that is still first when nobody was pruned for `HOLD`: all know by then whom they
+send copies to, so whatever is under way comes by one of the two, and the old parent is pruned after the new one has
+proved itself. Without that pause two broadcasts that overtake each other prune both, and what follows at once comes
+only when it is asked for.
 
-A way that would be much shorter shows in an announcement with far fewer hops: its sender is asked for copies, too, and once
-they are first for a while it becomes the parent.
+A way that would be much shorter shows in an announcement with far fewer hops: its sender is asked for copies, too,
+and once they are first for a while it becomes the parent.
 
-In go new messages with the links that lack them, and what acks and announcements teach; out come `Targets`, the kind of ack that a
-duplicate deserves, and whether a shorter way is worth a graft.
+In go new messages with the links that lack them, and what acks and announcements teach; out come `Targets`, the kind
+of ack that a duplicate deserves, and whether a shorter way is worth a graft.
 State: at most `BroadcastConfig.trees` trees, in which sets of links are numbers in which each link has a bit.
 """
 
@@ -53,15 +56,16 @@ HOLD = 1.0
 SWAP_PAUSE = 5.0
 """Seconds between tries of a shorter way in one tree."""
 SWAP_WITHIN = 2.0
-"""Seconds after a broadcast came in for which what others say of its way is taken for the way that the next will take."""
+"""Seconds after a broadcast came in for which what others say of its way is taken for the way that the next will
+take."""
 BUSY_WITH = 8
-"""Unacknowledged broadcasts of a link that gets no more than its trees bring: so many are no sign of a loss but of much to do,
-and what comes late because of that must not cause more of it."""
+"""Unacknowledged broadcasts of a link that gets no more than its trees bring: so many are no sign of a loss but of
+much to do, and what comes late because of that must not cause more of it."""
 REMEMBERED = 16.0
 """Answers, about, that a share is counted over."""
 NEARBY = 0.5
-"""What an answer counts for where it is all the more to be expected: a peer that had it after so many hops would have it after
-one more, and one that lacked it would have lacked it after one less."""
+"""What an answer counts for where it is all the more to be expected: a peer that had it after so many hops would have
+it after one more, and one that lacked it would have lacked it after one less."""
 
 
 class Targets(NamedTuple):
@@ -146,8 +150,9 @@ class Trees:
 class NoveltyEstimate:
     """How likely somebody is to lack a broadcast that has come so many hops: the share of those who did, lately.
 
-    Counted over copies and offers alike, where no tree said whom to send to, so it goes on learning whatever follows from
-    it. After more hops than were ever seen, what holds for the most seen holds; after fewer, all are taken to lack it.
+    Counted over copies and offers alike, where no tree said whom to send to, so it goes on learning whatever follows
+    from it. After more hops than were ever seen, what holds for the most seen holds; after fewer, all are taken to
+    lack it.
     """
 
     def __init__(self) -> None:
@@ -268,7 +273,8 @@ class Plumtree:
         return AckKind.HAD if tree is not None and tree.parent == peer else AckKind.PRUNE
 
     def ack_for_duplicate(self, peer: PeerId, tree_name: str, now: float) -> AckKind:
-        """What to say to a neighbour that has sent what we had. If that prunes, parents stay as they are for a while."""
+        """What to say to a neighbour that has sent what we had. If that prunes, parents stay as they are for a
+        while."""
         kind, tree = self.ack_for_offer(peer, tree_name, now), self._trees.get(tree_name, now)
         if kind is AckKind.PRUNE and tree is not None:
             tree.pruned_at = now
@@ -281,21 +287,17 @@ class Plumtree:
             self.counts.grafted += 1
             tree.graft(link.bit)
 
-    def is_shorter(self, link: SendWindow, message: StoredMessage, hops: int, now: float) -> bool:
-        """Whether the way by a neighbour that had it after so many hops is much shorter, and may be tried now."""
+    def is_worth_a_graft(self, link: SendWindow, message: StoredMessage, hops: int, now: float) -> bool:
+        """Whether the way by a neighbour that had it after so many hops is much shorter. If so, it is tried beside
+        the parent."""
         if message.hops - (hops + 1) < self._config.swap_hops or now - message.since > SWAP_WITHIN:
             return False
-        tree, peer = self._trees.get(message.tree, now), link.peer.peer_id
-        if tree is None or tree.parent is None or tree.parent != message.parent or tree.parent == peer:
-            return False
-        if tree.parent not in self._links:  # one of the original's, which knows no trees
-            return False
-        return now - tree.swapped_at >= SWAP_PAUSE
-
-    def swap(self, link: SendWindow, message: StoredMessage, now: float) -> None:
-        """Note that this neighbour is asked for copies beside the parent."""
         tree = self._trees.get(message.tree, now)
-        if tree is not None:
-            self.counts.swapped += 1
-            tree.swapped_at = tree.pruned_at = now
-            tree.prune(link.bit)
+        if tree is None or tree.parent is None or tree.parent != message.parent or tree.parent == link.peer.peer_id:
+            return False
+        if tree.parent not in self._links or now - tree.swapped_at < SWAP_PAUSE:  # the original's know no trees
+            return False
+        self.counts.swapped += 1
+        tree.swapped_at = tree.pruned_at = now
+        tree.prune(link.bit)
+        return True

@@ -1,7 +1,7 @@
 """Broadcasts of ours: checked when the application asks, numbered and signed when their turn comes.
 
-In go the application's calls; out come messages ready to be sent, in the order of the calls. Calls wait here while the links have no
-room, which holds back those who make new broadcasts; whether there is room is for the core to see.
+In go the application's calls; out come messages ready to be sent, in the order of the calls. Calls wait here while
+the links have no room, which holds back those who make new broadcasts; whether there is room is for the core to see.
 State: the calls that wait, bounded by the application's tasks, and the last numbers of at most `MAX_TOPICS` topics.
 """
 
@@ -105,10 +105,11 @@ class Publisher:
 
 
 class Numbering:
-    """The numbers that one origin gives to its broadcasts, so that a subscription that wants them in order sees what is missing.
+    """The numbers that one origin gives to its broadcasts, so that a subscription that wants them in order sees what
+    is missing.
 
-    Each topic has its own, so that a subscription to one is not kept waiting for another. A series is named by the time it
-    began, by the origin's clock, and never twice: what belongs to a later one was sent later.
+    Each topic has its own, so that a subscription to one is not kept waiting for another. A series is named by the
+    time it began, by the origin's clock, and never twice: what belongs to a later one was sent later.
     """
 
     def __init__(self) -> None:

@@ -1,11 +1,11 @@
 """Sums over sets of broadcasts, by which two peers find what one of them lacks.
 
-Each broadcast has a key of 16 hexadecimal digits, the beginning of the SHA-256 of its id. What a peer has below a prefix
-of keys is summed up in their number and the exclusive or of the keys: equal sets have equal sums, however large they are.
-Where sums differ, those of the 16 prefixes that are one digit longer follow, or the ids themselves once there are few: so
-two sets of n that differ in one broadcast take log16(n) steps. (As Merkle trees, but made of what is there when it is
-asked for, since what is alive changes all the time. Exclusive or can be made to collide by who makes ids at will; who does
-keeps its own broadcasts from being found missing, and they are pushed anyway.)
+Each broadcast has a key of 16 hexadecimal digits, the beginning of the SHA-256 of its id. What a peer has below a
+prefix of keys is summed up in their number and the exclusive or of the keys: equal sets have equal sums, however
+large they are. Where sums differ, those of the 16 prefixes that are one digit longer follow, or the ids themselves
+once there are few: so two sets of n that differ in one broadcast take log16(n) steps. (As Merkle trees, but made of
+what is there when it is asked for, since what is alive changes all the time. Exclusive or can be made to collide by
+who makes ids at will; who does keeps its own broadcasts from being found missing, and they are pushed anyway.)
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ class Digest:
         return [self._ids[key] for key in sorted({key for prefix in prefixes for key in self._below(prefix)})]
 
     def compared(self, parts: Sequence[DigestPart]) -> tuple[list[DigestPart], list[str], list[str]]:
-        """Another's sums against ours: what to sum up more finely, which prefixes to list, which to send all of unasked."""
+        """Another's sums against ours: what to sum up more finely, which prefixes to list, which to send all of
+        unasked."""
         finer: list[DigestPart] = []
         listed: list[str] = []
         lacking: list[str] = []

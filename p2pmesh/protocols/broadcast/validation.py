@@ -1,17 +1,19 @@
 r"""What a broadcast may be: its options and limits, and the origin's signature.
 
-In goes what the application asks for, or a neighbour's message; out come a checked draft, seconds of life left, and whether a proof is right.
+In goes what the application asks for, or a neighbour's message; out come a checked draft, seconds of life left, and
+whether a proof is right.
 State: the hop limit, which follows the size of the mesh.
 
-*Hops.* Unless its caller says otherwise, a broadcast may cross `16 + 4 log2(peers)` links, and 64 in any case. Trees grow from
-first arrivals and are as deep as the mesh is wide: a ring with one long link for each of 1,000 peers is 15 links wide, one with
-three for each of 10,000 is 9 wide (measured). Four times that leaves room for repairs, which go roundabout ways; a message that
-goes in circles ends at dedupe, not here. Few peers are no reason for less than 64: they may be an island that becomes part of
-a large mesh within the message's ttl, where it is handed from neighbour to neighbour. With `max_peers` below 3 there is nothing but
-the ring, which is half as wide as it is long. While the size of the mesh is unknown, 4,096 peers are assumed.
+*Hops.* Unless its caller says otherwise, a broadcast may cross `16 + 4 log2(peers)` links, and 64 in any case. Trees
+grow from first arrivals and are as deep as the mesh is wide: a ring with one long link for each of 1,000 peers is 15
+links wide, one with three for each of 10,000 is 9 wide (measured). Four times that leaves room for repairs, which go
+roundabout ways; a message that goes in circles ends at dedupe, not here. Few peers are no reason for less than 64:
+they may be an island that becomes part of a large mesh within the message's ttl, where it is handed from neighbour to
+neighbour. With `max_peers` below 3 there is nothing but the ring, which is half as wide as it is long. While the size
+of the mesh is unknown, 4,096 peers are assumed.
 
-*Signature.* `field(x)` is the length of `x` in bytes as a 32-bit big-endian number, followed by `x`. Text is UTF-8, numbers are
-64-bit big-endian. The signature is Ed25519 (RFC 8032) over::
+*Signature.* `field(x)` is the length of `x` in bytes as a 32-bit big-endian number, followed by `x`. Text is UTF-8,
+numbers are 64-bit big-endian. The signature is Ed25519 (RFC 8032) over::
 
     b"p2pmesh gossip v1\0"
     field(topic)
@@ -25,8 +27,8 @@ the ring, which is half as wide as it is long. While the size of the mesh is unk
     field(b"text", b"json" or b"blob")
     field(the payload: its text, its JSON text, or its bytes)
 
-The broadcast's id is the first 8 digits of the origin's id, followed by the first 32 hexadecimal digits of the SHA-256 of
-the same bytes. So an id stands for one content, and nobody can make another broadcast that passes for it.
+The broadcast's id is the first 8 digits of the origin's id, followed by the first 32 hexadecimal digits of the
+SHA-256 of the same bytes. So an id stands for one content, and nobody can make another broadcast that passes for it.
 
 The signature proves the origin if the key's SHA-256 begins with the origin's id, the broadcast's id is right, and no
 signed field is absent. What changes on the way (`hops`, `relayedBy`, `age`) it does not cover.
@@ -142,7 +144,8 @@ class BroadcastLimits:
         return min(self._ttl(data) - data.age / 1000, self.acceptable_for(data, now))
 
     def acceptable_for(self, data: GossipData, now: float) -> float:
-        """Seconds until no copy of it is accepted any more, whatever it says of its age; none if it is from the future."""
+        """Seconds until no copy of it is accepted any more, whatever it says of its age; none if it is from the
+        future."""
         sent, wall, skew = data.timestamp / 1000, self._wall(now), self._config.clock_skew
         return sent + self._ttl(data) + skew - wall if sent <= wall + skew else 0.0
 

@@ -33,7 +33,7 @@ def digest_of(ids: set[str]) -> Digest:
     return Digest((key_of(message_id), message_id) for message_id in ids)
 
 
-# --- digests ------------------------------------------------------------------------------------------------------------
+# --- digests ----------------------------------------------------------------------------------------------------------
 
 
 @examples(60)
@@ -81,7 +81,7 @@ def test_a_hostile_digest_is_answered_with_bounded_frames():
         assert encode(message)
 
 
-# --- neighbours ---------------------------------------------------------------------------------------------------------
+# --- neighbours -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("missed", [1, 50, 700])
@@ -199,7 +199,7 @@ def test_of_too_many_digests_the_rest_is_ignored():
     assert bare.hear(ALICE, wrong) != []
 
 
-# --- what is refused ----------------------------------------------------------------------------------------------------
+# --- what is refused --------------------------------------------------------------------------------------------------
 
 
 def pull(bare: Bare, neighbour: Identity, messages: Sequence[Gossip]) -> list[str]:
@@ -285,7 +285,7 @@ def test_pulls_are_bounded_by_their_config():
     assert [message.ids for _, message in bare.sent(GossipWant)] == [ids[:4]]
 
 
-# --- newcomers ----------------------------------------------------------------------------------------------------------
+# --- newcomers --------------------------------------------------------------------------------------------------------
 
 
 def late(seconds: float = 20.0, **fields: Any) -> tuple[Net, str]:

@@ -41,7 +41,7 @@ SLOW = examples(40)
 LENIENT = MeshConfig(links=LinkConfig(allow_unverified=True))
 
 
-# --- the whole mesh -----------------------------------------------------------------------------------------------------
+# --- the whole mesh ---------------------------------------------------------------------------------------------------
 
 
 @SLOW
@@ -192,7 +192,7 @@ def test_the_same_seed_gives_the_same_trace():
     assert trace(5) != trace(6)
 
 
-# --- a broadcast of ours ------------------------------------------------------------------------------------------------
+# --- a broadcast of ours ----------------------------------------------------------------------------------------------
 
 
 def test_publish_replies_first_then_tells_the_receipts_then_sends():
@@ -368,7 +368,7 @@ def test_our_own_broadcast_that_comes_back_is_a_duplicate():
     assert bare.acks() == [("from an earlier life", True)]
 
 
-# --- hops ---------------------------------------------------------------------------------------------------------------
+# --- hops -------------------------------------------------------------------------------------------------------------
 
 
 def test_an_unacknowledged_hop_is_retried_with_growing_pauses_and_then_given_up():
@@ -556,7 +556,7 @@ def test_what_becomes_due_in_the_same_instant_does_no_harm():
     assert bare.count("store.messages") == bare.count("eager_push.in_flight") == 0
 
 
-# --- what neighbours send -----------------------------------------------------------------------------------------------
+# --- what neighbours send ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("payload", ["text", {"a": [1.5, None]}, b"\0\xff", 1e300])
@@ -750,7 +750,7 @@ def test_acks_and_questions_out_of_the_blue_are_ignored():
         assert bare.hear(BOB, message) == []
 
 
-# --- the original's peers -----------------------------------------------------------------------------------------------
+# --- the original's peers ---------------------------------------------------------------------------------------------
 
 
 def test_an_original_gets_its_own_form_and_no_ack_is_awaited():
@@ -837,7 +837,7 @@ def test_an_original_gets_what_was_published_before_anybody_was_there():
     assert bare.sent(Gossip) == []
 
 
-# --- bounds -------------------------------------------------------------------------------------------------------------
+# --- bounds -----------------------------------------------------------------------------------------------------------
 
 
 def test_seen_ids_are_bounded_and_forgotten_ones_counted():

@@ -1,4 +1,4 @@
-"""Order: whatever arrives in whatever order, each origin's broadcasts come out in the order sent, soon, and each once."""
+"""Order: whatever arrives in whatever order, each origin's broadcasts come out in the order sent, soon, each once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What broadcasts promise beside the main road: one look at each proof, topics, names that are taken in vain, black holes."""
+"""What broadcasts promise beside the main road: one look at each proof, topics, names taken in vain, black holes."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_a_receipt_shows_that_who_takes_broadcasts_passes_none_on():
     assert outcome.reached == net.nodes[0].progress[sent][-1].reached == 2
 
 
-# --- as an application sees it ------------------------------------------------------------------------------------------
+# --- as an application sees it ----------------------------------------------------------------------------------------
 
 
 async def test_a_subscription_gets_its_topic_alone_and_that_of_none_gets_all(autojump_clock):

@@ -34,7 +34,7 @@ def flood(net: Net, sender: int, times: int = 1) -> int:
     return copies(net, start)
 
 
-# --- the whole mesh -----------------------------------------------------------------------------------------------------
+# --- the whole mesh ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -101,7 +101,7 @@ def test_a_peer_that_takes_broadcasts_and_passes_none_on_is_left_out_of_the_tree
     assert not any(isinstance(entry[3], GossipGraft) for entry in net.trace[start:] if len(entry) == 5)
 
 
-# --- what becomes of a copy ---------------------------------------------------------------------------------------------
+# --- what becomes of a copy -------------------------------------------------------------------------------------------
 
 
 def test_who_took_a_copy_is_a_child_and_who_had_it_is_told():
@@ -313,7 +313,7 @@ def test_after_a_long_silence_an_origin_has_no_tree():
     assert [(peers, message.offer) for peers, message in bare.sent(GossipIHave)] == [((CAROL.peer_id,), True)]
 
 
-# --- learning -----------------------------------------------------------------------------------------------------------
+# --- learning ---------------------------------------------------------------------------------------------------------
 
 
 def test_reach_is_learnt_by_hops_and_carries_over_to_more():
@@ -375,7 +375,7 @@ def test_the_hop_limit_follows_the_size_of_the_mesh(max_peers, size, hops):
     assert bare.sent(Gossip)[0][1].data.max_hops == hops
 
 
-# --- hostile neighbours -------------------------------------------------------------------------------------------------
+# --- hostile neighbours -----------------------------------------------------------------------------------------------
 
 
 def test_a_flood_of_announcements_fills_a_bounded_table_and_crowds_nobody_out():
@@ -484,7 +484,7 @@ def test_a_payload_above_the_limit_is_refused_and_counted():
     assert bare.count("refused.too_large") == 1
 
 
-# --- acks ---------------------------------------------------------------------------------------------------------------
+# --- acks -------------------------------------------------------------------------------------------------------------
 
 
 def test_the_first_ack_goes_at_once_and_those_that_follow_together():
