@@ -1,5 +1,4 @@
-"""Lazy push: announcements to neighbours by lazy links, and grafts for what neighbours have announced and nobody
-brings.
+"""Lazy push: announcements by lazy links, and grafts for what neighbours have announced and nobody brings.
 
 *Announcements* (`gossip_ihave`, several ids in a frame) wait for company for `announce_delay`, jittered: a neighbour
 has the broadcast from its parent by then, nearly always. Of two neighbours the slower one then knows that the other
@@ -195,8 +194,7 @@ class GraftScheduler:
     def announced(
         self, link: SendWindow, message_id: str, heard: GossipIHave, parent: SendWindow | None, now: float
     ) -> GraftDecisions:
-        """Await a broadcast that a neighbour has. `parent` may be about to bring it; with None it is asked for at
-        once."""
+        """Await a broadcast that a neighbour has: from `parent`, if there is one; else it is asked for at once."""
         peer = link.peer.peer_id
         if self._announced.get(peer, 0) >= self._config.announced:
             self.counts.ignored += 1
@@ -235,8 +233,7 @@ class GraftScheduler:
         return list(entry.announcers), [other for other in entry.offerers if other != peer]
 
     def refused(self, peer: PeerId, message_id: str, now: float) -> GraftDecisions:
-        """Await a broadcast from other neighbours, since what this one has sent was refused: theirs may be
-        acceptable."""
+        """Await a broadcast from others, since what this neighbour has sent was refused: theirs may be acceptable."""
         entry = self._entries.get(message_id)
         if entry is None:
             return []

@@ -49,8 +49,7 @@ def without_proof(data: GossipData) -> GossipData:
 
 
 def have_same_content(one: GossipData, other: GossipData) -> bool:
-    """Whether two with the same id are the same broadcast, as far as one that came through the original's peers can
-    be."""
+    """Whether two with one id are the same broadcast, if one of them came through the original's peers."""
     try:
         return one.topic == other.topic and _plain(one) == _plain(other)
     except RemoteProtocolError:

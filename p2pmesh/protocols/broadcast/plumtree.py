@@ -273,8 +273,7 @@ class Plumtree:
         return AckKind.HAD if tree is not None and tree.parent == peer else AckKind.PRUNE
 
     def ack_for_duplicate(self, peer: PeerId, tree_name: str, now: float) -> AckKind:
-        """What to say to a neighbour that has sent what we had. If that prunes, parents stay as they are for a
-        while."""
+        """What to say to a neighbour that has sent what we had. Parents stay for a while after a prune."""
         kind, tree = self.ack_for_offer(peer, tree_name, now), self._trees.get(tree_name, now)
         if kind is AckKind.PRUNE and tree is not None:
             tree.pruned_at = now
@@ -288,8 +287,7 @@ class Plumtree:
             tree.graft(link.bit)
 
     def is_worth_a_graft(self, link: SendWindow, message: StoredMessage, hops: int, now: float) -> bool:
-        """Whether the way by a neighbour that had it after so many hops is much shorter. If so, it is tried beside
-        the parent."""
+        """Whether the way by a neighbour that had it after so many hops is much shorter. If so, it is tried now."""
         if message.hops - (hops + 1) < self._config.swap_hops or now - message.since > SWAP_WITHIN:
             return False
         tree = self._trees.get(message.tree, now)

@@ -144,8 +144,7 @@ class BroadcastLimits:
         return min(self._ttl(data) - data.age / 1000, self.acceptable_for(data, now))
 
     def acceptable_for(self, data: GossipData, now: float) -> float:
-        """Seconds until no copy of it is accepted any more, whatever it says of its age; none if it is from the
-        future."""
+        """Seconds until no copy is accepted any more, whatever it says of its age; none if it is from the future."""
         sent, wall, skew = data.timestamp / 1000, self._wall(now), self._config.clock_skew
         return sent + self._ttl(data) + skew - wall if sent <= wall + skew else 0.0
 
