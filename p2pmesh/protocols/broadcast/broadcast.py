@@ -430,7 +430,8 @@ class BroadcastCore:
         message = self._store.get(data.id)
         if message is None or is_signed(message.data) or have_same_content(message.data, data) or not is_proven(data):
             return False
-        self._on_expiry(data.id, now)
+        self._give_up(message, now)
+        self._store.remove(message)
         self._seen.discard(data.id)
         return True
 
@@ -573,8 +574,7 @@ class BroadcastCore:
         if _ROUND not in self._timers:
             self._arm_round(now)
         for dropped in self._store.add(message):
-            self._timers.cancel((Due.EXPIRY, NOBODY, dropped.data.id))
-            self._carry_out(self._eager_push.give_up(dropped, now), now)
+            self._give_up(dropped, now)
 
     def _spread(
         self, message: StoredMessage, now: float, *, was_pulled: bool = False, called: float | None = None
@@ -659,13 +659,15 @@ class BroadcastCore:
     # --- what time brings ---------------------------------------------------------------------------------------------
 
     def _on_expiry(self, message_id: str, now: float) -> None:
-        """Let a message go whose time is over."""
         message = self._store.get(message_id)
-        if message is None:
-            return
-        self._timers.cancel((Due.EXPIRY, NOBODY, message_id))
+        if message is not None:
+            self._give_up(message, now)
+            self._store.remove(message)
+
+    def _give_up(self, message: StoredMessage, now: float) -> None:
+        """Send a message no more: its time is over, there is no room for it, or a proven one takes its place."""
+        self._timers.cancel((Due.EXPIRY, NOBODY, message.data.id))
         self._carry_out(self._eager_push.give_up(message, now), now)
-        self._store.remove(message)
 
     def _on_round(self, now: float) -> None:
         if len(self._store):  # else the next message starts it again

@@ -107,9 +107,9 @@ class Publisher:
 class Numbering:
     """The numbers that one origin gives to its broadcasts.
 
-    They show a subscription that wants broadcasts in order what is missing. Each topic has its own, so that nobody who
-    wants one topic is kept waiting for another. A series is named by the time it began, by the origin's clock, and never
-    twice: what belongs to a later one was sent later.
+    They show a subscription that wants broadcasts in order what is missing. Each topic has its own, so that a
+    subscription to one is not kept waiting for another. A series is named by the time it began, by the origin's
+    clock, and never twice: what belongs to a later one was sent later.
     """
 
     def __init__(self) -> None:
