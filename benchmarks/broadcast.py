@@ -257,7 +257,7 @@ async def _send(mesh: Any, plan: dict[str, Any], order: dict[str, Any], receipts
 def _figures(mesh: Any) -> dict[str, int]:
     """What was sent so far, over the links of now; and payload copies received."""
     snapshot = mesh.snapshot()
-    links, counts = snapshot["links"]["open"].values(), snapshot["subsystems"]["broadcast"]
+    links, counts = snapshot["links"]["open"].values(), snapshot["subsystems"]["broadcast"]["received"]
     return {
         "packets": sum(link["packets_sent"] for link in links),
         "frames": sum(link["frames_sent"] for link in links),

@@ -70,23 +70,13 @@ class FindPeers:
 
 
 @frozen
-class BroadcastStarted:
-    """The broadcast core tells the receipts core of a broadcast of ours. A `ChildrenAdded` follows, and the `Reply` was before."""
-
-    message_id: str
-    topic: str
-    expires: float
-    started: float | None = None
-    """When the application called; None for now."""
-
-
-@frozen
 class ChildrenAdded:
     """The broadcast core sent a message on to these peers; `parent` gave it to us, None for our own.
 
     Children are those who got a copy, and those who were offered one and have to answer: for each a `ChildSettled` follows.
     Who was told of the message besides, without having to answer, is none; if it asks for the message later, even after
-    everything was settled, another `ChildrenAdded` names it.
+    everything was settled, another `ChildrenAdded` names it. The first for a broadcast of ours comes when that is sent, even if
+    there is nobody to send it to, and after the `Reply` that names its id.
     """
 
     message_id: str
@@ -97,6 +87,9 @@ class ChildrenAdded:
     """Peers it went to besides, who can't acknowledge it: the original's."""
     origin: PeerId | None = None
     """Who made it. Where the parent is lost, its receipts go there."""
+    topic: str = ""
+    started: float | None = None
+    """When the application called, in the first notice for a broadcast of ours; None in all others."""
 
 
 @frozen
@@ -343,7 +336,6 @@ Notice: TypeAlias = (
     | RejectOffer
     | AskForOffer
     | FindPeers
-    | BroadcastStarted
     | ChildrenAdded
     | ChildSettled
     | Route

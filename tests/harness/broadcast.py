@@ -12,7 +12,7 @@ from p2pmesh.config import MeshConfig
 from p2pmesh.events import MessageReceived
 from p2pmesh.identity import Identity
 from p2pmesh.protocols.broadcast.broadcast import BroadcastCore
-from p2pmesh.protocols.broadcast.signature import signed
+from p2pmesh.protocols.broadcast.validation import signed
 from p2pmesh.protocols.effects import DropLink, SendFrame
 from p2pmesh.protocols.inputs import LinkUp, Received
 from p2pmesh.simulation.discrete.network import EPOCH
@@ -32,9 +32,16 @@ def broadcast_config(*, base: MeshConfig | None = None, **fields: object) -> Mes
 class Bare(OneCore[BroadcastCore]):
     """Its effects sorted by kind."""
 
-    def __init__(self, config: MeshConfig | None = None, identity: Identity = ME) -> None:
-        config = broadcast_config(base=config, ack_delay=0)
+    def __init__(self, config: MeshConfig | None = None, identity: Identity = ME, *, ack_delay: float = 0) -> None:
+        config = broadcast_config(base=config, ack_delay=ack_delay)
         super().__init__(BroadcastCore(identity, config, random.Random(1), virtual_wall))
+
+    def count(self, name: str) -> int:
+        """What the snapshot says; the names of nested dictionaries with dots."""
+        found: Any = self.core.snapshot()
+        for key in name.split("."):
+            found = found[key]
+        return int(found)
 
     def up(self, *identities: Identity, version: int = 1) -> None:
         for identity in identities:

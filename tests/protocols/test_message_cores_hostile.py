@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2pmesh.config import BroadcastConfig, LinkConfig, MeshConfig, ReceiptsConfig, RoutingConfig
-from p2pmesh.protocols.broadcast.broadcast import BroadcastCore
-from p2pmesh.protocols.broadcast.signature import signed
+from p2pmesh.protocols.broadcast.validation import signed
 from p2pmesh.protocols.effects import Notify, Reply, SendFrame
 from p2pmesh.protocols.inputs import LinkDown, LinkUp, Publish, Received, SendDirect, Subsystem, WantHistory
 from p2pmesh.protocols.notices import MeshSize
@@ -197,21 +196,21 @@ def _check_bounds(net: Net) -> None:
     (broadcast,), (receipts,), (routing,) = (
         net.snapshots(subsystem) for subsystem in (Subsystem.BROADCAST, Subsystem.RECEIPTS, Subsystem.ROUTING)
     )
-    assert broadcast["seen_ids"] <= 6
-    assert broadcast["history"] <= 4
-    assert broadcast["in_flight"] <= 2 * len(NEIGHBOURS)
-    assert broadcast["backlog"] <= 3 * len(NEIGHBOURS)
-    assert broadcast["awaited"] <= 4 * len(NEIGHBOURS)
-    assert broadcast["trees"] <= 3
+    assert broadcast["seen"]["ids"] <= 6
+    assert broadcast["store"]["messages"] <= 4
+    assert broadcast["eager_push"]["in_flight"] <= 2 * len(NEIGHBOURS)
+    assert broadcast["eager_push"]["backlog"] <= 3 * len(NEIGHBOURS)
+    assert broadcast["graft"]["awaited"] <= 4 * len(NEIGHBOURS)
+    assert broadcast["plumtree"]["trees"] <= 3
     assert receipts["own"] <= 3
     assert receipts["relayed"] <= 3
     assert routing["direct_sender"]["in_flight"] <= 3
     assert routing["receiver"]["seen_ids"] <= 4
-    timers = sum(len(held) for core in net.nodes[0].cores.values() for held in _timers_of(core))
+    others = [core for subsystem, core in net.nodes[0].cores.items() if subsystem is not Subsystem.BROADCAST]
+    timers = broadcast["timers"] + sum(len(timers_of(core)) for core in others)
     assert timers <= 4 * (2 * len(NEIGHBOURS) + 4 + 4 * 6 + 3) + 7 * len(NEIGHBOURS)
 
 
-def _timers_of(core: Any) -> list[Timers[Any]]:
-    if isinstance(core, BroadcastCore):
-        return [core._expiries, core._hops._timers, core._sync._timers, core._spreading.awaited._timers]
-    return [core._timers]
+def timers_of(core: Any) -> Timers[Any]:
+    timers: Timers[Any] = core._timers
+    return timers

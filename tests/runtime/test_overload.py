@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from p2pmesh.protocols.broadcast.graft import BROKEN_FOR, MOST_BROKEN
-from p2pmesh.protocols.broadcast.send_window import SLUGGISH_AFTER, SLUGGISH_WITH
+from p2pmesh.protocols.broadcast.eager_push import SLUGGISH_AFTER, SLUGGISH_WITH
+from p2pmesh.protocols.broadcast.lazy_push import BROKEN_FOR, MAX_BROKEN
 from p2pmesh.protocols.effects import SendFrame
 from p2pmesh.protocols.inputs import Publish
 from p2pmesh.protocols.notices import Input
@@ -65,7 +65,7 @@ def test_a_few_missing_acks_hold_nobody_back():
     assert publish(bare, 1)
 
 
-# --- what is late is not repeated, nor asked for elsewhere --------------------------------------------------------------
+# --- what is late is not repeated, nor asked for elsewhere ------------------------------------------------------------
 
 
 def sleep_until(bare: Bare, until: float) -> list[SendFrame]:
@@ -79,9 +79,9 @@ def test_after_a_sleep_nothing_is_repeated_before_what_came_meanwhile_could_be_r
     bare.up(ALICE)
     assert publish(bare, 0)
     assert not [frame for frame in sleep_until(bare, 5.0) if isinstance(frame.message, Gossip)]
-    assert bare.count("retried") == 0
+    assert bare.count("eager_push.retried") == 0
     bare.wait_until(15.0)
-    assert bare.count("retried") > 0
+    assert bare.count("eager_push.retried") > 0
 
 
 def test_after_a_sleep_nobody_is_asked_for_what_may_have_come_meanwhile():
@@ -92,7 +92,7 @@ def test_after_a_sleep_nobody_is_asked_for_what_may_have_come_meanwhile():
     bare.hear(BOB, GossipIHave(ids=(missing,), hops=(1,), size=10))
     assert not [frame for frame in sleep_until(bare, 5.0) if isinstance(frame.message, GossipGraft)]
     bare.wait_until(15.0)
-    assert bare.count("asked") > 0
+    assert bare.count("graft.asked") > 0
 
 
 def test_a_late_ack_of_something_repeated_teaches_how_late_acks_are():
@@ -102,34 +102,33 @@ def test_a_late_ack_of_something_repeated_teaches_how_late_acks_are():
         began = bare.now
         publish(bare, call)
         ((_, message),) = bare.sent(Gossip)
-        repeated = bare.count("retried")
-        while bare.now < began + 2.5 and bare.count("retried") == repeated:
+        repeated = bare.count("eager_push.retried")
+        while bare.now < began + 2.5 and bare.count("eager_push.retried") == repeated:
             bare.wait(0.01)
         bare.hear(ALICE, GossipAck(new=(message.data.id,)))
-    assert bare.count("retried") < 10
+    assert bare.count("eager_push.retried") < 10
 
 
 def test_who_is_slow_to_send_what_it_announced_is_not_blamed_for_seconds_of_it():
     bare = Bare()
     bare.up(ALICE)
-    ids = tuple(id_of(gossip(CAROL, message_id=f"late {number}")) for number in range(MOST_BROKEN + 10))
+    ids = tuple(id_of(gossip(CAROL, message_id=f"late {number}")) for number in range(MAX_BROKEN + 10))
     bare.hear(ALICE, GossipIHave(ids=ids, hops=(1,) * len(ids), size=10))
     bare.wait_until(1.0)
-    assert bare.count("unkept") >= MOST_BROKEN
+    assert bare.count("graft.unkept") >= MAX_BROKEN
     assert bare.dropped() == []
-    late = tuple(id_of(gossip(CAROL, message_id=f"later {number}")) for number in range(MOST_BROKEN + 10))
+    late = tuple(id_of(gossip(CAROL, message_id=f"later {number}")) for number in range(MAX_BROKEN + 10))
     bare.wait_until(BROKEN_FOR + 5)
     bare.hear(ALICE, GossipIHave(ids=late, hops=(1,) * len(late), size=10))
     bare.wait_until(BROKEN_FOR + 10)
     assert [drop.peer for drop in bare.dropped()] == [A]
 
 
-# --- acks cost next to nothing ------------------------------------------------------------------------------------------
+# --- acks cost next to nothing ----------------------------------------------------------------------------------------
 
 
 def test_an_ack_goes_along_with_a_copy_for_the_same_neighbour():
-    bare = Bare()
-    bare.core._spreading.acks._delay = 10.0
+    bare = Bare(ack_delay=10.0)
     bare.up(ALICE, BOB)
     bare.hear(ALICE, gossip(CAROL, message_id="a"))
     bare.hear(ALICE, gossip(CAROL, message_id="b"))
@@ -139,8 +138,7 @@ def test_an_ack_goes_along_with_a_copy_for_the_same_neighbour():
 
 
 def test_acks_do_not_wait_until_the_neighbours_window_is_full():
-    bare = Bare()
-    bare.core._spreading.acks._delay = 10.0
+    bare = Bare(ack_delay=10.0)
     bare.up(ALICE)
     told = 0
     for number in range(40):

@@ -1,33 +1,47 @@
 """Anti-entropy: neighbours compare what they have, and get what they lack.
 
-On each new link, and every 30 s, jittered, with one neighbour after the other, while there is anything: what is alive here
-is summed up (`digests`) and sent; a neighbour that has the same says so in an empty `gossip_want`, and that is all. Else
-finer sums go to and fro until what is lacking is known by its ids, and is asked for in pieces: at most 64 on their way at
-once, each from one neighbour only. What comes so is announced to the other neighbours, not pushed: they may have it.
+After Demers et al. (Epidemic algorithms for replicated database maintenance, PODC 1987), on sums over sets: see
+`set_reconciliation`. On each new link, and every 30 s, jittered, with one neighbour after the other, while there is
+anything: what is alive here is summed up and sent; a neighbour that has the same says so in an empty `gossip_want`,
+and that is all. Else finer sums go to and fro until what is lacking is known by its ids, and is pulled in pieces: at
+most `pull_window` on their way at once, each from one neighbour only. What comes so is announced to the other
+neighbours, not pushed: they may have it.
 
-*Newcomers.* What was sent before a peer began is not for it: it does not ask for it, is not told of it, refuses it if it
-comes all the same, and passes none of it on. Only where the application asks for history (`WantHistory`) up to three neighbours
-are asked, by topic, for what they keep: `ttl` limits how far back that goes. Ages tell, not clocks, so what counts
-is the time that relays have kept a broadcast. Of two peers the younger one decides what is compared.
+*Pulls that come to nothing.* A broadcast that was pulled and then refused leaves the window at once, and is not
+pulled from that neighbour again (`refused`). One that does not come at all holds the window up for `pull_timeout`;
+after three times what is left of that neighbour's is forgotten, and found again by the next comparison, here or
+elsewhere. So a peer that does not answer a `gossip_want`, or not in full (as `BroadcastCore._serve` does with what it
+has forgotten or has served too often), stalls its asker for `pull_timeout` seconds.
+
+*Newcomers.* What was sent before a peer began is not for it: it does not ask for it, is not told of it, refuses it if
+it comes all the same, and passes none of it on. Only where the application asks for history (`WantHistory`) up to
+three neighbours are asked, by topic, for what they keep: `ttl` limits how far back that goes. Ages tell, not clocks,
+so what counts is the time for which relays have kept a broadcast. Of two peers the younger one decides what is
+compared.
 
 The periodic comparison leaves out what is younger than 5 s, which is on its way by the tree.
+
+In go neighbours' sums and lists, and what became of what was pulled; out come messages for neighbours (`Said`).
+State: for each neighbour at most `MAX_TO_PULL` ids to pull; at most `MAX_WANTED` wishes for history and `MAX_TO_PULL`
+refusals.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Sequence
-from enum import Enum
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeAlias
 
 from attrs import define
 
 from p2pmesh.config import BroadcastConfig
 from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.broadcast.eager_push import EagerPush
-from p2pmesh.protocols.broadcast.message_store import MessageStore, StoredMessage
+from p2pmesh.protocols.broadcast.eager_push import SendWindow
+from p2pmesh.protocols.broadcast.message_store import BroadcastTimers, Due, MessageStore
 from p2pmesh.protocols.broadcast.set_reconciliation import Digest
-from p2pmesh.protocols.effects import Effect, SendFrame
-from p2pmesh.protocols.util.timers import Backoff, Timers
+from p2pmesh.protocols.broadcast.validation import BroadcastLimits
+from p2pmesh.protocols.util.lru_table import ExpiringSet
+from p2pmesh.protocols.util.timers import Backoff
 from p2pmesh.wire.fields import MAX_IDS_IN_LIST
 from p2pmesh.wire.messages import DigestPart, GossipDigest, GossipHave, GossipHistory, GossipWant
 
@@ -37,53 +51,41 @@ EARLY = 1_000
 """Milliseconds before a peer began that count as after: ages leave out the time on links."""
 DIGESTS = 32
 DIGESTS_IN = 10.0
-"""Digests of one neighbour that are looked at in so many seconds: it takes a few, and each costs a look at all we have."""
-PIECE = 64
-"""Broadcasts asked for at once: a window of a link."""
-MOST_TO_PULL = 4096
-"""Known to lack from one neighbour; more are found the next time."""
-PULL_TIMEOUT = 5.0
-"""Seconds until what was asked for is asked for again."""
+"""Digests of one neighbour that are looked at in so many seconds: it takes a few, and each costs a look at all we
+have."""
+MAX_TO_PULL = 4096
+"""Ids known to be lacking from one neighbour; more are found the next time."""
+MAX_PULLS = 3
+"""Times that something is asked for in vain before what a neighbour has is forgotten."""
 TURN = 0.3
-"""Seconds that the peer with the higher id leaves the first word on a new link to the other."""
-MOST_WANTED = 64
+"""Seconds for which the peer with the higher id leaves the first word on a new link to the other."""
+MAX_WANTED = 64
 """Topics whose history is wanted at once; the oldest wishes beyond that are dropped."""
 HISTORY_FROM = 3
 """Neighbours asked for history."""
 
-
-class _Due(Enum):
-    """Why a neighbour is turned to."""
-
-    __hash__ = object.__hash__
-
-    FIRST = "a new link"
-    AGAIN = "no answer to a digest"
-    PULL = "something asked for has not come"
-    ROUND = "the periodic comparison"
-
-
-_Timer = tuple[_Due, PeerId]
-_ROUND: _Timer = (_Due.ROUND, PeerId(""))
+Said: TypeAlias = list[tuple[PeerId, GossipDigest | GossipHave | GossipWant | GossipHistory]]
+"""Messages for neighbours."""
 
 
 @define
-class SyncCounts:
+class AntiEntropyCounts:
     """What comparing came to, since the start."""
 
     digests: int = 0
     digests_ignored: int = 0
     pulled: int = 0
+    refused: int = 0
     history_asked: int = 0
 
 
 @define(eq=False)
 class _Pull:
-    """What is asked for from one neighbour."""
+    """What is pulled from one neighbour."""
 
     waiting: dict[str, None]
     asked: dict[str, None]
-    attempts: int = 0
+    attempts: int = 1
 
 
 @define(eq=False)
@@ -104,21 +106,19 @@ class AntiEntropy:
         me: PeerId,
         config: BroadcastConfig,
         rng: random.Random,
-        history: MessageStore,
-        hops: EagerPush,
-        is_seen: Callable[[str], bool],
-        may_go_on: Callable[[StoredMessage], bool],
-        do: Callable[[Effect], None],
+        timers: BroadcastTimers,
+        store: MessageStore,
+        links: Mapping[PeerId, SendWindow],
+        limits: BroadcastLimits,
     ) -> None:
-        self.counts: SyncCounts = SyncCounts()
+        self.counts: AntiEntropyCounts = AntiEntropyCounts()
         self._me = me
         self._config = config
         self._rng = rng
-        self._history = history
-        self._hops = hops
-        self._is_seen = is_seen
-        self._may_go_on = may_go_on
-        self._do = do
+        self._timers = timers
+        self._store = store
+        self._links = links
+        self._limits = limits
         self._backoff = Backoff(config.ack_timeout, config.max_ttl)
         self._began: float | None = None
         self._attempts: dict[PeerId, int] = {}
@@ -126,21 +126,23 @@ class AntiEntropy:
         self._heard: dict[PeerId, tuple[float, int]] = {}
         self._pulls: dict[PeerId, _Pull] = {}
         self._sources: dict[str, PeerId] = {}  # of what is asked for, or about to be
+        self._refused: ExpiringSet[tuple[PeerId, str], None] = ExpiringSet(MAX_TO_PULL)
         self._wanted: list[_Wanted] = []
         self._last_round: PeerId | None = None
-        self._timers: Timers[_Timer] = Timers()
-        self.next_deadline: Callable[[], float] = self._timers.next_deadline
-        """When `expire` wants to be called."""
 
     def __len__(self) -> int:
         return len(self._sources)
 
+    @property
+    def wanted_topics(self) -> int:
+        """Wishes for history."""
+        return len(self._wanted)
+
     # --- which broadcasts are ours to have ----------------------------------------------------------------------------
 
     def begin(self, now: float) -> None:
-        """This peer lives; the first time counts."""
-        if self._began is None:
-            self._began = now
+        """Begin to live: what was sent before is not for us."""
+        self._began = now
 
     def is_before_us(self, topic: str, age: int, now: float) -> bool:
         """Whether a broadcast was sent before we began, and nobody has asked for it."""
@@ -149,22 +151,22 @@ class AntiEntropy:
         sent = now - age / 1000
         return not any(wanted.topic in {None, topic} and wanted.until <= sent for wanted in self._wanted)
 
-    def want_history(self, topic: str | None, seconds: float, now: float) -> None:
-        """The application asks for what was sent before we began."""
+    def want_history(self, topic: str | None, seconds: float, now: float) -> Said:
+        """Ask for what was sent before we began. A wish for the same topic replaces the last one."""
         seconds = min(seconds, self._config.max_ttl)
         others = [one for one in self._wanted if one.topic != topic and now - one.until <= 2 * self._config.max_ttl]
         wanted = _Wanted(topic, now - seconds)
-        self._wanted = [*others, wanted][-MOST_WANTED:]
-        for link in self._hops:
-            self._ask_history(wanted, link.peer.peer_id, now)
+        self._wanted = [*others, wanted][-MAX_WANTED:]
+        self._refused = ExpiringSet(MAX_TO_PULL)  # what was too old may be welcome now
+        return [said for peer in self._links for said in self._ask_history(wanted, peer, now)]
 
-    def _ask_history(self, wanted: _Wanted, peer: PeerId, now: float) -> None:
+    def _ask_history(self, wanted: _Wanted, peer: PeerId, now: float) -> Said:
         beyond, within = self._lifetime(now), int((now - wanted.until) * 1000)
         if not wanted.left or within <= beyond:
-            return
+            return []
         wanted.left -= 1
         self.counts.history_asked += 1
-        self._do(SendFrame((peer,), GossipHistory(topic=wanted.topic, beyond=beyond, within=within), urgent=True))
+        return [(peer, GossipHistory(topic=wanted.topic, beyond=beyond, within=within))]
 
     def _lifetime(self, now: float) -> int:
         """Milliseconds of age that a broadcast may have here."""
@@ -177,96 +179,83 @@ class AntiEntropy:
 
     # --- when ---------------------------------------------------------------------------------------------------------
 
-    def up(self, peer: PeerId, now: float) -> None:
-        """A link is open. The peer with the lower id has the first word."""
-        self._timers.set((_Due.FIRST, peer), now if self._me < peer else now + TURN)
-        for wanted in self._wanted:
-            self._ask_history(wanted, peer, now)
+    def up(self, peer: PeerId, now: float) -> Said:
+        """Begin with a link that is open now. The peer with the lower id has the first word."""
+        self._timers.set((Due.FIRST_DIGEST, peer, ""), now if self._me < peer else now + TURN)
+        return [said for wanted in self._wanted for said in self._ask_history(wanted, peer, now)]
 
     def down(self, peer: PeerId) -> None:
-        """It has ended."""
+        """Forget a link that has ended."""
         self._attempts.pop(peer, None)
         self._said_at.pop(peer, None)
         self._heard.pop(peer, None)
-        for due in (_Due.FIRST, _Due.AGAIN):
-            self._timers.cancel((due, peer))
+        for due in (Due.FIRST_DIGEST, Due.DIGEST_AGAIN):
+            self._timers.cancel((due, peer, ""))
         self._drop_pull(peer)
 
-    def keep_going(self, now: float) -> None:
-        """There is something to compare: see to it that it is, every now and then."""
-        if _ROUND not in self._timers:
-            self._timers.set(_ROUND, now + self._config.digest_every * self._rng.uniform(0.75, 1.25))
+    def expire(self, due: Due, peer: PeerId, now: float) -> Said:
+        """Have the first word on a new link, or repeat what was not answered, a few times."""
+        if due is Due.PULL_AGAIN:
+            return self._pull_again(peer, now)
+        return self._compare(peer, 0, now) if self._attempts.get(peer, 0) <= self._config.retries else []
 
-    def expire(self, now: float) -> None:
-        """Do what is due."""
-        for due, peer in self._timers.pop_due(now):
-            match due:
-                case _Due.FIRST:
-                    self._compare(peer, 0, now)
-                case _Due.AGAIN:
-                    if self._attempts.get(peer, 0) <= self._config.retries:
-                        self._compare(peer, 0, now)
-                case _Due.PULL:
-                    self._pull_again(peer, now)
-                case _Due.ROUND:
-                    self._next_round(now)
+    def next_round(self, now: float) -> Said:
+        """Compare with the neighbour whose turn it is."""
+        peers = list(self._links)
+        if not peers:
+            return []
+        place = peers.index(self._last_round) + 1 if self._last_round in peers else 0
+        self._last_round = peers[place % len(peers)]
+        return self._compare(self._last_round, ON_ITS_WAY, now)
 
-    def _next_round(self, now: float) -> None:
-        if not len(self._history):
-            return  # `keep_going` starts it again
-        self.keep_going(now)
-        peers = [link.peer.peer_id for link in self._hops]
-        if peers:
-            place = peers.index(self._last_round) + 1 if self._last_round in peers else 0
-            self._last_round = peers[place % len(peers)]
-            self._compare(self._last_round, ON_ITS_WAY, now)
-
-    def _compare(self, peer: PeerId, beyond: int, now: float) -> None:
+    def _compare(self, peer: PeerId, beyond: int, now: float) -> Said:
         within = self._lifetime(now)
         digest = self._digest(beyond, within, now)
         if not len(digest):
-            return  # who has something asks us
+            return []  # a neighbour that has something asks us
         self._attempts[peer] = self._attempts.get(peer, 0) + 1
-        self._timers.set((_Due.AGAIN, peer), now + self._backoff.delay(self._attempts[peer], self._rng))
+        self._timers.set((Due.DIGEST_AGAIN, peer, ""), now + self._backoff.delay(self._attempts[peer], self._rng))
         self._said_at[peer] = now
-        self._say(peer, [digest.root()], beyond, within)
+        return [self._summed(peer, [digest.root()], beyond, within)]
 
-    def _say(self, peer: PeerId, parts: Sequence[DigestPart], beyond: int, within: int) -> None:
+    def _summed(
+        self, peer: PeerId, parts: Sequence[DigestPart], beyond: int, within: int
+    ) -> tuple[PeerId, GossipDigest]:
         self.counts.digests += 1
-        self._do(SendFrame((peer,), GossipDigest(parts=tuple(parts), beyond=beyond, within=within), urgent=True))
+        return peer, GossipDigest(parts=tuple(parts), beyond=beyond, within=within)
 
     def _digest(self, beyond: int, within: int, now: float) -> Digest:
         return Digest(
-            (kept.key, kept.data.id)
-            for kept in self._history
-            if beyond <= kept.age(now) <= within and self._may_go_on(kept)
+            (message.key, message.data.id)
+            for message in self._store
+            if beyond <= message.age(now) <= within and self._limits.may_go_on(message)
         )
 
     # --- what neighbours say ------------------------------------------------------------------------------------------
 
-    def digest(self, peer: PeerId, theirs: GossipDigest, now: float) -> None:
-        """A neighbour sums up what it has."""
+    def digest(self, peer: PeerId, theirs: GossipDigest, now: float) -> Said:
+        """Compare a neighbour's sums with ours."""
         if self._is_too_much(peer, now):
             self.counts.digests_ignored += 1
-            return
+            return []
         passed = self._answered(peer, now)
-        self._timers.cancel((_Due.FIRST, peer))
+        self._timers.cancel((Due.FIRST_DIGEST, peer, ""))
         is_whole = len(theirs.parts) == 1 and not theirs.parts[0].prefix
         if is_whole and peer < self._me:
             self._said_at.pop(peer, None)  # if both have begun at once, it leads
         beyond, within = self._ages(theirs.beyond, theirs.within, passed, now)
         ours = self._digest(beyond, within, now)
         if is_whole and within + EARLY < theirs.within:  # we are younger
-            self._say(peer, [ours.root()], beyond, within)
-            return
+            return [self._summed(peer, [ours.root()], beyond, within)]
         finer, listed, lacking = ours.compared(theirs.parts)
+        said: Said = []
         if finer:
-            self._say(peer, finer, beyond, within)
+            said.append(self._summed(peer, finer, beyond, within))
         if listed:
-            self._list(peer, ours, listed, beyond, within)
-        self._name(peer, ours.ids(lacking) if lacking else ())
-        if not (finer or listed or lacking):
-            self._do(SendFrame((peer,), GossipWant(), urgent=True))
+            said += _list(peer, ours, listed, beyond, within)
+        if lacking:
+            said += _name(peer, ours.ids(lacking))
+        return said if finer or listed or lacking else [(peer, GossipWant())]
 
     def _is_too_much(self, peer: PeerId, now: float) -> bool:
         since, count = self._heard.get(peer, (now, 0))
@@ -275,118 +264,111 @@ class AntiEntropy:
         self._heard[peer] = since, count + 1
         return count >= DIGESTS
 
-    def have(self, peer: PeerId, theirs: GossipHave, now: float) -> None:
-        """A neighbour names what it has."""
+    def have(self, peer: PeerId, theirs: GossipHave, lacked: Iterable[str], now: float) -> Said:
+        """Pull what a neighbour names and we lack, and name what it lacks below its prefixes."""
         passed = self._answered(peer, now)
+        said: Said = []
         if theirs.prefixes:
             ours = self._digest(*self._ages(theirs.beyond, theirs.within, passed, now), now)
-            told = set(theirs.ids)
-            self._name(peer, [message_id for message_id in ours.ids(theirs.prefixes) if message_id not in told])
+            named = set(theirs.ids)
+            said += _name(peer, [message_id for message_id in ours.ids(theirs.prefixes) if message_id not in named])
         pull = self._pulls.get(peer)
-        for message_id in theirs.ids:
-            kept = self._history.get(message_id)
-            if kept is not None:
-                self._hops.spare(peer, kept)
-            elif not self._is_seen(message_id) and message_id not in self._sources:
-                pull = pull or self._pulls.setdefault(peer, _Pull({}, {}))
-                if len(pull.waiting) < MOST_TO_PULL:
-                    pull.waiting[message_id] = None
-                    self._sources[message_id] = peer
+        for message_id in lacked:
+            if message_id in self._sources or (peer, message_id) in self._refused:
+                continue
+            pull = pull or self._pulls.setdefault(peer, _Pull({}, {}))
+            if len(pull.waiting) < MAX_TO_PULL:
+                pull.waiting[message_id] = None
+                self._sources[message_id] = peer
         if pull is None or not pull.waiting:
-            self._do(SendFrame((peer,), GossipWant(), urgent=True))
+            said.append((peer, GossipWant()))
         elif not pull.asked:
-            self._ask(peer, pull, now)
+            said += self._ask(peer, pull, now)
+        return said
 
-    def wanted(self, peer: PeerId, now: float) -> None:
-        """A neighbour has asked for what it lacks, maybe nothing."""
+    def want(self, peer: PeerId, now: float) -> None:
+        """Note that a neighbour has asked for what it lacks, maybe nothing: the end of a comparison."""
         self._answered(peer, now)
-        self._said_at.pop(peer, None)  # the end of a comparison
+        self._said_at.pop(peer, None)
 
-    def history(self, peer: PeerId, asked: GossipHistory, now: float) -> None:
-        """A neighbour asks for what was sent before it began."""
-        self._name(
+    def history(self, peer: PeerId, asked: GossipHistory, now: float) -> Said:
+        """Name to a neighbour what was sent before it began."""
+        return _name(
             peer,
             [
-                kept.data.id
-                for kept in self._history
-                if asked.topic in {None, kept.data.topic}
-                and asked.beyond <= kept.age(now) <= asked.within
-                and self._may_go_on(kept)
+                message.data.id
+                for message in self._store
+                if asked.topic in {None, message.data.topic}
+                and asked.beyond <= message.age(now) <= asked.within
+                and self._limits.may_go_on(message)
             ],
         )
 
     def _answered(self, peer: PeerId, now: float) -> int:
-        """Gives the milliseconds since we said what is answered: by so much all has aged, what it was about too.
+        """Milliseconds since we said what is answered: by so much all has aged, what it was about too.
 
-        Who began a comparison corrects for that, and the other answers in the same terms.
+        The peer that began a comparison corrects for that, and the other answers in the same terms.
         """
         self._attempts.pop(peer, None)
-        self._timers.cancel((_Due.AGAIN, peer))
+        self._timers.cancel((Due.DIGEST_AGAIN, peer, ""))
         if peer not in self._said_at:
             return 0
         passed, self._said_at[peer] = now - self._said_at[peer], now
         return min(int(passed * 1000), EARLY)
 
-    def _list(self, peer: PeerId, ours: Digest, prefixes: Sequence[str], beyond: int, within: int) -> None:
-        """All that we have below these prefixes, as many of them in a frame as fit."""
-        some: list[str] = []
-        ids: list[str] = []
-        for prefix in prefixes:
-            more = ours.ids([prefix])[:MAX_IDS_IN_LIST]
-            if some and len(ids) + len(more) > MAX_IDS_IN_LIST:
-                self._do(SendFrame((peer,), _have(ids, some, beyond, within), urgent=True))
-                some, ids = [], []
-            some.append(prefix)
-            ids += more
-        self._do(SendFrame((peer,), _have(ids, some, beyond, within), urgent=True))
-
-    def _name(self, peer: PeerId, ids: Sequence[str]) -> None:
-        for start in range(0, len(ids), MAX_IDS_IN_LIST):
-            self._do(SendFrame((peer,), _have(ids[start : start + MAX_IDS_IN_LIST]), urgent=True))
-
     # --- what we lack -------------------------------------------------------------------------------------------------
 
-    def arrived(self, message_id: str, now: float) -> bool:
-        """A broadcast has come. Whether that is because we asked for it here."""
-        peer = self._sources.pop(message_id, None)
+    def arrived(self, message_id: str, now: float) -> tuple[bool, Said]:
+        """Note that a broadcast has come. Returns whether that is because it was pulled, and what to pull next."""
+        peer = self._sources.get(message_id)
         if peer is None:
-            return False
+            return False, []
+        was_pulled = message_id in self._pulls[peer].asked
+        self.counts.pulled += was_pulled
+        return was_pulled, self._took(peer, message_id, now)
+
+    def refused(self, peer: PeerId, message_id: str, now: float) -> Said:
+        """Note that what was pulled was refused. It is not pulled from there again, but may be from elsewhere."""
+        if self._sources.get(message_id) != peer:
+            return []
+        self.counts.refused += 1
+        self._refused.add((peer, message_id), None, now + self._config.max_ttl, now)
+        return self._took(peer, message_id, now)
+
+    def _took(self, peer: PeerId, message_id: str, now: float) -> Said:
+        """Free a place of a neighbour's window, and pull more once half of it is free."""
+        del self._sources[message_id]
         pull = self._pulls[peer]
-        was_asked = message_id in pull.asked
         pull.asked.pop(message_id, None)
         pull.waiting.pop(message_id, None)
-        pull.attempts = 0
-        self.counts.pulled += was_asked
-        if len(pull.asked) <= PIECE // 2:
-            self._ask(peer, pull, now)
-        return was_asked
+        pull.attempts = 1
+        return self._ask(peer, pull, now) if len(pull.asked) <= self._config.pull_window // 2 else []
 
-    def _ask(self, peer: PeerId, pull: _Pull, now: float) -> None:
-        more = list(pull.waiting)[: PIECE - len(pull.asked)]
+    def _ask(self, peer: PeerId, pull: _Pull, now: float) -> Said:
+        more = list(pull.waiting)[: self._config.pull_window - len(pull.asked)]
         for message_id in more:
             del pull.waiting[message_id]
             pull.asked[message_id] = None
         if not pull.asked:
             self._drop_pull(peer)
-            return
-        if more:
-            self._do(SendFrame((peer,), GossipWant(ids=tuple(more)), urgent=True))
-        self._timers.set((_Due.PULL, peer), now + PULL_TIMEOUT)
+            return []
+        self._timers.set((Due.PULL_AGAIN, peer, ""), now + self._config.pull_timeout)
+        return _wants(peer, more)
 
-    def _pull_again(self, peer: PeerId, now: float) -> None:
+    def _pull_again(self, peer: PeerId, now: float) -> Said:
         pull = self._pulls[peer]
-        pull.attempts += 1
-        if pull.attempts > 2:
+        if pull.attempts >= MAX_PULLS:
             self._drop_pull(peer)  # the next comparison finds it again, here or elsewhere
-            return
-        self._do(SendFrame((peer,), GossipWant(ids=tuple(pull.asked)), urgent=True))
-        self._timers.set((_Due.PULL, peer), now + PULL_TIMEOUT)
+            return []
+        pull.attempts += 1
+        self._timers.set((Due.PULL_AGAIN, peer, ""), now + self._config.pull_timeout)
+        return _wants(peer, list(pull.asked))
 
     def _drop_pull(self, peer: PeerId) -> None:
         pull = self._pulls.pop(peer, None)
         if pull is None:
             return
-        self._timers.cancel((_Due.PULL, peer))
+        self._timers.cancel((Due.PULL_AGAIN, peer, ""))
         for message_id in (*pull.asked, *pull.waiting):
             self._sources.pop(message_id, None)
 
@@ -395,5 +377,30 @@ def _aged(age: int, passed: int) -> int:
     return age + passed if age else 0
 
 
-def _have(ids: Iterable[str], prefixes: Iterable[str] = (), beyond: int = 0, within: int = 0) -> GossipHave:
-    return GossipHave(ids=tuple(ids), prefixes=tuple(prefixes), beyond=beyond, within=within)
+def _list(peer: PeerId, ours: Digest, prefixes: Sequence[str], beyond: int, within: int) -> Said:
+    """All that we have below these prefixes, as many of them in a frame as fit."""
+    frames: list[tuple[list[str], list[str]]] = [([], [])]
+    for prefix in prefixes:
+        more = ours.ids([prefix])[:MAX_IDS_IN_LIST]
+        some, ids = frames[-1]
+        if some and len(ids) + len(more) > MAX_IDS_IN_LIST:
+            some, ids = [], []
+            frames.append((some, ids))
+        some.append(prefix)
+        ids += more
+    return [
+        (peer, GossipHave(ids=tuple(ids), prefixes=tuple(some), beyond=beyond, within=within)) for some, ids in frames
+    ]
+
+
+def _name(peer: PeerId, ids: Sequence[str]) -> Said:
+    return [(peer, GossipHave(ids=some)) for some in _frames(ids)]
+
+
+def _wants(peer: PeerId, ids: Sequence[str]) -> Said:
+    return [(peer, GossipWant(ids=some)) for some in _frames(ids)]
+
+
+def _frames(ids: Sequence[str]) -> list[tuple[str, ...]]:
+    """As many in each as a frame may list."""
+    return [tuple(ids[start : start + MAX_IDS_IN_LIST]) for start in range(0, len(ids), MAX_IDS_IN_LIST)]

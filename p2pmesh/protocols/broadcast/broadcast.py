@@ -1,66 +1,111 @@
 """Broadcast: every peer gets every message, once, over a mesh whose links come and go.
 
-The origin signs a message and sends it to its neighbours; a peer that has not seen it verifies it, delivers it, acknowledges
-it and passes it on. To whom as a copy, and to whom as a mere announcement, is up to the origin's tree (`tree`,
-`spreading`): copies go along the tree, announcements everywhere else, and who hears of a message that stays away asks for it
-(`awaited`). Each copy is acknowledged, and retried by itself (`hops`, `acks`). What falls through all of that, or was
-sent while there was no path, is found missing when neighbours compare what they have (`antientropy`).
+Plumtree (Leitao, Pereira, Rodrigues: Epidemic Broadcast Trees, SRDS 2007) with a tree for each origin, acks on every
+hop and anti-entropy below it.
 
-How much is pushed follows what happens. While all is well, copies go along the tree alone. Each failure nearby, a link that
-ended, an ack that stayed away, a message that had to be asked for, adds one more link to those that get copies, and is
-forgotten with a half-life of 7 s (`FailurePressure`). And an origin of which nothing was heard for five minutes has no tree: where so
-little is sent, its first message goes to everybody who is likely to lack it (`NoveltyEstimate`).
+The origin signs a message and sends it to its neighbours; a peer that has not seen it verifies it, delivers it,
+acknowledges it and passes it on. Which links are *eager* and get a copy, and which are *lazy* and get a mere
+announcement, is up to the origin's tree (`plumtree`): copies go along the tree, announcements everywhere else, and a
+peer that hears of a message that stays away grafts it (`lazy_push`). Each copy is acknowledged, and retried by itself
+(`eager_push`). What falls through all of that, or was sent while there was no path, is found missing when neighbours
+compare what they have (`anti_entropy`).
 
-A message lives for `ttl` from its first sending, measured by the peers that keep it (`age`); the origin's timestamp only
-bounds what they may claim, within `clock_skew`. Its id is made from its content, so that no other can pass for it, and is
-remembered for as long as any copy could still be accepted.
+How much is pushed follows what happens. While all is well, copies go along the tree alone. Each failure nearby, a
+link that ended, an ack that stayed away, a message that had to be asked for, adds one more link to those that get
+copies, and is forgotten with a half-life of 7 s (`FailurePressure`). And an origin of which nothing was heard for
+five minutes has no tree: where so little is sent, its first message goes to everybody who is likely to lack it
+(`NoveltyEstimate`).
 
-On each link there is a window of unacknowledged messages and a backlog behind it. While any backlog is long, or acks on all
-links take far longer than they could, `Publish` waits (`publishing`); nothing else ever does. Who is slow because there is
-too much to do gets more time, not more to do: waiting times follow measured round-trips and our own lag (`lag`), and what is
-merely late is neither repeated nor asked for elsewhere. One link that is slower than the others is taken out of the trees
-instead, and closed if that does not help.
+A message lives for `ttl` from its first sending, measured by the peers that keep it (`age`); the origin's timestamp
+only bounds what they may claim, within `clock_skew`. Its id is made from its content, so that no other can pass for
+it, and is remembered for as long as any copy could still be accepted.
+
+On each link there is a window of unacknowledged messages and a backlog behind it. While any backlog is long, or acks
+on all links take far longer than they could, `Publish` waits (`publisher`); nothing else ever does. A peer that is
+slow because there is too much to do gets more time, not more to do: waiting times follow measured round-trips and our
+own lag (`LocalHealth`), and what is merely late is neither repeated nor asked for elsewhere. One link that is slower
+than the others is taken out of the trees instead, and closed if that does not help.
 
 Peers of the original project acknowledge nothing and prove nothing: they get each message once, and what they send is
-delivered, and passed on, as unproven; only where `LinkConfig.allow_unverified` lets them in. A message that claims a
-proof must be right: else the neighbour who passed it on without looking is to blame, and its link is closed.
+delivered, and passed on, as unproven; only where `LinkConfig.allow_unverified` lets them in (`legacy`). A message
+that claims a proof must be right: else the neighbour that passed it on without looking is to blame, and its link is
+closed.
 
-Inputs: LinkUp, LinkDown, Received (gossip and its kin), Publish, WantHistory, MeshSize, CancelCall, Leave; the first input of
-any kind, at the latest `ServiceUp`, is when this peer began.
-Effects: SendFrame, DropLink, Emit (MessageReceived), Reply, Notify to the receipts (BroadcastStarted, ChildrenAdded, ChildSettled).
+The way of a message through this file: `handle`; for ours `_on_publish` and `_send_waiting`, for another's
+`_on_received`, `_on_gossip` and `_accept`; then `_store_message`, `_spread` and `_carry_out`, which makes the frames.
+
+Inputs: LinkUp, LinkDown, Received (gossip and its kin), Publish, WantHistory, MeshSize, CancelCall, Leave; the first
+input of any kind, at the latest `ServiceUp`, is when this peer began.
+Effects: SendFrame, DropLink, Emit (MessageReceived), Reply, Notify to the receipts (ChildrenAdded, ChildSettled).
+Messages: Gossip, GossipAck, GossipIHave, GossipGraft, GossipDigest, GossipHave, GossipWant, GossipHistory.
+Config: BroadcastConfig, and of MeshConfig `max_payload`, `max_peers` and `links.allow_unverified`.
+State: ids seen (`seen_ids`), neighbours of version 0, one heap of timers; the rest is in the parts, with their bounds.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import attrs
-from attrs import define
-from msgspec import structs
 
 from p2pmesh.config import BroadcastConfig, MeshConfig
-from p2pmesh.errors import RemoteProtocolError
+from p2pmesh.errors import MeshClosed, MeshError, RemoteProtocolError
 from p2pmesh.events import MessageReceived
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.broadcast.anti_entropy import AntiEntropy
-from p2pmesh.protocols.broadcast.hop_acks import AckKind
-from p2pmesh.protocols.broadcast.legacy import PROBE, for_originals, have_same_content, probe_response
-from p2pmesh.protocols.broadcast.limits import RESERVED_TOPICS, BroadcastLimits
-from p2pmesh.protocols.broadcast.message_store import MessageStore, StoredMessage, payload_size, tree_of
+from p2pmesh.protocols.broadcast.anti_entropy import AntiEntropy, Said
+from p2pmesh.protocols.broadcast.eager_push import (
+    AckKind,
+    CloseLink,
+    EagerPush,
+    FailurePressure,
+    HopAcks,
+    PushDecision,
+    Send,
+    SendWindow,
+    Settled,
+)
+from p2pmesh.protocols.broadcast.lazy_push import Ask, GraftDecisions, GraftScheduler, LazyPush
+from p2pmesh.protocols.broadcast.legacy import PROBE, have_same_content, in_original_form, probe_response, without_proof
+from p2pmesh.protocols.broadcast.message_store import (
+    NOBODY,
+    BroadcastTimers,
+    Due,
+    MessageStore,
+    StoredMessage,
+    payload_size,
+    tree_of,
+)
 from p2pmesh.protocols.broadcast.plumtree import Plumtree
 from p2pmesh.protocols.broadcast.publisher import Publisher
-from p2pmesh.protocols.broadcast.send_window import SendWindow
-from p2pmesh.protocols.broadcast.signature import is_proven, is_signed
+from p2pmesh.protocols.broadcast.validation import (
+    MAX_WIRE_HOPS,
+    RESERVED_TOPICS,
+    BroadcastLimits,
+    Refusal,
+    is_proven,
+    is_signed,
+)
 from p2pmesh.protocols.core import WallClock
-from p2pmesh.protocols.effects import DropLink, Effect, Effects, Emit, SendFrame
-from p2pmesh.protocols.inputs import CancelCall, Leave, LinkDown, LinkUp, Publish, Received, RemotePeer, WantHistory
-from p2pmesh.protocols.notices import Input, MeshSize
+from p2pmesh.protocols.effects import DropLink, Effects, Emit, Notify, Reply, SendFrame
+from p2pmesh.protocols.inputs import (
+    CancelCall,
+    Leave,
+    LinkDown,
+    LinkUp,
+    Publish,
+    Received,
+    RemotePeer,
+    Subsystem,
+    WantHistory,
+)
+from p2pmesh.protocols.notices import ChildrenAdded, ChildSettled, Input, MeshSize
+from p2pmesh.protocols.util.local_health import LocalHealth
 from p2pmesh.protocols.util.lru_table import ExpiringSet
 from p2pmesh.protocols.util.timers import Timers
-from p2pmesh.wire.fields import MAX_PEERS_IN_LIST
+from p2pmesh.wire.fields import MAX_IDS_IN_LIST, MAX_PEERS_IN_LIST
 from p2pmesh.wire.messages import (
     Gossip,
     GossipAck,
@@ -76,21 +121,15 @@ from p2pmesh.wire.messages import (
 from p2pmesh.wire.payloads import unpack
 
 SLACK = 1.0
-"""Ids are remembered this much longer than a copy could be accepted, for what rounding does to times."""
+"""Seconds for which ids are remembered longer than a copy could be accepted, for what rounding does to times."""
+STILL_SPREADING = 2.0
+"""Seconds in which a broadcast is still on its way: one that a new neighbour had first goes on by the tree, and its
+receipts with it. Older ones are what we missed, and others hardly have: they are announced only."""
+LOST_PRESSURE = 1.0
+CLOSED_PRESSURE = 0.5
+"""What the end of a link adds to the failure pressure, if it fell silent and if it was closed."""
 
-
-@define
-class _Counts:
-    delivered: int = 0
-    duplicates: int = 0
-    sent_to_originals: int = 0
-    expired: int = 0
-    too_far: int = 0
-    unproven: int = 0
-    too_large: int = 0
-    before_us: int = 0
-    blamed: int = 0
-    history_dropped: int = 0
+_ROUND = (Due.ROUND, NOBODY, "")
 
 
 class BroadcastCore:
@@ -99,220 +138,251 @@ class BroadcastCore:
     def __init__(self, identity: Identity, config: MeshConfig, rng: random.Random, wall: WallClock) -> None:
         self._me = identity.peer_id
         self._config: BroadcastConfig = config.broadcast
-        self._rules = BroadcastLimits(config, wall)
         self._takes_unproven = config.links.allow_unverified
+        self._max_payload = config.max_payload
         self._rng = rng
         self._wall = wall
-        self._max_payload = config.max_payload
-        self._originals: dict[PeerId, RemotePeer] = {}  # neighbours of version 0
-        self._seen: ExpiringSet[str, PeerId | None] = ExpiringSet(self._config.seen_ids)  # who gave it first
-        self._history = MessageStore(self._config.history, self._config.history_bytes)
-        self._spreading = Plumtree(self._config, rng, self._history, self._do)
-        self._hops = self._spreading.hops
-        self._sync = AntiEntropy(
-            self._me,
-            self._config,
-            rng,
-            self._history,
-            self._hops,
-            self._seen.__contains__,
-            self._rules.may_go_on,
-            self._do,
-        )
-        self._publishing = Publisher(identity, self._rules, self._hops, wall, self._keep, self._do)
-        self._expiries: Timers[str] = Timers()
-        self._counts = _Counts()
+        self._has_begun = False
+        self._timers: BroadcastTimers = Timers()
         self._deadline: float | None = None
+        self._health = LocalHealth()
+        self._pressure = FailurePressure()
+        self._limits = BroadcastLimits(config, wall)
+        self._publisher = Publisher(identity, self._limits, wall)
+        self._seen: ExpiringSet[str, PeerId | None] = ExpiringSet(self._config.seen_ids)  # and who gave it first
+        self._store = MessageStore(self._config.history, self._config.history_bytes)
+        self._eager_push = EagerPush(self._config, rng, self._timers, self._pressure, self._health)
+        self._links: Mapping[PeerId, SendWindow] = self._eager_push.links
+        self._acks = HopAcks(self._config.ack_delay, self._timers)
+        self._plumtree = Plumtree(self._config, self._links)
+        self._lazy_push = LazyPush(self._config, rng, self._timers, self._store, self._pressure)
+        self._graft = GraftScheduler(self._config, self._timers, self._links, self._pressure, self._health)
+        self._anti_entropy = AntiEntropy(
+            self._me, self._config, rng, self._timers, self._store, self._links, self._limits
+        )
+        self._originals: dict[PeerId, RemotePeer] = {}  # neighbours of version 0
+        self._sent_to_originals = 0
+        self._delivered = self._duplicates = 0
+        self._refused = dict.fromkeys(Refusal, 0)
         self._effects: Effects = []
 
     # --- the contract -------------------------------------------------------------------------------------------------
 
     def handle(self, event: Input, now: float) -> Effects:
         """Take an input."""
-        self._sync.begin(now)
+        if not self._has_begun:
+            self._has_begun = True
+            self._anti_entropy.begin(now)
         match event:  # the most frequent first
             case Received(peer, message):
-                self._received(peer, message, now)
-            case LinkUp(peer):
-                self._link_up(peer, now)
-            case LinkDown(peer, _, timed_out):
-                self._link_down(peer, now, was_lost=timed_out is not None)
+                self._on_received(peer, message, now)
             case Publish():
-                self._publishing.ask(event, now)
+                self._on_publish(event, now)
+            case LinkUp(peer):
+                self._on_link_up(peer, now)
+            case LinkDown(peer, _, timed_out):
+                self._on_link_down(peer, now, was_lost=timed_out is not None)
             case MeshSize(peers):
-                self._rules.mesh_size(peers)
+                self._limits.mesh_size(peers)
             case WantHistory(topic, seconds):
-                self._sync.want_history(topic, seconds, now)
+                self._say(self._anti_entropy.want_history(topic, seconds, now))
             case CancelCall(call):
-                self._publishing.forget(call)
+                self._publisher.forget(call)
             case Leave():
-                self._publishing.leave()
+                self._on_leave()
             case _:
                 pass  # for other cores
-        return self._finish(now)
+        return self._take(now)
 
     def next_deadline(self) -> float:
         if self._deadline is None:  # asked for more often than it changes
-            self._deadline = min(
-                self._spreading.next_deadline(), self._expiries.next_deadline(), self._sync.next_deadline()
-            )
+            self._deadline = self._timers.next_deadline()
         return self._deadline
 
     def expire(self, now: float) -> Effects:
         """Do what is due."""
-        self._spreading.expire(now)
-        self._sync.expire(now)
-        for message_id in self._expiries.pop_due(now):
-            self._let_go(message_id, now)
-        return self._finish(now)
+        self._health.note(self._timers.next_deadline(), now)
+        grafts: GraftDecisions = []
+        for due, peer, message_id in self._timers.pop_due(now):
+            match due:
+                case Due.RETRY:
+                    self._carry_out(self._eager_push.retry(peer, message_id, now), now)
+                case Due.GRAFT:
+                    grafts += self._graft.expire(message_id, now)
+                case Due.ACKS:
+                    pass  # `_take` sends them
+                case Due.ANNOUNCE:
+                    for peers, announcement in self._lazy_push.pop_due():
+                        self._effects.append(SendFrame(peers, announcement, urgent=True, patient=True))
+                case Due.EXPIRY:
+                    self._on_expiry(message_id, now)
+                case Due.ROUND:
+                    self._on_round(now)
+                case Due.FIRST_DIGEST | Due.DIGEST_AGAIN | Due.PULL_AGAIN:
+                    self._say(self._anti_entropy.expire(due, peer, now))
+        self._ask(grafts)
+        return self._take(now)
 
     def snapshot(self) -> Mapping[str, Any]:
+        links = self._links.values()
         return {
-            "published": self._publishing.published,
-            **attrs.asdict(self._counts, recurse=False),
-            **attrs.asdict(self._hops.counts, recurse=False),
-            **attrs.asdict(self._spreading.counts, recurse=False),
-            **attrs.asdict(self._spreading.awaited.counts, recurse=False),
-            **attrs.asdict(self._sync.counts, recurse=False),
-            "announced": self._spreading.announcements.sent,
-            "links": len(self._hops) + len(self._originals),
-            "in_flight": sum(link.flight for link in self._hops),
-            "backlog": sum(link.backlog for link in self._hops),
-            "waiting": len(self._publishing),
-            "awaited": len(self._spreading.awaited),
-            "trees": len(self._spreading.trees),
-            "pulling": len(self._sync),
-            "history": len(self._history),
-            "history_bytes": self._history.bytes,
-            "seen_ids": len(self._seen),
-            "seen_ids_forgotten": self._seen.forgotten,
+            "links": len(self._links) + len(self._originals),
+            "timers": len(self._timers),
+            "received": {"delivered": self._delivered, "duplicates": self._duplicates},
+            "refused": {refusal.value: count for refusal, count in self._refused.items()},
+            "seen": {"ids": len(self._seen), "forgotten": self._seen.forgotten},
+            "publisher": {"published": self._publisher.published, "waiting": len(self._publisher)},
+            "store": {"messages": len(self._store), "bytes": self._store.bytes, "dropped": self._store.dropped},
+            "plumtree": {"trees": len(self._plumtree), **attrs.asdict(self._plumtree.counts, recurse=False)},
+            "eager_push": {
+                "in_flight": sum(len(link.in_flight) for link in links),
+                "backlog": sum(len(link.backlog) for link in links),
+                **attrs.asdict(self._eager_push.counts, recurse=False),
+            },
+            "lazy_push": {"announced": self._lazy_push.announced},
+            "graft": {"awaited": len(self._graft), **attrs.asdict(self._graft.counts, recurse=False)},
+            "anti_entropy": {
+                "pulling": len(self._anti_entropy),
+                "wanted_topics": self._anti_entropy.wanted_topics,
+                **attrs.asdict(self._anti_entropy.counts, recurse=False),
+            },
+            "legacy": {"links": len(self._originals), "sent": self._sent_to_originals},
         }
 
-    def _finish(self, now: float) -> Effects:
-        if self._publishing:
-            self._publishing.admit(now)
-        self._spreading.awaited.flush()
-        if self._spreading.acks:
+    def _take(self, now: float) -> Effects:
+        """The effects of this call, and with them what has waited for room on the links, or for company."""
+        if self._publisher:
+            self._send_waiting(now)
+        if self._acks:
             for effect in self._effects:
                 if isinstance(effect, SendFrame):
-                    self._spreading.acks.go_along(effect.peers, now)
-            self._spreading.acks.flush(now)
+                    self._acks.go_along(effect.peers, now)
+            for peer, ack in self._acks.pop_due(now):
+                self._effects.append(SendFrame((peer,), ack, urgent=True, patient=True))
         self._deadline = None
         effects, self._effects = self._effects, []
         return effects
 
-    def _do(self, effect: Effect) -> None:
-        self._effects.append(effect)
+    # --- what the application asks for --------------------------------------------------------------------------------
+
+    def _on_publish(self, event: Publish, now: float) -> None:
+        try:
+            self._publisher.add(event, now)  # `_take` sends it, or what an ack that makes room for it leads to
+        except MeshError as error:
+            self._effects.append(Reply(event.call, error=error))
+
+    def _send_waiting(self, now: float) -> None:
+        """Send broadcasts of ours, in the order of the calls, while the links can take them."""
+        if self._eager_push.is_congested(now):
+            self._carry_out(self._eager_push.judge(now), now)
+        while self._publisher and not self._eager_push.is_congested(now):
+            call, called, message = self._publisher.next_message(now)
+            self._effects.append(Reply(call, value=message.data.id))
+            self._store_message(message, now)
+            self._spread(message, now, called=called)
+
+    def _on_leave(self) -> None:
+        for call in self._publisher.leave():
+            error = MeshClosed("the mesh was left before the broadcast could be sent")
+            self._effects.append(Reply(call, error=error))
 
     # --- links --------------------------------------------------------------------------------------------------------
 
-    def _link_up(self, peer: RemotePeer, now: float) -> None:
-        self._link_down(peer.peer_id, now, was_lost=False)
+    def _on_link_up(self, peer: RemotePeer, now: float) -> None:
+        self._on_link_down(peer.peer_id, now, was_lost=False)
         if peer.version == 0:
             self._originals[peer.peer_id] = peer
-            self._greet_original(peer, now)
+            self._greet_original(peer.peer_id)
             return
-        self._spreading.up(peer)
-        self._sync.up(peer.peer_id, now)
+        self._plumtree.up(self._eager_push.up(peer))
+        self._say(self._anti_entropy.up(peer.peer_id, now))
 
-    def _link_down(self, peer: PeerId, now: float, *, was_lost: bool) -> None:
+    def _on_link_down(self, peer: PeerId, now: float, *, was_lost: bool) -> None:
         self._originals.pop(peer, None)
-        self._sync.down(peer)
-        self._spreading.down(peer, now, was_lost=was_lost)
+        link = self._links.get(peer)
+        if link is None:
+            return
+        self._carry_out(self._eager_push.down(peer), now)
+        self._pressure.add(LOST_PRESSURE if was_lost else CLOSED_PRESSURE, now)
+        self._plumtree.down(link)
+        self._acks.down(peer)
+        self._lazy_push.down(peer)
+        self._anti_entropy.down(peer)
+        self._ask(self._graft.down(peer, now))
 
-    def _greet_original(self, peer: RemotePeer, now: float) -> None:
+    def _greet_original(self, peer: PeerId) -> None:
         """It can't say what it lacks: it gets what has gone to nobody yet."""
-        waiting = [kept for kept in self._history.newest_first() if not kept.went_out and self._rules.may_go_on(kept)]
-        for kept in reversed(waiting[: self._config.greeting]):
-            if not kept.is_held_by(peer.peer_id):
-                kept.went_out = True
-                self._send_to_originals(kept, (peer.peer_id,))
-                self._spreading.spread(kept, now, may_go_on=False, was_pulled=False, silent=1)
+        waiting = [message for message in self._store if not message.went_out and self._limits.may_go_on(message)]
+        for message in waiting[-self._config.greeting :] if self._config.greeting else ():
+            if not message.is_held_by(peer):
+                message.went_out = True
+                self._send_to_originals(message, (peer,))
+                self._add_children(message, (), silent=1)
 
     # --- what neighbours send -----------------------------------------------------------------------------------------
 
-    def _received(self, peer: PeerId, message: Message, now: float) -> None:
-        link = self._hops.get(peer)
-        if link is not None:
-            self._told(link, message, now)
-        elif isinstance(message, Gossip) and peer in self._originals:
-            self._gossip(self._originals[peer], message.data, now)
-
-    def _told(self, link: SendWindow, message: Message, now: float) -> None:
+    def _on_received(self, peer: PeerId, message: Message, now: float) -> None:
+        link = self._links.get(peer)
+        if link is None:
+            if isinstance(message, Gossip) and peer in self._originals:
+                self._on_gossip(self._originals[peer], message.data, now)
+            return
         match message:  # the most frequent first
             case Gossip(data=data):
-                self._gossip(link.peer, data, now)
+                self._on_gossip(link.peer, data, now)
             case GossipAck():
-                self._spreading.acked(link, message, now)
+                self._on_ack(link, message, now)
             case GossipIHave():
-                self._spreading.announced(link, message, self._who_gave, now)
+                self._on_ihave(link, message, now)
             case GossipGraft():
-                self._spreading.grafted(link, message, self._rules.may_go_on, now)
+                self._on_graft(link, message, now)
             case GossipDigest():
-                self._sync.digest(link.peer.peer_id, message, now)
+                self._say(self._anti_entropy.digest(peer, message, now))
             case GossipHave():
-                self._sync.have(link.peer.peer_id, message, now)
+                self._on_have(link, message, now)
             case GossipWant(ids=ids):
-                self._sync.wanted(link.peer.peer_id, now)
-                self._spreading.serve(link, ids, self._rules.may_go_on, now)
+                self._anti_entropy.want(peer, now)
+                self._serve(link, ids, now)
             case GossipHistory():
-                self._sync.history(link.peer.peer_id, message, now)
+                self._say(self._anti_entropy.history(peer, message, now))
             case _:
                 pass  # for other cores
 
-    def _who_gave(self, message_id: str) -> tuple[bool, PeerId | None]:
-        is_seen = message_id in self._seen
-        return is_seen, self._seen[message_id] if is_seen else None
-
-    def _gossip(self, sender: RemotePeer, data: GossipData, now: float) -> None:
+    def _on_gossip(self, sender: RemotePeer, data: GossipData, now: float) -> None:
         if data.topic.startswith(RESERVED_TOPICS):
             self._answer_probe(sender, data, now)
         elif data.id in self._seen and not self._unmasks(data, now):
-            self._duplicate(sender, data, now)
+            self._on_duplicate(sender, data, now)
         elif data.origin_peer_id == self._me:
-            self._refuse(sender, data.id, now)  # sent before this process began, or in our name
-        elif not self._rules.may_come(data):
-            self._counts.too_far += 1
-            self._refuse(sender, data.id, now)
-        elif (lifetime := self._rules.lifetime(data, now)) <= 0:
-            self._counts.expired += 1
-            self._refuse(sender, data.id, now)
-        elif self._sync.is_before_us(data.topic, data.age, now):
-            self._counts.before_us += 1
-            self._refuse(sender, data.id, now)
+            self._refuse(sender, data.id, Refusal.OURS, now)
+        elif not self._limits.may_come(data):
+            self._refuse(sender, data.id, Refusal.TOO_FAR, now)
+        elif (lifetime := self._limits.lifetime(data, now)) <= 0:
+            self._refuse(sender, data.id, Refusal.EXPIRED, now)
+        elif self._anti_entropy.is_before_us(data.topic, data.age, now):
+            self._refuse(sender, data.id, Refusal.BEFORE_US, now)
         elif payload_size(data) > self._max_payload:
-            self._counts.too_large += 1
-            self._refuse(sender, data.id, now)
+            self._refuse(sender, data.id, Refusal.TOO_LARGE, now)
         else:
-            self._fresh(sender, data, lifetime, now)
+            self._accept(sender, data, lifetime, now)
 
-    def _unmasks(self, data: GossipData, now: float) -> bool:
-        """Whether what we have by this id is an unproven other message. Then that is forgotten."""
-        kept = self._history.get(data.id)
-        if kept is None or is_signed(kept.data) or have_same_content(kept.data, data) or not is_proven(data):
-            return False
-        self._let_go(data.id, now)
-        self._seen.discard(data.id)
-        return True
-
-    def _fresh(self, sender: RemotePeer, data: GossipData, lifetime: float, now: float) -> None:
-        """One that we have not seen, from a neighbour that may send it."""
-        if sender.version == 0:  # it relays no key, so what it relays proves nothing, and nobody counts below it
-            data = structs.replace(data, key=None, signature=None, receipts=False)
+    def _accept(self, sender: RemotePeer, data: GossipData, lifetime: float, now: float) -> None:
+        """Deliver and pass on what we have not seen, if it is as it should be."""
+        if sender.version == 0:
+            data = without_proof(data)
         verified = is_signed(data)
         if verified and not is_proven(data):
-            self._blame(sender, "a broadcast with a signature that is not its origin's")
+            self._blame(sender, data.id, "a broadcast with a signature that is not its origin's", now)
             return
         if not verified and not self._takes_unproven:
-            self._counts.unproven += 1
-            self._refuse(sender, data.id, now)
+            self._refuse(sender, data.id, Refusal.UNPROVEN, now)
             return
         try:
             payload = unpack(data.payload, data.encoding, data.blob)
         except RemoteProtocolError as error:
-            self._blame(sender, str(error))
+            self._blame(sender, data.id, str(error), now)
             return
-        kept = StoredMessage(
+        message = StoredMessage(
             data=data,
             parent=sender.peer_id,
             hops=data.hops + 1,
@@ -321,10 +391,10 @@ class BroadcastCore:
             size=payload_size(data),
             relayed_by=(*(data.relayed_by if sender.version == 0 else ()), sender.peer_id)[-MAX_PEERS_IN_LIST:],
         )
-        self._counts.delivered += 1
+        self._delivered += 1
         if sender.version > 0:
-            self._spreading.arrived(sender.peer_id, kept, now)
-        self._do(
+            self._acknowledge(sender.peer_id, message, now)
+        self._effects.append(
             Emit(
                 MessageReceived(
                     topic=data.topic,
@@ -332,7 +402,7 @@ class BroadcastCore:
                     origin=data.origin_peer_id,
                     message_id=data.id,
                     timestamp=data.timestamp / 1000,
-                    hops=kept.hops,
+                    hops=message.hops,
                     verified=verified,
                     series=data.series,
                     sequence=data.sequence,
@@ -340,68 +410,270 @@ class BroadcastCore:
                 )
             )
         )
-        self._keep(kept, now)
+        was_pulled, said = self._anti_entropy.arrived(data.id, now)
+        self._say(said)
+        self._store_message(message, now)
+        self._spread(message, now, was_pulled=was_pulled)
 
-    def _duplicate(self, sender: RemotePeer, data: GossipData, now: float) -> None:
-        self._counts.duplicates += 1
-        link = self._hops.get(sender.peer_id)
+    def _acknowledge(self, sender: PeerId, message: StoredMessage, now: float) -> None:
+        """Tell the neighbour that brought it, and those that have offered it and are not asked any more."""
+        message_id = message.data.id
+        self._acks.add(sender, message_id, AckKind.NEW, now)
+        announcers, offerers = self._graft.arrived(sender, message_id, now)
+        for peer in announcers:
+            message.held_by(peer)
+        for peer in offerers:
+            self._acks.add(peer, message_id, self._plumtree.ack_for_offer(peer, message.tree, now), now)
+
+    def _unmasks(self, data: GossipData, now: float) -> bool:
+        """Whether what we have by this id is an unproven other message. Then that is forgotten."""
+        message = self._store.get(data.id)
+        if message is None or is_signed(message.data) or have_same_content(message.data, data) or not is_proven(data):
+            return False
+        self._give_up(message, now)
+        self._store.remove(message)
+        self._seen.discard(data.id)
+        return True
+
+    def _on_duplicate(self, sender: RemotePeer, data: GossipData, now: float) -> None:
+        self._duplicates += 1
+        link = self._links.get(sender.peer_id)
         if link is not None:
-            self._spreading.duplicate(link, data.id, tree_of(data.origin_peer_id), self._seen[data.id], now)
+            self._answer_duplicate(link, data.id, tree_of(data.origin_peer_id), now)
             return
-        kept = self._history.get(data.id)
-        if kept is not None:
-            kept.held_by(sender.peer_id)
+        message = self._store.get(data.id)
+        if message is not None:
+            message.held_by(sender.peer_id)
 
-    def _refuse(self, sender: RemotePeer, message_id: str, now: float) -> None:
-        """Neither delivered nor passed on; acknowledged, so that it is not sent again."""
+    def _answer_duplicate(self, link: SendWindow, message_id: str, tree_name: str, now: float) -> None:
+        """Answer a copy or an offer of what we have seen: two that cross on a link stand for each other's acks."""
+        peer = link.peer.peer_id
+        if self._seen[message_id] == peer:  # our ack was lost
+            self._acks.add(peer, message_id, AckKind.NEW, now)
+            return
+        kind = self._plumtree.ack_for_duplicate(peer, tree_name, now)
+        message = self._store.get(message_id)
+        if message is None:
+            self._acks.add(peer, message_id, kind, now)
+        elif crossed := self._eager_push.crossed(link, message, now):
+            self._carry_out(crossed, now)
+            self._plumtree.learn(link, message, AckKind.PRUNE, now)
+        else:
+            self._acks.add(peer, message_id, kind, now)
+            self._carry_out(self._eager_push.spare(link, message), now)
+
+    def _refuse(self, sender: RemotePeer, message_id: str, refusal: Refusal, now: float) -> None:
+        """Neither deliver it nor pass it on, but acknowledge it, so that it is not sent again."""
+        self._refused[refusal] += 1
         if sender.version > 0:
-            self._spreading.acks.add(sender.peer_id, message_id, AckKind.HAD, now)
+            self._acks.add(sender.peer_id, message_id, AckKind.HAD, now)
+            self._await_no_more(sender.peer_id, message_id, now)
 
-    def _blame(self, sender: RemotePeer, reason: str) -> None:
+    def _blame(self, sender: RemotePeer, message_id: str, reason: str, now: float) -> None:
         if sender.version == 0:  # these pass on what they never look at
             return
-        self._counts.blamed += 1
-        self._do(DropLink(sender.peer_id, reason, blame=True))
+        self._refused[Refusal.WRONG] += 1
+        self._effects.append(DropLink(sender.peer_id, reason, blame=True))
+        self._await_no_more(sender.peer_id, message_id, now)
+
+    def _await_no_more(self, sender: PeerId, message_id: str, now: float) -> None:
+        """What was pulled or grafted from there was refused: it must not take the place of what can still come."""
+        self._say(self._anti_entropy.refused(sender, message_id, now))
+        self._ask(self._graft.refused(sender, message_id, now))
 
     def _answer_probe(self, sender: RemotePeer, data: GossipData, now: float) -> None:
         """The original's way to ask whether somebody is there; it goes no further and reaches no application."""
         if sender.version > 0 or data.topic != PROBE:
             return
-        response = probe_response(data, self._me, self._new_id(), int(self._wall(now) * 1000))
-        self._do(SendFrame((sender.peer_id,), response, urgent=True))
+        response = probe_response(data, self._me, self._rng.randbytes(16).hex(), int(self._wall(now) * 1000))
+        self._effects.append(SendFrame((sender.peer_id,), response, urgent=True))
 
-    # --- sending on ---------------------------------------------------------------------------------------------------
+    def _on_ack(self, link: SendWindow, ack: GossipAck, now: float) -> None:
+        """See what copies and offers of ours were worth."""
+        for kind, ids in ((AckKind.NEW, ack.new), (AckKind.HAD, ack.had), (AckKind.PRUNE, ack.prune)):
+            for message_id in ids:
+                message = self._store.get(message_id)
+                if message is None:
+                    continue
+                decisions = self._eager_push.acked(link, message, new=kind is AckKind.NEW, now=now)
+                self._carry_out(decisions, now)
+                # What crossed an announcement was settled by that, but whether it prunes only the ack tells.
+                if decisions or kind is AckKind.PRUNE:
+                    self._plumtree.learn(link, message, kind, now)
 
-    def _keep(self, kept: StoredMessage, now: float) -> None:
-        """Remember a new message, ours or another's, and pass it on."""
-        data = kept.data
-        was_pulled = self._sync.arrived(data.id, now)
-        self._seen.add(data.id, kept.parent, now + self._rules.acceptable_for(data, now) + SLACK, now)
-        self._history.add(kept)
-        self._expiries.set(data.id, kept.expires)
-        self._sync.keep_going(now)
-        while (oldest := self._history.overflow()) is not None:
-            self._counts.history_dropped += 1
-            self._let_go(oldest, now)
-        may_go_on = self._rules.may_go_on(kept)
-        told = kept.relayed_by  # a hint that only those it comes from are spared for
-        originals = tuple([
-            peer for peer in self._originals if may_go_on and peer not in told and not kept.is_held_by(peer)
-        ])
-        heard = self._spreading.spread(kept, now, may_go_on=may_go_on, was_pulled=was_pulled, silent=len(originals))
-        kept.went_out = bool(heard or originals)
+    def _on_ihave(self, link: SendWindow, heard: GossipIHave, now: float) -> None:
+        """See what a neighbour has, and sends none of unasked."""
+        grafts: GraftDecisions = []
+        for number, message_id in enumerate(heard.ids):
+            tree_name = tree_of(message_id)
+            if message_id not in self._seen:
+                parent = self._plumtree.parent_of(tree_name, now)
+                grafts += self._graft.announced(link, message_id, heard, parent, now)
+            elif heard.offer:
+                self._answer_duplicate(link, message_id, tree_name, now)
+            else:
+                hops = heard.hops[number] if number < len(heard.hops) else MAX_WIRE_HOPS
+                self._on_announced(link, message_id, hops, now)
+        self._ask(grafts)
+
+    def _on_announced(self, link: SendWindow, message_id: str, hops: int, now: float) -> None:
+        """A neighbour announces what we have: it needs no copy, and may be on a shorter way."""
+        message = self._store.get(message_id)
+        if message is None:
+            return
+        crossed = self._eager_push.crossed(link, message, now)
+        self._carry_out(crossed or self._eager_push.spare(link, message), now)
+        peer = link.peer.peer_id
+        if self._graft.keeps_promises(peer) and self._plumtree.is_worth_a_graft(link, message, hops, now):
+            self._effects.append(SendFrame((peer,), GossipGraft(trees=(message.tree,)), urgent=True))
+
+    def _on_graft(self, link: SendWindow, graft: GossipGraft, now: float) -> None:
+        for tree_name in dict.fromkeys([*map(tree_of, graft.ids), *graft.trees]):
+            self._plumtree.grafted(link, tree_name, now)
+        self._serve(link, graft.ids, now)
+
+    def _on_have(self, link: SendWindow, have: GossipHave, now: float) -> None:
+        """A neighbour names what it has: that need not be sent there, or is what we lack."""
+        lacked: list[str] = []
+        for message_id in have.ids:
+            message = self._store.get(message_id)
+            if message is not None:
+                self._carry_out(self._eager_push.spare(link, message), now)
+            elif message_id not in self._seen:
+                lacked.append(message_id)
+        self._say(self._anti_entropy.have(link.peer.peer_id, have, lacked, now))
+
+    def _serve(self, link: SendWindow, ids: Sequence[str], now: float) -> None:
+        """Send what a neighbour asks for, by a graft or for anti-entropy.
+
+        What it can't have is left out without a word: that stalls its pulls for `BroadcastConfig.pull_timeout` (see
+        `anti_entropy`), and a graft until it asks the next neighbour.
+        """
+        peer = link.peer.peer_id
+        for message_id in ids:
+            message = self._store.get(message_id)
+            if (
+                message is None
+                or message.parent == peer
+                or not self._limits.may_go_on(message)
+                or message.asked_by(peer) > self._config.serve_limit
+            ):
+                self._carry_out(self._eager_push.stray(link, now), now)
+                continue
+            if message_id not in link:
+                self._add_children(message, (link,))
+            self._carry_out(self._eager_push.serve(link, message, now), now)
+
+    # --- storing and sending on ---------------------------------------------------------------------------------------
+
+    def _store_message(self, message: StoredMessage, now: float) -> None:
+        """Remember a new message, ours or another's, for as long as it lives."""
+        data = message.data
+        self._seen.add(data.id, message.parent, now + self._limits.acceptable_for(data, now) + SLACK, now)
+        self._timers.set((Due.EXPIRY, NOBODY, data.id), message.expires)
+        if _ROUND not in self._timers:
+            self._arm_round(now)
+        for dropped in self._store.add(message):
+            self._give_up(dropped, now)
+
+    def _spread(
+        self, message: StoredMessage, now: float, *, was_pulled: bool = False, called: float | None = None
+    ) -> None:
+        """Send a new message on: copies by eager links, announcements by lazy ones."""
+        links: list[SendWindow] = []
+        originals: tuple[PeerId, ...] = ()
+        if self._limits.may_go_on(message):
+            links = [link for peer, link in self._links.items() if not message.is_held_by(peer)]
+            if self._originals:
+                told = message.relayed_by  # a hint that only those it comes from are spared for
+                originals = tuple([
+                    peer for peer in self._originals if peer not in told and not message.is_held_by(peer)
+                ])
+        if was_pulled and message.age(now) > STILL_SPREADING * 1000:
+            targets = self._plumtree.all_lazy(message, links, now)
+        else:
+            extra = int(self._pressure.level(now))
+            if extra and self._eager_push.is_overloaded(now):
+                extra = 0
+            targets = self._plumtree.targets(message, links, extra, now)
+        self._add_children(message, (*targets.eager, *targets.offered), silent=len(originals), called=called)
+        self._carry_out(self._eager_push.push(message, targets.eager, targets.offered, now), now)
+        if targets.lazy:
+            self._lazy_push.add(message, targets.lazy, now)
         if originals:
-            self._send_to_originals(kept, originals)
+            self._send_to_originals(message, originals)
+        message.went_out = bool(links or originals)
 
-    def _send_to_originals(self, kept: StoredMessage, originals: tuple[PeerId, ...]) -> None:
-        self._counts.sent_to_originals += len(originals)
-        self._do(SendFrame(originals, for_originals(kept)))
+    def _carry_out(self, decisions: Iterable[PushDecision], now: float) -> None:
+        """Turn what eager push has decided into effects."""
+        for decision in decisions:
+            match decision:
+                case Send(peers, message, offered):
+                    if offered:
+                        ids, hops = (message.data.id,), (message.hops,)
+                        offer = GossipIHave(ids=ids, hops=hops, size=message.size, offer=True)
+                        self._effects.append(SendFrame(peers, offer, urgent=True))
+                    else:
+                        self._effects.append(SendFrame(peers, Gossip(data=message.outgoing(now))))
+                case Settled(message, peer, adopted):
+                    if message.data.receipts:
+                        settled = ChildSettled(message.data.id, peer, adopted)
+                        self._effects.append(Notify(Subsystem.RECEIPTS, settled))
+                case CloseLink(peer, reason, blame):
+                    self._effects.append(DropLink(peer, reason, blame))
 
-    def _let_go(self, message_id: str, now: float) -> None:
-        """Its time is over, or there is no room for it."""
-        self._expiries.cancel(message_id)
-        self._hops.give_up(self._history[message_id], now)
-        self._history.remove(message_id)
+    def _add_children(
+        self, message: StoredMessage, links: Sequence[SendWindow], *, silent: int = 0, called: float | None = None
+    ) -> None:
+        """Tell the receipts of neighbours that have to answer, unless the origin wants no receipts."""
+        data = message.data
+        if data.receipts:
+            children = tuple([link.peer.peer_id for link in links])
+            added = ChildrenAdded(
+                data.id, message.parent, children, message.expires, silent, data.origin_peer_id, data.topic, called
+            )
+            self._effects.append(Notify(Subsystem.RECEIPTS, added))
 
-    def _new_id(self) -> str:
-        return self._rng.randbytes(16).hex()
+    def _send_to_originals(self, message: StoredMessage, originals: tuple[PeerId, ...]) -> None:
+        self._sent_to_originals += len(originals)
+        self._effects.append(SendFrame(originals, in_original_form(message)))
+
+    def _ask(self, decisions: GraftDecisions) -> None:
+        """Send grafts, those to one neighbour in a frame, and close links to neighbours that break their promises."""
+        ids_of: dict[PeerId, list[str]] = {}
+        for decision in decisions:
+            match decision:
+                case Ask(peer, message_id):
+                    ids_of.setdefault(peer, []).append(message_id)
+                case CloseLink(peer, reason, blame):
+                    self._effects.append(DropLink(peer, reason, blame))
+        for peer, ids in ids_of.items():
+            for start in range(0, len(ids), MAX_IDS_IN_LIST):
+                graft = GossipGraft(ids=tuple(ids[start : start + MAX_IDS_IN_LIST]))
+                self._effects.append(SendFrame((peer,), graft, urgent=True))
+
+    def _say(self, said: Said) -> None:
+        for peer, message in said:
+            self._effects.append(SendFrame((peer,), message, urgent=True))
+
+    # --- what time brings ---------------------------------------------------------------------------------------------
+
+    def _on_expiry(self, message_id: str, now: float) -> None:
+        message = self._store.get(message_id)
+        if message is not None:
+            self._give_up(message, now)
+            self._store.remove(message)
+
+    def _give_up(self, message: StoredMessage, now: float) -> None:
+        """Send a message no more: its time is over, there is no room for it, or a proven one takes its place."""
+        self._timers.cancel((Due.EXPIRY, NOBODY, message.data.id))
+        self._carry_out(self._eager_push.give_up(message, now), now)
+
+    def _on_round(self, now: float) -> None:
+        if len(self._store):  # else the next message starts it again
+            self._arm_round(now)
+            self._say(self._anti_entropy.next_round(now))
+
+    def _arm_round(self, now: float) -> None:
+        """See to it that neighbours compare what they have every now and then, while there is anything."""
+        self._timers.set(_ROUND, now + self._config.digest_every * self._rng.uniform(0.75, 1.25))

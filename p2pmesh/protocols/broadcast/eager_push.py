@@ -1,35 +1,270 @@
-"""Broadcasts from us to each neighbour: windows, acks, retries. What becomes of each hop is told to the receipts.
+"""Eager push: copies and offers to each neighbour, with windows, acks and retries; and the acks that we owe.
 
-A link that falls behind while others don't is taken out of all trees: until its backlog is gone it gets offers only, and asks
-for what it can't get elsewhere. If it stays behind, or acknowledges nothing at all, for `slow_patience`, it is closed.
+In go messages with the links that they are meant for, and the neighbours' acks; out come decisions: `Send`, `Settled`
+(a hop is decided, which the receipts must know), `CloseLink`.
+
+On each link there is a window of unacknowledged messages (TCP's idea) and a backlog of those that wait for it. Each
+is on its way as a copy, or as an *offer*: an announcement that has to be answered, by a graft or an ack. A link that
+falls behind while others don't is taken out of all trees: until its backlog is gone it gets offers only, and its peer
+asks for what it can't get elsewhere. If it stays behind, or acknowledges nothing at all, for `slow_patience`, it is
+closed.
+
+State: for each link at most `window` messages and `window_bytes` on their way and `backlog` that wait, and fewer than
+`MAX_ACKS_WAITING` acks that we owe it.
 """
 
 from __future__ import annotations
 
+import math
 import random
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from enum import Enum
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from attrs import define
-from msgspec import structs
+from attrs import define, field
 
 from p2pmesh.config import BroadcastConfig
 from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.broadcast.message_store import MessageStore, StoredMessage
-from p2pmesh.protocols.broadcast.send_window import InFlight, SendWindow
-from p2pmesh.protocols.broadcast.trees import FailurePressure
-from p2pmesh.protocols.effects import DropLink, Effect, Notify, SendFrame
-from p2pmesh.protocols.inputs import RemotePeer, Subsystem
-from p2pmesh.protocols.notices import BroadcastStarted, ChildrenAdded, ChildSettled
+from p2pmesh.protocols.broadcast.message_store import BroadcastTimers, Due, StoredMessage
+from p2pmesh.protocols.inputs import RemotePeer
 from p2pmesh.protocols.util.local_health import LocalHealth
-from p2pmesh.protocols.util.timers import Backoff, Timers
-from p2pmesh.wire.messages import Gossip, GossipIHave
+from p2pmesh.protocols.util.rtt import RoundTripTime
+from p2pmesh.protocols.util.timers import Backoff
+from p2pmesh.protocols.util.window import Window
+from p2pmesh.wire.messages import GossipAck
 
-RETRY_UNREST = 0.25
+RETRY_PRESSURE = 0.25
+"""What a retry adds to the failure pressure."""
 DEAF_AFTER = 5
 """Attempts at one broadcast after which a link that brings no acks at all is given up: 15 to 30 s."""
 DEAF_TO = 3
 """Unacknowledged broadcasts that it takes for that: a single one may be too large for that neighbour."""
+STALLED_AFTER = 3
+"""Attempts at one broadcast, while no other is acknowledged either: about 2 s, so that `Publish` does not hang on a
+neighbour that has died in silence or never answers."""
+SLUGGISH_AFTER = 0.5
+"""Seconds that acks take longer than the shortest ever seen, because so much is before them."""
+SLUGGISH_WITH = 8
+"""Unacknowledged broadcasts at least, else it may be a lost frame."""
+ACK_TIME = 0.1
+"""Seconds that an ack takes, before one was measured."""
+MAX_ACKS_WAITING = 16
+"""Acks that wait for one neighbour: a quarter of its window, by default."""
+STRAYS = 1000
+STRAYS_IN = 10.0
+"""A neighbour that asks for so many broadcasts within so many seconds that are not here, or that it got already, is
+sent away."""
+HALF_LIFE = 7.0
+"""Seconds in which the failure pressure halves."""
+MAX_PRESSURE = 16.0
+"""More failures than this count no more."""
+
+
+class FailurePressure:
+    """How much goes wrong around us: a number that grows with each failure and halves every 7 s.
+
+    A tree is thin: where it is broken, what is under way waits for somebody to notice. So while links fail, each
+    broadcast goes to as many links more, beyond the tree, as failures count; to all lazy ones at the most. When all
+    is well it keeps to the tree.
+    """
+
+    def __init__(self) -> None:
+        self._level = 0.0
+        self._at = 0.0
+
+    def add(self, weight: float, now: float) -> None:
+        """Note that something went wrong; or, with a weight below zero, that it had not after all."""
+        self._level = max(0.0, min(self.level(now) + weight, MAX_PRESSURE))
+        self._at = now
+
+    def level(self, now: float) -> float:
+        if not self._level:
+            return 0.0
+        return self._level * math.exp2((self._at - now) / HALF_LIFE)
+
+
+# --- one link ---------------------------------------------------------------------------------------------------------
+
+
+@define(eq=False)
+class InFlight:
+    """One broadcast on one link, sent and not acknowledged."""
+
+    message: StoredMessage
+    acks_before: int
+    """Acks that its link had brought when it was sent."""
+    sent_at: float
+    offered: bool
+    attempts: int = 1
+    repeated_at: float = 0.0
+    was_put_off: bool = False
+    """Whether its repetition was, because it is us who lag."""
+
+
+class SendWindow:
+    """One link's window and backlog. A broadcast is in at most one of them."""
+
+    def __init__(self, peer: RemotePeer, config: BroadcastConfig, bit: int = 1) -> None:
+        self.peer = peer
+        self.bit: int = bit
+        """Stands for this link in sets of links that are numbers: a power of two, unlike all other links' of now."""
+        self.round_trip: RoundTripTime = RoundTripTime()
+        self.is_stalled: bool = False
+        """Whether it lets broadcasts lie unacknowledged, all of them."""
+        self.behind_since: float | None = None
+        """Since when it is so far behind other links that it gets offers only, until its backlog is empty."""
+        self.is_closing: bool = False
+        """Whether it was given up and is to be closed."""
+        self.heard_at: float | None = None
+        """When the last ack came; before the first, when the first broadcast was sent."""
+        self.in_flight: Window[str, InFlight] = Window(config.window, config.window_bytes)
+        self.backlog: dict[str, StoredMessage] = {}
+        self._backlog_bytes = 0
+        self._acks = 0
+        self._config = config
+        self._strays = 0
+        self._strays_since = -math.inf
+
+    @property
+    def is_full(self) -> bool:
+        """Whether more wait for its window than should."""
+        return len(self.backlog) >= self._config.publish_room or self._backlog_bytes >= self._config.window_bytes
+
+    def is_sluggish(self, now: float) -> bool:
+        """Whether its acks take so long that more would only make them take longer."""
+        if len(self.in_flight) < SLUGGISH_WITH:
+            return False
+        shortest = min(self.round_trip.shortest, SLUGGISH_AFTER)
+        return now - self.in_flight.oldest().sent_at > SLUGGISH_AFTER + 2 * shortest
+
+    def patience(self) -> float:
+        """Seconds that an ack may take because the link is slow or its peer busy, on top of the usual wait for one."""
+        return self.in_flight.bytes / self._config.slowest_link + self.round_trip.expected()
+
+    def __contains__(self, message_id: str) -> bool:
+        return message_id in self.in_flight or message_id in self.backlog
+
+    def messages(self) -> list[StoredMessage]:
+        """All that is on its way or waits."""
+        entries = map(self.in_flight.get, self.in_flight)
+        return [*(entry.message for entry in entries if entry is not None), *self.backlog.values()]
+
+    def launch(self, message: StoredMessage, now: float, *, offered: bool = False) -> bool:
+        """Take it into the window, if there is room and nothing waits before it."""
+        size = 0 if offered else message.size
+        if self.backlog or not self.in_flight.has_room(size):
+            return False
+        self._start(message, size, now, offered=offered)
+        return True
+
+    def park(self, message: StoredMessage) -> StoredMessage | None:
+        """Let it wait for the window. Returns the oldest that waits if that has to go for it."""
+        dropped = None
+        if len(self.backlog) >= self._config.backlog:
+            dropped = next(iter(self.backlog.values()))
+            self.unpark(dropped.data.id)
+        self.backlog[message.data.id] = message
+        self._backlog_bytes += message.size
+        return dropped
+
+    def relaunch(self, now: float) -> InFlight | None:
+        """Move the oldest that waits into the window, if there is room: as an offer if the link is behind."""
+        if not self.backlog:
+            return None
+        message = next(iter(self.backlog.values()))
+        is_behind = self.behind_since is not None
+        size = 0 if is_behind else message.size
+        if not self.in_flight.has_room(size):
+            return None
+        self.unpark(message.data.id)
+        return self._start(message, size, now, offered=is_behind)
+
+    def unpark(self, message_id: str) -> bool:
+        """Take it out of the backlog; False if it is not there. Once that is empty, the link is not behind any more."""
+        message = self.backlog.pop(message_id, None)
+        if message is None:
+            return False
+        self._backlog_bytes -= message.size
+        if not self.backlog:
+            self.behind_since = None
+        return True
+
+    def settle(self, message_id: str) -> None:
+        """Be done with it, wherever it is."""
+        if self.in_flight.pop(message_id) is None:
+            self.unpark(message_id)
+
+    def repeat(self, entry: InFlight, now: float) -> None:
+        """Count one attempt more, and see whether anything else was acknowledged meanwhile."""
+        entry.attempts += 1
+        entry.repeated_at = now
+        if entry.attempts >= STALLED_AFTER and entry.acks_before == self._acks:
+            self.is_stalled = True
+
+    def heard(self, entry: InFlight | None, now: float) -> None:
+        """Note an ack for something that is on its way, or waits.
+
+        Which attempt an ack is for is only sure if there was but one (Karn), or if it comes sooner after the last than
+        any answer could: then it was merely late (as Eifel finds out, RFC 3522), and how late must be learned.
+        """
+        self.lives(now)
+        if entry is None:
+            return
+        if entry.attempts == 1 or (
+            entry.attempts == 2 and now - entry.repeated_at < self.round_trip.mean(ACK_TIME) / 2
+        ):
+            self.round_trip.sample(now - entry.sent_at)
+
+    def lives(self, now: float) -> None:
+        """Note that the neighbour takes part."""
+        self._acks += 1
+        self.is_stalled = False
+        self.heard_at = now
+
+    def stray(self, now: float) -> bool:
+        """Note that it was asked for what is not to be had. Whether that was once too often."""
+        if now - self._strays_since > STRAYS_IN:
+            self._strays, self._strays_since = 0, now
+        self._strays += 1
+        return self._strays == STRAYS
+
+    def _start(self, message: StoredMessage, size: int, now: float, *, offered: bool) -> InFlight:
+        if not self.in_flight:
+            self.heard_at = now
+        entry = InFlight(message, self._acks, now, offered)
+        self.in_flight.add(message.data.id, entry, size)
+        return entry
+
+
+# --- all links --------------------------------------------------------------------------------------------------------
+
+
+class Send(NamedTuple):
+    """Send the payload to these neighbours, or offer it to them: announce it, to be answered."""
+
+    peers: tuple[PeerId, ...]
+    message: StoredMessage
+    offered: bool
+
+
+class Settled(NamedTuple):
+    """The hop to this neighbour is decided: it took the message as new, or not."""
+
+    message: StoredMessage
+    peer: PeerId
+    adopted: bool
+
+
+class CloseLink(NamedTuple):
+    """This neighbour is given up."""
+
+    peer: PeerId
+    reason: str
+    blame: bool = False
+
+
+PushDecision: TypeAlias = Send | Settled | CloseLink
+PushDecisions: TypeAlias = list[PushDecision]
 
 
 @define
@@ -43,258 +278,298 @@ class EagerPushCounts:
     given_up: int = 0
     backlog_dropped: int = 0
     fell_behind: int = 0
-    evicted: int = 0
-
-
-class _Retry(NamedTuple):
-    """Due when an ack stays away."""
-
-    peer: PeerId
-    message_id: str
+    closed: int = 0
+    strays: int = 0
 
 
 class EagerPush:
-    """The links to neighbours that acknowledge, and every broadcast on its way over one of them.
-
-    What is in a link's window or backlog is in the history: who takes it from there calls `give_up` first.
-    """
+    """The links to neighbours that acknowledge, and every broadcast on its way over one of them."""
 
     def __init__(
         self,
         config: BroadcastConfig,
         rng: random.Random,
-        history: MessageStore,
-        unrest: FailurePressure,
-        lag: LocalHealth,
-        do: Callable[[Effect], None],
+        timers: BroadcastTimers,
+        pressure: FailurePressure,
+        health: LocalHealth,
     ) -> None:
+        self.links: dict[PeerId, SendWindow] = {}
         self.counts: EagerPushCounts = EagerPushCounts()
-        self._lag = lag
         self._config = config
         self._rng = rng
-        self._history = history
-        self._unrest = unrest
-        self._do = do
+        self._timers = timers
+        self._pressure = pressure
+        self._health = health
         self._backoff = Backoff(config.ack_timeout, config.max_ttl)
-        self._links: dict[PeerId, SendWindow] = {}
-        self._timers: Timers[_Retry] = Timers()
-        self.next_deadline: Callable[[], float] = self._timers.next_deadline
-        """When `expire` wants to be called."""
 
-    def __iter__(self) -> Iterator[SendWindow]:
-        return iter(self._links.values())
-
-    def __len__(self) -> int:
-        return len(self._links)
-
-    def get(self, peer: PeerId) -> SendWindow | None:
-        return self._links.get(peer)
-
-    def are_congested(self, now: float) -> bool:
-        """Whether who makes new broadcasts should wait.
+    def is_congested(self, now: float) -> bool:
+        """Whether those who make new broadcasts should wait.
 
         Not for neighbours that are as good as gone, nor for one that is slower than all others.
         """
-        links = self._steady()
-        return any(link.is_full for link in links) or (bool(links) and all(link.is_sluggish(now) for link in links))
+        alive = [link for link in self.links.values() if not link.is_stalled]
+        steady = [link for link in alive if link.behind_since is None] or alive
+        return any(link.is_full for link in steady) or (bool(steady) and all(link.is_sluggish(now) for link in steady))
 
     def is_overloaded(self, now: float) -> bool:
         """Whether there is so much to do that nothing should be done twice."""
-        return self._lag.is_high(now) or any(link.is_sluggish(now) for link in self._links.values())
-
-    def _steady(self) -> list[SendWindow]:
-        alive = [link for link in self._links.values() if not link.is_stalled]
-        return [link for link in alive if link.behind_since is None] or alive
+        return self._health.is_high(now) or any(link.is_sluggish(now) for link in self.links.values())
 
     def up(self, peer: RemotePeer) -> SendWindow:
-        """A link is open."""
+        """Begin with a link that is open now."""
         taken = 0
-        for link in self._links.values():
+        for link in self.links.values():
             taken |= link.bit
-        link = self._links[peer.peer_id] = SendWindow(peer, self._config, ~taken & (taken + 1))
+        link = self.links[peer.peer_id] = SendWindow(peer, self._config, ~taken & (taken + 1))
         return link
 
-    def down(self, peer: PeerId) -> SendWindow | None:
-        """It has ended: nothing on it will be acknowledged."""
-        link = self._links.pop(peer, None)
-        for message_id in () if link is None else link.ids():
-            self._timers.cancel(_Retry(peer, message_id))
-            self._tell_settled(self._history[message_id], peer, adopted=False)
-        return link
+    def down(self, peer: PeerId) -> PushDecisions:
+        """End a link: nothing on it will be acknowledged."""
+        messages = self.links.pop(peer).messages()
+        for message in messages:
+            self._timers.cancel((Due.RETRY, peer, message.data.id))
+        return [Settled(message, peer, False) for message in messages]
 
-    def copy(self, kept: StoredMessage, links: Sequence[SendWindow], now: float) -> None:
-        """Send it over these links, or let it wait for their windows."""
-        ready = [link for link in links if self._launch(link, kept, now, offered=link.behind_since is not None)]
-        copies = tuple([link.peer.peer_id for link in ready if link.behind_since is None])
-        if copies:
-            self._send(copies, kept, now)
-        if len(copies) < len(ready):
-            self._send_offer(tuple([link.peer.peer_id for link in ready if link.behind_since is not None]), kept)
+    # --- sending ------------------------------------------------------------------------------------------------------
 
-    def offer(self, kept: StoredMessage, links: Sequence[SendWindow], now: float) -> None:
-        """Offer it over these links, or let it wait for their windows."""
-        ready = tuple([link.peer.peer_id for link in links if self._launch(link, kept, now, offered=True)])
-        if ready:
-            self._send_offer(ready, kept)
+    def push(
+        self, message: StoredMessage, eager: Sequence[SendWindow], offered: Sequence[SendWindow], now: float
+    ) -> PushDecisions:
+        """Send copies over these links and offers over those, or let it wait for their windows."""
+        decisions: PushDecisions = []
+        for links, is_offer in ((eager, False), (offered, True)):
+            peers: list[PeerId] = []
+            for link in links:
+                if self._launch(link, message, now, offered=is_offer):
+                    peers.append(link.peer.peer_id)
+                else:
+                    decisions += self._park(link, message, now)
+            if peers:
+                decisions.append(self._send(tuple(peers), message, offered=is_offer))
+        return decisions
 
-    def grafted(self, link: SendWindow, kept: StoredMessage, now: float) -> bool:
-        """The neighbour asks for it. Whether it was not on its way there already, as a copy or an offer."""
-        message_id, hop = kept.data.id, link.hop(kept.data.id)
-        was_offered = hop is not None and hop.offered
-        if hop is not None and not was_offered:
-            return False
-        was_parked = hop is None and message_id in link
-        if was_offered:
-            link.heard(message_id, now)
-            self._timers.cancel(_Retry(link.peer.peer_id, message_id))
+    def serve(self, link: SendWindow, message: StoredMessage, now: float) -> PushDecisions:
+        """Send a copy to a neighbour that asks for it, unless one is on its way there already."""
+        peer, message_id = link.peer.peer_id, message.data.id
+        entry = link.in_flight.get(message_id)
+        if entry is not None:
+            if not entry.offered:
+                return []
+            link.heard(entry, now)  # a graft answers an offer
+            self._timers.cancel((Due.RETRY, peer, message_id))
         link.settle(message_id)
-        if self._launch(link, kept, now, offered=False):
-            self._send((link.peer.peer_id,), kept, now)
-        return not (was_offered or was_parked)
+        if self._launch(link, message, now, offered=False):
+            return [self._send((peer,), message, offered=False)]
+        return self._park(link, message, now)
 
-    def acked(self, link: SendWindow, kept: StoredMessage, *, new: bool, now: float) -> bool:
-        """A neighbour has it. A late ack counts too; one that was never asked for changes nothing, and gives False."""
-        peer, message_id = link.peer.peer_id, kept.data.id
+    def retry(self, peer: PeerId, message_id: str, now: float) -> PushDecisions:
+        """Repeat what was not acknowledged in time, up to a limit."""
+        link = self.links.get(peer)
+        entry = None if link is None else link.in_flight.get(message_id)
+        if link is None or entry is None:
+            return []
+        if self._health.is_late and not entry.was_put_off:
+            entry.was_put_off = True
+            self._timers.set((Due.RETRY, peer, message_id), now + self._config.ack_timeout)
+            return []
+        self._pressure.add(RETRY_PRESSURE, now)
+        decisions: PushDecisions = []
+        silence = 0.0 if link.heard_at is None else now - link.heard_at
+        is_deaf = link.is_stalled and entry.attempts >= DEAF_AFTER and len(link.in_flight) >= DEAF_TO
+        if is_deaf and silence > self._config.slow_patience:
+            decisions += self._close(link, f"too slow: no ack for {silence:.0f} s")
+        if entry.attempts > self._config.retries:
+            self.counts.given_up += 1
+            return decisions + self._settle(link, entry.message, adopted=False, now=now)
+        self.counts.retried += 1
+        link.repeat(entry, now)
+        self._await_ack(link, message_id, entry.attempts, now)
+        decisions.append(self._send((link.peer.peer_id,), entry.message, offered=entry.offered))
+        return decisions
+
+    def judge(self, now: float) -> PushDecisions:
+        """See which links are behind: more waits for them than should, while for another nothing waits."""
+        links = self.links.values()
+        decisions: PushDecisions = []
+        if all(link.backlog for link in links):
+            return decisions  # it is we who are fast
+        for link in links:
+            if not link.is_full:
+                continue
+            if link.behind_since is None:
+                self.counts.fell_behind += 1
+                link.behind_since = now
+            elif now - link.behind_since > self._config.slow_patience:
+                decisions += self._close(link, f"too slow: behind for {self._config.slow_patience:g} s")
+        return decisions
+
+    # --- what neighbours say ------------------------------------------------------------------------------------------
+
+    def acked(self, link: SendWindow, message: StoredMessage, *, new: bool, now: float) -> PushDecisions:
+        """Take an ack, which may be late. One that was never asked for changes nothing: then there is no decision."""
+        message_id = message.data.id
         if message_id in link:
-            link.heard(message_id, now)
-        elif kept.is_held_by(peer):
-            return False
-        kept.held_by(peer)
+            link.heard(link.in_flight.get(message_id), now)
+        elif message.is_held_by(link.peer.peer_id):
+            return []
+        message.held_by(link.peer.peer_id)
         self.counts.acked += 1
-        self._settle(link, kept, adopted=new, now=now)
-        return True
+        return self._settle(link, message, adopted=new, now=now)
 
-    def crossed(self, link: SendWindow, kept: StoredMessage, now: float) -> bool:
-        """A neighbour's copy or announcement came. Whether ours is on its way there, so that neither needs an ack.
+    def crossed(self, link: SendWindow, message: StoredMessage, now: float) -> PushDecisions:
+        """Take a neighbour's copy or announcement for an ack if ours is on its way there; else there is no decision.
 
-        If ours is lost the neighbour sends again, and then finds none on its way.
+        Then neither needs an ack. If ours is lost, the neighbour sends again and finds none on its way.
         """
-        if link.hop(kept.data.id) is None:
-            return False
+        if message.data.id not in link.in_flight:
+            return []
         link.lives(now)
-        kept.held_by(link.peer.peer_id)
+        message.held_by(link.peer.peer_id)
         self.counts.acked += 1
-        self._settle(link, kept, adopted=False, now=now)
+        return self._settle(link, message, adopted=False, now=now)
+
+    def spare(self, link: SendWindow, message: StoredMessage) -> PushDecisions:
+        """Note that a neighbour turned out to have it: it need not be sent, unless it is on its way."""
+        message.held_by(link.peer.peer_id)
+        if link.unpark(message.data.id):
+            return [Settled(message, link.peer.peer_id, False)]
+        return []
+
+    def give_up(self, message: StoredMessage, now: float) -> PushDecisions:
+        """Stop sending a message: its time is over, or there is no room for it."""
+        decisions: PushDecisions = []
+        for link in self.links.values():
+            if message.data.id in link:
+                self.counts.given_up += 1
+                decisions += self._settle(link, message, adopted=False, now=now)
+        return decisions
+
+    def stray(self, link: SendWindow, now: float) -> PushDecisions:
+        """Count a question for what is not here, or was sent there often enough."""
+        self.counts.strays += 1
+        if link.stray(now):
+            return [CloseLink(link.peer.peer_id, "it asks for broadcasts that are not here", blame=True)]
+        return []
+
+    # --- what follows -------------------------------------------------------------------------------------------------
+
+    def _launch(self, link: SendWindow, message: StoredMessage, now: float, *, offered: bool) -> bool:
+        if not link.launch(message, now, offered=offered):
+            return False
+        self._await_ack(link, message.data.id, 1, now)
         return True
 
-    def spare(self, peer: PeerId, kept: StoredMessage) -> None:
-        """This neighbour turned out to have it: it need not be sent, unless it is on its way."""
-        kept.held_by(peer)
-        link = self._links.get(peer)
-        if link is not None and link.unpark(kept.data.id):
-            self._tell_settled(kept, peer, adopted=False)
-
-    def give_up(self, kept: StoredMessage, now: float) -> None:
-        """Its time is over, or there is no room for it."""
-        for link in self._links.values():
-            if kept.data.id in link:
-                self.counts.given_up += 1
-                self._settle(link, kept, adopted=False, now=now)
-
-    def expire(self, now: float) -> None:
-        """Repeat what was not acknowledged, up to a limit."""
-        for retry in self._timers.pop_due(now):
-            link = self._links[retry.peer]
-            hop = link.hop(retry.message_id)
-            if hop is None:
-                continue
-            if self._lag.is_late and not hop.was_put_off:
-                hop.was_put_off = True
-                self._timers.set(retry, now + self._config.ack_timeout)
-                continue
-            self._retry(link, hop, self._history[retry.message_id], now)
-
-    def _launch(self, link: SendWindow, kept: StoredMessage, now: float, *, offered: bool) -> bool:
-        if link.launch(kept.data.id, 0 if offered else kept.size, now, offered=offered):
-            self._await_ack(link, kept, 1, now)
-            return True
-        dropped = link.park(kept.data.id, kept.size)
+    def _park(self, link: SendWindow, message: StoredMessage, now: float) -> PushDecisions:
+        decisions: PushDecisions = []
+        dropped = link.park(message)
         if dropped is not None:
             self.counts.backlog_dropped += 1
-            self._tell_settled(self._history[dropped], link.peer.peer_id, adopted=False)
+            decisions.append(Settled(dropped, link.peer.peer_id, False))
         if link.is_full:
-            self.judge(now)
-        return False
+            decisions += self.judge(now)
+        return decisions
 
-    def judge(self, now: float) -> None:
-        """See which links are behind: more waits for them than should, while for another nothing waits."""
-        if all(link.backlog for link in self._links.values()):
-            return  # it is we who are fast
-        for link in self._links.values():
-            if link.is_full:
-                self._is_behind(link, now)
+    def _close(self, link: SendWindow, reason: str) -> PushDecisions:
+        if link.is_closing:
+            return []
+        link.is_closing = True
+        self.counts.closed += 1
+        return [CloseLink(link.peer.peer_id, reason)]
 
-    def _is_behind(self, link: SendWindow, now: float) -> None:
-        if link.behind_since is None:
-            self.counts.fell_behind += 1
-            link.behind_since = now
-        elif now - link.behind_since > self._config.slow_patience:
-            self._evict(link, f"too slow: behind for {self._config.slow_patience:g} s")
+    def _await_ack(self, link: SendWindow, message_id: str, attempts: int, now: float) -> None:
+        wait = self._backoff.delay(attempts, self._rng) + link.patience() + self._health.patience(now)
+        self._timers.set((Due.RETRY, link.peer.peer_id, message_id), now + wait)
 
-    def _evict(self, link: SendWindow, reason: str) -> None:
-        if link.is_given_up:
-            return
-        link.is_given_up = True
-        self.counts.evicted += 1
-        self._do(DropLink(link.peer.peer_id, reason))
+    def _settle(self, link: SendWindow, message: StoredMessage, *, adopted: bool, now: float) -> PushDecisions:
+        """Decide a hop, which makes room for the next."""
+        peer, message_id = link.peer.peer_id, message.data.id
+        self._timers.cancel((Due.RETRY, peer, message_id))
+        link.settle(message_id)
+        decisions: PushDecisions = [Settled(message, peer, adopted)]
+        while (entry := link.relaunch(now)) is not None:
+            self._await_ack(link, entry.message.data.id, 1, now)
+            decisions.append(self._send((link.peer.peer_id,), entry.message, offered=entry.offered))
+        return decisions
 
-    def _pump(self, link: SendWindow, now: float) -> None:
-        while (message_id := link.relaunch(now)) is not None:
-            kept = self._history[message_id]
-            self._await_ack(link, kept, 1, now)
-            if link.behind_since is None:
-                self._send((link.peer.peer_id,), kept, now)
-            else:
-                self._send_offer((link.peer.peer_id,), kept)
-        if not link.backlog:
-            link.behind_since = None
-
-    def _await_ack(self, link: SendWindow, kept: StoredMessage, attempts: int, now: float) -> None:
-        wait = self._backoff.delay(attempts, self._rng) + link.patience() + self._lag.patience(now)
-        self._timers.set(_Retry(link.peer.peer_id, kept.data.id), now + wait)
-
-    def _send(self, peers: tuple[PeerId, ...], kept: StoredMessage, now: float) -> None:
-        self.counts.sent += len(peers)
-        data = structs.replace(kept.data, hops=kept.hops, age=kept.age(now), relayed_by=())
-        self._do(SendFrame(peers, Gossip(data=data)))
-
-    def _send_offer(self, peers: tuple[PeerId, ...], kept: StoredMessage) -> None:
-        self.counts.offered += len(peers)
-        offer = GossipIHave(ids=(kept.data.id,), hops=(kept.hops,), size=kept.size, offer=True)
-        self._do(SendFrame(peers, offer, urgent=True))
-
-    def _retry(self, link: SendWindow, hop: InFlight, kept: StoredMessage, now: float) -> None:
-        self._unrest.add(RETRY_UNREST, now)
-        silence = 0.0 if link.heard_at is None else now - link.heard_at
-        is_deaf = link.is_stalled and hop.attempts >= DEAF_AFTER and link.flight >= DEAF_TO
-        if is_deaf and silence > self._config.slow_patience:
-            self._evict(link, f"too slow: no ack for {silence:.0f} s")
-        if hop.attempts > self._config.retries:
-            self.counts.given_up += 1
-            self._settle(link, kept, adopted=False, now=now)
-            return
-        self.counts.retried += 1
-        self._await_ack(link, kept, link.repeat(hop, now), now)
-        if hop.offered:
-            self._send_offer((link.peer.peer_id,), kept)
+    def _send(self, peers: tuple[PeerId, ...], message: StoredMessage, *, offered: bool) -> Send:
+        if offered:
+            self.counts.offered += len(peers)
         else:
-            self._send((link.peer.peer_id,), kept, now)
-
-    def _settle(self, link: SendWindow, kept: StoredMessage, *, adopted: bool, now: float) -> None:
-        """A hop is decided: that makes room for the next."""
-        self._timers.cancel(_Retry(link.peer.peer_id, kept.data.id))
-        link.settle(kept.data.id)
-        self._tell_settled(kept, link.peer.peer_id, adopted=adopted)
-        if link.backlog:
-            self._pump(link, now)
-
-    def _tell_settled(self, kept: StoredMessage, peer: PeerId, *, adopted: bool) -> None:
-        tell_receipts(self._do, kept, ChildSettled(kept.data.id, peer, adopted))
+            self.counts.sent += len(peers)
+        return Send(peers, message, offered)
 
 
-def tell_receipts(
-    do: Callable[[Effect], None], kept: StoredMessage, event: BroadcastStarted | ChildrenAdded | ChildSettled
-) -> None:
-    """Tell the receipts core, unless the origin wants none."""
-    if kept.data.receipts:
-        do(Notify(Subsystem.RECEIPTS, event))
+# --- what we owe to neighbours ----------------------------------------------------------------------------------------
+
+
+class AckKind(Enum):
+    """What a neighbour's copy or offer was worth. `PRUNE` asks not to be sent its origin's broadcasts."""
+
+    if not TYPE_CHECKING:  # to which it is `Enum.__hash__` still
+        __hash__ = object.__hash__
+
+    NEW = "new"
+    HAD = "had"
+    PRUNE = "prune"
+
+
+@define(eq=False)
+class _Waiting:
+    due: float
+    kinds: dict[str, AckKind] = field(factory=dict)
+
+
+class HopAcks:
+    """Acks that we owe to each neighbour, several in a frame.
+
+    After a pause the first ack goes at once, so that a lone broadcast is not held up; what follows within `ack_delay`
+    waits for company, unless a copy goes to the same neighbour, or so many wait that its window may be running out.
+    """
+
+    def __init__(self, delay: float, timers: BroadcastTimers) -> None:
+        self._delay = delay
+        self._timers = timers
+        self._waiting: dict[PeerId, _Waiting] = {}
+        self._sent_at: dict[PeerId, float] = {}
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def add(self, peer: PeerId, message_id: str, kind: AckKind, now: float) -> None:
+        """Acknowledge this, soon. What is said last of a broadcast counts."""
+        waiting = self._waiting.get(peer)
+        if waiting is None:
+            due = max(now, self._sent_at.get(peer, -math.inf) + self._delay)
+            waiting = self._waiting[peer] = _Waiting(due)
+            if due > now:
+                self._timers.set((Due.ACKS, peer, ""), due)
+        waiting.kinds[message_id] = kind
+        if len(waiting.kinds) >= MAX_ACKS_WAITING:
+            waiting.due = now
+
+    def go_along(self, peers: Iterable[PeerId], now: float) -> None:
+        """Let go what these neighbours are to be told, since something goes to them anyway."""
+        for peer in peers:
+            waiting = self._waiting.get(peer)
+            if waiting is not None:
+                waiting.due = now
+
+    def down(self, peer: PeerId) -> None:
+        """Forget a link that has ended."""
+        self._waiting.pop(peer, None)
+        self._sent_at.pop(peer, None)
+        self._timers.cancel((Due.ACKS, peer, ""))
+
+    def pop_due(self, now: float) -> list[tuple[PeerId, GossipAck]]:
+        """What is to be sent now."""
+        frames = []
+        for peer in [peer for peer, waiting in self._waiting.items() if waiting.due <= now]:
+            frames.append((peer, _ack(self._waiting.pop(peer).kinds)))
+            self._sent_at[peer] = now
+            self._timers.cancel((Due.ACKS, peer, ""))
+        return frames
+
+
+def _ack(kinds: dict[str, AckKind]) -> GossipAck:
+    ids = {kind: tuple([message_id for message_id, one in kinds.items() if one is kind]) for kind in AckKind}
+    return GossipAck(new=ids[AckKind.NEW], had=ids[AckKind.HAD], prune=ids[AckKind.PRUNE])

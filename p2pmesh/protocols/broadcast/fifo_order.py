@@ -1,26 +1,23 @@
 """Order: each origin's broadcasts of a topic in the order in which they were sent, for one subscription.
 
-What arrives before something that was sent earlier is held back until that has come, for `patience` at the most: then it is
-delivered all the same, and what is missing below it is given up on. So nothing waits longer than `patience` for what is lost,
-nothing is delivered twice or after what was sent later, and all that is given up on is told, as a `MessagesSkipped` just
-before what follows it.
+What arrives before something that was sent earlier is held back until that has come, for `patience` at the most: then
+it is delivered all the same, and what is missing below it is given up on. So nothing waits longer than `patience` for
+what is lost, nothing is delivered twice or after what was sent later, and all that is given up on is told, as a
+`MessagesSkipped` just before what follows it.
 
-What an origin sent before we began to listen is not waited for; but whether the first thing that we hear was sent before
-or after another one on its way can't be known, so it is held back for `start`, unless it is the origin's very first. When
-an origin begins a new series, as it does when it starts anew, what is held of the last one is delivered and it counts from 1.
+What an origin sent before we began to listen is not waited for; but whether the first thing that we hear was sent
+before or after another one on its way can't be known, so it is held back for `start`, unless it is the origin's very
+first. When an origin begins a new series, as it does when it starts anew, what is held of the last one is delivered
+and it counts from 1. What has no number, as from the original's peers, is delivered as it comes.
 
-Both the broadcasts held back and the origins remembered are bounded: above that, what waits longest is delivered without
-what it waits for, and who was silent longest is forgotten. What has no number, as from the original's peers, is delivered
-as it comes.
-
-No core of the mesh: the runtime asks it, with the time.
+In goes what arrives, with the time; out comes what is to be delivered now. No core of the mesh: the runtime asks it.
+State: at most `SubscriptionConfig.held` broadcasts and `origins` streams. Above that, what has waited longest is
+delivered without what it waits for, and the origin that was silent longest is forgotten.
 """
 
 from __future__ import annotations
 
-import math
 from collections import OrderedDict
-from collections.abc import Callable
 from typing import TypeAlias
 
 from attrs import define, field
@@ -55,8 +52,10 @@ class FifoOrder:
         self._streams: OrderedDict[_Key, _Stream] = OrderedDict()
         self._timers: Timers[_Key] = Timers()
         self._waiting: dict[tuple[_Key, int], None] = {}  # all that is held back, the oldest first
-        self.next_deadline: Callable[[], float] = self._timers.next_deadline
+
+    def next_deadline(self) -> float:
         """When `expire` wants to be called."""
+        return self._timers.next_deadline()
 
     @property
     def held(self) -> int:
@@ -69,60 +68,55 @@ class FifoOrder:
         return len(self._streams)
 
     def add(self, event: MessageReceived, now: float) -> _Items:
-        """A broadcast has arrived."""
+        """Take a broadcast that has arrived."""
         if event.series is None or event.sequence is None:
             return [event]
         key = event.origin, event.topic
-        out: _Items = []
+        items: _Items = []
         stream = self._streams.get(key)
         if stream is None:
             stream = self._streams[key] = _Stream(event.series, 1 if event.sequence == 1 else None)
-            self._make_room(out)
+            if len(self._streams) > self._config.origins:
+                items += self._drain(*self._streams.popitem(last=False))
         elif event.series > stream.series:
-            self._drain(key, stream, out)
+            items += self._drain(key, stream)
             stream = self._streams[key] = _Stream(event.series, 1)
         self._streams.move_to_end(key)
-        self._take(key, stream, event, event.sequence, now, out)
-        return out
+        return items + self._take(key, stream, event, event.sequence, now)
 
     def expire(self, now: float) -> _Items:
-        """Do what is due."""
-        out: _Items = []
+        """Deliver what has waited for long enough."""
+        items: _Items = []
         for key in self._timers.pop_due(now):
             stream = self._streams[key]
             while stream.held and self._deadline(stream) <= now:
-                self._give_up(key, stream, out)
+                items += self._give_up(key, stream)
             self._rearm(key, stream)
-        return out
+        return items
 
     def drain(self) -> _Items:
-        """Nothing comes any more: all that is held back."""
-        out: _Items = []
-        for key, stream in self._streams.items():
-            self._drain(key, stream, out)
-        return out
+        """Deliver all that is held back: nothing comes any more."""
+        return [item for key, stream in self._streams.items() for item in self._drain(key, stream)]
 
-    def _take(self, key: _Key, stream: _Stream, event: MessageReceived, number: int, now: float, out: _Items) -> None:
+    def _take(self, key: _Key, stream: _Stream, event: MessageReceived, number: int, now: float) -> _Items:
         if stream.next is None and number == 1:
             stream.next = 1
         if event.series != stream.series or (stream.next is not None and number < stream.first):
-            out.append(MessagesSkipped(*key, 1))  # it was sent before all that could wait for it
-            return
+            return [MessagesSkipped(*key, 1)]  # it was sent before all that could wait for it
         if number in stream.held or (stream.next is not None and number < stream.next):
-            return
+            return []
         stream.held[number] = now, event
         self._waiting[key, number] = None
-        self._deliver_next(key, stream, out)
+        items = self._deliver_next(key, stream)
         self._rearm(key, stream)
         if len(self._waiting) > self._config.held:
             longest, _ = next(iter(self._waiting))
-            self._give_up(longest, self._streams[longest], out)
+            items += self._give_up(longest, self._streams[longest])
             self._rearm(longest, self._streams[longest])
+        return items
 
     def _deadline(self, stream: _Stream) -> float:
         """When the oldest that is held back has waited for long enough."""
-        if not stream.held:
-            return math.inf
         since, _ = next(iter(stream.held.values()))
         return since + (self._config.start if stream.next is None else self._config.patience)
 
@@ -132,36 +126,33 @@ class FifoOrder:
         else:
             self._timers.cancel(key)
 
-    def _deliver(self, key: _Key, stream: _Stream, number: int, out: _Items) -> None:
-        out.append(stream.held.pop(number)[1])
+    def _deliver(self, key: _Key, stream: _Stream, number: int) -> MessageReceived:
         del self._waiting[key, number]
         stream.next = number + 1
+        return stream.held.pop(number)[1]
 
-    def _deliver_next(self, key: _Key, stream: _Stream, out: _Items) -> None:
+    def _deliver_next(self, key: _Key, stream: _Stream) -> _Items:
         """All that follows without a gap."""
+        items: _Items = []
         while stream.next is not None and stream.next in stream.held:
-            self._deliver(key, stream, stream.next, out)
+            items.append(self._deliver(key, stream, stream.next))
+        return items
 
-    def _give_up(self, key: _Key, stream: _Stream, out: _Items) -> None:
-        """Deliver the oldest that is held back, and all before it."""
+    def _give_up(self, key: _Key, stream: _Stream) -> _Items:
+        """Wait no longer for what is missing before the oldest that is held back."""
         if stream.next is None:
             stream.next = stream.first = min(stream.held)
-        else:
-            self._deliver_up_to(key, stream, next(iter(stream.held)), out)
-        self._deliver_next(key, stream, out)
+            return self._deliver_next(key, stream)
+        return self._deliver_up_to(key, stream, next(iter(stream.held))) + self._deliver_next(key, stream)
 
-    def _deliver_up_to(self, key: _Key, stream: _Stream, last: int, out: _Items) -> None:
+    def _deliver_up_to(self, key: _Key, stream: _Stream, last: int) -> _Items:
+        items: _Items = []
         for number in sorted(number for number in stream.held if number <= last):
             if stream.next is not None and stream.next < number:
-                out.append(MessagesSkipped(*key, number - stream.next))
-            self._deliver(key, stream, number, out)
+                items.append(MessagesSkipped(*key, number - stream.next))
+            items.append(self._deliver(key, stream, number))
+        return items
 
-    def _drain(self, key: _Key, stream: _Stream, out: _Items) -> None:
-        if stream.held:
-            self._deliver_up_to(key, stream, max(stream.held), out)
+    def _drain(self, key: _Key, stream: _Stream) -> _Items:
         self._timers.cancel(key)
-
-    def _make_room(self, out: _Items) -> None:
-        if len(self._streams) > self._config.origins:
-            key, stream = self._streams.popitem(last=False)
-            self._drain(key, stream, out)
+        return self._deliver_up_to(key, stream, max(stream.held)) if stream.held else []

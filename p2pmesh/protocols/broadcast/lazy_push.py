@@ -1,30 +1,59 @@
-"""Announcements of broadcasts to neighbours that the trees send no copies to: `gossip_ihave`, several ids in a frame.
+"""Lazy push: announcements by lazy links, and grafts for what neighbours have announced and nobody brings.
 
-They wait for company for `announce_delay`, jittered: who is announced to has the broadcast from its parent by then, nearly
-always. Of two neighbours the slower one then knows that the other has it, and says nothing. While links fail, somebody may be
-waiting to hear of it, so they wait for half a round-trip only.
+*Announcements* (`gossip_ihave`, several ids in a frame) wait for company for `announce_delay`, jittered: a neighbour
+has the broadcast from its parent by then, nearly always. Of two neighbours the slower one then knows that the other
+has it, and says nothing. While links fail, somebody may be waiting to hear of it, so they wait for half a round-trip
+only.
+
+*Grafts.* Nobody is asked while a parent in the tree may still bring what was announced; a while after, the first that
+announced it is asked, and the next one soon after that. Waiting times follow from measured round-trips. Neighbours
+that keep their promises are asked first: one that announces what it then does not send is asked last, and in the end
+its link is closed. A neighbour that *offered* a broadcast waits for an answer, and counts on us for its receipt. It
+is asked, or told that the broadcast came another way once it did: never before, since in the end it may be the one
+that is asked.
+
+In go messages with their lazy links, and neighbours' announcements; out come announcements to send, `Ask` (graft this
+from that neighbour) and `CloseLink`.
+State: ids to announce, at most 256 for each link, and `BroadcastConfig.announced` awaited ids for each neighbour that
+announced them; what it announces beyond that is ignored, and counted.
 """
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, TypeAlias
+
+from attrs import define, field
 
 from p2pmesh.config import BroadcastConfig
 from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.broadcast.message_store import MessageStore, StoredMessage
-from p2pmesh.protocols.broadcast.send_window import SendWindow
-from p2pmesh.protocols.broadcast.trees import FailurePressure
-from p2pmesh.protocols.effects import Effect, SendFrame
+from p2pmesh.protocols.broadcast.eager_push import CloseLink, FailurePressure, SendWindow
+from p2pmesh.protocols.broadcast.message_store import NOBODY, BroadcastTimers, Due, MessageStore, StoredMessage
+from p2pmesh.protocols.util.local_health import LocalHealth
 from p2pmesh.wire.fields import MAX_IDS_IN_LIST
 from p2pmesh.wire.messages import GossipIHave
 
 UNKNOWN_TRIP = 0.2
 """Seconds that a round-trip is taken for before one was measured: the far end of a continent and back."""
+HURRY_ABOVE = 0.25
+"""Failure pressure above which announcements hurry: a link was lost within the last 14 s, say."""
+SHORTEST_WAIT = 0.2
+LONGEST_WAIT = 5.0
+"""Seconds that a parent gets to bring what others have announced, and a neighbour that was asked to send it: as long
+as nearly all acks take on that link. A parent that is gone is not waited for."""
+UNKNOWN_WAIT = 0.3
+"""The same before any round-trip was measured."""
+MAX_ASKS = 3
+"""Times that each neighbour is asked for one broadcast."""
+MAX_BROKEN = 64
+BROKEN_FOR = 10.0
+"""Promises in a row that a neighbour may break, and seconds since the first: in less, it may be slow."""
+GRAFT_PRESSURE = 0.5
+"""What an announced broadcast that stays away adds to the failure pressure."""
 
-UNRESTFUL = 0.25
-"""Unrest above which announcements hurry: a link was lost within the last 14 s, say."""
+_ANNOUNCE = (Due.ANNOUNCE, NOBODY, "")
 
 
 class LazyPush:
@@ -34,60 +63,263 @@ class LazyPush:
         self,
         config: BroadcastConfig,
         rng: random.Random,
-        history: MessageStore,
-        unrest: FailurePressure,
-        do: Callable[[Effect], None],
+        timers: BroadcastTimers,
+        store: MessageStore,
+        pressure: FailurePressure,
     ) -> None:
-        self.sent: int = 0
-        """Ids announced."""
-        self.due: float = math.inf
-        """When `flush` wants to be called."""
+        self.announced: int = 0
+        """Ids announced, since the start."""
         self._config = config
         self._rng = rng
-        self._history = history
-        self._unrest = unrest
-        self._do = do
-        self._waiting: dict[PeerId, list[str]] = {}
+        self._timers = timers
+        self._store = store
+        self._pressure = pressure
+        self._waiting: dict[PeerId, list[StoredMessage]] = {}
 
-    def add(self, kept: StoredMessage, links: Sequence[SendWindow], now: float) -> None:
+    def add(self, message: StoredMessage, links: Sequence[SendWindow], now: float) -> None:
         """Announce it to these neighbours, soon."""
         if not self._waiting:
             delay = self._config.announce_delay
-            if self._unrest.level(now) >= UNRESTFUL:
+            if self._pressure.level(now) >= HURRY_ABOVE:
                 delay = min(delay, max(link.round_trip.mean(UNKNOWN_TRIP) for link in links) / 2)
-            self.due = now + delay * self._rng.uniform(0.5, 1.0)
+            self._timers.set(_ANNOUNCE, now + delay * self._rng.uniform(0.5, 1.0))
         for link in links:
-            ids = self._waiting.setdefault(link.peer.peer_id, [])
-            ids.append(kept.data.id)
-            if len(ids) >= MAX_IDS_IN_LIST:
-                self.due = now
+            messages = self._waiting.setdefault(link.peer.peer_id, [])
+            messages.append(message)
+            if len(messages) >= MAX_IDS_IN_LIST:
+                self._timers.set(_ANNOUNCE, now)
 
     def down(self, peer: PeerId) -> None:
-        """The link has ended."""
+        """Forget a link that has ended."""
         self._waiting.pop(peer, None)
         if not self._waiting:
-            self.due = math.inf
+            self._timers.cancel(_ANNOUNCE)
 
-    def flush(self, now: float) -> None:
-        """Send what waits, if it is due, to those who are not known to have it by now."""
-        if self.due > now:
-            return
-        waiting, self._waiting, self.due = self._waiting, {}, math.inf
-        alike: dict[tuple[str, ...], list[PeerId]] = {}
-        for peer, ids in waiting.items():
-            lacked = tuple([message_id for message_id in ids if self._lacks(peer, message_id)])
+    def pop_due(self) -> list[tuple[tuple[PeerId, ...], GossipIHave]]:
+        """What waits, for those who are not known to have it by now."""
+        waiting, self._waiting = self._waiting, {}
+        alike: dict[tuple[str, ...], tuple[list[PeerId], list[StoredMessage]]] = {}
+        for peer, messages in waiting.items():
+            lacked = [one for one in messages if self._store.get(one.data.id) is one and not one.is_held_by(peer)]
             if lacked:
-                alike.setdefault(lacked, []).append(peer)
-        for lacked, peers in alike.items():
-            for start in range(0, len(lacked), MAX_IDS_IN_LIST):
-                self._send(tuple(peers), [self._history[one] for one in lacked[start : start + MAX_IDS_IN_LIST]])
+                alike.setdefault(tuple([one.data.id for one in lacked]), ([], lacked))[0].append(peer)
+        frames = []
+        for peers, lacked in alike.values():
+            self.announced += len(peers) * len(lacked)
+            frames += [
+                (tuple(peers), _announcement(lacked[start : start + MAX_IDS_IN_LIST]))
+                for start in range(0, len(lacked), MAX_IDS_IN_LIST)
+            ]
+        return frames
 
-    def _lacks(self, peer: PeerId, message_id: str) -> bool:
-        kept = self._history.get(message_id)
-        return kept is not None and not kept.is_held_by(peer)
 
-    def _send(self, peers: tuple[PeerId, ...], some: list[StoredMessage]) -> None:
-        self.sent += len(peers) * len(some)
-        ids, hops = tuple([kept.data.id for kept in some]), tuple([kept.hops for kept in some])
-        heard = GossipIHave(ids=ids, hops=hops, size=max(kept.size for kept in some))
-        self._do(SendFrame(peers, heard, urgent=True, patient=True))
+def _announcement(messages: Sequence[StoredMessage]) -> GossipIHave:
+    return GossipIHave(
+        ids=tuple([message.data.id for message in messages]),
+        hops=tuple([message.hops for message in messages]),
+        size=max(message.size for message in messages),
+    )
+
+
+# --- what is announced to us ------------------------------------------------------------------------------------------
+
+
+class Ask(NamedTuple):
+    """Ask this neighbour for this broadcast."""
+
+    peer: PeerId
+    message_id: str
+
+
+GraftDecisions: TypeAlias = list[Ask | CloseLink]
+
+
+@define(eq=False)
+class _Awaited:
+    size: int
+    since: float
+    parent: PeerId | None = None
+    """The neighbour that was to bring it unasked."""
+    announcers: dict[PeerId, int] = field(factory=dict)
+    """And how often each was asked."""
+    offerers: list[PeerId] = field(factory=list)
+    """Those of them that wait for an answer."""
+    waits_for: PeerId | None = None
+    """The neighbour that is to bring it: a parent, or the one asked last."""
+    was_asked: bool = False
+    was_put_off: bool = False
+    """Whether asking for it was, because it is us who lag."""
+
+
+@define(eq=False)
+class _Broken:
+    since: float
+    count: int = 0
+
+
+@define
+class GraftCounts:
+    """What became of announcements, since the start."""
+
+    asked: int = 0
+    unkept: int = 0
+    ignored: int = 0
+    dropped: int = 0
+
+
+class GraftScheduler:
+    """What was announced and has not come, by id: when to ask whom."""
+
+    def __init__(
+        self,
+        config: BroadcastConfig,
+        timers: BroadcastTimers,
+        links: Mapping[PeerId, SendWindow],
+        pressure: FailurePressure,
+        health: LocalHealth,
+    ) -> None:
+        self.counts: GraftCounts = GraftCounts()
+        self._config = config
+        self._timers = timers
+        self._links = links
+        self._pressure = pressure
+        self._health = health
+        self._entries: dict[str, _Awaited] = {}
+        self._announced: dict[PeerId, int] = {}
+        self._broken: dict[PeerId, _Broken] = {}
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def announced(
+        self, link: SendWindow, message_id: str, heard: GossipIHave, parent: SendWindow | None, now: float
+    ) -> GraftDecisions:
+        """Await a broadcast that a neighbour has: from `parent`, if there is one; else it is asked for at once."""
+        peer = link.peer.peer_id
+        if self._announced.get(peer, 0) >= self._config.announced:
+            self.counts.ignored += 1
+            return []
+        entry = self._entries.get(message_id)
+        if entry is None:
+            entry = self._entries[message_id] = _Awaited(heard.size, now)
+        if peer not in entry.announcers:
+            entry.announcers[peer] = 0
+            self._announced[peer] = self._announced.get(peer, 0) + 1
+        if heard.offer and peer not in entry.offerers:
+            entry.offerers.append(peer)
+        if entry.was_asked:
+            return []
+        if parent is None or parent is link:
+            return self._ask(message_id, entry, link, now)
+        if entry.waits_for is None:
+            entry.waits_for = entry.parent = parent.peer.peer_id
+            self._timers.set((Due.GRAFT, NOBODY, message_id), now + _patience(parent) + self._health.patience(now))
+        return []
+
+    def arrived(self, peer: PeerId, message_id: str, now: float) -> tuple[Sequence[PeerId], Sequence[PeerId]]:
+        """Await a broadcast no more, which this neighbour has sent.
+
+        If that is the parent after all, nothing was wrong but our patience. Returns the neighbours that have it, too,
+        and those of them that have offered it and wait for an answer.
+        """
+        self._broken.pop(peer, None)
+        entry, link = self._entries.get(message_id), self._links.get(peer)
+        if entry is None:
+            return (), ()
+        if link is not None and entry.was_asked and entry.parent == peer:
+            self._pressure.add(-GRAFT_PRESSURE, now)
+            link.round_trip.sample(now - entry.since)
+        self._forget(message_id)
+        return list(entry.announcers), [other for other in entry.offerers if other != peer]
+
+    def refused(self, peer: PeerId, message_id: str, now: float) -> GraftDecisions:
+        """Await a broadcast from others, since what this neighbour has sent was refused: theirs may be acceptable."""
+        entry = self._entries.get(message_id)
+        if entry is None:
+            return []
+        return self._withdraw(peer, message_id, entry, now)
+
+    def keeps_promises(self, peer: PeerId) -> bool:
+        """Whether this neighbour has sent what it was asked for, lately."""
+        return peer not in self._broken
+
+    def down(self, peer: PeerId, now: float) -> GraftDecisions:
+        """Ask others for what a neighbour was to bring whose link has ended."""
+        self._broken.pop(peer, None)
+        decisions: GraftDecisions = []
+        for message_id, entry in list(self._entries.items()):
+            decisions += self._withdraw(peer, message_id, entry, now)
+        return decisions
+
+    def expire(self, message_id: str, now: float) -> GraftDecisions:
+        """Ask for what has not come."""
+        entry = self._entries[message_id]
+        if self._health.is_late and not entry.was_put_off:
+            entry.was_put_off = True
+            self._timers.set((Due.GRAFT, NOBODY, message_id), now + UNKNOWN_WAIT + self._health.patience(now))
+            return []
+        self._pressure.add(GRAFT_PRESSURE, now)
+        decisions: GraftDecisions = []
+        if entry.was_asked and entry.waits_for is not None:
+            decisions += self._broke(entry.waits_for, now)
+        return decisions + self._ask_next(message_id, entry, now)
+
+    def _withdraw(self, peer: PeerId, message_id: str, entry: _Awaited, now: float) -> GraftDecisions:
+        """Expect it from this neighbour no more."""
+        if entry.announcers.pop(peer, None) is not None:
+            self._count_down(peer)
+        if peer in entry.offerers:
+            entry.offerers.remove(peer)
+        if entry.waits_for == peer or not entry.announcers:
+            return self._ask_next(message_id, entry, now)
+        return []
+
+    def _ask_next(self, message_id: str, entry: _Awaited, now: float) -> GraftDecisions:
+        entry.waits_for = None
+        peer = min(entry.announcers, key=lambda one: (entry.announcers[one], self._times_broken(one)), default=None)
+        link = None if peer is None else self._links.get(peer)
+        if peer is None or link is None or entry.announcers[peer] >= MAX_ASKS:
+            self.counts.dropped += 1
+            self._forget(message_id)
+            return []
+        return self._ask(message_id, entry, link, now)
+
+    def _ask(self, message_id: str, entry: _Awaited, link: SendWindow, now: float) -> GraftDecisions:
+        peer = link.peer.peer_id
+        self.counts.asked += 1
+        wait = (_patience(link) + entry.size / self._config.slowest_link) * 2 ** entry.announcers[peer]
+        entry.announcers[peer] += 1
+        entry.waits_for, entry.was_asked = peer, True
+        self._timers.set((Due.GRAFT, NOBODY, message_id), now + wait + self._health.patience(now))
+        return [Ask(peer, message_id)]
+
+    def _times_broken(self, peer: PeerId) -> int:
+        broken = self._broken.get(peer)
+        return 0 if broken is None else broken.count
+
+    def _broke(self, peer: PeerId, now: float) -> GraftDecisions:
+        """Note that it was asked for what it had announced, and did not send it in time."""
+        self.counts.unkept += 1
+        broken = self._broken.setdefault(peer, _Broken(now))
+        broken.count += 1
+        if broken.count < MAX_BROKEN or now - broken.since < BROKEN_FOR or peer not in self._links:
+            return []
+        broken.since = math.inf  # said once
+        return [CloseLink(peer, "it announces broadcasts that it does not send", blame=True)]
+
+    def _forget(self, message_id: str) -> None:
+        entry = self._entries.pop(message_id)
+        self._timers.cancel((Due.GRAFT, NOBODY, message_id))
+        for peer in entry.announcers:
+            self._count_down(peer)
+
+    def _count_down(self, peer: PeerId) -> None:
+        left = self._announced[peer] - 1
+        if left:
+            self._announced[peer] = left
+        else:
+            del self._announced[peer]
+
+
+def _patience(link: SendWindow) -> float:
+    return min(max(link.round_trip.expected(UNKNOWN_WAIT), SHORTEST_WAIT), LONGEST_WAIT)

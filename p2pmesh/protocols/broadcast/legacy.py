@@ -1,6 +1,14 @@
-"""Broadcasts for neighbours of the original project: its fields alone, in the form its relays expect."""
+"""What is special for neighbours of the original project.
+
+They acknowledge nothing, prove nothing and know no trees. Each gets a broadcast once, with the original's fields
+alone, in the form that its relays expect; what they send is taken without a proof, which they can't relay. They can't
+say what they lack either, so on a new link they get what has gone to nobody yet. In go stored messages and probes;
+out come messages in the original's form. No state.
+"""
 
 from __future__ import annotations
+
+from msgspec import structs
 
 from p2pmesh.errors import RemoteProtocolError
 from p2pmesh.keyspace import PeerId
@@ -11,31 +19,37 @@ from p2pmesh.wire.payloads import Body, legacy, pack
 PROBE = "__gossip_connectivity_probe"
 PROBE_RESPONSE = "__gossip_connectivity_response"
 
-MOST_HOPS_TOLD = 5
-"""They drop what has crossed more than ten links, which is few in a large mesh: so they are told of no more than half of that, and
-may relay it among themselves. It does not go in circles, since each peer passes on an id once."""
-MOST_ECHOED = 1024
-"""A longer probe is answered without its content."""
+MAX_HOPS_TOLD = 5
+"""Hops that they are told of at most. They drop what has crossed more than ten links, which is few in a large mesh;
+with half of that they may relay it among themselves. It does not go in circles, since each peer passes on an id
+once."""
+MAX_ECHOED = 1024
+"""Characters of a probe that are sent back; a longer one is answered without its content."""
 
 
-def for_originals(kept: StoredMessage) -> Gossip:
+def in_original_form(message: StoredMessage) -> Gossip:
     """A broadcast as the original writes it: without proof, since it would relay the signature and not the key."""
-    data = kept.data
+    data = message.data
     plain = GossipData(
         id=data.id,
         topic=data.topic,
-        payload=legacy(Body(data.payload, data.encoding, data.blob, kept.size)),
+        payload=legacy(Body(data.payload, data.encoding, data.blob, message.size)),
         origin_peer_id=data.origin_peer_id,
         signature=None,
         timestamp=data.timestamp,
-        hops=min(kept.hops, MOST_HOPS_TOLD),
-        relayed_by=kept.relayed_by,
+        hops=min(message.hops, MAX_HOPS_TOLD),
+        relayed_by=message.relayed_by,
     )
-    return Gossip(data=plain, delivery_id=f"{data.id}_1" if kept.parent is None else None)
+    return Gossip(data=plain, delivery_id=f"{data.id}_1" if message.parent is None else None)
+
+
+def without_proof(data: GossipData) -> GossipData:
+    """What one of them sends: it relays no key, so what it relays proves nothing, and nobody counts below it."""
+    return structs.replace(data, key=None, signature=None, receipts=False)
 
 
 def have_same_content(one: GossipData, other: GossipData) -> bool:
-    """Whether two with the same id are the same broadcast, as far as one that came through the original's peers can be."""
+    """Whether two with one id are the same broadcast, if one of them came through the original's peers."""
     try:
         return one.topic == other.topic and _plain(one) == _plain(other)
     except RemoteProtocolError:
@@ -48,8 +62,8 @@ def _plain(data: GossipData) -> str:
 
 def probe_response(probe: GossipData, me: PeerId, message_id: str, timestamp: int) -> Gossip:
     """The answer to "is somebody there?", for the neighbour that asked alone."""
-    echo = probe.payload if len(str(probe.payload)) <= MOST_ECHOED else None
-    content = pack({"originalProbe": echo, "respondingPeer": me, "timestamp": timestamp}, 8 * MOST_ECHOED)
+    echo = probe.payload if len(str(probe.payload)) <= MAX_ECHOED else None
+    content = pack({"originalProbe": echo, "respondingPeer": me, "timestamp": timestamp}, 8 * MAX_ECHOED)
     data = GossipData(
         id=message_id,
         topic=PROBE_RESPONSE,

@@ -1,23 +1,55 @@
-"""The broadcasts that are alive here: kept for retries and for neighbours to come, bounded by number and by bytes."""
+"""The broadcasts that are alive here: kept for retries, grafts and neighbours to come, bounded by number and by bytes.
+
+In go new messages; out come those that have to be forgotten for them, the oldest first.
+State: at most `BroadcastConfig.history` messages and `history_bytes`, or one message if that alone is larger.
+"""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator
+from enum import Enum
+from typing import TYPE_CHECKING, TypeAlias
 
 from attrs import define, field
+from msgspec import structs
 
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.broadcast.set_reconciliation import key_of
+from p2pmesh.protocols.util.timers import Timers
 from p2pmesh.wire.messages import GossipData
 
 ENVELOPE = 512
 """Bytes that a broadcast takes besides its payload, about."""
 
-MOST_HOLDERS = 64
+MAX_HOLDERS = 64
 """Neighbours, past ones included, that are remembered to have one broadcast; forgetting one costs an offer too many."""
 
 TREE_DIGITS = 8
+"""First digits of an origin's id that name its tree; ids of its broadcasts begin with them."""
+
+
+class Due(Enum):
+    """Why a timer of the broadcast core is set."""
+
+    if not TYPE_CHECKING:  # to which it is `Enum.__hash__` still
+        __hash__ = object.__hash__
+
+    EXPIRY = "a message's time is over"
+    RETRY = "an ack stays away"
+    ACKS = "acks have waited for company"
+    ANNOUNCE = "announcements have waited for company"
+    GRAFT = "an announced message stays away"
+    FIRST_DIGEST = "a new link"
+    DIGEST_AGAIN = "no answer to a digest"
+    PULL_AGAIN = "what was pulled has not come"
+    ROUND = "the periodic comparison"
+
+
+NOBODY = PeerId("")
+BroadcastTimers: TypeAlias = Timers[tuple[Due, PeerId, str]]
+"""The core's one heap: why, and which neighbour and message it is about, `NOBODY` and an empty id where it is about
+none."""
 
 
 @define(eq=False)
@@ -26,7 +58,7 @@ class StoredMessage:
 
     data: GossipData
     parent: PeerId | None
-    """Who gave it to us first; None for our own."""
+    """The neighbour that gave it to us first; None for our own."""
     hops: int
     """Links it has crossed."""
     since: float
@@ -34,7 +66,7 @@ class StoredMessage:
     size: int
     """Of the payload, in bytes."""
     relayed_by: tuple[PeerId, ...] = ()
-    """What the original's peers are told: who had it already."""
+    """What the original's peers are told: the peers that had it already."""
     went_out: bool = False
     """Whether it was sent to any neighbour yet."""
     _holders: dict[PeerId, None] = field(factory=dict)
@@ -50,7 +82,7 @@ class StoredMessage:
 
     @property
     def tree(self) -> str:
-        """By which trees know its origin."""
+        """The name of its origin's tree."""
         return tree_of(self.data.origin_peer_id)
 
     def is_held_by(self, peer: PeerId) -> bool:
@@ -59,23 +91,27 @@ class StoredMessage:
 
     def held_by(self, peer: PeerId) -> None:
         """Note that this peer has it."""
-        if len(self._holders) < MOST_HOLDERS:
+        if len(self._holders) < MAX_HOLDERS:
             self._holders[peer] = None
 
     def asked_by(self, peer: PeerId) -> int:
-        """Note that this neighbour asks for it. Gives how often it has."""
-        if peer not in self._askers and len(self._askers) >= MOST_HOLDERS:
-            return MOST_HOLDERS
+        """Note that this neighbour asks for it. Returns how often it has."""
+        if peer not in self._askers and len(self._askers) >= MAX_HOLDERS:
+            return MAX_HOLDERS
         self._askers[peer] = self._askers.get(peer, 0) + 1
         return self._askers[peer]
 
     def age(self, now: float) -> int:
-        """Milliseconds that peers have kept it, us included."""
+        """Milliseconds for which peers have kept it, us included."""
         return self.data.age + max(0, int((now - self.since) * 1000))
+
+    def outgoing(self, now: float) -> GossipData:
+        """What a neighbour is sent."""
+        return structs.replace(self.data, hops=self.hops, age=self.age(now), relayed_by=())
 
 
 def tree_of(name: str) -> str:
-    """By which trees know an origin: the first digits of its id, with which the ids of its broadcasts begin, too."""
+    """The name of an origin's tree, from the origin's id or the id of one of its broadcasts."""
     return name[:TREE_DIGITS]
 
 
@@ -83,41 +119,39 @@ class MessageStore:
     """Broadcasts by id, the oldest first."""
 
     def __init__(self, limit: int, limit_bytes: int) -> None:
+        self.bytes: int = 0
+        self.dropped: int = 0
+        """Messages that had to go before their time."""
         self._limit = limit
         self._limit_bytes = limit_bytes
-        self._kept: OrderedDict[str, StoredMessage] = OrderedDict()
-        self.bytes: int = 0
+        self._messages: OrderedDict[str, StoredMessage] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._kept)
-
-    def __getitem__(self, message_id: str) -> StoredMessage:
-        return self._kept[message_id]
-
-    def get(self, message_id: str) -> StoredMessage | None:
-        return self._kept.get(message_id)
-
-    def add(self, kept: StoredMessage) -> None:
-        """Keep one more; `overflow` then says which must go."""
-        self._kept[kept.data.id] = kept
-        self.bytes += kept.size + ENVELOPE
-
-    def overflow(self) -> str | None:
-        """The oldest, if there is too much; never the only one."""
-        too_much = len(self._kept) > self._limit or self.bytes > self._limit_bytes
-        return next(iter(self._kept)) if too_much and len(self._kept) > 1 else None
-
-    def remove(self, message_id: str) -> StoredMessage | None:
-        kept = self._kept.pop(message_id, None)
-        if kept is not None:
-            self.bytes -= kept.size + ENVELOPE
-        return kept
+        return len(self._messages)
 
     def __iter__(self) -> Iterator[StoredMessage]:
-        return iter(self._kept.values())
+        return iter(self._messages.values())
 
-    def newest_first(self) -> Iterator[StoredMessage]:
-        return reversed(self._kept.values())
+    def get(self, message_id: str) -> StoredMessage | None:
+        return self._messages.get(message_id)
+
+    def add(self, message: StoredMessage) -> list[StoredMessage]:
+        """Keep one more. Returns those that had to go for it, the oldest first, never itself."""
+        messages = self._messages
+        messages[message.data.id] = message
+        self.bytes += message.size + ENVELOPE
+        dropped = []
+        while (len(messages) > self._limit or self.bytes > self._limit_bytes) and len(messages) > 1:
+            oldest = next(iter(messages.values()))
+            self.remove(oldest)
+            dropped.append(oldest)
+        self.dropped += len(dropped)
+        return dropped
+
+    def remove(self, message: StoredMessage) -> None:
+        """Forget one that is here."""
+        del self._messages[message.data.id]
+        self.bytes -= message.size + ENVELOPE
 
 
 def payload_size(data: GossipData) -> int:

@@ -1,48 +1,45 @@
-"""Broadcasts of ours: checked when the application asks, let out while the links can take them, numbered and signed.
+"""Broadcasts of ours: checked when the application asks, numbered and signed when their turn comes.
 
-Who asks waits here for room on the links, in the order of the calls: this is the backpressure on those who make new
-broadcasts.
+In go the application's calls; out come messages ready to be sent, in the order of the calls. Calls wait here while
+the links have no room, which holds back those who make new broadcasts; whether there is room is for the core to see.
+State: the calls that wait, bounded by the application's tasks, and the last numbers of at most `MAX_TOPICS` topics.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import OrderedDict
+from typing import NamedTuple
 
-from p2pmesh.errors import MeshClosed, MeshError
+from p2pmesh.errors import MeshClosed
 from p2pmesh.identity import Identity
-from p2pmesh.protocols.broadcast.eager_push import EagerPush, tell_receipts
-from p2pmesh.protocols.broadcast.limits import BroadcastLimits, Draft
 from p2pmesh.protocols.broadcast.message_store import StoredMessage
-from p2pmesh.protocols.broadcast.numbering import Numbering
-from p2pmesh.protocols.broadcast.signature import signed
+from p2pmesh.protocols.broadcast.validation import BroadcastLimits, Draft, signed
 from p2pmesh.protocols.core import WallClock
-from p2pmesh.protocols.effects import Effect, Reply
 from p2pmesh.protocols.inputs import Publish
-from p2pmesh.protocols.notices import BroadcastStarted
 from p2pmesh.wire.messages import GossipData
+
+MAX_TOPICS = 4096
+"""Topics whose numbers are remembered; one that was silent for longer than so many others begins a new series."""
+
+
+class Published(NamedTuple):
+    """A broadcast whose turn has come."""
+
+    call: int
+    called: float
+    """When the application asked for it."""
+    message: StoredMessage
 
 
 class Publisher:
     """What the application has asked us to send, and has not gone out yet."""
 
-    def __init__(
-        self,
-        identity: Identity,
-        rules: BroadcastLimits,
-        hops: EagerPush,
-        wall: WallClock,
-        send: Callable[[StoredMessage, float], None],
-        do: Callable[[Effect], None],
-    ) -> None:
-        """Make it; `send` takes each broadcast whose turn has come."""
+    def __init__(self, identity: Identity, limits: BroadcastLimits, wall: WallClock) -> None:
         self.published: int = 0
         """How many went out, since the start."""
         self._identity = identity
-        self._rules = rules
-        self._hops = hops
+        self._limits = limits
         self._wall = wall
-        self._send = send
-        self._do = do
         self._drafts: dict[int, Draft] = {}
         self._numbering = Numbering()
         self._left = False
@@ -50,36 +47,33 @@ class Publisher:
     def __len__(self) -> int:
         return len(self._drafts)
 
-    def ask(self, event: Publish, now: float) -> None:
-        """The application asks for one."""
-        try:
-            if self._left:
-                raise MeshClosed("the mesh was left")
-            self._drafts[event.call] = self._rules.draft(event, now)
-        except MeshError as error:
-            self._do(Reply(event.call, error=error))
+    def add(self, event: Publish, now: float) -> None:
+        """Check one and let it wait for its turn.
+
+        Raises:
+          MeshClosed: after `leave`.
+          MeshError: as `BroadcastLimits.draft` says.
+        """
+        if self._left:
+            raise MeshClosed("the mesh was left")
+        self._drafts[event.call] = self._limits.draft(event, now)
 
     def forget(self, call: int) -> None:
-        """Nobody waits for this one any more: it is not sent."""
+        """Drop a call that nobody waits for any more: it is not sent."""
         self._drafts.pop(call, None)
 
-    def admit(self, now: float) -> None:
-        """Let out what waits, in the order of the calls, while the links can take it."""
-        if self._hops.are_congested(now):
-            self._hops.judge(now)
-        while self._drafts and not self._hops.are_congested(now):
-            call = next(iter(self._drafts))
-            self._originate(call, self._drafts.pop(call), now)
-
-    def leave(self) -> None:
-        """Nothing is sent any more."""
+    def leave(self) -> list[int]:
+        """Send nothing any more. Returns the calls that have waited in vain."""
         self._left = True
-        for call in self._drafts:
-            self._do(Reply(call, error=MeshClosed("the mesh was left before the broadcast could be sent")))
+        calls = list(self._drafts)
         self._drafts.clear()
+        return calls
 
-    def _originate(self, call: int, draft: Draft, now: float) -> None:
+    def next_message(self, now: float) -> Published:
+        """Number and sign the one that has waited for longest."""
         self.published += 1
+        call = next(iter(self._drafts))
+        draft = self._drafts.pop(call)
         me, milliseconds = self._identity.peer_id, int(self._wall(now) * 1000)
         series, sequence = self._numbering.next(draft.topic, milliseconds)
         data = GossipData(
@@ -98,9 +92,8 @@ class Publisher:
             hops=0,
             relayed_by=(),
         )
-        data = signed(data, self._identity)
-        kept = StoredMessage(
-            data=data,
+        message = StoredMessage(
+            data=signed(data, self._identity),
             parent=None,
             hops=0,
             since=now,
@@ -108,6 +101,30 @@ class Publisher:
             size=draft.body.size,
             relayed_by=(me,),
         )
-        self._do(Reply(call, value=data.id))
-        tell_receipts(self._do, kept, BroadcastStarted(data.id, data.topic, kept.expires, draft.called))
-        self._send(kept, now)
+        return Published(call, draft.called, message)
+
+
+class Numbering:
+    """The numbers that one origin gives to its broadcasts.
+
+    They show a subscription that wants broadcasts in order what is missing. Each topic has its own, so that a
+    subscription to one is not kept waiting for another. A series is named by the time it began, by the origin's
+    clock, and never twice: what belongs to a later one was sent later.
+    """
+
+    def __init__(self) -> None:
+        self._topics: OrderedDict[str, tuple[int, int]] = OrderedDict()
+        self._last_series = -1
+
+    def __len__(self) -> int:
+        return len(self._topics)
+
+    def next(self, topic: str, milliseconds: int) -> tuple[int, int]:
+        """Series and number, from 1, of the next broadcast of a topic; `milliseconds` is the wall time."""
+        series, number = self._topics.pop(topic, (0, 0))
+        if not number:
+            series = self._last_series = max(milliseconds, self._last_series + 1)
+        if len(self._topics) >= MAX_TOPICS:
+            self._topics.popitem(last=False)
+        self._topics[topic] = series, number + 1
+        return series, number + 1

@@ -1,11 +1,13 @@
 """Sums over sets of broadcasts, by which two peers find what one of them lacks.
 
-Each broadcast has a key of 16 hexadecimal digits, the beginning of the SHA-256 of its id. What a peer has below a prefix
-of keys is summed up in their number and the exclusive or of the keys: equal sets have equal sums, however large they are.
-Where sums differ, those of the 16 prefixes that are one digit longer follow, or the ids themselves once there are few: so
-two sets of n that differ in one broadcast take log16(n) steps. (As Merkle trees, but made of what is there when it is
-asked for, since what is alive changes all the time. Exclusive or can be made to collide by who makes ids at will; who does
-keeps its own broadcasts from being found missing, and they are pushed anyway.)
+Each broadcast has a key of 16 hexadecimal digits, the beginning of the SHA-256 of its id. What a peer has below a
+prefix of keys is summed up in their number and the exclusive or of the keys: equal sets have equal sums, however
+large they are. Where sums differ, those of the 16 prefixes that are one digit longer follow, or the ids themselves
+once there are few: so two sets of n that differ in one broadcast take log16(n) steps. (As Merkle trees, but made of
+what is there when it is asked for, since what is alive changes all the time. A peer that makes ids at will can make
+sums collide; that keeps its own broadcasts from being found missing, and they are pushed anyway.)
+
+In go keys and ids, and another's sums; out come finer sums and ids to name. State: none beyond one comparison.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ DIGITS = "0123456789abcdef"
 BEYOND = "g"
 """Comes after all digits."""
 KEY_DIGITS = 16
+"""Hexadecimal digits of a key: 64 bits, as a sum has."""
 FEW = 32
 """So many ids are told rather than summed up once more: a frame of 1.3 kB against 400 bytes and a round-trip."""
 
@@ -58,7 +61,11 @@ class Digest:
         return [self._ids[key] for key in sorted({key for prefix in prefixes for key in self._below(prefix)})]
 
     def compared(self, parts: Sequence[DigestPart]) -> tuple[list[DigestPart], list[str], list[str]]:
-        """Another's sums against ours: what to sum up more finely, which prefixes to list, which to send all of unasked."""
+        """Compare another's sums with ours.
+
+        Returns sums that are one digit finer, prefixes to list all ids of, and prefixes below which the other has
+        nothing.
+        """
         finer: list[DigestPart] = []
         listed: list[str] = []
         lacking: list[str] = []

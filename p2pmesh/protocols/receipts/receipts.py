@@ -33,7 +33,7 @@ are, with room for its being wrong, and what exceeds it counts once the mesh is 
 neighbour that has told of several times as many when the ttl ends has lied, and its link is closed; more than `most`
 is a lie at once. Peers of the original project acknowledge nothing and are not counted.
 
-Inputs: LinkUp, LinkDown, Received, RoutedReceived, BroadcastStarted, ChildrenAdded, ChildSettled, RouteSucceeded,
+Inputs: LinkUp, LinkDown, Received, RoutedReceived, ChildrenAdded, ChildSettled, RouteSucceeded,
 RouteFailed, MeshSize, Leave.
 Effects: SendFrame, DropLink, Emit (MessageDelivered, MessageFailed), Progress, Notify routing (Route, RouteReply).
 Messages: GossipReceipts, over links and routes.
@@ -57,7 +57,6 @@ from p2pmesh.protocols.core import WallClock
 from p2pmesh.protocols.effects import DropLink, Effects, Emit, Notify, SendFrame
 from p2pmesh.protocols.inputs import Leave, LinkDown, LinkUp, Received, RemotePeer, Subsystem
 from p2pmesh.protocols.notices import (
-    BroadcastStarted,
     ChildrenAdded,
     ChildSettled,
     Input,
@@ -118,8 +117,6 @@ class ReceiptsCore:
                 self._on_gossip_receipts(peer, message, now)
             case ChildrenAdded():
                 self._on_children_added(event, now)
-            case BroadcastStarted():
-                self._on_broadcast_started(event, now)
             case LinkUp(peer):
                 self._on_link_up(peer)
             case LinkDown(peer, timed_out=silence):
@@ -197,6 +194,8 @@ class ReceiptsCore:
         self._changed(tally, now)
 
     def _on_children_added(self, event: ChildrenAdded, now: float) -> None:
+        if event.started is not None:
+            self._begin(event, event.started, now)
         tally = self._tally_of(event, now)
         if tally is None:
             return
@@ -208,12 +207,12 @@ class ReceiptsCore:
                 self._await(tally, child, peer, now)
         self._changed(tally, now)
 
-    def _on_broadcast_started(self, event: BroadcastStarted, now: float) -> None:
+    def _begin(self, event: ChildrenAdded, started: float, now: float) -> None:
+        """A broadcast of ours has begun."""
         if event.message_id in self._own:
             return
         if len(self._own) >= self._config.table:
             self._push_out(next(iter(self._own.values())), now)
-        started = now if event.started is None else event.started
         self._own[event.message_id] = Own(event.message_id, event.expires, topic=event.topic, started=started)
         self._timers.set((TallyDue.EXPIRY, event.message_id), event.expires)
 

@@ -73,11 +73,11 @@ def check_bounds(net: BareNetwork, node: BareNode) -> None:
 def bounds_of(snapshot: Mapping[str, Any], config: MeshConfig) -> Iterator[tuple[str, float, float]]:
     """What a peer's snapshot says of each structure that has a bound: its name, its size, and what its config allows."""
     broadcast, links = snapshot["broadcast"], config.max_peers
-    yield "broadcast.history", broadcast["history"], config.broadcast.history
-    yield "broadcast.history_bytes", broadcast["history_bytes"], config.broadcast.history_bytes + config.max_payload
-    yield "broadcast.seen_ids", broadcast["seen_ids"], config.broadcast.seen_ids
-    yield "broadcast.in_flight", broadcast["in_flight"], config.broadcast.window * links
-    yield "broadcast.backlog", broadcast["backlog"], config.broadcast.backlog * links
+    yield "broadcast.history", broadcast["store"]["messages"], config.broadcast.history
+    yield "broadcast.history_bytes", broadcast["store"]["bytes"], config.broadcast.history_bytes + config.max_payload
+    yield "broadcast.seen_ids", broadcast["seen"]["ids"], config.broadcast.seen_ids
+    yield "broadcast.in_flight", broadcast["eager_push"]["in_flight"], config.broadcast.window * links
+    yield "broadcast.backlog", broadcast["eager_push"]["backlog"], config.broadcast.backlog * links
     receipts = snapshot["receipts"]
     yield "receipts.own", receipts["own"], config.receipts.table
     yield "receipts.relayed", receipts["relayed"], config.receipts.table

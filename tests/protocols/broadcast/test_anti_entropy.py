@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
+from p2pmesh.config import MeshConfig
+from p2pmesh.identity import Identity
 from p2pmesh.protocols.broadcast.set_reconciliation import FEW, Digest, key_of
 from p2pmesh.protocols.inputs import LinkUp, ServiceUp, Subsystem, WantHistory
 from p2pmesh.wire.codec import encode
@@ -29,7 +33,7 @@ def digest_of(ids: set[str]) -> Digest:
     return Digest((key_of(message_id), message_id) for message_id in ids)
 
 
-# --- digests ------------------------------------------------------------------------------------------------------------
+# --- digests ----------------------------------------------------------------------------------------------------------
 
 
 @examples(60)
@@ -77,7 +81,7 @@ def test_a_hostile_digest_is_answered_with_bounded_frames():
         assert encode(message)
 
 
-# --- neighbours ---------------------------------------------------------------------------------------------------------
+# --- neighbours -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("missed", [1, 50, 700])
@@ -100,7 +104,7 @@ def test_what_fell_through_is_found_within_the_period():
     message_id = net.published(0, ttl=120)
     net.run_until(12)
     assert net.nodes[1].received == []
-    assert net.snapshots(Subsystem.BROADCAST)[0]["given_up"] > 0
+    assert net.snapshots(Subsystem.BROADCAST)[0]["eager_push"]["given_up"] > 0
     net.run_until(70)
     assert [m.message_id for m in net.nodes[1].received] == [message_id]
 
@@ -138,7 +142,7 @@ def test_what_is_pulled_is_asked_from_one_neighbour_only_and_again_if_it_does_no
     bare.wait_until(5.5)
     assert [m.ids for _, m in bare.sent(GossipWant)] == [ids[:64]]
     bare.wait_until(60)
-    assert bare.count("pulling") == 0
+    assert bare.count("anti_entropy.pulling") == 0
 
 
 def test_what_was_pulled_is_announced_rather_than_pushed_unless_it_is_still_on_its_way():
@@ -195,7 +199,93 @@ def test_of_too_many_digests_the_rest_is_ignored():
     assert bare.hear(ALICE, wrong) != []
 
 
-# --- newcomers ----------------------------------------------------------------------------------------------------------
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+
+def pull(bare: Bare, neighbour: Identity, messages: Sequence[Gossip]) -> list[str]:
+    """A neighbour names these, and sends all that is asked for. Gives the ids that were."""
+    by_id = {id_of(message): message for message in messages}
+    waiting: list[str] = []
+    asked: list[str] = []
+    bare.hear(neighbour, GossipHave(ids=tuple(by_id)))
+    while True:
+        waiting += [message_id for _, message in bare.sent(GossipWant) for message_id in message.ids]
+        if not waiting:
+            return asked
+        asked.append(waiting.pop(0))
+        bare.hear(neighbour, by_id[asked[-1]])
+
+
+REFUSED: dict[str, Callable[[str], Gossip]] = {
+    "ours": lambda name: gossip(ME, message_id=name),
+    "too_far": lambda name: gossip(message_id=name, hops=32),
+    "expired": lambda name: gossip(message_id=name, ttl=0),
+    "before_us": lambda name: gossip(message_id=name, age=30_000),
+    "too_large": lambda name: gossip(message_id=name, payload="x" * 101),
+    "unproven": lambda name: gossip(message_id=name, sign=False),
+    "wrong": lambda name: Gossip(data=structs.replace(gossip(message_id=name).data, payload="forged")),
+}
+
+
+@pytest.mark.parametrize("why", REFUSED)
+def test_broadcasts_that_are_refused_do_not_keep_others_from_being_pulled(why):
+    bare = Bare(MeshConfig(max_payload=100))
+    bare.up(ALICE, BOB)
+    refused = [REFUSED[why](f"m{number}") for number in range(150)]
+    good = gossip(message_id="good")
+    asked = pull(bare, ALICE, [*refused, good])
+    assert len(asked) == 151
+    assert bare.count("received.delivered") == 1
+    assert bare.count(f"refused.{why}") == bare.count("anti_entropy.refused") == 150
+    assert bare.count("anti_entropy.pulling") == 0
+    bare.wait_until(6)
+    assert bare.sent(GossipWant) == [], "nothing is waited for"
+    assert pull(bare, ALICE, refused) == [], "nor asked for again there"
+
+
+def test_what_is_refused_from_one_neighbour_is_pulled_from_another():
+    bare = Bare()
+    bare.up(ALICE, BOB)
+    assert pull(bare, ALICE, [gossip(hops=32)]) == [id_of(gossip())]
+    assert bare.delivered() == []
+    assert pull(bare, BOB, [gossip(hops=3)]) == [id_of(gossip())]
+    assert bare.count("received.delivered") == 1
+
+
+def test_what_was_too_old_is_pulled_from_the_same_neighbour_once_history_is_wanted():
+    bare = Bare()
+    bare.up(ALICE)
+    old = gossip(age=30_000)
+    assert pull(bare, ALICE, [old]) == [id_of(old)]
+    assert pull(bare, ALICE, [old]) == []
+    bare(WantHistory("chat", 60))
+    assert pull(bare, ALICE, [old]) == [id_of(old)]
+    assert bare.count("received.delivered") == 1
+
+
+def test_a_refusal_of_what_is_pulled_from_another_neighbour_changes_nothing():
+    bare = Bare()
+    bare.up(ALICE, BOB)
+    bare.hear(ALICE, GossipHave(ids=(id_of(gossip()),)))
+    bare.hear(BOB, gossip(hops=32))
+    assert bare.count("anti_entropy.pulling") == 1
+    bare.hear(ALICE, gossip())
+    assert bare.count("anti_entropy.pulled") == 1
+
+
+def test_pulls_are_bounded_by_their_config():
+    bare = Bare(broadcast_config(pull_window=4, pull_timeout=2.0))
+    bare.up(ALICE)
+    ids = tuple(f"m{number}" for number in range(10))
+    bare.hear(ALICE, GossipHave(ids=ids))
+    assert [message.ids for _, message in bare.sent(GossipWant)] == [ids[:4]]
+    bare.wait_until(1.9)
+    assert bare.sent(GossipWant) == []
+    bare.wait_until(2.1)
+    assert [message.ids for _, message in bare.sent(GossipWant)] == [ids[:4]]
+
+
+# --- newcomers --------------------------------------------------------------------------------------------------------
 
 
 def late(seconds: float = 20.0, **fields: Any) -> tuple[Net, str]:
@@ -258,17 +348,43 @@ def test_what_comes_unasked_from_before_our_time_is_refused_and_may_come_later()
     bare.hear(ALICE, gossip(age=30_000))
     assert bare.acks() == [("m1", True)]
     assert bare.delivered() == []
-    assert bare.count("before_us") == 1
+    assert bare.count("refused.before_us") == 1
     bare(WantHistory("chat", 60))
     bare.hear(ALICE, gossip(age=30_000))
     assert len(bare.delivered()) == 1
+
+
+def test_a_repeated_wish_for_history_replaces_the_last_one_and_no_other():
+    bare = Bare()
+    bare(ServiceUp("net"))
+    bare.now = 5.0
+    bare(WantHistory("chat", 20))
+    bare(WantHistory("news", 20))
+    bare(WantHistory("chat", 60))
+    assert bare.count("anti_entropy.wanted_topics") == 2
+    bare.up(ALICE)
+    asked = {message.topic: message.within for _, message in bare.sent(GossipHistory)}
+    assert asked == {"chat": 60_000, "news": 20_000}
+    assert len(bare.sent(GossipHistory)) == 2
+    bare(WantHistory("chat", 60))
+    assert len(bare.sent(GossipHistory)) == 1, "a repeated wish is asked for anew"
+    bare.hear(ALICE, gossip(topic="news", age=15_000))
+    assert len(bare.delivered()) == 1
+
+
+def test_a_wish_for_history_is_forgotten_when_nothing_can_be_so_old():
+    bare = Bare()
+    bare(WantHistory("chat", 600))
+    bare.now = 601.0
+    bare(WantHistory("news", 600))
+    assert bare.count("anti_entropy.wanted_topics") == 1
 
 
 def test_wants_of_history_are_bounded():
     bare = Bare()
     for number in range(1000):
         bare(WantHistory(f"t{number}", 60))
-    assert len(bare.core._sync._wanted) <= 64
+    assert bare.count("anti_entropy.wanted_topics") == 64
 
 
 @examples(30)
@@ -276,13 +392,15 @@ def test_wants_of_history_are_bounded():
 def test_two_that_were_parted_have_the_same_soon_after(seed, size):
     rng = random.Random(seed)
     net = Net(2, seed=seed)
+    sent: list[set[str]] = [set(), set()]
     for _ in range(size):
-        net.published(rng.randrange(2))
+        number = rng.randrange(2)
+        sent[number].add(net.published(number))
     net.link(0, 1)
     net.run_until(5)
-    held = [{kept.data.id for kept in node.cores[Subsystem.BROADCAST]._history} for node in net.nodes]  # type: ignore[attr-defined]
-    assert held[0] == held[1]
-    assert len(held[0]) == size
+    for own, other, node in zip(sent, reversed(sent), net.nodes, strict=True):
+        assert {message.message_id for message in node.received} == other - own
+    assert [snapshot["store"]["messages"] for snapshot in net.snapshots(Subsystem.BROADCAST)] == [size, size]
 
 
 MOST = (1 << 53) - 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -15,10 +16,10 @@ from msgspec import structs
 from p2pmesh.config import LinkConfig, MeshConfig
 from p2pmesh.errors import ConfigError, InvalidPayload, LocalProtocolError, MeshClosed, PayloadTooLarge
 from p2pmesh.identity import Identity
-from p2pmesh.protocols.broadcast.signature import is_proven, signed
+from p2pmesh.protocols.broadcast.validation import is_proven, signed
 from p2pmesh.protocols.effects import Notify, Reply, SendFrame
 from p2pmesh.protocols.inputs import CancelCall, Leave, LinkDown, Publish, Subsystem
-from p2pmesh.protocols.notices import BroadcastStarted, ChildrenAdded, ChildSettled, MeshSize
+from p2pmesh.protocols.notices import ChildrenAdded, ChildSettled, MeshSize
 from p2pmesh.simulation.discrete.network import EPOCH
 from p2pmesh.wire.codec import decode, encode
 from p2pmesh.wire.messages import (
@@ -40,7 +41,7 @@ SLOW = examples(40)
 LENIENT = MeshConfig(links=LinkConfig(allow_unverified=True))
 
 
-# --- the whole mesh -----------------------------------------------------------------------------------------------------
+# --- the whole mesh ---------------------------------------------------------------------------------------------------
 
 
 @SLOW
@@ -80,7 +81,9 @@ def test_nothing_is_delivered_twice_under_lasting_loss_and_flapping_links(size, 
     for node in net.nodes:
         ids = [m.message_id for m in node.received]
         assert len(ids) == len(set(ids))
-    assert all(s["in_flight"] == s["backlog"] == s["history"] == 0 for s in net.snapshots(Subsystem.BROADCAST))
+    for snapshot in net.snapshots(Subsystem.BROADCAST):
+        assert snapshot["eager_push"]["in_flight"] == snapshot["eager_push"]["backlog"] == 0
+        assert snapshot["store"]["messages"] == 0
 
 
 @SLOW
@@ -123,9 +126,9 @@ def test_age_ends_a_message_even_where_the_clocks_would_allow_it():
     assert bare.delivered() == []
     bare.hear(BOB, gossip(age=50_000))
     assert len(bare.delivered()) == 1
-    assert bare.count("history") == 1
+    assert bare.count("store.messages") == 1
     bare.wait_until(111)
-    assert bare.count("history") == 0
+    assert bare.count("store.messages") == 0
 
 
 def test_a_message_published_alone_waits_for_the_first_link():
@@ -189,19 +192,17 @@ def test_the_same_seed_gives_the_same_trace():
     assert trace(5) != trace(6)
 
 
-# --- a broadcast of ours ------------------------------------------------------------------------------------------------
+# --- a broadcast of ours ----------------------------------------------------------------------------------------------
 
 
 def test_publish_replies_first_then_tells_the_receipts_then_sends():
     bare = Bare()
     bare.up(ALICE, BOB)
-    effects = bare(Publish(7, "chat", {"a": [1]}))
-    reply, originated, forwarded, frame = effects
+    reply, started, frame = bare(Publish(7, "chat", {"a": [1]}))
     assert isinstance(reply, Reply)
-    assert isinstance(originated, Notify)
-    assert isinstance(originated.input, BroadcastStarted)
-    assert isinstance(forwarded, Notify)
-    assert forwarded.input == ChildrenAdded(reply.value, None, (ALICE.peer_id, BOB.peer_id), 60.0, 0, ME.peer_id)
+    assert isinstance(started, Notify)
+    children = (ALICE.peer_id, BOB.peer_id)
+    assert started.input == ChildrenAdded(reply.value, None, children, 60.0, 0, ME.peer_id, "chat", started=0.0)
     assert isinstance(frame, SendFrame)
     assert frame.peers == (ALICE.peer_id, BOB.peer_id)
     data = frame.message.data  # type: ignore[union-attr]
@@ -236,18 +237,16 @@ def test_what_can_not_be_broadcast_is_refused_before_anything_is_sent(event, err
 def test_publish_waits_while_a_link_has_a_long_backlog_and_goes_on_in_order():
     bare = Bare(broadcast_config(window=2, publish_room=2))
     bare.up(ALICE, BOB)
+    ids = []
     for call in range(1, 7):
         bare(Publish(call, "chat", call))
-    assert bare.count("waiting") == 2
-    alice = bare.core._hops.get(ALICE.peer_id)
-    bob = bare.core._hops.get(BOB.peer_id)
-    assert alice is not None
-    assert bob is not None
+        ids += [reply.value for reply in bare.replies.values()]
+    assert bare.count("publisher.waiting") == 2
     assert bare(CancelCall(5)) == []
-    bare.hear(ALICE, GossipAck(new=(alice.ids()[0],)))
+    bare.hear(ALICE, GossipAck(new=(ids[0],)))
     assert [m.data.payload for _, m in bare.sent(Gossip)] == ["3"]
-    assert bare.count("waiting") == 1, "the fullest link decides"
-    bare.hear(BOB, GossipAck(new=(bob.ids()[0],)))
+    assert bare.count("publisher.waiting") == 1, "the fullest link decides"
+    bare.hear(BOB, GossipAck(new=(ids[0],)))
     assert list(bare.replies) == [6]
 
 
@@ -255,35 +254,37 @@ def test_a_neighbour_that_acknowledges_nothing_holds_publishers_back_for_a_momen
     bare = Bare(broadcast_config(window=2, publish_room=2))
     bare.up(ALICE)
     calls = iter(range(1000))
-    while not bare.count("waiting"):
+    sent = []
+    while not bare.count("publisher.waiting"):
         bare(Publish(next(calls), "chat", "x"))
+        sent += [message.data.id for _, message in bare.sent(Gossip)]
     bare.wait_until(3.5)
-    assert bare.count("waiting") == 0
-    assert bare.count("in_flight") > 0
-    (stalled,) = bare.core._hops
-    bare.hear(ALICE, GossipAck(new=(stalled.ids()[0],)))
+    assert bare.count("publisher.waiting") == 0
+    assert bare.count("eager_push.in_flight") > 0
+    bare.hear(ALICE, GossipAck(new=(sent[0],)))
     bare(Publish(next(calls), "chat", "x"))
-    assert bare.count("waiting") == 1, "now it counts again"
+    assert bare.count("publisher.waiting") == 1, "now it counts again"
 
 
 def test_a_link_that_is_slower_than_others_gets_offers_and_holds_nobody_back():
     bare = Bare(broadcast_config(window=2, publish_room=2))
     bare.up(ALICE, BOB)
+    unanswered = []
     for call in range(20):
         bare(Publish(call, "chat", call))
+        unanswered += sent_to(bare, ALICE)
         _flush(bare, BOB)
-    assert bare.count("waiting") == 0
-    assert bare.count("fell_behind") == 1
-    alice = bare.core._hops.get(ALICE.peer_id)
-    assert alice is not None
-    bare.hear(ALICE, GossipAck(new=alice.ids()[:1]))
+    assert bare.count("publisher.waiting") == 0
+    assert bare.count("eager_push.fell_behind") == 1
+    bare.hear(ALICE, GossipAck(new=(unanswered.pop(0),)))
     ((peers, offer),) = bare.sent(GossipIHave)
     assert (peers, offer.offer) == ((ALICE.peer_id,), True)
     bare.hear(ALICE, GossipGraft(ids=offer.ids))
     assert bare.sent(Gossip) == [], "its turn comes when the window has room"
-    while alice.backlog or alice.flight:
-        bare.hear(ALICE, GossipAck(had=alice.ids()[:1]))
-    assert alice.behind_since is None
+    while unanswered:
+        bare.hear(ALICE, GossipAck(had=(unanswered.pop(0),)))
+        unanswered += sent_to(bare, ALICE)
+    assert bare.count("eager_push.in_flight") == bare.count("eager_push.backlog") == 0
     bare(Publish(99, "chat", "x"))
     assert bare.sent(Gossip)[0][0] == (ALICE.peer_id, BOB.peer_id)
 
@@ -292,14 +293,15 @@ def test_a_link_that_stays_behind_is_given_up():
     bare = Bare(broadcast_config(window=2, publish_room=2, slow_patience=10))
     bare.up(ALICE, BOB)
     dropped = []
+    unanswered = []
     for call in range(50):
         for number in (call, 100 + call):
             bare(Publish(number, "chat", call))
             dropped += bare.dropped()
+            unanswered += sent_to(bare, ALICE)
             _flush(bare, BOB)
-        alice = bare.core._hops.get(ALICE.peer_id)
-        assert alice is not None
-        bare.hear(ALICE, GossipAck(had=alice.ids()[:1]))  # one in half a second is not enough
+        bare.hear(ALICE, GossipAck(had=(unanswered.pop(0),)))  # one in half a second is not enough
+        unanswered += sent_to(bare, ALICE)
         bare.wait(0.5)
     assert {(drop.peer, drop.blame) for drop in dropped} == {(ALICE.peer_id, False)}
     assert dropped[0].reason.startswith("too slow")
@@ -314,14 +316,21 @@ def test_a_neighbour_that_never_acknowledges_is_given_up():
     assert [drop.peer for drop in bare.dropped()] == [ALICE.peer_id]
 
 
-def _flush(bare: Bare, neighbour: Identity) -> list[str]:
-    """Acknowledge for this neighbour whatever is on its way to it."""
-    link = bare.core._hops.get(neighbour.peer_id)
-    assert link is not None
+def sent_to(bare: Bare, neighbour: Identity) -> list[str]:
+    """What this neighbour has just got as a copy or an offer."""
+    copies = [message.data.id for peers, message in bare.sent(Gossip) if neighbour.peer_id in peers]
+    offers = [message.ids[0] for peers, message in bare.sent(GossipIHave) if neighbour.peer_id in peers]
+    return copies + offers
+
+
+def _flush(bare: Bare, neighbour: Identity, sent: Sequence[str] | None = None) -> list[str]:
+    """Acknowledge for this neighbour what it got, or has just got, and all that follows."""
     ids: list[str] = []
-    while link.flight:
-        ids.append(link.ids()[0])
+    unanswered = sent_to(bare, neighbour) if sent is None else list(sent)
+    while unanswered:
+        ids.append(unanswered.pop(0))
         bare.hear(neighbour, GossipAck(new=(ids[-1],)))
+        unanswered += sent_to(bare, neighbour)
     return ids
 
 
@@ -359,7 +368,7 @@ def test_our_own_broadcast_that_comes_back_is_a_duplicate():
     assert bare.acks() == [("from an earlier life", True)]
 
 
-# --- hops ---------------------------------------------------------------------------------------------------------------
+# --- hops -------------------------------------------------------------------------------------------------------------
 
 
 def test_an_unacknowledged_hop_is_retried_with_growing_pauses_and_then_given_up():
@@ -377,8 +386,8 @@ def test_an_unacknowledged_hop_is_retried_with_growing_pauses_and_then_given_up(
     assert all(2**n / 2 <= pause <= 2**n for n, pause in enumerate(pauses)), pauses
     assert [type(event) for event in bare.told] == [ChildSettled]
     assert bare.told[0].adopted is False  # type: ignore[union-attr]
-    assert bare.count("given_up") == 1
-    assert bare.count("retried") == 5
+    assert bare.count("eager_push.given_up") == 1
+    assert bare.count("eager_push.retried") == 5
     assert bare.sent(Gossip) == []
 
 
@@ -435,7 +444,7 @@ def test_copies_that_cross_are_each_others_acks():
     bare.hear(BOB, gossip(hops=3))
     assert bare.acks() == []
     assert bare.told == [ChildSettled(id_of(gossip()), BOB.peer_id, False)]
-    assert bare.count("in_flight") == 0
+    assert bare.count("eager_push.in_flight") == 0
 
 
 def test_if_our_copy_was_lost_where_two_crossed_the_repeated_one_is_acknowledged():
@@ -452,10 +461,78 @@ def test_a_copy_of_what_still_waits_for_the_window_is_acknowledged_and_spares_ou
     bare.up(ALICE, BOB)
     bare.hear(ALICE, gossip(message_id="m1"))
     bare.hear(ALICE, gossip(message_id="m2"))
-    assert bare.count("backlog") == 1
+    assert bare.count("eager_push.backlog") == 1
     bare.hear(BOB, gossip(message_id="m2"))
     assert bare.acks() == [("m2", True)]
-    assert bare.count("backlog") == 0
+    assert bare.count("eager_push.backlog") == 0
+
+
+def test_an_announcement_of_what_still_waits_for_the_window_spares_ours():
+    bare = Bare(broadcast_config(window=1))
+    bare.up(ALICE, BOB)
+    bare.hear(ALICE, gossip(message_id="m1"))
+    bare.hear(ALICE, gossip(message_id="m2"))
+    assert bare.count("eager_push.backlog") == 1
+    bare.hear(BOB, GossipIHave(ids=(id_of(gossip(message_id="m2")),)))
+    assert bare.told == [ChildSettled(id_of(gossip(message_id="m2")), BOB.peer_id, adopted=False)]
+    assert bare.count("eager_push.backlog") == 0
+    bare.hear(BOB, GossipAck(new=(id_of(gossip(message_id="m1")),)))
+    assert bare.sent(Gossip) == []
+
+
+def test_a_link_whose_backlog_was_spared_is_not_behind_any_more():
+    bare = Bare(broadcast_config(window=2, publish_room=2, slow_patience=10))
+    bare.up(ALICE, BOB)
+    ids = []
+    for call in range(4):
+        bare(Publish(call, "chat", call))
+        ids += [reply.value for reply in bare.replies.values()]
+        _flush(bare, BOB)
+    assert bare.count("eager_push.fell_behind") == 1
+    bare.hear(ALICE, GossipIHave(ids=tuple(ids)))
+    assert bare.count("eager_push.backlog") == bare.count("eager_push.in_flight") == 0
+    bare.wait(30)
+    for call in range(10, 14):
+        bare(Publish(call, "chat", call))
+        assert bare.dropped() == [], "it was not behind all the time"
+        if call < 12:
+            assert [peers for peers, _ in bare.sent(Gossip)] == [(ALICE.peer_id, BOB.peer_id)]
+            assert bare.sent(GossipIHave) == []
+        _flush(bare, BOB)
+    assert bare.count("eager_push.fell_behind") == 2
+
+
+def test_an_offer_of_what_is_on_its_way_there_as_a_copy_stands_for_the_ack():
+    bare = Bare()
+    bare.up(ALICE, BOB)
+    bare.hear(ALICE, gossip())
+    assert [peers for peers, _ in bare.sent(Gossip)] == [(BOB.peer_id,)]
+    bare.hear(BOB, GossipIHave(ids=(id_of(gossip()),), offer=True))
+    assert bare.acks() == bare.sent(GossipGraft) == []
+    assert bare.told == [ChildSettled(id_of(gossip()), BOB.peer_id, adopted=False)]
+    bare.wait_until(5)
+    assert bare.sent(Gossip) == bare.sent(GossipIHave) == []
+
+
+def test_a_graft_of_what_is_on_its_way_as_a_copy_brings_no_other():
+    bare = Bare()
+    bare.up(ALICE)
+    bare(Publish(1, "chat", 1))
+    assert bare.hear(ALICE, GossipGraft(ids=(bare.replies[1].value,))) == []
+
+
+def test_a_new_broadcast_goes_as_a_copy_or_as_an_offer_to_each_link_and_never_as_both():
+    bare = Bare(broadcast_config(push_above=2))  # where no tree says more, offers alone
+    bare.up(ALICE, BOB, CAROL)
+    bare.hear(ALICE, gossip())
+    assert (bare.sent(Gossip), [peers for peers, _ in bare.sent(GossipIHave)]) == (
+        [],
+        [(BOB.peer_id, CAROL.peer_id)],
+    )
+    bare.hear(BOB, GossipAck(new=(id_of(gossip()),)))
+    bare.hear(ALICE, gossip(message_id="m2"))
+    assert [peers for peers, _ in bare.sent(Gossip)] == [(BOB.peer_id,)]
+    assert [peers for peers, _ in bare.sent(GossipIHave)] == [(CAROL.peer_id,)]
 
 
 def test_a_link_that_ends_settles_its_hops():
@@ -465,7 +542,7 @@ def test_a_link_that_ends_settles_its_hops():
     bare(Publish(2, "chat", 2))
     bare(LinkDown(ALICE.peer_id, "gone"))
     assert [(type(e), e.adopted) for e in bare.told] == [(ChildSettled, False)] * 2  # type: ignore[union-attr]
-    assert bare.count("in_flight") == bare.count("backlog") == 0
+    assert bare.count("eager_push.in_flight") == bare.count("eager_push.backlog") == 0
 
 
 def test_what_becomes_due_in_the_same_instant_does_no_harm():
@@ -476,10 +553,10 @@ def test_what_becomes_due_in_the_same_instant_does_no_harm():
     bare.now = 100.0
     bare.core.expire(100.0)
     bare.wait_until(1000)
-    assert bare.count("history") == bare.count("in_flight") == 0
+    assert bare.count("store.messages") == bare.count("eager_push.in_flight") == 0
 
 
-# --- what neighbours send -----------------------------------------------------------------------------------------------
+# --- what neighbours send ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("payload", ["text", {"a": [1.5, None]}, b"\0\xff", 1e300])
@@ -584,7 +661,7 @@ def test_unproven_messages_are_refused_without_blame_unless_the_config_allows_th
         bare.hear(ALICE, gossip(sign=False))
         assert bare.dropped() == []
     assert strict.acks() == [("m1", True)]
-    assert (strict.delivered(), strict.count("unproven")) == ([], 1)
+    assert (strict.delivered(), strict.count("refused.unproven")) == ([], 1)
     assert [m.verified for m in lenient.delivered()] == [False]
     assert [peers for peers, _ in lenient.sent(Gossip)] == [(BOB.peer_id,)]
 
@@ -614,7 +691,7 @@ def test_what_came_too_far_or_too_late_is_acknowledged_and_goes_no_further(field
     bare.hear(ALICE, gossip(**fields))
     assert bare.acks() == [("m1", True)]
     assert bare.delivered() == bare.sent(Gossip) == []
-    assert bare.count(counter) == 1
+    assert bare.count(f"refused.{counter}") == 1
     bare.hear(BOB, gossip())
     assert len(bare.delivered()) == 1
 
@@ -673,7 +750,7 @@ def test_acks_and_questions_out_of_the_blue_are_ignored():
         assert bare.hear(BOB, message) == []
 
 
-# --- the original's peers -----------------------------------------------------------------------------------------------
+# --- the original's peers ---------------------------------------------------------------------------------------------
 
 
 def test_an_original_gets_its_own_form_and_no_ack_is_awaited():
@@ -687,8 +764,8 @@ def test_an_original_gets_its_own_form_and_no_ack_is_awaited():
     assert message.requires_ack is False
     assert (data.payload, data.relayed_by, data.signature) == ('{"a":1}', (ME.peer_id,), None)
     assert data.encoding is data.key is data.ttl is data.max_hops is None
-    assert bare.told[1] == ChildrenAdded(data.id, None, (), 60.0, 1, ME.peer_id)
-    assert bare.count("in_flight") == 0
+    assert bare.told == [ChildrenAdded(data.id, None, (), 60.0, 1, ME.peer_id, "chat", started=0.0)]
+    assert bare.count("eager_push.in_flight") == 0
 
 
 def test_what_came_far_is_not_too_far_for_an_original():
@@ -760,7 +837,7 @@ def test_an_original_gets_what_was_published_before_anybody_was_there():
     assert bare.sent(Gossip) == []
 
 
-# --- bounds -------------------------------------------------------------------------------------------------------------
+# --- bounds -----------------------------------------------------------------------------------------------------------
 
 
 def test_seen_ids_are_bounded_and_forgotten_ones_counted():
@@ -768,8 +845,8 @@ def test_seen_ids_are_bounded_and_forgotten_ones_counted():
     bare.up(ALICE)
     for number in range(25):
         bare.hear(ALICE, gossip(message_id=f"m{number}"))
-    assert bare.count("seen_ids") == 10
-    assert bare.count("seen_ids_forgotten") == 15
+    assert bare.count("seen.ids") == 10
+    assert bare.count("seen.forgotten") == 15
 
 
 @pytest.mark.parametrize(
@@ -783,32 +860,34 @@ def test_history_is_bounded_and_what_goes_is_given_up(fields, payload, kept):
     for call in range(12):
         bare(Publish(call, "chat", payload))
         settled += [event for event in bare.told if isinstance(event, ChildSettled)]
-    assert bare.count("history") == kept
-    assert bare.count("history_bytes") <= 1024 * 1024
-    assert bare.count("history_dropped") == len(settled) == 12 - kept
-    assert bare.count("in_flight") + bare.count("backlog") == kept
+    assert bare.count("store.messages") == kept
+    assert bare.count("store.bytes") <= 1024 * 1024
+    assert bare.count("store.dropped") == len(settled) == 12 - kept
+    assert bare.count("eager_push.in_flight") + bare.count("eager_push.backlog") == kept
 
 
 def test_window_and_backlog_are_bounded_and_the_oldest_in_the_backlog_goes():
     bare = Bare(broadcast_config(window=4, backlog=6))
     bare.up(ALICE, BOB)
     settled = []
+    sent = []
     for number in range(20):
         bare.hear(ALICE, gossip(message_id=f"m{number}"))
         settled += [event.message_id for event in bare.told if isinstance(event, ChildSettled)]
-    assert (bare.count("in_flight"), bare.count("backlog")) == (4, 6)
+        sent += sent_to(bare, BOB)
+    assert (bare.count("eager_push.in_flight"), bare.count("eager_push.backlog")) == (4, 6)
     assert [NAMES[message_id] for message_id in settled] == [f"m{number}" for number in range(4, 14)]
-    assert bare.count("backlog_dropped") == 10
-    assert [NAMES[one] for one in _flush(bare, BOB)] == [f"m{number}" for number in (*range(4), *range(14, 20))]
+    assert bare.count("eager_push.backlog_dropped") == 10
+    assert [NAMES[one] for one in _flush(bare, BOB, sent)] == [f"m{number}" for number in (*range(4), *range(14, 20))]
 
 
 def test_the_window_is_bounded_in_bytes_but_takes_one_message_of_any_size():
     bare = Bare(broadcast_config(window_bytes=1024))
     bare.up(ALICE)
     bare(Publish(1, "chat", b"x" * 5000))
-    assert bare.count("in_flight") == 1
+    assert bare.count("eager_push.in_flight") == 1
     bare(Publish(2, "chat", b"x"))
-    assert (bare.count("in_flight"), bare.count("backlog")) == (1, 1)
+    assert (bare.count("eager_push.in_flight"), bare.count("eager_push.backlog")) == (1, 1)
 
 
 def test_a_long_life_leaves_nothing_behind():
@@ -820,6 +899,6 @@ def test_a_long_life_leaves_nothing_behind():
     for node in net.nodes:
         core = node.cores[Subsystem.BROADCAST]
         snapshot = core.snapshot()
-        assert snapshot["history"] == snapshot["history_bytes"] == snapshot["in_flight"] == 0
+        assert snapshot["store"]["messages"] == snapshot["store"]["bytes"] == snapshot["eager_push"]["in_flight"] == 0
         assert len(node.received) == 160
         assert core.next_deadline() == math.inf

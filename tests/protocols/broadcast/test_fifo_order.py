@@ -1,4 +1,4 @@
-"""Order: whatever arrives in whatever order, each origin's broadcasts come out in the order sent, soon, and each once."""
+"""Order: whatever arrives in whatever order, each origin's broadcasts come out in the order sent, soon, each once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from p2pmesh.config import SubscriptionConfig
 from p2pmesh.events import MessageReceived, MessagesSkipped
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.broadcast.fifo_order import FifoOrder
-from p2pmesh.protocols.broadcast.numbering import MOST_TOPICS, Numbering
+from p2pmesh.protocols.broadcast.publisher import MAX_TOPICS, Numbering
 
 ALICE, BOB = PeerId("a" * 40), PeerId("b" * 40)
 CONFIG = SubscriptionConfig(patience=5.0, start=0.5, held=8, origins=4)
@@ -179,9 +179,9 @@ def test_all_that_was_sent_is_delivered_or_told_as_skipped(order, lost):
 def test_numbers_are_by_topic_and_no_series_comes_twice(clock):
     numbering = Numbering()
     assert [numbering.next("a", 5), numbering.next("b", clock[1]), numbering.next("a", 7)] == [(5, 1), (6, 1), (5, 2)]
-    for number in range(MOST_TOPICS):
+    for number in range(MAX_TOPICS):
         numbering.next(f"{number}", clock[2])
-    assert len(numbering) == MOST_TOPICS
+    assert len(numbering) == MAX_TOPICS
     series, number = numbering.next("a", clock[2])
     assert series > 5
     assert number == 1

@@ -1,4 +1,4 @@
-"""What broadcasts promise beside the main road: one look at each proof, topics, names that are taken in vain, black holes."""
+"""What broadcasts promise beside the main road: one look at each proof, topics, names taken in vain, black holes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import suppress
 import trio
 
 from p2pmesh.events import MessageDelivered, MessageFailed
-from p2pmesh.protocols.broadcast import signature as gossip_signature
+from p2pmesh.protocols.broadcast import validation
 from p2pmesh.protocols.inputs import LinkDown
 from p2pmesh.receipts import Delivered, Failed
 from p2pmesh.wire.messages import Gossip, GossipAck, GossipIHave
@@ -23,14 +23,14 @@ def test_a_proof_is_looked_at_once_however_many_copies_come(monkeypatch):
         looked.append(signature)
         return really(key, signature, covered)
 
-    really = gossip_signature.verify
-    monkeypatch.setattr(gossip_signature, "verify", verify)
+    really = validation.verify
+    monkeypatch.setattr(validation, "verify", verify)
     bare = Bare()
     bare.up(ALICE, BOB, CAROL)
     for neighbour in (ALICE, BOB, CAROL, ALICE):
         bare.hear(neighbour, gossip())
     assert len(looked) == 1
-    assert bare.count("duplicates") == 3
+    assert bare.count("received.duplicates") == 3
 
 
 def test_a_broadcast_in_our_own_name_that_this_process_never_sent_ends_here():
@@ -74,7 +74,7 @@ def test_a_receipt_shows_that_who_takes_broadcasts_passes_none_on():
     assert outcome.reached == net.nodes[0].progress[sent][-1].reached == 2
 
 
-# --- as an application sees it ------------------------------------------------------------------------------------------
+# --- as an application sees it ----------------------------------------------------------------------------------------
 
 
 async def test_a_subscription_gets_its_topic_alone_and_that_of_none_gets_all(autojump_clock):

@@ -17,7 +17,6 @@ from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.effects import DropLink, Notify, Progress, SendFrame
 from p2pmesh.protocols.inputs import Leave, LinkDown, LinkUp, Received, Subsystem
 from p2pmesh.protocols.notices import (
-    BroadcastStarted,
     ChildrenAdded,
     ChildSettled,
     Input,
@@ -87,8 +86,7 @@ class Bare(OneCore[ReceiptsCore]):
         return self.hear(peer, GossipReceipts(noted=(self.last_number,), unknown=unknown))
 
     def ours(self, *children, silent: int = 0, message_id: str = "m", ttl: float = 60.0) -> None:
-        self(BroadcastStarted(message_id, "chat", self.now + ttl, self.now))
-        self(ChildrenAdded(message_id, None, children, self.now + ttl, silent))
+        self(ChildrenAdded(message_id, None, children, self.now + ttl, silent, topic="chat", started=self.now))
 
     def progress(self) -> list[tuple[int, bool]]:
         return [(effect.reached, effect.settled) for effect in self.got(Progress)]
@@ -885,9 +883,8 @@ def test_the_table_is_bounded_and_the_oldest_is_settled_as_it_stands():
     bare.up(ALICE, BOB)
     settled, told = [], 0
     for number in range(25):
-        bare(BroadcastStarted(f"own {number}", "chat", 60.0))
+        bare.ours(A, message_id=f"own {number}")
         settled += bare.events
-        bare(ChildrenAdded(f"own {number}", None, (A,), 60.0))
         bare(ChildSettled(f"own {number}", A, adopted=number % 2 == 0))
         bare(ChildrenAdded(f"other {number}", A, (B,), 60.0))
         told += len(bare.receipts())
@@ -1056,7 +1053,6 @@ inputs = st.one_of(
     st.builds(LinkUp, everybody.map(remote)),
     st.builds(LinkDown, peer_ids, st.just("gone"), st.sampled_from([None, 5.0])),
     st.builds(Received, peer_ids, told),
-    st.builds(BroadcastStarted, ids, st.just("chat"), st.sampled_from([1.0, 20.0, 60.0])),
     st.builds(
         ChildrenAdded,
         ids,
@@ -1065,6 +1061,8 @@ inputs = st.one_of(
         st.sampled_from([1.0, 20.0, 60.0]),
         st.integers(0, 2),
         st.none() | peer_ids,
+        st.just("chat"),
+        st.sampled_from([None, 0.0]),
     ),
     st.builds(ChildSettled, ids, peer_ids, st.booleans()),
     st.builds(RoutedReceived, everybody.map(remote), told, st.just(ReturnPath(A, "packet", ()))),

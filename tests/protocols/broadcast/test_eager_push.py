@@ -1,12 +1,21 @@
 """How a link's window learns how long acks take."""
 
+from msgspec import structs
+
 from p2pmesh.config import BroadcastConfig
 from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.broadcast.send_window import SendWindow
+from p2pmesh.protocols.broadcast.eager_push import SendWindow
+from p2pmesh.protocols.broadcast.message_store import StoredMessage
 from p2pmesh.protocols.inputs import RemotePeer
 from p2pmesh.protocols.util.rtt import RoundTripTime
+from tests.harness.broadcast import gossip
 
 PEER = RemotePeer(PeerId("a" * 40), verified=True, version=1)
+
+
+def stored(message_id: str) -> StoredMessage:
+    data = structs.replace(gossip(sign=False).data, id=message_id)
+    return StoredMessage(data, parent=None, hops=0, since=0.0, expires=60.0, size=100)
 
 
 def test_an_estimate_grows_with_slow_acks_and_shrinks_again():
@@ -23,18 +32,18 @@ def test_an_estimate_grows_with_slow_acks_and_shrinks_again():
 def test_a_busy_peer_is_given_the_time_that_it_takes():
     link = SendWindow(PEER, BroadcastConfig())
     for n in range(20):
-        link.launch(str(n), 100, now=n)
-        link.heard(str(n), n + 2.0)
+        link.launch(stored(str(n)), now=n)
+        link.heard(link.in_flight.get(str(n)), n + 2.0)
         link.settle(str(n))
     assert link.patience() > 2
 
 
 def test_acks_of_repeated_messages_teach_nothing():
     link = SendWindow(PEER, BroadcastConfig())
-    link.launch("a", 100, now=0.0)
-    hop = link.hop("a")
+    link.launch(stored("a"), now=0.0)
+    hop = link.in_flight.get("a")
     assert hop is not None
     link.repeat(hop, 1.0)
-    link.heard("a", 50.0)
+    link.heard(hop, 50.0)
     link.settle("a")
     assert link.patience() == 0
