@@ -3,19 +3,22 @@
 The carrier below brings packets over, whole, in order, each once; `p2pmesh.wire.packet_format` says what is in them.
 
 - Two lanes: urgent frames overtake bulk ones, between the fragments of large bulk frames too.
-- Small frames that come in quick succession share a packet: the first goes at once, what follows within `coalesce_delay`
-  waits for company, unless the peer has been heard since (then this is a conversation, and latency counts).
+- Small frames that come in quick succession share a packet: the first goes at once, what follows within
+  `coalesce_delay` waits for company, unless the peer has been heard since (then this is a conversation, and latency
+  counts).
 - Patient frames (acks, counts: nobody's latency hangs on them) wait up to `patience` for a packet that leaves anyway.
 - Credits: the receiver says how much it may be charged in all, in each lane, and says more as its application takes
   frames. So a slow receiver stops its sender, and what waits unread is bounded whatever the peer does.
 - Keepalive: after a silence the peer is pinged. A session whose own timer comes late (its process lags, or was stopped)
-  doubts itself first: it starts counting anew and waits longer (Lifeguard's local health: Dadgar, Phillips, Currey 2018,
-  section IV.A).
-- Doubt: a peer of which nothing is heard after something was sent to it is pinged after half of `doubt_after`, and `silent` when
-  the rest of that and two round trips are over, long before it is given up: what has another way need not wait so long.
+  doubts itself first: it starts counting anew and waits longer (Lifeguard's local health: Dadgar, Phillips, Currey
+  2018, section IV.A).
+- Doubt: a peer of which nothing is heard after something was sent to it is pinged after half of `doubt_after`, and
+  `silent` when the rest of that and two round trips are over, long before it is given up: what has another way need not
+  wait so long.
 
 Inputs: `queue`, `finish`, `receive_packet`, `expire`. Outputs, to be asked for after each input: `next_packet`, `take`,
-`next_deadline`. Times are monotonic seconds. The original's peers know none of this: `LegacySession` stands in for them.
+`next_deadline`. Times are monotonic seconds. The original's peers know none of this: `LegacySession` stands in for
+them.
 """
 
 from __future__ import annotations
@@ -126,7 +129,8 @@ class LinkSession:
     def queue(self, frame: bytes, *, urgent: bool, patient_until: float | None = None) -> None:
         """Queue a frame that passed `check`, when there is room.
 
-        One with `patient_until` waits for company until then, and leaves with the next packet that anything else causes.
+        One with `patient_until` waits for company until then, and leaves with the next packet that anything else
+        causes.
         """
         self._out[urgent].append(frame)
         if patient_until is None:

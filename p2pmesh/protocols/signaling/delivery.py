@@ -25,7 +25,7 @@ from p2pmesh.config import SignalingConfig
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.effects import Effects, Notify, SendSignaling
 from p2pmesh.protocols.inputs import RemotePeer, Subsystem
-from p2pmesh.protocols.notices import NOT_FOUND, CancelRoute, LinkedViaService, ReturnPath, Route
+from p2pmesh.protocols.notices import NOT_FOUND, CancelRoute, ReturnPath, Route, SeenViaService, Sighting
 from p2pmesh.protocols.util.lru_table import LruTable
 from p2pmesh.wire.fields import MAX_REASON
 from p2pmesh.wire.messages import Message
@@ -226,7 +226,7 @@ class SignalDelivery:
         letter = self._open.get(peer)
         if letter is None or letter.kind is not Kind.OFFER or not letter.through_mesh or not letter.services:
             return []
-        return [Notify(Subsystem.ISLANDS, LinkedViaService(peer))]
+        return [Notify(Subsystem.ISLANDS, SeenViaService(peer, Sighting.LINKED))]
 
     def take_back(self, peer: PeerId) -> Effects:
         """Whatever is out to this peer is not to be tried any further."""

@@ -14,7 +14,7 @@ from p2pmesh.config import SignalingConfig
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.effects import Effects, Notify, SendSignaling
 from p2pmesh.protocols.inputs import Subsystem
-from p2pmesh.protocols.notices import PingedViaService, ReturnPath, RouteHint, ServicePong
+from p2pmesh.protocols.notices import ReturnPath, RouteHint, SeenViaService, Sighting
 from p2pmesh.protocols.signaling.delivery import ByMesh, ByService, Came, SignalDelivery
 from p2pmesh.protocols.util.lru_table import LruTable
 from p2pmesh.protocols.util.rate_limiter import RateLimiter
@@ -67,11 +67,11 @@ class ServiceProbes:
                 return []
             answer = wire.Ack(to=sender, from_=self._me, answers=True)
             self._remember(sender, came, now)
-            return [SendSignaling(came.transport, answer), Notify(Subsystem.ISLANDS, PingedViaService(sender))]
+            return [SendSignaling(came.transport, answer), Notify(Subsystem.ISLANDS, SeenViaService(sender, Sighting.PINGED_US))]
         if self._out.pop(sender) is None:
             return []
         self._remember(sender, came, now)
-        return [Notify(Subsystem.ISLANDS, ServicePong(sender, alive=True))]
+        return [Notify(Subsystem.ISLANDS, SeenViaService(sender, Sighting.ANSWERED))]
 
     def not_found(self, peer: PeerId, transport: str) -> Effects:
         """It is not on this service."""
@@ -79,7 +79,7 @@ class ServiceProbes:
         if left:
             self._out.put(peer, left)
             return []
-        return [Notify(Subsystem.ISLANDS, ServicePong(peer, alive=False))]
+        return [Notify(Subsystem.ISLANDS, SeenViaService(peer, Sighting.ABSENT))]
 
     def acquainted(self, event: RouteHint, now: float) -> Effects:
         """Peers beyond a bridge, and the path to them."""

@@ -50,7 +50,6 @@ from p2pmesh.protocols.inputs import (
 from p2pmesh.protocols.notices import (
     INITIATOR_CONFLICT,
     NOT_FOUND,
-    AskForOffer,
     FindPeers,
     Input,
     PingViaService,
@@ -133,8 +132,6 @@ class SignalingCore:
                 return []
             case RejectOffer():
                 return self._on_reject_offer(event)
-            case AskForOffer():
-                return self._on_ask_for_offer(event.peer)
             case PingViaService():
                 return self._probes.ask(event.peer)
             case RouteHint():
@@ -368,6 +365,8 @@ class SignalingCore:
         return self._ways.send(letter)
 
     def _on_reject_offer(self, event: RejectOffer) -> Effects:
+        if event.reason == INITIATOR_CONFLICT:
+            return self._on_ask_for_offer(event.peer)
         letters = self._introductions.rejections(event.peer, event.reason, event.alternatives)
         closed = self._introductions.close(event.peer)
         return [*closed, *(effect for letter in letters for effect in self._ways.send(letter))]

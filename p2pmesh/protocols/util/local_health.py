@@ -1,8 +1,9 @@
 """How far this process is behind: what comes late to its own timers has no right to call others slow.
 
-A process without its share of the processor finds its timers late, and by as much everything that others sent it. So whoever
-waits for a neighbour here waits longer by what timers were late lately; and what is due in a moment that comes very late
-is put off once, because what it waits for may lie in the inbox (Lifeguard's local health: Dadgar, Phillips, Currey 2018).
+A process without its share of the processor finds its timers late, and by as much everything that others sent it. So
+whoever waits for a neighbour here waits longer by what timers were late lately; and what is due in a moment that comes
+very late is put off once, because what it waits for may lie in the inbox (Lifeguard's local health: Dadgar, Phillips,
+Currey 2018).
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from p2pmesh.protocols.inputs import (
     ServiceDown,
     ServiceUp,
 )
-from p2pmesh.protocols.notices import AskForOffer, FindPeers, Offered, Rejected, RejectOffer
+from p2pmesh.protocols.notices import INITIATOR_CONFLICT, FindPeers, Offered, Rejected, RejectOffer
 from p2pmesh.protocols.signaling.delivery import NO_WAY
 from p2pmesh.protocols.signaling.handshake import sign_answer, sign_offer, verify_answer, verify_join, verify_offer
 from p2pmesh.protocols.signaling.offer_answer import FAILURE_EVERY, MAX_EARLY, SAME_OFFER
@@ -327,7 +327,7 @@ def test_an_offer_turned_down_by_the_topology_is_answered_so():
 
 
 def test_a_peer_of_the_original_is_asked_for_its_offer():
-    peer = Peer().join().feed(AskForOffer(BOB.peer_id))
+    peer = Peer().join().feed(RejectOffer(BOB.peer_id, INITIATOR_CONFLICT))
     ((_, message),) = peer.sent
     assert (message.to, message.correct_initiator) == (BOB.peer_id, BOB.peer_id)
 
