@@ -99,11 +99,11 @@ def bounds_of(snapshot: Mapping[str, Any], config: MeshConfig) -> Iterator[tuple
     slots = len(topology["links"]) + len(topology["attempts"]) + len(topology["closing"])
     yield "topology.slots", slots, links
     yield "topology.known", topology["known"], config.topology.known_peers
-    signaling = snapshot["signaling"]
+    signaling, offers = snapshot["signaling"]["delivery"], snapshot["signaling"]["offer_answer"]
     yield "signaling.remembered_peers", signaling["remembered_peers"], config.signaling.remembered_peers
     yield "signaling.routes", signaling["routes"], config.signaling.routes
-    yield "signaling.own_offers", signaling["own_offers"], config.signaling.remembered_offers
-    yield "signaling.heard_offers", signaling["heard_offers"], config.signaling.remembered_offers
+    yield "signaling.own_offers", offers["own_offers"], config.signaling.remembered_offers
+    yield "signaling.heard_offers", offers["heard_offers"], config.signaling.remembered_offers
     found = snapshot["islands"]
     yield "islands.suspects", found["detection"]["suspects"], config.islands.suspects
     yield "islands.floods", found["bridges"]["floods"], MAX_FLOODS
