@@ -38,9 +38,9 @@ SAME_OFFER = 30.0
 MAX_EARLY = MAX_SIGNALS_IN_BATCH
 """Candidates kept until the answer comes, for each offer."""
 MAX_CANDIDATES = 64
-"""Taken for each attempt: a stack has a handful, and each makes ours send packets to an address of somebody's choice."""
+"""Taken for each attempt: a stack has a handful, and each makes ours send to an address of somebody's choice."""
 MAX_ALTERNATIVES = 8
-"""Taken from one rejection: ours name 3, and whoever names more has made them up."""
+"""Taken from one rejection: ours name 3, and a peer that names more has made them up."""
 
 
 @define
@@ -349,7 +349,7 @@ class OfferAnswer:
         return Feed(remote, (answer, *early), is_answer=True)
 
     def _on_candidate(self, sender: PeerId, candidate: Signal) -> Feed | None:
-        """Take a candidate. It need prove nothing: it only adds an address to an attempt that is bound to a fingerprint."""
+        """Take a candidate. It need prove nothing: it adds an address to an attempt that is bound to a fingerprint."""
         own, heard = self._own.get(sender), self._heard.get(sender)
         attempt: OwnOffer | HeardOffer | None = own
         if (own is None or own.answered_by is None) and heard is not None and heard.live:

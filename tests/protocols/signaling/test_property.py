@@ -1,4 +1,4 @@
-"""Whatever comes, in whatever order: the signaling core raises nothing, keeps its bounds, and loses no offer in silence."""
+"""Whatever comes, in any order: the signaling core raises nothing, keeps its bounds, and loses no offer in silence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Probes by way of the services, ways to peers beyond a bridge, and rejections that come late."""
+"""Pings by way of the services, ways to peers beyond a bridge, and rejections that come late."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from p2pmesh.wire.signaling import Ack, BootstrapPeers, KnownPeer, ServiceError
 from tests.harness.signaling import BOB, CAROL, EVE, ME, Peer, description, routed, routed_signal
 from tests.harness.virtual_time import remote
 
-# --- rejections that come late ------------------------------------------------------------------------------------------
+# --- rejections that come late ----------------------------------------------------------------------------------------
 
 
 def test_who_takes_its_own_offer_back_may_answer_ours_still():
@@ -37,7 +37,7 @@ def test_an_answer_that_came_too_late_does_not_end_a_newer_attempt():
     assert peer.feed(routed(BOB, LinkRejected(from_=BOB.peer_id, reason="no_attempt", about=newest))).told
 
 
-# --- probes -------------------------------------------------------------------------------------------------------------
+# --- pings ------------------------------------------------------------------------------------------------------------
 
 
 def islands_told(peer):
