@@ -1,5 +1,6 @@
 """What the core for islands does with what it hears, input by input; and what hostile peers can't make it do."""
 
+import math
 import random
 from functools import reduce
 from operator import getitem
@@ -169,6 +170,25 @@ def test_whom_a_service_names_is_looked_for_if_there_are_several_or_it_names_aga
     assert again.count("detection.suspects") == 1
 
 
+def test_of_the_peers_that_a_service_names_neighbours_and_suspects_are_left_alone():
+    core = Core().link(NEAR).feed(LinkBroken(FAR)).wait(9)
+    for _ in range(3):
+        core.feed(ServicePeers("one", (NEAR,))).feed(ServicePeers("two", (FAR,)))
+    assert core.count("detection.suspects") == 1
+    assert [route.to for route in core.wait(7).told(Route)] == [FAR], "and looked for when it was to be"
+
+
+def test_a_suspect_that_was_not_named_is_not_asked_for_at_once():
+    core = Core().link(NEAR).feed(MeshSize(1000)).missing(FAR)
+    assert not core.wait(2).told(Route)
+
+
+def test_a_suspect_that_makes_room_is_looked_for_no_more():
+    core = Core(suspects=1).link(NEAR).feed(LinkBroken(FAR)).feed(LinkBroken(BEYOND))
+    assert [route.to for route in core.wait(15).told(Route)] == [BEYOND]
+    assert core.core.next_deadline() > core.now + 1
+
+
 def test_when_one_is_back_the_next_is_looked_for_soon():
     core = two_missing()
     back = core.route.to
@@ -232,9 +252,24 @@ def test_an_answer_to_no_question_is_none():
 def test_whom_no_service_knows_is_forgotten():
     core = Core().link(NEAR).missing(FAR)
     assert probing(core)
+    assert core.count("detection.pings") == 1
     core.feed(SeenViaService(FAR, Sighting.ABSENT))
     assert core.count("detection.suspects") == 0
     assert not core.told(FindPeers)
+
+
+def test_in_a_large_island_a_peer_is_forgotten_when_no_service_knows_it_twice():
+    core = Core(probe_every=0.1).link(NEAR).feed(MeshSize(64)).missing(FAR)
+    for left in (1, 0):
+        assert probing(core)
+        assert core.feed(SeenViaService(FAR, Sighting.ABSENT)).count("detection.suspects") == left
+
+
+def test_pings_that_nobody_answers_are_counted():
+    core = Core().link(NEAR).missing(FAR)
+    assert probing(core)
+    core.wait(5.1)
+    assert core.count("unanswered") == 1
 
 
 def test_services_are_asked_who_is_next_to_us_if_the_mesh_has_shrunk():
@@ -261,6 +296,7 @@ def test_no_room_is_made_for_who_is_found_or_asks_too_often():
 def test_a_link_to_who_was_missing_is_looked_into():
     core = Core().link(NEAR).missing(FAR).link(FAR).wait(2)
     assert (core.route.to, core.route.message) == (FAR, FindBeyond(key=ME.peer_id))
+    assert (core.route.nearest, core.route.way) == (False, None), "it goes over the very link"
     core.beyond(BEYOND)
     assert (core.route.to, core.route.nearest, core.route.avoid) == (BEYOND, True, (FAR,))
 
@@ -300,9 +336,9 @@ def test_an_island_tries_one_bridge_at_a_time():
 
 
 def test_who_hears_of_a_bridge_lets_its_ring_change():
-    merging = Core(quiet=8.0).at_bridge().told(MergeStarted)
-    assert len(merging) == 2  # to the topology, and to chord
-    assert flood(Core(quiet=8.0).link(NEAR)).told(MergeStarted)
+    core = Core(quiet=8.0).at_bridge()
+    assert {told.until for told in core.told(MergeStarted)} == {core.now + 16.0}
+    assert flood(Core(quiet=8.0).link(NEAR)).told(MergeStarted) == [MergeStarted(16.0)] * 2  # topology, chord
 
 
 def test_a_stranger_is_looked_into_twice_before_it_is_taken_for_another_islands():
@@ -349,6 +385,14 @@ def test_floods_that_make_no_sense_end_here(fields):
     assert core.count("bridges.floods") == 0
 
 
+def test_a_flood_goes_so_far_and_no_further():
+    longest = (*(peer(number) for number in range(1, MAX_PATH)), NEAR)
+    core = Core().link(NEAR, OTHER)
+    assert flood(core, 1, path=longest[1:]).sent()
+    assert not flood(core, 2, path=longest).sent()
+    assert core.count("bridges.floods") == 2, "it has come, all the same"
+
+
 def test_few_floods_are_passed_on_in_a_short_time_and_few_remembered():
     core = Core().link(NEAR, OTHER)
     assert sum(len(flood(core, number, path=(NEAR,)).sent()) for number in range(50)) == FLOODS
@@ -389,10 +433,13 @@ def test_a_place_is_looked_up_for_others_but_not_by_where_they_come_from():
     core = Core().link(NEAR, FAR)
     way = ReturnPath(BEYOND, "a packet", (BEYOND, FAR))
     asked = RoutedReceived(RemotePeer(BEYOND, True, 1), FindBeyond(key=OTHER), way)
+    other = RoutedReceived(RemotePeer(BEYOND, True, 1), FindBeyond(key=OTHER), ReturnPath(BEYOND, "another", (FAR,)))
     core.feed(asked)
     assert (core.route.to, core.route.avoid) == (OTHER, (FAR,))
     lookup = core.route
     assert not core.feed(asked).out  # the packet came again
+    core.feed(RouteFailed(core.feed(other).route.call, "no way"))
+    assert core.count("for_others_failed") == 1
     core.feed(RouteSucceeded(lookup.call, NEAR, 2, SuccessorFound(successors=(OTHER,))))
     assert core.told(RouteReply) == [RouteReply(way, FoundBeyond(peer=NEAR, successors=(OTHER,)))]
 
@@ -416,7 +463,41 @@ def test_it_is_healed_once_three_from_beyond_are_at_their_places_without_the_bri
     assert isinstance(healed, IslandHealed)
     assert healed.bridge == FAR
     assert healed.duration == pytest.approx(6.0)
+    assert core.count("recovery") == {"healing": 0, "healed": 1}
     assert not core.wait(100).told(Route)
+
+
+def test_an_island_that_is_suspected_again_is_told_again_and_one_that_is_healing_is_not():
+    core = Core(quiet=0.0).at_bridge()
+    core.feed(Received(FAR, Merge(id="x", bridge=ME.peer_id)))
+    assert not core.beyond(BEYOND).found(NEAR).out, "nor is the bridge made known again"
+    assert (core.count("confirms"), core.count("merges"), core.count("seeks")) == (2, 1, 1)
+
+
+def test_while_a_witness_is_looked_for_no_other_is():
+    core = Core().at_bridge()
+    for route, witness in zip(core.told(Route), (peer(7), peer(8), peer(9)), strict=False):
+        core.beyond(witness, route)
+    assert [route.to for route in core.wait(5.9).told(Route)] == [peer(7)]
+
+
+def test_where_the_bridge_is_not_ours_the_missing_peer_is_the_witness():
+    core = Core().link(NEAR).missing(FAR)
+    assert probing(core)
+    core.feed(SeenViaService(FAR, Sighting.ANSWERED))
+    core.wait(2)
+    (lookup,) = [route for route in core.told(Route) if route.to == FAR]
+    assert (lookup.nearest, lookup.avoid) == (True, ())
+    core.found(FAR, lookup)
+    assert [type(event) for event in core.events()] == [IslandHealed]
+
+
+def test_a_far_end_that_names_only_us_or_itself_names_no_witness():
+    core = Core().at_bridge()
+    for who, route in zip((ME.peer_id, FAR, FAR), core.told(Route), strict=False):
+        core.beyond(who, route)
+    assert [route.message for route in core.wait(2.1).told(Route)].count(FindSuccessor(key=FAR)) == 0
+    assert len([route for route in core.told(Route) if isinstance(route.message, FindBeyond)]) == 3, "it is asked again"
 
 
 def test_look_ups_that_fail_are_no_harm():
@@ -427,7 +508,8 @@ def test_look_ups_that_fail_are_no_harm():
 
 
 def test_a_mesh_that_is_left_does_nothing():
-    core = Core().link(NEAR).missing(FAR).feed(Leave())
+    core = Core().link(NEAR).missing(FAR).feed(SeenViaService(OTHER, Sighting.PINGED_US)).feed(Leave())
+    assert core.core.next_deadline() == math.inf
     assert not core.wait(1000).out
     assert not core.feed(SeenViaService(FAR, Sighting.PINGED_US)).out
 
