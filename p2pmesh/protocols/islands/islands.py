@@ -544,6 +544,7 @@ class IslandsCore:
 
     def _healed(self, far: PeerId, duration: float | None) -> None:
         if duration is not None:
+            self._timers.cancel(_Timer("watch", far))
             self._effects.append(Emit(IslandHealed(duration, far)))
 
     def _tell(self, subsystem: Subsystem, notice: Input) -> None:

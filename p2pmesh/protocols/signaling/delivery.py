@@ -24,8 +24,8 @@ from attrs import asdict, define, field, frozen
 
 from p2pmesh.config import SignalingConfig
 from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.inputs import RemotePeer
-from p2pmesh.protocols.notices import NOT_FOUND, ReturnPath
+from p2pmesh.protocols.inputs import RemotePeer, Subsystem
+from p2pmesh.protocols.notices import NOT_FOUND, CancelRoute, ReturnPath, Route
 from p2pmesh.protocols.util.lru_table import LruTable
 from p2pmesh.protocols.util.window import CallTable
 from p2pmesh.wire.fields import MAX_REASON
@@ -113,19 +113,6 @@ class ToService(NamedTuple):
     message: SignalingMessage
 
 
-class IntoMesh(NamedTuple):
-    """Route a signal, as this call."""
-
-    call: int
-    signal: OutgoingSignal
-
-
-class CancelCall(NamedTuple):
-    """End a route that is of no use any more."""
-
-    call: int
-
-
 class Lost(NamedTuple):
     """No way is left for this offer or answer."""
 
@@ -133,7 +120,7 @@ class Lost(NamedTuple):
     reason: str
 
 
-Step: TypeAlias = ToService | IntoMesh | CancelCall | Lost
+Step: TypeAlias = ToService | Route | CancelRoute | Lost
 
 
 @define
@@ -160,6 +147,7 @@ class SignalDelivery:
         self._reached = LruTable[tuple[Came, float]](config.remembered_offers)
         """How peers were reached lately, and until when that counts."""
         self._open = LruTable[OutgoingSignal](config.remembered_offers)
+        self._timeout = config.mesh_timeout
         self._routes = CallTable[OutgoingSignal](config.routes, config.mesh_timeout)
         self._counts = {kind: KindCounts() for kind in Kind}
         self._fallbacks = 0
@@ -338,7 +326,15 @@ class SignalDelivery:
 
     def _route(self, signal: OutgoingSignal, now: float) -> list[Step]:
         signal.call, signal.through_mesh = self._routes.open(signal, now), True
-        return [IntoMesh(signal.call, signal)]
+        route = Route(
+            owner=Subsystem.SIGNALING,
+            call=signal.call,
+            to=signal.to,
+            message=signal.routed,
+            way=signal.way,
+            timeout=self._timeout,
+        )
+        return [route]
 
     def _serve(self, signal: OutgoingSignal, transport: str) -> list[Step]:
         self._counts[signal.kind].service += not signal.services
@@ -350,4 +346,4 @@ class SignalDelivery:
             return []
         call, signal.call = signal.call, None
         self._routes.close(call)
-        return [CancelCall(call)]
+        return [CancelRoute(Subsystem.SIGNALING, call)]

@@ -80,8 +80,6 @@ from p2pmesh.protocols.signaling.delivery import (
     ByMesh,
     ByService,
     Came,
-    CancelCall,
-    IntoMesh,
     Kind,
     Lost,
     OutgoingSignal,
@@ -534,25 +532,12 @@ class SignalingCore:
             match step:
                 case ToService(transport, message):
                     self._effects.append(SendSignaling(transport, message))
-                case IntoMesh(call, signal):
-                    self._route(call, signal)
-                case CancelCall(call):
-                    self._tell(Subsystem.ROUTING, CancelRoute(Subsystem.SIGNALING, call))
+                case Route() | CancelRoute():
+                    self._tell(Subsystem.ROUTING, step)
                 case Lost(signal, reason):
                     self._lost(signal, reason, now)
                 case _:
                     assert_never(step)
-
-    def _route(self, call: int, signal: OutgoingSignal) -> None:
-        route = Route(
-            owner=Subsystem.SIGNALING,
-            call=call,
-            to=signal.to,
-            message=signal.routed,
-            way=signal.way,
-            timeout=self._config.signaling.mesh_timeout,
-        )
-        self._tell(Subsystem.ROUTING, route)
 
     def _lost(self, signal: OutgoingSignal, reason: str, now: float) -> None:
         """No way is left for an offer or answer of ours."""
