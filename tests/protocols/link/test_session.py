@@ -173,6 +173,17 @@ def test_urgent_frames_slip_between_the_fragments_of_a_large_one() -> None:
     assert read_all(other) == [b"urgent", bytes(MAX_FRAME)]
 
 
+def test_a_large_frame_is_begun_once_all_of_it_may_be_sent() -> None:
+    one = session()
+    cost = MAX_FRAME + f.FRAME_COST
+    one.receive_packet(HELLO + f.credit_record(f.BULK, cost - 1), 0.0)
+    one.next_packet(0.0)
+    one.queue(bytes(MAX_FRAME), urgent=False)
+    assert one.next_packet(1.0, hold=False) is None
+    one.receive_packet(f.credit_record(f.BULK, cost), 1.0)
+    assert kinds(one.next_packet(1.0, hold=False)) == [f.START]
+
+
 def test_urgent_frames_need_no_bulk_credit() -> None:
     one, other = session(), session()
     talk(one, other, 0.0)
@@ -506,6 +517,8 @@ def test_to_the_originals_peers_each_frame_is_a_text_message() -> None:
     one.receive_packet('{"type":"direct"}', 0.0)
     one.receive_packet("", 0.0)
     one.receive_packet(b"binary", 0.0)
+    assert not one.credit_due
+    assert not one.silent
     assert [one.take(), one.take(), one.take()] == [b'{"type":"direct"}', b"binary", None]
 
 

@@ -335,6 +335,16 @@ def test_when_offers_cross_the_one_that_is_answered_takes_the_place_of_ours():
     assert peer.feed(RouteFailed(ours.call, "x")).effects == []
 
 
+def test_once_theirs_is_answered_an_answer_to_our_offer_comes_too_late():
+    peer = offering("one")
+    (ours,) = peer.routes
+    peer.feed(routed_signal(BOB, HIS_OFFER)).feed(LocalSignal(BOB.peer_id, ANSWER))
+    peer.feed(routed_signal(BOB, sign_answer(BOB, ME.peer_id, description("answer", 2), ours.message.signal)))
+    assert peer.got(FeedSignal) == []
+    assert [route.message.reason for route in peer.routes] == ["no_attempt"]
+    assert peer.counts("offer_answer.unasked_answers") == 1
+
+
 def test_an_offer_of_ours_that_is_lost_does_not_end_the_attempt_that_theirs_began():
     low = next(
         one for one in map(Identity.from_seed, (bytes([n]) * 32 for n in range(256))) if one.peer_id < ME.peer_id
@@ -544,6 +554,10 @@ def test_a_call_number_is_never_used_twice():
     peer = Peer().in_mesh()
     calls = [peer.feed(LocalSignal(BOB.peer_id, description("offer", n))).routes[0].call for n in range(9)]
     assert all(later > earlier for earlier, later in itertools.pairwise(calls))
+
+
+def test_a_service_that_comes_up_when_there_is_a_link_into_the_mesh_is_joined_once():
+    assert Peer(max_peers=5).in_mesh().join("one").wait(600).effects == []
 
 
 def test_asking_the_services_again_stops_with_the_first_link_into_the_mesh_and_starts_when_the_last_is_gone():

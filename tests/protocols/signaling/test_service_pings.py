@@ -23,6 +23,9 @@ def test_who_takes_its_own_offer_back_may_answer_ours_still():
     peer.feed(routed(BOB, LinkRejected(from_=BOB.peer_id, reason="cancelled", about=mark_of(theirs))))
     peer.feed(routed_signal(BOB, sign_answer(BOB, ME.peer_id, description("answer", 2), ours)))
     assert [effect.peer.peer_id for effect in peer.got(FeedSignal)] == [BOB.peer_id]
+    assert peer.feed(LocalSignal(BOB.peer_id, description("answer", 1))).routes == [], (
+        "theirs can't be answered any more"
+    )
 
 
 def test_an_answer_that_came_too_late_does_not_end_a_newer_attempt():
