@@ -129,7 +129,7 @@ class Detection:
         self._suspects.pop(peer, None)
 
     def miss(self, peer: PeerId, now: float, *, pinged: bool) -> bool:
-        """A suspect is not at its place, and the services may be asked for it now. Returns whether one just named it."""
+        """A suspect is not at its place; the services may be asked for it now. Returns whether one just named it."""
         suspect = self._suspects[peer]
         suspect.missing = True
         if pinged:

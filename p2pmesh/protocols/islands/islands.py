@@ -28,7 +28,7 @@ again afterwards: so there are few bridges, however many peers miss somebody. Ev
 at bridges, and of those that asked the services and found somebody. All that is heard here is a hint: it makes us dial
 peers, and look for some; links prove where they lead.
 
-Look-ups are calls to routing, of three kinds: a `Lookup` goes to a place on our ring and finds out who is there, a
+Look-ups are calls to routing, of three kinds: a `Lookup` goes to a place on our ring and finds the peer there, a
 `Question` to the far end of a bridge, which makes a `LookupForOther` of it. A call whose outcome stays away counts as
 failed.
 
@@ -332,7 +332,7 @@ class IslandsCore:
         return self._look_up(lookup, lookup.peer, now, avoid)
 
     def _look_up(self, call: Lookup | LookupForOther, key: PeerId, now: float, avoid: tuple[PeerId, ...]) -> bool:
-        """See who is at this place of our ring. Returns whether that is done."""
+        """Find the peer at this place of our ring. Returns whether a look-up is under way."""
         self._counts.lookups += 1
         return self._call(call, key, FindSuccessor(key=key), now, nearest=True, avoid=avoid)
 

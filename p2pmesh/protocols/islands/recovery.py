@@ -1,6 +1,6 @@
 """Islands that we know of, until they are healed: peers from there are at their places on our ring.
 
-Those peers are the *witnesses* of a case, three of them, named by the far end of the bridge: whoever is next there to
+Those peers are the *witnesses* of a case, three of them, named by the far end of the bridge: the peers next to
 keys that we draw. Where the bridge is not ours, the one witness is the peer that was missing. Each is looked for by a
 way that avoids the bridge. Every `IslandSuspected` is followed by one `IslandHealed`, unless that takes longer than
 `suspect_lasts`.

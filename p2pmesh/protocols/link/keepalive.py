@@ -122,7 +122,7 @@ class Keepalive:
         late = now - self._silence_ends()
         if late < 0:
             return None
-        if late > self._config.keepalive_interval * LATE:  # it is us who slept
+        if late > self._config.keepalive_interval * LATE:  # we slept ourselves
             self._lateness = min(self._lateness + 1, MAX_LATENESS)
             self._unanswered = 0
         else:
@@ -139,7 +139,7 @@ class Keepalive:
 
     def _doubt(self, now: float, left_carrier: int, buffered: int) -> None:
         """The peer has said nothing: ping it, or take it for silent."""
-        is_late = now - self._doubt_ends() > self._config.doubt_after * LATE  # it is us who slept
+        is_late = now - self._doubt_ends() > self._config.doubt_after * LATE  # we slept ourselves
         is_under_way = buffered and left_carrier > self._left_since_asked  # the peer takes what is before it
         if is_late or is_under_way:
             self._asked_at, self._left_since_asked, self._probed = now, left_carrier, False
