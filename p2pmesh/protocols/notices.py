@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import TypeAlias
 
 from attrs import frozen
@@ -50,18 +51,15 @@ class Rejected:
 
 @frozen
 class RejectOffer:
-    """Turn down this peer's offer, or take back ours: tell it, with peers that may have room. Goes to signaling."""
+    """Turn down this peer's offer, or take back ours: tell it, with peers that may have room. Goes to signaling.
+
+    With `INITIATOR_CONFLICT` it asks a peer of the original project, which takes offers from smaller ids only, to make the
+    offer itself: that goes by a service, and ends no attempt of ours.
+    """
 
     peer: PeerId
     reason: str
     alternatives: tuple[PeerId, ...] = ()
-
-
-@frozen
-class AskForOffer:
-    """Ask this peer of the original project to offer us a link: it takes offers from smaller ids only. Goes to signaling."""
-
-    peer: PeerId
 
 
 @frozen
@@ -227,13 +225,6 @@ class LinkBroken:
 
 
 @frozen
-class LinkedViaService:
-    """A link that the mesh did not bring about, but a service did: is it another island's? Goes to islands."""
-
-    peer: PeerId
-
-
-@frozen
 class ServicePeers:
     """A service named these peers, who are on it: they should be in our mesh. Goes to islands."""
 
@@ -243,24 +234,30 @@ class ServicePeers:
 
 @frozen
 class PingViaService:
-    """Ask the services for this peer. Ends in `ServicePong`, or nothing. Goes to signaling."""
+    """Ask the services for this peer. Ends in `SeenViaService` (ANSWERED or ABSENT), or nothing. Goes to signaling."""
 
     peer: PeerId
+
+
+class Sighting(Enum):
+    """What the signaling services show of a peer."""
+
+    ANSWERED = "answered"
+    """It answered our ping."""
+    ABSENT = "absent"
+    """None of them knows it."""
+    PINGED_US = "pinged us"
+    """It asks for us: it does not find us in the mesh."""
+    LINKED = "linked"
+    """A link to it is open that a service brought about, and the mesh did not."""
 
 
 @frozen
-class ServicePong:
-    """Whether this peer answers by way of a service; not, if none of them knows it. Goes to islands."""
+class SeenViaService:
+    """What the services show of a peer that may be on another island. Goes to islands."""
 
     peer: PeerId
-    alive: bool
-
-
-@frozen
-class PingedViaService:
-    """This peer asks for us by way of a service: it does not find us in the mesh. Goes to islands."""
-
-    peer: PeerId
+    sighting: Sighting
 
 
 @frozen
@@ -334,7 +331,6 @@ Notice: TypeAlias = (
     | SetLinkPurpose
     | Rejected
     | RejectOffer
-    | AskForOffer
     | FindPeers
     | ChildrenAdded
     | ChildSettled
@@ -349,11 +345,9 @@ Notice: TypeAlias = (
     | MergeStarted
     | EvictedBy
     | LinkBroken
-    | LinkedViaService
     | ServicePeers
     | PingViaService
-    | ServicePong
-    | PingedViaService
+    | SeenViaService
     | RouteHint
     | Vacancies
     | Introduced

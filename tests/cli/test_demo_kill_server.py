@@ -84,9 +84,9 @@ async def test_without_the_service_a_peer_that_loses_a_link_makes_a_new_one_thro
         await trio.sleep(1)
         await settled(world)
         assert all(len(mesh.peers) >= 2 for mesh in world.meshes)
-        offers = sum(signaling(mesh).get("offers_mesh", 0) for mesh in world.meshes)
+        offers = sum(signaling(mesh)["delivery"]["offers"]["mesh"] for mesh in world.meshes)
         assert offers > 0
-        assert signaling(loser).get("offers_service", 0) == before.get("offers_service", 0)
+        assert signaling(loser)["delivery"]["offers"]["service"] == before["delivery"]["offers"]["service"]
         await everybody_hears(world, loser, "healed")
 
 
@@ -117,7 +117,7 @@ async def test_a_newcomer_with_one_link_needs_no_service_for_the_rest():
                 elsewhere.stop()
                 await world.until(lambda: not world.ring_gaps() and len(newcomer.peers) > 1)
                 assert "joined" not in signaling(newcomer)["services"].values()
-                assert sum(signaling(mesh).get("offers_service", 0) for mesh in (newcomer, member)) <= 6
+                assert sum(signaling(mesh)["delivery"]["offers"]["service"] for mesh in (newcomer, member)) <= 6
                 await everybody_hears(world, newcomer, "I am new")
                 far = next(mesh for mesh in world.meshes if mesh.peer_id not in {*newcomer.peers, newcomer.peer_id})
                 with trio.fail_after(10):

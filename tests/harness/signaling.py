@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from functools import reduce
+from operator import getitem
 
 from p2pmesh.config import MeshConfig
 from p2pmesh.identity import Identity
@@ -66,8 +68,9 @@ class Peer(OneCore[SignalingCore]):
         """Of the routing core."""
         return [effect.input for effect in self.got(Notify) if effect.subsystem is Subsystem.ROUTING]
 
-    def counts(self, name):
-        return self.core.snapshot().get(name, 0)
+    def counts(self, path):
+        """A number of the snapshot, by its dotted path."""
+        return reduce(getitem, path.split("."), self.core.snapshot())
 
     def dial(self, peer, n=1):
         """Our offer to `peer`, as it went out."""

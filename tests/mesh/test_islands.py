@@ -1,6 +1,8 @@
 """Islands find each other and become one ring again: by partition, by two services, by mass failure."""
 
 import random
+from functools import reduce
+from operator import getitem
 
 import pytest
 
@@ -50,7 +52,7 @@ class Parted:
         return self.is_one()
 
     def total(self, name):
-        return sum(node.snapshot()["islands"].get(name, 0) for node in self.net.living())
+        return sum(reduce(getitem, name.split("."), node.snapshot()["islands"]) for node in self.net.living())
 
     def said(self, kind):
         return [(time, number, event) for time, number, event in self.events if isinstance(event, kind)]
@@ -89,10 +91,10 @@ def test_who_heals_is_told_once_what_was_suspected(peers):
 
 def test_at_rest_nobody_is_suspected_and_nothing_is_asked():
     mesh = Parted(12)
-    before = mesh.total("lookups"), mesh.total("probes"), mesh.total("merges")
+    before = mesh.total("lookups"), mesh.total("detection.pings"), mesh.total("merges")
     mesh.net.run(120)
-    assert mesh.total("suspects") == mesh.total("healing") == mesh.total("calls") == 0
-    assert (mesh.total("lookups"), mesh.total("probes"), mesh.total("merges")) == before
+    assert mesh.total("detection.suspects") == mesh.total("recovery.healing") == mesh.total("calls") == 0
+    assert (mesh.total("lookups"), mesh.total("detection.pings"), mesh.total("merges")) == before
     assert not mesh.events
 
 
@@ -109,7 +111,7 @@ def test_nobody_is_suspected_for_long_once_islands_have_healed(peers, apart):
     mesh.cut(peers // 2, keeps_service=True, seconds=apart)
     mesh.net.run(120)
     assert mesh.is_one()
-    assert mesh.total("suspects") == mesh.total("healing") == mesh.total("calls") == 0
+    assert mesh.total("detection.suspects") == mesh.total("recovery.healing") == mesh.total("calls") == 0
 
 
 def test_the_dead_are_forgotten():
@@ -117,9 +119,9 @@ def test_the_dead_are_forgotten():
     for node in mesh.net.living()[::5]:
         mesh.net.stop(node)
     mesh.net.run(15)
-    assert mesh.total("suspects") > 0
+    assert mesh.total("detection.suspects") > 0
     mesh.net.run(200)
-    assert mesh.total("suspects") == 0
+    assert mesh.total("detection.suspects") == 0
     assert not mesh.said(IslandSuspected)
 
 

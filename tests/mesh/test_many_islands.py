@@ -29,4 +29,6 @@ def test_bridges_that_are_tried_are_as_many_for_four_times_the_peers(peers):
     assert mesh.heals_within(30)
     mesh.net.run(15)
     rounds = 1 + (apart + 30 + 15) / TRIED_FOR
-    assert 1 <= mesh.total("bridges") <= 2 * 2 * rounds, "one at a time on each side, or two that begin at once"
+    assert 1 <= mesh.total("detection.bridges") <= 2 * 2 * rounds, (
+        "one at a time on each side, or two that begin at once"
+    )

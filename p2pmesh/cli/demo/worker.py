@@ -146,11 +146,11 @@ class _Talker:
                 _say(Trouble(f"an order out of place: {order}"))
 
     def _measured(self) -> Measured:
-        signaling = self._mesh.snapshot()["subsystems"]["signaling"]
+        offers = self._mesh.snapshot()["subsystems"]["signaling"]["delivery"]["offers"]
         return Measured(
             self._latency_ms,
-            offers_mesh=signaling.get("offers_mesh", 0),
-            offers_service=signaling.get("offers_service", 0),
+            offers_mesh=offers["mesh"],
+            offers_service=offers["service"],
         )
 
     async def _report_links(self, events: Subscription[Any]) -> None:

@@ -1,195 +1,195 @@
-"""Peers that are missing on our ring: suspected, looked for, asked of the signaling services, and then linked to.
+"""Peers that are missing on our ring: who is suspected, and which of them the signaling services are asked for next.
 
-A *suspect* fell silent, or was named by a service: it is looked for at its place on the ring, soon. Who is not there is
-*missing*. For one of those after the other the services are asked, by a *probe*, and to those that answer a bridge is
-wanted. On the other side, who was probed looks for the asker in the same way, and makes room for it.
+A *suspect* fell silent, or was named by a service. A suspect that a look-up does not find at its place on the ring is
+*missing*. The services are asked for one missing peer after the other (a *ping*), the rarer the larger our island is,
+so that an island of any size asks as often; to those that answer a bridge is wanted.
+
+In: links, what the services name, what came of look-ups and pings, the size of the mesh. Out: whom to suspect, when to
+look or to ask next, and whom. State: at most `IslandsConfig.suspects` suspects, the peers that each of our services
+named last, and `MAX_WANTED` bridges that were wanted lately.
 """
 
 from __future__ import annotations
 
+import random
 from collections import OrderedDict
+from collections.abc import Iterator, Mapping
 
+from attrs import asdict, define
+
+from p2pmesh.config import IslandsConfig
 from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.inputs import Subsystem
-from p2pmesh.protocols.islands.context import CROWD, IslandContext, IslandLookup, IslandTimer
-from p2pmesh.protocols.islands.recovery import CASES, IslandRecovery
-from p2pmesh.protocols.islands.suspects import Suspect, Suspects
-from p2pmesh.protocols.notices import FindPeers, OpenBridge, PingViaService, ServicePeers, ServicePong, Welcome
 from p2pmesh.protocols.util.rate_limiter import RateLimiter
 
-GREETING = 1.5
-"""Seconds that a probed peer has to look for who asked, and to make room for it."""
+CROWD = 1.5
+"""Seconds over which peers that all see the same begin to act, so that the first may be enough."""
 BRIDGE_WANTED = 25.0
 """Seconds within which a link counts as the bridge that was wanted."""
-MOST_VAIN = 3
-"""Doublings of the least time between two probes of one peer while no bridge opens: to 40 s, in an island of a few."""
+MAX_WANTED = 8
+"""Bridges that were wanted and may still open: one is tried at a time, so there is hardly ever a second."""
+MAX_BACKOFF = 3
+"""Doublings of the least time between two pings while no bridge opens: to 40 s, in an island of a few."""
 SHRUNK = 0.7
-"""A mesh that has fewer of its peers left than this has lost more than the usual."""
+"""Factor: a mesh that has fewer of its peers left than this has lost more than the usual."""
 SHRUNK_FOR = 120.0
+"""Seconds for which that is remembered: until most of the lost peers were asked for."""
+GREETINGS, GREET_EVERY = 3.0, 10.0
+"""Peers that ask for us and are looked for at once, and seconds for another: anybody can ask, by a service."""
+
+
+@define
+class Suspect:
+    """A peer whose link broke without a word, or that a service named."""
+
+    since: float
+    named: bool = False
+    """Whether a service has just named it: perhaps nobody else here knows of it."""
+    missing: bool = False
+    """Whether it was looked for, and is not at its place on our ring."""
+    asked_at: float = -1.0
+    """When the services were asked for it last."""
+    unknown: int = 0
+    """How often they knew nothing of it."""
+
+
+@define
+class DetectionCounts:
+    """How often the services were asked for a peer, and bridges were wanted."""
+
+    pings: int = 0
+    bridges: int = 0
 
 
 class Detection:
-    """Whom one peer misses, and what it does to find them."""
+    """The suspects of one peer, in the order in which they fell silent, and the pace at which it asks for them."""
 
-    def __init__(self, side: IslandContext, healing: IslandRecovery) -> None:
-        self._side = side
-        self._healing = healing
-        self._me = side.me
-        self._config = side.config
-        self._rng = side.rng
-        self.suspects: Suspects = Suspects(self._config.suspects, self._config.suspect_lasts)
+    def __init__(self, config: IslandsConfig, links: Mapping[PeerId, bool], rng: random.Random) -> None:
+        self._config = config
+        self._links = links
+        self._rng = rng
+        self._suspects: OrderedDict[PeerId, Suspect] = OrderedDict()
         self._named: dict[str, tuple[PeerId, ...]] = {}
-        """Whom each service named last."""
         self._wanted: OrderedDict[PeerId, float] = OrderedDict()
-        """Those to which a bridge was wanted, and when."""
+        """Peers to which a bridge was wanted, and when."""
         self._vain = 0
         """Bridges in a row that did not open."""
         self._shrunk_until = -1.0
-        self._greetings = RateLimiter(1, 1 / 10.0, 3.0)
+        self._greetings = RateLimiter(1, 1 / GREET_EVERY, GREETINGS)
+        self.size: int = 1
+        """About so many peers are on our island."""
+        self.counts: DetectionCounts = DetectionCounts()
 
-    # --- links --------------------------------------------------------------------------------------------------------
+    def __contains__(self, peer: PeerId) -> bool:
+        return peer in self._suspects
 
-    def link_up(self, peer: PeerId, now: float) -> None:
-        """It is not missing any more; the link may be a bridge."""
-        suspect = self.suspects.drop(peer)
-        wanted = self._wanted.pop(peer, -BRIDGE_WANTED) > now - BRIDGE_WANTED
-        if wanted:
-            self._vain = 0
-        if wanted or (suspect is not None and suspect.missing):
-            # Several links may open in the same moment: the first to have looked is enough.
-            self._side.timers.set(IslandTimer("confirm", peer), now + (0.0 if wanted else CROWD * self._rng.random()))
+    def __iter__(self) -> Iterator[PeerId]:
+        return iter(list(self._suspects))
 
-    def link_down(self, peer: PeerId) -> None:
-        """A bridge that opens later is another."""
-        self._wanted.pop(peer, None)
+    def snapshot(self) -> dict[str, int]:
+        return {"suspects": len(self._suspects), "missing": len(self._missing()), **asdict(self.counts)}
 
     # --- suspects -----------------------------------------------------------------------------------------------------
 
-    def vanished(self, peer: PeerId, now: float, *, named: bool = False) -> None:
-        """Its link broke without a word, or a service names it: perhaps it is not on our ring."""
-        oldest = self.suspects.add(peer, now, named=named)
-        if oldest is not None:
-            self._side.timers.cancel(IslandTimer("check", oldest))
-        self._check_later(peer, now + self._config.patience)
+    def suspect(self, peer: PeerId, now: float, *, named: bool = False) -> PeerId | None:
+        """Suspect a peer whose link broke without a word, or that a service named. Returns one that makes room."""
+        self._suspects.pop(peer, None)
+        self._suspects[peer] = Suspect(now, named)
+        return self._suspects.popitem(last=False)[0] if len(self._suspects) > self._config.suspects else None
 
-    def named(self, event: ServicePeers, now: float) -> None:
-        """Peers of two services may be two meshes; and one that has been away may have come back to another."""
-        again = event.transport in self._named
-        self._named[event.transport] = event.peers
-        for transport in self._named if len(self._named) > 1 else (event.transport,) if again else ():
-            peer = self._rng.choice(self._named[transport])
-            if peer not in self._side.links and peer not in self.suspects:
-                self.vanished(peer, now, named=True)
+    def named_by(self, transport: str, peers: tuple[PeerId, ...]) -> list[PeerId]:
+        """Whom to suspect of those whom the services name.
 
-    def _check_later(self, peer: PeerId, at: float) -> None:
-        self._side.timers.set(IslandTimer("check", peer), at + self._config.patience * self._rng.uniform(0.0, 0.5))
+        Peers of two services may be two meshes; and one that has been away may have come back to another.
+        """
+        again = transport in self._named
+        self._named[transport] = peers
+        services = list(self._named) if len(self._named) > 1 else [transport] if again else []
+        chosen = dict.fromkeys(self._rng.choice(self._named[service]) for service in services)
+        return [peer for peer in chosen if peer not in self._links and peer not in self._suspects]
 
-    def put_off(self, until: float) -> None:
-        """Look for all suspects again, afterwards."""
-        for peer in self.suspects:
-            self._check_later(peer, until)
+    def check_at(self, earliest: float) -> float:
+        """When a suspect is looked for."""
+        return earliest + self._config.patience * self._rng.uniform(0.0, 0.5)
 
-    def check(self, peer: PeerId) -> None:
-        """Look for a suspect, if it is still one."""
-        if peer in self.suspects:
-            self._side.look_for(IslandLookup("check", peer), peer)
+    def linked(self, peer: PeerId, now: float) -> float | None:
+        """A link is open. Returns in how many seconds to see whether it is a bridge; None if nothing says so."""
+        suspect = self._suspects.pop(peer, None)
+        if self._wanted.pop(peer, -BRIDGE_WANTED) > now - BRIDGE_WANTED:
+            self._vain = 0
+            return 0.0
+        # Several links may open in the same moment: the first to have looked is enough.
+        return CROWD * self._rng.random() if suspect is not None and suspect.missing else None
 
-    def looked(self, call: IslandLookup, *, found: bool, now: float) -> None:
-        """A suspect was looked for, as one, or before the services are asked."""
-        suspect = self.suspects.get(call.peer)
-        if suspect is not None and not found:
-            self._is_missing(call, suspect, now)
-            return
-        self.suspects.drop(call.peer)
-        if found:
-            self._healing.is_back(call.peer, now)
-        if call.purpose == "probe":  # it is back, and so may be the others
-            self._side.timers.set(IslandTimer("ask"), now + CROWD * self._rng.random())
+    def unlinked(self, peer: PeerId) -> None:
+        """A bridge that opens later is another."""
+        self._wanted.pop(peer, None)
 
-    def _is_missing(self, call: IslandLookup, suspect: Suspect, now: float) -> None:
+    def drop(self, peer: PeerId) -> None:
+        """Suspect it no longer."""
+        self._suspects.pop(peer, None)
+
+    def miss(self, peer: PeerId, now: float, *, pinged: bool) -> bool:
+        """A suspect is not at its place; the services may be asked for it now. Returns whether one just named it."""
+        suspect = self._suspects[peer]
         suspect.missing = True
-        if call.purpose == "probe":
-            self._side.counts["probes"] += 1
+        if pinged:
+            self.counts.pings += 1
             suspect.asked_at = now
-            self._side.timers.set(IslandTimer("probed", call.peer), now + self._config.probe_timeout)
-            self._side.tell(Subsystem.SIGNALING, PingViaService(call.peer))
-        if suspect.named:
-            suspect.named = False
-            self._side.timers.set(IslandTimer("ask"), max(now, self._side.quiet_until) + CROWD * self._rng.random())
-        else:
-            self._ask_later(now)
+        was_named, suspect.named = suspect.named, False
+        return was_named
 
-    # --- the services are asked ---------------------------------------------------------------------------------------
+    def _missing(self) -> list[PeerId]:
+        """Suspects that are not on our ring, the one first for which the services were asked the longest time ago."""
+        found = [(suspect.asked_at, peer) for peer, suspect in self._suspects.items() if suspect.missing]
+        return [peer for _, peer in sorted(found)]
 
-    def _ask_later(self, now: float) -> None:
-        """See when the services are asked next: an island of any size asks as often."""
-        if IslandTimer("ask") not in self._side.timers:
-            least = self._config.probe_least * 2.0 ** min(self._vain, MOST_VAIN)
-            interval = max(least, self._side.size * self._config.probe_every)
-            self._side.timers.set(
-                IslandTimer("ask"), max(now, self._waits_until()) + interval * self._rng.uniform(0.0, 2.0)
-            )
+    # --- asking the services ------------------------------------------------------------------------------------------
 
-    def _waits_until(self) -> float:
-        return max(self._side.quiet_until, self._side.others_try_until)
+    @property
+    def misses_any(self) -> bool:
+        return any(suspect.missing for suspect in self._suspects.values())
 
-    def resized(self, peers: int, now: float) -> None:
-        """The mesh is so large: an island that is much smaller asks sooner."""
-        shrunk = peers < SHRUNK * self._side.size
-        self._side.size = peers
+    def crowd(self) -> float:
+        """Seconds to wait before doing what others may do as well."""
+        return CROWD * self._rng.random()
+
+    def ping_pause(self) -> float:
+        """Seconds until the services are asked next."""
+        least = self._config.probe_least * 2.0 ** min(self._vain, MAX_BACKOFF)
+        return max(least, self.size * self._config.probe_every) * self._rng.uniform(0.0, 2.0)
+
+    def next_to_ping(self, now: float) -> PeerId | None:
+        """For whom to ask the services. Forgets suspects that fell silent too long ago to come back."""
+        for peer in [
+            peer for peer, suspect in self._suspects.items() if suspect.since <= now - self._config.suspect_lasts
+        ]:
+            del self._suspects[peer]
+        return next(iter(self._missing()), None)
+
+    def unknown_to_services(self, peer: PeerId, now: float) -> bool:
+        """No service knows a suspect. Returns whether the mesh has shrunk: survivors may be many small islands."""
+        suspect = self._suspects[peer]
+        suspect.unknown += 1
+        if suspect.unknown > 1 or self.size < self._config.suspects:
+            del self._suspects[peer]
+        return now < self._shrunk_until
+
+    def resize(self, peers: int, now: float) -> bool:
+        """The mesh is so large. Returns whether it has shrunk: an island that is much smaller asks sooner."""
+        shrunk = peers < SHRUNK * self.size
+        self.size = peers
         if shrunk:
             self._shrunk_until = now + SHRUNK_FOR
-            if IslandTimer("ask") in self._side.timers:
-                self._side.timers.cancel(IslandTimer("ask"))
-                self._ask_later(now)
+        return shrunk
 
-    def ask_services(self, now: float) -> None:
-        """Probe somebody, unless it is at its place by now."""
-        self.suspects.drop_old(now)
-        missing = self.suspects.missing()
-        if not missing:
-            return
-        if now < self._waits_until():
-            self._ask_later(now)
-        else:
-            self._side.look_for(IslandLookup("probe", missing[0]), missing[0])
-
-    def probed(self, event: ServicePong, now: float) -> None:
-        """The services have answered."""
-        suspect = self.suspects.get(event.peer)
-        if suspect is None or IslandTimer("probed", event.peer) not in self._side.timers:
-            return
-        self._side.timers.cancel(IslandTimer("probed", event.peer))
-        if event.alive:
-            self._healing.suspect(event.peer, now, "a signaling service reaches it, and the mesh does not")
-            self._side.timers.set(IslandTimer("bridge", event.peer), now + GREETING)
-            return
-        suspect.said_dead += 1
-        if suspect.said_dead > 1 or self._side.size < self._config.suspects:
-            self.suspects.drop(event.peer)
-        if now < self._shrunk_until:
-            self._side.tell(Subsystem.SIGNALING, FindPeers())
-
-    def bridge_to(self, peer: PeerId, now: float) -> bool:
-        """A link to this peer is wanted, unless another bridge has opened, or is tried."""
-        if now < self._waits_until() or peer in self._side.links:
-            return False
-        self._side.counts["bridges"] += 1
+    def want_bridge(self, peer: PeerId, now: float) -> None:
+        """A link to this peer is wanted."""
+        self.counts.bridges += 1
         self._vain += 1
         self._wanted[peer] = now
-        if len(self._wanted) > CASES:
+        if len(self._wanted) > MAX_WANTED:
             self._wanted.popitem(last=False)
-        self._side.tell(Subsystem.TOPOLOGY, OpenBridge(peer))
-        return True
 
-    # --- others miss us -----------------------------------------------------------------------------------------------
-
-    def hailed(self, peer: PeerId, now: float) -> None:
-        """Somebody has asked a service for us."""
-        if peer not in self._side.links and self._greetings.take(self._me, now):
-            self._side.look_for(IslandLookup("greet", peer), peer)
-
-    def greet(self, peer: PeerId) -> None:
-        """It is not on our ring."""
-        self._side.counts["greeted"] += 1
-        self._side.tell(Subsystem.TOPOLOGY, Welcome(peer))
+    def may_greet(self, me: PeerId, now: float) -> bool:
+        """Whether one more peer that asks for us is looked for."""
+        return self._greetings.take(me, now)

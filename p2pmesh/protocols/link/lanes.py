@@ -1,4 +1,10 @@
-"""The lanes of a link: frames on their way to packets, and out of them again, within the credit. See `session`."""
+"""The lanes of a link: frames on their way to packets, and out of them again, within the credit. See `session`.
+
+Credit as in HTTP/2 (RFC 9113, section 5.2), but in absolute numbers, so that a lost or repeated grant would do no harm.
+
+In: frames to send, records that came, credit. Out: records for a packet, frames to take, whether a grant is due. State:
+an outgoing lane holds what its session lets in; an incoming one at most its window, and the frame that has begun.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +25,7 @@ from p2pmesh.wire.packet_format import (
 )
 
 GRANT_SHARE = 4
-"""Credit is renewed when a quarter of the window was read: seldom enough to cost nothing, soon enough to keep a flow going."""
+"""Credit is renewed when a quarter of the window was read: seldom enough to cost nothing, soon enough not to stall."""
 
 
 class OutgoingLane:
@@ -110,7 +116,7 @@ class IncomingLane:
     """A lane from the peer."""
 
     def __init__(self, window: int, max_frame: int) -> None:
-        # Less the share that is not granted yet, it must hold the largest frame, or the peer could wait for credit for ever.
+        # Less the share that is not granted yet, it must hold the largest frame, or the peer could wait for ever.
         cost = max_frame + FRAME_COST
         self._max_frame = max_frame
         self._window = max(window, cost + cost // (GRANT_SHARE - 1) + GRANT_SHARE)

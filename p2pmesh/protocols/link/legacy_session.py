@@ -54,7 +54,7 @@ class LegacySession:
         return self._queued[urgent] < self._room
 
     def queue(self, frame: bytes, *, urgent: bool, patient_until: float | None = None) -> None:
-        """Queue a frame that passed `check`, when there is room. Each is a message of its own: none gains by waiting."""
+        """Queue a frame that passed `check`, when there is room. Each is one message: none gains by waiting."""
         del patient_until
         self._out[urgent].append(frame)
         self._queued[urgent] += len(frame) + HEADER_SIZE
@@ -109,7 +109,7 @@ class LegacySession:
         self.unread_bytes += len(frame)
 
     def next_packet(self, now: float, *, hold: bool = True) -> str | None:
-        """The next message for the carrier, urgent frames first, which must be sent; None if there is nothing to send."""
+        """The next message for the carrier, which must be sent, urgent ones first; None if there is nothing to send."""
         lane = URGENT if self._out[URGENT] else BULK
         if not self._out[lane]:
             return None

@@ -1,32 +1,31 @@
-"""What goes on inside one link: lanes, credits, fragments, keepalive, and a clean end. One session for each end of a link.
+"""What goes on inside one link: lanes, credits, fragments, keepalive, and a clean end. Each end has a session.
 
 The carrier below brings packets over, whole, in order, each once; `p2pmesh.wire.packet_format` says what is in them.
 
 - Two lanes: urgent frames overtake bulk ones, between the fragments of large bulk frames too.
-- Small frames that come in quick succession share a packet: the first goes at once, what follows within `coalesce_delay`
-  waits for company, unless the peer has been heard since (then this is a conversation, and latency counts).
+- Small frames that come in quick succession share a packet: the first goes at once, what follows within
+  `coalesce_delay` waits for company, unless the peer has been heard since (then this is a conversation, and latency
+  counts).
 - Patient frames (acks, counts: nobody's latency hangs on them) wait up to `patience` for a packet that leaves anyway.
 - Credits: the receiver says how much it may be charged in all, in each lane, and says more as its application takes
   frames. So a slow receiver stops its sender, and what waits unread is bounded whatever the peer does.
-- Keepalive: after a silence the peer is pinged. A session whose own timer comes late (its process lags, or was stopped)
-  doubts itself first: it starts counting anew and waits longer (Lifeguard's local health: Dadgar, Phillips, Currey 2018,
-  section IV.A).
-- Doubt: a peer of which nothing is heard after something was sent to it is pinged after half of `doubt_after`, and `silent` when
-  the rest of that and two round trips are over, long before it is given up: what has another way need not wait so long.
+- Keepalive: see `keepalive`.
 
 Inputs: `queue`, `finish`, `receive_packet`, `expire`. Outputs, to be asked for after each input: `next_packet`, `take`,
-`next_deadline`. Times are monotonic seconds. The original's peers know none of this: `LegacySession` stands in for them.
+`next_deadline`. Times are monotonic seconds. The original's peers know none of this: `LegacySession` stands in for
+them.
+Config: `LinkConfig`. State: in each lane, frames of one packet and one more to send, and `receive_window` bytes to
+take.
 """
 
 from __future__ import annotations
 
 import math
-from collections import deque
 
 from p2pmesh.config import LinkConfig
 from p2pmesh.errors import RemoteProtocolError
+from p2pmesh.protocols.link.keepalive import Keepalive
 from p2pmesh.protocols.link.lanes import IncomingLane, OutgoingLane
-from p2pmesh.protocols.util.rtt import RoundTripTime
 from p2pmesh.wire.packet_format import (
     BULK,
     CREDIT,
@@ -49,16 +48,6 @@ from p2pmesh.wire.packet_format import (
     read_u64,
     u32_record,
 )
-
-MAX_LAG = 4
-"""A session that lags waits up to this many times longer, and once more: five times 5 s is still less than ICE's 33 s."""
-PINGS_REMEMBERED = 8
-"""Unanswered pings whose round trip can still be measured."""
-MEASURE_EVERY = 15.0
-"""A link that is never silent is pinged this often, for the sake of its round trip time."""
-
-FIRST_ROUND_TRIP = 0.5
-"""Seconds that a round trip is taken for as long as none was measured: two of them are RFC 6298's first second."""
 
 
 class LinkSession:
@@ -87,30 +76,11 @@ class LinkSession:
         self._end_sent = False
         self.peer_ended: bool = False
         """The peer sent all it will ever send."""
-        self._heard_at = now
-        self._pinged_at = now
-        self._ping_due = True
-        self._ping_token = 0
-        self._pings: deque[tuple[int, float]] = deque(maxlen=PINGS_REMEMBERED)
-        self._unanswered = 0
-        self._lag = 0
-        self._left_carrier = 0
-        self._asked_at = math.inf
-        self._left_by_then = 0
-        self._probed = False
-        self.silent: bool = False
-        """Nothing was heard since something was sent to it, though it was pinged: it may be dead."""
-        self._rtt = RoundTripTime()
+        self._keepalive = Keepalive(config, now)
         self.bytes_sent: int = 0
         self.bytes_received: int = 0
         self.packets_sent: int = 0
         self.packets_received: int = 0
-        self.pings_sent: int = 0
-
-    @property
-    def round_trip(self) -> float | None:
-        """Seconds that a ping takes, smoothed; None before the first."""
-        return self._rtt.measured
 
     # --- what the application does ------------------------------------------------------------------------------------
 
@@ -126,7 +96,8 @@ class LinkSession:
     def queue(self, frame: bytes, *, urgent: bool, patient_until: float | None = None) -> None:
         """Queue a frame that passed `check`, when there is room.
 
-        One with `patient_until` waits for company until then, and leaves with the next packet that anything else causes.
+        One with `patient_until` waits for company until then, and leaves with the next packet that anything else
+        causes.
         """
         self._out[urgent].append(frame)
         if patient_until is None:
@@ -180,10 +151,7 @@ class LinkSession:
         records = parse_packet(packet)
         self.packets_received += 1
         self.bytes_received += len(packet)
-        self._heard_at = now
-        self._unanswered = 0
-        self._asked_at = math.inf
-        self._probed = self.silent = False
+        self._keepalive.heard(now)
         self._hold_until = -math.inf
         lanes = self._in
         for kind, body in records:
@@ -213,8 +181,8 @@ class LinkSession:
         queued = bulk.queued + urgent.queued
         if not (queued or self._control_due or self._finishing) or self._end_sent:
             return None
-        if now - self._pinged_at > MEASURE_EVERY:
-            self._ping(now)
+        if self._keepalive.measure(now):
+            self._control_due = True
         if hold and queued < self._coalesce_size and now < self._held_back() and not self._pressing():
             self._held = True
             return None
@@ -226,6 +194,7 @@ class LinkSession:
         if self._finishing and not bulk.queued and not urgent.queued and used + HEADER_SIZE <= self._room:
             parts.append(END_RECORD)
             self._end_sent = True
+            self._keepalive.end()
             used += HEADER_SIZE
         if not used:
             return None
@@ -235,7 +204,7 @@ class LinkSession:
         self.packets_sent += 1
         self.bytes_sent += used
         if queued:
-            self._ask(now)
+            self._keepalive.asked(now)
         return b"".join(parts)
 
     def _held_back(self) -> float:
@@ -250,7 +219,7 @@ class LinkSession:
 
     def next_deadline(self) -> float:
         """When `expire` wants to be called next."""
-        due = min(self._silence_ends(), self._doubt_ends())
+        due = self._keepalive.next_deadline()
         return min(self._held_back(), due) if self._held else due
 
     def expire(self, now: float, buffered: int = 0) -> float | None:
@@ -263,70 +232,25 @@ class LinkSession:
         Returns:
           None, or for how long the peer has been silent, if it is to be given up.
         """
-        if now >= self._doubt_ends():
-            self._doubt(now, buffered)
-        late = now - self._silence_ends()
-        if late < 0:
-            return None
-        if late > self._config.keepalive_interval / 2:  # it is us who slept
-            self._lag = min(self._lag + 1, MAX_LAG)
-            self._unanswered = 0
-        else:
-            self._lag = max(self._lag - 1, 0)
-        left_carrier = self.bytes_sent - buffered
-        if (
-            buffered and left_carrier > self._left_carrier
-        ):  # our ping is still on its way out, and the peer takes what is before it
-            self._unanswered = 0
-        self._left_carrier = left_carrier
-        if self._unanswered >= self._config.keepalive_pings:
-            return now - self._heard_at
-        self._unanswered += 1
-        self._ping(now)
-        self._ask(now)
-        return None
-
-    def _ask(self, now: float) -> None:
-        """Something is sent to which the peer should say something soon, if only that it is there."""
-        if self._asked_at == math.inf:
-            self._asked_at = now
-            self._left_by_then = 0
-
-    def _doubt(self, now: float, buffered: int) -> None:
-        """The peer has said nothing: ping it, or take it for silent."""
-        is_late = now - self._doubt_ends() > self._config.doubt_after / 2  # it is us who slept
-        left_carrier = self.bytes_sent - buffered
-        is_under_way = buffered and left_carrier > self._left_by_then  # the peer takes what is before it
-        if is_late or is_under_way:
-            self._asked_at, self._left_by_then, self._probed = now, left_carrier, False
-        elif not self._probed:
-            self._probed = True
-            if not self._unanswered:
-                self._ping(now)
-        else:
-            self.silent = True
-
-    def _ping(self, now: float) -> None:
-        self._pinged_at = now
-        self._ping_due = self._control_due = True
-
-    def _silence_ends(self) -> float:
-        if self._end_sent or self.peer_ended:
-            return math.inf
-        patience = 1 + self._lag
-        if self._unanswered:
-            return self._pinged_at + self._config.keepalive_interval * patience
-        return self._heard_at + self._config.keepalive_idle * patience
-
-    def _doubt_ends(self) -> float:
-        """When the peer should have said something, or, once it was pinged, when it must have."""
-        if self.silent or self._end_sent or self.peer_ended:
-            return math.inf
-        if not self._probed:
-            return self._asked_at + self._config.doubt_after / 2
-        return self._asked_at + self._config.doubt_after + 2 * self._rtt.mean(FIRST_ROUND_TRIP)
+        silent_for = self._keepalive.expire(now, self.bytes_sent - buffered, buffered)
+        self._control_due |= self._keepalive.ping_due
+        return silent_for
 
     # --- statistics ---------------------------------------------------------------------------------------------------
+
+    @property
+    def silent(self) -> bool:
+        """Nothing was heard since something was sent to the peer, though it was pinged: it may be dead."""
+        return self._keepalive.silent
+
+    @property
+    def round_trip(self) -> float | None:
+        """Seconds that a ping takes, smoothed; None before the first."""
+        return self._keepalive.round_trip.measured
+
+    @property
+    def pings_sent(self) -> int:
+        return self._keepalive.pings_sent
 
     @property
     def queued_bytes(self) -> int:
@@ -363,12 +287,8 @@ class LinkSession:
         if self._pong is not None:
             parts.append(u32_record(PONG, self._pong))
             self._pong = None
-        if self._ping_due:
-            self._ping_due = False
-            self._ping_token = (self._ping_token + 1) & 0xFFFFFFFF
-            self._pings.append((self._ping_token, now))
-            self.pings_sent += 1
-            parts.append(u32_record(PING, self._ping_token))
+        if self._keepalive.ping_due:
+            parts.append(u32_record(PING, self._keepalive.next_ping(now)))
         return sum(map(len, parts))
 
     def _receive_control(self, kind: int, body: bytes, now: float) -> None:
@@ -381,7 +301,7 @@ class LinkSession:
             self._pong = read_u32(body)  # of several, the last is enough: a flood of pings piles nothing up
             self._control_due = True
         elif kind == PONG:
-            self._measure(read_u32(body), now)
+            self._keepalive.pong(read_u32(body), now)
         elif kind == END:
             self._end()
         else:
@@ -392,17 +312,11 @@ class LinkSession:
             raise RemoteProtocolError(f"credit of {limit} after {lane.limit}")
         lane.limit = limit
 
-    def _measure(self, token: int, now: float) -> None:
-        for sent_token, at in self._pings:
-            if sent_token == token:
-                self._rtt.sample(now - at)
-                self._pings.remove((sent_token, at))
-                return
-
     def _end(self) -> None:
         if self.frame_begun:
             raise RemoteProtocolError("the end comes in the middle of a frame")
         self.peer_ended = True
+        self._keepalive.end()
         for lane in self._out:
             lane.clear()
         self._finishing = self._control_due = True

@@ -21,7 +21,6 @@ from p2pmesh.protocols.notices import (
     FULL,
     INITIATOR_CONFLICT,
     NO_ATTEMPT,
-    AskForOffer,
     FindPeers,
     LinkBroken,
     Offered,
@@ -183,7 +182,7 @@ class LinkManager:
     def ask(self, peer: PeerId) -> None:
         """Ask a peer of the original for its offer, if we take those."""
         if self._allow_unverified:
-            self.out.append(Notify(Subsystem.SIGNALING, AskForOffer(peer)))
+            self.out.append(Notify(Subsystem.SIGNALING, RejectOffer(peer, INITIATOR_CONFLICT)))
 
     def dial(self, peer: PeerId, now: float, *, made_room: bool = False) -> None:
         purpose = self._purpose_of(peer, now)

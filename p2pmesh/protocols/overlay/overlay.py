@@ -30,7 +30,7 @@ has been open for a while comes from a peer that has been restarted: it gets a n
 Takes: LinkUp, LinkDown, LinkLost, Received, ServiceUp and ServiceDown (from signaling: joined, and no more), PeersFound,
 PeerGone, Offered, Rejected, Connect, OpenBridge, MergeStarted, Introduced, FarPeers, Welcome, RingStable, Superfluous, CancelCall, Leave.
 Gives: WantLink, AcceptOffer, DropLink, SendFrame(ReconnectionData | Goodbye), Reply,
-Notify(SIGNALING, SetLinkPurpose | RejectOffer | AskForOffer | FindPeers), Notify(CHORD, Vacancies | EvictedBy), Notify(ISLANDS, LinkBroken),
+Notify(SIGNALING, SetLinkPurpose | RejectOffer | FindPeers), Notify(CHORD, Vacancies | EvictedBy), Notify(ISLANDS, LinkBroken),
 Emit(PeerConnected | PeerDisconnected | PeerTimedOut | PeerFailed | PeerEvicted).
 """
 

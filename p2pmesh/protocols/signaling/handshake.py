@@ -6,8 +6,9 @@ somebody else, is found out.
 
 What is signed
 ==============
-`field(x)` is the length of `x` in bytes as a 32-bit big-endian number, followed by `x`. `list(xs)` is the number of
-elements as a 32-bit big-endian number, followed by `field(x)` for each. Text is UTF-8. Signatures are Ed25519 (RFC 8032).
+`field(x)` is the length of `x` in bytes as a 32-bit big-endian number, followed by `x`.
+`list(xs)` is the number of elements as a 32-bit big-endian number, followed by `field(x)` for each. Text is UTF-8.
+Signatures are Ed25519 (RFC 8032).
 
 An offer or answer, in `Signal.p2pmesh.signature`::
 
@@ -21,8 +22,9 @@ An offer or answer, in `Signal.p2pmesh.signature`::
     list(fingerprints of this description)
     list(fingerprints of the offer that is answered; the empty list in an offer)
 
-The fingerprints of a description are those of *all* its `a=fingerprint:` lines, wherever they stand, each written as the
-hash function in lower case, one space, and the hexadecimal digits in upper case with colons; sorted, duplicates removed.
+The fingerprints of a description are those of *all* its `a=fingerprint:` lines, wherever they stand, each written as
+the hash function in lower case, one space, and the hexadecimal digits in upper case with colons; sorted, duplicates
+removed.
 
 A join, in `Join.signature`::
 

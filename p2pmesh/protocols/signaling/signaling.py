@@ -1,37 +1,44 @@
 """Signaling: joining the services, and bringing offers and answers to their peers, each with its proof.
 
-A mesh may use several signaling services at once; they are equal. A service is *down*, *joining* or *joined*. It is joined
-once it answers with `bootstrap_peers`, or has not refused for `join_grace`: the original's server answers nothing to the
-first peer. While we have no link into the mesh, joins are repeated, ever more rarely: each brings fresh peers and
-announces us again. With one link the mesh itself is asked, and offers go through it (`p2pmesh.protocols.signaling.delivery`), so that
-services are not needed any more; the topology may still ask for fresh peers.
+WebRTC leaves signaling to the application (RFC 8825, section 3); the proofs are ours, after RFC 8827's advice to bind a
+session to an identity by its fingerprints.
 
-Offers and answers are signed on their way out and checked on their way in (`p2pmesh.protocols.signaling.handshake`), so all that
-the topology and the link layer see has been checked. A service is not trusted: what it forges may waste an attempt of
-ours, but never ends in a link to somebody else, and a false answer does not end an attempt. What comes over a route was
-signed by its origin, who counts as the sender whatever else the message says.
+A mesh may use several signaling services at once; they are equal, and needed by newcomers above all: with one link into
+the mesh, the mesh itself is asked for peers, and offers go through it. The topology may still ask for fresh peers.
 
-Takes: ServiceUp, ServiceDown, Signaled, RoutedReceived, RouteSucceeded, RouteFailed, Received, LocalSignal, SetLinkPurpose, RejectOffer, AskForOffer,
-FindPeers, PingViaService, RouteHint, LinkUp, LinkDown, LinkLost, Leave.
-Gives: SendSignaling, ServiceRefused, FeedSignal, SendFrame(RelayFailure), Notify(ROUTING, Route | CancelRoute),
-Notify(TOPOLOGY, ServiceUp and ServiceDown (joined, and no more) | Offered | Rejected | PeersFound | PeerGone),
-Notify(ISLANDS, ServicePeers | ServicePong | PingedViaService | LinkedViaService),
-Emit(TransportUp | TransportDown | PeerFailed).
+Offers and answers are signed on their way out and checked on their way in, so all that the topology and the link layer
+see has been checked. A service is not trusted: what it forges may waste an attempt of ours, but never ends in a link to
+somebody else, and a false answer does not end an attempt. What comes over a route was signed by its origin, which
+counts as the sender whatever else the message says.
+
+Inputs: ServiceUp, ServiceDown, Signaled, RoutedReceived, RouteSucceeded, RouteFailed, Received, LocalSignal,
+SetLinkPurpose, RejectOffer, PingViaService, RouteHint, FindPeers, LinkUp, LinkDown, LinkLost, Leave.
+Effects: SendSignaling, ServiceRefused, FeedSignal, SendFrame; Notify to routing (Route, CancelRoute), topology
+(ServiceUp and ServiceDown (of joined services only), Offered, Rejected, PeersFound, PeerGone) and islands
+(ServicePeers, SeenViaService); Emit (TransportUp, TransportDown, PeerFailed).
+Messages: handles all that a service sends, and `relay_signal`, `relay_batch` and `link_rejected`; sends the same,
+`join`, `leave`, and `relay_failure` to peers of the original.
+Config: `SignalingConfig`, `MeshConfig.max_peers`, `LinkConfig.allow_unverified`.
+State: the links, candidates that wait for each other and purposes of links (`remembered_offers` of each); and that of
+its parts.
 """
 
 from __future__ import annotations
 
+import math
 import random
 import re
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, assert_never
 
+from attrs import asdict, define
+
 from p2pmesh.config import MeshConfig
+from p2pmesh.events import PeerFailed, TransportDown, TransportUp
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.core import WallClock
-from p2pmesh.protocols.effects import Effects, Notify, SendFrame, SendSignaling
+from p2pmesh.protocols.effects import Effects, Emit, FeedSignal, Notify, SendFrame, SendSignaling, ServiceRefused
 from p2pmesh.protocols.inputs import (
     Leave,
     LinkDown,
@@ -41,6 +48,7 @@ from p2pmesh.protocols.inputs import (
     PeerGone,
     PeersFound,
     Received,
+    RemotePeer,
     ServiceDown,
     ServiceUp,
     Signaled,
@@ -50,29 +58,43 @@ from p2pmesh.protocols.inputs import (
 from p2pmesh.protocols.notices import (
     INITIATOR_CONFLICT,
     NOT_FOUND,
-    AskForOffer,
+    CancelRoute,
     FindPeers,
     Input,
+    Offered,
     PingViaService,
     Rejected,
     RejectOffer,
+    ReturnPath,
+    Route,
     RoutedReceived,
     RouteFailed,
     RouteHint,
     RouteSucceeded,
+    SeenViaService,
     ServicePeers,
     SetLinkPurpose,
+    Sighting,
 )
-from p2pmesh.protocols.signaling.delivery import ByMesh, ByService, Came, Kind, OutgoingSignal, SignalDelivery
-from p2pmesh.protocols.signaling.offer_answer import MAX_ALTERNATIVES, OfferAnswer
-from p2pmesh.protocols.signaling.service_probes import ServiceProbes
-from p2pmesh.protocols.signaling.service_sessions import ServiceSessions
+from p2pmesh.protocols.signaling.delivery import (
+    ByMesh,
+    ByService,
+    Came,
+    Kind,
+    Lost,
+    OutgoingSignal,
+    SignalDelivery,
+    Step,
+    ToService,
+)
+from p2pmesh.protocols.signaling.offer_answer import MAX_ALTERNATIVES, Feed, OfferAnswer
+from p2pmesh.protocols.signaling.service_sessions import Change, Closed, Opened, SendJoin, ServicePings, ServiceSessions
 from p2pmesh.protocols.util.lru_table import LruTable
 from p2pmesh.protocols.util.rate_limiter import RateLimiter
 from p2pmesh.protocols.util.timers import Timers
 from p2pmesh.wire import signaling as wire
 from p2pmesh.wire.fields import MAX_SIGNALS_IN_BATCH
-from p2pmesh.wire.messages import LinkRejected, RelayBatch, RelayFailure, RelaySignal, Signal
+from p2pmesh.wire.messages import LONG, LinkRejected, RelayBatch, RelayFailure, RelaySignal, Signal
 
 _NOT_FOUND = re.compile(r"Peer ([0-9a-f]{40}) not found")
 _REPLACED = "Another client joined with your ID"  # the original's server has texts only
@@ -81,29 +103,53 @@ LOOP, TOO_LONG, NOT_FOR_YOU = "Relay loop detected", "Relay path too long", "Pee
 """Reasons of `relay_failure`, in the original's words."""
 MOST_RELAYS = 3
 """Peers of the original that a signal passes."""
+REFUSALS, REFUSALS_PER_SECOND = 10.0, 1.0
+"""Answers to an original that wants signals relayed, at once and in the long run: it asks once for each dial."""
+
+
+@define
+class SignalingCounts:
+    """Messages that were ignored, and why; signals that were refused or put together."""
+
+    after_down: int = 0
+    unexpected: int = 0
+    without_sender: int = 0
+    from_ourselves: int = 0
+    for_others: int = 0
+    in_others_names: int = 0
+    unverified_origins: int = 0
+    unrouted: int = 0
+    own_signals: int = 0
+    """Of our own link layer, of a type that is not ours to send."""
+    late_candidates: int = 0
+    batched: int = 0
+    relays_refused: int = 0
+    unsendable: int = 0
 
 
 class SignalingCore:
     """The signaling of one peer: see the module."""
 
     def __init__(self, identity: Identity, config: MeshConfig, rng: random.Random, wall: WallClock) -> None:
-        self._identity = identity
         self._me = identity.peer_id
         self._config = config
         self._wall = wall
-        self._timers = Timers[PeerId]()
-        """Of batches of candidates."""
         self._links: dict[PeerId, int] = {}
         """Neighbours, with their versions."""
-        self._counts = Counter[str]()
-        self._ways = SignalDelivery(config.signaling, self._counts, self._on_lost)
-        self._joining = ServiceSessions(identity, config, rng, wall, self._ways, self._counts)
-        self._introductions = OfferAnswer(identity, config, self._ways, self._counts)
-        self._probes = ServiceProbes(self._me, config.signaling, self._ways, self._counts)
+        self._sessions = ServiceSessions(identity, config, rng, wall)
+        self._pings = ServicePings()
+        self._delivery = SignalDelivery(config.signaling, self._sessions.joined_services)
+        self._offers = OfferAnswer(identity, config)
         self._batches = LruTable[list[Signal]](config.signaling.remembered_offers)
+        """Candidates that wait for more, for each peer."""
+        self._batch_timers = Timers[PeerId]()
         self._purposes = LruTable[str](config.signaling.remembered_offers)
-        self._refusals = RateLimiter(config.max_peers, 1.0, 10.0)
+        self._refusals = RateLimiter(config.max_peers, REFUSALS_PER_SECOND, REFUSALS)
+        self._counts = SignalingCounts()
+        self._errors = dict.fromkeys((*wire.ERROR_CODES, "other"), 0)
+        """Errors of services, by their codes; those that we don't know count as one."""
         self._leaving = False
+        self._effects: Effects = []
 
     # --- the contract of a core ---------------------------------------------------------------------------------------
 
@@ -112,280 +158,419 @@ class SignalingCore:
             return []
         match event:
             case ServiceUp():
-                return self._joining.up(event.transport, now)
+                self._apply([self._sessions.up(event.transport, now)], now)
             case ServiceDown():
-                return self._joining.down(event.transport, event.reason)
+                self._apply([self._sessions.down(event.transport, event.reason)], now)
             case Signaled():
-                return self._on_signaled(event.transport, event.message, now)
+                self._on_signaled(event.transport, event.message, now)
             case RoutedReceived():
-                return self._on_routed(event, now)
+                self._on_routed_received(event, now)
             case RouteSucceeded():
-                self._ways.arrived(event.call)
-                return []
+                self._delivery.arrived(event.call)
             case RouteFailed():
-                return self._ways.unrouted(event.call, event.reason)
+                self._carry_out(self._delivery.unrouted(event.call, event.reason, now), now)
             case Received():
-                return self._on_received(event, now)
+                self._on_received(event, now)
             case LocalSignal():
-                return self._on_local_signal(event.peer, event.signal, now)
+                self._on_local_signal(event.peer, event.signal, now)
             case SetLinkPurpose():
                 self._purposes.put(event.peer, event.purpose)
-                return []
             case RejectOffer():
-                return self._on_reject_offer(event)
-            case AskForOffer():
-                return self._on_ask_for_offer(event.peer)
+                self._on_reject_offer(event, now)
             case PingViaService():
-                return self._probes.ask(event.peer)
+                self._on_ping_via_service(event.peer)
             case RouteHint():
-                return self._probes.acquainted(event, now)
+                self._on_route_hint(event, now)
             case FindPeers():
-                self._joining.refresh(now)
-                return []
-            case LinkUp() | LinkDown() | LinkLost():
-                return self._on_link(event, now)
+                self._sessions.refresh(now)
+            case LinkUp():
+                self._on_link_up(event.peer, now)
+            case LinkDown():
+                self._on_link_down(event.peer, now)
+            case LinkLost():
+                self._on_link_lost(event.peer, now)
             case Leave():
-                return self._on_leave()
+                self._on_leave()
             case _:
                 return []
+        return self._take()
 
     def next_deadline(self) -> float:
-        return min(self._timers.next_deadline(), self._joining.next_deadline())
+        if self._leaving:
+            return math.inf
+        return min(self._batch_timers.next_deadline(), self._sessions.next_deadline(), self._delivery.next_deadline())
 
     def expire(self, now: float) -> Effects:
-        effects = self._joining.expire(now)
-        for peer in self._timers.pop_due(now):
-            effects += self._send_batch(peer, now)
-        return effects
+        if self._leaving:
+            return []
+        self._apply(self._sessions.expire(now), now)
+        self._carry_out(self._delivery.expire(now), now)
+        for peer in self._batch_timers.pop_due(now):
+            self._send_batch(peer, now)
+        return self._take()
 
     def snapshot(self) -> Mapping[str, Any]:
         return {
-            "services": self._joining.phases(),
-            **self._ways.snapshot(),
-            **self._introductions.snapshot(),
-            **self._probes.snapshot(),
-            **{name: self._counts[name] for name in sorted(self._counts)},
+            "services": self._sessions.phases(),
+            "joins": self._sessions.joins,
+            "errors": dict(self._errors),
+            "messages": asdict(self._counts),
+            "delivery": self._delivery.snapshot(),
+            "offer_answer": self._offers.snapshot(),
+            "pings": self._pings.snapshot(),
         }
 
-    def _on_leave(self) -> Effects:
-        self._leaving = True
-        self._timers = Timers()
-        self._joining.end()
-        return [SendSignaling(name, wire.Leave(peer_id=self._me)) for name in self._ways.services]
-
-    # --- links --------------------------------------------------------------------------------------------------------
-
-    def _on_link(self, event: LinkUp | LinkDown | LinkLost, now: float) -> Effects:
-        match event:
-            case LinkUp():
-                peer = event.peer.peer_id
-                self._links[peer] = event.peer.version
-                self._ways.link_up(event.peer)
-                self._joining.seek(now, wanted=self._wants_services())
-                told = self._ways.tell_strange(peer)
-                return [*told, *self._ways.answered(peer), *self._introductions.close(peer)]
-            case LinkDown():
-                self._links.pop(event.peer, None)
-                self._ways.link_down(event.peer)
-                self._joining.seek(now, wanted=self._wants_services())
-                return []
-            case LinkLost():
-                return [*self._introductions.tell_silent(event.peer), *self._introductions.close(event.peer)]
-
-    def _wants_services(self) -> bool:
-        """Whether links have to come by way of services: with one link into the mesh, the mesh itself can be asked."""
-        return not self._ways.into_mesh and len(self._links) < self._config.max_peers
+    def _take(self) -> Effects:
+        effects, self._effects = self._effects, []
+        return effects
 
     # --- from the services --------------------------------------------------------------------------------------------
 
-    def _on_signaled(self, transport: str, message: wire.SignalingMessage, now: float) -> Effects:
-        if not self._joining.is_open(transport):
-            return self._ignore("after_down")
+    def _on_signaled(self, transport: str, message: wire.SignalingMessage, now: float) -> None:
+        if not self._sessions.is_open(transport):
+            self._counts.after_down += 1
+            return
         match message:
             case wire.BootstrapPeers():
-                found = tuple(known.id for known in message.peers if known.id != self._me)
-                fresh = bool(found) and not self._joining.is_joined(transport)  # else we only asked for more peers
-                named = [Notify(Subsystem.ISLANDS, ServicePeers(transport, found))] if fresh else []
-                return [*self._joining.answered(transport, now), *self._found(transport, found, "bootstrap"), *named]
+                self._on_bootstrap_peers(transport, tuple(known.id for known in message.peers), now)
             case wire.PeerJoined():
-                return self._found(transport, (message.peer_id,), "joined")
+                self._found(transport, (message.peer_id,), "joined")
             case wire.PeerLeft():
-                return self._on_peer_left(transport, message.peer_id)
+                self._on_peer_left(transport, message.peer_id)
             case wire.ServiceError():
-                return self._on_error(transport, message)
+                self._on_error(transport, message, now)
             case (
                 wire.PeerSignal() | wire.PeerSignals() | wire.ConnectionRejected() | wire.SignalRejected() | wire.Ack()
             ):
-                return self._on_relayed(transport, message, now)
+                self._on_relayed(transport, message, now)
             case wire.Join() | wire.Leave():
-                return self._ignore("unexpected")
+                self._counts.unexpected += 1
             case _:
                 assert_never(message)
 
-    def _found(self, transport: str, peers: tuple[PeerId, ...], source: Source) -> Effects:
+    def _on_bootstrap_peers(self, transport: str, peers: tuple[PeerId, ...], now: float) -> None:
         others = tuple(peer for peer in peers if peer != self._me)
-        for peer in others:
-            self._ways.seen(peer, transport)
-        return [Notify(Subsystem.TOPOLOGY, PeersFound(others, source))] if others else []
+        let_us_in = not self._sessions.is_joined(transport)  # else we only asked for more peers
+        self._apply(self._sessions.answered(transport, now), now)
+        self._found(transport, others, "bootstrap")
+        if others and let_us_in:
+            self._tell(Subsystem.ISLANDS, ServicePeers(transport, others))
 
-    def _on_peer_left(self, transport: str, peer: PeerId) -> Effects:
+    def _on_peer_left(self, transport: str, peer: PeerId) -> None:
         if peer == self._me:
-            return self._ignore("from_ourselves")
-        left = self._ways.unseen(peer, transport)
-        return [] if left else [Notify(Subsystem.TOPOLOGY, PeerGone(peer))]
+            self._counts.from_ourselves += 1
+        elif not self._delivery.unseen(peer, transport):
+            self._tell(Subsystem.TOPOLOGY, PeerGone(peer))
 
-    def _on_error(self, transport: str, error: wire.ServiceError) -> Effects:
+    def _on_error(self, transport: str, error: wire.ServiceError, now: float) -> None:
         missing = _NOT_FOUND.search(error.message)
-        code = error.code or ("not_found" if missing else "replaced" if _REPLACED in error.message else None)
-        self._counts[f"error_{code}" if code in wire.ERROR_CODES else "error_other"] += 1
+        code = error.code or ("not_found" if missing else "replaced" if _REPLACED in error.message else "other")
+        self._errors[code if code in self._errors else "other"] += 1
         if code == "not_found":
             peer = error.to or (PeerId(missing[1]) if missing else None)
-            return [] if peer is None else self._on_not_found(transport, peer)
-        return self._joining.failed(transport, code, error.message)
+            if peer is not None:
+                self._on_not_found(transport, peer, now)
+            return
+        refusal = self._sessions.failed(transport, code, error.message)
+        if refusal is not None:
+            self._effects.append(ServiceRefused(transport, refusal))
+            self._apply([self._sessions.down(transport, refusal)], now)
 
-    def _on_not_found(self, transport: str, peer: PeerId) -> Effects:
-        """The peer of an offer is not on this service: it may be on another."""
-        if self._probes.is_out(peer):
-            return [*(self._ways.not_found(peer, transport) or ()), *self._probes.not_found(peer, transport)]
-        effects = self._ways.not_found(peer, transport)
-        if effects is not None or self._introductions.answering(peer):
-            return effects or []
-        return [*self._introductions.close(peer), Notify(Subsystem.TOPOLOGY, Rejected(peer, NOT_FOUND))]
-
-    # --- from other peers, by way of a service ------------------------------------------------------------------------
+    def _on_not_found(self, transport: str, peer: PeerId, now: float) -> None:
+        """A peer that we sent something is not on this service: it may be on another."""
+        steps = self._delivery.not_found(peer, transport, now)
+        self._carry_out(steps or (), now)
+        if peer in self._pings:
+            if self._pings.not_found(peer, transport):
+                self._tell(Subsystem.ISLANDS, SeenViaService(peer, Sighting.ABSENT))
+        elif steps is None and not self._offers.answering(peer):
+            self._close(peer, now)
+            self._tell(Subsystem.TOPOLOGY, Rejected(peer, NOT_FOUND))
 
     def _on_relayed(
         self,
         transport: str,
         message: wire.PeerSignal | wire.PeerSignals | wire.ConnectionRejected | wire.SignalRejected | wire.Ack,
         now: float,
-    ) -> Effects:
+    ) -> None:
+        """A message of another peer, by way of a service."""
         sender = message.from_
         if sender is None:
-            return self._ignore("without_sender")
+            self._counts.without_sender += 1
+            return
         if sender == self._me:
-            return self._ignore("from_ourselves")
+            self._counts.from_ourselves += 1
+            return
         if message.to not in {None, self._me}:
-            return self._ignore("for_others")
-        self._ways.seen(sender, transport)
+            self._counts.for_others += 1
+            return
+        self._delivery.seen(sender, transport)
         came = ByService(transport)
-        effects = self._joining.joined(transport, now)  # a service brings nothing to those whom it has not let in
+        self._apply(self._sessions.joined(transport, now), now)  # a service brings nothing to peers it has not let in
         match message:
             case wire.PeerSignal():
-                return [*effects, *self._hear(came, sender, message.signal, now)]
+                self._hear(came, sender, (message.signal,), now)
             case wire.PeerSignals():
-                for signal in message.signals:
-                    effects += self._hear(came, sender, signal, now)
-                return effects
+                self._hear(came, sender, message.signals, now)
             case wire.ConnectionRejected():
                 rejected = Rejected(sender, message.reason, message.alternative_peers or ())
-                return effects + self._introductions.hear_rejection(came, rejected, message.about)
+                self._hear_rejection(came, rejected, message.about, now)
             case wire.SignalRejected():
                 instead = message.correct_initiator == self._me
                 rejected = Rejected(sender, message.reason or INITIATOR_CONFLICT, offer_instead=instead)
-                return effects + self._introductions.hear_rejection(came, rejected, None)
+                self._hear_rejection(came, rejected, None, now)
             case wire.Ack():
-                return effects + self._probes.hear(came, sender, now, answers=message.answers)
+                self._on_ack(came, sender, now, answers=message.answers)
             case _:
                 assert_never(message)
 
+    def _on_ack(self, came: ByService, sender: PeerId, now: float, *, answers: bool) -> None:
+        """A ping of another peer, or the answer to ours."""
+        if answers and self._pings.pong(sender):
+            self._delivery.reached(sender, came, now)
+            self._tell(Subsystem.ISLANDS, SeenViaService(sender, Sighting.ANSWERED))
+        elif not answers and self._pings.answers(sender, now):
+            self._delivery.reached(sender, came, now)
+            pong = wire.Ack(to=sender, from_=self._me, answers=True)
+            self._effects.append(SendSignaling(came.transport, pong))
+            self._tell(Subsystem.ISLANDS, SeenViaService(sender, Sighting.PINGED_US))
+
     # --- from other peers, through the mesh ---------------------------------------------------------------------------
 
-    def _on_routed(self, event: RoutedReceived, now: float) -> Effects:
+    def _on_routed_received(self, event: RoutedReceived, now: float) -> None:
         sender, came = event.peer.peer_id, ByMesh(event.way)
         if sender == self._me:
-            return self._ignore("from_ourselves")
+            self._counts.from_ourselves += 1
+            return
         if not event.peer.verified and not self._config.links.allow_unverified:
-            return self._ignore("unverified_origins")
+            self._counts.unverified_origins += 1
+            return
         match event.message:
             case RelaySignal(from_=named) | RelayBatch(from_=named) if named != sender:
-                return self._ignore("in_others_names")
+                self._counts.in_others_names += 1
             case RelaySignal(to=receiver) if receiver != self._me:
-                return self._ignore("for_others")
+                self._counts.for_others += 1
             case RelaySignal(signal=signal):
-                return self._hear(came, sender, signal, now)
+                self._hear(came, sender, (signal,), now)
             case RelayBatch(signals=signals):
-                return [effect for signal in signals for effect in self._hear(came, sender, signal, now)]
+                self._hear(came, sender, signals, now)
             case LinkRejected() as rejected:
                 said = Rejected(sender, rejected.reason, rejected.alternative_peers)
-                return self._introductions.hear_rejection(came, said, rejected.about)
+                self._hear_rejection(came, said, rejected.about, now)
             case _:
-                return self._ignore("unexpected")
+                self._counts.unexpected += 1
 
-    def _on_received(self, event: Received, now: float) -> Effects:
+    def _on_received(self, event: Received, now: float) -> None:
         """Something that should have come over a route came from a neighbour, as the original's peers send it."""
         match event.message:
             case LinkRejected(alternative_peers=peers):
                 others = tuple(peer for peer in peers if peer != self._me)[:MAX_ALTERNATIVES]
-                return [Notify(Subsystem.TOPOLOGY, PeersFound(others, "rejection"))] if others else []
+                if others:
+                    self._tell(Subsystem.TOPOLOGY, PeersFound(others, "rejection"))
             case RelaySignal() as relayed if self._links.get(event.peer) == 0:
-                self._counts["relays_refused"] += 1
-                if not self._refusals.take(event.peer, now):
-                    return []
-                wall_ms = int(self._wall(now) * 1000)
-                return [SendFrame((event.peer,), _refusal(relayed, event.peer, self._me, wall_ms))]
+                self._counts.relays_refused += 1
+                if self._refusals.take(event.peer, now):
+                    wall_ms = int(self._wall(now) * 1000)
+                    self._effects.append(SendFrame((event.peer,), _refusal(relayed, event.peer, self._me, wall_ms)))
             case _:
-                return self._ignore("unrouted")
+                self._counts.unrouted += 1
 
-    def _hear(self, came: Came, sender: PeerId, signal: Signal, now: float) -> Effects:
-        return self._introductions.hear(came, sender, signal, now, linked=sender in self._links)
+    # --- from our own link layer --------------------------------------------------------------------------------------
 
-    # --- to other peers -----------------------------------------------------------------------------------------------
-
-    def _on_local_signal(self, peer: PeerId, signal: Signal, now: float) -> Effects:
+    def _on_local_signal(self, peer: PeerId, signal: Signal, now: float) -> None:
         match signal.type:
             case "offer":
-                letter = self._introductions.offer(peer, signal, len(self._links), self._purposes.pop(peer))
-                return self._ways.send(letter.along(self._probes.way_to(peer, now)))
+                purpose, delivery = self._purposes.pop(peer), self._delivery
+                offer = self._offers.offer(peer, signal, len(self._links), purpose).along(delivery.way_to(peer, now))
+                # For a long link another peer will do as well, if the mesh does not lead to this one.
+                offer.mesh_only = purpose == LONG and delivery.into_mesh and not delivery.is_original(peer)
+                self._send(offer, now)
             case "answer":
-                answer = self._introductions.answer(peer, signal)
+                answer = self._offers.answer(peer, signal)
                 if answer is None:
-                    return [Notify(Subsystem.TOPOLOGY, Rejected(peer, "its offer is no longer known"))]
-                return self._ways.send(answer)
+                    self._tell(Subsystem.TOPOLOGY, Rejected(peer, "its offer is no longer known"))
+                else:
+                    self._send(answer, now)
             case "candidate":
-                return self._on_local_candidate(peer, signal, now)
+                self._on_local_candidate(peer, signal, now)
             case _:
-                return self._ignore("own_signals")
+                self._counts.own_signals += 1
 
-    def _on_local_candidate(self, peer: PeerId, candidate: Signal, now: float) -> Effects:
+    def _on_local_candidate(self, peer: PeerId, candidate: Signal, now: float) -> None:
         """Candidates come in swarms: they wait for each other a little, and travel together."""
         batch = self._batches.get(peer)
         if batch is None:
             batch = []
             self._batches.put(peer, batch)
-            self._timers.set(peer, now + self._config.signaling.batch_delay)
+            self._batch_timers.set(peer, now + self._config.signaling.batch_delay)
         batch.append(candidate)
-        enough = min(self._config.signaling.batch_size, MAX_SIGNALS_IN_BATCH)
-        return self._send_batch(peer, now) if len(batch) >= enough else []
+        if len(batch) >= min(self._config.signaling.batch_size, MAX_SIGNALS_IN_BATCH):
+            self._send_batch(peer, now)
 
-    def _send_batch(self, peer: PeerId, now: float) -> Effects:
-        self._timers.cancel(peer)
-        batch = self._batches.pop(peer)
-        letter = self._introductions.candidates(peer, tuple(batch or ()), int(self._wall(now) * 1000))
-        if not batch or letter is None:
-            return self._ignore("late_candidates")
-        self._counts["batched"] += len(batch)
-        return self._ways.send(letter)
+    def _send_batch(self, peer: PeerId, now: float) -> None:
+        self._batch_timers.cancel(peer)
+        batch = tuple(self._batches.pop(peer) or ())
+        under_way = self._delivery.under_way(peer)
+        candidates = self._offers.candidates(peer, batch, int(self._wall(now) * 1000), under_way)
+        if not batch or candidates is None:
+            self._counts.late_candidates += 1
+            return
+        self._counts.batched += len(batch)
+        self._send(candidates, now)
 
-    def _on_reject_offer(self, event: RejectOffer) -> Effects:
-        letters = self._introductions.rejections(event.peer, event.reason, event.alternatives)
-        closed = self._introductions.close(event.peer)
-        return [*closed, *(effect for letter in letters for effect in self._ways.send(letter))]
+    # --- from other cores ---------------------------------------------------------------------------------------------
 
-    def _on_ask_for_offer(self, peer: PeerId) -> Effects:
+    def _on_reject_offer(self, event: RejectOffer, now: float) -> None:
+        peer = event.peer
+        if event.reason == INITIATOR_CONFLICT:
+            self._ask_for_offer(peer)
+            return
+        under_way = self._delivery.under_way(peer)
+        rejections = self._offers.rejections(peer, event.reason, event.alternatives, under_way)
+        self._close(peer, now)
+        for rejection in rejections:
+            self._send(rejection, now)
+
+    def _ask_for_offer(self, peer: PeerId) -> None:
+        """Ask a peer of the original to make the offer: only a service can bring that."""
+        service = self._delivery.service_for(peer, without=[])
+        if service is None:
+            self._counts.unsendable += 1
+            return
         ask = wire.SignalRejected(to=peer, from_=self._me, reason=INITIATOR_CONFLICT, correct_initiator=peer)
-        return self._ways.send_served(peer, ask)
+        self._effects.append(SendSignaling(service, ask))
 
-    def _on_lost(self, letter: OutgoingSignal, reason: str) -> Effects:
+    def _on_ping_via_service(self, peer: PeerId) -> None:
+        services = tuple(self._sessions.joined_services)
+        self._pings.ping(peer, services)
+        self._effects += [SendSignaling(service, wire.Ack(to=peer, from_=self._me)) for service in services]
+
+    def _on_route_hint(self, event: RouteHint, now: float) -> None:
+        for peer in event.peers:
+            self._delivery.reached(peer, ByMesh(ReturnPath(peer, "", (peer, *event.path))), now)
+
+    # --- links --------------------------------------------------------------------------------------------------------
+
+    def _on_link_up(self, remote: RemotePeer, now: float) -> None:
+        peer = remote.peer_id
+        self._links[peer] = remote.version
+        self._delivery.link_up(remote)
+        self._sessions.seek(now, wanted=self._wants_services())
+        if self._delivery.was_brought_by_service(peer):
+            self._tell(Subsystem.ISLANDS, SeenViaService(peer, Sighting.LINKED))
+        self._carry_out(self._delivery.answered(peer), now)
+        self._close(peer, now)
+
+    def _on_link_down(self, peer: PeerId, now: float) -> None:
+        self._links.pop(peer, None)
+        self._delivery.link_down(peer)
+        self._sessions.seek(now, wanted=self._wants_services())
+
+    def _on_link_lost(self, peer: PeerId, now: float) -> None:
+        cancellation = self._offers.unanswered(peer, self._delivery.under_way(peer))
+        if cancellation is not None:
+            self._send(cancellation, now)
+        self._close(peer, now)
+
+    def _wants_services(self) -> bool:
+        """Whether links have to come by way of services: with one link into the mesh, the mesh itself can be asked."""
+        return not self._delivery.into_mesh and len(self._links) < self._config.max_peers
+
+    def _on_leave(self) -> None:
+        self._leaving = True
+        self._effects += [SendSignaling(name, wire.Leave(peer_id=self._me)) for name in self._sessions.joined_services]
+
+    # --- what the parts decided ---------------------------------------------------------------------------------------
+
+    def _hear(self, came: Came, sender: PeerId, signals: Iterable[Signal], now: float) -> None:
+        for signal in signals:
+            verdict = self._offers.hear(came, sender, signal, now, linked=sender in self._links)
+            match verdict:
+                case None:
+                    pass
+                case Offered(peer=remote):
+                    self._delivery.heard(remote)
+                    self._tell(Subsystem.TOPOLOGY, verdict)
+                case Feed(remote, fed, is_answer):
+                    if is_answer:
+                        self._delivery.heard(remote)
+                        self._carry_out(self._delivery.answered(sender), now)
+                    self._effects += [FeedSignal(remote, one) for one in fed]
+                case OutgoingSignal():
+                    self._send(verdict, now)
+                case PeerFailed():
+                    self._effects.append(Emit(verdict))
+                case _:
+                    assert_never(verdict)
+
+    def _hear_rejection(self, came: Came, rejected: Rejected, about: str | None, now: float) -> None:
+        under_way = self._delivery.under_way(rejected.peer)
+        turned_down = self._offers.hear_rejection(came, rejected, about, under_way)
+        if turned_down is None:
+            return
+        if turned_down.ends:
+            self._close(rejected.peer, now)
+        self._tell(Subsystem.TOPOLOGY, turned_down.rejected)
+
+    def _found(self, transport: str, peers: tuple[PeerId, ...], source: Source) -> None:
+        others = tuple(peer for peer in peers if peer != self._me)
+        for peer in others:
+            self._delivery.seen(peer, transport)
+        if others:
+            self._tell(Subsystem.TOPOLOGY, PeersFound(others, source))
+
+    def _close(self, peer: PeerId, now: float) -> None:
+        """No attempt with this peer is under way any more."""
+        self._offers.close(peer)
+        self._carry_out(self._delivery.take_back(peer), now)
+
+    def _send(self, signal: OutgoingSignal, now: float) -> None:
+        self._carry_out(self._delivery.send(signal, now), now)
+
+    def _carry_out(self, steps: Iterable[Step], now: float) -> None:
+        for step in steps:
+            match step:
+                case ToService(transport, message):
+                    self._effects.append(SendSignaling(transport, message))
+                case Route() | CancelRoute():
+                    self._tell(Subsystem.ROUTING, step)
+                case Lost(signal, reason):
+                    self._lost(signal, reason, now)
+                case _:
+                    assert_never(step)
+
+    def _lost(self, signal: OutgoingSignal, reason: str, now: float) -> None:
         """No way is left for an offer or answer of ours."""
-        if letter.kind is Kind.OFFER and self._introductions.answering(letter.to):
-            again = self._introductions.offer_again(letter)
-            return [] if again is None else self._ways.send(again)
-        return [*self._introductions.close(letter.to), Notify(Subsystem.TOPOLOGY, Rejected(letter.to, reason))]
+        peer = signal.to
+        if signal.kind is Kind.OFFER and self._offers.answering(peer):
+            again = self._offers.offer_again(signal)
+            if again is not None:
+                self._send(again, now)
+            return
+        self._close(peer, now)
+        self._tell(Subsystem.TOPOLOGY, Rejected(peer, reason))
 
-    def _ignore(self, why: str) -> Effects:
-        self._counts[f"ignored_{why}"] += 1
-        return []
+    def _apply(self, changes: Iterable[Change], now: float) -> None:
+        """Tell of services that come and go."""
+        for change in changes:
+            match change:
+                case SendJoin(transport, join):
+                    self._effects.append(SendSignaling(transport, join))
+                case Opened(transport, is_news):
+                    self._tell(Subsystem.TOPOLOGY, ServiceUp(transport))
+                    if is_news:
+                        self._effects.append(Emit(TransportUp(transport)))
+                case Closed(transport, reason, was_joined, is_news):
+                    if was_joined:
+                        self._tell(Subsystem.TOPOLOGY, ServiceDown(transport, reason))
+                    if is_news:
+                        self._effects.append(Emit(TransportDown(transport, reason)))
+                    self._carry_out(self._delivery.service_down(transport, now), now)
+                case _:
+                    assert_never(change)
+
+    def _tell(self, subsystem: Subsystem, notice: Input) -> None:
+        self._effects.append(Notify(subsystem, notice))
 
 
 def _refusal(relayed: RelaySignal, sender: PeerId, me: PeerId, wall_ms: int) -> RelayFailure:

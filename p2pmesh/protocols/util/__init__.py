@@ -1,5 +1,6 @@
-"""What the cores share: time, bounded memory, rates.
+"""What the cores share: time, bounded memory, rates, geometry of the ring.
 
-`timers` (one heap for each core, back-off), `rtt` (how long answers take), `lru_table` (bounded tables), `rate_limiter`
-(token buckets), `local_health` (how late we are ourselves). Plain values: time goes in, nothing has an effect.
+Modules: `timers` (one heap for each core, back-off), `window` (what is on its way: messages, calls), `lru_table`
+(bounded tables), `rate_limiter` (token buckets), `rtt` (how long answers take), `local_health` (how late we are
+ourselves), `ring_geometry`. Plain values and pure functions: time goes in, nothing has an effect.
 """

@@ -1,8 +1,8 @@
 """Bounded memory: a table that forgets the least recently renewed, and a set whose members expire.
 
 `LruTable` holds what was learned of peers: when it is full, the entry that was not renewed for longest goes.
-`ExpiringSet` holds ids that were seen, each until a time of its own: what a promise rests on is not forgotten before that,
-unless more come than its bound, and those are counted.
+`ExpiringSet` holds ids that were seen, each until a time of its own: what a promise rests on is not forgotten before
+that, unless more come than its bound, and those are counted.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ class LruTable(Generic[V]):
 class ExpiringSet(Generic[K, V]):
     """Ids, each with a small fact and the time until which it is remembered.
 
-    An id is kept until its own time is over, unless more than `limit` are added first; those are counted as `forgotten`.
+    An id is kept until its own time is over, unless more than `limit` are added first; those are counted as
+    `forgotten`.
     """
 
     def __init__(self, limit: int) -> None:

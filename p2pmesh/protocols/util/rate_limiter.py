@@ -1,7 +1,8 @@
-"""How often somebody may do something: token buckets (Turner 1986; RFC 2697), one alone or one for each peer.
+"""Limits on how often something happens: token buckets (Turner 1986; RFC 2697), one alone or one for each peer.
 
-A bucket holds up to `burst` tokens and gains `rate` a second. `TokenBucket` may be overdrawn by one more burst, so that its
-owner can tell who is merely quick from who floods. `RateLimiter` keeps a bounded number of buckets and never overdraws.
+A bucket holds up to `burst` tokens and gains `rate` a second. `TokenBucket` may be overdrawn by one more burst, so that
+its owner can tell a quick taker from one that floods. `RateLimiter` keeps a bounded number of buckets and never
+overdraws.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Who is next to whom on the ring of ids (Stoica et al., Chord, 2001, section 4). Pure functions of ids.
+"""Neighbourhood on the ring of ids (Stoica et al., Chord, 2001, section 4). Pure functions of ids.
 
 Ids in text form compare as the numbers that they stand for, so most of this needs no arithmetic.
 """
@@ -13,12 +13,12 @@ from p2pmesh.wire.overlay import Neighbours
 
 
 def successor(me: PeerId, peers: Collection[PeerId]) -> PeerId | None:
-    """Whichever of `peers` comes next after `me` clockwise. Ids compare as text as they do as numbers."""
+    """The one of `peers` that comes next after `me` clockwise, `me` itself included."""
     return min([peer for peer in peers if peer >= me] or peers, default=None)
 
 
 def predecessor(me: PeerId, peers: Collection[PeerId]) -> PeerId | None:
-    """Whichever of `peers` comes last before `me` clockwise."""
+    """The one of `peers` that comes last before `me` clockwise, `me` itself included."""
     return max([peer for peer in peers if peer <= me] or peers, default=None)
 
 
@@ -34,7 +34,7 @@ def nearness(me: PeerId, peer: PeerId) -> int:
 
 
 def onward(me: PeerId, first: PeerId, said: Iterable[PeerId], limit: int, *, clockwise: bool) -> list[PeerId]:
-    """`first` and then what it says comes after it, seen from `me`: up to where that comes round, or goes back."""
+    """`first` and the peers that it names after itself, seen from `me`, up to where they come round or go back."""
     found, far = [first], _way(me, first, clockwise=clockwise)
     for peer in said:
         way = _way(me, peer, clockwise=clockwise)
@@ -50,12 +50,12 @@ def _way(me: PeerId, peer: PeerId, *, clockwise: bool) -> int:
 
 
 def bracket(me: PeerId, peer: PeerId, said: Neighbours, limit: int) -> list[PeerId]:
-    """Who is next to `me`, as `peer` sees it: nobody, if our place is not between those that it speaks of."""
+    """The neighbours of `me` as `peer` sees them; none if our place is not between peers that it names."""
     row = [*reversed(said.predecessors), peer, *said.successors]
-    if len(set(row)) < limit:  # the mesh is small, or the peer is new in it and has little to say
+    if len(set(row)) < limit:  # the mesh is small, or the peer is new in it and knows few
         return list(ring_neighbours(me, [other for other in (*row, *said.links) if other != me]))
     if me in row:
-        place = row.index(me)  # what lies beyond us, it has from us
+        place = row.index(me)  # what lies beyond us, it knows from us
         return [row[place - 1]] if row.index(peer) < place else [row[place + 1]]
     for one, other in pairwise(row):
         if ring_distance(one, me) < ring_distance(one, other):

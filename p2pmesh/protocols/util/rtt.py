@@ -1,7 +1,7 @@
 """How long answers take: smoothed mean and deviation (Jacobson and Karels 1988; RFC 6298, section 2).
 
-`RoundTripTime` measures one path. `RoundTripTimes` measures each of many peers, and of a peer that has not answered yet
-takes for granted what is true of all.
+`RoundTripTime` measures one path. `RoundTripTimes` measures each of many peers, and takes the average of all for a peer
+that has not answered yet.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class RoundTripTime:
         return unknown if self._mean is None else self._mean
 
     def expected(self, unknown: float = 0.0, deviations: float = NEARLY_ALL) -> float:
-        """Time in which an answer comes, but for those that take that many mean deviations longer than the mean."""
+        """Time within which nearly every answer comes: so many mean deviations above the mean."""
         return unknown if self._mean is None else self._mean + deviations * self._deviation
 
 

@@ -1,4 +1,4 @@
-"""What cores keep time with: one heap of timers, and back-off."""
+"""Time in a core: one heap of timers, and back-off."""
 
 from __future__ import annotations
 

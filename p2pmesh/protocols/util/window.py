@@ -1,11 +1,14 @@
-"""A sliding window: what was sent and is not acknowledged yet, bounded in number and in bytes.
+"""What is on its way and has not ended yet: a sliding window of messages, and a table of calls to another core.
 
-Broadcasts to a neighbour, direct messages to a peer and pulls of what was missed each keep one. Nothing larger than the bytes
-of a window could ever be sent otherwise, so a window that is empty takes one of any size.
+A `Window` is bounded in number and in bytes: broadcasts to a neighbour, direct messages to a peer and pulls of what was
+missed each keep one. Nothing larger than the bytes of a window could ever be sent otherwise, so an empty one takes one
+of any size. A `CallTable` is bounded in number and in time: the outcome of a call is a notice, and notices can be lost,
+since every inbox is bounded; so a call whose outcome stays away ends by itself.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Generic, TypeVar
 
@@ -62,3 +65,50 @@ class Window(Generic[K, V]):
             return None
         self.bytes -= entry[1]
         return entry[0]
+
+
+OUTCOME_GRACE = 5.0
+"""Seconds after a call's own time-out until its outcome counts as lost: it comes from this process, in milliseconds."""
+
+
+class CallTable(Generic[V]):
+    """Calls that have not ended, each with a number that is never used twice, oldest first."""
+
+    def __init__(self, limit: int, timeout: float) -> None:
+        """Make one for `limit` calls at once that are to end within `timeout` seconds."""
+        self._limit = limit
+        self._patience = timeout + OUTCOME_GRACE
+        self._open: dict[int, tuple[float, V]] = {}
+        self._last = 0
+        self.lost: int = 0
+        """Calls whose outcome never came."""
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    @property
+    def is_full(self) -> bool:
+        return len(self._open) >= self._limit
+
+    def values(self) -> list[V]:
+        return [value for _, value in self._open.values()]
+
+    def open(self, value: V, now: float) -> int:
+        """Begin a call, whether or not the table is full. Returns its number."""
+        self._last += 1
+        self._open[self._last] = now + self._patience, value
+        return self._last
+
+    def close(self, call: int) -> V | None:
+        """End a call; None if it has ended already."""
+        entry = self._open.pop(call, None)
+        return None if entry is None else entry[1]
+
+    def next_deadline(self) -> float:
+        return next(iter(self._open.values()))[0] if self._open else math.inf
+
+    def pop_overdue(self, now: float) -> list[V]:
+        """End the calls whose outcome has stayed away, and return them."""
+        overdue = [call for call, (deadline, _) in self._open.items() if deadline <= now]
+        self.lost += len(overdue)
+        return [self._open.pop(call)[1] for call in overdue]

@@ -16,8 +16,8 @@ from attrs import field, frozen
 from p2pmesh.protocols.inputs import Subsystem
 from p2pmesh.simulation.discrete.network import BareNetwork
 
-BY_MESH: Final = "offers_mesh"
-BY_SERVICE: Final = "offers_service"
+BY_MESH: Final = "mesh"
+BY_SERVICE: Final = "service"
 """How the signaling core calls the offers that it sent through the mesh, and those that it sent by a service."""
 
 
@@ -65,7 +65,7 @@ class Reading:
 
 def read_meter(net: BareNetwork) -> Reading:
     """What has happened in a network so far."""
-    signaling = [node.cores[Subsystem.SIGNALING].snapshot() for node in net.nodes]
+    offers = [node.cores[Subsystem.SIGNALING].snapshot()["delivery"]["offers"] for node in net.nodes]
     kinds = {f"in {kind}": count for kind, count in sorted(net.service.kinds_in.items())}
     kinds |= {f"out {kind}": count for kind, count in sorted(net.service.kinds_out.items())}
     return Reading(
@@ -75,8 +75,8 @@ def read_meter(net: BareNetwork) -> Reading:
         service_in=net.service.sent,
         service_out=net.service.received,
         service_kinds=kinds,
-        offers_mesh=sum(snapshot.get(BY_MESH, 0) for snapshot in signaling),
-        offers_service=sum(snapshot.get(BY_SERVICE, 0) for snapshot in signaling),
+        offers_mesh=sum(counts[BY_MESH] for counts in offers),
+        offers_service=sum(counts[BY_SERVICE] for counts in offers),
         frames=sum(net.traffic.frames),
         frame_kinds=net.traffic.by_name(),
         events=net.events,

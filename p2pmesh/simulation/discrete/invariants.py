@@ -15,8 +15,9 @@ from typing import Any, Final
 
 from p2pmesh.config import MeshConfig
 from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.islands.bridge_merge import REMEMBERED
-from p2pmesh.protocols.islands.recovery import CASES
+from p2pmesh.protocols.islands.bridge_merge import MAX_FLOODS
+from p2pmesh.protocols.islands.islands import MAX_CALLS
+from p2pmesh.protocols.islands.recovery import MAX_CASES
 from p2pmesh.simulation.discrete.delivery_log import Broadcast
 from p2pmesh.simulation.discrete.network import BareNetwork
 from p2pmesh.simulation.discrete.node import BareNode
@@ -98,15 +99,16 @@ def bounds_of(snapshot: Mapping[str, Any], config: MeshConfig) -> Iterator[tuple
     slots = len(topology["links"]) + len(topology["attempts"]) + len(topology["closing"])
     yield "topology.slots", slots, links
     yield "topology.known", topology["known"], config.topology.known_peers
-    signaling = snapshot["signaling"]
+    signaling, offers = snapshot["signaling"]["delivery"], snapshot["signaling"]["offer_answer"]
     yield "signaling.remembered_peers", signaling["remembered_peers"], config.signaling.remembered_peers
     yield "signaling.routes", signaling["routes"], config.signaling.routes
-    yield "signaling.own_offers", signaling["own_offers"], config.signaling.remembered_offers
-    yield "signaling.heard_offers", signaling["heard_offers"], config.signaling.remembered_offers
+    yield "signaling.own_offers", offers["own_offers"], config.signaling.remembered_offers
+    yield "signaling.heard_offers", offers["heard_offers"], config.signaling.remembered_offers
     found = snapshot["islands"]
-    yield "islands.suspects", found["suspects"], config.islands.suspects
-    yield "islands.floods", found["floods"], REMEMBERED
-    yield "islands.healing", found["healing"], CASES
+    yield "islands.suspects", found["detection"]["suspects"], config.islands.suspects
+    yield "islands.floods", found["bridges"]["floods"], MAX_FLOODS
+    yield "islands.healing", found["recovery"]["healing"], MAX_CASES
+    yield "islands.calls", found["calls"], MAX_CALLS
 
 
 # --- liveness ---------------------------------------------------------------------------------------------------------

@@ -1,6 +1,9 @@
 """What the core for islands does with what it hears, input by input; and what hostile peers can't make it do."""
 
+import math
 import random
+from functools import reduce
+from operator import getitem
 
 import pytest
 
@@ -10,16 +13,16 @@ from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.effects import Emit, Notify, SendFrame
 from p2pmesh.protocols.inputs import Leave, LinkUp, PeersFound, Received, RemotePeer
-from p2pmesh.protocols.islands.bridge_merge import FLOODS, MAX_PATH, REMEMBERED, TRIED_FOR
-from p2pmesh.protocols.islands.islands import IslandsCore
+from p2pmesh.protocols.islands.bridge_merge import FLOODS, MAX_FLOODS, MAX_PATH, TRIED_FOR
+from p2pmesh.protocols.islands.detection import MAX_WANTED, Detection
+from p2pmesh.protocols.islands.islands import MAX_CALLS, MAX_FOR_OTHERS, IslandsCore
+from p2pmesh.protocols.islands.recovery import MAX_CASES, IslandRecovery
 from p2pmesh.protocols.notices import (
     FindPeers,
     LinkBroken,
-    LinkedViaService,
     MergeStarted,
     MeshSize,
     OpenBridge,
-    PingedViaService,
     PingViaService,
     ReturnPath,
     Route,
@@ -28,10 +31,12 @@ from p2pmesh.protocols.notices import (
     RouteHint,
     RouteReply,
     RouteSucceeded,
+    SeenViaService,
     ServicePeers,
-    ServicePong,
+    Sighting,
     Welcome,
 )
+from p2pmesh.protocols.util.window import OUTCOME_GRACE
 from p2pmesh.wire.overlay import FindBeyond, FindSuccessor, FoundBeyond, Merge, SuccessorFound
 
 ME = Identity.from_seed(bytes(32))
@@ -79,8 +84,9 @@ class Core:
     def events(self):
         return [effect.event for effect in self.out if isinstance(effect, Emit)]
 
-    def count(self, name):
-        return self.core.snapshot().get(name, 0)
+    def count(self, path):
+        """A number of the snapshot, by its dotted path."""
+        return reduce(getitem, path.split("."), self.core.snapshot())
 
     @property
     def route(self):
@@ -130,12 +136,12 @@ def test_who_fell_silent_is_looked_for_at_its_place_after_a_while():
 def test_who_is_at_its_place_is_none_any_more():
     core = Core().link(NEAR).feed(LinkBroken(FAR)).wait(15)
     core.found(FAR)
-    assert core.count("suspects") == 0
+    assert core.count("detection.suspects") == 0
 
 
 def test_who_comes_back_soon_is_none_any_more():
     core = Core().link(NEAR).feed(LinkBroken(FAR)).link(FAR)
-    assert core.count("suspects") == 0
+    assert core.count("detection.suspects") == 0
     assert not core.wait(30).out
 
 
@@ -143,7 +149,7 @@ def test_suspects_are_bounded():
     core = Core(suspects=4)
     for number in range(1, 20):
         core.feed(LinkBroken(peer(number)))
-    assert core.count("suspects") == 4
+    assert core.count("detection.suspects") == 4
 
 
 def test_suspects_are_not_looked_for_for_ever():
@@ -151,23 +157,42 @@ def test_suspects_are_not_looked_for_for_ever():
     for _ in range(1000):
         if core.wait(1).told(Route):
             core.found(NEAR)
-    assert core.count("suspects") == 0
+    assert core.count("detection.suspects") == 0
     assert not core.wait(1000).out
 
 
 def test_whom_a_service_names_is_looked_for_if_there_are_several_or_it_names_again():
     core = Core().link(NEAR).feed(ServicePeers("one", (FAR,)))
-    assert core.count("suspects") == 0
+    assert core.count("detection.suspects") == 0
     core.feed(ServicePeers("two", (BEYOND,)))
-    assert core.count("suspects") == 2
+    assert core.count("detection.suspects") == 2
     again = Core().link(NEAR).feed(ServicePeers("one", (FAR,))).feed(ServicePeers("one", (FAR,)))
-    assert again.count("suspects") == 1
+    assert again.count("detection.suspects") == 1
+
+
+def test_of_the_peers_that_a_service_names_neighbours_and_suspects_are_left_alone():
+    core = Core().link(NEAR).feed(LinkBroken(FAR)).wait(9)
+    for _ in range(3):
+        core.feed(ServicePeers("one", (NEAR,))).feed(ServicePeers("two", (FAR,)))
+    assert core.count("detection.suspects") == 1
+    assert [route.to for route in core.wait(7).told(Route)] == [FAR], "and looked for when it was to be"
+
+
+def test_a_suspect_that_was_not_named_is_not_asked_for_at_once():
+    core = Core().link(NEAR).feed(MeshSize(1000)).missing(FAR)
+    assert not core.wait(2).told(Route)
+
+
+def test_a_suspect_that_makes_room_is_looked_for_no_more():
+    core = Core(suspects=1).link(NEAR).feed(LinkBroken(FAR)).feed(LinkBroken(BEYOND))
+    assert [route.to for route in core.wait(15).told(Route)] == [BEYOND]
+    assert core.core.next_deadline() > core.now + 1
 
 
 def test_when_one_is_back_the_next_is_looked_for_soon():
     core = two_missing()
     back = core.route.to
-    assert core.found(back).count("suspects") == 1
+    assert core.found(back).count("detection.suspects") == 1
     assert {core.wait(2).route.to, back} == {FAR, BEYOND}
 
 
@@ -213,13 +238,13 @@ def test_a_large_island_asks_as_often_as_a_small_one():
 def test_a_bridge_is_wanted_to_whom_a_service_reaches():
     core = Core().link(NEAR).missing(FAR)
     assert probing(core)
-    core.feed(ServicePong(FAR, alive=True))
+    core.feed(SeenViaService(FAR, Sighting.ANSWERED))
     assert [type(event) for event in core.events()] == [IslandSuspected]
     assert core.wait(2).told(OpenBridge) == [OpenBridge(FAR)]
 
 
 def test_an_answer_to_no_question_is_none():
-    core = Core().link(NEAR).missing(FAR).feed(ServicePong(FAR, alive=True))
+    core = Core().link(NEAR).missing(FAR).feed(SeenViaService(FAR, Sighting.ANSWERED))
     assert not core.events()
     assert not core.wait(1.6).told(OpenBridge)
 
@@ -227,26 +252,41 @@ def test_an_answer_to_no_question_is_none():
 def test_whom_no_service_knows_is_forgotten():
     core = Core().link(NEAR).missing(FAR)
     assert probing(core)
-    core.feed(ServicePong(FAR, alive=False))
-    assert core.count("suspects") == 0
+    assert core.count("detection.pings") == 1
+    core.feed(SeenViaService(FAR, Sighting.ABSENT))
+    assert core.count("detection.suspects") == 0
     assert not core.told(FindPeers)
+
+
+def test_in_a_large_island_a_peer_is_forgotten_when_no_service_knows_it_twice():
+    core = Core(probe_every=0.1).link(NEAR).feed(MeshSize(64)).missing(FAR)
+    for left in (1, 0):
+        assert probing(core)
+        assert core.feed(SeenViaService(FAR, Sighting.ABSENT)).count("detection.suspects") == left
+
+
+def test_pings_that_nobody_answers_are_counted():
+    core = Core().link(NEAR).missing(FAR)
+    assert probing(core)
+    core.wait(5.1)
+    assert core.count("unanswered") == 1
 
 
 def test_services_are_asked_who_is_next_to_us_if_the_mesh_has_shrunk():
     core = Core().link(NEAR).feed(MeshSize(50)).missing(FAR).feed(MeshSize(20))
     assert probing(core)
-    assert core.feed(ServicePong(FAR, alive=False)).told(FindPeers)
+    assert core.feed(SeenViaService(FAR, Sighting.ABSENT)).told(FindPeers)
 
 
 def test_room_is_made_for_who_asks_and_is_not_found():
-    core = Core().link(NEAR).feed(PingedViaService(FAR))
+    core = Core().link(NEAR).feed(SeenViaService(FAR, Sighting.PINGED_US))
     assert core.found(NEAR).told(Welcome) == [Welcome(FAR)]
 
 
 def test_no_room_is_made_for_who_is_found_or_asks_too_often():
-    core = Core().link(NEAR).feed(PingedViaService(FAR))
+    core = Core().link(NEAR).feed(SeenViaService(FAR, Sighting.PINGED_US))
     assert not core.found(FAR).told(Welcome)
-    asked = sum(len(core.feed(PingedViaService(peer(number))).told(Route)) for number in range(20))
+    asked = sum(len(core.feed(SeenViaService(peer(number), Sighting.PINGED_US)).told(Route)) for number in range(20))
     assert asked == 2
 
 
@@ -256,6 +296,7 @@ def test_no_room_is_made_for_who_is_found_or_asks_too_often():
 def test_a_link_to_who_was_missing_is_looked_into():
     core = Core().link(NEAR).missing(FAR).link(FAR).wait(2)
     assert (core.route.to, core.route.message) == (FAR, FindBeyond(key=ME.peer_id))
+    assert (core.route.nearest, core.route.way) == (False, None), "it goes over the very link"
     core.beyond(BEYOND)
     assert (core.route.to, core.route.nearest, core.route.avoid) == (BEYOND, True, (FAR,))
 
@@ -281,7 +322,7 @@ def test_a_bridge_is_told_to_its_far_end_and_to_all_others():
 def test_an_island_tries_one_bridge_at_a_time():
     trying = Core().link(NEAR, OTHER).missing(FAR)
     assert probing(trying)
-    (told,) = trying.feed(ServicePong(FAR, alive=True)).wait(2).sent()
+    (told,) = trying.feed(SeenViaService(FAR, Sighting.ANSWERED)).wait(2).sent()
     assert (told.peers, told.message.bridge, told.message.wanted) == ((NEAR, OTHER), FAR, True)
     hearing = Core().link(NEAR, OTHER).missing(BEYOND)
     (onward,) = flood(hearing, path=(peer(5), NEAR), wanted=True).sent()
@@ -295,13 +336,13 @@ def test_an_island_tries_one_bridge_at_a_time():
 
 
 def test_who_hears_of_a_bridge_lets_its_ring_change():
-    merging = Core(quiet=8.0).at_bridge().told(MergeStarted)
-    assert len(merging) == 2  # to the topology, and to chord
-    assert flood(Core(quiet=8.0).link(NEAR)).told(MergeStarted)
+    core = Core(quiet=8.0).at_bridge()
+    assert {told.until for told in core.told(MergeStarted)} == {core.now + 16.0}
+    assert flood(Core(quiet=8.0).link(NEAR)).told(MergeStarted) == [MergeStarted(16.0)] * 2  # topology, chord
 
 
 def test_a_stranger_is_looked_into_twice_before_it_is_taken_for_another_islands():
-    core = Core().link(NEAR, FAR).feed(LinkedViaService(FAR)).wait(4)
+    core = Core().link(NEAR, FAR).feed(SeenViaService(FAR, Sighting.LINKED)).wait(4)
     assert not core.beyond(BEYOND).found(NEAR).sent()
     core.wait(4)
     assert core.beyond(BEYOND).found(NEAR).sent()
@@ -341,7 +382,15 @@ def test_a_flood_is_passed_on_once():
 def test_floods_that_make_no_sense_end_here(fields):
     core = Core().link(NEAR, OTHER)
     assert not flood(core, **fields).out
-    assert core.count("floods") == 0
+    assert core.count("bridges.floods") == 0
+
+
+def test_a_flood_goes_so_far_and_no_further():
+    longest = (*(peer(number) for number in range(1, MAX_PATH)), NEAR)
+    core = Core().link(NEAR, OTHER)
+    assert flood(core, 1, path=longest[1:]).sent()
+    assert not flood(core, 2, path=longest).sent()
+    assert core.count("bridges.floods") == 2, "it has come, all the same"
 
 
 def test_few_floods_are_passed_on_in_a_short_time_and_few_remembered():
@@ -349,7 +398,7 @@ def test_few_floods_are_passed_on_in_a_short_time_and_few_remembered():
     assert sum(len(flood(core, number, path=(NEAR,)).sent()) for number in range(50)) == FLOODS
     for number in range(50, 200):
         flood(core.wait(10), number, path=(NEAR,))
-    assert core.count("floods") == REMEMBERED
+    assert core.count("bridges.floods") == MAX_FLOODS
 
 
 def test_who_hears_of_a_bridge_looks_for_its_place_beyond_it():
@@ -384,20 +433,15 @@ def test_a_place_is_looked_up_for_others_but_not_by_where_they_come_from():
     core = Core().link(NEAR, FAR)
     way = ReturnPath(BEYOND, "a packet", (BEYOND, FAR))
     asked = RoutedReceived(RemotePeer(BEYOND, True, 1), FindBeyond(key=OTHER), way)
+    other = RoutedReceived(RemotePeer(BEYOND, True, 1), FindBeyond(key=OTHER), ReturnPath(BEYOND, "another", (FAR,)))
     core.feed(asked)
     assert (core.route.to, core.route.avoid) == (OTHER, (FAR,))
     lookup = core.route
     assert not core.feed(asked).out  # the packet came again
+    core.feed(RouteFailed(core.feed(other).route.call, "no way"))
+    assert core.count("for_others_failed") == 1
     core.feed(RouteSucceeded(lookup.call, NEAR, 2, SuccessorFound(successors=(OTHER,))))
     assert core.told(RouteReply) == [RouteReply(way, FoundBeyond(peer=NEAR, successors=(OTHER,)))]
-
-
-def test_not_too_many_places_are_looked_up_for_others_at_once():
-    core = Core().link(NEAR, FAR)
-    for number in range(400):
-        way = ReturnPath(BEYOND, f"packet {number}", (BEYOND, FAR))
-        core.feed(RoutedReceived(RemotePeer(BEYOND, True, 1), FindBeyond(key=OTHER), way))
-    assert core.count("calls") == 256
 
 
 # --- healed -----------------------------------------------------------------------------------------------------------
@@ -419,17 +463,141 @@ def test_it_is_healed_once_three_from_beyond_are_at_their_places_without_the_bri
     assert isinstance(healed, IslandHealed)
     assert healed.bridge == FAR
     assert healed.duration == pytest.approx(6.0)
+    assert core.count("recovery") == {"healing": 0, "healed": 1}
     assert not core.wait(100).told(Route)
+
+
+def test_an_island_that_is_suspected_again_is_told_again_and_one_that_is_healing_is_not():
+    core = Core(quiet=0.0).at_bridge()
+    core.feed(Received(FAR, Merge(id="x", bridge=ME.peer_id)))
+    assert not core.beyond(BEYOND).found(NEAR).out, "nor is the bridge made known again"
+    assert (core.count("confirms"), core.count("merges"), core.count("seeks")) == (2, 1, 1)
+
+
+def test_while_a_witness_is_looked_for_no_other_is():
+    core = Core().at_bridge()
+    for route, witness in zip(core.told(Route), (peer(7), peer(8), peer(9)), strict=False):
+        core.beyond(witness, route)
+    assert [route.to for route in core.wait(5.9).told(Route)] == [peer(7)]
+
+
+def test_where_the_bridge_is_not_ours_the_missing_peer_is_the_witness():
+    core = Core().link(NEAR).missing(FAR)
+    assert probing(core)
+    core.feed(SeenViaService(FAR, Sighting.ANSWERED))
+    core.wait(2)
+    (lookup,) = [route for route in core.told(Route) if route.to == FAR]
+    assert (lookup.nearest, lookup.avoid) == (True, ())
+    core.found(FAR, lookup)
+    assert [type(event) for event in core.events()] == [IslandHealed]
+
+
+def test_a_far_end_that_names_only_us_or_itself_names_no_witness():
+    core = Core().at_bridge()
+    for who, route in zip((ME.peer_id, FAR, FAR), core.told(Route), strict=False):
+        core.beyond(who, route)
+    assert [route.message for route in core.wait(2.1).told(Route)].count(FindSuccessor(key=FAR)) == 0
+    assert len([route for route in core.told(Route) if isinstance(route.message, FindBeyond)]) == 3, "it is asked again"
 
 
 def test_look_ups_that_fail_are_no_harm():
     core = Core().link(NEAR).feed(LinkBroken(FAR)).wait(15)
     core.feed(RouteFailed(core.route.call, "no way"))
-    assert core.count("missing") == 1
+    assert core.count("detection.missing") == 1
     core.feed(RouteFailed(99, "never asked"))
 
 
 def test_a_mesh_that_is_left_does_nothing():
-    core = Core().link(NEAR).missing(FAR).feed(Leave())
+    core = Core().link(NEAR).missing(FAR).feed(SeenViaService(OTHER, Sighting.PINGED_US)).feed(Leave())
+    assert core.core.next_deadline() == math.inf
     assert not core.wait(1000).out
-    assert not core.feed(PingedViaService(FAR)).out
+    assert not core.feed(SeenViaService(FAR, Sighting.PINGED_US)).out
+
+
+# --- calls whose outcome stays away -----------------------------------------------------------------------------------
+
+
+def test_a_look_up_whose_outcome_never_comes_counts_as_failed():
+    core = Core().link(NEAR).feed(LinkBroken(FAR)).wait(15)
+    late = core.route
+    core.wait(core.config.islands.lookup_timeout + OUTCOME_GRACE)
+    assert (core.count("calls"), core.count("lost"), core.count("detection.missing")) == (0, 1, 1)
+    assert not core.found(FAR, late).events()
+    assert core.count("detection.missing") == 1, "what comes afterwards is ignored"
+
+
+def test_a_lost_outcome_does_not_end_the_asking_of_services():
+    core = two_missing()
+    lost = core.route
+    core.wait(core.config.islands.lookup_timeout + OUTCOME_GRACE)
+    assert core.told(PingViaService) == [PingViaService(lost.to)]
+
+
+def test_calls_are_bounded_and_a_suspect_for_which_there_is_no_room_is_looked_for_later():
+    core = Core(suspects=2 * MAX_CALLS, patience=1.0).link(NEAR)
+    for number in range(1, MAX_CALLS + 10):
+        core.feed(LinkBroken(peer(number)))
+    core.wait(1.5)
+    assert len(core.told(Route)) == core.count("calls") == MAX_CALLS
+    assert core.count("refused") >= 9
+    for route in core.told(Route):
+        core.found(route.to, route)
+    assert len(core.wait(2).told(Route)) == core.count("detection.suspects") == 9
+
+
+def test_others_can_not_use_up_all_calls():
+    core = Core().link(NEAR, FAR)
+    for number in range(400):
+        way = ReturnPath(BEYOND, f"packet {number}", (BEYOND, FAR))
+        core.feed(RoutedReceived(RemotePeer(BEYOND, True, 1), FindBeyond(key=OTHER), way))
+    assert core.count("calls") == MAX_FOR_OTHERS
+    assert core.feed(SeenViaService(OTHER, Sighting.PINGED_US)).told(Route)
+
+
+# --- which links count ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("verified", "version"), [(False, 0), (True, 0), (False, 1)])
+def test_only_verified_neighbours_of_our_protocol_tell_of_bridges_or_hear_of_them(verified, version):
+    core = Core().link(NEAR).feed(LinkUp(RemotePeer(OTHER, verified, version)))
+    assert not flood(core, path=(BEYOND, OTHER), sender=OTHER).out
+    assert not core.feed(Received(OTHER, Merge(id="x", bridge=ME.peer_id))).out, "nor is theirs looked into"
+    assert not core.feed(SeenViaService(OTHER, Sighting.LINKED)).wait(10).told(Route)
+    assert not flood(core, path=(BEYOND, NEAR)).sent(), "there is nobody to tell"
+    assert core.count("bridges.floods") == 1
+
+
+# --- what is forgotten first ------------------------------------------------------------------------------------------
+
+
+def test_of_too_many_suspects_the_oldest_is_forgotten():
+    core = Core(suspects=3).link(NEAR)
+    for number in range(1, 5):
+        core.feed(LinkBroken(peer(number)))
+    assert {route.to for route in core.wait(15).told(Route)} == {peer(2), peer(3), peer(4)}
+
+
+def test_of_too_many_floods_the_oldest_is_forgotten():
+    core = Core().link(NEAR, OTHER)
+    for number in range(MAX_FLOODS + 1):
+        assert flood(core.wait(10), number, path=(NEAR,)).sent()
+    assert not flood(core.wait(10), 1, path=(NEAR,)).sent(), "one that is remembered is not passed on again"
+    assert flood(core.wait(10), 0, path=(NEAR,)).sent()
+
+
+def test_of_too_many_islands_the_one_known_longest_is_forgotten():
+    recovery = IslandRecovery(ME.peer_id, IslandsConfig(), {}, random.Random(1))
+    known = [peer(1000 + number) for number in range(MAX_CASES + 1)]
+    assert all(recovery.suspect(one, 5.0) for one in known)
+    assert recovery.snapshot()["healing"] == MAX_CASES
+    assert [recovery.came_back(one, 8.0) for one in known] == [None] + [3.0] * MAX_CASES
+
+
+def test_of_too_many_wanted_bridges_the_oldest_counts_for_none():
+    """A link that opens late is looked into only if it is remembered that a bridge was wanted."""
+    wanted = [peer(1000 + number) for number in range(MAX_WANTED + 1)]
+    detection = Detection(IslandsConfig(), {}, random.Random(1))
+    for one in wanted:
+        detection.want_bridge(one, 0.0)
+    assert detection.linked(wanted[0], 1.0) is None
+    assert [detection.linked(one, 1.0) for one in wanted[1:]] == [0.0] * MAX_WANTED

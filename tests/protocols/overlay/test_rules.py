@@ -159,7 +159,7 @@ async def test_a_snapshot_shows_the_ring_and_which_ways_offers_went():
             assert parts["chord"]["predecessors"][0] == ids[place - 1]
             assert {ids[(place + 1) % 5], ids[place - 1]} == set(parts["topology"]["ring"])
             assert parts["chord"]["size"] == 5
-            offers += parts["signaling"].get("offers_mesh", 0)
+            offers += parts["signaling"]["delivery"]["offers"]["mesh"]
         assert offers > 0
 
 

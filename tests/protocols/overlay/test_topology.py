@@ -31,7 +31,7 @@ from p2pmesh.protocols.inputs import (
 )
 from p2pmesh.protocols.notices import (
     FULL,
-    AskForOffer,
+    INITIATOR_CONFLICT,
     FarPeers,
     FindPeers,
     MergeStarted,
@@ -392,7 +392,7 @@ def test_an_attempt_of_which_the_link_layer_never_speaks_again_ends():
 def test_a_smaller_peer_of_the_original_is_asked_for_its_offer():
     peer = Peer(unverified=True).linked(0x10, version=0).feed(LinkDown(at(0x10), "closed")).wait(1)
     assert peer.dialed == []
-    assert peer.told == [AskForOffer(at(0x10))]
+    assert peer.told == [RejectOffer(at(0x10), INITIATOR_CONFLICT)]
     assert len(peer.feed(offered(0x10, version=0)).got(AcceptOffer)) == 1
 
 
@@ -400,7 +400,7 @@ def test_a_wrong_sided_offer_to_the_original_waits_for_its_own():
     peer = Peer(unverified=True).found(0x10).feed(Rejected(at(0x10), "initiator_conflict"))
     assert peer.core.snapshot()["attempts"] == []
     assert peer.wait(1.5).told == []
-    assert peer.wait(1.0).told == [AskForOffer(at(0x10))]
+    assert peer.wait(1.0).told == [RejectOffer(at(0x10), INITIATOR_CONFLICT)]
 
 
 def test_a_peer_that_asks_for_our_offer_gets_one():
@@ -510,7 +510,7 @@ def test_connect_asks_a_smaller_peer_of_the_original_that_is_known_for_its_offer
     peer = Peer(unverified=True).linked(0x10, version=0).feed(LinkDown(at(0x10), "closed"))
     peer.feed(Connect(1, at(0x10)))
     assert peer.dialed == []
-    assert AskForOffer(at(0x10)) in peer.told
+    assert RejectOffer(at(0x10), INITIATOR_CONFLICT) in peer.told
     (reply,) = peer.wait(30).got(Reply)
     assert isinstance(reply.error, PeerUnreachable)
 
@@ -518,7 +518,7 @@ def test_connect_asks_a_smaller_peer_of_the_original_that_is_known_for_its_offer
 def test_a_mesh_that_wants_proofs_asks_no_peer_of_the_original():
     peer = Peer().found(0x10).feed(Rejected(at(0x10), "initiator_conflict")).wait(60)
     assert peer.dialed == []
-    assert AskForOffer(at(0x10)) not in peer.told
+    assert RejectOffer(at(0x10), INITIATOR_CONFLICT) not in peer.told
 
 
 def test_a_peer_of_the_original_that_is_dialed_or_due_takes_nobodys_place_on_the_ring():

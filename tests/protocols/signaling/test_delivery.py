@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import msgspec
 import pytest
@@ -11,6 +12,7 @@ from p2pmesh.config import LinkConfig, SignalingConfig
 from p2pmesh.identity import Identity
 from p2pmesh.protocols.effects import FeedSignal, Notify, SendFrame
 from p2pmesh.protocols.inputs import (
+    Leave,
     LinkDown,
     LinkLost,
     LinkUp,
@@ -33,6 +35,7 @@ from p2pmesh.protocols.notices import (
 from p2pmesh.protocols.signaling.delivery import NO_WAY
 from p2pmesh.protocols.signaling.handshake import mark_of, sign_answer, sign_offer, verify_answer, verify_offer
 from p2pmesh.protocols.signaling.offer_answer import MAX_ALTERNATIVES, MAX_CANDIDATES
+from p2pmesh.protocols.util.window import OUTCOME_GRACE
 from p2pmesh.wire.messages import LONG, PINNED, LinkRejected, RelayBatch, RelayFailure, RelaySignal
 from p2pmesh.wire.signaling import (
     BootstrapPeers,
@@ -86,7 +89,11 @@ def test_with_one_link_into_the_mesh_an_offer_goes_through_it():
     answer = sign_answer(BOB, ME.peer_id, description("answer", 2), route.message.signal)
     assert peer.feed(RouteSucceeded(route.call, BOB.peer_id, 3)).effects == []
     assert peer.feed(routed_signal(BOB, answer)).effects == [FeedSignal(remote(BOB), answer)]
-    assert (peer.counts("offers"), peer.counts("offers_mesh"), peer.counts("offers_service")) == (1, 1, 0)
+    assert (
+        peer.counts("delivery.offers.sent"),
+        peer.counts("delivery.offers.mesh"),
+        peer.counts("delivery.offers.service"),
+    ) == (1, 1, 0)
 
 
 @pytest.mark.parametrize("neighbour", [RemotePeer(CAROL.peer_id, False, 0), RemotePeer(CAROL.peer_id, False, 1)])
@@ -112,7 +119,11 @@ def test_an_offer_that_no_route_brings_tries_each_service_once_the_one_that_know
     assert tried == ["two", "one", "three"]
     assert peer.told == [Rejected(BOB.peer_id, NOT_FOUND)]
     assert peer.signaled(NOT_HERE, "one").told == [Rejected(BOB.peer_id, NOT_FOUND)]  # of something else
-    assert (peer.counts("fallbacks"), peer.counts("offers_lost"), peer.counts("offers_service")) == (1, 1, 1)
+    assert (
+        peer.counts("delivery.fallbacks"),
+        peer.counts("delivery.offers.lost"),
+        peer.counts("delivery.offers.service"),
+    ) == (1, 1, 1)
 
 
 def test_an_offer_says_what_it_is_for():
@@ -199,7 +210,7 @@ def test_an_answer_that_overtakes_the_news_of_arrival_ends_the_route_and_counts_
     answer = sign_answer(BOB, ME.peer_id, description("answer", 2), route.message.signal)
     peer.feed(routed_signal(BOB, answer))
     assert peer.cancelled == [route.call]
-    assert peer.counts("offers_mesh") == 1
+    assert peer.counts("delivery.offers.mesh") == 1
     assert peer.feed(RouteFailed(route.call, "too late")).effects == []
     assert peer.signaled(NOT_HERE).told == []
 
@@ -265,7 +276,7 @@ def test_a_rejection_through_the_mesh_ends_the_attempt_and_its_alternatives_are_
     assert peer.told == [Rejected(BOB.peer_id, "full", made_up[:MAX_ALTERNATIVES])]
     peer.feed(routed(BOB, LinkRejected(reason="full", alternative_peers=made_up)))
     assert peer.effects == []
-    assert peer.counts("ignored_stray_rejections") == 1
+    assert peer.counts("offer_answer.stray_rejections") == 1
 
 
 def test_a_rejection_of_an_earlier_offer_does_not_end_the_present_attempt():
@@ -288,9 +299,7 @@ def test_a_rejection_of_an_earlier_offer_does_not_end_the_present_attempt():
 def test_a_service_can_not_end_an_attempt_whose_offer_it_never_saw(lie):
     peer = offering("one")
     assert peer.signaled(lie).effects == []
-    answer = sign_answer(
-        BOB, ME.peer_id, description("answer", 2), peer.core._introductions._own.get(BOB.peer_id).signal
-    )
+    answer = sign_answer(BOB, ME.peer_id, description("answer", 2), OFFER)
     assert len(peer.feed(routed_signal(BOB, answer)).got(FeedSignal)) == 1
 
 
@@ -324,6 +333,16 @@ def test_when_offers_cross_the_one_that_is_answered_takes_the_place_of_ours():
     assert answering.cancelled == [ours.call]
     assert [type(route.message) for route in answering.routes] == [RelaySignal]
     assert peer.feed(RouteFailed(ours.call, "x")).effects == []
+
+
+def test_once_theirs_is_answered_an_answer_to_our_offer_comes_too_late():
+    peer = offering("one")
+    (ours,) = peer.routes
+    peer.feed(routed_signal(BOB, HIS_OFFER)).feed(LocalSignal(BOB.peer_id, ANSWER))
+    peer.feed(routed_signal(BOB, sign_answer(BOB, ME.peer_id, description("answer", 2), ours.message.signal)))
+    assert peer.got(FeedSignal) == []
+    assert [route.message.reason for route in peer.routes] == ["no_attempt"]
+    assert peer.counts("offer_answer.unasked_answers") == 1
 
 
 def test_an_offer_of_ours_that_is_lost_does_not_end_the_attempt_that_theirs_began():
@@ -376,7 +395,7 @@ def test_candidates_travel_together_after_a_little_while_or_when_they_are_enough
     assert peer.wait(1).effects == []
     ((_, batch),) = peer.feed(RouteFailed(route.call, "x")).sent
     assert (batch.to, batch.signals) == (BOB.peer_id, (CANDIDATE,) * 5)
-    assert peer.counts("batched") == 8
+    assert peer.counts("messages.batched") == 8
 
 
 def test_candidates_follow_their_description_by_the_service():
@@ -391,7 +410,7 @@ def test_candidates_follow_their_description_by_the_service():
 def test_candidates_of_an_attempt_that_is_over_stay_at_home():
     peer = offering().feed(LocalSignal(BOB.peer_id, CANDIDATE)).feed(LinkLost(BOB.peer_id, "x"))
     assert peer.wait(1).effects == []
-    assert peer.counts("ignored_late_candidates") == 1
+    assert peer.counts("messages.late_candidates") == 1
 
 
 def test_candidates_through_the_mesh_reach_the_attempt_and_are_bounded():
@@ -408,14 +427,14 @@ def test_candidates_through_the_mesh_reach_the_attempt_and_are_bounded():
 @pytest.mark.parametrize(
     ("event", "count"),
     [
-        (routed_signal(EVE, HIS_OFFER, from_=BOB.peer_id), "ignored_in_others_names"),
-        (routed(EVE, RelayBatch(from_=BOB.peer_id, signals=(HIS_OFFER,))), "ignored_in_others_names"),
-        (routed_signal(BOB, HIS_OFFER, to=EVE.peer_id), "ignored_for_others"),
-        (routed_signal(ME, HIS_OFFER), "ignored_from_ourselves"),
-        (routed_signal(ORIGINAL, description("offer", 2)), "ignored_unverified_origins"),
-        (routed(BOB, RelayFailure(from_=BOB.peer_id, to=ME.peer_id)), "ignored_unexpected"),
-        (Received(CAROL.peer_id, RelaySignal(from_=BOB.peer_id, to=ME.peer_id, signal=HIS_OFFER)), "ignored_unrouted"),
-        (Received(CAROL.peer_id, RelayBatch(from_=BOB.peer_id, signals=(HIS_OFFER,))), "ignored_unrouted"),
+        (routed_signal(EVE, HIS_OFFER, from_=BOB.peer_id), "messages.in_others_names"),
+        (routed(EVE, RelayBatch(from_=BOB.peer_id, signals=(HIS_OFFER,))), "messages.in_others_names"),
+        (routed_signal(BOB, HIS_OFFER, to=EVE.peer_id), "messages.for_others"),
+        (routed_signal(ME, HIS_OFFER), "messages.from_ourselves"),
+        (routed_signal(ORIGINAL, description("offer", 2)), "messages.unverified_origins"),
+        (routed(BOB, RelayFailure(from_=BOB.peer_id, to=ME.peer_id)), "messages.unexpected"),
+        (Received(CAROL.peer_id, RelaySignal(from_=BOB.peer_id, to=ME.peer_id, signal=HIS_OFFER)), "messages.unrouted"),
+        (Received(CAROL.peer_id, RelayBatch(from_=BOB.peer_id, signals=(HIS_OFFER,))), "messages.unrouted"),
     ],
 )
 def test_only_what_its_origin_signed_for_us_counts(event, count):
@@ -427,7 +446,7 @@ def test_only_what_its_origin_signed_for_us_counts(event, count):
 def test_an_offer_with_somebody_elses_proof_goes_no_further():
     peer = Peer().in_mesh().feed(routed_signal(EVE, HIS_OFFER))
     assert peer.told == []
-    assert peer.counts("false_offers") == 1
+    assert peer.counts("offer_answer.false_offers") == 1
 
 
 def test_a_flood_of_offers_from_one_peer_is_cut_off_and_others_are_still_heard():
@@ -442,7 +461,7 @@ def test_a_flood_of_offers_from_one_peer_is_cut_off_and_others_are_still_heard()
     peer.now += 2
     assert len(peer.feed(routed_signal(BOB, offer(7))).told) == 1
     assert peer.feed(routed_signal(BOB, offer(8))).told == []
-    assert peer.counts("ignored_excess_offers") == 4
+    assert peer.counts("offer_answer.excess_offers") == 4
 
 
 def test_a_service_that_floods_in_a_peers_name_does_not_silence_it_in_the_mesh():
@@ -450,7 +469,7 @@ def test_a_service_that_floods_in_a_peers_name_does_not_silence_it_in_the_mesh()
     for n in range(10):
         forged = msgspec.structs.replace(HIS_OFFER, sdp=description("offer", 90 + n).sdp)
         peer.signaled(from_peer(BOB, forged))
-    assert peer.counts("ignored_excess_offers") == 7
+    assert peer.counts("offer_answer.excess_offers") == 7
     assert len(peer.feed(routed_signal(BOB, HIS_OFFER)).told) == 1
 
 
@@ -486,7 +505,7 @@ def test_nothing_is_relayed_for_peers_of_the_original_and_they_are_told(path, re
     assert frame.message.reason == reason
     refused = sum(len(peer.feed(Received(ORIGINAL.peer_id, asked)).effects) for _ in range(50))
     assert refused < 10
-    assert peer.counts("relays_refused") == 51
+    assert peer.counts("messages.relays_refused") == 51
 
 
 def test_tables_stay_bounded_and_what_the_mesh_has_no_room_for_goes_by_a_service():
@@ -499,16 +518,46 @@ def test_tables_stay_bounded_and_what_the_mesh_has_no_room_for_goes_by_a_service
         peer.feed(routed_signal(other, sign_offer(other, ME.peer_id, description("offer", number))))
         peer.feed(LocalSignal(other.peer_id, CANDIDATE))
     snapshot = peer.core.snapshot()
-    assert snapshot["routes"] == 4
+    assert snapshot["delivery"]["routes"] == 4
     assert sent >= 26
-    assert (snapshot["own_offers"], snapshot["heard_offers"], snapshot["open_letters"]) == (20, 20, 20)
-    assert peer.wait(1).core.snapshot()["routes"] <= 4
+    assert (
+        snapshot["offer_answer"]["own_offers"],
+        snapshot["offer_answer"]["heard_offers"],
+        snapshot["delivery"]["open"],
+    ) == (20, 20, 20)
+    assert peer.wait(1).core.snapshot()["delivery"]["routes"] <= 4
+
+
+def test_a_signal_whose_routes_outcome_is_lost_goes_the_next_way_and_makes_room_for_another():
+    peer = Peer(signaling=SignalingConfig(routes=1)).join("one").in_mesh().feed(LocalSignal(BOB.peer_id, OFFER))
+    (route,) = peer.routes
+    assert peer.wait(peer.config.signaling.mesh_timeout + OUTCOME_GRACE - 0.1).sent == []
+    assert [message.to for _, message in peer.wait(0.2).sent] == [BOB.peer_id]
+    assert (peer.counts("delivery.routes"), peer.counts("delivery.lost_routes")) == (0, 1)
+    assert peer.feed(RouteFailed(route.call, "late")).effects == []
+    assert len(peer.feed(LocalSignal(EVE.peer_id, OFFER)).routes) == 1
+
+
+def test_an_offer_whose_only_routes_outcome_is_lost_is_told_of():
+    peer = offering()
+    peer.wait(peer.config.signaling.mesh_timeout + OUTCOME_GRACE)
+    assert peer.told == [Rejected(BOB.peer_id, "no route to it: nothing was heard of it")]
+
+
+def test_nothing_is_routed_or_sent_any_more_once_the_mesh_is_left():
+    peer = offering("one").feed(Leave())
+    assert peer.wait(100).effects == []
+    assert peer.core.next_deadline() == math.inf
 
 
 def test_a_call_number_is_never_used_twice():
     peer = Peer().in_mesh()
     calls = [peer.feed(LocalSignal(BOB.peer_id, description("offer", n))).routes[0].call for n in range(9)]
     assert all(later > earlier for earlier, later in itertools.pairwise(calls))
+
+
+def test_a_service_that_comes_up_when_there_is_a_link_into_the_mesh_is_joined_once():
+    assert Peer(max_peers=5).in_mesh().join("one").wait(600).effects == []
 
 
 def test_asking_the_services_again_stops_with_the_first_link_into_the_mesh_and_starts_when_the_last_is_gone():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import reduce
+from operator import getitem
+
 import pytest
 
 from p2pmesh.config import MeshConfig
@@ -9,8 +12,10 @@ from p2pmesh.protocols.inputs import Subsystem
 from p2pmesh.simulation import BareNetwork
 
 
-def counted(net, name):
-    return sum(node.cores[Subsystem.SIGNALING].snapshot().get(name, 0) for node in net.living())
+def counted(net, path):
+    """The sum of a number of all snapshots, by its dotted path."""
+    snapshots = [node.cores[Subsystem.SIGNALING].snapshot() for node in net.living()]
+    return sum(reduce(getitem, path.split("."), snapshot) for snapshot in snapshots)
 
 
 def grow(net, count):
@@ -32,15 +37,15 @@ def test_a_join_costs_the_service_the_same_in_a_larger_mesh_and_then_everything_
     assert large <= 1.25 * small
     assert max(small, large) <= 16
     net.run(20)
-    joins, offers = len(net.nodes), counted(net, "offers_mesh")
+    joins, offers = len(net.nodes), counted(net, "delivery.offers.mesh")
     assert counted(net, "joins") <= 1.2 * joins
-    assert counted(net, "offers_service") <= 1.5 * joins  # one, the first, has no other way
+    assert counted(net, "delivery.offers.service") <= 1.5 * joins  # one, the first, has no other way
     assert offers > joins
     net.service.stop()
     broken = [end for node in net.living()[::10] for end in list(node.links.ends.values())[:1]]
     for end in broken:
         net.break_link(end)
-    served = counted(net, "offers_service")
+    served = counted(net, "delivery.offers.service")
     net.run(15)
-    assert counted(net, "offers_mesh") > offers
-    assert counted(net, "offers_service") == served
+    assert counted(net, "delivery.offers.mesh") > offers
+    assert counted(net, "delivery.offers.service") == served

@@ -1,4 +1,4 @@
-"""Whatever comes, in whatever order: the signaling core raises nothing, keeps its bounds, and loses no offer in silence."""
+"""Whatever comes, in any order: the signaling core raises nothing, keeps its bounds, and loses no offer in silence."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from tests.harness.virtual_time import remote
 
 OTHERS = [Identity.from_seed(bytes([n]) * 32) for n in range(40, 46)]
 SERVICES = ["one", "two"]
-CONFIG = SignalingConfig(remembered_peers=4, remembered_offers=3, routes=2, offer_burst=4)
+CONFIG = SignalingConfig(remembered_peers=4, remembered_offers=3, routes=2, offer_burst=4, mesh_timeout=1e6)
 
 others = st.sampled_from(OTHERS)
 services = st.sampled_from(SERVICES)
@@ -109,10 +109,10 @@ def test_any_sequence_of_events_keeps_the_bounds_and_ends_each_route_once(events
                 case _:
                     pass
         snapshot = peer.core.snapshot()
-        assert snapshot["routes"] == len(under_way) <= CONFIG.routes
-        assert snapshot["remembered_peers"] <= CONFIG.remembered_peers
-        for table in ("own_offers", "heard_offers", "open_letters"):
-            assert snapshot[table] <= CONFIG.remembered_offers
+        assert snapshot["delivery"]["routes"] == len(under_way) <= CONFIG.routes
+        assert snapshot["delivery"]["remembered_peers"] <= CONFIG.remembered_peers
+        for table in ("offer_answer.own_offers", "offer_answer.heard_offers", "delivery.open"):
+            assert peer.counts(table) <= CONFIG.remembered_offers
 
 
 @given(
@@ -142,7 +142,7 @@ def test_an_offer_that_nothing_brings_is_told_once_and_every_way_was_tried_once(
                 break
         assert [event.peer for event in told] == [other.peer_id]
         assert sorted(ways) == sorted([*names, *["mesh"] * in_mesh])
-    assert peer.core.snapshot()["open_letters"] == 0
+    assert peer.core.snapshot()["delivery"]["open"] == 0
 
 
 @given(st.lists(st.tuples(st.booleans(), numbers), min_size=1, max_size=12))

@@ -24,7 +24,7 @@ from p2pmesh.protocols.inputs import (
     ServiceDown,
     ServiceUp,
 )
-from p2pmesh.protocols.notices import AskForOffer, FindPeers, Offered, Rejected, RejectOffer
+from p2pmesh.protocols.notices import INITIATOR_CONFLICT, FindPeers, Offered, Rejected, RejectOffer
 from p2pmesh.protocols.signaling.delivery import NO_WAY
 from p2pmesh.protocols.signaling.handshake import sign_answer, sign_offer, verify_answer, verify_join, verify_offer
 from p2pmesh.protocols.signaling.offer_answer import FAILURE_EVERY, MAX_EARLY, SAME_OFFER
@@ -109,7 +109,22 @@ def test_other_errors_of_a_joined_service_are_only_counted():
     peer = Peer().join()
     for code in ("full", "rate_limited", "no such code", None):
         assert peer.signaled(ServiceError(message="hm", code=code)).effects == []
-    assert peer.counts("error_other") == 2
+    assert peer.counts("errors.other") == 2
+
+
+def test_a_hostile_service_can_not_make_statistics_grow():
+    peer = Peer().join()
+    names = peer.core.snapshot()["errors"].keys()
+    for number in range(100):
+        peer.signaled(ServiceError(message=f"error {number}", code=f"code {number}"))
+    assert peer.core.snapshot()["errors"].keys() == names == {*ERROR_CODES, "other"}
+    assert peer.counts("errors.other") == 100
+
+
+def test_a_service_that_names_only_ourselves_names_nobody():
+    peer = Peer().feed(ServiceUp("one")).signaled(BootstrapPeers(peers=(KnownPeer(id=ME.peer_id),)))
+    assert [told.input for told in peer.got(Notify)] == [ServiceUp("one")]
+    assert peer.counts("delivery.remembered_peers") == 0
 
 
 def test_an_outage_is_told_once():
@@ -209,7 +224,7 @@ def test_a_false_answer_is_ignored_and_the_true_one_still_counts(lie):
     true = sign_answer(BOB, ME.peer_id, description("answer", 2), offer)
     assert peer.signaled(from_peer(BOB, lie(offer, true))).effects == []
     assert len(peer.signaled(from_peer(BOB, true)).got(FeedSignal)) == 1
-    assert peer.counts("ignored_false_answers") + peer.counts("ignored_unverified_answers") == 1
+    assert peer.counts("offer_answer.false_answers") + peer.counts("offer_answer.unverified_answers") == 1
 
 
 def test_an_answer_that_nobody_waits_for_frees_its_sender():
@@ -299,7 +314,7 @@ def test_a_false_offer_is_dropped_and_told_but_not_over_and_over():
     assert peer.signaled(forged(8)).effects == []
     peer.now += FAILURE_EVERY
     assert len(peer.signaled(forged(7)).events) == 1
-    assert peer.counts("false_offers") == 3
+    assert peer.counts("offer_answer.false_offers") == 3
 
 
 @pytest.mark.parametrize("signal", [description("offer", 2), sign_offer(ORIGINAL, ME.peer_id, description("offer", 2))])
@@ -308,7 +323,7 @@ def test_unverified_peers_are_turned_down_unless_allowed(signal):
     assert peer.told == []
     ((_, message),) = peer.sent
     assert (message.to, message.reason, message.alternative_peers) == (ORIGINAL.peer_id, "unverified_peer", ())
-    assert peer.counts("unverified_peers") == 1
+    assert peer.counts("offer_answer.unverified_peers") == 1
     open_minded = Peer(links=LinkConfig(allow_unverified=True)).join().signaled(from_peer(ORIGINAL, signal))
     (offered,) = open_minded.told
     assert not offered.peer.verified
@@ -327,7 +342,7 @@ def test_an_offer_turned_down_by_the_topology_is_answered_so():
 
 
 def test_a_peer_of_the_original_is_asked_for_its_offer():
-    peer = Peer().join().feed(AskForOffer(BOB.peer_id))
+    peer = Peer().join().feed(RejectOffer(BOB.peer_id, INITIATOR_CONFLICT))
     ((_, message),) = peer.sent
     assert (message.to, message.correct_initiator) == (BOB.peer_id, BOB.peer_id)
 
@@ -347,8 +362,8 @@ def test_candidates_wait_for_the_answer_and_strays_are_dropped():
     offer = peer.dial(BOB.peer_id)
     for _ in range(MAX_EARLY + 5):
         assert peer.signaled(from_peer(BOB, CANDIDATE)).effects == []
-    assert peer.counts("ignored_stray_candidates") == 1
-    assert peer.counts("ignored_excess_candidates") == 5
+    assert peer.counts("offer_answer.stray_candidates") == 1
+    assert peer.counts("offer_answer.excess_candidates") == 5
     answer = sign_answer(BOB, ME.peer_id, description("answer", 2), offer)
     fed = peer.signaled(from_peer(BOB, answer)).got(FeedSignal)
     assert [signal.signal.type for signal in fed] == ["answer", *["candidate"] * MAX_EARLY]
@@ -360,15 +375,15 @@ def test_a_batch_is_taken_apart():
     offer = sign_offer(BOB, ME.peer_id, description("offer", 2))
     peer.signaled(PeerSignals(from_=BOB.peer_id, signals=(offer, CANDIDATE, Signal(type="renegotiate"))))
     assert [type(effect) for effect in peer.effects] == [Notify, FeedSignal]
-    assert peer.counts("ignored_other_signals") == 1
+    assert peer.counts("offer_answer.other_signals") == 1
 
 
 @pytest.mark.parametrize(
     ("sender", "receiver", "count"),
     [
-        (None, ME.peer_id, "ignored_without_sender"),
-        (ME.peer_id, ME.peer_id, "ignored_from_ourselves"),
-        (BOB.peer_id, EVE.peer_id, "ignored_for_others"),
+        (None, ME.peer_id, "messages.without_sender"),
+        (ME.peer_id, ME.peer_id, "messages.from_ourselves"),
+        (BOB.peer_id, EVE.peer_id, "messages.for_others"),
     ],
 )
 def test_misdirected_messages_are_ignored_and_counted(sender, receiver, count):
@@ -385,7 +400,7 @@ def test_misdirected_messages_are_ignored_and_counted(sender, receiver, count):
 def test_messages_of_a_service_that_is_down_are_ignored():
     peer = Peer()
     assert peer.signaled(PeerJoined(peer_id=BOB.peer_id)).effects == []
-    assert peer.counts("ignored_after_down") == 1
+    assert peer.counts("messages.after_down") == 1
 
 
 def test_memory_is_bounded():
@@ -396,7 +411,11 @@ def test_memory_is_bounded():
         peer.signaled(from_peer(stranger, description("offer", n)))
         peer.feed(LocalSignal(stranger.peer_id, description("offer", n)))
     snapshot = peer.core.snapshot()
-    assert (snapshot["remembered_peers"], snapshot["heard_offers"], snapshot["own_offers"]) == (10, 4, 4)
+    assert (
+        snapshot["delivery"]["remembered_peers"],
+        snapshot["offer_answer"]["heard_offers"],
+        snapshot["offer_answer"]["own_offers"],
+    ) == (10, 4, 4)
 
 
 def test_a_lying_service_can_not_put_itself_between_two_verified_peers():

@@ -1,25 +1,17 @@
-"""Probes by way of the services, ways to peers beyond a bridge, and rejections that come late."""
+"""Pings by way of the services, ways to peers beyond a bridge, and rejections that come late."""
 
 from __future__ import annotations
 
 from p2pmesh.protocols.effects import FeedSignal, Notify
 from p2pmesh.protocols.inputs import LinkUp, LocalSignal, ServiceUp, Subsystem
-from p2pmesh.protocols.notices import (
-    LinkedViaService,
-    PingedViaService,
-    PingViaService,
-    RouteFailed,
-    RouteHint,
-    ServicePeers,
-    ServicePong,
-)
+from p2pmesh.protocols.notices import PingViaService, RouteFailed, RouteHint, SeenViaService, ServicePeers, Sighting
 from p2pmesh.protocols.signaling.handshake import mark_of, sign_answer, sign_offer
 from p2pmesh.wire.messages import LinkRejected
 from p2pmesh.wire.signaling import Ack, BootstrapPeers, KnownPeer, ServiceError
 from tests.harness.signaling import BOB, CAROL, EVE, ME, Peer, description, routed, routed_signal
 from tests.harness.virtual_time import remote
 
-# --- rejections that come late ------------------------------------------------------------------------------------------
+# --- rejections that come late ----------------------------------------------------------------------------------------
 
 
 def test_who_takes_its_own_offer_back_may_answer_ours_still():
@@ -31,6 +23,9 @@ def test_who_takes_its_own_offer_back_may_answer_ours_still():
     peer.feed(routed(BOB, LinkRejected(from_=BOB.peer_id, reason="cancelled", about=mark_of(theirs))))
     peer.feed(routed_signal(BOB, sign_answer(BOB, ME.peer_id, description("answer", 2), ours)))
     assert [effect.peer.peer_id for effect in peer.got(FeedSignal)] == [BOB.peer_id]
+    assert peer.feed(LocalSignal(BOB.peer_id, description("answer", 1))).routes == [], (
+        "theirs can't be answered any more"
+    )
 
 
 def test_an_answer_that_came_too_late_does_not_end_a_newer_attempt():
@@ -45,7 +40,7 @@ def test_an_answer_that_came_too_late_does_not_end_a_newer_attempt():
     assert peer.feed(routed(BOB, LinkRejected(from_=BOB.peer_id, reason="no_attempt", about=newest))).told
 
 
-# --- probes -------------------------------------------------------------------------------------------------------------
+# --- pings ------------------------------------------------------------------------------------------------------------
 
 
 def islands_told(peer):
@@ -57,7 +52,7 @@ def test_all_services_are_asked_for_a_peer_and_one_answer_is_enough():
     assert [transport for transport, _ in peer.sent] == ["one", "two"]
     assert {message for _, message in peer.sent} == {Ack(to=BOB.peer_id, from_=ME.peer_id)}
     answer = Ack(to=ME.peer_id, from_=BOB.peer_id, answers=True)
-    assert islands_told(peer.signaled(answer, "two")) == [ServicePong(BOB.peer_id, alive=True)]
+    assert islands_told(peer.signaled(answer, "two")) == [SeenViaService(BOB.peer_id, Sighting.ANSWERED)]
     assert not islands_told(peer.signaled(answer, "one"))
 
 
@@ -65,14 +60,14 @@ def test_a_peer_is_not_there_once_no_service_knows_it():
     peer = Peer().join("one", "two").feed(PingViaService(BOB.peer_id))
     missing = ServiceError(message="no", code="not_found", to=BOB.peer_id)
     assert not islands_told(peer.signaled(missing, "one"))
-    assert islands_told(peer.signaled(missing, "two")) == [ServicePong(BOB.peer_id, alive=False)]
+    assert islands_told(peer.signaled(missing, "two")) == [SeenViaService(BOB.peer_id, Sighting.ABSENT)]
     assert not peer.told
 
 
 def test_who_is_asked_for_answers_but_not_for_ever():
     peer = Peer().join()
     asks = Ack(to=ME.peer_id, from_=BOB.peer_id)
-    assert islands_told(peer.signaled(asks)) == [PingedViaService(BOB.peer_id)]
+    assert islands_told(peer.signaled(asks)) == [SeenViaService(BOB.peer_id, Sighting.PINGED_US)]
     assert [message for _, message in peer.sent] == [Ack(to=BOB.peer_id, from_=ME.peer_id, answers=True)]
     assert sum(len(peer.signaled(asks).sent) for _ in range(20)) == 2
 
@@ -103,7 +98,7 @@ def test_a_link_that_a_service_brought_where_the_mesh_did_not_is_a_strangers():
     peer.feed(LocalSignal(BOB.peer_id, description("offer", 1)))
     (route,) = peer.routes
     peer.feed(RouteFailed(route.call, "nobody knows it"))
-    assert islands_told(peer.feed(LinkUp(remote(BOB)))) == [LinkedViaService(BOB.peer_id)]
+    assert islands_told(peer.feed(LinkUp(remote(BOB)))) == [SeenViaService(BOB.peer_id, Sighting.LINKED)]
 
 
 def test_whom_a_service_names_as_it_lets_us_in_is_told_and_not_when_more_are_asked_for():
