@@ -51,7 +51,7 @@ class Peer(OneCore[SignalingCore]):
     @property
     def told(self):
         """The topology core."""
-        return [effect.input for effect in self.got(Notify) if effect.subsystem is Subsystem.TOPOLOGY]
+        return [effect.input for effect in self.got(Notify) if effect.subsystem is Subsystem.OVERLAY]
 
     @property
     def routes(self):

@@ -136,8 +136,7 @@ class BridgeMerge:
         """A bridge is there: nobody needs another, and the rings become one."""
         self._side.quiet_until = now + self._config.quiet
         self._missing.put_off(self._side.quiet_until)
-        for subsystem in (Subsystem.TOPOLOGY, Subsystem.CHORD):
-            self._side.tell(subsystem, MergeStarted(now + 2 * self._config.quiet))
+        self._side.tell(Subsystem.OVERLAY, MergeStarted(now + 2 * self._config.quiet))
 
     # --- beyond the bridge --------------------------------------------------------------------------------------------
 
@@ -165,14 +164,14 @@ class BridgeMerge:
                 assert_never(question.purpose)
 
     def _adopt(self, question: Question, found: FoundBeyond) -> None:
-        """These are next to us beyond the bridge: the topology dials those that are nearer than whom we have here."""
+        """These are next to us beyond the bridge: the overlay dials those that are nearer than whom we have here."""
         said = Neighbours(serial=0, successors=found.successors, predecessors=found.predecessors)
         near = bracket(self._me, found.peer, said, self._ring_list) or [found.peer]
         peers = tuple(peer for peer in near if peer != self._me and peer not in self._side.links)
         if peers:
             self._side.counts["adopted"] += len(peers)
             self._side.tell(Subsystem.SIGNALING, RouteHint(peers, question.path))
-            self._side.tell(Subsystem.TOPOLOGY, PeersFound(peers, "beyond"))
+            self._side.tell(Subsystem.OVERLAY, PeersFound(peers, "beyond"))
 
     # --- for those beyond the bridge ----------------------------------------------------------------------------------
 

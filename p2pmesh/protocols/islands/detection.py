@@ -179,7 +179,7 @@ class Detection:
         self._wanted[peer] = now
         if len(self._wanted) > CASES:
             self._wanted.popitem(last=False)
-        self._side.tell(Subsystem.TOPOLOGY, OpenBridge(peer))
+        self._side.tell(Subsystem.OVERLAY, OpenBridge(peer))
         return True
 
     # --- others miss us -----------------------------------------------------------------------------------------------
@@ -192,4 +192,4 @@ class Detection:
     def greet(self, peer: PeerId) -> None:
         """It is not on our ring."""
         self._side.counts["greeted"] += 1
-        self._side.tell(Subsystem.TOPOLOGY, Welcome(peer))
+        self._side.tell(Subsystem.OVERLAY, Welcome(peer))

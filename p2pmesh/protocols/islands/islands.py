@@ -31,7 +31,7 @@ This file says who does what: see `missing` for the first two of these, `bridges
 Takes: LinkBroken, ServicePeers, LinkedViaService, PingedViaService, ServicePong, LinkUp, LinkDown, Received (Merge), RoutedReceived (FindBeyond), RouteSucceeded,
 RouteFailed, MeshSize, Leave.
 Gives: SendFrame (Merge), Notify(ROUTING, Route | RouteReply), Notify(SIGNALING, PingViaService | RouteHint | FindPeers),
-Notify(TOPOLOGY, OpenBridge | Welcome | PeersFound), Emit(IslandSuspected | IslandHealed).
+Notify(OVERLAY, OpenBridge | Welcome | PeersFound), Emit(IslandSuspected | IslandHealed).
 """
 
 from __future__ import annotations

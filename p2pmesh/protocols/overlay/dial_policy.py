@@ -1,8 +1,10 @@
-"""Needs: which links a peer lacks, and whom to dial for them. Decisions; the topology carries them out, one at a time.
+"""Dial policy: which links a peer lacks, and whom to dial for them.
 
-First the ring: whoever is known and nearer on it than all that we have or attempt. Then company: who has fewer than two
-links takes whom it can get. Then long links, to peers that chord has found. A link is given up for a dial only if somebody
-who should know has vouched for that peer, and rarely if such dials fail: it could be one that is long gone.
+First the ring: any known peer that is nearer on it than all that we have or attempt. Then company: a peer with fewer than two
+links takes whom it can get. Then long links, to peers that a search has found. A link is given up for a dial only if somebody
+that should know has vouched for that peer, and rarely if such dials fail: it could be one that is long gone.
+
+In: the slots, the passive view, what searches found. Out: one `Dial` or `Swap` after the other, and when to look again.
 """
 
 from __future__ import annotations
@@ -23,9 +25,9 @@ from p2pmesh.protocols.util.timers import Backoff, RetryPacer
 HEDGE = 2.0
 """Seconds that the first dial of a peer without links has for itself."""
 FAR_LASTS = 5.0
-"""Seconds for which what chord has found for a long link is worth dialing."""
+"""Seconds for which what a search has found for a long link is worth dialing."""
 WORD_COMES = 1.0
-"""Seconds after the end of a link in which only peers are dialed that somebody vouches for: within them chord says who is
+"""Seconds after the end of a link in which only peers are dialed that somebody vouches for: within them neighbours say who is
 next to us now, and whom we happen to know is mostly not."""
 COMPANY = 2
 """Links that a peer wants at least, wherever they lead."""
@@ -59,12 +61,12 @@ class DialPolicy:
     """
 
     def __init__(
-        self, me: PeerId, max_peers: int, slots: Slots, known: PassiveView, config: TopologyConfig, rng: random.Random
+        self, me: PeerId, max_peers: int, slots: Slots, passive: PassiveView, config: TopologyConfig, rng: random.Random
     ) -> None:
         self._me = me
         self._max_peers = max_peers
         self._slots = slots
-        self._known = known
+        self._passive = passive
         self._config = config
         backoff = Backoff(config.retry_first, config.retry_cap)
         self.filling: RetryPacer = RetryPacer(backoff, rng)
@@ -76,7 +78,7 @@ class DialPolicy:
         self._far_dial: PeerId | None = None
 
     def link_ended(self, now: float) -> None:
-        """Chord will say who takes its place, if it was one of the ring."""
+        """Neighbours will say which peer takes its place, if it was one of the ring."""
         self._word_until = now + WORD_COMES
 
     def _awaits_word(self, now: float) -> bool:
@@ -86,7 +88,7 @@ class DialPolicy:
         return True
 
     def far_found(self, peers: tuple[PeerId, ...], now: float) -> None:
-        """Chord found these for a long link, the best first."""
+        """A search found these for a long link, the best first."""
         self._far_until = now + FAR_LASTS
         self._far = [peer for peer in peers if peer not in self._slots and peer != self._me]
 
@@ -99,7 +101,7 @@ class DialPolicy:
         self.look_again = min(self.look_again, moment)
 
     def _may_dial(self, now: float) -> bool:
-        """Not too many at once; and who has no link at all leaves the first some time for itself."""
+        """Not too many at once; and a peer without any link leaves the first some time for itself."""
         dialing = self._slots.are(State.DIALING)
         if len(dialing) >= self._config.dials_at_once:
             return False
@@ -134,19 +136,19 @@ class DialPolicy:
         return next((swap for peer in nearer if (swap := self._swap(peer, vouched, now)) is not None), None)
 
     def _is_hearsay(self, peer: PeerId, now: float) -> bool:
-        """Whether it is dialed though nobody vouches for it: that keeps nobody away for whom somebody does."""
-        return self._slots.state(peer) is State.DIALING and not self._known.worth_a_link(peer, now)
+        """Whether it is dialed though nobody vouches for it: that keeps no peer away for which somebody does."""
+        return self._slots.state(peer) is State.DIALING and not self._passive.worth_a_link(peer, now)
 
     def _nearer(self, held: list[PeerId], now: float, *, worthy: bool) -> list[PeerId]:
         """Known peers that are nearer on the ring than all of those."""
         before, after = predecessor(self._me, held), successor(self._me, held)
         without = {*self._slots, *self._slots.held()}
-        found, moment = self._known.nearer(before, after, without, now, worthy=worthy)
+        found, moment = self._passive.nearer(before, after, without, now, worthy=worthy)
         self._later(moment)
         return found
 
     def _swap(self, peer: PeerId, held: list[PeerId], now: float) -> Swap | None:
-        uncertain = now > self._slots.merging_until and not self._known.is_sure(peer, now)
+        uncertain = now > self._slots.merging_until and not self._passive.is_found(peer, now)
         losers = self._slots.expendable(now, ring_neighbours(self._me, [*held, peer]), uncertain=uncertain)
         return Swap(losers[0], peer) if losers else None
 
@@ -158,9 +160,9 @@ class DialPolicy:
             return None
         if self._awaits_word(now):
             return None
-        ready = self._known.ready(now, without={*self._slots.held(), *self._slots})
+        ready = self._passive.ready(now, without={*self._slots.held(), *self._slots})
         if not ready:
-            self._later(self._known.next_ready(now))
+            self._later(self._passive.next_ready(now))
             return None
         if not self._may_dial(now):
             self._later(now + HEDGE)
@@ -171,7 +173,7 @@ class DialPolicy:
         return Dial(min(ready, key=self._promise_of))
 
     def _promise_of(self, peer: PeerId) -> tuple[int, bool, int]:
-        return self._known.misses(peer), self._known.is_leaf(peer), nearness(self._me, peer)
+        return self._passive.misses(peer), self._passive.is_leaf(peer), nearness(self._me, peer)
 
     # --- long links ---------------------------------------------------------------------------------------------------
 
@@ -185,13 +187,13 @@ class DialPolicy:
         while self._far and self._slots.free() > self._slots.kept_for_ring():
             peer = self._far.pop(0)
             if peer not in self._slots and peer not in self._slots.held():
-                self._known.learn((peer,), vouched=-math.inf)
+                self._passive.learn((peer,), "far", now)
                 self._far_dial = peer
                 return Dial(peer)
         return None
 
     def _move_step(self, now: float) -> Step | None:
-        """A leaf gives up its link for a better place: one that chord has found, or with any peer that is no leaf."""
+        """A leaf gives up its link for a better place: one that a search has found, or with any peer that is no leaf."""
         home = next(iter(self._slots.are(State.OPEN)), None)
         slot = None if home is None else self._slots.get(home)
         if home is None or slot is None or slot.pinned:
@@ -203,14 +205,14 @@ class DialPolicy:
         peer = self._far.pop(0)
         if nearness(self._me, home) < nearness(self._me, peer):
             return None
-        self._known.learn((peer,), vouched=-math.inf)
+        self._passive.learn((peer,), "far", now)
         return Swap(home, peer)
 
     def _leave_leaf(self, home: PeerId, now: float) -> Step | None:
         """Two leaves that are linked have nobody else: one is tried of whom we don't know that it is another."""
-        ready = self._known.ready(now, without={*self._slots.held(), *self._slots})
-        others = [peer for peer in ready if not self._known.is_leaf(peer) and not self._known.misses(peer)]
+        ready = self._passive.ready(now, without={*self._slots.held(), *self._slots})
+        others = [peer for peer in ready if not self._passive.is_leaf(peer) and not self._passive.misses(peer)]
         if others:
             return Swap(home, min(others, key=lambda peer: nearness(self._me, peer)))
-        self._later(self._known.next_ready(now))
+        self._later(self._passive.next_ready(now))
         return None

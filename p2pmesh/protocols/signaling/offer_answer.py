@@ -224,7 +224,7 @@ class OfferAnswer:
         if not self._concerns_us(came, sender, about):
             return self._ignore("stray_rejections")
         others = tuple(peer for peer in rejected.alternatives if peer not in {self._me, sender})[:MAX_ALTERNATIVES]
-        told = Notify(Subsystem.TOPOLOGY, evolve(rejected, alternatives=others))
+        told = Notify(Subsystem.OVERLAY, evolve(rejected, alternatives=others))
         own, heard = self._own.get(sender), self._heard.get(sender)
         if heard is not None and own is not None and about not in {None, mark_of(own.signal)}:
             heard.live = False  # it takes its own offer back, and may be about to answer ours
@@ -264,7 +264,7 @@ class OfferAnswer:
             return self._ways.send(self._rejection(sender, "unverified_peer", (), None).along(came))
         self._ways.heard(remote)
         self._heard.put(sender, HeardOffer(offer, remote, came, now))
-        return [Notify(Subsystem.TOPOLOGY, Offered(remote, offer))]
+        return [Notify(Subsystem.OVERLAY, Offered(remote, offer))]
 
     def _on_excess_offer(self, came: Came, sender: PeerId, offer: Signal) -> Effects:
         """An original that hears nothing waits for ever and is deaf to us; one that hears of other peers dials them at once."""

@@ -144,7 +144,7 @@ class ServiceSessions:
         service = self._services.setdefault(transport, Service())
         effects: Effects = []
         if service.phase is Phase.JOINED:
-            effects.append(Notify(Subsystem.TOPOLOGY, ServiceDown(transport, reason)))
+            effects.append(Notify(Subsystem.OVERLAY, ServiceDown(transport, reason)))
         if service.told_up is not False:
             effects.append(Emit(TransportDown(transport, reason)))
         service.phase, service.told_up = Phase.DOWN, False
@@ -171,7 +171,7 @@ class ServiceSessions:
             self._timers.set(_Timer("again", transport), now + self._rng.uniform(0.5, 1.0))
         self._rejoins = 0
         self._arm_rejoin(now)
-        effects: Effects = [Notify(Subsystem.TOPOLOGY, ServiceUp(transport))]
+        effects: Effects = [Notify(Subsystem.OVERLAY, ServiceUp(transport))]
         if not service.told_up:
             service.told_up = True
             effects.append(Emit(TransportUp(transport)))

@@ -14,7 +14,7 @@ signed by its origin, who counts as the sender whatever else the message says.
 Takes: ServiceUp, ServiceDown, Signaled, RoutedReceived, RouteSucceeded, RouteFailed, Received, LocalSignal, SetLinkPurpose, RejectOffer, AskForOffer,
 FindPeers, PingViaService, RouteHint, LinkUp, LinkDown, LinkLost, Leave.
 Gives: SendSignaling, ServiceRefused, FeedSignal, SendFrame(RelayFailure), Notify(ROUTING, Route | CancelRoute),
-Notify(TOPOLOGY, ServiceUp and ServiceDown (joined, and no more) | Offered | Rejected | PeersFound | PeerGone),
+Notify(OVERLAY, ServiceUp and ServiceDown (joined, and no more) | Offered | Rejected | PeersFound | PeerGone),
 Notify(ISLANDS, ServicePeers | ServicePong | PingedViaService | LinkedViaService),
 Emit(TransportUp | TransportDown | PeerFailed).
 """
@@ -226,13 +226,13 @@ class SignalingCore:
         others = tuple(peer for peer in peers if peer != self._me)
         for peer in others:
             self._ways.seen(peer, transport)
-        return [Notify(Subsystem.TOPOLOGY, PeersFound(others, source))] if others else []
+        return [Notify(Subsystem.OVERLAY, PeersFound(others, source))] if others else []
 
     def _on_peer_left(self, transport: str, peer: PeerId) -> Effects:
         if peer == self._me:
             return self._ignore("from_ourselves")
         left = self._ways.unseen(peer, transport)
-        return [] if left else [Notify(Subsystem.TOPOLOGY, PeerGone(peer))]
+        return [] if left else [Notify(Subsystem.OVERLAY, PeerGone(peer))]
 
     def _on_error(self, transport: str, error: wire.ServiceError) -> Effects:
         missing = _NOT_FOUND.search(error.message)
@@ -250,7 +250,7 @@ class SignalingCore:
         effects = self._ways.not_found(peer, transport)
         if effects is not None or self._introductions.answering(peer):
             return effects or []
-        return [*self._introductions.close(peer), Notify(Subsystem.TOPOLOGY, Rejected(peer, NOT_FOUND))]
+        return [*self._introductions.close(peer), Notify(Subsystem.OVERLAY, Rejected(peer, NOT_FOUND))]
 
     # --- from other peers, by way of a service ------------------------------------------------------------------------
 
@@ -317,7 +317,7 @@ class SignalingCore:
         match event.message:
             case LinkRejected(alternative_peers=peers):
                 others = tuple(peer for peer in peers if peer != self._me)[:MAX_ALTERNATIVES]
-                return [Notify(Subsystem.TOPOLOGY, PeersFound(others, "rejection"))] if others else []
+                return [Notify(Subsystem.OVERLAY, PeersFound(others, "rejection"))] if others else []
             case RelaySignal() as relayed if self._links.get(event.peer) == 0:
                 self._counts["relays_refused"] += 1
                 if not self._refusals.take(event.peer, now):
@@ -340,7 +340,7 @@ class SignalingCore:
             case "answer":
                 answer = self._introductions.answer(peer, signal)
                 if answer is None:
-                    return [Notify(Subsystem.TOPOLOGY, Rejected(peer, "its offer is no longer known"))]
+                    return [Notify(Subsystem.OVERLAY, Rejected(peer, "its offer is no longer known"))]
                 return self._ways.send(answer)
             case "candidate":
                 return self._on_local_candidate(peer, signal, now)
@@ -381,7 +381,7 @@ class SignalingCore:
         if letter.kind is Kind.OFFER and self._introductions.answering(letter.to):
             again = self._introductions.offer_again(letter)
             return [] if again is None else self._ways.send(again)
-        return [*self._introductions.close(letter.to), Notify(Subsystem.TOPOLOGY, Rejected(letter.to, reason))]
+        return [*self._introductions.close(letter.to), Notify(Subsystem.OVERLAY, Rejected(letter.to, reason))]
 
     def _ignore(self, why: str) -> Effects:
         self._counts[f"ignored_{why}"] += 1

@@ -23,7 +23,7 @@ from typing import Final
 
 from p2pmesh.errors import ConfigError
 from p2pmesh.keyspace import RING_SIZE, PeerId
-from p2pmesh.protocols.overlay.finger_keys import draw_key
+from p2pmesh.protocols.overlay.fix_fingers import draw_key
 from p2pmesh.simulation.discrete.invariants import check_islands, check_ring
 from p2pmesh.simulation.discrete.network import BareNetwork, collector_paused
 from p2pmesh.simulation.discrete.node import BareNode
