@@ -177,6 +177,31 @@ def test_the_ring_is_torn_no_more_if_who_is_at_the_end_of_the_list_knows_nobody_
     assert not [route for route in peer.wait(300).routes() if route.message.key in {ME, at(0xC0)}]
 
 
+def left_beyond(*dead):
+    """A peer whose neighbours on the ring at these places have died, of two long links, and its next look-up of its place."""
+    peer = Peer(6).placed().up(0x20, says(0x20)).up(0xE0, says(0xE0)).wait(3)
+    for place in dead:
+        peer.feed(LinkDown(at(place), "silent", 5.0))
+    place = peer.placing(ME)
+    return peer.in_vain(), place
+
+
+def test_what_a_neighbour_says_of_our_place_settles_it_unless_the_ring_is_torn_on_both_sides():
+    torn_once, place = left_beyond(0x88)
+    torn_once.feed(RouteSucceeded(place.call, at(0x78), 3, finds(0x78, (0x78, 0x80, 0xE0))))
+    assert torn_once.wait(9).dialed == [], "nobody is between"
+    adrift, place = left_beyond(0x88, 0x78)
+    adrift.feed(RouteSucceeded(place.call, at(0x20), 3, finds(0x20, (0x20, 0x80, 0xE0))))
+    assert at(0x70) in adrift.wait(9).dialed, "they know no more of our place than we do"
+
+
+def test_who_knows_one_neighbour_of_ours_does_not_settle_our_place():
+    peer = Peer(4).up(0x20, says(0x20, ring=(0x20,)))
+    place = peer.found(0x90).in_vain().placing(ME)
+    peer.in_vain().feed(RouteSucceeded(place.call, at(0x20), 1, SuccessorFound()))
+    assert at(0x90) in peer.wait(10).dialed
+
+
 def test_the_next_in_the_list_is_not_dialed_when_a_neighbour_on_the_ring_gives_us_up():
     peer = Peer(4).placed().wait(1).hear(0x88, ReconnectionData(reason="make_room", peers=(), timestamp=1))
     assert peer.feed(LinkDown(at(0x88), "closed by the peer")).dialed == []
@@ -336,6 +361,32 @@ def test_while_rings_merge_few_long_links_are_made_good_and_only_afterwards():
     peer.feed(LinkDown(at(0x40), "gone"))
     assert searches(displaced(peer, 0xC0).wait(11)) == []
     assert searches(peer.wait(3))
+
+
+def test_a_look_up_of_whose_outcome_nothing_is_heard_is_made_again():
+    placing = Peer(4, chord=ChordConfig(search_timeout=10.0)).up(0x20, says(0x20))
+    lost = placing.placing(ME)
+    assert placing.wait(13).routes() == [], "routing may still say what became of it"
+    again = placing.placing(ME)
+    assert again.call != lost.call
+    assert placing.feed(RouteSucceeded(lost.call, at(0x90), 3, finds(0x90))).dialed == [], "too late"
+    peer, lost = searching(search_timeout=10.0)
+    assert peer.wait(13).routes() == []
+    again = peer.searching()
+    assert again.call != lost.call
+    assert peer.feed(RouteSucceeded(lost.call, at(0x20), 3, SuccessorFound(welcome=True))).dialed == []
+    assert peer.feed(RouteSucceeded(again.call, at(0x20), 3, SuccessorFound(welcome=True))).dialed == [at(0x20)]
+    assert peer.snap()["fix_fingers"]["lost"] == placing.snap()["ring_join"]["lost"] == 1
+
+
+def test_a_look_up_that_was_answered_is_not_taken_for_lost():
+    peer, route = searching()
+    peer.feed(RouteSucceeded(route.call, at(0x20), 3, SuccessorFound(welcome=True))).up(0x20, says(0x20)).wait(60)
+    assert peer.snap()["fix_fingers"]["lost"] == peer.snap()["fix_fingers"]["vain"] == 0
+    placing = Peer(4).up(0x20, says(0x20))
+    found = finds(0x90, [place for place in ALL if place != 0x80])
+    placing.feed(RouteSucceeded(placing.placing(ME).call, at(0x90), 3, found)).placed().wait(60)
+    assert placing.snap()["ring_join"]["lost"] == 0
 
 
 def test_slots_for_the_ring_are_not_given_to_long_links():
