@@ -27,7 +27,6 @@ MOST_NAMED = 3
 @define
 class _Counts:
     answered: int = 0
-    welcomed: int = 0
 
 
 class SuccessorLookup:
@@ -52,7 +51,6 @@ class SuccessorLookup:
             vacant=self._vacant(asker, question, now) if question.seeks_link and not welcome else (),
             welcome=welcome,
         )
-        self.counts.welcomed += welcome
         if question.seeks_link:
             self.board.note(asker, now)
         return found

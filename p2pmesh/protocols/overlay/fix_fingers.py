@@ -78,7 +78,6 @@ def _as_id(place: int) -> PeerId:
 class _Counts:
     searches: int = 0
     vain: int = 0
-    lost: int = 0
 
 
 class FingerSearch:

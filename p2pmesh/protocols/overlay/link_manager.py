@@ -1,7 +1,7 @@
 """Link manager: how slots are taken, handed on and freed, so that each is freed once, and what is learned by it.
 
-It does the bookkeeping of what the core decides, in the slots, in the passive view and in the dial policy, and says what the
-core has to tell others. State: the services that are up; all else stands in its parts.
+In: offers, rejections, what becomes of attempts and links. Out: what to do with an offer, what to do next for links that are
+missing or wanted, and which slot has been freed. State: the services that are up; all else stands in its parts.
 """
 
 from __future__ import annotations
@@ -15,11 +15,20 @@ from attrs import define
 from p2pmesh.config import MeshConfig
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.inputs import NO_SLOT, LinkDown, RemotePeer
-from p2pmesh.protocols.notices import CANCELLED, FULL, INITIATOR_CONFLICT, NO_ATTEMPT, Offered
+from p2pmesh.protocols.notices import CANCELLED, FULL, INITIATOR_CONFLICT, NO_ATTEMPT, NOT_FOUND, Offered, Rejected
 from p2pmesh.protocols.overlay.admission import CALLS, Admission, purpose_of
-from p2pmesh.protocols.overlay.dial_policy import DialPolicy
-from p2pmesh.protocols.overlay.passive_view import PassiveView
-from p2pmesh.protocols.overlay.pinned_links import PinnedLinks
+from p2pmesh.protocols.overlay.dial_policy import (
+    OFFER_COMES,
+    ROOM_COMES,
+    Ask,
+    Dial,
+    DialPolicy,
+    GiveUp,
+    PinnedLinks,
+    Step,
+    Swap,
+)
+from p2pmesh.protocols.overlay.passive_view import Evidence, PassiveView
 from p2pmesh.protocols.overlay.slots import ATTEMPTS, BRIDGE_HOLDS, Occupant, Slot, Slots, State
 from p2pmesh.protocols.util.ring_geometry import nearness, ring_neighbours
 from p2pmesh.wire.messages import BRIDGE, LEAF, LONG, PINNED, RING
@@ -28,6 +37,9 @@ TAKEN_BACK = frozenset({CANCELLED, NO_ATTEMPT})
 """Rejections that concern the other side's offer, not ours."""
 NOT_A_FAILURE = frozenset({FULL, NO_SLOT, "already_linked", "closing", INITIATOR_CONFLICT, "leaving", *TAKEN_BACK})
 """Reasons that belong to the ordinary course of things: the application does not hear of them."""
+RESTARTED = 15.0
+"""Seconds: a verified offer over a link that has been open so long comes from a peer that was restarted; an offer that was
+under way when the link opened is older than an attempt lasts."""
 GIVES_UP_AFTER = 5.0
 """Seconds after the end of its time until an attempt is ended of which the link layer says nothing."""
 
@@ -38,6 +50,7 @@ class _Counts:
     accepted: int = 0
     rejected: int = 0
     turned_down: int = 0
+    glare: int = 0
     opened: int = 0
     surplus: int = 0
     failed: int = 0
@@ -46,17 +59,23 @@ class _Counts:
     closed: int = 0
 
 
-class Cancelled(NamedTuple):
-    """The loser was an attempt: its slot is free at once."""
+class Admit(NamedTuple):
+    """Let the maker of an offer have the slot of `loser`; None for one that is free, or its own."""
+
+    loser: PeerId | None
+    occupant: Occupant
+
+
+class Refuse(NamedTuple):
+    """Turn the offer down."""
 
     reason: str
-    """What its peer is told."""
 
 
-class Evicted(NamedTuple):
-    """The loser is a link: its slot is free once that is down."""
+class Replace(NamedTuple):
+    """Close the link that we have to the maker of the offer, which gets the slot again then."""
 
-    alternatives: tuple[PeerId, ...]
+    reason: str
 
 
 class LinkManager:
@@ -66,7 +85,6 @@ class LinkManager:
       admission: which peers are let in.
       policy: what is missing, and whom to dial for it.
       services: signaling services that are up.
-      bridge_to: a peer that is about to be dialed as a bridge to its island.
     """
 
     def __init__(
@@ -84,8 +102,78 @@ class LinkManager:
         self.admission: Admission = Admission(me, config.max_peers, slots, self._config)
         self.policy: DialPolicy = DialPolicy(me, config.max_peers, slots, passive, self._config, rng)
         self.services: dict[str, None] = {}
-        self.bridge_to: PeerId | None = None
+        self._bridge_to: PeerId | None = None
+        """A peer that is about to be dialed as a bridge to its island."""
         self.counts = _Counts()
+
+    # --- offers and rejections ----------------------------------------------------------------------------------------
+
+    def offered(self, offer: Offered, now: float) -> Admit | Refuse | Replace | None:
+        """What becomes of an offer of theirs; None if it has to wait for a slot, or to answer ours."""
+        remote, peer = offer.peer, offer.peer.peer_id
+        self._passive.heard(peer, remote.version)
+        occupant, slot, due = self.occupant(peer, offer), self._slots.get(peer), self._slots.due_to(peer)
+        if slot is not None:
+            return self._offered_again(remote, occupant, slot, now)
+        if due is not None:
+            due.next_occupant = occupant
+            return None
+        if self._slots.free() > 0:
+            return Admit(None, occupant)
+        loser = self._slots.closing()
+        if loser is None and self._pins.want(peer):
+            loser = self._pins.loser_to(peer, now)
+        elif loser is None:
+            loser = self.admission.loser_to(offer, now, leaf=occupant.leaf)
+        return Refuse(FULL) if loser is None else Admit(loser, occupant)
+
+    def _offered_again(
+        self, remote: RemotePeer, occupant: Occupant, slot: Slot, now: float
+    ) -> Admit | Refuse | Replace | None:
+        peer = occupant.peer
+        match slot.state:
+            case State.OPEN if remote.verified and slot.since <= now - RESTARTED:
+                slot.next_occupant = occupant
+                return Replace("it has been started anew")
+            case State.OPEN:
+                return Refuse("already_linked")
+            case State.CLOSING if slot.next_occupant is None and remote.verified and not self._slots.due_to(peer):
+                slot.next_occupant = occupant
+                return None
+            case State.CLOSING:
+                return Refuse("closing")
+            case State.DIALING if remote.version > 0 and self._me < peer:
+                self.counts.glare += 1  # it will answer ours
+                return None
+            case _:
+                return Admit(None, occupant)
+
+    def rejected(self, event: Rejected, now: float) -> Slot | None:
+        """Our offer was turned down, or theirs taken back. Gives the slot of the attempt that has ended by that."""
+        peer, slot, due = event.peer, self._slots.get(event.peer), self._slots.due_to(event.peer)
+        self._passive.learn(event.alternatives, "alternative", now)
+        if due is not None and due.next_occupant is not None and due.next_occupant.offer is not None:
+            due.next_occupant = None
+        attempting = slot is not None and slot.state in ATTEMPTS
+        its_turn = event.reason == INITIATOR_CONFLICT and not event.offer_instead
+        if its_turn:
+            self._pins.hold(peer, now + OFFER_COMES)
+        elif attempting and event.reason == FULL and self._pins.may_go_on(peer, now):
+            self._pins.hold(peer, now + ROOM_COMES * self._rng.uniform(0.75, 1.25))
+        if slot is not None and event.reason in TAKEN_BACK and slot.state is not State.ANSWERING:
+            return None
+        if slot is not None and attempting:
+            slot.replaced = False  # this attempt is what ends, not the one that gave way to it
+            self.counts.turned_down += 1
+            self.attempt_failed(peer, now)
+        if event.offer_instead:
+            self._passive.pause(peer, now)
+        elif its_turn:
+            self._passive.heard(peer, 0)
+            self._passive.pause(peer, now + OFFER_COMES)
+        elif event.reason == NOT_FOUND and (slot is None or attempting):
+            self._passive.forget(peer)
+        return slot if attempting else None
 
     # --- attempts -----------------------------------------------------------------------------------------------------
 
@@ -96,6 +184,31 @@ class LinkManager:
     def must_offer(self, peer: PeerId) -> bool:
         """Whether it is one of the original, and would turn an offer of ours down."""
         return self._passive.version(peer) == 0 and (peer < self._me or not self._allow_unverified)
+
+    def step(self, now: float) -> Step | None:
+        """What to do next for what is missing; to be asked again once it is done."""
+        step = self.policy.step(now)
+        if not isinstance(step, Dial) or not self.must_offer(step.peer):
+            return step
+        self._passive.missed(step.peer, now)
+        return Ask(step.peer)
+
+    def pin(self, peer: PeerId, now: float, *, again: bool = False) -> Step | None:
+        """What to do next for a link that the application wants."""
+        if again and not self._pins.may_go_on(peer, now):
+            return GiveUp(peer, "it does not let us in")
+        return self._pins.step(peer, now, can_dial=self.can_dial(), must_offer=self.must_offer(peer))
+
+    def bridge(self, peer: PeerId, now: float) -> Step | None:
+        """What to do for a bridge to another island."""
+        if peer == self._me or peer in self._slots or peer in self._slots.held():
+            return None
+        self._passive.learn((peer,), "wanted", now)
+        self._bridge_to = peer
+        if self._slots.free() > 0:
+            return Dial(peer)
+        losers = self._slots.expendable(now, self._slots.ring())
+        return Swap(losers[0], peer) if losers else None
 
     def dial(self, peer: PeerId, now: float, *, made_room: bool = False) -> str:
         """Take a slot for an offer of ours. What its purpose is."""
@@ -112,12 +225,12 @@ class LinkManager:
             return LEAF
         if self._pins.want(peer):
             return PINNED
-        if peer == self.bridge_to:
-            self.bridge_to = None
+        if peer == self._bridge_to:
+            self._bridge_to = None
             return BRIDGE
         return RING if peer in self._slots.ring_at_hand(now, peer) else LONG  # one nearer that is dialed may be dead
 
-    def accept(self, occupant: Occupant, offer: Offered, now: float) -> None:
+    def answer(self, occupant: Occupant, offer: Offered, now: float) -> None:
         """Take a slot for this offer of theirs."""
         previous, purpose = self._slots.get(occupant.peer), purpose_of(offer)
         self._slots[occupant.peer] = Slot(
@@ -136,21 +249,21 @@ class LinkManager:
         self.counts.rejected += 1
         return self.alternatives(remote.peer_id, now, only_links=remote.version == 0)
 
-    def attempt_failed(self, peer: PeerId, reason: str, now: float) -> Slot | None:
-        """Free the slot of an attempt: gives it, if that was one, and its calls don't wait for another try."""
+    def attempt_failed(self, peer: PeerId, now: float) -> Slot | None:
+        """Free the slot of an attempt, and give it; None if it was none, or not this one."""
         slot = self._slots.get(peer)
         if slot is None or slot.state not in ATTEMPTS:
             return None
         if slot.replaced and slot.since == now:  # that was the attempt of ours which gave way just now
             slot.replaced = False
             return None
-        self._slots.pop(peer)
+        self._slots.pop(peer, None)
         self.counts.failed += 1
         self._passive.missed(peer, now, may_forget=bool(self._slots.are(State.OPEN)))
         self.policy.filling.failed(now)
         if slot.made_room:
             self.policy.room_making.failed(now)
-        return None if self._pins.is_held(peer) else slot
+        return slot
 
     def overdue(self, now: float) -> list[PeerId]:
         """Answers of which the link layer has long said nothing."""
@@ -188,24 +301,21 @@ class LinkManager:
         slot.state, slot.given_up = State.CLOSING, True
         slot.farewell = slot.farewell or reason
 
-    def give_way(self, loser: PeerId, occupant: Occupant, now: float) -> Cancelled | Evicted | None:
-        """Give up the slot of `loser` for `occupant`; None if it is being closed anyway."""
-        slot = self._slots[loser]
-        if slot.state in ATTEMPTS:
-            self._slots.pop(loser)
-            self.counts.cancelled += 1
-            self._passive.cut_short(loser, now)
-            return Cancelled(CANCELLED if slot.state is State.DIALING else FULL)
-        slot.next_occupant = occupant
-        if slot.state is State.CLOSING:
-            return None
+    def cancel(self, peer: PeerId, now: float) -> Slot:
+        """Give up an attempt for another peer."""
+        self.counts.cancelled += 1
+        self._passive.cut_short(peer, now)
+        return self._slots.pop(peer)
+
+    def evict(self, peer: PeerId, occupant: Occupant, now: float) -> tuple[PeerId, ...]:
+        """Give up a link for another peer. Which peers to name instead."""
         self.counts.evicted += 1
-        peers = tuple(dict.fromkeys((occupant.peer, *self.alternatives(loser, now, only_links=True))))
-        return Evicted(peers[: max(1, self._config.alternatives)])
+        peers = dict.fromkeys((occupant.peer, *self.alternatives(peer, now)))
+        return tuple(peers)[: max(1, self._config.alternatives)]
 
     def ended(self, event: LinkDown, now: float) -> Slot | None:
         """Free the slot of a link that is down, and learn from how it ended. Gives the slot."""
-        peer, slot = event.peer, self._slots.pop(event.peer)
+        peer, slot = event.peer, self._slots.pop(event.peer, None)
         if slot is None:
             return None
         self.counts.closed += 1
@@ -216,9 +326,9 @@ class LinkManager:
             soon = event.timed_out is None and not slot.evicted_us
             pause = self._config.retry_first if soon else self._config.min_link_age
             self._passive.pause(peer, now + pause * self._rng.uniform(0.5, 1.0))
-            self._passive.doubt(peer)
+            self._passive.refute(peer, Evidence.VOUCHED)
             if event.timed_out is not None:
-                self._passive.fell_silent(peer, now)
+                self._passive.disbelieve(peer, Evidence.SILENT, now)
         if slot.next_occupant is None and not slot.given_up:
             self.policy.filling.reset()
         return slot

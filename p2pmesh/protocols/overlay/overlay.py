@@ -7,14 +7,12 @@ Each peer wants the two peers next to it on the ring, and in its other slots lon
 (`fix_fingers`). As long as of any two neighbours on the ring one knows the other, the ring closes, so the mesh is one graph;
 and since a link on the ring is given up only for one that is nearer, it comes to rest.
 
-**Slots.** There are never more than `max_peers` (`slots`). A peer that lets a newcomer in while full first gives up a link,
-tells the loser of the newcomer (`reconnection_data`), and hands the slot on when the link is really down. The loser, if it was
-next to us on the ring, finds its new neighbour in the newcomer: an edge of the ring is spliced open. Let in are, when all
-slots are taken: a peer that is nearer on the ring than those we have, always; one that was promised a link, for a long one
-that has settled; one without any link, for a link off the ring, and rarely (`admission`). Links next to us on the ring and
-links that the application wants (`pinned_links`) stay. A peer that is turned down is told of others nearer to its place, so
-a newcomer that knows one peer gets there step by step. Of offers that cross, the lower id's wins; a peer of the original
-drops ours, so its offer wins. An offer over a link that has been open for a while comes from a peer that was restarted.
+**Slots.** There are never more than `max_peers` (`slots`). A peer that lets a newcomer in while full (`admission`) first gives
+up a link, tells the loser of the newcomer (`reconnection_data`), and hands the slot on when the link is really down. The
+loser, if it was next to us on the ring, finds its new neighbour in the newcomer: an edge of the ring is spliced open. Links
+next to us on the ring and links that the application wants stay. A peer that is turned down is told of others nearer to its
+place, so a newcomer that knows one peer gets there step by step. Of offers that cross, the lower id's wins; a peer of the
+original drops ours, so its offer wins.
 
 **Leaves** are no part of the ring: peers that may have one link only, that don't prove who they are, and those of the
 original project. They get what slots are left, and give way to the ring.
@@ -73,9 +71,8 @@ from p2pmesh.protocols.inputs import (
     Subsystem,
 )
 from p2pmesh.protocols.notices import (
+    CANCELLED,
     FULL,
-    INITIATOR_CONFLICT,
-    NOT_FOUND,
     AskForOffer,
     FindPeers,
     Input,
@@ -95,25 +92,19 @@ from p2pmesh.protocols.notices import (
     SetLinkPurpose,
     Welcome,
 )
-from p2pmesh.protocols.overlay.dial_policy import Dial, Swap
+from p2pmesh.protocols.overlay.dial_policy import Ask, Dial, GiveUp, PinnedLinks, Step, Swap
 from p2pmesh.protocols.overlay.find_successor import SuccessorLookup
 from p2pmesh.protocols.overlay.fix_fingers import FingerSearch
-from p2pmesh.protocols.overlay.link_manager import NOT_A_FAILURE, TAKEN_BACK, Cancelled, Evicted, LinkManager
-from p2pmesh.protocols.overlay.passive_view import PassiveView, Said
-from p2pmesh.protocols.overlay.pinned_links import OFFER_COMES, ROOM_COMES, Ask, GiveUp, PinnedLinks
+from p2pmesh.protocols.overlay.link_manager import NOT_A_FAILURE, Admit, LinkManager, Refuse, Replace
+from p2pmesh.protocols.overlay.passive_view import Evidence, PassiveView, Said
 from p2pmesh.protocols.overlay.ring_join import RingJoin
 from p2pmesh.protocols.overlay.slots import ATTEMPTS, Occupant, Slot, Slots, State
-from p2pmesh.protocols.overlay.successor_list import Announcement, Stabilisation, SuccessorLists
+from p2pmesh.protocols.overlay.successor_list import Stabilisation, SuccessorLists
 from p2pmesh.protocols.util.ring_geometry import bracket, ring_neighbours
 from p2pmesh.protocols.util.timers import Timers
 from p2pmesh.wire.messages import Goodbye, Message, ReconnectionData
 from p2pmesh.wire.overlay import FindSuccessor, Neighbours, Stabilise, SuccessorFound
 
-RESTARTED = 15.0
-"""Seconds: a verified offer over a link that has been open so long comes from a peer that was restarted; an offer that was
-under way when the link opened is older than an attempt lasts."""
-NOTICEABLE = 1.25
-"""Factor by which the mesh has to grow or shrink to be news."""
 OUTCOME_LOST = 1.5
 """Factor: a look-up of which nothing is heard for so many times `ChordConfig.search_timeout` counts as failed. Routing says by
 that time-out what became of it; a notice that was dropped, in a peer that is overloaded, must not end all looking."""
@@ -126,8 +117,8 @@ Timer = Literal["balance", "tell", "stabilise", "shuffle", "place", "place_lost"
 @define
 class _Counts:
     ignored: int = 0
-    glare: int = 0
     superfluous: int = 0
+    lost_outcomes: int = 0
 
 
 class OverlayCore:
@@ -135,7 +126,6 @@ class OverlayCore:
 
     def __init__(self, identity: Identity, config: MeshConfig, rng: random.Random, wall: WallClock) -> None:
         self._me = me = identity.peer_id
-        self._max_peers = config.max_peers
         self._allow_unverified = config.links.allow_unverified
         self._config = config.chord
         self._rng = rng
@@ -150,7 +140,6 @@ class OverlayCore:
         self._fingers = FingerSearch(me, config.max_peers, lists, slots, config.chord, rng)
         self._lookup = SuccessorLookup(config, lists, slots)
         self._timers = Timers[Timer]()
-        self._size = 1
         self._last_call = 0
         self._counts = _Counts()
         self._leaving = False
@@ -225,12 +214,9 @@ class OverlayCore:
                     self._look_for_place(now)
                 case "search":
                     self._search(now)
-                case "place_lost":
-                    self._join.counts.lost += 1
-                    self._place_not_found(now)
-                case "search_lost":
-                    self._fingers.counts.lost += 1
-                    self._search_failed(now)
+                case "place_lost" | "search_lost":
+                    self._counts.lost_outcomes += 1
+                    self._on_route_failed(self._join.call if timer == "place_lost" else self._fingers.call, now)
         return self._take(now)
 
     def snapshot(self) -> Mapping[str, Any]:
@@ -277,12 +263,12 @@ class OverlayCore:
         if not remote.is_member or self._leaving:
             return
         self._lookup.board.strike(peer)
-        self._announce(self._stabilisation.announcement(peer))
+        self._send(*self._stabilisation.announcement(peer))
         self._tell_soon(now)
-        if "stabilise" not in self._timers:
-            self._timers.set("stabilise", now + self._config.stabilise_every * self._rng.uniform(0.5, 1.5))
-        if "shuffle" not in self._timers:
-            self._timers.set("shuffle", now + self._config.shuffle_every * self._rng.uniform(0.5, 1.5))
+        every: dict[Timer, float] = {"stabilise": self._config.stabilise_every, "shuffle": self._config.shuffle_every}
+        for timer, pause in every.items():
+            if timer not in self._timers:
+                self._timers.set(timer, now + pause * self._rng.uniform(0.5, 1.5))
 
     def _on_link_down(self, event: LinkDown, now: float) -> None:
         peer, slot = event.peer, self._links.ended(event, now)
@@ -316,8 +302,12 @@ class OverlayCore:
         self._ring_changed(now)
 
     def _on_link_lost(self, peer: PeerId, reason: str, now: float) -> None:
-        slot = self._links.attempt_failed(peer, reason, now)
-        if slot is None:
+        slot = self._links.attempt_failed(peer, now)
+        if slot is not None:
+            self._attempt_ended(peer, slot, reason)
+
+    def _attempt_ended(self, peer: PeerId, slot: Slot, reason: str) -> None:
+        if self._pins.is_held(peer):  # another follows
             return
         if slot.pinned or reason not in NOT_A_FAILURE:
             self._emit(PeerFailed(peer, reason))
@@ -362,14 +352,16 @@ class OverlayCore:
         before, slot.told, slot.told_at = slot.told, said, now
         if slot.leaf != said.leaf:
             slot.leaf, self._unbalanced = said.leaf, True
-            self._passive.introduced(peer, leaf=said.leaf)
+            if said.leaf:
+                self._passive.note(peer, Evidence.LEAF, now)
+            else:
+                self._passive.refute(peer, Evidence.LEAF)
         self._refresh(now)
         if before is None or before.links != said.links:
             self._notify(Subsystem.ROUTING, NeighbourLinks(peer, said.links))
         self._learn_from(peer, before, said, now)
-        if self._lists.size() > 2 * self._max_peers:  # in a smaller mesh, slots are left over anyway
-            for other in self._lists.superfluous(now):
-                self._give_up_spare(other)
+        for other in self._lists.superfluous(now):
+            self._give_up_spare(other)
         self._ring_changed(now)
 
     def _learn_from(self, peer: PeerId, before: Neighbours | None, said: Neighbours, now: float) -> None:
@@ -387,9 +379,9 @@ class OverlayCore:
             self._stabilisation.heard_of(said.peers)
             self._learn(said.peers, "hearsay", now)
         elif said.serial is None:
-            self._announce(self._stabilisation.announcement(peer))
+            self._send(*self._stabilisation.announcement(peer))
         if self._stabilisation.has_missed(slot, said):
-            self._ask_again(peer)
+            self._send((peer,), Stabilise())
 
     # --- look-ups: what others ask, and what became of ours -----------------------------------------------------------
 
@@ -414,85 +406,47 @@ class OverlayCore:
         elif event.call == self._fingers.call:
             self._search_answered(event.peer, found, now)
 
-    def _on_route_failed(self, call: int, now: float) -> None:
+    def _on_route_failed(self, call: int | None, now: float) -> None:
         if call == self._join.call:
-            self._place_not_found(now)
+            self._join.call = None
+            self._timers.cancel("place_lost")
+            self._see_to_place(now)
         elif call == self._fingers.call:
-            self._search_failed(now)
+            self._timers.cancel("search_lost")
+            self._fingers.nothing_found(now)
+            self._set_search(now)
 
     # --- offers and rejections ----------------------------------------------------------------------------------------
 
     def _on_peer_gone(self, peer: PeerId, now: float) -> None:
         if peer in self._slots:
-            self._passive.mark_gone(peer, now)
+            self._passive.note(peer, Evidence.GONE, now)
         else:
             self._passive.departed(peer, now)
 
     def _on_offered(self, event: Offered, now: float) -> None:
-        remote, peer = event.peer, event.peer.peer_id
-        self._passive.heard(peer, remote.version)
-        occupant, slot = self._links.occupant(peer, event), self._slots.get(peer)
+        peer = event.peer.peer_id
         if self._leaving:
-            self._reject(remote, "leaving", now)
-        elif slot is not None:
-            self._on_offered_again(event, occupant, slot, now)
-        elif (due := self._slots.due_to(peer)) is not None:
-            due.next_occupant = occupant
-        elif self._slots.free() > 0:
-            self._accept(occupant, event, now)
-        elif (loser := self._slots.closing() or self._loser_to(event, occupant, now)) is None:
-            self._reject(remote, FULL, now)
-        else:
-            self._give_way(loser, occupant, now)
-
-    def _loser_to(self, offer: Offered, occupant: Occupant, now: float) -> PeerId | None:
-        if self._pins.want(occupant.peer):
-            return self._pins.loser_to(occupant.peer, now)
-        return self._links.admission.loser_to(offer, now, leaf=occupant.leaf)
-
-    def _on_offered_again(self, event: Offered, occupant: Occupant, slot: Slot, now: float) -> None:
-        remote, peer = event.peer, occupant.peer
-        match slot.state:
-            case State.OPEN if remote.verified and slot.since <= now - RESTARTED:
-                slot.next_occupant = occupant
-                self._close(peer, "it has been started anew")
-            case State.OPEN:
-                self._reject(remote, "already_linked", now)
-            case State.CLOSING if slot.next_occupant is None and remote.verified and not self._slots.due_to(peer):
-                slot.next_occupant = occupant
-            case State.CLOSING:
-                self._reject(remote, "closing", now)
-            case State.DIALING if remote.version > 0 and self._me < peer:
-                self._counts.glare += 1  # it will answer ours
-            case State.DIALING | State.ANSWERING:
-                self._accept(occupant, event, now)
+            self._reject(event.peer, "leaving", now)
+            return
+        match self._links.offered(event, now):
+            case Admit(loser, occupant):
+                if loser is None:
+                    self._hand_over(occupant, now)
+                else:
+                    self._give_way(loser, occupant, now)
+            case Refuse(reason):
+                self._reject(event.peer, reason, now)
+            case Replace(reason):
+                self._close(peer, reason)
+            case None:
+                pass
 
     def _on_rejected(self, event: Rejected, now: float) -> None:
-        peer, slot = event.peer, self._slots.get(event.peer)
-        self._passive.learn(event.alternatives, "alternative", now)
-        due = self._slots.due_to(peer)
-        if due is not None and due.next_occupant is not None and due.next_occupant.offer is not None:
-            due.next_occupant = None
-        attempting = slot is not None and slot.state in ATTEMPTS
-        its_turn = event.reason == INITIATOR_CONFLICT and not event.offer_instead
-        if its_turn:
-            self._pins.hold(peer, now + OFFER_COMES)
-        elif attempting and event.reason == FULL and self._pins.may_go_on(peer, now):
-            self._pins.hold(peer, now + ROOM_COMES * self._rng.uniform(0.75, 1.25))
-        if slot is not None and event.reason in TAKEN_BACK and slot.state is not State.ANSWERING:
-            return
-        if attempting and slot is not None:
-            slot.replaced = False  # this attempt is what ends, not the one that gave way to it
-            self._links.counts.turned_down += 1
-            self._drop(peer, event.reason)
-            self._on_link_lost(peer, event.reason, now)
-        if event.offer_instead:
-            self._passive.pause(peer, now)
-        elif its_turn:
-            self._passive.heard(peer, 0)
-            self._passive.pause(peer, now + OFFER_COMES)
-        elif event.reason == NOT_FOUND and (slot is None or attempting):
-            self._passive.forget(peer)
+        slot = self._links.rejected(event, now)
+        if slot is not None:
+            self._drop(event.peer, event.reason)
+            self._attempt_ended(event.peer, slot, event.reason)
 
     # --- what the application and other cores want --------------------------------------------------------------------
 
@@ -508,32 +462,11 @@ class OverlayCore:
         else:
             self._pins.wait(call, peer, now)
             self._passive.learn((peer,), "wanted", now)
-            self._link_pinned(peer, now)
-
-    def _link_pinned(self, peer: PeerId, now: float) -> None:
-        match self._pins.step(peer, now, can_dial=self._links.can_dial(), must_offer=self._links.must_offer(peer)):
-            case Dial():
-                self._dial(peer, now)
-            case Swap(loser):
-                self._give_way(loser, self._links.occupant(peer), now)
-            case Ask():
-                self._ask_for_offer(peer)
-            case GiveUp(_, reason):
-                self._reply(self._pins.settle(peer), PeerUnreachable(f"no link to {short(peer)}: {reason}"))
-            case None:
-                pass
+            self._follow(self._links.pin(peer, now), now)
 
     def _on_open_bridge(self, peer: PeerId, now: float) -> None:
-        if self._leaving or peer == self._me or peer in self._slots or peer in self._slots.held():
-            return
-        self._passive.learn((peer,), "wanted", now)
-        self._links.bridge_to = peer
-        if self._slots.free() > 0:
-            self._dial(peer, now)
-            return
-        loser = next(iter(self._slots.expendable(now, self._slots.ring())), None)
-        if loser is not None:
-            self._give_way(loser, self._links.occupant(peer), now)
+        if not self._leaving:
+            self._follow(self._links.bridge(peer, now), now)
 
     def _on_merge_started(self, until: float, now: float) -> None:
         self._slots.merging_until = until
@@ -550,13 +483,13 @@ class OverlayCore:
             if self._slots[peer].version == 0:
                 self._say_evicted(peer, "leaving", alternatives, now)
             else:
-                self._send(peer, Goodbye(reason="left the mesh", peers=alternatives))
+                self._send((peer,), Goodbye(reason="left the mesh", peers=alternatives))
         for peer, slot in list(self._slots.items()):
             slot.next_occupant = None
             if slot.state is State.OPEN:
                 self._close(peer, "we left the mesh")
             elif slot.state in ATTEMPTS:
-                self._slots.pop(peer)
+                self._slots.pop(peer, None)
                 self._drop(peer, "we leave the mesh")
 
     # --- slots: taken, handed on, freed -------------------------------------------------------------------------------
@@ -565,25 +498,14 @@ class OverlayCore:
         """Dial what is missing, and come back when there may be more to do."""
         self._unbalanced = False
         for peer in self._pins.overdue(now):
-            if self._pins.may_go_on(peer, now):
-                self._link_pinned(peer, now)
-            else:
-                error = PeerUnreachable(f"no link to {short(peer)}: it does not let us in")
-                self._reply(self._pins.settle(peer), error)
+            self._follow(self._links.pin(peer, now, again=True), now)
         for peer in self._links.overdue(now):
             self._drop(peer, "no link in time")
             self._on_link_lost(peer, "no link in time", now)
         moment = min(self._links.next_overdue(), self._pins.next_overdue())
         if self._links.can_dial():
-            while (step := self._links.policy.step(now)) is not None:
-                match step:
-                    case Dial(peer) if self._links.must_offer(peer):
-                        self._passive.missed(peer, now)
-                        self._ask_for_offer(peer)
-                    case Dial(peer):
-                        self._dial(peer, now)
-                    case Swap(loser, peer):
-                        self._give_way(loser, self._links.occupant(peer), now)
+            while (step := self._links.step(now)) is not None:
+                self._follow(step, now)
             moment = min(moment, self._links.policy.look_again)
         if moment < math.inf:
             self._timers.set("balance", max(moment, now))
@@ -593,19 +515,24 @@ class OverlayCore:
             self._set_search(now)
         self._displaced = False
 
+    def _follow(self, step: Step | None, now: float) -> None:
+        match step:
+            case Dial(peer):
+                self._dial(peer, now)
+            case Swap(loser, peer):
+                self._give_way(loser, self._links.occupant(peer), now)
+            case Ask(peer):
+                if self._allow_unverified:
+                    self._notify(Subsystem.SIGNALING, AskForOffer(peer))
+            case GiveUp(peer, reason):
+                self._reply(self._pins.settle(peer), PeerUnreachable(f"no link to {short(peer)}: {reason}"))
+            case None:
+                pass
+
     def _dial(self, peer: PeerId, now: float, *, made_room: bool = False) -> None:
         purpose = self._links.dial(peer, now, made_room=made_room)
         self._notify(Subsystem.SIGNALING, SetLinkPurpose(peer, purpose))
         self._effects.append(WantLink(peer))
-
-    def _ask_for_offer(self, peer: PeerId) -> None:
-        """A peer of the original with the smaller id makes the offer, if we take those."""
-        if self._allow_unverified:
-            self._notify(Subsystem.SIGNALING, AskForOffer(peer))
-
-    def _accept(self, occupant: Occupant, offer: Offered, now: float) -> None:
-        self._links.accept(occupant, offer, now)
-        self._effects.append(AcceptOffer(offer.peer, offer.signal))
 
     def _reject(self, remote: RemotePeer, reason: str, now: float) -> None:
         alternatives = self._links.reject(remote, now)
@@ -613,27 +540,31 @@ class OverlayCore:
 
     def _give_way(self, loser: PeerId, occupant: Occupant, now: float) -> None:
         """Let `occupant` have the slot of `loser`: at once if that is an attempt, else when its link is down."""
-        match self._links.give_way(loser, occupant, now):
-            case Cancelled(reason):
-                self._drop(loser, "given up for another peer")
-                self._notify(Subsystem.SIGNALING, RejectOffer(loser, reason))
-                self._hand_over(occupant, now)
-            case Evicted(alternatives):
-                self._say_evicted(loser, "make_room", alternatives, now)
-                self._close(loser, "given up for another peer")
-            case None:
-                pass
+        slot = self._slots[loser]
+        if slot.state in ATTEMPTS:
+            self._links.cancel(loser, now)
+            self._drop(loser, "given up for another peer")
+            reason = CANCELLED if slot.state is State.DIALING else FULL
+            self._notify(Subsystem.SIGNALING, RejectOffer(loser, reason))
+            self._hand_over(occupant, now)
+            return
+        slot.next_occupant = occupant
+        if slot.state is State.OPEN:
+            self._say_evicted(loser, "make_room", self._links.evict(loser, occupant, now), now)
+            self._close(loser, "given up for another peer")
 
     def _hand_over(self, occupant: Occupant, now: float) -> None:
-        if occupant.offer is not None:
-            self._accept(occupant, occupant.offer, now)
+        offer = occupant.offer
+        if offer is not None:
+            self._links.answer(occupant, offer, now)
+            self._effects.append(AcceptOffer(offer.peer, offer.signal))
         elif self._links.can_dial():
             self._dial(occupant.peer, now, made_room=True)
         else:
             self._reply(self._pins.settle(occupant.peer), PeerUnreachable("no signaling service is up"))
 
     def _say_evicted(self, peer: PeerId, reason: str, alternatives: tuple[PeerId, ...], now: float) -> None:
-        self._send(peer, ReconnectionData(reason=reason, peers=alternatives, timestamp=int(self._wall(now) * 1000)))
+        self._send((peer,), ReconnectionData(reason=reason, peers=alternatives, timestamp=int(self._wall(now) * 1000)))
 
     def _close(self, peer: PeerId, reason: str) -> None:
         self._links.close(self._slots[peer], reason)
@@ -653,7 +584,7 @@ class OverlayCore:
         """See which peers are next to us. One that has just become so, since another has gone, is asked for its lists of today."""
         for peer in self._lists.refresh(now):
             if not self._leaving:
-                self._ask_again(peer)
+                self._send((peer,), Stabilise())
 
     def _ring_changed(self, now: float) -> None:
         if self._leaving:
@@ -663,26 +594,22 @@ class OverlayCore:
         self._fingers.links_changed(now)
         self._set_search(now)
 
-    def _ask_again(self, peer: PeerId) -> None:
-        self._send(peer, Stabilise())
-
     def _tell_soon(self, now: float) -> None:
         if "tell" not in self._timers:
             self._timers.set("tell", now + self._config.tell_delay * self._rng.uniform(0.7, 1.3))
 
     def _tell_changes(self) -> None:
-        size = self._lists.size()
-        if not 1 / NOTICEABLE <= size / self._size <= NOTICEABLE or (size == 1) != (self._size == 1):
-            self._size = size
+        size = self._lists.new_size()
+        if size is not None:
             for subsystem in (Subsystem.ROUTING, Subsystem.BROADCAST, Subsystem.RECEIPTS, Subsystem.ISLANDS):
                 self._notify(subsystem, MeshSize(size))
         news = self._stabilisation.changes()
         if news is not None:
-            self._announce(news)
+            self._send(*news)
 
     def _stabilise(self, now: float) -> None:
         for peer, check in self._stabilisation.checks():
-            self._send(peer, check)
+            self._send((peer,), check)
         if self._slots.links():
             self._timers.set("stabilise", now + self._config.stabilise_every * self._rng.uniform(0.9, 1.1))
 
@@ -692,7 +619,7 @@ class OverlayCore:
         self._timers.set("shuffle", now + self._config.shuffle_every * self._rng.uniform(0.9, 1.1))
         picked = self._stabilisation.shuffle(self._rng)
         if picked is not None:
-            self._effects.append(SendFrame((picked[0],), picked[1]))
+            self._send(*picked, urgent=False)
 
     # --- our place ----------------------------------------------------------------------------------------------------
 
@@ -700,17 +627,11 @@ class OverlayCore:
         """While our neighbours on the ring are not sure, our place is looked for."""
         if self._join.is_placed():
             self._timers.cancel("place")
-            self._settle_between(self._join.placed(), now)
+            place = self._join.placed()
+            if place is not None:
+                self._passive.settled_between(*place, now)
         elif "place" not in self._timers and self._join.call is None:
             self._timers.set("place", now + self._join.delay(self._rng))
-
-    def _settle_between(self, place: tuple[PeerId, PeerId] | None, now: float) -> None:
-        """Nobody is between us and these two, as they say themselves, or the peer that is nearest to us."""
-        if place is None:
-            return
-        if self._unbalanced:  # peers that were just named are tried once, even so
-            self._balance(now)
-        self._passive.settled_between(*place, now)
 
     def _look_for_place(self, now: float) -> None:
         if self._join.is_placed() or not self._slots.members():
@@ -722,20 +643,15 @@ class OverlayCore:
     def _place_found(self, answerer: PeerId, found: SuccessorFound, now: float) -> None:
         self._join.call = None
         self._timers.cancel("place_lost")
-        if self._max_peers < 2:
+        if self._join.is_leaf:
             if found.welcome and not self._slots.is_link(answerer):
-                self._far_found((answerer,), now)
+                self._unbalanced |= self._links.policy.far_found((answerer,), now)
         else:
             near = self._join.next_to_us(answerer, found)
             if len(near) == 2 and not self._join.is_adrift:
-                self._settle_between((near[0], near[1]), now)
+                self._passive.settled_between(*near, now)
             self._learn_strangers(near or [answerer], "ring", now)
         self._learn((answerer, *found.successors, *found.predecessors), "hearsay", now)
-        self._see_to_place(now)
-
-    def _place_not_found(self, now: float) -> None:
-        self._join.call = None
-        self._timers.cancel("place_lost")
         self._see_to_place(now)
 
     # --- long links ---------------------------------------------------------------------------------------------------
@@ -758,18 +674,9 @@ class OverlayCore:
         self._timers.cancel("search_lost")
         peers = self._fingers.found(((answerer,) if found.welcome else ()) + found.vacant, now)
         if peers:
-            self._far_found(peers, now)
+            self._unbalanced |= self._links.policy.far_found(peers, now)
         self._learn((answerer,), "hearsay", now)
         self._set_search(now)
-
-    def _search_failed(self, now: float) -> None:
-        self._timers.cancel("search_lost")
-        self._fingers.nothing_found(now)
-        self._set_search(now)
-
-    def _far_found(self, peers: tuple[PeerId, ...], now: float) -> None:
-        self._links.policy.far_found(peers, now)
-        self._unbalanced = True
 
     # --- helpers ------------------------------------------------------------------------------------------------------
 
@@ -793,11 +700,8 @@ class OverlayCore:
     def _learn_strangers(self, peers: Iterable[PeerId], source: Said, now: float) -> None:
         self._learn([peer for peer in peers if not self._slots.is_link(peer)], source, now)
 
-    def _announce(self, announcement: Announcement) -> None:
-        self._effects.append(SendFrame(announcement.peers, announcement.message, urgent=True))
-
-    def _send(self, peer: PeerId, message: Message) -> None:
-        self._effects.append(SendFrame((peer,), message, urgent=True))
+    def _send(self, peers: tuple[PeerId, ...], message: Message, *, urgent: bool = True) -> None:
+        self._effects.append(SendFrame(peers, message, urgent))
 
     def _notify(self, subsystem: Subsystem, notice: Input) -> None:
         self._effects.append(Notify(subsystem, notice))

@@ -245,17 +245,17 @@ class PassiveView:
             if known is not None and known.misses < TRUST and not self._is_absent(peer, now):
                 known.refute(RESTING)
 
-    def introduced(self, peer: PeerId, *, leaf: bool) -> None:
-        """It said whether it is part of the ring."""
+    def note(self, peer: PeerId, kind: Evidence, now: float) -> None:
+        """There is such evidence, if the peer is known."""
         known = self._peers.get(peer)
         if known is not None:
-            known.until[LEAF] = math.inf if leaf else -math.inf
+            known.note(kind, now)
 
-    def mark_gone(self, peer: PeerId, now: float) -> None:
-        """It is said to have left, but we have reason to doubt it: forgotten if attempts fail."""
+    def refute(self, peer: PeerId, kind: Evidence) -> None:
+        """There is no such evidence any more."""
         known = self._peers.get(peer)
         if known is not None:
-            known.note(GONE, now)
+            known.refute(kind)
 
     def settled_between(self, before: PeerId, after: PeerId, now: float) -> None:
         """Nobody is between us and those two: peers there are let be for a while, but for those that have just come."""
@@ -314,29 +314,20 @@ class PassiveView:
             known.refute(VOUCHED)
         known.note(CUT_SHORT, now)
 
-    def doubt(self, peer: PeerId) -> None:
-        """It may be gone: no link is given up to find out."""
-        known = self._peers.get(peer)
-        if known is not None:
-            known.refute(VOUCHED)
-
-    def fell_silent(self, peer: PeerId, now: float) -> None:
-        """It is probably gone: others may not know yet, and still name it."""
-        self._disbelieve(peer, SILENT, now)
-
     def departed(self, peer: PeerId, now: float) -> None:
         """It said goodbye: forgotten, and for a while not taken for there because others say so."""
         self.forget(peer)
-        self._disbelieve(peer, DEPARTED, now)
+        self.disbelieve(peer, DEPARTED, now)
 
-    def forget(self, peer: PeerId) -> None:
-        self._peers.pop(peer, None)
-
-    def _disbelieve(self, peer: PeerId, kind: Evidence, now: float) -> None:
+    def disbelieve(self, peer: PeerId, kind: Evidence, now: float) -> None:
+        """It is probably gone: others may not know yet, and still name it."""
         self._absent.pop(peer, None)
         self._absent[peer] = now + POLICY[kind].lasts
         if len(self._absent) > self._limit:
             self._absent.popitem(last=False)
+
+    def forget(self, peer: PeerId) -> None:
+        self._peers.pop(peer, None)
 
     def _is_absent(self, peer: PeerId, now: float) -> bool:
         return self._absent.get(peer, -math.inf) > now

@@ -36,7 +36,6 @@ SERVICE_AFTER = 3
 @define
 class _Counts:
     look_ups: int = 0
-    lost: int = 0
 
 
 class RingJoin:
@@ -44,6 +43,7 @@ class RingJoin:
 
     Attributes:
       call: the look-up that is under way.
+      is_leaf: whether we have one slot only.
     """
 
     def __init__(self, me: PeerId, lists: SuccessorLists, slots: Slots, successors: int, *, is_leaf: bool) -> None:
@@ -51,7 +51,7 @@ class RingJoin:
         self._lists = lists
         self._slots = slots
         self._successors = successors
-        self._is_leaf = is_leaf
+        self.is_leaf: bool = is_leaf
         self._looked = 0
         self._agreed: tuple[PeerId, PeerId] | None = None
         self._torn: dict[bool, PeerId] = {}
@@ -63,7 +63,7 @@ class RingJoin:
 
     def is_placed(self) -> bool:
         """Whether those next to us see it as we do."""
-        if not self._is_leaf:
+        if not self.is_leaf:
             self._mend()
             return not self._torn and self._lists.is_agreed()
         home = next(iter(self._slots.settled_members()), None)
@@ -74,7 +74,7 @@ class RingJoin:
         """We are: between whom, if that is news."""
         self._looked = 0
         before = self._agreed
-        self._agreed = None if self._is_leaf else (self._lists.predecessors[0], self._lists.successors[0])
+        self._agreed = None if self.is_leaf else (self._lists.predecessors[0], self._lists.successors[0])
         return None if self._agreed == before else self._agreed
 
     def delay(self, rng: random.Random) -> float:
@@ -87,7 +87,7 @@ class RingJoin:
         self._key = keys[self._looked % len(keys)]
         self._looked += 1
         self.counts.look_ups += 1
-        return FindSuccessor(key=self._key, joins=self._is_leaf, leaf=self._is_leaf)
+        return FindSuccessor(key=self._key, joins=self.is_leaf, leaf=self.is_leaf)
 
     def wants_services(self) -> bool:
         """Whether looking has helped so little that services are to be asked."""
@@ -104,7 +104,7 @@ class RingJoin:
     def tear(self, lost: tuple[PeerId, ...], *, clockwise: bool) -> bool:
         """The peer next to us on that side, the first of this list, is gone. Whether that is news: else the list is later."""
         self._mend()
-        if self._is_leaf or len(lost) < 2 or clockwise in self._torn:
+        if self.is_leaf or len(lost) < 2 or clockwise in self._torn:
             return False
         self._torn[clockwise] = lost[-1]
         return True

@@ -10,7 +10,7 @@ State: at most `max_peers` slots, and one more while a link that opened without 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, ItemsView, Iterator
+from collections.abc import Collection
 from enum import Enum
 
 from attrs import define, frozen
@@ -107,74 +107,53 @@ class Slot:
         return self.told is not None and self.told.free > 0
 
 
-class Slots:
+class Slots(dict[PeerId, Slot]):  # noqa: FURB189  # nothing of a dict is overridden, and a UserDict is slow
     """The slots of one peer, by the peer at the other end, in the order in which they were taken."""
 
     def __init__(self, me: PeerId, limit: int) -> None:
+        super().__init__()
         self._me = me
-        self._limit = limit
-        self._slots: dict[PeerId, Slot] = {}
+        self.limit: int = limit
         self.merging_until: float = -math.inf
         """Until then our ring and another become one, so peers that come into it are at their places."""
-
-    def __iter__(self) -> Iterator[PeerId]:
-        return iter(self._slots)
-
-    def __contains__(self, peer: PeerId) -> bool:
-        return peer in self._slots
-
-    def __getitem__(self, peer: PeerId) -> Slot:
-        return self._slots[peer]
-
-    def __setitem__(self, peer: PeerId, slot: Slot) -> None:
-        self._slots[peer] = slot
-
-    def get(self, peer: PeerId) -> Slot | None:
-        return self._slots.get(peer)
-
-    def pop(self, peer: PeerId) -> Slot | None:
-        return self._slots.pop(peer, None)
-
-    def items(self) -> ItemsView[PeerId, Slot]:
-        return self._slots.items()
 
     # --- neighbours ---------------------------------------------------------------------------------------------------
 
     def links(self) -> list[tuple[PeerId, Slot]]:
         """Our neighbours: peers that a link leads to, which may be being closed."""
-        return [(peer, slot) for peer, slot in self._slots.items() if slot.is_link]
+        return [(peer, slot) for peer, slot in self.items() if slot.is_link]
 
     def is_link(self, peer: PeerId) -> bool:
         """Whether a link leads to this peer."""
-        slot = self._slots.get(peer)
+        slot = self.get(peer)
         return slot is not None and slot.is_link
 
     def members(self) -> list[PeerId]:
         """Neighbours that take part."""
-        return [peer for peer, slot in self._slots.items() if slot.is_member and slot.is_link]
+        return [peer for peer, slot in self.items() if slot.is_member and slot.is_link]
 
     def settled_members(self) -> list[PeerId]:
         """Neighbours that are part of the ring, and have said so."""
-        return [peer for peer, slot in self._slots.items() if slot.told is not None and not slot.leaf and slot.is_link]
+        return [peer for peer, slot in self.items() if slot.told is not None and not slot.leaf and slot.is_link]
 
     # --- places -------------------------------------------------------------------------------------------------------
 
     def state(self, peer: PeerId) -> State | None:
-        slot = self._slots.get(peer)
+        slot = self.get(peer)
         return None if slot is None else slot.state
 
     def since(self, peer: PeerId) -> float:
         """Since when its slot is in the state that it is in."""
-        slot = self._slots.get(peer)
+        slot = self.get(peer)
         return math.inf if slot is None else slot.since
 
     def free(self) -> int:
         """Slots that nothing takes; below 0 if a link opened that had none."""
-        return self._limit - len(self._slots)
+        return self.limit - len(self)
 
     def are(self, *states: State) -> list[PeerId]:
         """The peers whose slots are in one of these states."""
-        return [peer for peer, slot in self._slots.items() if slot.state in states]
+        return [peer for peer, slot in self.items() if slot.state in states]
 
     def held(self) -> list[PeerId]:
         """Peers that we have, attempt, or are about to attempt."""
@@ -182,24 +161,24 @@ class Slots:
 
     def guests(self) -> list[PeerId]:
         """Peers that are no part of the ring."""
-        return [peer for peer, slot in self._slots.items() if slot.leaf]
+        return [peer for peer, slot in self.items() if slot.leaf]
 
     def closing(self) -> PeerId | None:
         """A peer whose slot gets free soon, and is promised to nobody."""
-        for peer, slot in self._slots.items():
+        for peer, slot in self.items():
             if slot.state is State.CLOSING and slot.next_occupant is None:
                 return peer
         return None
 
     def due_to(self, peer: PeerId) -> Slot | None:
         """The slot that this peer gets next."""
-        for slot in self._slots.values():
+        for slot in self.values():
             if slot.next_occupant is not None and slot.next_occupant.peer == peer:
                 return slot
         return None
 
     def _due(self) -> list[Occupant]:
-        return [slot.next_occupant for slot in self._slots.values() if slot.next_occupant is not None]
+        return [slot.next_occupant for slot in self.values() if slot.next_occupant is not None]
 
     # --- the ring -----------------------------------------------------------------------------------------------------
 
@@ -207,14 +186,14 @@ class Slots:
         """Peers that we have, attempt, or are about to attempt, and that are part of the ring; without slow attempts."""
         held = [
             peer
-            for peer, slot in self._slots.items()
+            for peer, slot in self.items()
             if not slot.leaf and slot.state is not State.CLOSING and not _is_slow(slot, now)
         ]
         return held + [occupant.peer for occupant in self._due() if not occupant.leaf]
 
     def next_slow(self, now: float) -> float:
         """When the next attempt turns slow."""
-        turns = (slot.since + SLOW for slot in self._slots.values() if slot.state in ATTEMPTS)
+        turns = (slot.since + SLOW for slot in self.values() if slot.state in ATTEMPTS)
         return min((moment for moment in turns if moment > now), default=math.inf)
 
     def ring(self, *newcomers: PeerId) -> tuple[PeerId, ...]:
@@ -222,7 +201,7 @@ class Slots:
 
         A peer that may have one link only keeps the one it has.
         """
-        if self._limit < 2:
+        if self.limit < 2:
             return tuple(self.are(State.OPEN))
         return ring_neighbours(self._me, [*self.on_ring(), *newcomers])
 
@@ -231,11 +210,11 @@ class Slots:
 
         Nor are those counted that have made one and don't get through.
         """
-        if self._limit < 2:
+        if self.limit < 2:
             return self.ring()
         there = [
             peer
-            for peer, slot in self._slots.items()
+            for peer, slot in self.items()
             if slot.state in (State.OPEN, State.ANSWERING) and not slot.leaf and not _is_slow(slot, now)
         ]
         due = [occupant.peer for occupant in self._due() if occupant.offer is not None and not occupant.leaf]
@@ -243,7 +222,7 @@ class Slots:
 
     def kept_for_ring(self) -> int:
         """Slots to be left for neighbours on the ring that we lack."""
-        return 0 if self._limit < 2 else max(0, 2 - len(ring_neighbours(self._me, self.on_ring())))
+        return 0 if self.limit < 2 else max(0, 2 - len(ring_neighbours(self._me, self.on_ring())))
 
     # --- what may be given up -----------------------------------------------------------------------------------------
 
@@ -255,9 +234,9 @@ class Slots:
         the ring is closed by the peer that comes into it, the one that is next to us now is kept, if there are others.
         """
         were_next = self.ring()
-        kept = self.ring_at_hand(now) if uncertain and self._limit > 2 else ()
+        kept = self.ring_at_hand(now) if uncertain and self.limit > 2 else ()
         found = []
-        for peer, slot in self._slots.items():
+        for peer, slot in self.items():
             if slot.state is State.CLOSING or slot.pinned or slot.held_until > now or peer in ring or peer in kept:
                 continue
             found.append((_worth(slot, was_next=peer in were_next), -nearness(self._me, peer), peer))
@@ -269,7 +248,7 @@ class Slots:
         return [
             peer
             for peer in self.expendable(now, ring)
-            if (slot := self._slots[peer]).state is State.OPEN and not slot.leaf and slot.since <= settled
+            if (slot := self[peer]).state is State.OPEN and not slot.leaf and slot.since <= settled
         ]
 
 

@@ -28,6 +28,8 @@ from p2pmesh.wire.overlay import Neighbours, Stabilise
 
 FRESH_LIST = 2.0
 """Seconds for which a list holds that is not renewed with each change."""
+NOTICEABLE = 1.25
+"""Factor by which the mesh has to grow or shrink to be news."""
 SPLICED = 20.0
 """Seconds in which a newcomer has linked to both of those that it came between; a link that outlived that is a long one now."""
 SHUFFLED = 8
@@ -47,6 +49,7 @@ class SuccessorLists:
         self._me = me
         self._limit = limit
         self._slots = slots
+        self._told_size = 1
         self.next: tuple[PeerId, ...] = ()
         """Our neighbours on the ring, among our links."""
         self.successors: tuple[PeerId, ...] = ()
@@ -112,9 +115,22 @@ class SuccessorLists:
         gaps = len(self.successors) + len(self.predecessors)
         return max(len(found) + 1, (gaps - 1) * RING_SIZE // max(span, 1))
 
+    def new_size(self) -> int | None:
+        """The size, if it differs noticeably from the last that was given here."""
+        size, told = self.size(), self._told_size
+        if 1 / NOTICEABLE <= size / told <= NOTICEABLE and (size == 1) == (told == 1):
+            return None
+        self._told_size = size
+        return size
+
     def superfluous(self, now: float) -> list[PeerId]:
-        """Links to peers that were next to us a moment ago, now that a peer in between has a link to them. Each once."""
-        found = []
+        """Links to peers that were next to us a moment ago, now that a peer in between has a link to them. Each once.
+
+        None in a mesh so small that slots are left over anyway.
+        """
+        found: list[PeerId] = []
+        if self.size() <= 2 * self._slots.limit:
+            return found
         for peer, slot in self._slots.links():
             if slot.next_until < now - SPLICED or slot.spare or slot.told is None or slot.leaf or peer in self.next:
                 continue
@@ -137,7 +153,6 @@ class Announcement(NamedTuple):
 
 @define
 class _Counts:
-    announced: int = 0
     missed: int = 0
 
 
@@ -158,7 +173,6 @@ class Stabilisation:
     def announcement(self, *peers: PeerId, saying: Neighbours | None = None) -> Announcement:
         """All that we have to say, for these."""
         self._serial = (self._serial + 1) % (1 << 32)
-        self.counts.announced += 1
         for peer in peers:
             self._sent[peer] = self._serial
         return Announcement(peers, structs.replace(saying or self._saying(), serial=self._serial))
@@ -188,7 +202,7 @@ class Stabilisation:
         """These were told us in a shuffle."""
         self._heard.extend(peers)
 
-    def shuffle(self, rng: random.Random) -> tuple[PeerId, Stabilise] | None:
+    def shuffle(self, rng: random.Random) -> tuple[tuple[PeerId], Stabilise] | None:
         """Some peers, for a neighbour that may not know them; None if we know none."""
         members = self._slots.members()
         if not members:
@@ -198,7 +212,7 @@ class Stabilisation:
         heard = dict.fromkeys((*self._heard, *(other for links in told for other in links)))
         stock = [other for other in heard if other not in {peer, self._me}]
         picked = tuple(rng.sample(stock, k=min(SHUFFLED, len(stock))))
-        return (peer, Stabilise(peers=picked)) if picked else None
+        return ((peer,), Stabilise(peers=picked)) if picked else None
 
     def link_ended(self, peer: PeerId) -> None:
         self._sent.pop(peer, None)

@@ -38,9 +38,8 @@ from p2pmesh.protocols.notices import (
     RejectOffer,
     SetLinkPurpose,
 )
-from p2pmesh.protocols.overlay.dial_policy import HEDGE
+from p2pmesh.protocols.overlay.dial_policy import HEDGE, ROOM_COMES
 from p2pmesh.protocols.overlay.passive_view import POLICY, TRUST, Evidence, PassiveView
-from p2pmesh.protocols.overlay.pinned_links import ROOM_COMES
 from p2pmesh.protocols.util.ring_geometry import ring_neighbours
 from p2pmesh.wire.messages import BRIDGE, LEAF, LONG, PINNED, RING, Goodbye, ReconnectionData
 from tests.harness.examples import examples
@@ -536,7 +535,7 @@ def test_known_peers_are_bounded_and_those_that_failed_go_first():
 def test_a_peer_said_to_be_gone_is_forgotten_after_some_failures():
     known = PassiveView(ME, TopologyConfig(), random.Random(1))
     known.learn([at(1)], "bootstrap", 0.0)
-    known.mark_gone(at(1), 0.0)
+    known.note(at(1), Evidence.GONE, 0.0)
     for _ in range(TRUST):
         assert list(known) == [at(1)]
         known.missed(at(1), 0.0)

@@ -364,7 +364,7 @@ def test_while_rings_merge_few_long_links_are_made_good_and_only_afterwards():
 
 
 def test_a_look_up_of_whose_outcome_nothing_is_heard_is_made_again():
-    placing = Peer(4, chord=ChordConfig(search_timeout=10.0)).up(0x20, says(0x20))
+    placing = Peer(2, chord=ChordConfig(search_timeout=10.0)).up(0x20, says(0x20))
     lost = placing.placing(ME)
     assert placing.wait(13).routes() == [], "routing may still say what became of it"
     again = placing.placing(ME)
@@ -376,17 +376,18 @@ def test_a_look_up_of_whose_outcome_nothing_is_heard_is_made_again():
     assert again.call != lost.call
     assert peer.feed(RouteSucceeded(lost.call, at(0x20), 3, SuccessorFound(welcome=True))).dialed == []
     assert peer.feed(RouteSucceeded(again.call, at(0x20), 3, SuccessorFound(welcome=True))).dialed == [at(0x20)]
-    assert peer.snap()["fix_fingers"]["lost"] == placing.snap()["ring_join"]["lost"] == 1
+    assert peer.snap()["lost_outcomes"] == placing.snap()["lost_outcomes"] == 1
 
 
 def test_a_look_up_that_was_answered_is_not_taken_for_lost():
     peer, route = searching()
     peer.feed(RouteSucceeded(route.call, at(0x20), 3, SuccessorFound(welcome=True))).up(0x20, says(0x20)).wait(60)
-    assert peer.snap()["fix_fingers"]["lost"] == peer.snap()["fix_fingers"]["vain"] == 0
-    placing = Peer(4).up(0x20, says(0x20))
+    assert peer.snap()["lost_outcomes"] == peer.snap()["fix_fingers"]["vain"] == 0
+    placing = Peer(2).up(0x20, says(0x20))
     found = finds(0x90, [place for place in ALL if place != 0x80])
-    placing.feed(RouteSucceeded(placing.placing(ME).call, at(0x90), 3, found)).placed().wait(60)
-    assert placing.snap()["ring_join"]["lost"] == 0
+    placing.feed(RouteSucceeded(placing.placing(ME).call, at(0x90), 3, found))
+    placing.feed(LinkDown(at(0x20), "closed")).placed().wait(60)
+    assert placing.snap()["lost_outcomes"] == 0
 
 
 def test_slots_for_the_ring_are_not_given_to_long_links():
