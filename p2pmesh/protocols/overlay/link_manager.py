@@ -326,7 +326,7 @@ class LinkManager:
             soon = event.timed_out is None and not slot.evicted_us
             pause = self._config.retry_first if soon else self._config.min_link_age
             self._passive.pause(peer, now + pause * self._rng.uniform(0.5, 1.0))
-            self._passive.refute(peer, Evidence.VOUCHED)
+            self._passive.note(peer, Evidence.VOUCHED, now, holds=False)
             if event.timed_out is not None:
                 self._passive.disbelieve(peer, Evidence.SILENT, now)
         if slot.next_occupant is None and not slot.given_up:

@@ -100,7 +100,7 @@ from p2pmesh.protocols.overlay.passive_view import Evidence, PassiveView, Said
 from p2pmesh.protocols.overlay.ring_join import RingJoin
 from p2pmesh.protocols.overlay.slots import ATTEMPTS, Occupant, Slot, Slots, State
 from p2pmesh.protocols.overlay.successor_list import Stabilisation, SuccessorLists
-from p2pmesh.protocols.util.ring_geometry import bracket, ring_neighbours
+from p2pmesh.protocols.util.ring_geometry import ring_neighbours
 from p2pmesh.protocols.util.timers import Timers
 from p2pmesh.wire.messages import Goodbye, Message, ReconnectionData
 from p2pmesh.wire.overlay import FindSuccessor, Neighbours, Stabilise, SuccessorFound
@@ -136,7 +136,7 @@ class OverlayCore:
         self._links = LinkManager(me, config, slots, self._passive, self._pins, rng)
         self._lists = lists = SuccessorLists(me, config.chord.successors, slots)
         self._stabilisation = Stabilisation(me, config.max_peers, lists, slots)
-        self._join = RingJoin(me, lists, slots, config.chord.successors, is_leaf=config.max_peers < 2)
+        self._join = RingJoin(me, lists, slots, is_leaf=config.max_peers < 2)
         self._fingers = FingerSearch(me, config.max_peers, lists, slots, config.chord, rng)
         self._lookup = SuccessorLookup(config, lists, slots)
         self._timers = Timers[Timer]()
@@ -188,7 +188,7 @@ class OverlayCore:
                 self._on_open_bridge(peer, now)
             case Welcome(peer):
                 self._links.admission.promise(peer, now, leaf=False)
-            case MergeStarted(until):
+            case MergeStarted(until) if not self._leaving:
                 self._on_merge_started(until, now)
             case Leave():
                 self._on_leave(now)
@@ -352,27 +352,16 @@ class OverlayCore:
         before, slot.told, slot.told_at = slot.told, said, now
         if slot.leaf != said.leaf:
             slot.leaf, self._unbalanced = said.leaf, True
-            if said.leaf:
-                self._passive.note(peer, Evidence.LEAF, now)
-            else:
-                self._passive.refute(peer, Evidence.LEAF)
+            self._passive.note(peer, Evidence.LEAF, now, holds=said.leaf)
         self._refresh(now)
         if before is None or before.links != said.links:
             self._notify(Subsystem.ROUTING, NeighbourLinks(peer, said.links))
-        self._learn_from(peer, before, said, now)
+        near, hearsay = self._stabilisation.named(peer, before, said)
+        self._learn_strangers(near, "ring", now)
+        self._learn(hearsay, "hearsay", now)
         for other in self._lists.superfluous(now):
             self._give_up_spare(other)
         self._ring_changed(now)
-
-    def _learn_from(self, peer: PeerId, before: Neighbours | None, said: Neighbours, now: float) -> None:
-        """Which peers are next to us, as a neighbour sees it, and of which it may be good to know."""
-        near = [] if said.leaf else bracket(self._me, peer, said, self._config.successors)
-        self._learn_strangers(near, "ring", now)
-        lists = (*said.successors, *said.predecessors) if peer in self._lists.next or before is None else ()
-        old = () if before is None else {*before.links, *before.successors, *before.predecessors}
-        self._learn(
-            [other for other in (*said.links, *lists) if other not in old and other not in near], "hearsay", now
-        )
 
     def _on_stabilise(self, peer: PeerId, slot: Slot, said: Stabilise, now: float) -> None:
         if said.peers:
@@ -477,6 +466,7 @@ class OverlayCore:
     def _on_leave(self, now: float) -> None:
         self._leaving = True
         self._timers = Timers()
+        self._join.call = self._fingers.call = None
         self._reply(self._pins.settle_all(), MeshClosed("the mesh is being left"))
         for peer in self._slots.are(State.OPEN):  # all are told before any is closed: they are told of each other
             alternatives = self._links.alternatives(peer, now)

@@ -245,17 +245,11 @@ class PassiveView:
             if known is not None and known.misses < TRUST and not self._is_absent(peer, now):
                 known.refute(RESTING)
 
-    def note(self, peer: PeerId, kind: Evidence, now: float) -> None:
-        """There is such evidence, if the peer is known."""
+    def note(self, peer: PeerId, kind: Evidence, now: float, *, holds: bool = True) -> None:
+        """There is such evidence of a peer that is known, or there is none any more."""
         known = self._peers.get(peer)
         if known is not None:
-            known.note(kind, now)
-
-    def refute(self, peer: PeerId, kind: Evidence) -> None:
-        """There is no such evidence any more."""
-        known = self._peers.get(peer)
-        if known is not None:
-            known.refute(kind)
+            known.until[kind] = now + POLICY[kind].lasts if holds else -math.inf
 
     def settled_between(self, before: PeerId, after: PeerId, now: float) -> None:
         """Nobody is between us and those two: peers there are let be for a while, but for those that have just come."""

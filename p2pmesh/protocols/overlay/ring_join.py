@@ -46,11 +46,10 @@ class RingJoin:
       is_leaf: whether we have one slot only.
     """
 
-    def __init__(self, me: PeerId, lists: SuccessorLists, slots: Slots, successors: int, *, is_leaf: bool) -> None:
+    def __init__(self, me: PeerId, lists: SuccessorLists, slots: Slots, *, is_leaf: bool) -> None:
         self._me = me
         self._lists = lists
         self._slots = slots
-        self._successors = successors
         self.is_leaf: bool = is_leaf
         self._looked = 0
         self._agreed: tuple[PeerId, PeerId] | None = None
@@ -68,7 +67,7 @@ class RingJoin:
             return not self._torn and self._lists.is_agreed()
         home = next(iter(self._slots.settled_members()), None)
         told = None if home is None else self._slots[home].told
-        return told is not None and home is not None and home in bracket(self._me, home, told, self._successors)
+        return told is not None and home is not None and home in bracket(self._me, home, told, self._lists.limit)
 
     def placed(self) -> tuple[PeerId, PeerId] | None:
         """We are: between whom, if that is news."""
@@ -97,7 +96,7 @@ class RingJoin:
         """Whose neighbours we are, as the peer nearest to the key says: a predecessor and a successor, if it knows."""
         self._mend_by((answerer, *found.successors, *found.predecessors))
         said = Neighbours(serial=0, successors=found.successors, predecessors=found.predecessors)
-        return tuple(bracket(self._me, answerer, said, self._successors))
+        return tuple(bracket(self._me, answerer, said, self._lists.limit))
 
     # --- where the ring is torn ---------------------------------------------------------------------------------------
 

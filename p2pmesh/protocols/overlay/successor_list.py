@@ -22,7 +22,7 @@ from msgspec import structs
 
 from p2pmesh.keyspace import RING_SIZE, PeerId, ring_distance
 from p2pmesh.protocols.overlay.slots import Slot, Slots
-from p2pmesh.protocols.util.ring_geometry import nearness, onward, predecessor, ring_neighbours, successor
+from p2pmesh.protocols.util.ring_geometry import bracket, nearness, onward, predecessor, ring_neighbours, successor
 from p2pmesh.wire.fields import MAX_PEERS_IN_LIST
 from p2pmesh.wire.overlay import Neighbours, Stabilise
 
@@ -47,7 +47,7 @@ class SuccessorLists:
 
     def __init__(self, me: PeerId, limit: int, slots: Slots) -> None:
         self._me = me
-        self._limit = limit
+        self.limit: int = limit
         self._slots = slots
         self._told_size = 1
         self.next: tuple[PeerId, ...] = ()
@@ -79,7 +79,7 @@ class SuccessorLists:
         if first is None or told is None:
             return ()
         said = told.successors if clockwise else told.predecessors
-        return tuple(onward(self._me, first, said, self._limit, clockwise=clockwise))
+        return tuple(onward(self._me, first, said, self.limit, clockwise=clockwise))
 
     def far(self) -> list[PeerId]:
         """Neighbours that long links lead to."""
@@ -109,7 +109,7 @@ class SuccessorLists:
     def size(self) -> int:
         """About how many peers are in the mesh: exact if the lists come round, else by how close together they lie."""
         found = {*self.successors, *self.predecessors}
-        if len(found) < len(self.successors) + len(self.predecessors) or len(found) < self._limit:
+        if len(found) < len(self.successors) + len(self.predecessors) or len(found) < self.limit:
             return len(found) + 1
         span = ring_distance(self._me, self.successors[-1]) + ring_distance(self.predecessors[-1], self._me)
         gaps = len(self.successors) + len(self.predecessors)
@@ -186,6 +186,13 @@ class Stabilisation:
         for_all = before is None or (before.links, before.free) != (saying.links, saying.free)
         audience = [peer for peer in self._slots.members() if for_all or peer in self._lists.next]
         return self.announcement(*audience, saying=saying) if audience else None
+
+    def named(self, peer: PeerId, before: Neighbours | None, said: Neighbours) -> tuple[list[PeerId], list[PeerId]]:
+        """Which peers are next to us, as a neighbour sees it, and of which others it may be good to know."""
+        near = [] if said.leaf else bracket(self._me, peer, said, self._lists.limit)
+        lists = (*said.successors, *said.predecessors) if peer in self._lists.next or before is None else ()
+        old = () if before is None else {*before.links, *before.successors, *before.predecessors}
+        return near, [other for other in (*said.links, *lists) if other not in old and other not in near]
 
     def checks(self) -> list[tuple[PeerId, Stabilise]]:
         """For the neighbours on the ring: the serial number of what they should have heard."""

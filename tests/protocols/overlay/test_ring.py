@@ -503,8 +503,9 @@ def test_answers_that_nobody_asked_for_are_ignored():
 
 
 def test_nothing_is_said_after_leaving():
-    peer = Peer(4).placed().feed(Leave())
-    assert peer.wait(100).effects == []
+    peer, route = searching()
+    peer.feed(Leave())
+    assert peer.feed(RouteFailed(route.call, "too late")).feed(MergeStarted(peer.now + 1)).wait(100).effects == []
     assert peer.up(0x20).sent(Neighbours) == []
 
 
