@@ -1,6 +1,6 @@
 """Keeps the links: opens them, reads and writes them, says when they are up and down.
 
-Which links there should be is the topology core's decision; this is the hand that does it. Each attempt and each open
+Which links there should be is the overlay core's decision; this is the hand that does it. Each attempt and each open
 link is a task in the keeper's nursery: a reader that waits for the subsystems (backpressure up to the peer, by the link's
 credits), a writer that drains the link's outbox, and the link's own keepalive. Nobody who sends over a link ever waits for
 it: a full outbox drops and counts, and one that stays full ends the link.
@@ -126,7 +126,7 @@ class LinkKeeper:
             task_status.started()
             await trio.sleep_forever()
 
-    # --- orders of the topology ---------------------------------------------------------------------------------------
+    # --- orders of the overlay ----------------------------------------------------------------------------------------
 
     def want(self, peer: PeerId) -> None:
         """Offer a link to `peer`. Ends in `LinkUp` or `LinkLost`."""
@@ -206,7 +206,7 @@ class LinkKeeper:
         if previous is not None:
             previous.scope.cancel("replaced by another attempt")
         if peer in self._links or len(self._links) + len(self._attempts) >= self._max_peers:
-            # An attempt that the topology has just dropped may have opened in the same moment, and is being closed.
+            # An attempt that the overlay has just dropped may have opened in the same moment, and is being closed.
             self._report(LinkLost(peer, NO_SLOT))
             return
         if self._nursery is None:

@@ -50,7 +50,7 @@ class Peer(OneCore[SignalingCore]):
 
     @property
     def told(self):
-        """The topology core."""
+        """The overlay core."""
         return [effect.input for effect in self.got(Notify) if effect.subsystem is Subsystem.OVERLAY]
 
     @property

@@ -21,7 +21,7 @@ from p2pmesh.wire.messages import BRIDGE, PINNED
 PROMISED = 15.0
 """Seconds for which a promise holds: as long as an attempt at a link."""
 CALLS = frozenset({BRIDGE, PINNED})
-"""Purposes for which a full peer gives up a long link. A peer that lies about that gets one that is given up before others."""
+"""Purposes for which a full peer gives up a long link. One that lies about that gets a link that goes before others."""
 SETTLED_LINKS = 2
 """Links of a peer that is no newcomer: those next to us on the ring now are next to it then, or soon will be."""
 MOST_PROMISES = 32
@@ -68,8 +68,9 @@ class Admission:
     def loser_to(self, offer: Offered, now: float, *, leaf: bool) -> PeerId | None:
         """Which peer has to make room for this offer, if any.
 
-        A peer that is nearer on the ring than those we have is let in always; one that was promised a link, for a settled
-        long link; one that calls for it, as a bridge or for its application, likewise; one without any link too, but rarely.
+        A peer that is nearer on the ring than those we have is let in always; one that was promised a link, for a
+        settled long link; one that calls for it, as a bridge or for its application, likewise; one without any link
+        too, but rarely.
         """
         peer, proof = offer.peer.peer_id, offer.signal.p2pmesh
         links = self._links_of_original() if proof is None else proof.links
@@ -100,7 +101,7 @@ class Admission:
         return next(iter(guests), None)
 
     def _loser_to_caller(self, now: float) -> PeerId | None:
-        """A settled long link, but not more than one in a while; and of half of them callers have one for another only."""
+        """A settled long link, but rarely; and once callers have half of them, only that of another caller."""
         settled = now - self._config.min_link_age
         if self._called_at > settled:
             return None

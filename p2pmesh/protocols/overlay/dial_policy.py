@@ -1,14 +1,16 @@
 """Dial policy: which links a peer lacks, and whom to dial for them.
 
-First the ring: any known peer that is nearer on it than all that we have or attempt. Then company: a peer with fewer than two
-links takes whom it can get. Then long links, to peers that a search has found. A link is given up for a dial only if somebody
-that should know has vouched for that peer, and rarely if such dials fail: it could be one that is long gone (`DialPolicy`).
+First the ring: any known peer that is nearer on it than all that we have or attempt. Then company: a peer with fewer
+than two links takes whom it can get. Then long links, to peers that a search has found. A link is given up for a dial
+only if somebody that should know has vouched for that peer, and rarely if such dials fail: it could be one that is
+long gone (`DialPolicy`).
 
-And links that the application wants to certain peers (`PinnedLinks`): room is made for them, and they are not given up for
-others. A peer that is full is asked again for a while; a peer of the original is given time to make its own offer.
+And links that the application wants to certain peers (`PinnedLinks`): room is made for them, and they are not given
+up for others. A peer that is full is asked again for a while; a peer of the original is given time to make its own
+offer.
 
-In: the slots, the passive view, what searches found, calls of the application. Out: one step after the other, when to look
-again, and which calls to answer.
+In: the slots, the passive view, what searches found, calls of the application. Out: one step after the other, when to
+look again, and which calls to answer.
 
 State: four peers that a search has found; one entry for each call that waits.
 """
@@ -33,13 +35,13 @@ HEDGE = 2.0
 FAR_LASTS = 5.0
 """Seconds for which what a search has found for a long link is worth dialing."""
 WORD_COMES = 1.0
-"""Seconds after the end of a link in which only peers are dialed that somebody vouches for: within them neighbours say who is
-next to us now, and whom we happen to know is mostly not."""
+"""Seconds after the end of a link in which only peers are dialed that somebody vouches for: within them neighbours
+say who is next to us now, and whom we happen to know is mostly not."""
 COMPANY = 2
 """Links that a peer wants at least, wherever they lead."""
 PERSISTS = 15.0
-"""Seconds in which a peer that turns us down for want of room is asked again: longer than it takes until one of its links is
-old enough to be given up, and as long as an attempt lasts."""
+"""Seconds in which a peer that turns us down for want of room is asked again: longer than it takes until one of its
+links is old enough to be given up, and as long as an attempt lasts."""
 ROOM_COMES = 4.0
 """Seconds until a peer that was full is asked again."""
 OFFER_COMES = 2.0
@@ -222,7 +224,7 @@ class DialPolicy:
         return None
 
     def _move_step(self, now: float) -> Step | None:
-        """A leaf gives up its link for a better place: one that a search has found, or with any peer that is no leaf."""
+        """A leaf gives up its link for a better place: one that was looked up, or any peer that is no leaf."""
         home = next(iter(self._slots.are(State.OPEN)), None)
         slot = None if home is None else self._slots.get(home)
         if home is None or slot is None or slot.pinned:

@@ -1,7 +1,8 @@
 """Find successor: the answers of a peer to those that look up a key which it is nearest to.
 
-The other side of `ring_join` and `fix_fingers`. An answer names the peers around the key (Chord, section 4). A peer that seeks
-a long link is welcome if there is a slot, or hears of others that may have one; the *board* remembers who asked before.
+The other side of `ring_join` and `fix_fingers`. An answer names the peers around the key (Chord, section 4). A peer
+that seeks a long link is welcome if there is a slot, or hears of others that may have one; the *board* remembers who
+asked before.
 
 State: the board, `ChordConfig.board` peers for `board_lasts` seconds.
 """

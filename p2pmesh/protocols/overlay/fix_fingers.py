@@ -1,19 +1,21 @@
 """Fix fingers: where long links should lead, and when a peer looks for them.
 
-Distances follow the harmonic law, with which greedy routes are shortest (Kleinberg, The small-world phenomenon, 2000):
-a key is drawn, and a link sought to a peer near it. In a mesh at rest nearly all slots are taken, so there are two ways:
+Distances follow the harmonic law, with which greedy routes are shortest (Kleinberg, The small-world phenomenon,
+2000): a key is drawn, and a link sought to a peer near it. In a mesh at rest nearly all slots are taken, so there are
+two ways:
 
-- A peer that has *just come* is let in by the peer at its key, which gives up a long link for it. So links keep to the law:
-  with what is left over alone, 1,000 peers of 3 links that came one by one would need 28 hops instead of 18.
-- A peer that lost a link by that has to find another such peer. Each search is noted by the peer that answers it on its
-  *board* (`find_successor`), which names those that asked before. If one search finds nobody, the next one's key is snapped to
-  a grid, an eighth as fine each time and at last a single point, so that two that seek meet at the latest there, and mostly
-  where the law would have them.
+- A peer that has *just come* is let in by the peer at its key, which gives up a long link for it. So links keep to
+  the law: with what is left over alone, 1,000 peers of 3 links that came one by one would need 28 hops instead of 18.
+- A peer that lost a link by that has to find another such peer. Each search is noted by the peer that answers it on
+  its *board* (`find_successor`), which names those that asked before. If one search finds nobody, the next one's key
+  is snapped to a grid, an eighth as fine each time and at last a single point, so that two that seek meet at the
+  latest there, and mostly where the law would have them.
 
-All slots are filled while the mesh takes a newcomer in: the newcomer seeks, and so does a peer that had to give up a link for
-that. When a link is lost because a peer has gone, others are sought only once fewer than a third of the long links are left,
-since newcomers will fill the slots; so a departure costs the mesh few new links. Ten searches in a row that come to nothing
-are enough; then there is a pause. A long link that is open needs no fixing: it stays, wherever the ring has grown since.
+All slots are filled while the mesh takes a newcomer in: the newcomer seeks, and so does a peer that had to give up a
+link for that. When a link is lost because a peer has gone, others are sought only once fewer than a third of the long
+links are left, since newcomers will fill the slots; so a departure costs the mesh few new links. Ten searches in a
+row that come to nothing are enough; then there is a pause. A long link that is open needs no fixing: it stays,
+wherever the ring has grown since.
 
 In: what becomes of slots, links and searches. Out: what to look up and when, and whom to dial.
 """
@@ -40,8 +42,8 @@ NEAREST = 2
 MOST_PAUSES = 6
 """Pauses in a row, each twice as long as the one before, after which only a change makes a peer seek again."""
 REPAIRED = 5.0
-"""Seconds in which the ring is closed again around a peer that has gone: only then its neighbours see which of their links
-are long ones."""
+"""Seconds in which the ring is closed again around a peer that has gone: only then its neighbours see which of their
+links are long ones."""
 CANDIDATES = 4
 """Peers that one search gives to dial, one after the other."""
 
@@ -121,7 +123,11 @@ class FingerSearch:
     # --- what happens -------------------------------------------------------------------------------------------------
 
     def slots_changed(self, *, displaced: bool, now: float) -> bool:
-        """Slots may have been taken or got free; `displaced` if a newcomer took our place with a neighbour. Whether it matters."""
+        """Slots may have been taken or got free; `displaced` if a newcomer took our place with a neighbour.
+
+        Returns:
+          Whether it makes a difference to searching.
+        """
         before, self._free = self._free, max(0, self._slots.free())
         if displaced and self._most:
             self._target = self._most if now > self._merging_until else self._enough()
@@ -196,7 +202,7 @@ class FingerSearch:
         return -(-self._most // 3)
 
     def _worth_a_pause(self) -> int:
-        """Two thirds of what is wanted, rounded up: with fewer long links, searches that came to nothing are taken up again."""
+        """Two thirds of what is wanted, rounded up: with fewer long links, vain searches are taken up again."""
         return -(-2 * self._target // 3)
 
     def _start(self, at: float) -> None:

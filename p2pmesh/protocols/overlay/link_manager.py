@@ -1,7 +1,8 @@
 """Link manager: how slots are taken, handed on and freed, so that each is freed once, and what is learned by it.
 
-In: offers, rejections, what becomes of attempts and links. Out: what to do with an offer, what to do next for links that are
-missing or wanted, and which slot has been freed. State: the services that are up; all else stands in its parts.
+In: offers, rejections, what becomes of attempts and links. Out: what to do with an offer, what to do next for links
+that are missing or wanted, and which slot has been freed. State: the services that are up; all else stands in its
+parts.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ TAKEN_BACK = frozenset({CANCELLED, NO_ATTEMPT})
 NOT_A_FAILURE = frozenset({FULL, NO_SLOT, "already_linked", "closing", INITIATOR_CONFLICT, "leaving", *TAKEN_BACK})
 """Reasons that belong to the ordinary course of things: the application does not hear of them."""
 RESTARTED = 15.0
-"""Seconds: a verified offer over a link that has been open so long comes from a peer that was restarted; an offer that was
-under way when the link opened is older than an attempt lasts."""
+"""Seconds: a verified offer over a link that has been open so long comes from a peer that was restarted; an offer
+that was under way when the link opened is older than an attempt lasts."""
 GIVES_UP_AFTER = 5.0
 """Seconds after the end of its time until an attempt is ended of which the link layer says nothing."""
 
@@ -336,7 +337,7 @@ class LinkManager:
     # --- whom to name -------------------------------------------------------------------------------------------------
 
     def alternatives(self, peer: PeerId, now: float, *, only_links: bool = True) -> tuple[PeerId, ...]:
-        """Peers that may have room for `peer`: those next to its place on the ring first, then our nearest neighbours."""
+        """Peers that may have room for `peer`: those next to its place first, then our nearest neighbours."""
         links = [other for other in self._slots.are(State.OPEN) if other != peer]
         known = [] if only_links else [other for other in self._passive.in_good_standing(now) if other != peer]
         near = sorted(links, key=lambda other: nearness(other, peer))

@@ -1,38 +1,38 @@
 """The overlay: which links this peer has. One owner of its neighbours, on the ring and across it.
 
-Stoica et al., Chord, 2001, for the ring of ids (section 4: join, stabilise, notify); Kleinberg, The small-world phenomenon,
-2000, for the links across; Leitao et al., HyParView, 2007, for the peers that are known besides the links.
+Stoica et al., Chord, 2001, for the ring of ids (section 4); Kleinberg, The small-world phenomenon, 2000, for the links
+across; Leitao et al., HyParView, 2007, for the peers that are known besides.
 
-Each peer wants the two peers next to it on the ring, and in its other slots long links, to peers found by the harmonic law
-(`fix_fingers`). As long as of any two neighbours on the ring one knows the other, the ring closes, so the mesh is one graph;
-and since a link on the ring is given up only for one that is nearer, it comes to rest.
+Each peer wants the two peers next to it on the ring, and in its other slots long links, to peers found by the
+harmonic law (`fix_fingers`). As long as of any two neighbours on the ring one knows the other, the ring closes, so
+the mesh is one graph; and since a link on the ring is given up only for one that is nearer, it comes to rest.
 
-**Slots.** There are never more than `max_peers` (`slots`). A peer that lets a newcomer in while full (`admission`) first gives
-up a link, tells the loser of the newcomer (`reconnection_data`), and hands the slot on when the link is really down. The
-loser, if it was next to us on the ring, finds its new neighbour in the newcomer: an edge of the ring is spliced open. Links
-next to us on the ring and links that the application wants stay. A peer that is turned down is told of others nearer to its
-place, so a newcomer that knows one peer gets there step by step. Of offers that cross, the lower id's wins; a peer of the
-original drops ours, so its offer wins.
+**Slots.** There are never more than `max_peers` (`slots`). A peer that lets a newcomer in while full (`admission`)
+first gives up a link, tells the loser of the newcomer (`reconnection_data`), and hands the slot on when the link is
+really down. The loser, if it was next to us on the ring, finds its new neighbour in the newcomer: an edge of the ring
+is spliced open. Links next to us on the ring and links that the application wants stay. A peer that is turned down is
+told of others nearer to its place, so a newcomer that knows one peer gets there step by step. Of offers that cross,
+the lower id's wins; a peer of the original drops ours, so its offer wins.
 
 **Leaves** are no part of the ring: peers that may have one link only, that don't prove who they are, and those of the
 original project. They get what slots are left, and give way to the ring.
 
-**Join.** A newcomer dials one peer first, and opens its other links through the mesh; a peer that hears of a newcomer leaves it
-the first dial. So a join costs the service a few messages, however large the mesh is, and services are asked for peers only
-without a link left, or if our place is not found (`ring_join`).
+**Join.** A newcomer dials one peer first, and opens its other links through the mesh; a peer that hears of a newcomer
+leaves it the first dial. So a join costs the service a few messages, however large the mesh is, and services are
+asked for peers only without a link left, or if our place is not found (`ring_join`).
 
-**Stabilise.** Each two neighbours that take part tell each other who they are linked to, who follows and goes before them on the
-ring, and whether they have slots free, on each new link and soon after something has changed; every 15 s the neighbours on the
-ring compare the serial numbers of what they said last (`successor_list`). A peer named so is dialed if it is nearer on the
-ring than those we have (`dial_policy`). A link to a neighbour on the ring is *superfluous* once a newcomer between the two is
+**Stabilise.** Neighbours that take part tell each other who they are linked to, who follows and goes before them on the
+ring, and whether they have slots free (`successor_list`). A peer named so is dialed if it is nearer on the ring than
+those we have (`dial_policy`). A link to a neighbour on the ring is *superfluous* once a newcomer between the two is
 linked to both: the lower id gives it up, unless the mesh is so small that slots are left over anyway.
 
-Inputs: LinkUp, LinkDown, LinkLost, Received, RoutedReceived, RouteSucceeded, RouteFailed, ServiceUp and ServiceDown (from
-  signaling: joined, and no more), PeersFound, PeerGone, Offered, Rejected, Connect, CancelCall, OpenBridge, Welcome,
-  MergeStarted, Leave.
-Effects: WantLink, AcceptOffer, DropLink, SendFrame, Reply, Notify(SIGNALING, SetLinkPurpose | RejectOffer | AskForOffer |
-  FindPeers), Notify(ROUTING, Route | RouteReply | NeighbourLinks), Notify(ISLANDS, LinkBroken), Notify(ROUTING and BROADCAST
-  and RECEIPTS and ISLANDS, MeshSize), Emit(PeerConnected | PeerDisconnected | PeerTimedOut | PeerFailed | PeerEvicted).
+Inputs: LinkUp, LinkDown, LinkLost, Received, RoutedReceived, RouteSucceeded, RouteFailed, ServiceUp and ServiceDown
+  (from signaling: joined, and no more), PeersFound, PeerGone, Offered, Rejected, Connect, CancelCall, OpenBridge,
+  Welcome, MergeStarted, Leave.
+Effects: WantLink, AcceptOffer, DropLink, SendFrame, Reply, Notify(SIGNALING, SetLinkPurpose | RejectOffer |
+  AskForOffer | FindPeers), Notify(ROUTING, Route | RouteReply | NeighbourLinks), Notify(ISLANDS, LinkBroken),
+  Notify(ROUTING and BROADCAST and RECEIPTS and ISLANDS, MeshSize), Emit(PeerConnected | PeerDisconnected |
+  PeerTimedOut | PeerFailed | PeerEvicted).
 Messages: ReconnectionData, Goodbye, Neighbours, Stabilise; over routes FindSuccessor and its answer SuccessorFound.
 Config: TopologyConfig, ChordConfig, `MeshConfig.max_peers`, `LinkConfig.allow_unverified` and `connect_timeout`.
 State: that of its parts, two look-ups under way, one timer of each kind.
@@ -106,10 +106,11 @@ from p2pmesh.wire.messages import Goodbye, Message, ReconnectionData
 from p2pmesh.wire.overlay import FindSuccessor, Neighbours, Stabilise, SuccessorFound
 
 OUTCOME_LOST = 1.5
-"""Factor: a look-up of which nothing is heard for so many times `ChordConfig.search_timeout` counts as failed. Routing says by
-that time-out what became of it; a notice that was dropped, in a peer that is overloaded, must not end all looking."""
+"""Factor: a look-up of which nothing is heard for so many times `ChordConfig.search_timeout` counts as failed.
+Routing says by that time-out what became of it; a notice that was dropped, in a peer that is overloaded, must not end
+all looking."""
 QUIET = (Received, RoutedReceived, RouteSucceeded, RouteFailed, PeersFound, Welcome)
-"""Frequent inputs that mostly leave the slots as they are. Where they change what is to be dialed, their handlers say so."""
+"""Frequent inputs that mostly leave the slots as they are. If they do change what is to be dialed, handlers say so."""
 
 Timer = Literal["balance", "tell", "stabilise", "shuffle", "place", "place_lost", "search", "search_lost"]
 
@@ -184,8 +185,8 @@ class OverlayCore:
                 self._on_connect(call, peer, now)
             case CancelCall(call):
                 self._pins.cancel(call)
-            case OpenBridge(peer):
-                self._on_open_bridge(peer, now)
+            case OpenBridge(peer) if not self._leaving:
+                self._follow(self._links.bridge(peer, now), now)
             case Welcome(peer):
                 self._links.admission.promise(peer, now, leaf=False)
             case MergeStarted(until) if not self._leaving:
@@ -289,7 +290,7 @@ class OverlayCore:
         self._close_ring_over(peer, slot, now)
 
     def _close_ring_over(self, lost: PeerId, slot: Slot, now: float) -> None:
-        """Where a peer next to us is gone, the next in the list takes its place, or, if that has gone as well, one of the others."""
+        """If a peer next to us is gone, the next in its list takes its place, or one of the others."""
         self._stabilisation.link_ended(lost)
         rows = ((self._lists.successors, True), (self._lists.predecessors, False))
         self._refresh(now)
@@ -414,11 +415,7 @@ class OverlayCore:
             self._passive.departed(peer, now)
 
     def _on_offered(self, event: Offered, now: float) -> None:
-        peer = event.peer.peer_id
-        if self._leaving:
-            self._reject(event.peer, "leaving", now)
-            return
-        match self._links.offered(event, now):
+        match Refuse("leaving") if self._leaving else self._links.offered(event, now):
             case Admit(loser, occupant):
                 if loser is None:
                     self._hand_over(occupant, now)
@@ -427,7 +424,7 @@ class OverlayCore:
             case Refuse(reason):
                 self._reject(event.peer, reason, now)
             case Replace(reason):
-                self._close(peer, reason)
+                self._close(event.peer.peer_id, reason)
             case None:
                 pass
 
@@ -452,10 +449,6 @@ class OverlayCore:
             self._pins.wait(call, peer, now)
             self._passive.learn((peer,), "wanted", now)
             self._follow(self._links.pin(peer, now), now)
-
-    def _on_open_bridge(self, peer: PeerId, now: float) -> None:
-        if not self._leaving:
-            self._follow(self._links.bridge(peer, now), now)
 
     def _on_merge_started(self, until: float, now: float) -> None:
         self._slots.merging_until = until
@@ -571,7 +564,7 @@ class OverlayCore:
     # --- the ring -----------------------------------------------------------------------------------------------------
 
     def _refresh(self, now: float) -> None:
-        """See which peers are next to us. One that has just become so, since another has gone, is asked for its lists of today."""
+        """See which peers are next to us. One that has just become so is asked for its lists of today."""
         for peer in self._lists.refresh(now):
             if not self._leaving:
                 self._send((peer,), Stabilise())

@@ -1,11 +1,12 @@
 """The passive view: peers that are said to be in the mesh, and what speaks for and against each.
 
-HyParView's name and idea (Leitao et al., 2007): besides its links a peer knows some others, the stock for repair. What
-stands in it is hearsay, ids that a service or a peer named; what we tried ourselves counts more. All that is known of a peer
-is *evidence*, each kind with a time until which it holds; `POLICY` says how long that is, and what it means for dialing.
-`SOURCES` says what each source's word is worth.
+HyParView's name and idea (Leitao et al., 2007): besides its links a peer knows some others, the stock for repair.
+What stands in it is hearsay, ids that a service or a peer named; what we tried ourselves counts more. All that is
+known of a peer is *evidence*, each kind with a time until which it holds; `POLICY` says how long that is, and what it
+means for dialing. `SOURCES` says what each source's word is worth.
 
-In: who says what of whom, and how attempts went. Out: which peers may be dialed, which are worth a link, which may be named.
+In: who says what of whom, and how attempts went. Out: which peers may be dialed, which are worth a link, which may be
+named.
 
 State: `TopologyConfig.known_peers` peers, and as many that are not believed to be there.
 """
@@ -27,15 +28,15 @@ from p2pmesh.protocols.inputs import Source
 from p2pmesh.protocols.util.timers import Backoff
 
 TRUST = 3
-"""Attempts at a peer that may fail in a row before it stops being worth a link of ours, or is forgotten if said to be gone:
-an attempt may fail by bad luck, three don't."""
+"""Attempts at a peer that may fail in a row before it stops being worth a link of ours, or is forgotten if said to be
+gone: an attempt may fail by bad luck, three don't."""
 PATIENCE = 8
 PROVEN_PATIENCE = 12
-"""Attempts in a row that may fail before a peer is forgotten by one that has links: some two minutes; and about five if a
-link to it has worked before."""
+"""Attempts in a row that may fail before a peer is forgotten by one that has links: some two minutes; and about five
+if a link to it has worked before."""
 HEARSAY_WAITS = 3.0
-"""Seconds until a peer that was only named is dialed, and half as long again at most: by then we know our place, and it is
-mostly somebody else's."""
+"""Seconds until a peer that was only named is dialed, and half as long again at most: by then we know our place, and
+it is mostly somebody else's."""
 
 
 class Evidence(IntEnum):
@@ -90,7 +91,7 @@ POLICY: Mapping[Evidence, Rule] = {
     # What kept it away may have healed by then. Doubled with each failure more, for a peer that a service announces and
     # nobody can reach costs its neighbours a link each time.
     Evidence.UNREACHABLE: Rule(300.0, worth_a_link=False),
-    # Not dialed before that. For how long, says what it rests from: a failure, a moment for its own offer, a place taken.
+    # Not dialed before that. How long, depends on why: a failure, a moment for its own offer, a place that is taken.
     Evidence.RESTING: Rule(0.0),
     # Others that say it is there are not believed, until lists that name it have washed out; nor is it named to others.
     Evidence.DEPARTED: Rule(60.0, named=False),
@@ -105,8 +106,8 @@ NEEDED_FOR_NAMING = tuple(kind for kind, rule in POLICY.items() if rule.named is
 BARS_NAMING = tuple(kind for kind, rule in POLICY.items() if rule.named is False)
 
 Said: TypeAlias = Source | Literal["alternative", "wanted", "far"]
-"""Who says that a peer is there: as in `PeersFound`; or a peer that has no room for us; or the application or another core,
-that want a link to it; or the answer to a search for long links."""
+"""Who says that a peer is there: as in `PeersFound`; or a peer that has no room for us; or the application or another
+core, that want a link to it; or the answer to a search for long links."""
 
 
 class Word(NamedTuple):
@@ -189,7 +190,7 @@ class PassiveView:
         self._rng = rng
         self._peers: OrderedDict[PeerId, Known] = OrderedDict()
         self._absent: OrderedDict[PeerId, float] = OrderedDict()
-        """Until when peers that departed, or fell silent, are not believed to be there: most are not in the table any more."""
+        """Until when peers that departed or fell silent are not believed to be there. Most have left the table."""
         grace = config.announced_grace
         self._sources = {**SOURCES, "joined": Word(waits=(0.75 * grace, grace))}
 
@@ -287,10 +288,10 @@ class PassiveView:
             del self._peers[peer]
 
     def forgive(self) -> None:
-        """The mesh was cut, and is not any more: attempts that failed are held against nobody, as the cut may have been why.
+        """The mesh was cut, and is not any more: failed attempts are held against nobody, the cut may have been why.
 
-        When each is tried again stays as it is: peers next to us will be named again (`urge`), and for the others there is
-        no hurry.
+        When each is tried again stays as it is: peers next to us will be named again (`urge`), and for the others
+        there is no hurry.
         """
         for known in self._peers.values():
             known.forgive()
@@ -355,7 +356,7 @@ class PassiveView:
         return min((end for known in self._peers.values() if (end := known.until[RESTING]) > now), default=math.inf)
 
     def worth_a_link(self, peer: PeerId, now: float) -> bool:
-        """Whether to give up a link so that this peer can be tried: it could break the mesh for a peer that isn't there."""
+        """Whether to give up a link to try this peer: it could break the mesh for a peer that isn't there."""
         known = self._peers.get(peer)
         return known is not None and known.speaks_for(NEEDED_FOR_LINK, BARS_LINK, now)
 

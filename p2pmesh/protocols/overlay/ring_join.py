@@ -1,13 +1,13 @@
 """Ring join: how a peer finds its place on the ring, by looking its own id up (Chord, section 4: `join`).
 
-While its neighbours on the ring don't take it for theirs, a peer looks its own id up, ever more rarely: the peer nearest to
-it knows who is next to it. A leaf, with its one slot, asks for a place beside whoever is nearest.
+While its neighbours on the ring don't take it for theirs, a peer looks its own id up, ever more rarely: the peer
+nearest to it knows who is next to it. A leaf, with its one slot, asks for a place beside whoever is nearest.
 
-Where many die at once, that is not enough. A peer that has lost several in a row on one side finds nobody by its own id but
-its neighbours on the other side, who know of that side what it told them itself; and some long link, now the nearest that it
-has there, may agree to be next to it, having lost all in between, too. So the ring is *torn* on a side from when the peer next
-to us there is gone, until somebody from its list is linked; or until the peer nearest to the end of that list, which is
-looked up, knows nobody between us and whoever is next to us now.
+Where many die at once, that is not enough. A peer that has lost several in a row on one side finds nobody by its own
+id but its neighbours on the other side, who know of that side what it told them itself; and some long link, now the
+nearest that it has there, may agree to be next to it, having lost all in between, too. So the ring is *torn* on a
+side from when the peer next to us there is gone, until somebody from its list is linked; or until the peer nearest to
+the end of that list, which is looked up, knows nobody between us and whoever is next to us now.
 
 In: what the successor lists and answers say. Out: what to look up and when, and between whom we are.
 """
@@ -101,7 +101,7 @@ class RingJoin:
     # --- where the ring is torn ---------------------------------------------------------------------------------------
 
     def tear(self, lost: tuple[PeerId, ...], *, clockwise: bool) -> bool:
-        """The peer next to us on that side, the first of this list, is gone. Whether that is news: else the list is later."""
+        """The peer next to us on that side, the first of this list, is gone. False if it is torn there already."""
         self._mend()
         if self.is_leaf or len(lost) < 2 or clockwise in self._torn:
             return False
@@ -110,7 +110,7 @@ class RingJoin:
 
     @property
     def is_adrift(self) -> bool:
-        """Whether the ring is torn on both sides: then what those who are near us say of our place is no better than ours."""
+        """Whether the ring is torn on both sides: then peers near us know no more of our place than we do."""
         return len(self._torn) > 1
 
     def _mend(self) -> None:

@@ -1,8 +1,8 @@
 """The slots: what each of the `max_peers` places for a link is taken by, and which of them could be given up.
 
-The one table of neighbours: parts get it as a view, the core and the link manager alone change it. A *slot* is an attempt of
-ours (dialing), one of theirs (answering), an open link, or a link that is being closed; the latter two are *neighbours*, and
-their slots keep what they said of themselves.
+The one table of neighbours: parts get it as a view, the core and the link manager alone change it. A *slot* is an
+attempt of ours (dialing), one of theirs (answering), an open link, or a link that is being closed; the latter two are
+*neighbours*, and their slots keep what they said of themselves.
 
 State: at most `max_peers` slots, and one more while a link that opened without a slot is being closed.
 """
@@ -36,12 +36,13 @@ class State(Enum):
 
 ATTEMPTS = (State.DIALING, State.ANSWERING)
 BRIDGE_HOLDS = 30.0
-"""Seconds for which a bridge keeps its slot: it has to open, to be confirmed, and to carry what both sides ask each other."""
+"""Seconds for which a bridge keeps its slot: it has to open, to be confirmed, and to carry what both sides ask."""
 SLOW = 5.0
-"""Seconds after which an attempt mostly comes to nothing: it does not count as a neighbour on the ring any more. Else peers
-behind a cut in the network, of which a service goes on to bring offers, would keep us from our neighbours on this side. An
-offer along a bridge may go 27 links, and its answer too, which takes 3 s; one that fails in the mesh goes by a service after
-as long (`mesh_timeout`). Given up a moment before it opens, it would be tried again, for ever."""
+"""Seconds after which an attempt mostly comes to nothing: it does not count as a neighbour on the ring any more. Else
+peers behind a cut in the network, of which a service goes on to bring offers, would keep us from our neighbours on
+this side. An offer along a bridge may go 27 links, and its answer too, which takes 3 s; one that fails in the mesh
+goes by a service after as long (`mesh_timeout`). Given up a moment before it opens, it would be tried again, for
+ever."""
 
 
 @frozen
@@ -183,7 +184,7 @@ class Slots(dict[PeerId, Slot]):  # noqa: FURB189  # nothing of a dict is overri
     # --- the ring -----------------------------------------------------------------------------------------------------
 
     def on_ring(self, now: float = -math.inf) -> list[PeerId]:
-        """Peers that we have, attempt, or are about to attempt, and that are part of the ring; without slow attempts."""
+        """Peers of the ring that we have, attempt, or are about to attempt; without slow attempts."""
         held = [
             peer
             for peer, slot in self.items()
@@ -230,8 +231,9 @@ class Slots(dict[PeerId, Slot]):  # noqa: FURB189  # nothing of a dict is overri
         """Slots that may be given up while those of `ring` stay, the least useful first.
 
         That is: attempts; links that were of the ring and are not any more; long links, the longest first, since the
-        shorter ones are what is rarer; guests at last, for whom this may be the only link. While it is `uncertain` whether
-        the ring is closed by the peer that comes into it, the one that is next to us now is kept, if there are others.
+        shorter ones are what is rarer; guests at last, for whom this may be the only link. While it is `uncertain`
+        whether the ring is closed by the peer that comes into it, the one that is next to us now is kept, if there
+        are others.
         """
         were_next = self.ring()
         kept = self.ring_at_hand(now) if uncertain and self.limit > 2 else ()

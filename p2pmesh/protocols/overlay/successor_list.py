@@ -1,12 +1,13 @@
 """Successor lists: the ring as one peer sees it, how many peers there are, and what neighbours tell each other of it.
 
-Stoica et al., Chord, 2001, section 4: a successor list is the successor, and its list without the last. So a list of ours is
-made afresh from what the neighbours next to us say of themselves. A peer that dies is struck off by its own neighbours first,
-and washes out within some rounds; merging lists with those that were heard before would keep the dead going round.
+Stoica et al., Chord, 2001, section 4: a successor list is the successor, and its list without the last. So a list of
+ours is made afresh from what the neighbours next to us say of themselves. A peer that dies is struck off by its own
+neighbours first, and washes out within some rounds; merging lists with those that were heard before would keep the
+dead going round.
 
-`SuccessorLists` is the view, made of the neighbours' slots. `Stabilisation` decides what is said to whom: `Neighbours` on
-each new link and when something has changed, serial numbers to compare now and then, and some peers to know (HyParView's
-shuffle: Leitao et al., 2007).
+`SuccessorLists` is the view, made of the neighbours' slots. `Stabilisation` decides what is said to whom:
+`Neighbours` on each new link and when something has changed, serial numbers to compare now and then, and some peers
+to know (HyParView's shuffle: Leitao et al., 2007).
 
 State: two lists of `ChordConfig.successors` peers, a serial number for each neighbour, 32 peers heard of.
 """
@@ -31,7 +32,7 @@ FRESH_LIST = 2.0
 NOTICEABLE = 1.25
 """Factor by which the mesh has to grow or shrink to be news."""
 SPLICED = 20.0
-"""Seconds in which a newcomer has linked to both of those that it came between; a link that outlived that is a long one now."""
+"""Seconds in which a newcomer has linked to both peers that it came between. A link that lasts longer is a long one."""
 SHUFFLED = 8
 """Ids told in a shuffle."""
 

@@ -1,4 +1,4 @@
-"""The overlay core on the ring: what it makes of what neighbours say, what it says itself, and how it looks for long links."""
+"""The overlay core on the ring: what it makes of what neighbours say, what it says, and how it looks for long links."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def test_where_a_long_link_dies_nobody_is_dialed_in_its_place():
 
 
 def torn():
-    """A peer whose successor has died, and one that is far off and has lost all in between, too: they take each other for next."""
+    """A peer whose successor has died, and a far one that has lost all in between: they take each other for next."""
     peer = Peer(4).placed().up(0x20, says(0x20)).wait(3).feed(LinkDown(at(0x88), "silent", 5.0)).in_vain()
     return peer.hear(0x20, says(0x20, ring=[place for place in ALL if 0x20 <= place <= 0x80]))
 
@@ -178,7 +178,7 @@ def test_the_ring_is_torn_no_more_if_who_is_at_the_end_of_the_list_knows_nobody_
 
 
 def left_beyond(*dead):
-    """A peer whose neighbours on the ring at these places have died, of two long links, and its next look-up of its place."""
+    """A peer whose neighbours on the ring at these places have died, and its next look-up of its place."""
     peer = Peer(6).placed().up(0x20, says(0x20)).up(0xE0, says(0xE0)).wait(3)
     for place in dead:
         peer.feed(LinkDown(at(place), "silent", 5.0))

@@ -1,10 +1,13 @@
-"""Rules of the overlay that no other test holds: who is tried again sooner, leaves, deadlines, intervals, refreshing."""
+"""Rules of the overlay that no other test holds: which peers are tried sooner, leaves, deadlines, intervals."""
 
 from __future__ import annotations
 
 import functools
 import random
+import re
+from collections.abc import Mapping
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +23,8 @@ from p2pmesh.simulation import BareNetwork, simulate, simulated_meshes
 from p2pmesh.wire.overlay import FindSuccessor, Stabilise
 from tests.harness.kademlia import DhtNet
 from tests.harness.overlay import ME, Peer, at, says
+
+SNAPSHOT_PAGE = Path(__file__).parents[3] / "docs" / "snapshot.md"
 
 # --- attempts ---------------------------------------------------------------------------------------------------------
 
@@ -146,6 +151,18 @@ async def test_a_snapshot_shows_the_ring_and_which_ways_offers_went():
             assert lists["size"] == 5
             offers += parts["signaling"].get("offers_mesh", 0)
         assert offers > 0
+
+
+def test_the_documentation_names_every_key_of_a_snapshot():
+    def keys(snapshot: Mapping[str, Any], prefix: str = "") -> list[str]:
+        return [
+            key
+            for name, value in snapshot.items()
+            for key in (keys(value, f"{prefix}{name}.") if isinstance(value, Mapping) else [prefix + name])
+        ]
+
+    section = SNAPSHOT_PAGE.read_text().partition("## overlay\n")[2].partition("\n## ")[0]
+    assert sorted(re.findall(r"^\| `([a-z_.]+)` \|", section, re.MULTILINE)) == sorted(keys(Peer().snap()))
 
 
 # --- the DHT's upkeep -------------------------------------------------------------------------------------------------
