@@ -94,7 +94,7 @@ class Admission:
         guests = [
             other
             for other in self._slots.expendable(now, ring)
-            if self._slots.state(other) is State.OPEN and self._slots.since(other) <= settled
+            if self._slots.state(other) is State.OPEN and self._slots[other].since <= settled
         ]
         if guests:
             self._let_in_at = now

@@ -25,7 +25,7 @@ from attrs import frozen
 
 from p2pmesh.config import TopologyConfig
 from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.overlay.passive_view import PassiveView
+from p2pmesh.protocols.overlay.passive_view import Evidence, PassiveView
 from p2pmesh.protocols.overlay.slots import ATTEMPTS, Slots, State
 from p2pmesh.protocols.util.ring_geometry import nearness, predecessor, ring_neighbours, successor
 from p2pmesh.protocols.util.timers import Backoff, RetryPacer
@@ -138,7 +138,7 @@ class DialPolicy:
             return False
         if self._slots.are(State.OPEN, State.ANSWERING):
             return True
-        return max((self._slots.since(peer) for peer in dialing), default=-math.inf) <= now - HEDGE
+        return max((self._slots[peer].since for peer in dialing), default=-math.inf) <= now - HEDGE
 
     # --- the ring -----------------------------------------------------------------------------------------------------
 
@@ -179,7 +179,7 @@ class DialPolicy:
         return found
 
     def _swap(self, peer: PeerId, held: list[PeerId], now: float) -> Swap | None:
-        uncertain = now > self._slots.merging_until and not self._passive.is_found(peer, now)
+        uncertain = now > self._slots.merging_until and self._passive.of(peer).until[Evidence.FOUND] <= now
         losers = self._slots.expendable(now, ring_neighbours(self._me, [*held, peer]), uncertain=uncertain)
         return Swap(losers[0], peer) if losers else None
 
@@ -204,7 +204,8 @@ class DialPolicy:
         return Dial(min(ready, key=self._promise_of))
 
     def _promise_of(self, peer: PeerId) -> tuple[int, bool, int]:
-        return self._passive.misses(peer), self._passive.is_leaf(peer), nearness(self._me, peer)
+        known = self._passive.of(peer)
+        return known.misses, known.is_leaf, nearness(self._me, peer)
 
     # --- long links ---------------------------------------------------------------------------------------------------
 
@@ -242,7 +243,7 @@ class DialPolicy:
     def _leave_leaf(self, home: PeerId, now: float) -> Step | None:
         """Two leaves that are linked have nobody else: one is tried of whom we don't know that it is another."""
         ready = self._passive.ready(now, without={*self._slots.held(), *self._slots})
-        others = [peer for peer in ready if not self._passive.is_leaf(peer) and not self._passive.misses(peer)]
+        others = [peer for peer in ready if not (known := self._passive.of(peer)).is_leaf and not known.misses]
         if others:
             return Swap(home, min(others, key=lambda peer: nearness(self._me, peer)))
         self._later(self._passive.next_ready(now))

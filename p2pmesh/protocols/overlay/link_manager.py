@@ -184,7 +184,7 @@ class LinkManager:
 
     def must_offer(self, peer: PeerId) -> bool:
         """Whether it is one of the original, and would turn an offer of ours down."""
-        return self._passive.version(peer) == 0 and (peer < self._me or not self._allow_unverified)
+        return self._passive.of(peer).version == 0 and (peer < self._me or not self._allow_unverified)
 
     def step(self, now: float) -> Step | None:
         """What to do next for what is missing; to be asked again once it is done."""
@@ -214,7 +214,7 @@ class LinkManager:
     def dial(self, peer: PeerId, now: float, *, made_room: bool = False) -> str:
         """Take a slot for an offer of ours. What its purpose is."""
         purpose = self._purpose_of(peer, now)
-        slot = Slot(State.DIALING, now, self._pins.want(peer), made_room, leaf=self._passive.is_leaf(peer))
+        slot = Slot(State.DIALING, now, self._pins.want(peer), made_room, leaf=self._passive.of(peer).is_leaf)
         slot.held_until = now + BRIDGE_HOLDS if purpose == BRIDGE else -math.inf
         self._slots[peer] = slot
         self.counts.dialed += 1
@@ -357,4 +357,4 @@ class LinkManager:
             purpose = purpose_of(offer)
             if purpose in {LEAF, RING, LONG}:
                 return purpose == LEAF
-        return self.admission.is_leaf(peer) or self._passive.is_leaf(peer)
+        return self.admission.is_leaf(peer) or self._passive.of(peer).is_leaf

@@ -329,23 +329,9 @@ class PassiveView:
 
     # --- what follows -------------------------------------------------------------------------------------------------
 
-    def version(self, peer: PeerId) -> int | None:
-        known = self._peers.get(peer)
-        return None if known is None else known.version
-
-    def misses(self, peer: PeerId) -> int:
-        known = self._peers.get(peer)
-        return 0 if known is None else known.misses
-
-    def is_leaf(self, peer: PeerId) -> bool:
-        """Whether it is known to be no part of the ring."""
-        known = self._peers.get(peer)
-        return known is not None and known.is_leaf
-
-    def is_found(self, peer: PeerId, now: float) -> bool:
-        """Whether it is as good as certain that there will be a link to it."""
-        known = self._peers.get(peer)
-        return known is not None and known.until[FOUND] > now
+    def of(self, peer: PeerId) -> Known:
+        """What is known of a peer."""
+        return self._peers.get(peer) or Known()
 
     def ready(self, now: float, without: Collection[PeerId]) -> list[PeerId]:
         """Peers that may be tried now."""

@@ -1,6 +1,7 @@
 """The slots: what each of the `max_peers` places for a link is taken by, and which of them could be given up.
 
-The one table of neighbours: parts get it as a view, the core and the link manager alone change it. A *slot* is an
+The one table of neighbours, which all parts look at. The link manager takes and frees slots; what other parts note in
+one is theirs alone: `pinned` (pinned links), `next_from`, `next_until` and `spare` (successor lists). A *slot* is an
 attempt of ours (dialing), one of theirs (answering), an open link, or a link that is being closed; the latter two are
 *neighbours*, and their slots keep what they said of themselves.
 
@@ -142,11 +143,6 @@ class Slots(dict[PeerId, Slot]):  # noqa: FURB189  # nothing of a dict is overri
     def state(self, peer: PeerId) -> State | None:
         slot = self.get(peer)
         return None if slot is None else slot.state
-
-    def since(self, peer: PeerId) -> float:
-        """Since when its slot is in the state that it is in."""
-        slot = self.get(peer)
-        return math.inf if slot is None else slot.since
 
     def free(self) -> int:
         """Slots that nothing takes; below 0 if a link opened that had none."""
