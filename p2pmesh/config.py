@@ -336,7 +336,7 @@ class KademliaConfig:
     quorum: int = _number(3, low=1)
     """A `get` ends once so many peers gave the value: the newest of theirs is taken, since one of them may be out of date."""
     join_lookup: float = _number(2.0, low=0)
-    """After the first link, jittered by half: look ourselves up, once the topology has found our place."""
+    """After the first link, jittered by half: look ourselves up, once the overlay has found our place."""
     refresh_first: float = _number(60.0, low=1)
     """Until we look ourselves up again; doubled for as long as nothing has changed, up to `refresh`."""
     refresh: float = _number(3600.0, low=1)

@@ -279,7 +279,7 @@ class Mesh:
           MeshClosed: if the mesh was left.
         """
         peer = parse_peer_id(peer_id)
-        await self._node.calls.make(self._node.drivers[Subsystem.TOPOLOGY], lambda call: Connect(call, peer))
+        await self._node.calls.make(self._node.drivers[Subsystem.OVERLAY], lambda call: Connect(call, peer))
 
     @property
     def dht(self) -> Dht:

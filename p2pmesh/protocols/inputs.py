@@ -20,8 +20,7 @@ class Subsystem(Enum):
         __hash__ = object.__hash__  # each is the only one of its name, and `Enum` hashes that name anew each time
 
     SIGNALING = "signaling"
-    TOPOLOGY = "topology"
-    CHORD = "chord"
+    OVERLAY = "overlay"
     ROUTING = "routing"
     BROADCAST = "broadcast"
     RECEIPTS = "receipts"
@@ -82,7 +81,7 @@ class LinkRecovered:
 
 @frozen
 class LinkLost:
-    """An attempt at a link, wanted or accepted, has failed. Goes to the topology and to signaling."""
+    """An attempt at a link, wanted or accepted, has failed. Goes to the overlay and to signaling."""
 
     peer: PeerId
     reason: str
@@ -144,7 +143,7 @@ Source: TypeAlias = Literal["config", "bootstrap", "joined", "rejection", "hears
 
 @frozen
 class PeersFound:
-    """These peers are said to be in the mesh. A hint: goes to the topology."""
+    """These peers are said to be in the mesh. A hint: goes to the overlay."""
 
     peers: tuple[PeerId, ...]
     source: Source
@@ -152,14 +151,14 @@ class PeersFound:
 
 @frozen
 class PeerGone:
-    """This peer is said to have left. A hint: goes to the topology."""
+    """This peer is said to have left. A hint: goes to the overlay."""
 
     peer: PeerId
 
 
 @frozen
 class Connect:
-    """The application wants a link to this peer, and keeps it. Answered by `Reply` once it is open. Goes to the topology."""
+    """The application wants a link to this peer, and keeps it. Answered by `Reply` once it is open. Goes to the overlay."""
 
     call: int
     peer: PeerId

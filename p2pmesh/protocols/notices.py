@@ -14,7 +14,7 @@ from p2pmesh.wire.messages import Message, Signal
 
 @frozen
 class Offered:
-    """An offer that was checked: this peer wants a link. Goes to the topology, which answers it in every case."""
+    """An offer that was checked: this peer wants a link. Goes to the overlay, which answers it in every case."""
 
     peer: RemotePeer
     signal: Signal
@@ -41,7 +41,7 @@ NOT_FOUND = "not found"
 
 @frozen
 class Rejected:
-    """This peer turned our offer down, or asks us to make the offer ourselves. Goes to the topology."""
+    """This peer turned our offer down, or asks us to make the offer ourselves. Goes to the overlay."""
 
     peer: PeerId
     reason: str
@@ -64,7 +64,7 @@ class RejectOffer:
 
 @frozen
 class FindPeers:
-    """The topology lost a link that it needs: ask the services for fresh peers, soon. Goes to signaling."""
+    """The overlay lost a link that it needs: ask the services for fresh peers, soon. Goes to signaling."""
 
 
 @frozen
@@ -189,7 +189,7 @@ class NeighbourLinks:
 
 @frozen
 class OpenBridge:
-    """Open a link to this peer now, if need be in place of a long one: between islands. Goes to the topology.
+    """Open a link to this peer now, if need be in place of a long one: between islands. Goes to the overlay.
 
     Ends in `LinkUp`, or `LinkLost`, or nothing. It may be given up later, when a link on the ring needs its place.
     """
@@ -201,20 +201,10 @@ class OpenBridge:
 class MergeStarted:
     """Two rings become one, until about then: who is next to us changes, and the ring is closed all the same.
 
-    Goes to the topology and to chord.
+    Goes to the overlay.
     """
 
     until: float
-
-
-@frozen
-class EvictedBy:
-    """This neighbour gives our link up for another peer, and stays in the mesh: who comes after it is not next to us.
-
-    Goes to chord.
-    """
-
-    peer: PeerId
 
 
 @frozen
@@ -269,49 +259,8 @@ class RouteHint:
 
 
 @frozen
-class Vacancies:
-    """So many slots nothing takes. Goes to chord, when it has changed, and after each `FarPeers`."""
-
-    free: int
-    displaced: bool = False
-    """Whether the last link was lost to a newcomer, rather than by a peer that is gone."""
-
-
-@frozen
-class Introduced:
-    """A neighbour said of itself whether it is a leaf, and how many slots it has free. Goes to the topology."""
-
-    peer: PeerId
-    leaf: bool
-    free: int
-
-
-@frozen
-class FarPeers:
-    """Peers for a long link, the best first: one of them is dialed, if there is a slot. Goes to the topology."""
-
-    peers: tuple[PeerId, ...]
-
-
-@frozen
 class Welcome:
-    """This peer was promised a link: its offer is let in, if need be in place of a long link. Goes to the topology."""
-
-    peer: PeerId
-    leaf: bool = False
-
-
-@frozen
-class RingStable:
-    """Nobody is between us and these two, as they say themselves, or who is nearest to us. Goes to the topology."""
-
-    before: PeerId
-    after: PeerId
-
-
-@frozen
-class Superfluous:
-    """The link to this peer was one of the ring, and the ring is closed without it now. Goes to the topology."""
+    """This peer was promised a link: its offer is let in, if need be in place of a long link. Goes to the overlay."""
 
     peer: PeerId
 
@@ -343,18 +292,12 @@ Notice: TypeAlias = (
     | NeighbourLinks
     | OpenBridge
     | MergeStarted
-    | EvictedBy
     | LinkBroken
     | ServicePeers
     | PingViaService
     | SeenViaService
     | RouteHint
-    | Vacancies
-    | Introduced
-    | FarPeers
     | Welcome
-    | RingStable
-    | Superfluous
     | MeshSize
 )
 

@@ -37,8 +37,7 @@ from p2pmesh.protocols.inputs import (
 from p2pmesh.protocols.islands.islands import IslandsCore
 from p2pmesh.protocols.kademlia.kademlia import KademliaCore
 from p2pmesh.protocols.notices import Input
-from p2pmesh.protocols.overlay.chord import ChordCore
-from p2pmesh.protocols.overlay.overlay import TopologyCore
+from p2pmesh.protocols.overlay.overlay import OverlayCore
 from p2pmesh.protocols.receipts.receipts import ReceiptsCore
 from p2pmesh.protocols.routing.routing import RoutingCore
 from p2pmesh.protocols.signaling.signaling import SignalingCore
@@ -85,14 +84,14 @@ AUDIENCE: Mapping[type[Input], tuple[Subsystem, ...]] = {
     LinkSuspected: (Subsystem.ROUTING,),
     LinkRecovered: (Subsystem.ROUTING,),
     Leave: EVERYBODY,
-    LinkLost: (Subsystem.TOPOLOGY, Subsystem.SIGNALING),
+    LinkLost: (Subsystem.OVERLAY, Subsystem.SIGNALING),
     ServiceUp: (Subsystem.SIGNALING, Subsystem.BROADCAST),  # for it the first is the beginning
     ServiceDown: (Subsystem.SIGNALING,),
     Signaled: (Subsystem.SIGNALING,),
     LocalSignal: (Subsystem.SIGNALING,),
-    PeersFound: (Subsystem.TOPOLOGY,),
-    PeerGone: (Subsystem.TOPOLOGY,),
-    Connect: (Subsystem.TOPOLOGY,),
+    PeersFound: (Subsystem.OVERLAY,),
+    PeerGone: (Subsystem.OVERLAY,),
+    Connect: (Subsystem.OVERLAY,),
     Publish: (Subsystem.BROADCAST,),
     WantHistory: (Subsystem.BROADCAST,),
     SendDirect: (Subsystem.ROUTING,),
@@ -117,13 +116,13 @@ OWNERS: Mapping[type[Message], Subsystem | None] = {
     Packet: Subsystem.ROUTING,
     ContactRequest: None,  # these two come inside packets only
     ContactReply: None,
-    ReconnectionData: Subsystem.TOPOLOGY,
-    Goodbye: Subsystem.TOPOLOGY,
+    ReconnectionData: Subsystem.OVERLAY,
+    Goodbye: Subsystem.OVERLAY,
     LinkRejected: Subsystem.SIGNALING,
-    Neighbours: Subsystem.CHORD,
-    Stabilise: Subsystem.CHORD,
-    FindSuccessor: Subsystem.CHORD,
-    SuccessorFound: Subsystem.CHORD,
+    Neighbours: Subsystem.OVERLAY,
+    Stabilise: Subsystem.OVERLAY,
+    FindSuccessor: Subsystem.OVERLAY,
+    SuccessorFound: Subsystem.OVERLAY,
     RelaySignal: Subsystem.SIGNALING,
     RelayAck: None,
     RelayFailure: None,
@@ -144,8 +143,7 @@ def build_cores(identity: Identity, config: MeshConfig, rng: random.Random, wall
 
     return {
         Subsystem.SIGNALING: SignalingCore(identity, config, own(), wall),
-        Subsystem.TOPOLOGY: TopologyCore(identity, config, own(), wall),
-        Subsystem.CHORD: ChordCore(identity, config, own(), wall),
+        Subsystem.OVERLAY: OverlayCore(identity, config, own(), wall),
         Subsystem.ROUTING: RoutingCore(identity, config, own(), wall),
         Subsystem.BROADCAST: BroadcastCore(identity, config, own(), wall),
         Subsystem.RECEIPTS: ReceiptsCore(identity, config, own(), wall),

@@ -1,4 +1,4 @@
-"""Many peers with bare topology, chord and signaling cores, one modelled signaling server, modelled links, virtual time.
+"""Many peers with bare overlay and signaling cores, one modelled signaling server, modelled links, virtual time.
 
 Links are a model of the link keeper: an attempt makes its description after a moment, an answered offer opens on both
 sides at slightly different times, a dropped link goes down on both. At every step the keeper checks the cap. Routes are
@@ -40,8 +40,7 @@ from p2pmesh.protocols.inputs import (
     Subsystem,
 )
 from p2pmesh.protocols.notices import Input, ReturnPath, Route, RoutedReceived, RouteFailed, RouteReply, RouteSucceeded
-from p2pmesh.protocols.overlay.chord import ChordCore
-from p2pmesh.protocols.overlay.overlay import TopologyCore
+from p2pmesh.protocols.overlay.overlay import OverlayCore
 from p2pmesh.protocols.signaling.signaling import SignalingCore
 from p2pmesh.protocols.util.ring_geometry import nearness
 from p2pmesh.protocols.wiring import OWNERS
@@ -74,9 +73,9 @@ class Node(virtual_time.Node):
         return self.identity.peer_id
 
     @property
-    def topology(self) -> TopologyCore:
-        core = self.cores[Subsystem.TOPOLOGY]
-        assert isinstance(core, TopologyCore)
+    def overlay(self) -> OverlayCore:
+        core = self.cores[Subsystem.OVERLAY]
+        assert isinstance(core, OverlayCore)
         return core
 
     def feed(self, event: Input, *owners: Subsystem) -> None:
@@ -172,9 +171,8 @@ class Net(virtual_time.Net[Node]):
             return random.Random(self.rng.getrandbits(64))
 
         cores: dict[Subsystem, Core] = {
-            Subsystem.TOPOLOGY: TopologyCore(identity, config, own(), virtual_wall),
+            Subsystem.OVERLAY: OverlayCore(identity, config, own(), virtual_wall),
             Subsystem.SIGNALING: SignalingCore(identity, config, own(), virtual_wall),
-            Subsystem.CHORD: ChordCore(identity, config, own(), virtual_wall),
         }
         node = Node(identity, cores, net=self, config=config)
         self.nodes[node.peer_id] = node

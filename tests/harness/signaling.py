@@ -52,8 +52,8 @@ class Peer(OneCore[SignalingCore]):
 
     @property
     def told(self):
-        """The topology core."""
-        return [effect.input for effect in self.got(Notify) if effect.subsystem is Subsystem.TOPOLOGY]
+        """The overlay core."""
+        return [effect.input for effect in self.got(Notify) if effect.subsystem is Subsystem.OVERLAY]
 
     @property
     def routes(self):

@@ -489,7 +489,7 @@ async def test_a_server_that_is_not_there_says_how_to_start_one():
 async def test_peers_that_the_program_names_are_tried_too(autojump_clock):
     bob = Cluster().identity(2).peer_id
     async with Cluster() as world, world.peer(1, bootstrap_peers=[bob]) as alice:
-        await until(lambda: alice.snapshot()["subsystems"]["topology"].get("dialed", 0))
+        await until(lambda: alice.snapshot()["subsystems"]["overlay"]["link_manager"]["dialed"])
 
 
 async def test_a_peer_without_links_takes_leave_of_its_service(autojump_clock):

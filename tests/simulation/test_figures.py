@@ -175,11 +175,11 @@ def test_a_snapshot_shows_a_peers_place_in_the_overlay():
     order = sorted(node.peer_id for node in net.nodes)
     for node in net.nodes:
         snapshot, place = node.snapshot(), order.index(node.peer_id)
-        topology, chord = snapshot["topology"], snapshot["chord"]
+        overlay, lists = snapshot["overlay"], snapshot["overlay"]["successor_list"]
         around = order[place + 1 :] + order[:place]
-        assert set(topology["links"]) == set(node.peers)
-        assert set(topology["ring"]) == {around[0], around[-1]}
-        assert set(chord["far"]) <= set(node.peers) - {around[0], around[-1]}
-        assert chord["successors"] == around[: len(chord["successors"])]
-        assert chord["predecessors"] == around[::-1][: len(chord["predecessors"])]
-        assert 6 <= chord["size"] <= 24
+        assert set(overlay["links"]) == set(node.peers)
+        assert set(overlay["ring"]) == {around[0], around[-1]}
+        assert set(lists["far"]) <= set(node.peers) - {around[0], around[-1]}
+        assert lists["successors"] == around[: len(lists["successors"])]
+        assert lists["predecessors"] == around[::-1][: len(lists["predecessors"])]
+        assert 6 <= lists["size"] <= 24

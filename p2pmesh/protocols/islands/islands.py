@@ -34,8 +34,8 @@ failed.
 
 Inputs: LinkUp, LinkDown, LinkBroken, ServicePeers, SeenViaService, Received, RoutedReceived, RouteSucceeded,
 RouteFailed, MeshSize, Leave.
-Effects: SendFrame; Notify to routing (Route, RouteReply), signaling (PingViaService, RouteHint, FindPeers), topology
-(OpenBridge, Welcome, PeersFound, MergeStarted) and chord (MergeStarted); Emit (IslandSuspected, IslandHealed).
+Effects: SendFrame; Notify to routing (Route, RouteReply), signaling (PingViaService, RouteHint, FindPeers), overlay
+(OpenBridge, Welcome, PeersFound, MergeStarted); Emit (IslandSuspected, IslandHealed).
 Messages: handles `merge` and `find_beyond`; sends `merge`, `find_successor`, `find_beyond`, `found_beyond`.
 Config: `IslandsConfig`, `ChordConfig.successors`.
 State: the links, at most `MAX_CALLS` calls, a few timers for each suspect, link, case and flood; and that of its parts.
@@ -395,7 +395,7 @@ class IslandsCore:
             case "greet":
                 if not found:
                     self._counts.greeted += 1
-                    self._tell(Subsystem.TOPOLOGY, Welcome(lookup.peer))
+                    self._tell(Subsystem.OVERLAY, Welcome(lookup.peer))
             case "confirm":
                 if not found and far in self._links and now >= self._bridges.quiet_until:
                     self._confirmed(far, now)
@@ -468,7 +468,7 @@ class IslandsCore:
         if now < self._bridges.waits_until or peer in self._links:
             return
         self._detection.want_bridge(peer, now)
-        self._tell(Subsystem.TOPOLOGY, OpenBridge(peer))
+        self._tell(Subsystem.OVERLAY, OpenBridge(peer))
         if self._bridges.may_flood(now):
             self._flood(self._bridges.new(peer, wanted=True), (), now)
 
@@ -500,8 +500,7 @@ class IslandsCore:
         if not merge.wanted:  # a bridge is there: nobody needs another, and the rings become one
             for peer in self._detection:
                 self._check_later(peer, self._bridges.quiet_until)
-            for subsystem in (Subsystem.TOPOLOGY, Subsystem.CHORD):
-                self._tell(subsystem, MergeStarted(now + 2 * self._config.quiet))
+            self._tell(Subsystem.OVERLAY, MergeStarted(now + 2 * self._config.quiet))
         if onward.to:
             self._effects.append(SendFrame(onward.to, onward.merge, urgent=True))
 
@@ -513,11 +512,11 @@ class IslandsCore:
             self._ask_beyond(Question("place", path[0], path), self._me, now)
 
     def _adopt(self, path: tuple[PeerId, ...], found: FoundBeyond) -> None:
-        """These are next to us beyond the bridge: the topology dials those that are nearer than our neighbours here."""
+        """These are next to us beyond the bridge: the overlay dials those that are nearer than our neighbours here."""
         peers = self._bridges.next_to_us(found)
         if peers:
             self._tell(Subsystem.SIGNALING, RouteHint(peers, path))
-            self._tell(Subsystem.TOPOLOGY, PeersFound(peers, "beyond"))
+            self._tell(Subsystem.OVERLAY, PeersFound(peers, "beyond"))
 
     # --- recovery -----------------------------------------------------------------------------------------------------
 

@@ -1,4 +1,9 @@
-"""Admission: who is let in when all slots are taken, and which link is given up for that. Decisions, no effects."""
+"""Admission: which peers are let in when all slots are taken, and which link is given up for that.
+
+In: offers, and promises made to peers that asked. Out: the peer that has to make room, if any.
+
+State: 32 promises.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +21,7 @@ from p2pmesh.wire.messages import BRIDGE, PINNED
 PROMISED = 15.0
 """Seconds for which a promise holds: as long as an attempt at a link."""
 CALLS = frozenset({BRIDGE, PINNED})
-"""Purposes for which a full peer gives up a long link. Whoever lies about that gets one that is given up before others."""
+"""Purposes for which a full peer gives up a long link. One that lies about that gets a link that goes before others."""
 SETTLED_LINKS = 2
 """Links of a peer that is no newcomer: those next to us on the ring now are next to it then, or soon will be."""
 MOST_PROMISES = 32
@@ -24,7 +29,7 @@ MOST_PROMISES = 32
 
 
 def purpose_of(offer: Offered) -> str | None:
-    """What the maker of this offer wants the link for, if it says so and is who it says it is."""
+    """What the maker of this offer wants the link for, if it says so and has proved its id."""
     proof = offer.signal.p2pmesh
     return None if proof is None or not offer.peer.verified else proof.purpose
 
@@ -36,7 +41,7 @@ class _Promise:
 
 
 class Admission:
-    """Who is let in by one peer."""
+    """Which peers are let in by one peer."""
 
     def __init__(self, me: PeerId, max_peers: int, slots: Slots, config: TopologyConfig) -> None:
         self._me = me
@@ -61,10 +66,11 @@ class Admission:
         return None if self._slots.guests() else 0
 
     def loser_to(self, offer: Offered, now: float, *, leaf: bool) -> PeerId | None:
-        """Who has to make room for this offer, if anybody.
+        """Which peer has to make room for this offer, if any.
 
-        A peer that is nearer on the ring than those we have is let in always; one that was promised a link, for a settled
-        long link; one that calls for it, as a bridge or for its application, likewise; one without any link too, but rarely.
+        A peer that is nearer on the ring than those we have is let in always; one that was promised a link, for a
+        settled long link; one that calls for it, as a bridge or for its application, likewise; one without any link
+        too, but rarely.
         """
         peer, proof = offer.peer.peer_id, offer.signal.p2pmesh
         links = self._links_of_original() if proof is None else proof.links
@@ -88,14 +94,14 @@ class Admission:
         guests = [
             other
             for other in self._slots.expendable(now, ring)
-            if self._slots.state(other) is State.OPEN and self._slots.since(other) <= settled
+            if self._slots.state(other) is State.OPEN and self._slots[other].since <= settled
         ]
         if guests:
             self._let_in_at = now
         return next(iter(guests), None)
 
     def _loser_to_caller(self, now: float) -> PeerId | None:
-        """A settled long link, but not more than one in a while; and of half of them callers have one for another only."""
+        """A settled long link, but rarely; and once callers have half of them, only that of another caller."""
         settled = now - self._config.min_link_age
         if self._called_at > settled:
             return None

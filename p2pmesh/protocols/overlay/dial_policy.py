@@ -1,8 +1,18 @@
-"""Needs: which links a peer lacks, and whom to dial for them. Decisions; the topology carries them out, one at a time.
+"""Dial policy: which links a peer lacks, and whom to dial for them.
 
-First the ring: whoever is known and nearer on it than all that we have or attempt. Then company: who has fewer than two
-links takes whom it can get. Then long links, to peers that chord has found. A link is given up for a dial only if somebody
-who should know has vouched for that peer, and rarely if such dials fail: it could be one that is long gone.
+First the ring: any known peer that is nearer on it than all that we have or attempt. Then company: a peer with fewer
+than two links takes whom it can get. Then long links, to peers that a search has found. A link is given up for a dial
+only if somebody that should know has vouched for that peer, and rarely if such dials fail: it could be one that is
+long gone (`DialPolicy`).
+
+And links that the application wants to certain peers (`PinnedLinks`): room is made for them, and they are not given
+up for others. A peer that is full is asked again for a while; a peer of the original is given time to make its own
+offer.
+
+In: the slots, the passive view, what searches found, calls of the application. Out: one step after the other, when to
+look again, and which calls to answer.
+
+State: four peers that a search has found; one entry for each call that waits.
 """
 
 from __future__ import annotations
@@ -15,7 +25,7 @@ from attrs import frozen
 
 from p2pmesh.config import TopologyConfig
 from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.overlay.passive_view import PassiveView
+from p2pmesh.protocols.overlay.passive_view import Evidence, PassiveView
 from p2pmesh.protocols.overlay.slots import ATTEMPTS, Slots, State
 from p2pmesh.protocols.util.ring_geometry import nearness, predecessor, ring_neighbours, successor
 from p2pmesh.protocols.util.timers import Backoff, RetryPacer
@@ -23,17 +33,24 @@ from p2pmesh.protocols.util.timers import Backoff, RetryPacer
 HEDGE = 2.0
 """Seconds that the first dial of a peer without links has for itself."""
 FAR_LASTS = 5.0
-"""Seconds for which what chord has found for a long link is worth dialing."""
+"""Seconds for which what a search has found for a long link is worth dialing."""
 WORD_COMES = 1.0
-"""Seconds after the end of a link in which only peers are dialed that somebody vouches for: within them chord says who is
-next to us now, and whom we happen to know is mostly not."""
+"""Seconds after the end of a link in which only peers are dialed that somebody vouches for: within them neighbours
+say who is next to us now, and whom we happen to know is mostly not."""
 COMPANY = 2
 """Links that a peer wants at least, wherever they lead."""
+PERSISTS = 15.0
+"""Seconds in which a peer that turns us down for want of room is asked again: longer than it takes until one of its
+links is old enough to be given up, and as long as an attempt lasts."""
+ROOM_COMES = 4.0
+"""Seconds until a peer that was full is asked again."""
+OFFER_COMES = 2.0
+"""Seconds given to a peer of the original to make its offer; it takes 0.2 to 0.5 s."""
 
 
 @frozen
 class Dial:
-    """Dial this peer, or ask it for its offer if it has to make it."""
+    """Dial this peer."""
 
     peer: PeerId
 
@@ -46,7 +63,22 @@ class Swap:
     peer: PeerId
 
 
-Step: TypeAlias = Dial | Swap
+@frozen
+class Ask:
+    """Ask this peer for its offer: it is one of the original, and would turn ours down."""
+
+    peer: PeerId
+
+
+@frozen
+class GiveUp:
+    """There can be no link to this peer: calls that wait for it fail."""
+
+    peer: PeerId
+    reason: str
+
+
+Step: TypeAlias = Dial | Swap | Ask | GiveUp
 
 
 class DialPolicy:
@@ -59,12 +91,12 @@ class DialPolicy:
     """
 
     def __init__(
-        self, me: PeerId, max_peers: int, slots: Slots, known: PassiveView, config: TopologyConfig, rng: random.Random
+        self, me: PeerId, max_peers: int, slots: Slots, passive: PassiveView, config: TopologyConfig, rng: random.Random
     ) -> None:
         self._me = me
         self._max_peers = max_peers
         self._slots = slots
-        self._known = known
+        self._passive = passive
         self._config = config
         backoff = Backoff(config.retry_first, config.retry_cap)
         self.filling: RetryPacer = RetryPacer(backoff, rng)
@@ -76,7 +108,7 @@ class DialPolicy:
         self._far_dial: PeerId | None = None
 
     def link_ended(self, now: float) -> None:
-        """Chord will say who takes its place, if it was one of the ring."""
+        """Neighbours will say which peer takes its place, if it was one of the ring."""
         self._word_until = now + WORD_COMES
 
     def _awaits_word(self, now: float) -> bool:
@@ -85,10 +117,11 @@ class DialPolicy:
         self._later(self._word_until)
         return True
 
-    def far_found(self, peers: tuple[PeerId, ...], now: float) -> None:
-        """Chord found these for a long link, the best first."""
+    def far_found(self, peers: tuple[PeerId, ...], now: float) -> bool:
+        """A search found these for a long link, the best first. Whether there is one to dial."""
         self._far_until = now + FAR_LASTS
         self._far = [peer for peer in peers if peer not in self._slots and peer != self._me]
+        return bool(self._far)
 
     def step(self, now: float) -> Step | None:
         """What to do next; to be asked again once it is done."""
@@ -99,13 +132,13 @@ class DialPolicy:
         self.look_again = min(self.look_again, moment)
 
     def _may_dial(self, now: float) -> bool:
-        """Not too many at once; and who has no link at all leaves the first some time for itself."""
+        """Not too many at once; and a peer without any link leaves the first some time for itself."""
         dialing = self._slots.are(State.DIALING)
         if len(dialing) >= self._config.dials_at_once:
             return False
         if self._slots.are(State.OPEN, State.ANSWERING):
             return True
-        return max((self._slots.since(peer) for peer in dialing), default=-math.inf) <= now - HEDGE
+        return max((self._slots[peer].since for peer in dialing), default=-math.inf) <= now - HEDGE
 
     # --- the ring -----------------------------------------------------------------------------------------------------
 
@@ -134,19 +167,19 @@ class DialPolicy:
         return next((swap for peer in nearer if (swap := self._swap(peer, vouched, now)) is not None), None)
 
     def _is_hearsay(self, peer: PeerId, now: float) -> bool:
-        """Whether it is dialed though nobody vouches for it: that keeps nobody away for whom somebody does."""
-        return self._slots.state(peer) is State.DIALING and not self._known.worth_a_link(peer, now)
+        """Whether it is dialed though nobody vouches for it: that keeps no peer away for which somebody does."""
+        return self._slots.state(peer) is State.DIALING and not self._passive.worth_a_link(peer, now)
 
     def _nearer(self, held: list[PeerId], now: float, *, worthy: bool) -> list[PeerId]:
         """Known peers that are nearer on the ring than all of those."""
         before, after = predecessor(self._me, held), successor(self._me, held)
         without = {*self._slots, *self._slots.held()}
-        found, moment = self._known.nearer(before, after, without, now, worthy=worthy)
+        found, moment = self._passive.nearer(before, after, without, now, worthy=worthy)
         self._later(moment)
         return found
 
     def _swap(self, peer: PeerId, held: list[PeerId], now: float) -> Swap | None:
-        uncertain = now > self._slots.merging_until and not self._known.is_sure(peer, now)
+        uncertain = now > self._slots.merging_until and self._passive.of(peer).until[Evidence.FOUND] <= now
         losers = self._slots.expendable(now, ring_neighbours(self._me, [*held, peer]), uncertain=uncertain)
         return Swap(losers[0], peer) if losers else None
 
@@ -158,9 +191,9 @@ class DialPolicy:
             return None
         if self._awaits_word(now):
             return None
-        ready = self._known.ready(now, without={*self._slots.held(), *self._slots})
+        ready = self._passive.ready(now, without={*self._slots.held(), *self._slots})
         if not ready:
-            self._later(self._known.next_ready(now))
+            self._later(self._passive.next_ready(now))
             return None
         if not self._may_dial(now):
             self._later(now + HEDGE)
@@ -171,7 +204,8 @@ class DialPolicy:
         return Dial(min(ready, key=self._promise_of))
 
     def _promise_of(self, peer: PeerId) -> tuple[int, bool, int]:
-        return self._known.misses(peer), self._known.is_leaf(peer), nearness(self._me, peer)
+        known = self._passive.of(peer)
+        return known.misses, known.is_leaf, nearness(self._me, peer)
 
     # --- long links ---------------------------------------------------------------------------------------------------
 
@@ -185,13 +219,13 @@ class DialPolicy:
         while self._far and self._slots.free() > self._slots.kept_for_ring():
             peer = self._far.pop(0)
             if peer not in self._slots and peer not in self._slots.held():
-                self._known.learn((peer,), vouched=-math.inf)
+                self._passive.learn((peer,), "far", now)
                 self._far_dial = peer
                 return Dial(peer)
         return None
 
     def _move_step(self, now: float) -> Step | None:
-        """A leaf gives up its link for a better place: one that chord has found, or with any peer that is no leaf."""
+        """A leaf gives up its link for a better place: one that was looked up, or any peer that is no leaf."""
         home = next(iter(self._slots.are(State.OPEN)), None)
         slot = None if home is None else self._slots.get(home)
         if home is None or slot is None or slot.pinned:
@@ -203,14 +237,114 @@ class DialPolicy:
         peer = self._far.pop(0)
         if nearness(self._me, home) < nearness(self._me, peer):
             return None
-        self._known.learn((peer,), vouched=-math.inf)
+        self._passive.learn((peer,), "far", now)
         return Swap(home, peer)
 
     def _leave_leaf(self, home: PeerId, now: float) -> Step | None:
         """Two leaves that are linked have nobody else: one is tried of whom we don't know that it is another."""
-        ready = self._known.ready(now, without={*self._slots.held(), *self._slots})
-        others = [peer for peer in ready if not self._known.is_leaf(peer) and not self._known.misses(peer)]
+        ready = self._passive.ready(now, without={*self._slots.held(), *self._slots})
+        others = [peer for peer in ready if not (known := self._passive.of(peer)).is_leaf and not known.misses]
         if others:
             return Swap(home, min(others, key=lambda peer: nearness(self._me, peer)))
-        self._later(self._known.next_ready(now))
+        self._later(self._passive.next_ready(now))
         return None
+
+
+class PinnedLinks:
+    """The links that the application of one peer wants."""
+
+    def __init__(self, slots: Slots) -> None:
+        self._slots = slots
+        self._calls: dict[int, PeerId] = {}
+        self._since: dict[PeerId, float] = {}
+        self._awaited: dict[PeerId, float] = {}
+        """Until when calls wait though no attempt of ours is under way."""
+
+    # --- calls --------------------------------------------------------------------------------------------------------
+
+    def wait(self, call: int, peer: PeerId, now: float) -> None:
+        """The call is answered when there is a link to this peer, or can be none."""
+        self._calls[call] = peer
+        self._since.setdefault(peer, now)
+
+    def want(self, peer: PeerId) -> bool:
+        """Whether a call waits for a link to this peer."""
+        return peer in self._calls.values()
+
+    def settle(self, peer: PeerId) -> list[int]:
+        """The calls that are to be answered, now that there is a link to this peer, or can be none."""
+        self._awaited.pop(peer, None)
+        self._since.pop(peer, None)
+        calls = [call for call, wanted in self._calls.items() if wanted == peer]
+        for call in calls:
+            del self._calls[call]
+        return calls
+
+    def settle_all(self) -> list[int]:
+        """All calls: there won't be any link."""
+        return [call for peer in dict.fromkeys(self._calls.values()) for call in self.settle(peer)]
+
+    def cancel(self, call: int) -> None:
+        """Nobody waits for this call any more; if no other call does, the link to its peer is one like others."""
+        peer = self._calls.pop(call, None)
+        if peer is None or self.want(peer):
+            return
+        self._awaited.pop(peer, None)
+        self._since.pop(peer, None)
+        slot = self._slots.get(peer)
+        if slot is not None:
+            slot.pinned = False
+
+    # --- patience -----------------------------------------------------------------------------------------------------
+
+    def hold(self, peer: PeerId, until: float) -> None:
+        """Calls for this peer wait until then for its own offer, or for another try, whatever becomes of ours."""
+        if self.want(peer):
+            self._awaited[peer] = until
+
+    def is_held(self, peer: PeerId) -> bool:
+        """Whether calls for it wait although our attempt is over."""
+        return peer in self._awaited
+
+    def may_go_on(self, peer: PeerId, now: float) -> bool:
+        """Whether another try is worth it."""
+        return now < self._since.get(peer, -math.inf) + PERSISTS
+
+    def overdue(self, now: float) -> list[PeerId]:
+        """Peers for which that time is over, and that we still have no slot for."""
+        late = [peer for peer, until in self._awaited.items() if until <= now]
+        for peer in late:
+            del self._awaited[peer]
+        held = self._slots.held()
+        return [peer for peer in late if peer not in held]
+
+    def next_overdue(self) -> float:
+        """When the next of them is."""
+        return min(self._awaited.values(), default=math.inf)
+
+    # --- what to do ---------------------------------------------------------------------------------------------------
+
+    def step(self, peer: PeerId, now: float, *, can_dial: bool, must_offer: bool) -> Step | None:
+        """What to do for a link to this peer; None if it is under way."""
+        slot = self._slots.get(peer)
+        if slot is not None and slot.state is not State.CLOSING:
+            slot.pinned = True
+            return None
+        if slot is None and peer in self._slots.held():
+            return None  # it gets a slot as soon as one is closed
+        if not can_dial:
+            return GiveUp(peer, "no signaling service is up")
+        if must_offer:
+            self.hold(peer, now + OFFER_COMES)
+            return Ask(peer)
+        if slot is not None and slot.next_occupant is None:
+            return Swap(peer, peer)
+        if slot is None and self._slots.free() > 0:
+            return Dial(peer)
+        loser = None if slot is not None else self.loser_to(peer, now)
+        return GiveUp(peer, "none of ours can be given up") if loser is None else Swap(loser, peer)
+
+    def loser_to(self, peer: PeerId, now: float) -> PeerId | None:
+        """The link given up for it. The application may have one of the ring for its own, if there is no other."""
+        ring = self._slots.ring(peer)
+        return next(iter((*self._slots.expendable(now, ring), *self._slots.expendable(now, ()))), None)

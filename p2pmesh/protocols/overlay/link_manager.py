@@ -1,298 +1,360 @@
-"""Holdings: the links and attempts of one peer, and the orders that open, hand on and end them.
+"""Link manager: how slots are taken, handed on and freed, so that each is freed once, and what is learned by it.
 
-The topology decides; what it decides is carried out here, so that each slot is freed, and each call answered, once.
+In: offers, rejections, what becomes of attempts and links. Out: what to do with an offer, what to do next for links
+that are missing or wanted, and which slot has been freed. State: the services that are up; all else stands in its
+parts.
 """
 
 from __future__ import annotations
 
 import math
 import random
-from collections import Counter
+from typing import NamedTuple
+
+from attrs import define
 
 from p2pmesh.config import MeshConfig
-from p2pmesh.errors import PeerUnreachable
-from p2pmesh.events import PeerConnected, PeerDisconnected, PeerFailed, PeerTimedOut
-from p2pmesh.keyspace import PeerId, short
-from p2pmesh.protocols.core import WallClock
-from p2pmesh.protocols.effects import AcceptOffer, DropLink, Effects, Emit, Notify, SendFrame, WantLink
-from p2pmesh.protocols.inputs import NO_SLOT, LinkDown, RemotePeer, Subsystem
-from p2pmesh.protocols.notices import (
-    CANCELLED,
-    FULL,
-    INITIATOR_CONFLICT,
-    NO_ATTEMPT,
-    FindPeers,
-    LinkBroken,
-    Offered,
-    RejectOffer,
-    SetLinkPurpose,
-)
+from p2pmesh.keyspace import PeerId
+from p2pmesh.protocols.inputs import NO_SLOT, LinkDown, RemotePeer
+from p2pmesh.protocols.notices import CANCELLED, FULL, INITIATOR_CONFLICT, NO_ATTEMPT, NOT_FOUND, Offered, Rejected
 from p2pmesh.protocols.overlay.admission import CALLS, Admission, purpose_of
-from p2pmesh.protocols.overlay.connects import Connects
-from p2pmesh.protocols.overlay.dial_policy import DialPolicy
-from p2pmesh.protocols.overlay.passive_view import PassiveView
-from p2pmesh.protocols.overlay.slots import ATTEMPTS, BRIDGE_HOLDS, Heir, Slot, Slots, State, heir_id
+from p2pmesh.protocols.overlay.dial_policy import (
+    OFFER_COMES,
+    ROOM_COMES,
+    Ask,
+    Dial,
+    DialPolicy,
+    GiveUp,
+    PinnedLinks,
+    Step,
+    Swap,
+)
+from p2pmesh.protocols.overlay.passive_view import Evidence, PassiveView
+from p2pmesh.protocols.overlay.slots import ATTEMPTS, BRIDGE_HOLDS, Occupant, Slot, Slots, State
 from p2pmesh.protocols.util.ring_geometry import nearness, ring_neighbours
-from p2pmesh.wire.messages import BRIDGE, LEAF, LONG, PINNED, RING, Goodbye, ReconnectionData
+from p2pmesh.wire.messages import BRIDGE, LEAF, LONG, PINNED, RING
 
 TAKEN_BACK = frozenset({CANCELLED, NO_ATTEMPT})
 """Rejections that concern the other side's offer, not ours."""
 NOT_A_FAILURE = frozenset({FULL, NO_SLOT, "already_linked", "closing", INITIATOR_CONFLICT, "leaving", *TAKEN_BACK})
 """Reasons that belong to the ordinary course of things: the application does not hear of them."""
+RESTARTED = 15.0
+"""Seconds: a verified offer over a link that has been open so long comes from a peer that was restarted; an offer
+that was under way when the link opened is older than an attempt lasts."""
 GIVES_UP_AFTER = 5.0
 """Seconds after the end of its time until an attempt is ended of which the link layer says nothing."""
 
 
+@define
+class _Counts:
+    dialed: int = 0
+    accepted: int = 0
+    rejected: int = 0
+    turned_down: int = 0
+    glare: int = 0
+    opened: int = 0
+    surplus: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    evicted: int = 0
+    closed: int = 0
+
+
+class Admit(NamedTuple):
+    """Let the maker of an offer have the slot of `loser`; None for one that is free, or its own."""
+
+    loser: PeerId | None
+    occupant: Occupant
+
+
+class Refuse(NamedTuple):
+    """Turn the offer down."""
+
+    reason: str
+
+
+class Replace(NamedTuple):
+    """Close the link that we have to the maker of the offer, which gets the slot again then."""
+
+    reason: str
+
+
 class LinkManager:
-    """What one peer holds.
+    """The links and attempts of one peer.
 
     Attributes:
-      slots: who has which slot.
-      known: peers that are said to be there.
-      connects: calls that wait for a link.
-      admission: who is let in.
-      needs: what is missing.
+      admission: which peers are let in.
+      policy: what is missing, and whom to dial for it.
       services: signaling services that are up.
-      leaving: whether the mesh is being left: nothing is dialed any more.
-      displaced: whether the last link was lost to a newcomer, and chord has not heard of it.
-      bridge_to: a peer that is about to be dialed as a bridge to its island.
-      counts: for statistics.
-      out: the orders.
     """
 
-    def __init__(self, me: PeerId, config: MeshConfig, rng: random.Random, wall: WallClock) -> None:
+    def __init__(
+        self, me: PeerId, config: MeshConfig, slots: Slots, passive: PassiveView, pins: PinnedLinks, rng: random.Random
+    ) -> None:
         self._me = me
         self._max_peers = config.max_peers
         self._config = config.topology
         self._attempt_limit = config.links.connect_timeout + GIVES_UP_AFTER
-        self._rng = rng
-        self._wall = wall
         self._allow_unverified = config.links.allow_unverified
-        self.slots: Slots = Slots(me, config.max_peers, self.is_leaf)
-        self.known: PassiveView = PassiveView(me, self._config, rng)
-        self.connects: Connects = Connects()
-        self.admission: Admission = Admission(me, config.max_peers, self.slots, self._config)
-        self.needs: DialPolicy = DialPolicy(me, config.max_peers, self.slots, self.known, self._config, rng)
+        self._rng = rng
+        self._slots = slots
+        self._passive = passive
+        self._pins = pins
+        self.admission: Admission = Admission(me, config.max_peers, slots, self._config)
+        self.policy: DialPolicy = DialPolicy(me, config.max_peers, slots, passive, self._config, rng)
         self.services: dict[str, None] = {}
-        self.leaving: bool = False
-        self.displaced: bool = False
-        self.bridge_to: PeerId | None = None
-        self.counts: Counter[str] = Counter()
-        self.out: Effects = self.connects.out
+        self._bridge_to: PeerId | None = None
+        """A peer that is about to be dialed as a bridge to its island."""
+        self.counts = _Counts()
 
-    # --- links ---------------------------------------------------------------------------------------------------------
+    # --- offers and rejections ----------------------------------------------------------------------------------------
 
-    def opened(self, remote: RemotePeer, now: float) -> None:
-        peer = remote.peer_id
-        self.counts["opened"] += 1
-        self.out.append(Emit(PeerConnected(peer, remote.verified)))
-        slot = self.slots.get(peer)
-        leaf = remote.version == 0 or not remote.verified or (slot is not None and slot.leaf)
-        self.known.linked(peer, remote.version, leaf=leaf)
-        if slot is None:  # it opened while we gave it up
-            self.counts["surplus"] += 1
-            room = self.slots.free() > 0 and not self.leaving
-            slot = self.slots[peer] = Slot(State.OPEN if room else State.CLOSING, now, version=remote.version)
-            if not room:
-                self.close(peer, slot, NO_SLOT)
-            return
-        slot.state, slot.since, slot.version, slot.leaf = State.OPEN, now, remote.version, leaf
-        if slot.made_room:
-            self.needs.room_making.reset()
-        self.connects.linked(peer)
+    def offered(self, offer: Offered, now: float) -> Admit | Refuse | Replace | None:
+        """What becomes of an offer of theirs; None if it has to wait for a slot, or to answer ours."""
+        remote, peer = offer.peer, offer.peer.peer_id
+        self._passive.heard(peer, remote.version)
+        occupant, slot, due = self.occupant(peer, offer), self._slots.get(peer), self._slots.due_to(peer)
+        if slot is not None:
+            return self._offered_again(remote, occupant, slot, now)
+        if due is not None:
+            due.next_occupant = occupant
+            return None
+        if self._slots.free() > 0:
+            return Admit(None, occupant)
+        loser = self._slots.closing()
+        if loser is None and self._pins.want(peer):
+            loser = self._pins.loser_to(peer, now)
+        elif loser is None:
+            loser = self.admission.loser_to(offer, now, leaf=occupant.leaf)
+        return Refuse(FULL) if loser is None else Admit(loser, occupant)
 
-    def ended(self, event: LinkDown, now: float) -> None:
-        slot = self.slots.pop(event.peer)
-        if slot is None:
-            return
-        self.counts["closed"] += 1
-        self.needs.link_ended(now)
-        if event.timed_out is None:
-            self.out.append(Emit(PeerDisconnected(event.peer, slot.farewell or event.reason)))
-        else:
-            self.out.append(Emit(PeerTimedOut(event.peer, event.timed_out)))
-        if slot.said_goodbye:
-            self.known.departed(event.peer, now)
-        else:
-            soon = event.timed_out is None and not slot.evicted_us
-            pause = self._config.retry_first if soon else self._config.min_link_age
-            self.known.pause(event.peer, now + pause * self._rng.uniform(0.5, 1.0))
-            self.known.doubt(event.peer)
-            if not slot.evicted_us and not slot.given_up:
-                self.out.append(Notify(Subsystem.ISLANDS, LinkBroken(event.peer)))
-            if event.timed_out is not None:
-                self.known.fell_silent(event.peer, now)
-        if slot.next_occupant is not None and not self.leaving:
-            self._hand_over(slot.next_occupant, now)
-        elif not slot.given_up:
-            self.needs.filling.reset()
-            self.displaced = slot.evicted_us and not slot.spliced
-            if not self.leaving and not self.slots.are(State.OPEN, State.ANSWERING):
-                self.out.append(Notify(Subsystem.SIGNALING, FindPeers()))
+    def _offered_again(
+        self, remote: RemotePeer, occupant: Occupant, slot: Slot, now: float
+    ) -> Admit | Refuse | Replace | None:
+        peer = occupant.peer
+        match slot.state:
+            case State.OPEN if remote.verified and slot.since <= now - RESTARTED:
+                slot.next_occupant = occupant
+                return Replace("it has been started anew")
+            case State.OPEN:
+                return Refuse("already_linked")
+            case State.CLOSING if slot.next_occupant is None and remote.verified and not self._slots.due_to(peer):
+                slot.next_occupant = occupant
+                return None
+            case State.CLOSING:
+                return Refuse("closing")
+            case State.DIALING if remote.version > 0 and self._me < peer:
+                self.counts.glare += 1  # it will answer ours
+                return None
+            case _:
+                return Admit(None, occupant)
 
-    def attempt_failed(self, peer: PeerId, reason: str, now: float) -> None:
-        slot = self.slots.get(peer)
-        if slot is None or slot.state not in ATTEMPTS:
-            return
-        if slot.replaced and slot.since == now:  # that was the attempt of ours which gave way just now
-            slot.replaced = False
-            return
-        self.slots.pop(peer)
-        self.counts["failed"] += 1
-        self.known.missed(peer, now, may_forget=bool(self.slots.are(State.OPEN)))
-        self.needs.filling.failed(now)
-        if slot.made_room:
-            self.needs.room_making.failed(now)
-        if self.connects.is_held(peer):
-            return
-        if slot.pinned or reason not in NOT_A_FAILURE:
-            self.out.append(Emit(PeerFailed(peer, reason)))
-        self.connects.fail(peer, PeerUnreachable(f"no link to {short(peer)}: {reason}"))
+    def rejected(self, event: Rejected, now: float) -> Slot | None:
+        """Our offer was turned down, or theirs taken back. Gives the slot of the attempt that has ended by that."""
+        peer, slot, due = event.peer, self._slots.get(event.peer), self._slots.due_to(event.peer)
+        self._passive.learn(event.alternatives, "alternative", now)
+        if due is not None and due.next_occupant is not None and due.next_occupant.offer is not None:
+            due.next_occupant = None
+        attempting = slot is not None and slot.state in ATTEMPTS
+        its_turn = event.reason == INITIATOR_CONFLICT and not event.offer_instead
+        if its_turn:
+            self._pins.hold(peer, now + OFFER_COMES)
+        elif attempting and event.reason == FULL and self._pins.may_go_on(peer, now):
+            self._pins.hold(peer, now + ROOM_COMES * self._rng.uniform(0.75, 1.25))
+        if slot is not None and event.reason in TAKEN_BACK and slot.state is not State.ANSWERING:
+            return None
+        if slot is not None and attempting:
+            slot.replaced = False  # this attempt is what ends, not the one that gave way to it
+            self.counts.turned_down += 1
+            self.attempt_failed(peer, now)
+        if event.offer_instead:
+            self._passive.pause(peer, now)
+        elif its_turn:
+            self._passive.heard(peer, 0)
+            self._passive.pause(peer, now + OFFER_COMES)
+        elif event.reason == NOT_FOUND and (slot is None or attempting):
+            self._passive.forget(peer)
+        return slot if attempting else None
 
-    def end_overdue(self, now: float) -> float:
-        """End answers of which the link layer has long said nothing. When to look again."""
-        moment = math.inf
-        for peer in self.slots.are(State.ANSWERING):
-            due = self.slots.since(peer) + self._attempt_limit
-            if due <= now:
-                self.out.append(DropLink(peer, "no link in time"))
-                self.attempt_failed(peer, "no link in time", now)
-            else:
-                moment = min(moment, due)
-        return moment
-
-    # --- attempts ------------------------------------------------------------------------------------------------------
+    # --- attempts -----------------------------------------------------------------------------------------------------
 
     def can_dial(self) -> bool:
         """Offers go through the mesh, or by a service."""
-        return bool(self.services) or bool(self.slots.are(State.OPEN))
+        return bool(self.services) or bool(self._slots.are(State.OPEN))
 
-    def ask_or_dial(self, peer: PeerId, now: float) -> None:
-        """Try to get a link to this peer. One of the original with the smaller id must make the offer itself."""
-        if not self.has_to_offer(peer):
-            self.dial(peer, now)
-            return
-        self.known.missed(peer, now)
-        self.ask(peer)
-
-    def has_to_offer(self, peer: PeerId) -> bool:
+    def must_offer(self, peer: PeerId) -> bool:
         """Whether it is one of the original, and would turn an offer of ours down."""
-        return self.known.version(peer) == 0 and (peer < self._me or not self._allow_unverified)
+        return self._passive.of(peer).version == 0 and (peer < self._me or not self._allow_unverified)
 
-    def ask(self, peer: PeerId) -> None:
-        """Ask a peer of the original for its offer, if we take those."""
-        if self._allow_unverified:
-            self.out.append(Notify(Subsystem.SIGNALING, RejectOffer(peer, INITIATOR_CONFLICT)))
+    def step(self, now: float) -> Step | None:
+        """What to do next for what is missing; to be asked again once it is done."""
+        step = self.policy.step(now)
+        if not isinstance(step, Dial) or not self.must_offer(step.peer):
+            return step
+        self._passive.missed(step.peer, now)
+        return Ask(step.peer)
 
-    def dial(self, peer: PeerId, now: float, *, made_room: bool = False) -> None:
+    def pin(self, peer: PeerId, now: float, *, again: bool = False) -> Step | None:
+        """What to do next for a link that the application wants."""
+        if again and not self._pins.may_go_on(peer, now):
+            return GiveUp(peer, "it does not let us in")
+        return self._pins.step(peer, now, can_dial=self.can_dial(), must_offer=self.must_offer(peer))
+
+    def bridge(self, peer: PeerId, now: float) -> Step | None:
+        """What to do for a bridge to another island."""
+        if peer == self._me or peer in self._slots or peer in self._slots.held():
+            return None
+        self._passive.learn((peer,), "wanted", now)
+        self._bridge_to = peer
+        if self._slots.free() > 0:
+            return Dial(peer)
+        losers = self._slots.expendable(now, self._slots.ring())
+        return Swap(losers[0], peer) if losers else None
+
+    def dial(self, peer: PeerId, now: float, *, made_room: bool = False) -> str:
+        """Take a slot for an offer of ours. What its purpose is."""
         purpose = self._purpose_of(peer, now)
-        slot = Slot(State.DIALING, now, self.connects.want(peer), made_room, leaf=self.known.is_leaf(peer))
+        slot = Slot(State.DIALING, now, self._pins.want(peer), made_room, leaf=self._passive.of(peer).is_leaf)
         slot.held_until = now + BRIDGE_HOLDS if purpose == BRIDGE else -math.inf
-        self.slots[peer] = slot
-        self.counts["dialed"] += 1
-        self.out.append(Notify(Subsystem.SIGNALING, SetLinkPurpose(peer, purpose)))
-        self.out.append(WantLink(peer))
+        self._slots[peer] = slot
+        self.counts.dialed += 1
+        return purpose
 
     def _purpose_of(self, peer: PeerId, now: float) -> str:
         """What a link to this peer would be for."""
         if self._max_peers < 2:
             return LEAF
-        if self.connects.want(peer):
+        if self._pins.want(peer):
             return PINNED
-        if peer == self.bridge_to:
-            self.bridge_to = None
+        if peer == self._bridge_to:
+            self._bridge_to = None
             return BRIDGE
-        return RING if peer in self.slots.ring_at_hand(now, peer) else LONG  # who is nearer and dialed may be dead
+        return RING if peer in self._slots.ring_at_hand(now, peer) else LONG  # one nearer that is dialed may be dead
 
-    def accept(self, offer: Offered, now: float) -> None:
-        peer = offer.peer.peer_id
-        previous, purpose = self.slots.get(peer), purpose_of(offer)
-        self.slots[peer] = Slot(
+    def answer(self, occupant: Occupant, offer: Offered, now: float) -> None:
+        """Take a slot for this offer of theirs."""
+        previous, purpose = self._slots.get(occupant.peer), purpose_of(offer)
+        self._slots[occupant.peer] = Slot(
             State.ANSWERING,
             now,
-            pinned=self.connects.want(peer),
-            leaf=self.is_leaf(offer),
+            pinned=self._pins.want(occupant.peer),
+            leaf=occupant.leaf,
             called=purpose if purpose in CALLS else None,
             held_until=now + BRIDGE_HOLDS if purpose == BRIDGE else -math.inf,
             replaced=previous is not None and previous.state is State.DIALING,
         )
-        self.counts["accepted"] += 1
-        self.out.append(AcceptOffer(offer.peer, offer.signal))
+        self.counts.accepted += 1
 
-    def reject(self, remote: RemotePeer, reason: str, now: float) -> None:
-        self.counts["rejected"] += 1
-        alternatives = self._alternatives(remote.peer_id, now, only_links=remote.version == 0)
-        self.out.append(Notify(Subsystem.SIGNALING, RejectOffer(remote.peer_id, reason, alternatives)))
+    def reject(self, remote: RemotePeer, now: float) -> tuple[PeerId, ...]:
+        """Turn an offer of theirs down. Which peers to name instead."""
+        self.counts.rejected += 1
+        return self.alternatives(remote.peer_id, now, only_links=remote.version == 0)
 
-    # --- ends ----------------------------------------------------------------------------------------------------------
+    def attempt_failed(self, peer: PeerId, now: float) -> Slot | None:
+        """Free the slot of an attempt, and give it; None if it was none, or not this one."""
+        slot = self._slots.get(peer)
+        if slot is None or slot.state not in ATTEMPTS:
+            return None
+        if slot.replaced and slot.since == now:  # that was the attempt of ours which gave way just now
+            slot.replaced = False
+            return None
+        self._slots.pop(peer, None)
+        self.counts.failed += 1
+        self._passive.missed(peer, now, may_forget=bool(self._slots.are(State.OPEN)))
+        self.policy.filling.failed(now)
+        if slot.made_room:
+            self.policy.room_making.failed(now)
+        return slot
 
-    def close(self, peer: PeerId, slot: Slot, reason: str) -> None:
+    def overdue(self, now: float) -> list[PeerId]:
+        """Answers of which the link layer has long said nothing."""
+        answering = self._slots.are(State.ANSWERING)
+        return [peer for peer in answering if self._slots[peer].since + self._attempt_limit <= now]
+
+    def next_overdue(self) -> float:
+        """When the next of them is."""
+        answering = self._slots.are(State.ANSWERING)
+        return min((self._slots[peer].since + self._attempt_limit for peer in answering), default=math.inf)
+
+    # --- links --------------------------------------------------------------------------------------------------------
+
+    def opened(self, remote: RemotePeer, now: float, *, leaving: bool) -> bool:
+        """A link is open. Whether there is a slot for it: if not, it has to be closed."""
+        peer = remote.peer_id
+        self.counts.opened += 1
+        slot = self._slots.get(peer)
+        if slot is None:  # it opened while we gave it up
+            self.counts.surplus += 1
+            room = self._slots.free() > 0 and not leaving
+            slot = self._slots[peer] = Slot(State.OPEN if room else State.CLOSING, now, self._pins.want(peer))
+        else:
+            room = True
+            slot.state, slot.since = State.OPEN, now
+        slot.version, slot.is_member = remote.version, remote.is_member
+        slot.leaf = slot.leaf or not remote.is_member
+        self._passive.linked(peer, remote.version, leaf=slot.leaf, now=now)
+        if slot.made_room:
+            self.policy.room_making.reset()
+        return room
+
+    def close(self, slot: Slot, reason: str) -> None:
+        """The link is given up; its slot is free once it is down."""
         slot.state, slot.given_up = State.CLOSING, True
         slot.farewell = slot.farewell or reason
-        self.out.append(DropLink(peer, reason))
 
-    def give_way(self, loser: PeerId, next_occupant: Heir, now: float) -> None:
-        """Let `next_occupant` have the slot of `loser`: at once if that is an attempt, else when its link is down."""
-        slot = self.slots.get(loser)
+    def cancel(self, peer: PeerId, now: float) -> Slot:
+        """Give up an attempt for another peer."""
+        self.counts.cancelled += 1
+        self._passive.cut_short(peer, now)
+        return self._slots.pop(peer)
+
+    def evict(self, peer: PeerId, occupant: Occupant, now: float) -> tuple[PeerId, ...]:
+        """Give up a link for another peer. Which peers to name instead."""
+        self.counts.evicted += 1
+        peers = dict.fromkeys((occupant.peer, *self.alternatives(peer, now)))
+        return tuple(peers)[: max(1, self._config.alternatives)]
+
+    def ended(self, event: LinkDown, now: float) -> Slot | None:
+        """Free the slot of a link that is down, and learn from how it ended. Gives the slot."""
+        peer, slot = event.peer, self._slots.pop(event.peer, None)
         if slot is None:
-            return
-        if slot.state in ATTEMPTS:
-            self.slots.pop(loser)
-            self.counts["cancelled"] += 1
-            self.known.cut_short(loser, now + self._config.retry_first)
-            self.out.append(DropLink(loser, "given up for another peer"))
-            reason = CANCELLED if slot.state is State.DIALING else FULL
-            self.out.append(Notify(Subsystem.SIGNALING, RejectOffer(loser, reason)))
-            self._hand_over(next_occupant, now)
-            return
-        slot.next_occupant = next_occupant
-        if slot.state is State.CLOSING:
-            return
-        self.counts["evicted"] += 1
-        peers = tuple(dict.fromkeys((heir_id(next_occupant), *self._alternatives(loser, now, only_links=True))))
-        self._say_evicted(loser, "make_room", peers[: max(1, self._config.alternatives)], now)
-        self.close(loser, slot, "given up for another peer")
-
-    def _hand_over(self, next_occupant: Heir, now: float) -> None:
-        if isinstance(next_occupant, Offered):
-            self.accept(next_occupant, now)
-        elif self.can_dial():
-            self.dial(next_occupant, now, made_room=True)
+            return None
+        self.counts.closed += 1
+        self.policy.link_ended(now)
+        if slot.said_goodbye:
+            self._passive.departed(peer, now)
         else:
-            self.connects.fail(next_occupant, PeerUnreachable("no signaling service is up"))
+            soon = event.timed_out is None and not slot.evicted_us
+            pause = self._config.retry_first if soon else self._config.min_link_age
+            self._passive.pause(peer, now + pause * self._rng.uniform(0.5, 1.0))
+            self._passive.note(peer, Evidence.VOUCHED, now, holds=False)
+            if event.timed_out is not None:
+                self._passive.disbelieve(peer, Evidence.SILENT, now)
+        if slot.next_occupant is None and not slot.given_up:
+            self.policy.filling.reset()
+        return slot
 
-    def _say_evicted(self, peer: PeerId, reason: str, alternatives: tuple[PeerId, ...], now: float) -> None:
-        notice = ReconnectionData(reason=reason, peers=alternatives, timestamp=int(self._wall(now) * 1000))
-        self.out.append(SendFrame((peer,), notice, urgent=True))
+    # --- whom to name -------------------------------------------------------------------------------------------------
 
-    def say_goodbye(self, peer: PeerId, slot: Slot, now: float) -> None:
-        alternatives = self._alternatives(peer, now, only_links=True)
-        if slot.version == 0:
-            self._say_evicted(peer, "leaving", alternatives, now)
-        else:
-            self.out.append(SendFrame((peer,), Goodbye(reason="left the mesh", peers=alternatives), urgent=True))
-
-    # --- views ---------------------------------------------------------------------------------------------------------
-
-    def is_open(self, peer: PeerId) -> bool:
-        return self.slots.state(peer) is State.OPEN
-
-    def is_leaf(self, next_occupant: Heir) -> bool:
-        """Whether this peer, or who makes this offer, is no part of the ring, as far as we know."""
-        peer = heir_id(next_occupant)
-        if isinstance(next_occupant, Offered):
-            if next_occupant.peer.version == 0 or not next_occupant.peer.verified:
-                return True
-            purpose = purpose_of(next_occupant)
-            if purpose in {LEAF, RING, LONG}:
-                return purpose == LEAF
-        return self.admission.is_leaf(peer) or self.known.is_leaf(peer)
-
-    def _alternatives(self, peer: PeerId, now: float, *, only_links: bool) -> tuple[PeerId, ...]:
-        """Peers that may have room for `peer`: those next to its place on the ring first, then our nearest neighbours."""
-        links = [other for other in self.slots.are(State.OPEN) if other != peer]
-        known = [] if only_links else [other for other in self.known.in_good_standing(now) if other != peer]
+    def alternatives(self, peer: PeerId, now: float, *, only_links: bool = True) -> tuple[PeerId, ...]:
+        """Peers that may have room for `peer`: those next to its place first, then our nearest neighbours."""
+        links = [other for other in self._slots.are(State.OPEN) if other != peer]
+        known = [] if only_links else [other for other in self._passive.in_good_standing(now) if other != peer]
         near = sorted(links, key=lambda other: nearness(other, peer))
-        vacant = [other for other in near if (slot := self.slots.get(other)) is not None and slot.vacant]
+        vacant = [other for other in near if self._slots[other].vacant]
         ranked = dict.fromkeys((*ring_neighbours(peer, [*links, *known]), *vacant, *near))
         return tuple(ranked)[: self._config.alternatives]
+
+    def occupant(self, peer: PeerId, offer: Offered | None = None) -> Occupant:
+        """This peer, or the maker of this offer, as the next to take a slot."""
+        return Occupant(peer, self._is_leaf(peer, offer), offer)
+
+    def _is_leaf(self, peer: PeerId, offer: Offered | None) -> bool:
+        """Whether it is no part of the ring, as far as we know."""
+        if offer is not None:
+            if not offer.peer.is_member:
+                return True
+            purpose = purpose_of(offer)
+            if purpose in {LEAF, RING, LONG}:
+                return purpose == LEAF
+        return self.admission.is_leaf(peer) or self._passive.of(peer).is_leaf

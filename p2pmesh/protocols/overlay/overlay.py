@@ -1,54 +1,61 @@
-"""Topology: which links this peer has.
+"""The overlay: which links this peer has. One owner of its neighbours, on the ring and across it.
 
-Each peer wants the two peers next to it on the ring of ids (Stoica et al., Chord, 2001), and in its other slots long links,
-to peers that chord finds by the harmonic law (`p2pmesh.protocols.overlay.chord`). Who is next to us we hear from neighbours, from a
-service, from chord. As long as of any two neighbours on the ring one knows the other, the ring closes, so the mesh is one
-graph; and since a link on the ring is given up only for one that is nearer, it comes to rest.
+Stoica et al., Chord, 2001, for the ring of ids (section 4); Kleinberg, The small-world phenomenon, 2000, for the links
+across; Leitao et al., HyParView, 2007, for the peers that are known besides.
 
-Slots
-=====
-A *slot* is an attempt of ours (dialing), one of theirs (answering), an open link, or a link that is being closed. There
-are never more than `max_peers`. So whoever lets a newcomer in while full first gives up a link, tells the loser of the
-newcomer (`reconnection_data`), and hands the slot on to its *heir* when the link is really down. The loser, if it was
-next to us on the ring, finds its new neighbour in the newcomer: an edge of the ring is spliced open.
+Each peer wants the two peers next to it on the ring, and in its other slots long links, to peers found by the
+harmonic law (`fix_fingers`). As long as of any two neighbours on the ring one knows the other, the ring closes, so
+the mesh is one graph; and since a link on the ring is given up only for one that is nearer, it comes to rest.
 
-Who is let in when all slots are taken: a peer that is nearer on the ring than those we have, always; one to whom chord has
-promised a link, for a long one that has settled; one without any link, for a link off the ring, and rarely. Links next to us on
-the ring and links that the application wants (`Connect`) stay. Who is turned down is told of peers nearer to its place, so a
-newcomer that knows one peer gets there step by step.
+**Slots.** There are never more than `max_peers` (`slots`). A peer that lets a newcomer in while full (`admission`)
+first gives up a link, tells the loser of the newcomer (`reconnection_data`), and hands the slot on when the link is
+really down. The loser, if it was next to us on the ring, finds its new neighbour in the newcomer: an edge of the ring
+is spliced open. Links next to us on the ring and links that the application wants stay. A peer that is turned down is
+told of others nearer to its place, so a newcomer that knows one peer gets there step by step. Of offers that cross,
+the lower id's wins; a peer of the original drops ours, so its offer wins.
 
-*Leaves* are no part of the ring: peers that may have one link only, that don't prove who they are, and those of the
+**Leaves** are no part of the ring: peers that may have one link only, that don't prove who they are, and those of the
 original project. They get what slots are left, and give way to the ring.
 
-A newcomer dials one peer first. Its other links it opens through the mesh. A peer that hears of a newcomer leaves it the first
-dial; so a join costs the service a few messages, however large the mesh is. Services are asked for peers only by who
-has no link left.
+**Join.** A newcomer dials one peer first, and opens its other links through the mesh; a peer that hears of a newcomer
+leaves it the first dial. So a join costs the service a few messages, however large the mesh is, and services are
+asked for peers only without a link left, or if our place is not found (`ring_join`).
 
-Offers that cross: the lower id's offer wins. A peer of the original drops ours, so its offer wins. An offer over a link that
-has been open for a while comes from a peer that has been restarted: it gets a new one.
+**Stabilise.** Neighbours that take part tell each other who they are linked to, who follows and goes before them on the
+ring, and whether they have slots free (`successor_list`). A peer named so is dialed if it is nearer on the ring than
+those we have (`dial_policy`). A link to a neighbour on the ring is *superfluous* once a newcomer between the two is
+linked to both: the lower id gives it up, unless the mesh is so small that slots are left over anyway.
 
-Takes: LinkUp, LinkDown, LinkLost, Received, ServiceUp and ServiceDown (from signaling: joined, and no more), PeersFound,
-PeerGone, Offered, Rejected, Connect, OpenBridge, MergeStarted, Introduced, FarPeers, Welcome, RingStable, Superfluous, CancelCall, Leave.
-Gives: WantLink, AcceptOffer, DropLink, SendFrame(ReconnectionData | Goodbye), Reply,
-Notify(SIGNALING, SetLinkPurpose | RejectOffer | FindPeers), Notify(CHORD, Vacancies | EvictedBy), Notify(ISLANDS, LinkBroken),
-Emit(PeerConnected | PeerDisconnected | PeerTimedOut | PeerFailed | PeerEvicted).
+Inputs: LinkUp, LinkDown, LinkLost, Received, RoutedReceived, RouteSucceeded, RouteFailed, ServiceUp and ServiceDown
+  (from signaling: joined, and no more), PeersFound, PeerGone, Offered, Rejected, Connect, CancelCall, OpenBridge,
+  Welcome, MergeStarted, Leave.
+Effects: WantLink, AcceptOffer, DropLink, SendFrame, Reply, Notify(SIGNALING, SetLinkPurpose | RejectOffer |
+  FindPeers), Notify(ROUTING, Route | RouteReply | NeighbourLinks), Notify(ISLANDS, LinkBroken),
+  Notify(ROUTING and BROADCAST and RECEIPTS and ISLANDS, MeshSize), Emit(PeerConnected | PeerDisconnected |
+  PeerTimedOut | PeerFailed | PeerEvicted).
+Messages: ReconnectionData, Goodbye, Neighbours, Stabilise; over routes FindSuccessor and its answer SuccessorFound.
+Config: TopologyConfig, ChordConfig, `MeshConfig.max_peers`, `LinkConfig.allow_unverified` and `connect_timeout`.
+State: that of its parts, two look-ups under way, one timer of each kind.
 """
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping
-from typing import Any, Literal, assert_never
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+from attrs import asdict, define
 
 from p2pmesh.config import MeshConfig
-from p2pmesh.errors import MeshClosed
-from p2pmesh.events import PeerEvicted
+from p2pmesh.errors import MeshClosed, MeshError, PeerUnreachable
+from p2pmesh.events import Event, PeerConnected, PeerDisconnected, PeerEvicted, PeerFailed, PeerTimedOut
 from p2pmesh.identity import Identity
-from p2pmesh.keyspace import PeerId
+from p2pmesh.keyspace import PeerId, short
 from p2pmesh.protocols.core import WallClock
-from p2pmesh.protocols.effects import DropLink, Effects, Emit, Notify
+from p2pmesh.protocols.effects import AcceptOffer, DropLink, Effects, Emit, Notify, Reply, SendFrame, WantLink
 from p2pmesh.protocols.inputs import (
+    NO_SLOT,
     CancelCall,
     Connect,
     Leave,
@@ -58,344 +65,635 @@ from p2pmesh.protocols.inputs import (
     PeerGone,
     PeersFound,
     Received,
+    RemotePeer,
     ServiceDown,
     ServiceUp,
     Subsystem,
 )
 from p2pmesh.protocols.notices import (
+    CANCELLED,
     FULL,
     INITIATOR_CONFLICT,
-    NOT_FOUND,
-    EvictedBy,
-    FarPeers,
+    FindPeers,
     Input,
-    Introduced,
+    LinkBroken,
     MergeStarted,
+    MeshSize,
+    NeighbourLinks,
     Offered,
     OpenBridge,
     Rejected,
-    RingStable,
-    Superfluous,
-    Vacancies,
+    RejectOffer,
+    Route,
+    RoutedReceived,
+    RouteFailed,
+    RouteReply,
+    RouteSucceeded,
+    SetLinkPurpose,
     Welcome,
 )
-from p2pmesh.protocols.overlay.dial_policy import Dial, Swap
-from p2pmesh.protocols.overlay.link_manager import TAKEN_BACK, LinkManager
-from p2pmesh.protocols.overlay.passive_view import VOUCHED
-from p2pmesh.protocols.overlay.pinned_links import OFFER_COMES, ROOM_COMES, PinnedLinks
-from p2pmesh.protocols.overlay.slots import ATTEMPTS, Slot, State
+from p2pmesh.protocols.overlay.dial_policy import Ask, Dial, GiveUp, PinnedLinks, Step, Swap
+from p2pmesh.protocols.overlay.find_successor import SuccessorLookup
+from p2pmesh.protocols.overlay.fix_fingers import FingerSearch
+from p2pmesh.protocols.overlay.link_manager import NOT_A_FAILURE, Admit, LinkManager, Refuse, Replace
+from p2pmesh.protocols.overlay.passive_view import Evidence, PassiveView, Said
+from p2pmesh.protocols.overlay.ring_join import RingJoin
+from p2pmesh.protocols.overlay.slots import ATTEMPTS, Occupant, Slot, Slots, State
+from p2pmesh.protocols.overlay.successor_list import Stabilisation, SuccessorLists
 from p2pmesh.protocols.util.ring_geometry import ring_neighbours
 from p2pmesh.protocols.util.timers import Timers
-from p2pmesh.wire.messages import Goodbye, ReconnectionData
+from p2pmesh.wire.messages import Goodbye, Message, ReconnectionData
+from p2pmesh.wire.overlay import FindSuccessor, Neighbours, Stabilise, SuccessorFound
 
-HEARSAY = 3.0
-"""Seconds until a peer that was only named is dialed: by then we know our place, and it is mostly somebody else's."""
-TAKES_OVER = 15.0
-"""A verified offer over a link that has been open so long comes from a peer that was restarted; an offer that was under way
-when the link opened is older than an attempt lasts."""
+OUTCOME_LOST = 1.5
+"""Factor: a look-up of which nothing is heard for so many times `ChordConfig.search_timeout` counts as failed.
+Routing says by that time-out what became of it; a notice that was dropped, in a peer that is overloaded, must not end
+all looking."""
+QUIET = (Received, RoutedReceived, RouteSucceeded, RouteFailed, PeersFound, Welcome)
+"""Frequent inputs that mostly leave the slots as they are. If they do change what is to be dialed, handlers say so."""
+
+Timer = Literal["balance", "tell", "stabilise", "shuffle", "place", "place_lost", "search", "search_lost"]
 
 
-class TopologyCore:
-    """The topology of one peer: see the module."""
+@define
+class _Counts:
+    ignored: int = 0
+    superfluous: int = 0
+    lost_outcomes: int = 0
+
+
+class OverlayCore:
+    """The overlay of one peer: see the module."""
 
     def __init__(self, identity: Identity, config: MeshConfig, rng: random.Random, wall: WallClock) -> None:
-        self._me = identity.peer_id
-        self._config = config.topology
+        self._me = me = identity.peer_id
+        self._allow_unverified = config.links.allow_unverified
+        self._config = config.chord
         self._rng = rng
-        self._held = LinkManager(self._me, config, rng, wall)
-        self._slots, self._known = self._held.slots, self._held.known
-        self._pins = PinnedLinks(self._me, self._held)
-        self._out, self._counts = self._held.out, self._held.counts
-        self._timers = Timers[Literal["check"]]()
-        self._told_free = config.max_peers
+        self._wall = wall
+        self._slots = slots = Slots(me, config.max_peers)
+        self._passive = PassiveView(me, config.topology, rng)
+        self._pins = PinnedLinks(slots)
+        self._links = LinkManager(me, config, slots, self._passive, self._pins, rng)
+        self._lists = lists = SuccessorLists(me, config.chord.successors, slots)
+        self._stabilisation = Stabilisation(me, config.max_peers, lists, slots)
+        self._join = RingJoin(me, lists, slots, is_leaf=config.max_peers < 2)
+        self._fingers = FingerSearch(me, config.max_peers, lists, slots, config.chord, rng)
+        self._lookup = SuccessorLookup(config, lists, slots)
+        self._timers = Timers[Timer]()
+        self._last_call = 0
+        self._counts = _Counts()
+        self._leaving = False
+        self._unbalanced = False
+        """Something has happened since we looked what to dial."""
+        self._displaced = False
+        """A newcomer took the place of ours with a neighbour, since we looked which slots are free."""
+        self._effects: Effects = []
 
     # --- the contract of a core ---------------------------------------------------------------------------------------
 
     def handle(self, event: Input, now: float) -> Effects:
+        self._unbalanced = not isinstance(event, QUIET)
         match event:
-            case LinkUp():
-                self._held.opened(event.peer, now)
+            case LinkUp(remote):
+                self._on_link_up(remote, now)
             case LinkDown():
-                self._held.ended(event, now)
-            case LinkLost():
-                self._held.attempt_failed(event.peer, event.reason, now)
-            case Received():
-                self._on_received(event, now)
-            case ServiceUp():
-                self._held.services[event.transport] = None
-            case ServiceDown():
-                self._held.services.pop(event.transport, None)
-            case PeersFound():
-                if not self._on_peers_found(event, now):
-                    return []
-            case Introduced():
-                self._on_introduced(event)
-            case FarPeers():
-                self._held.needs.far_found(event.peers, now)
-                self._told_free = -1  # which asks for an answer
-            case Welcome():
-                self._held.admission.promise(event.peer, now, leaf=event.leaf)
-                return []
-            case RingStable():
-                self._known.shelve(event.before, event.after, now)
-                return []
-            case Superfluous():
-                self._on_superfluous(event.peer)
-            case MergeStarted():
-                self._slots.merging_until = event.until
-                self._known.forgive()
-            case OpenBridge():
-                self._on_bridge(event.peer, now)
-            case PeerGone():
-                self._on_peer_gone(event.peer, now)
+                self._on_link_down(event, now)
+            case LinkLost(peer, reason):
+                self._on_link_lost(peer, reason, now)
+            case Received(peer, message):
+                self._on_received(peer, message, now)
+            case RoutedReceived():
+                self._on_routed_received(event, now)
+            case RouteSucceeded():
+                self._on_route_succeeded(event, now)
+            case RouteFailed(call):
+                self._on_route_failed(call, now)
+            case ServiceUp(transport):
+                self._links.services[transport] = None
+            case ServiceDown(transport):
+                self._links.services.pop(transport, None)
+            case PeersFound(peers, source):
+                self._learn(peers, source, now)
+            case PeerGone(peer):
+                self._on_peer_gone(peer, now)
             case Offered():
                 self._on_offered(event, now)
             case Rejected():
                 self._on_rejected(event, now)
-            case Connect():
-                self._pins.connect(event.call, event.peer, now)
-            case CancelCall():
-                self._pins.forget(event.call)
+            case Connect(call, peer):
+                self._on_connect(call, peer, now)
+            case CancelCall(call):
+                self._pins.cancel(call)
+            case OpenBridge(peer) if not self._leaving:
+                self._follow(self._links.bridge(peer, now), now)
+            case Welcome(peer):
+                self._links.admission.promise(peer, now, leaf=False)
+            case MergeStarted(until) if not self._leaving:
+                self._on_merge_started(until, now)
             case Leave():
                 self._on_leave(now)
             case _:
                 return []
-        return self._finish(now)
+        return self._take(now)
 
     def next_deadline(self) -> float:
         return self._timers.next_deadline()
 
     def expire(self, now: float) -> Effects:
-        return self._finish(now) if self._timers.pop_due(now) else []
+        for timer in self._timers.pop_due(now):
+            match timer:
+                case "balance":
+                    self._unbalanced = True
+                case "tell":
+                    self._tell_changes()
+                case "stabilise":
+                    self._stabilise(now)
+                case "shuffle":
+                    self._shuffle(now)
+                case "place":
+                    self._look_for_place(now)
+                case "search":
+                    self._search(now)
+                case "place_lost" | "search_lost":
+                    self._counts.lost_outcomes += 1
+                    self._on_route_failed(self._join.call if timer == "place_lost" else self._fingers.call, now)
+        return self._take(now)
 
     def snapshot(self) -> Mapping[str, Any]:
+        slots, lists = self._slots, self._lists
+        open_links = slots.are(State.OPEN)
         return {
-            "links": self._slots.are(State.OPEN),
-            "attempts": self._slots.are(*ATTEMPTS),
-            "closing": self._slots.are(State.CLOSING),
-            "pinned": [peer for peer, slot in self._slots.items() if slot.pinned],
-            "ring": list(ring_neighbours(self._me, [p for p in self._slots.on_ring() if self._held.is_open(p)])),
-            "leaves": [peer for peer, slot in self._slots.items() if slot.leaf],
-            "known": len(self._known),
-            **{name: self._counts[name] for name in sorted(self._counts)},
+            "links": open_links,
+            "attempts": slots.are(*ATTEMPTS),
+            "closing": slots.are(State.CLOSING),
+            "pinned": [peer for peer, slot in slots.items() if slot.pinned],
+            "leaves": slots.guests(),
+            "ring": list(ring_neighbours(self._me, [peer for peer in slots.on_ring() if peer in open_links])),
+            **asdict(self._counts),
+            "link_manager": asdict(self._links.counts),
+            "passive_view": {"known": len(self._passive)},
+            "successor_list": {
+                "successors": list(lists.successors),
+                "predecessors": list(lists.predecessors),
+                "far": lists.far(),
+                "agreed": lists.is_agreed(),
+                "size": lists.size(),
+                **asdict(self._stabilisation.counts),
+            },
+            "ring_join": asdict(self._join.counts),
+            "fix_fingers": {"seeks": self._fingers.is_on, **asdict(self._fingers.counts)},
+            "find_successor": {"board": len(self._lookup.board), **asdict(self._lookup.counts)},
         }
 
-    def _finish(self, now: float) -> Effects:
-        if not self._held.leaving:
+    def _take(self, now: float) -> Effects:
+        if self._unbalanced and not self._leaving:
             self._balance(now)
-            free = max(0, self._slots.free())
-            if free != self._told_free or self._held.displaced:
-                self._out.append(Notify(Subsystem.CHORD, Vacancies(free, self._held.displaced)))
-                self._told_free, self._held.displaced = free, False
-        effects = list(self._out)
-        self._out.clear()
+        effects, self._effects = self._effects, []
         return effects
 
-    # --- what others say ----------------------------------------------------------------------------------------------
+    # --- links --------------------------------------------------------------------------------------------------------
 
-    def _on_offered(self, event: Offered, now: float) -> None:
-        remote, peer = event.peer, event.peer.peer_id
-        self._known.heard(peer, remote.version)
-        if self._held.leaving:
-            self._held.reject(remote, "leaving", now)
+    def _on_link_up(self, remote: RemotePeer, now: float) -> None:
+        peer = remote.peer_id
+        self._emit(PeerConnected(peer, remote.verified))
+        if self._links.opened(remote, now, leaving=self._leaving):
+            self._reply(self._pins.settle(peer))
+        else:
+            self._close(peer, NO_SLOT)
+        if not remote.is_member or self._leaving:
             return
-        slot = self._slots.get(peer)
+        self._lookup.board.strike(peer)
+        self._send(*self._stabilisation.announcement(peer))
+        self._tell_soon(now)
+        every: dict[Timer, float] = {"stabilise": self._config.stabilise_every, "shuffle": self._config.shuffle_every}
+        for timer, pause in every.items():
+            if timer not in self._timers:
+                self._timers.set(timer, now + pause * self._rng.uniform(0.5, 1.5))
+
+    def _on_link_down(self, event: LinkDown, now: float) -> None:
+        peer, slot = event.peer, self._links.ended(event, now)
+        if slot is None:
+            return
+        if event.timed_out is None:
+            self._emit(PeerDisconnected(peer, slot.farewell or event.reason))
+        else:
+            self._emit(PeerTimedOut(peer, event.timed_out))
+        if not (slot.said_goodbye or slot.evicted_us or slot.given_up):
+            self._notify(Subsystem.ISLANDS, LinkBroken(peer))
+        if slot.next_occupant is not None:
+            self._hand_over(slot.next_occupant, now)
+        elif not slot.given_up:
+            self._displaced = slot.evicted_us and not slot.spliced
+            if not self._leaving and not self._slots.are(State.OPEN, State.ANSWERING):
+                self._notify(Subsystem.SIGNALING, FindPeers())
+        self._close_ring_over(peer, slot, now)
+
+    def _close_ring_over(self, lost: PeerId, slot: Slot, now: float) -> None:
+        """If a peer next to us is gone, the next in its list takes its place, or one of the others."""
+        self._stabilisation.link_ended(lost)
+        rows = ((self._lists.successors, True), (self._lists.predecessors, False))
+        self._refresh(now)
+        for row, clockwise in rows:
+            if row[:1] != (lost,) or slot.evicted_us:
+                continue
+            others = row[2:] if self._join.tear(row, clockwise=clockwise) else ()
+            self._learn_strangers(row[1:2], "ring", now)
+            self._learn_strangers(others, "list", now)
+        self._ring_changed(now)
+
+    def _on_link_lost(self, peer: PeerId, reason: str, now: float) -> None:
+        slot = self._links.attempt_failed(peer, now)
         if slot is not None:
-            self._on_offered_again(event, slot, now)
-            return
-        closing = self._slots.due_to(peer)
-        if closing is not None:
-            closing.next_occupant = event
-            return
-        if self._slots.free() > 0:
-            self._held.accept(event, now)
-            return
-        loser = self._slots.closing() or self._loser_to(event, now)
-        if loser is None:
-            self._held.reject(remote, FULL, now)
-            return
-        self._held.give_way(loser, event, now)
+            self._attempt_ended(peer, slot, reason)
 
-    def _loser_to(self, offer: Offered, now: float) -> PeerId | None:
-        peer = offer.peer.peer_id
-        if self._held.connects.want(peer):
-            return self._pins.loser_to(peer, now)
-        return self._held.admission.loser_to(offer, now, leaf=self._held.is_leaf(offer))
+    def _attempt_ended(self, peer: PeerId, slot: Slot, reason: str) -> None:
+        if self._pins.is_held(peer):  # another follows
+            return
+        if slot.pinned or reason not in NOT_A_FAILURE:
+            self._emit(PeerFailed(peer, reason))
+        self._reply(self._pins.settle(peer), PeerUnreachable(f"no link to {short(peer)}: {reason}"))
 
-    def _on_offered_again(self, event: Offered, slot: Slot, now: float) -> None:
-        match slot.state:
-            case State.OPEN if event.peer.verified and slot.since <= now - TAKES_OVER:
-                slot.next_occupant = event
-                self._held.close(event.peer.peer_id, slot, "it has been started anew")
-            case State.OPEN:
-                self._held.reject(event.peer, "already_linked", now)
-            case State.CLOSING if (
-                slot.next_occupant is None and event.peer.verified and not self._slots.due_to(event.peer.peer_id)
-            ):
-                slot.next_occupant = event
-            case State.CLOSING:
-                self._held.reject(event.peer, "closing", now)
-            case State.DIALING if event.peer.version > 0 and self._me < event.peer.peer_id:
-                self._counts["glare"] += 1  # it will answer ours
-            case State.DIALING | State.ANSWERING:
-                self._held.accept(event, now)
+    # --- what neighbours say ------------------------------------------------------------------------------------------
 
-    def _on_rejected(self, event: Rejected, now: float) -> None:
-        peer = event.peer
-        self._known.learn(event.alternatives, now=now, vouched=now + VOUCHED)
-        closing = self._slots.due_to(peer)
-        if closing is not None and isinstance(closing.next_occupant, Offered):
-            closing.next_occupant = None
+    def _on_received(self, peer: PeerId, message: Message, now: float) -> None:
         slot = self._slots.get(peer)
-        attempting = slot is not None and slot.state in ATTEMPTS
-        its_turn = event.reason == INITIATOR_CONFLICT and not event.offer_instead
-        if its_turn:
-            self._held.connects.hold(peer, now + OFFER_COMES)
-        elif attempting and event.reason == FULL and self._held.connects.may_go_on(peer, now):
-            self._held.connects.hold(peer, now + ROOM_COMES * self._rng.uniform(0.75, 1.25))
-        if slot is not None and event.reason in TAKEN_BACK and slot.state is not State.ANSWERING:
+        match message:
+            case ReconnectionData() if slot is not None:
+                self._on_reconnection_data(peer, slot, message, now)
+            case Goodbye() if slot is not None:
+                self._on_goodbye(peer, slot, message, now)
+            case Neighbours() if slot is not None and slot.is_member and not self._leaving:
+                self._on_neighbours(peer, slot, message, now)
+            case Stabilise() if slot is not None and slot.is_member and not self._leaving:
+                self._on_stabilise(peer, slot, message, now)
+            case _:
+                self._counts.ignored += 1
+
+    def _on_reconnection_data(self, peer: PeerId, slot: Slot, said: ReconnectionData, now: float) -> None:
+        self._unbalanced = True
+        self._passive.learn(said.peers, "alternative", now)
+        if slot.evicted_us:
             return
-        if attempting and slot is not None:
-            slot.replaced = False  # this attempt is what ends, not the one that gave way to it
-            self._counts["turned_down"] += 1
-            self._out.append(DropLink(peer, event.reason))
-            self._held.attempt_failed(peer, event.reason, now)
-        if event.offer_instead:
-            self._known.pause(peer, now)
-        elif its_turn:
-            self._known.heard(peer, 0)
-            self._known.pause(peer, now + OFFER_COMES)
-        elif event.reason == NOT_FOUND and (slot is None or attempting):
-            self._known.forget(peer)
+        slot.evicted_us, slot.spliced = True, peer in self._slots.ring()
+        slot.farewell = slot.farewell or f"gave us up: {said.reason}"
+        if slot.spliced:
+            self._passive.urge(said.peers[:1], now)
+        self._emit(PeerEvicted(peer, said.reason, tuple(other for other in said.peers if other != self._me)))
+
+    def _on_goodbye(self, peer: PeerId, slot: Slot, said: Goodbye, now: float) -> None:
+        self._unbalanced = True
+        self._passive.learn(said.peers, "ring", now)
+        slot.said_goodbye = True
+        if slot.state is State.OPEN:
+            self._close(peer, said.reason)
+            slot.given_up = False
+
+    def _on_neighbours(self, peer: PeerId, slot: Slot, said: Neighbours, now: float) -> None:
+        before, slot.told, slot.told_at = slot.told, said, now
+        if slot.leaf != said.leaf:
+            slot.leaf, self._unbalanced = said.leaf, True
+            self._passive.note(peer, Evidence.LEAF, now, holds=said.leaf)
+        self._refresh(now)
+        if before is None or before.links != said.links:
+            self._notify(Subsystem.ROUTING, NeighbourLinks(peer, said.links))
+        near, hearsay = self._stabilisation.named(peer, before, said)
+        self._learn_strangers(near, "ring", now)
+        self._learn(hearsay, "hearsay", now)
+        for other in self._lists.superfluous(now):
+            self._give_up_spare(other)
+        self._ring_changed(now)
+
+    def _on_stabilise(self, peer: PeerId, slot: Slot, said: Stabilise, now: float) -> None:
+        if said.peers:
+            self._stabilisation.heard_of(said.peers)
+            self._learn(said.peers, "hearsay", now)
+        elif said.serial is None:
+            self._send(*self._stabilisation.announcement(peer))
+        if self._stabilisation.has_missed(slot, said):
+            self._send((peer,), Stabilise())
+
+    # --- look-ups: what others ask, and what became of ours -----------------------------------------------------------
+
+    def _on_routed_received(self, event: RoutedReceived, now: float) -> None:
+        asker, question = event.peer.peer_id, event.message
+        if not isinstance(question, FindSuccessor) or self._leaving:
+            self._counts.ignored += 1
+            return
+        if question.key == asker and not question.leaf:
+            self._learn((asker,), "joined", now)  # it will make us an offer, if we are next to it
+        answer = self._lookup.answer(asker, question, now)
+        if answer.welcome:
+            self._links.admission.promise(asker, now, leaf=question.leaf)
+        self._notify(Subsystem.ROUTING, RouteReply(event.way, answer))
+
+    def _on_route_succeeded(self, event: RouteSucceeded, now: float) -> None:
+        found = event.message
+        if not isinstance(found, SuccessorFound):
+            self._on_route_failed(event.call, now)
+        elif event.call == self._join.call:
+            self._place_found(event.peer, found, now)
+        elif event.call == self._fingers.call:
+            self._search_answered(event.peer, found, now)
+
+    def _on_route_failed(self, call: int | None, now: float) -> None:
+        if call == self._join.call:
+            self._join.call = None
+            self._timers.cancel("place_lost")
+            self._see_to_place(now)
+        elif call == self._fingers.call:
+            self._timers.cancel("search_lost")
+            self._fingers.nothing_found(now)
+            self._set_search(now)
+
+    # --- offers and rejections ----------------------------------------------------------------------------------------
 
     def _on_peer_gone(self, peer: PeerId, now: float) -> None:
         if peer in self._slots:
-            self._known.mark_gone(peer)
+            self._passive.note(peer, Evidence.GONE, now)
         else:
-            self._known.departed(peer, now)
+            self._passive.departed(peer, now)
 
-    def _on_peers_found(self, event: PeersFound, now: float) -> bool:
-        """Whether there is news."""
-        match event.source:
-            case "joined":
-                news = self._known.learn(
-                    event.peers,
-                    now + self._config.announced_grace * self._rng.uniform(0.75, 1.0),
-                    vouched=now + VOUCHED,
-                )
-            case "beyond":
-                self._known.learn(event.peers, vouched=now + VOUCHED)
-                self._known.be_sure(event.peers, now + VOUCHED)
-                news = True
-            case "hearsay":
-                later = now + HEARSAY * self._rng.uniform(1.0, 1.5)
-                news = self._known.learn(event.peers, later, now, vouched=-math.inf)
-            case "list":
-                self._known.learn(event.peers, now=now, vouched=-math.inf)
-                self._known.urge(event.peers, now)
-                news = True
-            case "ring":
-                self._known.learn(event.peers, now=now, vouched=now + VOUCHED)
-                self._known.urge(event.peers, now)
-                news = True
-            case "config" | "bootstrap" | "rejection":
-                news = self._known.learn(event.peers, vouched=now + VOUCHED)
-            case _:
-                assert_never(event.source)
-        if news:
-            self._held.needs.filling.reset()
-        return news
+    def _on_offered(self, event: Offered, now: float) -> None:
+        match Refuse("leaving") if self._leaving else self._links.offered(event, now):
+            case Admit(loser, occupant):
+                if loser is None:
+                    self._hand_over(occupant, now)
+                else:
+                    self._give_way(loser, occupant, now)
+            case Refuse(reason):
+                self._reject(event.peer, reason, now)
+            case Replace(reason):
+                self._close(event.peer.peer_id, reason)
+            case None:
+                pass
 
-    def _on_introduced(self, event: Introduced) -> None:
-        slot = self._slots.get(event.peer)
-        if slot is None:
-            return
-        slot.vacant = event.free > 0
-        leaf = event.leaf or slot.version == 0
-        if leaf != slot.leaf:
-            slot.leaf = leaf
-            self._known.introduced(event.peer, leaf=leaf)
+    def _on_rejected(self, event: Rejected, now: float) -> None:
+        slot = self._links.rejected(event, now)
+        if slot is not None:
+            self._drop(event.peer, event.reason)
+            self._attempt_ended(event.peer, slot, event.reason)
 
-    def _on_superfluous(self, peer: PeerId) -> None:
+    # --- what the application and other cores want --------------------------------------------------------------------
+
+    def _on_connect(self, call: int, peer: PeerId, now: float) -> None:
         slot = self._slots.get(peer)
-        if slot is None or slot.state is not State.OPEN or slot.pinned or peer in self._slots.ring():
-            return
-        slot.spare = True
-        if self._me < peer:
-            self._counts["superfluous"] += 1
-            self._held.close(peer, slot, "the ring is closed without this link")
+        if self._leaving:
+            self._reply([call], MeshClosed("the mesh is being left"))
+        elif peer == self._me:
+            self._reply([call], PeerUnreachable("a peer has no link to itself"))
+        elif slot is not None and slot.state is State.OPEN:
+            slot.pinned = True
+            self._reply([call])
+        else:
+            self._pins.wait(call, peer, now)
+            self._passive.learn((peer,), "wanted", now)
+            self._follow(self._links.pin(peer, now), now)
 
-    def _on_bridge(self, peer: PeerId, now: float) -> None:
-        if self._held.leaving or peer == self._me or peer in self._slots or peer in self._slots.held():
-            return
-        self._known.learn((peer,), vouched=now + VOUCHED)
-        self._held.bridge_to = peer
-        if self._slots.free() > 0:
-            self._held.dial(peer, now)
-            return
-        loser = next(iter(self._slots.expendable(now, self._slots.ring())), None)
-        if loser is not None:
-            self._held.give_way(loser, peer, now)
-
-    def _on_received(self, event: Received, now: float) -> None:
-        slot = self._slots.get(event.peer)
-        if slot is None:
-            return
-        match event.message:
-            case ReconnectionData():
-                self._known.learn(event.message.peers, now=now, vouched=now + VOUCHED)
-                if slot.evicted_us:
-                    return
-                slot.evicted_us, slot.spliced = True, event.peer in self._slots.ring()
-                self._out.append(Notify(Subsystem.CHORD, EvictedBy(event.peer)))
-                slot.farewell = slot.farewell or f"gave us up: {event.message.reason}"
-                if slot.spliced:
-                    self._known.urge(event.message.peers[:1], now)
-                others = tuple(peer for peer in event.message.peers if peer != self._me)
-                self._out.append(Emit(PeerEvicted(event.peer, event.message.reason, others)))
-            case Goodbye():
-                self._known.learn(event.message.peers, now=now, vouched=now + VOUCHED)
-                self._known.urge(event.message.peers, now)
-                slot.said_goodbye = True
-                if slot.state is State.OPEN:
-                    self._held.close(event.peer, slot, event.message.reason)
-                    slot.given_up = False
-            case _:
-                self._counts["ignored"] += 1
-
-    # --- the end -------------------------------------------------------------------------------------------------------
+    def _on_merge_started(self, until: float, now: float) -> None:
+        self._slots.merging_until = until
+        self._passive.forgive()
+        self._fingers.settle_for_less(until)
+        self._set_search(now)
 
     def _on_leave(self, now: float) -> None:
-        self._held.leaving = True
-        self._timers.cancel("check")
-        self._held.connects.fail_all(MeshClosed("the mesh is being left"))
-        for peer, slot in list(self._slots.items()):
-            if slot.state is State.OPEN:  # all are told before any is closed: they are told of each other
-                self._held.say_goodbye(peer, slot, now)
+        self._leaving = True
+        self._timers = Timers()
+        self._join.call = self._fingers.call = None
+        self._reply(self._pins.settle_all(), MeshClosed("the mesh is being left"))
+        for peer in self._slots.are(State.OPEN):  # all are told before any is closed: they are told of each other
+            alternatives = self._links.alternatives(peer, now)
+            if self._slots[peer].version == 0:
+                self._say_evicted(peer, "leaving", alternatives, now)
+            else:
+                self._send((peer,), Goodbye(reason="left the mesh", peers=alternatives))
         for peer, slot in list(self._slots.items()):
             slot.next_occupant = None
             if slot.state is State.OPEN:
-                self._held.close(peer, slot, "we left the mesh")
+                self._close(peer, "we left the mesh")
             elif slot.state in ATTEMPTS:
-                self._slots.pop(peer)
-                self._out.append(DropLink(peer, "we leave the mesh"))
+                self._slots.pop(peer, None)
+                self._drop(peer, "we leave the mesh")
 
-    # --- what is missing ----------------------------------------------------------------------------------------------
+    # --- slots: taken, handed on, freed -------------------------------------------------------------------------------
 
     def _balance(self, now: float) -> None:
         """Dial what is missing, and come back when there may be more to do."""
-        for peer in self._held.connects.overdue(now):
-            self._pins.go_on(peer, now)
-        moment = min(self._held.end_overdue(now), self._held.connects.next_overdue())
-        if self._held.can_dial():
-            while (step := self._held.needs.step(now)) is not None:
-                match step:
-                    case Dial(peer):
-                        self._held.ask_or_dial(peer, now)
-                    case Swap(loser, peer):
-                        self._held.give_way(loser, peer, now)
-            moment = min(moment, self._held.needs.look_again)
+        self._unbalanced = False
+        for peer in self._pins.overdue(now):
+            self._follow(self._links.pin(peer, now, again=True), now)
+        for peer in self._links.overdue(now):
+            self._drop(peer, "no link in time")
+            self._on_link_lost(peer, "no link in time", now)
+        moment = min(self._links.next_overdue(), self._pins.next_overdue())
+        if self._links.can_dial():
+            while (step := self._links.step(now)) is not None:
+                self._follow(step, now)
+            moment = min(moment, self._links.policy.look_again)
         if moment < math.inf:
-            self._timers.set("check", max(moment, now))
+            self._timers.set("balance", max(moment, now))
         else:
-            self._timers.cancel("check")
+            self._timers.cancel("balance")
+        if self._fingers.slots_changed(displaced=self._displaced, now=now):
+            self._set_search(now)
+        self._displaced = False
+
+    def _follow(self, step: Step | None, now: float) -> None:
+        match step:
+            case Dial(peer):
+                self._dial(peer, now)
+            case Swap(loser, peer):
+                self._give_way(loser, self._links.occupant(peer), now)
+            case Ask(peer):
+                if self._allow_unverified:
+                    self._notify(Subsystem.SIGNALING, RejectOffer(peer, INITIATOR_CONFLICT))
+            case GiveUp(peer, reason):
+                self._reply(self._pins.settle(peer), PeerUnreachable(f"no link to {short(peer)}: {reason}"))
+            case None:
+                pass
+
+    def _dial(self, peer: PeerId, now: float, *, made_room: bool = False) -> None:
+        purpose = self._links.dial(peer, now, made_room=made_room)
+        self._notify(Subsystem.SIGNALING, SetLinkPurpose(peer, purpose))
+        self._effects.append(WantLink(peer))
+
+    def _reject(self, remote: RemotePeer, reason: str, now: float) -> None:
+        alternatives = self._links.reject(remote, now)
+        self._notify(Subsystem.SIGNALING, RejectOffer(remote.peer_id, reason, alternatives))
+
+    def _give_way(self, loser: PeerId, occupant: Occupant, now: float) -> None:
+        """Let `occupant` have the slot of `loser`: at once if that is an attempt, else when its link is down."""
+        slot = self._slots[loser]
+        if slot.state in ATTEMPTS:
+            self._links.cancel(loser, now)
+            self._drop(loser, "given up for another peer")
+            reason = CANCELLED if slot.state is State.DIALING else FULL
+            self._notify(Subsystem.SIGNALING, RejectOffer(loser, reason))
+            self._hand_over(occupant, now)
+            return
+        slot.next_occupant = occupant
+        if slot.state is State.OPEN:
+            self._say_evicted(loser, "make_room", self._links.evict(loser, occupant, now), now)
+            self._close(loser, "given up for another peer")
+
+    def _hand_over(self, occupant: Occupant, now: float) -> None:
+        offer = occupant.offer
+        if offer is not None:
+            self._links.answer(occupant, offer, now)
+            self._effects.append(AcceptOffer(offer.peer, offer.signal))
+        elif self._links.can_dial():
+            self._dial(occupant.peer, now, made_room=True)
+        else:
+            self._reply(self._pins.settle(occupant.peer), PeerUnreachable("no signaling service is up"))
+
+    def _say_evicted(self, peer: PeerId, reason: str, alternatives: tuple[PeerId, ...], now: float) -> None:
+        self._send((peer,), ReconnectionData(reason=reason, peers=alternatives, timestamp=int(self._wall(now) * 1000)))
+
+    def _close(self, peer: PeerId, reason: str) -> None:
+        self._links.close(self._slots[peer], reason)
+        self._drop(peer, reason)
+
+    def _give_up_spare(self, peer: PeerId) -> None:
+        """The link was one of the ring, which is closed without it: the lower id gives it up, unless it is wanted."""
+        slot = self._slots[peer]
+        if slot.state is State.OPEN and not slot.pinned and peer not in self._slots.ring() and self._me < peer:
+            self._unbalanced = True
+            self._counts.superfluous += 1
+            self._close(peer, "the ring is closed without this link")
+
+    # --- the ring -----------------------------------------------------------------------------------------------------
+
+    def _refresh(self, now: float) -> None:
+        """See which peers are next to us. One that has just become so is asked for its lists of today."""
+        for peer in self._lists.refresh(now):
+            if not self._leaving:
+                self._send((peer,), Stabilise())
+
+    def _ring_changed(self, now: float) -> None:
+        if self._leaving:
+            return
+        self._tell_soon(now)
+        self._see_to_place(now)
+        self._fingers.links_changed(now)
+        self._set_search(now)
+
+    def _tell_soon(self, now: float) -> None:
+        if "tell" not in self._timers:
+            self._timers.set("tell", now + self._config.tell_delay * self._rng.uniform(0.7, 1.3))
+
+    def _tell_changes(self) -> None:
+        size = self._lists.new_size()
+        if size is not None:
+            for subsystem in (Subsystem.ROUTING, Subsystem.BROADCAST, Subsystem.RECEIPTS, Subsystem.ISLANDS):
+                self._notify(subsystem, MeshSize(size))
+        news = self._stabilisation.changes()
+        if news is not None:
+            self._send(*news)
+
+    def _stabilise(self, now: float) -> None:
+        for peer, check in self._stabilisation.checks():
+            self._send((peer,), check)
+        if self._slots.links():
+            self._timers.set("stabilise", now + self._config.stabilise_every * self._rng.uniform(0.9, 1.1))
+
+    def _shuffle(self, now: float) -> None:
+        if not self._slots.members():
+            return
+        self._timers.set("shuffle", now + self._config.shuffle_every * self._rng.uniform(0.9, 1.1))
+        picked = self._stabilisation.shuffle(self._rng)
+        if picked is not None:
+            self._send(*picked, urgent=False)
+
+    # --- our place ----------------------------------------------------------------------------------------------------
+
+    def _see_to_place(self, now: float) -> None:
+        """While our neighbours on the ring are not sure, our place is looked for."""
+        if self._join.is_placed():
+            self._timers.cancel("place")
+            place = self._join.placed()
+            if place is not None:
+                self._passive.settled_between(*place, now)
+        elif "place" not in self._timers and self._join.call is None:
+            self._timers.set("place", now + self._join.delay(self._rng))
+
+    def _look_for_place(self, now: float) -> None:
+        if self._join.is_placed() or not self._slots.members():
+            return
+        self._join.call = self._look_up(self._join.question(), "place_lost", now)
+        if self._join.wants_services():
+            self._notify(Subsystem.SIGNALING, FindPeers())
+
+    def _place_found(self, answerer: PeerId, found: SuccessorFound, now: float) -> None:
+        self._join.call = None
+        self._timers.cancel("place_lost")
+        if self._join.is_leaf:
+            if found.welcome and not self._slots.is_link(answerer):
+                self._unbalanced |= self._links.policy.far_found((answerer,), now)
+        else:
+            near = self._join.next_to_us(answerer, found)
+            if len(near) == 2 and not self._join.is_adrift:
+                self._passive.settled_between(*near, now)
+            self._learn_strangers(near or [answerer], "ring", now)
+        self._learn((answerer, *found.successors, *found.predecessors), "hearsay", now)
+        self._see_to_place(now)
+
+    # --- long links ---------------------------------------------------------------------------------------------------
+
+    def _set_search(self, now: float) -> None:
+        """See when the next key is to be looked up, if any."""
+        at = self._fingers.next_search(now)
+        if at is None:
+            self._timers.cancel("search")
+        else:
+            self._timers.set("search", at)
+
+    def _search(self, now: float) -> None:
+        question = self._fingers.question(now)
+        if question is not None:
+            self._fingers.call = self._look_up(question, "search_lost", now)
+        self._set_search(now)
+
+    def _search_answered(self, answerer: PeerId, found: SuccessorFound, now: float) -> None:
+        self._timers.cancel("search_lost")
+        peers = self._fingers.found(((answerer,) if found.welcome else ()) + found.vacant, now)
+        if peers:
+            self._unbalanced |= self._links.policy.far_found(peers, now)
+        self._learn((answerer,), "hearsay", now)
+        self._set_search(now)
+
+    # --- helpers ------------------------------------------------------------------------------------------------------
+
+    def _look_up(self, question: FindSuccessor, lost: Timer, now: float) -> int:
+        """Ask the peer nearest to a key. The timer is due if nothing is heard of what became of that."""
+        self._last_call += 1
+        timeout = self._config.search_timeout
+        route = Route(
+            Subsystem.OVERLAY, self._last_call, question.key, question, nearest=True, answered=True, timeout=timeout
+        )
+        self._notify(Subsystem.ROUTING, route)
+        self._timers.set(lost, now + OUTCOME_LOST * timeout)
+        return self._last_call
+
+    def _learn(self, peers: Iterable[PeerId], source: Said, now: float) -> None:
+        others = tuple(dict.fromkeys(peer for peer in peers if peer != self._me))
+        if others and self._passive.learn(others, source, now):
+            self._links.policy.filling.reset()
+            self._unbalanced = True
+
+    def _learn_strangers(self, peers: Iterable[PeerId], source: Said, now: float) -> None:
+        self._learn([peer for peer in peers if not self._slots.is_link(peer)], source, now)
+
+    def _send(self, peers: tuple[PeerId, ...], message: Message, *, urgent: bool = True) -> None:
+        self._effects.append(SendFrame(peers, message, urgent))
+
+    def _notify(self, subsystem: Subsystem, notice: Input) -> None:
+        self._effects.append(Notify(subsystem, notice))
+
+    def _emit(self, event: Event) -> None:
+        self._effects.append(Emit(event))
+
+    def _drop(self, peer: PeerId, reason: str) -> None:
+        self._effects.append(DropLink(peer, reason))
+
+    def _reply(self, calls: list[int], error: MeshError | None = None) -> None:
+        self._effects.extend(Reply(call, error=error) for call in calls)

@@ -1,31 +1,41 @@
-"""Placing: how a peer finds its place on the ring.
+"""Ring join: how a peer finds its place on the ring, by looking its own id up (Chord, section 4: `join`).
 
-While its neighbours on the ring don't take it for theirs, a peer looks its own id up, ever more rarely: whoever is nearest to
-it knows who is next to it. A leaf, with its one slot, asks for a place beside whoever is nearest.
+While its neighbours on the ring don't take it for theirs, a peer looks its own id up, ever more rarely: the peer
+nearest to it knows who is next to it. A leaf, with its one slot, asks for a place beside whoever is nearest.
 
-Where many die at once, that is not enough. Who has lost several peers in a row on one side finds nobody by its own id but
-its neighbours on the other side, who know of that side what it told them itself; and some long link, now the nearest that it
-has there, may agree to be next to it, having lost all in between, too. So the ring is *torn* on a side from when who was
-next to us there is gone, until somebody from its list is linked; or until whoever is nearest to the end of that list, which is
-looked up, knows nobody between us and who is next to us now.
+Where many die at once, that is not enough. A peer that has lost several in a row on one side finds nobody by its own
+id but its neighbours on the other side, who know of that side what it told them itself; and some long link, now the
+nearest that it has there, may agree to be next to it, having lost all in between, too. So the ring is *torn* on a
+side from when the peer next to us there is gone, until somebody from its list is linked; or until the peer nearest to
+the end of that list, which is looked up, knows nobody between us and whoever is next to us now.
+
+In: what the successor lists and answers say. Out: what to look up and when, and between whom we are.
 """
 
 from __future__ import annotations
 
 import random
 
+from attrs import define
+
 from p2pmesh.keyspace import PeerId, between
-from p2pmesh.protocols.notices import RingStable
+from p2pmesh.protocols.overlay.slots import Slots
 from p2pmesh.protocols.overlay.successor_list import SuccessorLists
 from p2pmesh.protocols.util.ring_geometry import bracket, predecessor, successor
 from p2pmesh.protocols.util.timers import Backoff
 from p2pmesh.wire.overlay import FindSuccessor, Neighbours, SuccessorFound
 
-FIRST = 1.5
+FIRST_LOOK_UP = 1.5
 """Seconds for neighbours on the ring to find each other by what they hear: two links, and a round of news."""
-CAP = 60.0
+LOOK_UP_CAP = 60.0
+"""Seconds between look-ups at most."""
 SERVICE_AFTER = 3
 """Look-ups that change nothing, until the services are asked."""
+
+
+@define
+class _Counts:
+    look_ups: int = 0
 
 
 class RingJoin:
@@ -33,36 +43,38 @@ class RingJoin:
 
     Attributes:
       call: the look-up that is under way.
+      is_leaf: whether we have one slot only.
     """
 
-    def __init__(self, me: PeerId, view: SuccessorLists, successors: int, *, is_leaf: bool) -> None:
+    def __init__(self, me: PeerId, lists: SuccessorLists, slots: Slots, *, is_leaf: bool) -> None:
         self._me = me
-        self._view = view
-        self._successors = successors
-        self._is_leaf = is_leaf
+        self._lists = lists
+        self._slots = slots
+        self.is_leaf: bool = is_leaf
         self._looked = 0
         self._agreed: tuple[PeerId, PeerId] | None = None
         self._torn: dict[bool, PeerId] = {}
         """The sides, clockwise or not, on which the ring is torn, with the end of the list that we had."""
         self._key = me
-        self._backoff = Backoff(FIRST, CAP)
+        self._backoff = Backoff(FIRST_LOOK_UP, LOOK_UP_CAP)
         self.call: int | None = None
+        self.counts = _Counts()
 
     def is_placed(self) -> bool:
         """Whether those next to us see it as we do."""
-        if not self._is_leaf:
+        if not self.is_leaf:
             self._mend()
-            return not self._torn and self._view.is_agreed()
-        home = next(iter(self._view.members()), None)
-        told = None if home is None else self._view.neighbours[home].told
-        return told is not None and home is not None and home in bracket(self._me, home, told, self._successors)
+            return not self._torn and self._lists.is_agreed()
+        home = next(iter(self._slots.settled_members()), None)
+        told = None if home is None else self._slots[home].told
+        return told is not None and home is not None and home in bracket(self._me, home, told, self._lists.limit)
 
-    def placed(self) -> RingStable | None:
-        """We are: next to whom, if that is news."""
+    def placed(self) -> tuple[PeerId, PeerId] | None:
+        """We are: between whom, if that is news."""
         self._looked = 0
         before = self._agreed
-        self._agreed = None if self._is_leaf else (self._view.predecessors[0], self._view.successors[0])
-        return None if self._agreed in (None, before) else RingStable(*self._agreed)
+        self._agreed = None if self.is_leaf else (self._lists.predecessors[0], self._lists.successors[0])
+        return None if self._agreed == before else self._agreed
 
     def delay(self, rng: random.Random) -> float:
         """Seconds until we look for it."""
@@ -73,31 +85,32 @@ class RingJoin:
         keys = (*self._torn.values(), self._me)
         self._key = keys[self._looked % len(keys)]
         self._looked += 1
-        return FindSuccessor(key=self._key, joins=self._is_leaf, leaf=self._is_leaf)
+        self.counts.look_ups += 1
+        return FindSuccessor(key=self._key, joins=self.is_leaf, leaf=self.is_leaf)
 
     def wants_services(self) -> bool:
         """Whether looking has helped so little that services are to be asked."""
         return self._looked >= SERVICE_AFTER
 
     def next_to_us(self, answerer: PeerId, found: SuccessorFound) -> tuple[PeerId, ...]:
-        """Whose neighbours we are, as who is nearest to the key says: a predecessor and a successor, if it knows."""
+        """Whose neighbours we are, as the peer nearest to the key says: a predecessor and a successor, if it knows."""
         self._mend_by((answerer, *found.successors, *found.predecessors))
         said = Neighbours(serial=0, successors=found.successors, predecessors=found.predecessors)
-        return tuple(bracket(self._me, answerer, said, self._successors))
+        return tuple(bracket(self._me, answerer, said, self._lists.limit))
 
     # --- where the ring is torn ---------------------------------------------------------------------------------------
 
     def tear(self, lost: tuple[PeerId, ...], *, clockwise: bool) -> bool:
-        """Who was next to us on that side is gone: the first of this list. Whether that is news: else the list is from after it."""
+        """The peer next to us on that side, the first of this list, is gone. False if it is torn there already."""
         self._mend()
-        if self._is_leaf or len(lost) < 2 or clockwise in self._torn:
+        if self.is_leaf or len(lost) < 2 or clockwise in self._torn:
             return False
         self._torn[clockwise] = lost[-1]
         return True
 
     @property
     def is_adrift(self) -> bool:
-        """Whether the ring is torn on both sides: then what those who are near us say of our place is no better than ours."""
+        """Whether the ring is torn on both sides: then peers near us know no more of our place than we do."""
         return len(self._torn) > 1
 
     def _mend(self) -> None:
@@ -108,7 +121,7 @@ class RingJoin:
                 del self._torn[clockwise]
 
     def _mend_by(self, named: tuple[PeerId, ...]) -> None:
-        """These are at the end of the list: nobody was missed, if none of them is nearer than who is next to us."""
+        """These are at the end of the list: nobody was missed, if none of them is nearer than the peer next to us."""
         others = [peer for peer in named if peer != self._me]
         for clockwise, end in list(self._torn.items()):
             nearest, peer = (successor if clockwise else predecessor)(self._me, others), self._next(clockwise)
@@ -116,7 +129,7 @@ class RingJoin:
                 del self._torn[clockwise]
 
     def _next(self, clockwise: bool) -> PeerId | None:
-        return next(iter(self._view.successors if clockwise else self._view.predecessors), None)
+        return next(iter(self._lists.successors if clockwise else self._lists.predecessors), None)
 
     def _is_before(self, one: PeerId, other: PeerId, clockwise: bool) -> bool:
         """Whether, from us on to that side, one peer comes before the other."""

@@ -1,21 +1,26 @@
-"""Slots: what each of the `max_peers` places for a link is taken by, and which of them could be given up.
+"""The slots: what each of the `max_peers` places for a link is taken by, and which of them could be given up.
 
-The topology's bookkeeping, without its decisions.
+The one table of neighbours, which all parts look at. The link manager takes and frees slots; what other parts note in
+one is theirs alone: `pinned` (pinned links), `next_from`, `next_until` and `spare` (successor lists). A *slot* is an
+attempt of ours (dialing), one of theirs (answering), an open link, or a link that is being closed; the latter two are
+*neighbours*, and their slots keep what they said of themselves.
+
+State: at most `max_peers` slots, and one more while a link that opened without a slot is being closed.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, ItemsView, Iterator
+from collections.abc import Collection
 from enum import Enum
-from typing import TypeAlias
 
-from attrs import define
+from attrs import define, frozen
 
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.notices import Offered
 from p2pmesh.protocols.util.ring_geometry import nearness, ring_neighbours
 from p2pmesh.wire.messages import PINNED
+from p2pmesh.wire.overlay import Neighbours
 
 
 class State(Enum):
@@ -32,20 +37,23 @@ class State(Enum):
 
 ATTEMPTS = (State.DIALING, State.ANSWERING)
 BRIDGE_HOLDS = 30.0
-"""Seconds for which a bridge keeps its slot: it has to open, to be confirmed, and to carry what both sides ask each other."""
+"""Seconds for which a bridge keeps its slot: it has to open, to be confirmed, and to carry what both sides ask."""
 SLOW = 5.0
-"""Seconds after which an attempt mostly comes to nothing: it does not count as a neighbour on the ring any more. Else peers
-behind a cut in the network, of which a service goes on to bring offers, would keep us from our neighbours on this side. An
-offer along a bridge may go 27 links, and its answer too, which takes 3 s; one that fails in the mesh goes by a service after
-as long (`mesh_timeout`). Given up a moment before it opens, it would be tried again, for ever."""
-
-Heir: TypeAlias = Offered | PeerId
-"""Who gets the slot of a link that is given up: an offer to answer, or a peer to dial."""
+"""Seconds after which an attempt mostly comes to nothing: it does not count as a neighbour on the ring any more. Else
+peers behind a cut in the network, of which a service goes on to bring offers, would keep us from our neighbours on
+this side. An offer along a bridge may go 27 links, and its answer too, which takes 3 s; one that fails in the mesh
+goes by a service after as long (`mesh_timeout`). Given up a moment before it opens, it would be tried again, for
+ever."""
 
 
-def heir_id(next_occupant: Heir) -> PeerId:
-    """The peer that the slot goes to."""
-    return next_occupant.peer.peer_id if isinstance(next_occupant, Offered) else next_occupant
+@frozen
+class Occupant:
+    """The peer that gets the slot of a link that is given up: its offer is answered, or it is dialed."""
+
+    peer: PeerId
+    leaf: bool
+    """It is no part of the ring, as far as we know."""
+    offer: Offered | None = None
 
 
 @define
@@ -59,10 +67,17 @@ class Slot:
     made_room: bool = False
     """Another link was given up for this attempt."""
     version: int = 0
+    is_member: bool = False
+    """The peer takes part: it has proved its id and speaks our protocol. Others are leaves."""
     leaf: bool = False
     """The peer is no part of the ring."""
-    vacant: bool = False
-    """The peer has slots free, as it says."""
+    told: Neighbours | None = None
+    """What the peer said of itself last."""
+    told_at: float = -math.inf
+    next_from: float = -math.inf
+    """Since when the peer is next to us on the ring, among our links."""
+    next_until: float = -math.inf
+    """When the peer was last next to us on the ring, among our links."""
     spare: bool = False
     """The link was one of the ring, which is closed without it."""
     called: str | None = None
@@ -73,104 +88,109 @@ class Slot:
     """Their offer came while one of ours was under way, whose end may still be reported."""
     farewell: str | None = None
     """Why the link ends, where we know better than the link layer."""
-    next_occupant: Heir | None = None
+    next_occupant: Occupant | None = None
     evicted_us: bool = False
-    """The peer said that it gives us up."""
+    """The peer said that it gives us up; it stays where it is on the ring."""
     spliced: bool = False
-    """It was next to us on the ring then, so who took our place there takes its place here."""
+    """The peer was next to us on the ring then, so the one that took our place there takes its place here."""
     said_goodbye: bool = False
     """The peer said that it leaves the mesh."""
     given_up: bool = False
     """We gave it up: no loss to be made good."""
 
+    @property
+    def is_link(self) -> bool:
+        """Whether this is a neighbour: a link that is open, or being closed."""
+        return self.state is State.OPEN or self.state is State.CLOSING
 
-class Slots:
+    @property
+    def vacant(self) -> bool:
+        """Whether the peer has slots free, as it says."""
+        return self.told is not None and self.told.free > 0
+
+
+class Slots(dict[PeerId, Slot]):  # noqa: FURB189  # nothing of a dict is overridden, and a UserDict is slow
     """The slots of one peer, by the peer at the other end, in the order in which they were taken."""
 
-    def __init__(self, me: PeerId, limit: int, is_leaf: Callable[[PeerId | Offered], bool]) -> None:
-        """Make them; `is_leaf` says of a peer, or of who makes an offer, whether it is no part of the ring."""
+    def __init__(self, me: PeerId, limit: int) -> None:
+        super().__init__()
         self._me = me
-        self._limit = limit
-        self._is_leaf = is_leaf
-        self._slots: dict[PeerId, Slot] = {}
+        self.limit: int = limit
         self.merging_until: float = -math.inf
         """Until then our ring and another become one, so peers that come into it are at their places."""
 
-    def __iter__(self) -> Iterator[PeerId]:
-        return iter(self._slots)
+    # --- neighbours ---------------------------------------------------------------------------------------------------
 
-    def __contains__(self, peer: PeerId) -> bool:
-        return peer in self._slots
+    def links(self) -> list[tuple[PeerId, Slot]]:
+        """Our neighbours: peers that a link leads to, which may be being closed."""
+        return [(peer, slot) for peer, slot in self.items() if slot.is_link]
 
-    def __setitem__(self, peer: PeerId, slot: Slot) -> None:
-        self._slots[peer] = slot
+    def is_link(self, peer: PeerId) -> bool:
+        """Whether a link leads to this peer."""
+        slot = self.get(peer)
+        return slot is not None and slot.is_link
 
-    def get(self, peer: PeerId) -> Slot | None:
-        return self._slots.get(peer)
+    def members(self) -> list[PeerId]:
+        """Neighbours that take part."""
+        return [peer for peer, slot in self.items() if slot.is_member and slot.is_link]
 
-    def pop(self, peer: PeerId) -> Slot | None:
-        return self._slots.pop(peer, None)
+    def settled_members(self) -> list[PeerId]:
+        """Neighbours that are part of the ring, and have said so."""
+        return [peer for peer, slot in self.items() if slot.told is not None and not slot.leaf and slot.is_link]
 
-    def items(self) -> ItemsView[PeerId, Slot]:
-        return self._slots.items()
+    # --- places -------------------------------------------------------------------------------------------------------
 
     def state(self, peer: PeerId) -> State | None:
-        slot = self._slots.get(peer)
+        slot = self.get(peer)
         return None if slot is None else slot.state
-
-    def since(self, peer: PeerId) -> float:
-        """Since when its slot is in the state that it is in."""
-        slot = self._slots.get(peer)
-        return math.inf if slot is None else slot.since
 
     def free(self) -> int:
         """Slots that nothing takes; below 0 if a link opened that had none."""
-        return self._limit - len(self._slots)
+        return self.limit - len(self)
 
     def are(self, *states: State) -> list[PeerId]:
         """The peers whose slots are in one of these states."""
-        return [peer for peer, slot in self._slots.items() if slot.state in states]
+        return [peer for peer, slot in self.items() if slot.state in states]
 
     def held(self) -> list[PeerId]:
         """Peers that we have, attempt, or are about to attempt."""
-        heirs = [heir_id(slot.next_occupant) for slot in self._slots.values() if slot.next_occupant is not None]
-        return [*self.are(State.OPEN, *ATTEMPTS), *heirs]
+        return [*self.are(State.OPEN, *ATTEMPTS), *(occupant.peer for occupant in self._due())]
 
     def guests(self) -> list[PeerId]:
         """Peers that are no part of the ring."""
-        return [peer for peer, slot in self._slots.items() if slot.leaf]
+        return [peer for peer, slot in self.items() if slot.leaf]
 
     def closing(self) -> PeerId | None:
-        """A peer whose slot gets free soon, without an heir."""
-        for peer, slot in self._slots.items():
+        """A peer whose slot gets free soon, and is promised to nobody."""
+        for peer, slot in self.items():
             if slot.state is State.CLOSING and slot.next_occupant is None:
                 return peer
         return None
 
     def due_to(self, peer: PeerId) -> Slot | None:
-        """The slot that this peer is the heir of."""
-        for slot in self._slots.values():
-            if slot.next_occupant is not None and heir_id(slot.next_occupant) == peer:
+        """The slot that this peer gets next."""
+        for slot in self.values():
+            if slot.next_occupant is not None and slot.next_occupant.peer == peer:
                 return slot
         return None
 
+    def _due(self) -> list[Occupant]:
+        return [slot.next_occupant for slot in self.values() if slot.next_occupant is not None]
+
+    # --- the ring -----------------------------------------------------------------------------------------------------
+
     def on_ring(self, now: float = -math.inf) -> list[PeerId]:
-        """Peers that we have, attempt, or are about to attempt, and that are part of the ring; without slow attempts."""
+        """Peers of the ring that we have, attempt, or are about to attempt; without slow attempts."""
         held = [
             peer
-            for peer, slot in self._slots.items()
+            for peer, slot in self.items()
             if not slot.leaf and slot.state is not State.CLOSING and not _is_slow(slot, now)
         ]
-        heirs = [
-            slot.next_occupant
-            for slot in self._slots.values()
-            if slot.next_occupant is not None and not self._is_leaf(slot.next_occupant)
-        ]
-        return held + [heir_id(next_occupant) for next_occupant in heirs]
+        return held + [occupant.peer for occupant in self._due() if not occupant.leaf]
 
     def next_slow(self, now: float) -> float:
         """When the next attempt turns slow."""
-        turns = (slot.since + SLOW for slot in self._slots.values() if slot.state in ATTEMPTS)
+        turns = (slot.since + SLOW for slot in self.values() if slot.state in ATTEMPTS)
         return min((moment for moment in turns if moment > now), default=math.inf)
 
     def ring(self, *newcomers: PeerId) -> tuple[PeerId, ...]:
@@ -178,7 +198,7 @@ class Slots:
 
         A peer that may have one link only keeps the one it has.
         """
-        if self._limit < 2:
+        if self.limit < 2:
             return tuple(self.are(State.OPEN))
         return ring_neighbours(self._me, [*self.on_ring(), *newcomers])
 
@@ -187,32 +207,34 @@ class Slots:
 
         Nor are those counted that have made one and don't get through.
         """
-        if self._limit < 2:
+        if self.limit < 2:
             return self.ring()
         there = [
             peer
-            for peer, slot in self._slots.items()
+            for peer, slot in self.items()
             if slot.state in (State.OPEN, State.ANSWERING) and not slot.leaf and not _is_slow(slot, now)
         ]
-        offers = [slot.next_occupant for slot in self._slots.values() if isinstance(slot.next_occupant, Offered)]
-        heirs = [heir_id(offer) for offer in offers if not self._is_leaf(offer)]
-        return ring_neighbours(self._me, [*there, *heirs, *newcomers])
+        due = [occupant.peer for occupant in self._due() if occupant.offer is not None and not occupant.leaf]
+        return ring_neighbours(self._me, [*there, *due, *newcomers])
 
     def kept_for_ring(self) -> int:
         """Slots to be left for neighbours on the ring that we lack."""
-        return 0 if self._limit < 2 else max(0, 2 - len(ring_neighbours(self._me, self.on_ring())))
+        return 0 if self.limit < 2 else max(0, 2 - len(ring_neighbours(self._me, self.on_ring())))
+
+    # --- what may be given up -----------------------------------------------------------------------------------------
 
     def expendable(self, now: float, ring: Collection[PeerId], *, uncertain: bool = False) -> list[PeerId]:
         """Slots that may be given up while those of `ring` stay, the least useful first.
 
         That is: attempts; links that were of the ring and are not any more; long links, the longest first, since the
-        shorter ones are what is rarer; guests at last, for whom this may be the only link. While it is `uncertain` that
-        the ring is closed by who comes into it, who is next to us now is kept, if there are others.
+        shorter ones are what is rarer; guests at last, for whom this may be the only link. While it is `uncertain`
+        whether the ring is closed by the peer that comes into it, the one that is next to us now is kept, if there
+        are others.
         """
         were_next = self.ring()
-        kept = self.ring_at_hand(now) if uncertain and self._limit > 2 else ()
+        kept = self.ring_at_hand(now) if uncertain and self.limit > 2 else ()
         found = []
-        for peer, slot in self._slots.items():
+        for peer, slot in self.items():
             if slot.state is State.CLOSING or slot.pinned or slot.held_until > now or peer in ring or peer in kept:
                 continue
             found.append((_worth(slot, was_next=peer in were_next), -nearness(self._me, peer), peer))
@@ -224,7 +246,7 @@ class Slots:
         return [
             peer
             for peer in self.expendable(now, ring)
-            if (slot := self._slots[peer]).state is State.OPEN and not slot.leaf and slot.since <= settled
+            if (slot := self[peer]).state is State.OPEN and not slot.leaf and slot.since <= settled
         ]
 
 

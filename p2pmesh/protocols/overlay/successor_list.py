@@ -1,46 +1,40 @@
-"""The successor lists: the ring as one peer sees it, and how many peers there are. Bookkeeping, no decisions.
+"""Successor lists: the ring as one peer sees it, how many peers there are, and what neighbours tell each other of it.
 
-What a list says of other peers is hearsay, so a list of ours is made afresh from what the neighbours next to us say of
-themselves: our successor, then its successors. A peer that dies is struck off by its own neighbours first, and washes out
-within some rounds; merging lists with those that were heard before would keep the dead going round (Stoica et al., Chord,
-2001, section 4: a successor list is the successor, and its list without the last).
+Stoica et al., Chord, 2001, section 4: a successor list is the successor, and its list without the last. So a list of
+ours is made afresh from what the neighbours next to us say of themselves. A peer that dies is struck off by its own
+neighbours first, and washes out within some rounds; merging lists with those that were heard before would keep the
+dead going round.
+
+`SuccessorLists` is the view, made of the neighbours' slots. `Stabilisation` decides what is said to whom:
+`Neighbours` on each new link and when something has changed, serial numbers to compare now and then, and some peers
+to know (HyParView's shuffle: Leitao et al., 2007).
+
+State: two lists of `ChordConfig.successors` peers, a serial number for each neighbour, 32 peers heard of.
 """
 
 from __future__ import annotations
 
-import math
+import random
+from collections import deque
+from typing import NamedTuple
 
 from attrs import define
+from msgspec import structs
 
 from p2pmesh.keyspace import RING_SIZE, PeerId, ring_distance
-from p2pmesh.protocols.util.ring_geometry import nearness, onward, predecessor, ring_neighbours, successor
+from p2pmesh.protocols.overlay.slots import Slot, Slots
+from p2pmesh.protocols.util.ring_geometry import bracket, nearness, onward, predecessor, ring_neighbours, successor
 from p2pmesh.wire.fields import MAX_PEERS_IN_LIST
-from p2pmesh.wire.overlay import Neighbours
+from p2pmesh.wire.overlay import Neighbours, Stabilise
 
-FRESH = 2.0
+FRESH_LIST = 2.0
 """Seconds for which a list holds that is not renewed with each change."""
+NOTICEABLE = 1.25
+"""Factor by which the mesh has to grow or shrink to be news."""
 SPLICED = 20.0
-"""Seconds in which a newcomer has linked to both of those that it came between; a link that outlived that is a long one now."""
-
-
-@define
-class Neighbour:
-    """A peer at the other end of a link."""
-
-    since: float
-    speaks: bool
-    """Whether it takes part: verified, and of our protocol. Others are leaves."""
-    told: Neighbours | None = None
-    """What it said of itself last."""
-    told_at: float = -math.inf
-    next_from: float = -math.inf
-    """Since when it is next to us on the ring, among our links."""
-    next_until: float = -math.inf
-    """When it was last next to us on the ring, among our links."""
-    gives_up: bool = False
-    """It said that it gives this link up; it stays where it is on the ring."""
-    spare: bool = False
-    """Whether it was next to us, and the ring is closed without this link."""
+"""Seconds in which a newcomer has linked to both peers that it came between. A link that lasts longer is a long one."""
+SHUFFLED = 8
+"""Ids told in a shuffle."""
 
 
 class SuccessorLists:
@@ -49,64 +43,63 @@ class SuccessorLists:
     Args:
       me: whose view it is.
       limit: the length of successor and predecessor lists.
+      slots: the neighbours.
     """
 
-    def __init__(self, me: PeerId, limit: int) -> None:
+    def __init__(self, me: PeerId, limit: int, slots: Slots) -> None:
         self._me = me
-        self._limit = limit
-        self.neighbours: dict[PeerId, Neighbour] = {}
+        self.limit: int = limit
+        self._slots = slots
+        self._told_size = 1
         self.next: tuple[PeerId, ...] = ()
         """Our neighbours on the ring, among our links."""
         self.successors: tuple[PeerId, ...] = ()
         self.predecessors: tuple[PeerId, ...] = ()
 
-    def refresh(self, now: float) -> None:
-        """A link or what a neighbour says has changed."""
-        for peer in self.next:
-            if peer in self.neighbours:
-                self.neighbours[peer].next_until = now
-        members, were_next = self.members(), self.next
+    def refresh(self, now: float) -> list[PeerId]:
+        """A link, or what a neighbour says, has changed.
+
+        Returns:
+          Peers that have just become next to us since another has gone, whose lists are from before that.
+        """
+        were_next, were_outdated = self.next, self.outdated()
+        for peer in were_next:
+            if self._slots.is_link(peer):
+                self._slots[peer].next_until = now
+        members = self._slots.settled_members()
         self.next = ring_neighbours(self._me, members)
         for peer in self.next:
             if peer not in were_next:
-                self.neighbours[peer].next_from = now
+                self._slots[peer].next_from = now
         self.successors = self._onward(successor(self._me, members), clockwise=True)
         self.predecessors = self._onward(predecessor(self._me, members), clockwise=False)
+        return [peer for peer in self.outdated() if peer not in were_outdated]
 
-    def members(self) -> list[PeerId]:
-        """Neighbours that are part of the ring."""
-        return [peer for peer, it in self.neighbours.items() if it.told is not None and not it.told.leaf]
+    def _onward(self, first: PeerId | None, *, clockwise: bool) -> tuple[PeerId, ...]:
+        told = None if first is None else self._slots[first].told
+        if first is None or told is None:
+            return ()
+        said = told.successors if clockwise else told.predecessors
+        return tuple(onward(self._me, first, said, self.limit, clockwise=clockwise))
 
     def far(self) -> list[PeerId]:
         """Neighbours that long links lead to."""
-        return [peer for peer in self.members() if peer not in self.next]
+        return [peer for peer in self._slots.settled_members() if peer not in self.next]
 
     def kept_free(self) -> int:
         """Slots that are kept for neighbours on the ring that we lack."""
         return max(0, 2 - len(self.next))
 
-    def links(self) -> tuple[PeerId, ...]:
-        """Neighbours that take part, as we tell others, those next to us first."""
-        taking_part = (peer for peer, it in self.neighbours.items() if it.speaks)
-        return tuple(dict.fromkeys((*self.next, *taking_part)))[:MAX_PEERS_IN_LIST]
-
     def outdated(self) -> list[PeerId]:
         """Neighbours on the ring whose lists are from when they were not next to us, and heard of our changes only."""
-        them = ((peer, self.neighbours[peer]) for peer in self.next if peer in self.neighbours)
-        return [peer for peer, it in them if it.told_at < it.next_from - FRESH]
-
-    def _onward(self, first: PeerId | None, *, clockwise: bool) -> tuple[PeerId, ...]:
-        told = None if first is None else self.neighbours[first].told
-        if first is None or told is None:
-            return ()
-        said = told.successors if clockwise else told.predecessors
-        return tuple(onward(self._me, first, said, self._limit, clockwise=clockwise))
+        them = ((peer, self._slots[peer]) for peer in self.next if self._slots.is_link(peer))
+        return [peer for peer, slot in them if slot.told_at < slot.next_from - FRESH_LIST]
 
     def is_agreed(self) -> bool:
         """Whether our neighbours on the ring take us for theirs."""
         if not self.successors or not self.predecessors:
             return False
-        after, before = self.neighbours[self.successors[0]].told, self.neighbours[self.predecessors[0]].told
+        after, before = self._slots[self.successors[0]].told, self._slots[self.predecessors[0]].told
         return (
             after is not None
             and before is not None
@@ -117,28 +110,136 @@ class SuccessorLists:
     def size(self) -> int:
         """About how many peers are in the mesh: exact if the lists come round, else by how close together they lie."""
         found = {*self.successors, *self.predecessors}
-        if len(found) < len(self.successors) + len(self.predecessors) or len(found) < self._limit:
+        if len(found) < len(self.successors) + len(self.predecessors) or len(found) < self.limit:
             return len(found) + 1
         span = ring_distance(self._me, self.successors[-1]) + ring_distance(self.predecessors[-1], self._me)
         gaps = len(self.successors) + len(self.predecessors)
         return max(len(found) + 1, (gaps - 1) * RING_SIZE // max(span, 1))
 
+    def new_size(self) -> int | None:
+        """The size, if it differs noticeably from the last that was given here."""
+        size, told = self.size(), self._told_size
+        if 1 / NOTICEABLE <= size / told <= NOTICEABLE and (size == 1) == (told == 1):
+            return None
+        self._told_size = size
+        return size
+
     def superfluous(self, now: float) -> list[PeerId]:
-        """Links to peers that were next to us a moment ago, now that somebody is there who has a link to them."""
-        found = []
-        for peer, it in self.neighbours.items():
-            if it.next_until < now - SPLICED or it.spare or it.told is None or it.told.leaf or peer in self.next:
+        """Links to peers that were next to us a moment ago, now that a peer in between has a link to them. Each once.
+
+        None in a mesh so small that slots are left over anyway.
+        """
+        found: list[PeerId] = []
+        if self.size() <= 2 * self._slots.limit:
+            return found
+        for peer, slot in self._slots.links():
+            if slot.next_until < now - SPLICED or slot.spare or slot.told is None or slot.leaf or peer in self.next:
                 continue
             if any(self._closes(middle, peer) for middle in self.next):
-                it.spare = True
+                slot.spare = True
                 found.append(peer)
         return found
 
     def _closes(self, middle: PeerId, peer: PeerId) -> bool:
-        told = self.neighbours[middle].told
+        told = self._slots[middle].told
         return told is not None and peer in told.links and nearness(self._me, middle) < nearness(self._me, peer)
 
 
-def sure_of(row: tuple[PeerId, ...], outdated: list[PeerId]) -> tuple[PeerId, ...]:
+class Announcement(NamedTuple):
+    """What to say, to whom."""
+
+    peers: tuple[PeerId, ...]
+    message: Neighbours
+
+
+@define
+class _Counts:
+    missed: int = 0
+
+
+class Stabilisation:
+    """What one peer says to its neighbours, and whether it has heard what they said."""
+
+    def __init__(self, me: PeerId, max_peers: int, lists: SuccessorLists, slots: Slots) -> None:
+        self._me = me
+        self._max_peers = max_peers
+        self._lists = lists
+        self._slots = slots
+        self._said: Neighbours | None = None
+        self._serial = 0
+        self._sent: dict[PeerId, int] = {}
+        self._heard: deque[PeerId] = deque(maxlen=4 * SHUFFLED)
+        self.counts = _Counts()
+
+    def announcement(self, *peers: PeerId, saying: Neighbours | None = None) -> Announcement:
+        """All that we have to say, for these."""
+        self._serial = (self._serial + 1) % (1 << 32)
+        for peer in peers:
+            self._sent[peer] = self._serial
+        return Announcement(peers, structs.replace(saying or self._saying(), serial=self._serial))
+
+    def changes(self) -> Announcement | None:
+        """What is new: for the neighbours on the ring, and what is not about the ring for all."""
+        before, saying = self._said, self._saying()
+        self._said = saying
+        if saying == before:
+            return None
+        for_all = before is None or (before.links, before.free) != (saying.links, saying.free)
+        audience = [peer for peer in self._slots.members() if for_all or peer in self._lists.next]
+        return self.announcement(*audience, saying=saying) if audience else None
+
+    def named(self, peer: PeerId, before: Neighbours | None, said: Neighbours) -> tuple[list[PeerId], list[PeerId]]:
+        """Which peers are next to us, as a neighbour sees it, and of which others it may be good to know."""
+        near = [] if said.leaf else bracket(self._me, peer, said, self._lists.limit)
+        lists = (*said.successors, *said.predecessors) if peer in self._lists.next or before is None else ()
+        old = () if before is None else {*before.links, *before.successors, *before.predecessors}
+        return near, [other for other in (*said.links, *lists) if other not in old and other not in near]
+
+    def checks(self) -> list[tuple[PeerId, Stabilise]]:
+        """For the neighbours on the ring: the serial number of what they should have heard."""
+        return [(peer, Stabilise(serial=self._sent[peer])) for peer in self._lists.next if peer in self._sent]
+
+    def has_missed(self, slot: Slot, said: Stabilise) -> bool:
+        """Whether it told us something that did not arrive, and has to be asked for it."""
+        if said.serial is None or (slot.told is not None and slot.told.serial == said.serial):
+            return False
+        self.counts.missed += 1
+        return True
+
+    def heard_of(self, peers: tuple[PeerId, ...]) -> None:
+        """These were told us in a shuffle."""
+        self._heard.extend(peers)
+
+    def shuffle(self, rng: random.Random) -> tuple[tuple[PeerId], Stabilise] | None:
+        """Some peers, for a neighbour that may not know them; None if we know none."""
+        members = self._slots.members()
+        if not members:
+            return None
+        peer = rng.choice(members)
+        told = [slot.told.links for other, slot in self._slots.links() if slot.told is not None and other != peer]
+        heard = dict.fromkeys((*self._heard, *(other for links in told for other in links)))
+        stock = [other for other in heard if other not in {peer, self._me}]
+        picked = tuple(rng.sample(stock, k=min(SHUFFLED, len(stock))))
+        return ((peer,), Stabilise(peers=picked)) if picked else None
+
+    def link_ended(self, peer: PeerId) -> None:
+        self._sent.pop(peer, None)
+
+    def _saying(self) -> Neighbours:
+        """What we have to say, but for the serial number."""
+        lists, outdated = self._lists, self._lists.outdated()
+        free = self._max_peers - len(self._slots.links()) - lists.kept_free()
+        links = dict.fromkeys((*(peer for peer in lists.next if self._slots.is_link(peer)), *self._slots.members()))
+        return Neighbours(
+            serial=0,
+            links=tuple(links)[:MAX_PEERS_IN_LIST],
+            free=max(0, min(free, 0xFFFF)),
+            leaf=self._max_peers < 2,
+            successors=_sure_of(lists.successors, outdated),
+            predecessors=_sure_of(lists.predecessors, outdated),
+        )
+
+
+def _sure_of(row: tuple[PeerId, ...], outdated: list[PeerId]) -> tuple[PeerId, ...]:
     """What is told of a list of ours: if it was made from outdated ones, those who have gone since may stand in it."""
     return row[:1] if row and row[0] in outdated else row

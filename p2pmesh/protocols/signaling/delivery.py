@@ -5,7 +5,7 @@ each is tried once. An answer or a rejection goes first the way its offer came, 
 id yet, and a service that brought the offer knows where to bring the answer.
 
 A way has failed when routing says so, which it does in `mesh_timeout` at the latest; when a service says that the peer
-is not there; or when the service itself is down. An offer or answer without any way left is lost, and the topology
+is not there; or when the service itself is down. An offer or answer without any way left is lost, and the overlay
 hears of it at once, instead of waiting until the attempt's time is over. A signal may arrive twice, by two ways: its
 receiver holds it against what it has heard before.
 

@@ -87,7 +87,7 @@ class TurnedDown(NamedTuple):
 
 
 Verdict: TypeAlias = Offered | Feed | OutgoingSignal | PeerFailed | None
-"""What a signal that came leads to: an offer for the topology, signals for the link layer, a signal back, an event."""
+"""What a signal that came leads to: an offer for the overlay, signals for the link layer, a signal back, an event."""
 
 
 @define

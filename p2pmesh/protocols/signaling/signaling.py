@@ -4,16 +4,16 @@ WebRTC leaves signaling to the application (RFC 8825, section 3); the proofs are
 session to an identity by its fingerprints.
 
 A mesh may use several signaling services at once; they are equal, and needed by newcomers above all: with one link into
-the mesh, the mesh itself is asked for peers, and offers go through it. The topology may still ask for fresh peers.
+the mesh, the mesh itself is asked for peers, and offers go through it. The overlay may still ask for fresh peers.
 
-Offers and answers are signed on their way out and checked on their way in, so all that the topology and the link layer
+Offers and answers are signed on their way out and checked on their way in, so all that the overlay and the link layer
 see has been checked. A service is not trusted: what it forges may waste an attempt of ours, but never ends in a link to
 somebody else, and a false answer does not end an attempt. What comes over a route was signed by its origin, which
 counts as the sender whatever else the message says.
 
 Inputs: ServiceUp, ServiceDown, Signaled, RoutedReceived, RouteSucceeded, RouteFailed, Received, LocalSignal,
 SetLinkPurpose, RejectOffer, PingViaService, RouteHint, FindPeers, LinkUp, LinkDown, LinkLost, Leave.
-Effects: SendSignaling, ServiceRefused, FeedSignal, SendFrame; Notify to routing (Route, CancelRoute), topology
+Effects: SendSignaling, ServiceRefused, FeedSignal, SendFrame; Notify to routing (Route, CancelRoute), overlay
 (ServiceUp and ServiceDown (of joined services only), Offered, Rejected, PeersFound, PeerGone) and islands
 (ServicePeers, SeenViaService); Emit (TransportUp, TransportDown, PeerFailed).
 Messages: handles all that a service sends, and `relay_signal`, `relay_batch` and `link_rejected`; sends the same,
@@ -260,7 +260,7 @@ class SignalingCore:
         if peer == self._me:
             self._counts.from_ourselves += 1
         elif not self._delivery.unseen(peer, transport):
-            self._tell(Subsystem.TOPOLOGY, PeerGone(peer))
+            self._tell(Subsystem.OVERLAY, PeerGone(peer))
 
     def _on_error(self, transport: str, error: wire.ServiceError, now: float) -> None:
         missing = _NOT_FOUND.search(error.message)
@@ -285,7 +285,7 @@ class SignalingCore:
                 self._tell(Subsystem.ISLANDS, SeenViaService(peer, Sighting.ABSENT))
         elif steps is None and not self._offers.answering(peer):
             self._close(peer, now)
-            self._tell(Subsystem.TOPOLOGY, Rejected(peer, NOT_FOUND))
+            self._tell(Subsystem.OVERLAY, Rejected(peer, NOT_FOUND))
 
     def _on_relayed(
         self,
@@ -366,7 +366,7 @@ class SignalingCore:
             case LinkRejected(alternative_peers=peers):
                 others = tuple(peer for peer in peers if peer != self._me)[:MAX_ALTERNATIVES]
                 if others:
-                    self._tell(Subsystem.TOPOLOGY, PeersFound(others, "rejection"))
+                    self._tell(Subsystem.OVERLAY, PeersFound(others, "rejection"))
             case RelaySignal() as relayed if self._links.get(event.peer) == 0:
                 self._counts.relays_refused += 1
                 if self._refusals.take(event.peer, now):
@@ -388,7 +388,7 @@ class SignalingCore:
             case "answer":
                 answer = self._offers.answer(peer, signal)
                 if answer is None:
-                    self._tell(Subsystem.TOPOLOGY, Rejected(peer, "its offer is no longer known"))
+                    self._tell(Subsystem.OVERLAY, Rejected(peer, "its offer is no longer known"))
                 else:
                     self._send(answer, now)
             case "candidate":
@@ -490,7 +490,7 @@ class SignalingCore:
                     pass
                 case Offered(peer=remote):
                     self._delivery.heard(remote)
-                    self._tell(Subsystem.TOPOLOGY, verdict)
+                    self._tell(Subsystem.OVERLAY, verdict)
                 case Feed(remote, fed, is_answer):
                     if is_answer:
                         self._delivery.heard(remote)
@@ -510,14 +510,14 @@ class SignalingCore:
             return
         if turned_down.ends:
             self._close(rejected.peer, now)
-        self._tell(Subsystem.TOPOLOGY, turned_down.rejected)
+        self._tell(Subsystem.OVERLAY, turned_down.rejected)
 
     def _found(self, transport: str, peers: tuple[PeerId, ...], source: Source) -> None:
         others = tuple(peer for peer in peers if peer != self._me)
         for peer in others:
             self._delivery.seen(peer, transport)
         if others:
-            self._tell(Subsystem.TOPOLOGY, PeersFound(others, source))
+            self._tell(Subsystem.OVERLAY, PeersFound(others, source))
 
     def _close(self, peer: PeerId, now: float) -> None:
         """No attempt with this peer is under way any more."""
@@ -548,7 +548,7 @@ class SignalingCore:
                 self._send(again, now)
             return
         self._close(peer, now)
-        self._tell(Subsystem.TOPOLOGY, Rejected(peer, reason))
+        self._tell(Subsystem.OVERLAY, Rejected(peer, reason))
 
     def _apply(self, changes: Iterable[Change], now: float) -> None:
         """Tell of services that come and go."""
@@ -557,12 +557,12 @@ class SignalingCore:
                 case SendJoin(transport, join):
                     self._effects.append(SendSignaling(transport, join))
                 case Opened(transport, is_news):
-                    self._tell(Subsystem.TOPOLOGY, ServiceUp(transport))
+                    self._tell(Subsystem.OVERLAY, ServiceUp(transport))
                     if is_news:
                         self._effects.append(Emit(TransportUp(transport)))
                 case Closed(transport, reason, was_joined, is_news):
                     if was_joined:
-                        self._tell(Subsystem.TOPOLOGY, ServiceDown(transport, reason))
+                        self._tell(Subsystem.OVERLAY, ServiceDown(transport, reason))
                     if is_news:
                         self._effects.append(Emit(TransportDown(transport, reason)))
                     self._carry_out(self._delivery.service_down(transport, now), now)

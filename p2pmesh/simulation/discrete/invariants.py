@@ -91,14 +91,14 @@ def bounds_of(snapshot: Mapping[str, Any], config: MeshConfig) -> Iterator[tuple
     yield "routing.requests.in_flight", routing["requests"]["in_flight"], config.routing.errands
     yield "routing.contacts", routing["contacts"], config.routing.remembered_routes
     yield "routing.forwarding_table.relays", routing["forwarding_table"]["relays"], links
-    chord = snapshot["chord"]
-    yield "chord.successors", len(chord["successors"]), config.chord.successors
-    yield "chord.predecessors", len(chord["predecessors"]), config.chord.successors
-    yield "chord.board", chord["board"], config.chord.board
-    topology = snapshot["topology"]
-    slots = len(topology["links"]) + len(topology["attempts"]) + len(topology["closing"])
-    yield "topology.slots", slots, links
-    yield "topology.known", topology["known"], config.topology.known_peers
+    overlay = snapshot["overlay"]
+    slots = len(overlay["links"]) + len(overlay["attempts"]) + len(overlay["closing"])
+    yield "overlay.slots", slots, links
+    yield "overlay.known", overlay["passive_view"]["known"], config.topology.known_peers
+    lists = overlay["successor_list"]
+    yield "overlay.successors", len(lists["successors"]), config.chord.successors
+    yield "overlay.predecessors", len(lists["predecessors"]), config.chord.successors
+    yield "overlay.board", overlay["find_successor"]["board"], config.chord.board
     signaling, offers = snapshot["signaling"]["delivery"], snapshot["signaling"]["offer_answer"]
     yield "signaling.remembered_peers", signaling["remembered_peers"], config.signaling.remembered_peers
     yield "signaling.routes", signaling["routes"], config.signaling.routes

@@ -134,7 +134,7 @@ class BareLinks:
         self.attempts: dict[PeerId, Attempt] = {}
         self.counts: LinkCounts = LinkCounts()
 
-    # --- orders of the topology ---------------------------------------------------------------------------------------
+    # --- orders of the overlay ----------------------------------------------------------------------------------------
 
     def begin(self, peer: PeerId, remote: RemotePeer | None = None, offer: Signal | None = None) -> None:
         """Offer a link to `peer`, or answer its offer, instead of whatever attempt at it is under way."""

@@ -4,7 +4,7 @@
     assemble(net, 10_000)
 
 Ten thousand peers that join one after another take a quarter of an hour. Where joining is not what is measured, the mesh
-is put together instead: a link between each two neighbours on the ring, and long links by the law that chord draws keys
+is put together instead: a link between each two neighbours on the ring, and long links by the law that keys are drawn
 by, within `max_peers`. All open in one moment, and both ends are told of them as of any others; then each peer joins the
 signaling service. From there on everything takes its ordinary course: neighbours tell each other who they are linked
 to, lists of successors fill, known peers are shuffled, whoever has a slot left seeks a link for it, until no link opens
@@ -23,7 +23,7 @@ from typing import Final
 
 from p2pmesh.errors import ConfigError
 from p2pmesh.keyspace import RING_SIZE, PeerId
-from p2pmesh.protocols.overlay.finger_keys import draw_key
+from p2pmesh.protocols.overlay.fix_fingers import draw_key
 from p2pmesh.simulation.discrete.invariants import check_islands, check_ring
 from p2pmesh.simulation.discrete.network import BareNetwork, collector_paused
 from p2pmesh.simulation.discrete.node import BareNode

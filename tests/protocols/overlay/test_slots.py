@@ -1,8 +1,7 @@
-"""The topology core: long links, leaves, bridges, and what it tells chord of its slots."""
+"""The overlay core and its slots: long links, leaves, bridges, and what makes room for what."""
 
 from __future__ import annotations
 
-import math
 import random
 
 import attrs
@@ -10,63 +9,38 @@ import pytest
 
 from p2pmesh.config import LinkConfig, SignalingConfig, TopologyConfig
 from p2pmesh.protocols.effects import AcceptOffer, DropLink, SendFrame
-from p2pmesh.protocols.inputs import Leave, LinkDown, LinkLost, LinkUp, PeersFound, Received, RemotePeer
-from p2pmesh.protocols.notices import (
-    FarPeers,
-    Introduced,
-    MergeStarted,
-    OpenBridge,
-    Rejected,
-    RejectOffer,
-    RingStable,
-    Superfluous,
-    Vacancies,
-    Welcome,
-)
-from p2pmesh.protocols.overlay.passive_view import DEPARTED, PATIENCE, PassiveView
+from p2pmesh.protocols.inputs import Connect, Leave, LinkDown, LinkLost, LinkUp, PeersFound, Received, RemotePeer
+from p2pmesh.protocols.notices import MergeStarted, OpenBridge, Rejected, RejectOffer, RouteSucceeded, Welcome
+from p2pmesh.protocols.overlay.passive_view import PATIENCE, POLICY, Evidence, PassiveView
 from p2pmesh.protocols.overlay.slots import BRIDGE_HOLDS, SLOW
 from p2pmesh.wire.messages import BRIDGE, LEAF, LONG, PINNED, RING, Goodbye, ReconnectionData
-from tests.protocols.overlay.test_topology import ME, Peer, at, offered
-
-
-def vacancies(peer):
-    return [told for told in peer.told if isinstance(told, Vacancies)]
-
+from p2pmesh.wire.overlay import FindSuccessor, SuccessorFound
+from tests.harness.overlay import ALL, ME, Peer, at, offered, says
 
 # --- long links -------------------------------------------------------------------------------------------------------
 
 
-def test_chord_hears_how_many_slots_are_free_when_that_changes():
-    peer = Peer(max_peers=3).found(0x90)
-    assert vacancies(peer) == [Vacancies(2)]
-    assert vacancies(peer.up(0x90)) == []
-    assert vacancies(peer.feed(LinkDown(at(0x90), "reset"))) == [Vacancies(3)]
-
-
-def test_who_gave_way_to_a_newcomer_says_so_to_chord():
-    peer = Peer(max_peers=3).linked(0x70, 0x90, 0x10)
-    peer.feed(Received(at(0x10), ReconnectionData(reason="make_room", peers=(), timestamp=1)))
-    assert vacancies(peer.feed(LinkDown(at(0x10), "closed by the peer"))) == [Vacancies(1, displaced=True)]
-    assert vacancies(peer.feed(LinkDown(at(0x70), "reset"))) == [Vacancies(2)]
-
-
 def test_peers_for_a_long_link_are_dialed_one_after_the_other_until_one_opens():
-    peer = Peer(max_peers=4).linked(0x70, 0x90).feed(FarPeers((at(0x10), at(0x20), at(0x30))))
-    assert peer.dialed == [at(0x10)]
-    assert peer.feed(Rejected(at(0x10), "max_peers_reached")).dialed == [at(0x20)]
-    assert peer.up(0x20).dialed == []
-    assert peer.feed(LinkDown(at(0x20), "reset")).dialed == []
+    peer = Peer(max_peers=4).linked(0x70, 0x90).settled(0x70, 0x90).searched(0x10, 0x20, 0x30)
+    (first,) = peer.dialed
+    (second,) = peer.feed(Rejected(first, "max_peers_reached")).dialed
+    assert {first, second} < {at(0x10), at(0x20), at(0x30)}
+    assert first != second
+    assert peer.feed(LinkUp(RemotePeer(second, True, 1))).dialed == []
+    assert peer.feed(LinkDown(second, "reset")).dialed == []
 
 
-def test_what_chord_found_long_ago_is_not_dialed():
-    peer = Peer(max_peers=3).linked(0x70, 0x90, 0x10).feed(FarPeers((at(0x20),)))
-    assert peer.dialed == []
-    assert at(0x20) not in peer.wait(60).feed(LinkDown(at(0x10), "reset")).dialed
+def test_what_was_found_long_ago_is_not_dialed():
+    peer = Peer(max_peers=3).linked(0x70, 0x90).settled(0x70, 0x90).searched(0x10, 0x20)
+    (first,) = peer.dialed
+    assert peer.wait(60).feed(LinkLost(first, "no answer")).dialed == []
 
 
 def test_a_slot_that_the_ring_needs_is_not_taken_by_a_long_link():
-    peer = Peer(max_peers=2).linked(0x70).feed(FarPeers((at(0x10),)))
-    assert peer.dialed == []
+    peer = Peer(max_peers=3, unverified=True).linked(0x70, 0x90).settled(0x70, 0x90)
+    search = peer.searching()
+    peer.feed(LinkDown(at(0x90), "reset")).feed(offered(0x20, version=0))
+    assert peer.feed(RouteSucceeded(search.call, at(0x10), 3, SuccessorFound(welcome=True))).dialed == []
 
 
 def test_who_was_promised_a_link_gets_the_place_of_the_longest_one_that_has_settled():
@@ -159,10 +133,11 @@ def test_after_the_end_of_a_link_peers_that_nobody_vouches_for_have_to_wait_for_
 
 def test_only_peers_that_somebody_vouches_for_are_named_to_others():
     known = PassiveView(ME, TopologyConfig(), random.Random(1))
-    known.learn([at(1)], vouched=60.0)
-    known.learn([at(2)], vouched=-math.inf)
-    assert known.in_good_standing(50.0) == [at(1)]
-    assert known.in_good_standing(61.0) == []
+    known.learn([at(1)], "ring", 0.0)
+    known.learn([at(2)], "hearsay", 0.0)
+    vouched = POLICY[Evidence.VOUCHED].lasts
+    assert known.in_good_standing(vouched - 1) == [at(1)]
+    assert known.in_good_standing(vouched + 1) == []
 
 
 def test_promises_are_bounded():
@@ -174,17 +149,19 @@ def test_promises_are_bounded():
 
 
 def test_a_superfluous_link_is_closed_by_the_lower_id_and_missed_by_nobody():
-    lower = Peer(max_peers=3).linked(0x70, 0x90, 0xA0).feed(Superfluous(at(0xA0)))
-    assert lower.got(DropLink) == [DropLink(at(0xA0), "the ring is closed without this link")]
-    higher = Peer(max_peers=3).linked(0x60, 0x70, 0x90).feed(Superfluous(at(0x60)))
+    lower = Peer(max_peers=4).placed().wait(1)
+    lower.up(0x84, says(0x84, ring=[*ALL, 0x84], links=[0x80, 0x88]))
+    assert lower.got(DropLink) == [DropLink(at(0x88), "the ring is closed without this link")]
+    higher = Peer(max_peers=4).placed().wait(1)
+    higher.up(0x7C, says(0x7C, ring=[*ALL, 0x7C], links=[0x80, 0x78]))
     assert higher.got(DropLink) == []
-    assert higher.feed(LinkDown(at(0x60), "closed by the peer")).wait(0.4).dialed == []
+    assert higher.feed(LinkDown(at(0x78), "closed by the peer")).wait(0.4).dialed == []
 
 
-def test_a_link_next_to_us_or_one_that_the_application_wants_is_never_superfluous():
-    peer = Peer(max_peers=3).linked(0x70, 0x90, 0xA0)
-    assert peer.feed(Superfluous(at(0x90))).got(DropLink) == []
-    assert peer.feed(Superfluous(at(0x10))).got(DropLink) == []
+def test_a_link_that_the_application_wants_is_never_superfluous():
+    peer = Peer(max_peers=4).placed().feed(Connect(1, at(0x88))).wait(1)
+    peer.up(0x84, says(0x84, ring=[*ALL, 0x84], links=[0x80, 0x88]))
+    assert peer.got(DropLink) == []
 
 
 # --- the ring ---------------------------------------------------------------------------------------------------------
@@ -212,7 +189,7 @@ def test_who_said_goodbye_is_not_believed_to_be_there_because_others_say_so():
     peer.feed(Received(at(0x90), Goodbye(reason="bye"))).feed(LinkDown(at(0x90), "closed"))
     for source in ("ring", "hearsay"):
         assert peer.found(0x90, source=source).dialed == []
-    assert at(0x90) not in peer.wait(DEPARTED / 2).dialed
+    assert at(0x90) not in peer.wait(POLICY[Evidence.DEPARTED].lasts / 2).dialed
     assert len(peer.feed(offered(0x90, links=0)).got(AcceptOffer)) == 1
 
 
@@ -223,7 +200,7 @@ def test_who_fell_silent_is_not_dialed_because_neighbours_that_have_not_noticed_
 
 def test_once_the_ring_is_agreed_those_that_failed_between_are_left_alone():
     peer = Peer(max_peers=4).linked(0x70, 0x90).found(0x88)
-    peer.feed(LinkLost(at(0x88), "no answer")).feed(RingStable(at(0x70), at(0x90)))
+    peer.feed(LinkLost(at(0x88), "no answer")).settled(0x70, 0x90)
     assert peer.wait(55).dialed == []
     assert peer.found(0x88, source="ring").dialed == [at(0x88)]
 
@@ -232,7 +209,7 @@ def test_once_the_ring_is_agreed_those_that_failed_between_are_left_alone():
 
 
 def test_a_leaf_is_no_neighbour_on_the_ring_and_gives_way_to_one():
-    peer = Peer(max_peers=2).linked(0x70, 0x88).feed(Introduced(at(0x88), leaf=True, free=0))
+    peer = Peer(max_peers=2).linked(0x70, 0x88).hear(0x88, says(0x88, leaf=True, ring=()))
     assert peer.core.snapshot()["leaves"] == [at(0x88)]
     peer.found(0x90)
     assert [drop.peer for drop in peer.got(DropLink)] == [at(0x88)]
@@ -246,21 +223,26 @@ def test_peers_of_the_original_and_unproven_ones_are_leaves():
 
 
 def test_a_leaf_that_was_promised_a_place_takes_no_neighbours_place():
-    peer = Peer(max_peers=3).linked(0x70, 0x90, 0x10).feed(Welcome(at(0x81), leaf=True)).feed(offered(0x81, links=0))
+    peer = Peer(max_peers=3).linked(0x70, 0x90, 0x10).settled(0x70, 0x90, 0x10)
+    assert peer.asked(FindSuccessor(key=at(0x81), joins=True, leaf=True), 0x81).welcome
+    peer.feed(offered(0x81, links=0))
     assert [drop.peer for drop in peer.got(DropLink)] == [at(0x10)]
 
 
-def test_a_leaf_moves_to_a_better_place_that_chord_has_found():
-    leaf = Peer(max_peers=1).linked(0x10).feed(FarPeers((at(0x78),)))
+def test_a_leaf_moves_to_a_better_place_that_it_has_looked_up():
+    welcome = SuccessorFound(welcome=True)
+    leaf = Peer(max_peers=1).linked(0x10).hear(0x10, says(0x10))
+    leaf.feed(RouteSucceeded(leaf.placing().call, at(0x78), 3, welcome))
     assert [drop.peer for drop in leaf.got(DropLink)] == [at(0x10)]
     assert leaf.feed(LinkDown(at(0x10), "closed")).dialed == [at(0x78)]
-    assert leaf.up(0x78).wait(60).feed(FarPeers((at(0x10),))).got(DropLink) == []
+    leaf.up(0x78, says(0x78, ring=[*ALL, 0x7C]))
+    assert leaf.feed(RouteSucceeded(leaf.placing().call, at(0x10), 3, welcome)).got(DropLink) == []
 
 
 def test_a_leaf_that_is_linked_to_a_leaf_looks_for_somebody_else():
     leaf = Peer(max_peers=1).linked(0x10).found(0x20)
     assert leaf.got(DropLink) == []
-    leaf.feed(Introduced(at(0x10), leaf=True, free=0))
+    leaf.hear(0x10, says(0x10, leaf=True, ring=()))
     assert [drop.peer for drop in leaf.got(DropLink)] == [at(0x10)]
     assert leaf.feed(LinkDown(at(0x10), "closed")).dialed == [at(0x20)]
 
@@ -312,10 +294,12 @@ def test_while_rings_merge_a_dial_costs_a_neighbour_on_the_ring_rather_than_a_lo
 
 
 def test_a_place_on_the_ring_that_another_took_is_no_long_link_to_be_made_good():
-    peer = Peer(max_peers=3).linked(0x70, 0x90, 0x10)
-    peer.feed(Received(at(0x70), ReconnectionData(reason="make_room", peers=(at(0x78),), timestamp=1)))
-    told = vacancies(peer.feed(LinkDown(at(0x70), "closed by the peer")))
-    assert not any(vacancy.displaced for vacancy in told)
+    peer = Peer(max_peers=5).placed()
+    for place in (0x20, 0x40, 0xC0):
+        peer.up(place, says(place))
+    eviction = ReconnectionData(reason="make_room", peers=(), timestamp=1)
+    peer.wait(5).hear(0x88, eviction).feed(LinkDown(at(0x88), "closed by the peer"))
+    assert not [route for route in peer.in_vain().wait(60).routes() if route.message.seeks_link]
 
 
 def test_an_attempt_is_not_slow_before_a_service_could_help():
@@ -348,8 +332,8 @@ def test_a_contact_list_full_of_made_up_ids_costs_no_link_and_washes_out():
 
 def test_a_peer_that_failed_too_often_is_forgotten_by_those_who_have_links():
     known = PassiveView(ME, TopologyConfig(), random.Random(1))
-    known.learn([at(1), at(2)])
-    known.linked(at(2), 1, leaf=False)
+    known.learn([at(1), at(2)], "bootstrap", 0.0)
+    known.linked(at(2), 1, leaf=False, now=0.0)
     for _ in range(PATIENCE):
         assert at(1) in list(known)
         known.missed(at(1), 0.0, may_forget=True)

@@ -151,7 +151,7 @@ class Shell:
                 self.calls += 1
                 self.open.add(self.calls)
                 return Route(
-                    Subsystem.CHORD,
+                    Subsystem.OVERLAY,
                     self.calls,
                     neighbour.peer_id,
                     rpc("hi", ME.peer_id),

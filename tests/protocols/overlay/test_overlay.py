@@ -1,4 +1,4 @@
-"""The topology core: alone with one input at a time, and by the dozen with faults and departures."""
+"""The overlay core and its slots: alone with one input at a time, and by the dozen with faults and departures."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p2pmesh.config import LinkConfig, MeshConfig, TopologyConfig
+from p2pmesh.config import MeshConfig, TopologyConfig
 from p2pmesh.errors import MeshClosed, PeerUnreachable
 from p2pmesh.events import PeerConnected, PeerDisconnected, PeerEvicted, PeerFailed, PeerTimedOut
-from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.effects import AcceptOffer, DropLink, Emit, Reply, SendFrame, WantLink
 from p2pmesh.protocols.inputs import (
@@ -32,81 +31,20 @@ from p2pmesh.protocols.inputs import (
 from p2pmesh.protocols.notices import (
     FULL,
     INITIATOR_CONFLICT,
-    FarPeers,
     FindPeers,
     MergeStarted,
-    Offered,
     OpenBridge,
     Rejected,
     RejectOffer,
     SetLinkPurpose,
 )
-from p2pmesh.protocols.overlay.dial_policy import HEDGE
-from p2pmesh.protocols.overlay.overlay import TopologyCore
-from p2pmesh.protocols.overlay.passive_view import FORGIVEN, TRUST, PassiveView
-from p2pmesh.protocols.overlay.pinned_links import ROOM_COMES
+from p2pmesh.protocols.overlay.dial_policy import HEDGE, ROOM_COMES
+from p2pmesh.protocols.overlay.passive_view import POLICY, TRUST, Evidence, PassiveView
 from p2pmesh.protocols.util.ring_geometry import ring_neighbours
-from p2pmesh.wire.messages import BRIDGE, LEAF, LONG, PINNED, RING, Goodbye, Handshake, ReconnectionData, Signal
+from p2pmesh.wire.messages import BRIDGE, LEAF, LONG, PINNED, RING, Goodbye, ReconnectionData
 from tests.harness.examples import examples
 from tests.harness.mesh import Net, Node
-from tests.harness.one_core import OneCore
-
-
-def at(place: int) -> PeerId:
-    """The peer at this place of a ring of 256."""
-    return PeerId(f"{place:02x}" * 20)
-
-
-ME = at(0x80)
-
-
-class Peer(OneCore[TopologyCore]):
-    """The core under test, at place 80 of the ring."""
-
-    def __init__(self, max_peers=3, *, online=True, unverified=False, **config):
-        links = LinkConfig(allow_unverified=unverified)
-        mesh_config = MeshConfig(max_peers=max_peers, topology=TopologyConfig(**config), links=links)
-        self.max_peers = max_peers
-        core = TopologyCore(Identity.unverified(ME), mesh_config, random.Random(1), lambda now: 1000.0 + now)
-        super().__init__(core, now=50.0)
-        if online:
-            self.feed(ServiceUp("one"))
-
-    def feed(self, event):
-        super().feed(event)
-        snapshot = self.core.snapshot()
-        assert sum(len(snapshot[part]) for part in ("links", "attempts", "closing")) <= self.max_peers
-        return self
-
-    @property
-    def dialed(self):
-        return [effect.peer for effect in self.got(WantLink)]
-
-    @property
-    def links(self):
-        return self.core.snapshot()["links"]
-
-    def linked(self, *places, version=1):
-        """Links that came by the peers' offers, a minute ago."""
-        for place in places:
-            self.feed(offered(place, links=1)).feed(LinkUp(RemotePeer(at(place), True, version)))
-        return self.wait(60)
-
-    def up(self, place, version=1):
-        return self.feed(LinkUp(RemotePeer(at(place), True, version)))
-
-    def found(self, *places, source="bootstrap"):
-        return self.feed(PeersFound(tuple(map(at, places)), source))
-
-
-def offered(place, links=None, version=1, purpose=None):
-    proof = None
-    if version:
-        proof = Handshake(version=1, key=bytes(32), signature=bytes(64), links=links, purpose=purpose)
-    return Offered(
-        RemotePeer(at(place), bool(version), version), Signal(type="offer", sdp=f"from {place}", p2pmesh=proof)
-    )
-
+from tests.harness.overlay import ME, Peer, at, offered
 
 # --- what is wanted ---------------------------------------------------------------------------------------------------
 
@@ -174,12 +112,12 @@ def test_an_offer_in_hand_is_not_given_up_to_find_out_whether_a_nearer_peer_is_t
 
 def test_a_peer_whose_dials_are_cut_short_twice_is_worth_no_link_until_somebody_vouches_for_it_again():
     known, peer = PassiveView(ME, TopologyConfig(), random.Random(1)), at(0x90)
-    known.learn((peer,), vouched=100.0)
+    known.learn((peer,), "ring", 0.0)
     known.cut_short(peer, 1.0)
     assert known.worth_a_link(peer, 2.0)
     known.cut_short(peer, 3.0)
     assert not known.worth_a_link(peer, 4.0)
-    known.learn((peer,), vouched=100.0)
+    known.learn((peer,), "ring", 4.0)
     assert known.worth_a_link(peer, 5.0)
 
 
@@ -248,7 +186,7 @@ def test_a_peer_that_left_is_forgotten_unless_it_is_linked():
 def test_a_peer_that_no_service_knows_is_forgotten():
     peer = Peer().found(0x10).feed(Rejected(at(0x10), "not found"))
     assert peer.got(DropLink) == [DropLink(at(0x10), "not found")]
-    assert peer.core.snapshot()["known"] == 0
+    assert peer.core.snapshot()["passive_view"]["known"] == 0
     assert peer.wait(100).dialed == []
 
 
@@ -545,7 +483,7 @@ def test_signaling_hears_what_an_offer_is_for(known, max_peers, purpose):
         case "bridge":
             peer.feed(OpenBridge(at(0x10)))
         case "long":
-            peer.feed(FarPeers((at(0x10),)))
+            peer.settled(*known).searched(0x10)
         case _:
             peer.found(0x10)
     intents = [told for told in peer.told if isinstance(told, SetLinkPurpose)]
@@ -586,18 +524,18 @@ def test_a_cancelled_connect_gets_no_reply_and_pins_nothing():
 
 def test_known_peers_are_bounded_and_those_that_failed_go_first():
     known = PassiveView(ME, TopologyConfig(known_peers=4), random.Random(1))
-    known.learn([at(1), at(2), at(3), at(4)])
+    known.learn([at(1), at(2), at(3), at(4)], "bootstrap", 0.0)
     known.missed(at(3), 0.0)
-    known.learn([at(5)])
+    known.learn([at(5)], "bootstrap", 0.0)
     assert list(known) == [at(1), at(2), at(4), at(5)]
-    known.learn([at(1), at(6), ME])
+    known.learn([at(1), at(6), ME], "bootstrap", 0.0)
     assert list(known) == [at(4), at(5), at(1), at(6)]
 
 
 def test_a_peer_said_to_be_gone_is_forgotten_after_some_failures():
     known = PassiveView(ME, TopologyConfig(), random.Random(1))
-    known.learn([at(1)])
-    known.mark_gone(at(1))
+    known.learn([at(1)], "bootstrap", 0.0)
+    known.note(at(1), Evidence.GONE, 0.0)
     for _ in range(TRUST):
         assert list(known) == [at(1)]
         known.missed(at(1), 0.0)
@@ -606,13 +544,18 @@ def test_a_peer_said_to_be_gone_is_forgotten_after_some_failures():
 
 def test_a_peer_that_failed_too_often_is_worth_a_link_again_ever_later():
     known = PassiveView(ME, TopologyConfig(), random.Random(1))
-    known.learn([at(1)])
+
+    def is_worth_it(now):
+        known.learn([at(1)], "bootstrap", now)
+        return known.worth_a_link(at(1), now)
+
+    known.learn([at(1)], "bootstrap", 0.0)
     for misses in range(1, TRUST + 3):
         known.missed(at(1), 0.0)
-        patience = FORGIVEN * 2 ** (misses - TRUST)
-        assert known.worth_a_link(at(1), 0.0) == (misses < TRUST)
-        assert known.worth_a_link(at(1), patience - 1.0) == (misses < TRUST)
-        assert known.worth_a_link(at(1), patience + 1.0)
+        patience = POLICY[Evidence.UNREACHABLE].lasts * 2 ** (misses - TRUST)
+        assert is_worth_it(0.0) == (misses < TRUST)
+        assert is_worth_it(patience - 1.0) == (misses < TRUST)
+        assert is_worth_it(patience + 1.0)
 
 
 @given(st.sets(st.integers(0, 255).map(at), min_size=1, max_size=20))
@@ -628,9 +571,9 @@ def test_ring_neighbours_are_mutual(peers):
 def settled(net: Net, seconds: float = 120.0) -> None:
     """Let it settle; then nothing may be closed any more, at most a last hole be filled."""
     net.run(seconds)
-    closed = [node.topology.snapshot().get("closed", 0) for node in net.nodes.values()]
+    closed = [node.overlay.snapshot()["link_manager"]["closed"] for node in net.nodes.values()]
     net.run(60.0)
-    assert closed == [node.topology.snapshot().get("closed", 0) for node in net.nodes.values()]
+    assert closed == [node.overlay.snapshot()["link_manager"]["closed"] for node in net.nodes.values()]
     net.check_symmetric()
     net.check_events()
 
@@ -643,7 +586,7 @@ def check_one_mesh(net: Net, max_peers: int) -> None:
         return
     unpaired = [node for node in net.nodes.values() if not node.links]
     for node in unpaired:  # a peer with one link can't tell others of third ones, so some may never hear of each other
-        assert not {other.peer_id for other in unpaired} & set(node.topology._known)
+        assert not {other.peer_id for other in unpaired} & set(node.overlay._passive)
 
 
 @examples(60)

@@ -1,4 +1,4 @@
-"""The chord core: what it makes of what neighbours say, what it says itself, and how it looks for long links."""
+"""The overlay core on the ring: what it makes of what neighbours say, what it says, and how it looks for long links."""
 
 from __future__ import annotations
 
@@ -8,125 +8,40 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p2pmesh.config import ChordConfig, MeshConfig
-from p2pmesh.identity import Identity
+from p2pmesh.config import ChordConfig
 from p2pmesh.keyspace import ID_BITS, RING_SIZE, PeerId, ring_distance
-from p2pmesh.protocols.effects import Notify, SendFrame
-from p2pmesh.protocols.inputs import Leave, LinkDown, LinkUp, PeersFound, Received, RemotePeer, Subsystem
+from p2pmesh.protocols.effects import DropLink, SendFrame
+from p2pmesh.protocols.inputs import Leave, LinkDown, LinkLost, Received, Subsystem
 from p2pmesh.protocols.notices import (
-    EvictedBy,
-    FarPeers,
     FindPeers,
-    Introduced,
     MergeStarted,
     MeshSize,
     NeighbourLinks,
-    ReturnPath,
-    RingStable,
     Route,
-    RoutedReceived,
     RouteFailed,
-    RouteReply,
     RouteSucceeded,
-    Superfluous,
-    Vacancies,
-    Welcome,
 )
-from p2pmesh.protocols.overlay.chord import ChordCore
-from p2pmesh.protocols.overlay.find_successor import MOST_NAMED
-from p2pmesh.protocols.overlay.finger_keys import RendezvousBoard, draw_key, levels, snap
-from p2pmesh.protocols.overlay.fix_fingers import REPAIRED
+from p2pmesh.protocols.overlay.find_successor import MOST_NAMED, RendezvousBoard
+from p2pmesh.protocols.overlay.fix_fingers import REPAIRED, draw_key, levels, snap
+from p2pmesh.protocols.overlay.passive_view import HEARSAY_WAITS
 from p2pmesh.protocols.util.ring_geometry import bracket, nearness, onward
 from p2pmesh.wire.fields import MAX_RING_LIST
+from p2pmesh.wire.messages import ReconnectionData
 from p2pmesh.wire.overlay import FindSuccessor, Neighbours, Stabilise, SuccessorFound
 from tests.harness.examples import examples
+from tests.harness.overlay import ALL, ME, Peer, at, finds, says
 
 
-def at(place: int) -> PeerId:
-    """The peer at this place of a ring of 256."""
-    return PeerId(f"{place % 256:02x}" * 20)
-
-
-ME = at(0x80)
-ALL = range(0, 256, 8)
-"""Places that are taken, in the mesh of 32 of most tests; `ME` is one of them."""
-
-
-def says(place: int, *, links=(), free=0, leaf=False, serial=1, ring=ALL, count=8) -> Neighbours:
-    """What the peer at this place says of itself, in the mesh of the peers at `ring`."""
-    after = sorted((other for other in ring if other != place), key=lambda other: (other - place) % 256)
-    return Neighbours(
-        serial=serial,
-        links=tuple(map(at, links)),
-        free=free,
-        leaf=leaf,
-        successors=tuple(map(at, after[:count])),
-        predecessors=tuple(map(at, after[::-1][:count])),
-    )
-
-
-class Peer:
-    """The core under test, at place 80, with a clock; `effects` are those of the last input."""
-
-    def __init__(self, max_peers=4, **chord):
-        config = MeshConfig(max_peers=max_peers, chord=ChordConfig(**chord))
-        self.core = ChordCore(Identity.unverified(ME), config, random.Random(1), lambda now: now)
-        self.now = 50.0
-        self.effects = []
-
-    def feed(self, event):
-        self.effects = self.core.handle(event, self.now)
-        return self
-
-    def up(self, place, message=None, *, verified=True, version=1):
-        """A link opens, and the peer says who it is."""
-        effects = self.feed(LinkUp(RemotePeer(at(place), verified, version))).effects
-        if message is not None:
-            effects = effects + self.hear(place, message).effects
-        self.effects = effects
-        return self
-
-    def hear(self, place, message):
-        return self.feed(Received(at(place), message))
-
-    def wait(self, seconds):
-        end, gathered = self.now + seconds, []
-        while self.core.next_deadline() <= end:
-            self.now = max(self.now, self.core.next_deadline())
-            gathered += self.core.expire(self.now)
-        self.now, self.effects = end, gathered
-        return self
-
-    def placed(self):
-        """Both neighbours on the ring are there, and agree."""
-        return self.up(0x88, says(0x88)).up(0x78, says(0x78))
-
-    def told(self, kind, subsystem=None):
-        tells = [effect for effect in self.effects if isinstance(effect, Notify) and isinstance(effect.input, kind)]
-        return [tell.input for tell in tells if subsystem in {None, tell.subsystem}]
-
-    def found(self, source):
-        return [peer for found in self.told(PeersFound) if found.source == source for peer in found.peers]
-
-    def sent(self, kind):
-        frames = [effect for effect in self.effects if isinstance(effect, SendFrame)]
-        return [(frame.peers, frame.message) for frame in frames if isinstance(frame.message, kind)]
-
-    def asked(self, question, place=0x20):
-        way = ReturnPath(at(place), "1", (at(place),))
-        self.feed(RoutedReceived(RemotePeer(at(place), True, 1), question, way))
-        (answer,) = self.told(RouteReply)
-        return answer.message
-
-    def snap(self):
-        return self.core.snapshot()
+def searches(peer):
+    """Look-ups for long links, among what was just asked."""
+    return [route for route in peer.routes() if route.message.seeks_link]
 
 
 # --- what is said -----------------------------------------------------------------------------------------------------
 
 
 def test_a_new_neighbour_is_told_at_once_and_the_others_soon():
-    peer = Peer().placed()
+    peer = Peer(4).placed()
     peer.up(0x20)
     ((peers, message),) = peer.sent(Neighbours)
     assert peers == (at(0x20),)
@@ -148,7 +63,7 @@ def test_changes_that_come_together_are_told_together_and_no_change_is_not_told(
 
 
 def test_lists_alone_are_told_to_the_neighbours_on_the_ring_only():
-    peer = Peer().placed().up(0x20, says(0x20)).wait(1)
+    peer = Peer(4).placed().up(0x20, says(0x20)).wait(1)
     peer.hear(0x88, says(0x88, ring=[*ALL, 0x9C]))
     ((peers, message),) = peer.wait(1).sent(Neighbours)
     assert set(peers) == {at(0x88), at(0x78)}
@@ -156,7 +71,7 @@ def test_lists_alone_are_told_to_the_neighbours_on_the_ring_only():
 
 
 def test_peers_of_the_original_and_those_that_prove_nothing_are_told_nothing_and_not_named():
-    peer = Peer().placed().up(0x20, version=0).up(0x30, verified=False)
+    peer = Peer(4).placed().up(0x20, version=0).up(0x30, verified=False)
     assert peer.sent(Neighbours) == []
     ((peers, message),) = peer.wait(1).sent(Neighbours)
     assert at(0x20) not in (*peers, *message.links)
@@ -164,15 +79,15 @@ def test_peers_of_the_original_and_those_that_prove_nothing_are_told_nothing_and
     assert peer.hear(0x20, says(0x20)).effects == []
 
 
-def test_routing_hears_of_the_neighbours_of_neighbours_and_the_topology_of_leaves():
-    peer = Peer().up(0x20, says(0x20, links=[0x10, 0x30], free=2, leaf=True))
-    assert peer.told(NeighbourLinks, Subsystem.ROUTING) == [NeighbourLinks(at(0x20), (at(0x10), at(0x30)))]
-    assert peer.told(Introduced) == [Introduced(at(0x20), leaf=True, free=2)]
-    assert peer.hear(0x20, says(0x20, links=[0x10, 0x30], free=2, leaf=True)).told(NeighbourLinks) == []
+def test_routing_hears_of_the_neighbours_of_neighbours_and_leaves_are_known_as_such():
+    peer = Peer(4).up(0x20, says(0x20, links=[0x10, 0x30], free=2, leaf=True))
+    assert peer.notices(NeighbourLinks) == [NeighbourLinks(at(0x20), (at(0x10), at(0x30)))]
+    assert peer.snap()["leaves"] == [at(0x20)]
+    assert peer.hear(0x20, says(0x20, links=[0x10, 0x30], free=2, leaf=True)).notices(NeighbourLinks) == []
 
 
 def test_neighbours_on_the_ring_compare_serial_numbers_and_a_lost_message_is_asked_for():
-    peer = Peer().placed().up(0x20, says(0x20)).wait(1)
+    peer = Peer(4).placed().up(0x20, says(0x20)).wait(1)
     beats = peer.wait(20).sent(Stabilise)
     assert {peers for peers, _ in beats} == {(at(0x88),), (at(0x78),)}
     assert all(message.serial is not None for _, message in beats)
@@ -183,106 +98,123 @@ def test_neighbours_on_the_ring_compare_serial_numbers_and_a_lost_message_is_ask
 
 
 def test_at_rest_there_is_next_to_nothing_to_say():
-    peer = Peer().placed().up(0x20, says(0x20, links=[0x28])).feed(Vacancies(0)).wait(60)
+    peer = Peer(4).placed().up(0x20, says(0x20, links=[0x28])).wait(60)
     frames = [effect for effect in peer.wait(600).effects if isinstance(effect, SendFrame)]
     assert len(frames) <= 100
     assert not [frame for frame in frames if isinstance(frame.message, Neighbours)]
 
 
 def test_peers_are_shuffled_now_and_then_with_those_that_may_not_know_them():
-    peer = Peer().placed().up(0x20, says(0x20, links=range(0x21, 0x40)))
+    peer = Peer(4).placed().up(0x20, says(0x20, links=range(0x21, 0x40)))
     shuffles = [message.peers for _, message in peer.wait(200).sent(Stabilise) if message.peers]
     assert 2 <= len(shuffles) <= 4
     assert all(0 < len(peers) <= 8 and ME not in peers for peers in shuffles)
-    assert peer.hear(0x88, Stabilise(peers=(at(1), at(2), ME))).found("hearsay") == [at(1), at(2)]
+    before = peer.known
+    assert peer.hear(0x88, Stabilise(peers=(at(1), at(2), ME))).known == before + 2
 
 
 # --- the ring ---------------------------------------------------------------------------------------------------------
 
 
 def test_who_is_next_to_us_by_the_lists_of_a_neighbour_is_dialed_and_the_others_are_remembered():
-    peer = Peer().up(0x90, says(0x90, links=[0x10], ring=[place for place in ALL if place != 0x80]))
-    assert set(peer.found("ring")) == {at(0x88), at(0x78)}
-    assert at(0x10) in peer.found("hearsay")
+    peer = Peer(4).up(0x90, says(0x90, links=[0x10], ring=[place for place in ALL if place != 0x80]))
+    assert set(peer.dialed) == {at(0x88), at(0x78)}
+    assert peer.known == 1 + 2 * 8 + 1, "itself, those in its lists, and its other neighbour"
 
 
 def test_what_a_neighbour_says_of_the_ring_beyond_us_it_has_from_us():
-    assert Peer().up(0x90, says(0x90)).found("ring") == [at(0x88)]
+    assert Peer(4).up(0x90, says(0x90)).dialed == [at(0x88)]
 
 
 def test_lists_that_our_place_is_not_in_say_nothing_of_it():
-    peer = Peer().up(0x20, says(0x20))
-    assert peer.found("ring") == []
-    assert at(0x28) in peer.found("hearsay")
+    peer = Peer(4).up(0x20, says(0x20))
+    assert peer.dialed == []
+    assert peer.known == 17
 
 
 def test_the_next_in_the_list_is_dialed_when_a_neighbour_on_the_ring_dies():
-    peer = Peer().placed().wait(1)
-    assert peer.feed(LinkDown(at(0x88), "silent", 5.0)).found("ring") == [at(0x90)]
+    peer = Peer(4).placed().wait(1)
+    assert peer.feed(LinkDown(at(0x88), "silent", 5.0)).dialed == [at(0x90)]
 
 
-def test_the_rest_of_the_list_is_named_too_as_the_next_may_have_died_with_it():
-    peer = Peer().placed().wait(1).feed(LinkDown(at(0x88), "silent", 5.0))
-    assert peer.found("list") == [at(place) for place in range(0x98, 0xC8, 8)]
-    assert Peer().placed().wait(1).feed(LinkDown(at(0x20), "silent", 5.0)).found("list") == []
+def test_the_rest_of_the_list_is_dialed_too_as_the_next_may_have_died_with_it():
+    peer = Peer(4).placed().wait(HEARSAY_WAITS / 2).feed(LinkDown(at(0x88), "silent", 5.0)).wait(1)
+    assert peer.feed(LinkLost(at(0x90), "no answer")).dialed == [at(0x98)]
+    assert peer.feed(LinkLost(at(0x98), "no answer")).dialed == [at(0xA0)]
+
+
+def test_where_a_long_link_dies_nobody_is_dialed_in_its_place():
+    peer = Peer(4).placed().up(0x20, says(0x20)).wait(1)
+    assert peer.feed(LinkDown(at(0x20), "silent", 5.0)).wait(1).dialed == []
 
 
 def torn():
-    """A peer whose successor has died, and one that is far off and has lost all in between, too: they take each other for next."""
-    peer = Peer().placed().up(0x20, says(0x20)).wait(3).feed(LinkDown(at(0x88), "silent", 5.0))
+    """A peer whose successor has died, and a far one that has lost all in between: they take each other for next."""
+    peer = Peer(4).placed().up(0x20, says(0x20)).wait(3).feed(LinkDown(at(0x88), "silent", 5.0)).in_vain()
     return peer.hear(0x20, says(0x20, ring=[place for place in ALL if 0x20 <= place <= 0x80]))
-
-
-def look_up(peer, key):
-    """The next look-up of this key; others come to nothing."""
-    for _ in range(20):
-        for route in peer.wait(1).told(Route):
-            if route.message.key == key:
-                return route
-            peer.feed(RouteFailed(route.call, "no way"))
-    raise AssertionError("it was not looked up")
 
 
 def test_where_the_ring_is_torn_nothing_is_agreed_and_the_end_of_the_list_is_looked_up_in_turn_with_our_place():
     peer = torn()
-    assert peer.snap()["agreed"]
-    assert peer.told(RingStable) == []
-    look_up(peer.feed(RouteFailed(look_up(peer, at(0xC0)).call, "no way")), ME)
+    assert peer.lists()["agreed"]
+    peer.feed(RouteFailed(peer.placing(at(0xC0)).call, "no way")).placing(ME)
 
 
 def test_who_is_at_the_end_of_the_list_says_who_comes_before_it_and_is_next_to_us():
     peer = torn()
     left = [place for place in ALL if not 0x80 < place < 0xB0]
-    said = says(0xC8, ring=left)
-    answer = SuccessorFound(successors=said.successors, predecessors=said.predecessors)
-    peer.feed(RouteSucceeded(look_up(peer, at(0xC0)).call, at(0xC8), 3, answer))
-    assert at(0xB0) in peer.found("ring")
-    assert RingStable(at(0x78), at(0x20)) not in peer.told(RingStable)
+    end = peer.placing(at(0xC0))
+    peer.in_vain().feed(RouteSucceeded(end.call, at(0xC8), 3, finds(0xC8, left)))
+    assert peer.dialed == [at(0xB0)]
     peer.up(0xB0, says(0xB0, ring=left))
-    assert RingStable(at(0x78), at(0xB0)) in peer.told(RingStable)
+    assert not [route for route in peer.wait(300).routes() if route.message.key in {ME, at(0xC0)}]
 
 
 def test_the_ring_is_torn_no_more_if_who_is_at_the_end_of_the_list_knows_nobody_in_between():
     peer = torn()
-    said = says(0x20, ring=[place for place in ALL if 0x20 <= place <= 0x80])
-    answer = SuccessorFound(successors=said.successors, predecessors=said.predecessors)
-    peer.feed(RouteSucceeded(look_up(peer, at(0xC0)).call, at(0x20), 1, answer))
-    assert RingStable(at(0x78), at(0x20)) in peer.told(RingStable)
+    left = [place for place in ALL if 0x20 <= place <= 0x80]
+    peer.feed(RouteSucceeded(peer.placing(at(0xC0)).call, at(0x20), 1, finds(0x20, left)))
+    assert not [route for route in peer.wait(300).routes() if route.message.key in {ME, at(0xC0)}]
+
+
+def left_beyond(*dead):
+    """A peer whose neighbours on the ring at these places have died, and its next look-up of its place."""
+    peer = Peer(6).placed().up(0x20, says(0x20)).up(0xE0, says(0xE0)).wait(3)
+    for place in dead:
+        peer.feed(LinkDown(at(place), "silent", 5.0))
+    place = peer.placing(ME)
+    return peer.in_vain(), place
+
+
+def test_what_a_neighbour_says_of_our_place_settles_it_unless_the_ring_is_torn_on_both_sides():
+    torn_once, place = left_beyond(0x88)
+    torn_once.feed(RouteSucceeded(place.call, at(0x78), 3, finds(0x78, (0x78, 0x80, 0xE0))))
+    assert torn_once.wait(9).dialed == [], "nobody is between"
+    adrift, place = left_beyond(0x88, 0x78)
+    adrift.feed(RouteSucceeded(place.call, at(0x20), 3, finds(0x20, (0x20, 0x80, 0xE0))))
+    assert at(0x70) in adrift.wait(9).dialed, "they know no more of our place than we do"
+
+
+def test_who_knows_one_neighbour_of_ours_does_not_settle_our_place():
+    peer = Peer(4).up(0x20, says(0x20, ring=(0x20,)))
+    place = peer.found(0x90).in_vain().placing(ME)
+    peer.in_vain().feed(RouteSucceeded(place.call, at(0x20), 1, SuccessorFound()))
+    assert at(0x90) in peer.wait(10).dialed
 
 
 def test_the_next_in_the_list_is_not_dialed_when_a_neighbour_on_the_ring_gives_us_up():
-    peer = Peer().placed().wait(1).feed(EvictedBy(at(0x88)))
-    assert peer.feed(LinkDown(at(0x88), "closed by the peer")).found("ring") == []
+    peer = Peer(4).placed().wait(1).hear(0x88, ReconnectionData(reason="make_room", peers=(), timestamp=1))
+    assert peer.feed(LinkDown(at(0x88), "closed by the peer")).dialed == []
 
 
 def test_a_place_that_neighbours_do_not_confirm_is_looked_up_ever_more_rarely_and_then_the_services_are_asked():
-    peer = Peer().up(0x20, says(0x20))
+    peer = Peer(4).up(0x20, says(0x20))
     looked, asked = [], []
     for _ in range(300):
-        for route in peer.wait(1).told(Route):
+        for route in peer.wait(1).routes():
             if route.message.key == ME:
                 looked.append(peer.now)
-                asked += peer.told(FindPeers, Subsystem.SIGNALING)
+                asked += peer.notices(FindPeers)
                 assert (route.nearest, route.answered) == (True, True)
             peer.feed(RouteFailed(route.call, "no way"))
     assert 5 <= len(looked) <= 12
@@ -291,41 +223,37 @@ def test_a_place_that_neighbours_do_not_confirm_is_looked_up_ever_more_rarely_an
 
 
 def test_who_answers_the_look_up_of_our_place_says_who_is_next_to_us():
-    peer = Peer().up(0x20, says(0x20))
-    (route,) = [route for route in peer.wait(3).told(Route) if route.message.key == ME][:1]
-    said = says(0x90, ring=[place for place in ALL if place != 0x80])
-    answer = SuccessorFound(successors=said.successors, predecessors=said.predecessors)
-    peer.feed(RouteSucceeded(route.call, at(0x90), 3, answer))
-    assert set(peer.found("ring")) == {at(0x88), at(0x78)}
-    assert RingStable(at(0x78), at(0x88)) in peer.told(RingStable)
+    peer = Peer(4).up(0x20, says(0x20))
+    ring = [place for place in ALL if place != 0x80]
+    peer.feed(RouteSucceeded(peer.placing(ME).call, at(0x90), 3, finds(0x90, ring)))
+    assert set(peer.dialed) == {at(0x88), at(0x78)}
 
 
 def test_a_place_that_is_confirmed_is_not_looked_up():
-    peer = Peer().up(0x88, says(0x88)).up(0x78, says(0x78))
-    assert peer.told(RingStable) == [RingStable(at(0x78), at(0x88))]
-    assert peer.snap()["agreed"]
-    assert [route for route in peer.wait(300).told(Route) if route.message.key == ME] == []
+    peer = Peer(4).placed()
+    assert peer.lists()["agreed"]
+    assert [route for route in peer.wait(300).routes() if route.message.key == ME] == []
 
 
 def test_a_link_is_superfluous_once_a_newcomer_sits_between_and_has_it_too():
-    peer = Peer().placed().wait(1)
+    peer = Peer(4).placed().wait(1)
     ring = [*ALL, 0x84]
     peer.up(0x84, says(0x84, ring=ring, links=[0x80]))
-    assert peer.told(Superfluous) == []
+    assert peer.got(DropLink) == []
     peer.hear(0x84, says(0x84, ring=ring, links=[0x80, 0x88], serial=2))
-    assert peer.told(Superfluous) == [Superfluous(at(0x88))]
-    assert peer.hear(0x84, says(0x84, ring=ring, links=[0x80, 0x88], serial=3)).told(Superfluous) == []
+    assert [drop.peer for drop in peer.got(DropLink)] == [at(0x88)]
+    assert peer.hear(0x84, says(0x84, ring=ring, links=[0x80, 0x88], serial=3)).got(DropLink) == []
 
 
 def test_in_a_small_mesh_no_link_is_superfluous():
     ring = [0x00, 0x40, 0x80, 0x84, 0x88, 0xC0]
-    peer = Peer().up(0x88, says(0x88, ring=ring)).up(0x40, says(0x40, ring=ring))
-    assert peer.up(0x84, says(0x84, ring=ring, links=[0x80, 0x88])).told(Superfluous) == []
+    peer = Peer(4).up(0x88, says(0x88, ring=ring)).up(0x40, says(0x40, ring=ring))
+    assert peer.up(0x84, says(0x84, ring=ring, links=[0x80, 0x88])).got(DropLink) == []
 
 
 def test_leaves_are_no_part_of_the_ring():
-    peer = Peer().placed().up(0x81, says(0x81, leaf=True, links=[0x80]))
-    assert peer.snap()["successors"][0] == at(0x88)
+    peer = Peer(4).placed().up(0x81, says(0x81, leaf=True, links=[0x80]))
+    assert peer.lists()["successors"][0] == at(0x88)
     assert at(0x81) in peer.wait(1).sent(Neighbours)[0][1].links
 
 
@@ -334,12 +262,12 @@ def test_the_size_of_the_mesh_is_told_by_how_close_together_the_ring_is(ring, si
     places = sorted(ring)
     mine = places.index(0x80)
     after, before = places[(mine + 1) % len(places)], places[mine - 1]
-    peer = Peer().up(after, says(after, ring=ring)).up(before, says(before, ring=ring))
-    told = peer.wait(1).told(MeshSize)
+    peer = Peer(4).up(after, says(after, ring=ring)).up(before, says(before, ring=ring))
+    told = peer.wait(1).notices(MeshSize)
     assert {tell.peers for tell in told} == {size} if size < 9 else all(abs(tell.peers - size) <= 3 for tell in told)
     assert len({tell.peers for tell in told}) == 1
     assert told
-    assert peer.hear(after, says(after, ring=ring, serial=2)).wait(5).told(MeshSize) == []
+    assert peer.hear(after, says(after, ring=ring, serial=2)).wait(5).notices(MeshSize) == []
 
 
 # --- long links -------------------------------------------------------------------------------------------------------
@@ -347,14 +275,27 @@ def test_the_size_of_the_mesh_is_told_by_how_close_together_the_ring_is(ring, si
 
 def searching(**config) -> tuple[Peer, Route]:
     """A peer that has its neighbours on the ring, and its first search for a long link."""
-    peer = Peer(max_peers=3, **config).placed().feed(Vacancies(1))
-    (route,) = peer.wait(1).told(Route)
-    return peer, route
+    peer = Peer(3, chord=ChordConfig(**config)).placed()
+    return peer, peer.searching()
+
+
+def with_long_links():
+    """A peer whose slots are all taken, three of them by long links."""
+    peer = Peer(5).placed()
+    for place in (0x20, 0x40, 0xC0):
+        peer.up(place, says(place))
+    return peer.wait(5)
+
+
+def displaced(peer, place):
+    """The neighbour at this place gives our link up for a newcomer."""
+    peer.hear(place, ReconnectionData(reason="make_room", peers=(), timestamp=1))
+    return peer.feed(LinkDown(at(place), "closed by the peer"))
 
 
 def test_a_newcomer_looks_for_a_long_link_and_says_that_it_joins():
     _, route = searching()
-    assert (route.nearest, route.answered, route.owner) == (True, True, Subsystem.CHORD)
+    assert (route.nearest, route.answered, route.owner) == (True, True, Subsystem.OVERLAY)
     assert route.message.seeks_link
     assert route.message.joins
 
@@ -362,43 +303,38 @@ def test_a_newcomer_looks_for_a_long_link_and_says_that_it_joins():
 def test_who_welcomes_us_is_dialed_and_then_nothing_more_is_searched():
     peer, route = searching()
     peer.feed(RouteSucceeded(route.call, at(0x20), 3, SuccessorFound(welcome=True)))
-    assert peer.told(FarPeers) == [FarPeers((at(0x20),))]
-    peer.feed(Vacancies(0)).up(0x20, says(0x20))
-    assert peer.wait(600).told(Route) == []
-    assert not peer.snap()["seeks"]
+    assert peer.dialed == [at(0x20)]
+    peer.up(0x20, says(0x20))
+    assert peer.wait(600).routes() == []
+    assert not peer.snap()["fix_fingers"]["seeks"]
 
 
 def test_a_dial_that_failed_is_followed_by_another_search_but_not_for_ever():
     peer, route = searching()
-    searches = 1
+    found = 1
     for _ in range(2000):
-        peer.feed(RouteSucceeded(route.call, at(0x20), 3, SuccessorFound(welcome=True))).feed(Vacancies(0)).feed(
-            Vacancies(1)
-        )
-        routes = peer.wait(1000 if searches > 200 else 5).told(Route)
+        peer.feed(RouteSucceeded(route.call, at(0x20), 3, SuccessorFound(welcome=True))).in_vain()
+        routes = peer.wait(1000 if found > 200 else 5).routes()
         if routes:
             route = routes[-1]
-            searches += len(routes)
-    assert 20 <= searches <= 90
+            found += len(routes)
+    assert 20 <= found <= 90
 
 
 def test_a_departure_that_leaves_enough_long_links_starts_no_search():
-    peer = Peer(max_peers=5).placed()
-    for place in (0x20, 0x40, 0xC0):
-        peer.up(place, says(place))
-    peer.feed(Vacancies(0)).wait(5)
-    assert peer.feed(LinkDown(at(0x20), "gone")).feed(Vacancies(1)).wait(600).told(Route) == []
-    assert peer.feed(LinkDown(at(0x40), "gone")).feed(Vacancies(2)).wait(600).told(Route) == []
-    assert peer.feed(LinkDown(at(0xC0), "gone")).feed(Vacancies(3)).wait(REPAIRED - 1).told(Route) == []
-    assert len(peer.wait(1).told(Route)) == 1
+    peer = with_long_links()
+    assert searches(peer.feed(LinkDown(at(0x20), "gone")).wait(600)) == []
+    assert searches(peer.feed(LinkDown(at(0x40), "gone")).wait(600)) == []
+    assert searches(peer.feed(LinkDown(at(0xC0), "gone")).wait(REPAIRED - 1)) == []
+    assert len(searches(peer.wait(1))) == 1
 
 
 def test_a_link_that_is_long_again_once_the_ring_is_closed_needs_no_other():
-    peer = Peer(max_peers=3).placed().up(0xC0, says(0xC0)).feed(Vacancies(0)).wait(5)
-    peer.feed(LinkDown(at(0x88), "gone")).feed(Vacancies(1)).wait(1)
+    peer = Peer(max_peers=3).placed().up(0xC0, says(0xC0)).wait(5)
+    peer.feed(LinkDown(at(0x88), "gone")).wait(1)
     left = [place for place in ALL if place != 0x88]
-    peer.hear(0x78, says(0x78, ring=left, serial=2)).up(0x90, says(0x90, ring=left)).feed(Vacancies(0))
-    assert peer.wait(60).feed(Vacancies(1)).wait(600).told(Route) == []
+    peer.hear(0x78, says(0x78, ring=left, serial=2)).up(0x90, says(0x90, ring=left))
+    assert searches(peer.wait(600)) == []
 
 
 def test_lists_that_a_neighbour_told_when_it_was_not_next_to_us_are_asked_for_again_and_not_told_on():
@@ -414,44 +350,63 @@ def test_lists_that_a_neighbour_told_when_it_was_not_next_to_us_are_asked_for_ag
 
 
 def test_who_gave_way_to_a_newcomer_looks_for_another_long_link():
-    peer = Peer(max_peers=5).placed()
-    for place in (0x20, 0x40, 0xC0):
-        peer.up(place, says(place))
-    peer.feed(Vacancies(0)).wait(5)
-    (route,) = peer.feed(LinkDown(at(0x20), "gone")).feed(Vacancies(1, displaced=True)).wait(6).told(Route)
+    (route,) = searches(displaced(with_long_links(), 0x20).wait(6))
     assert not route.message.joins
 
 
 def test_while_rings_merge_few_long_links_are_made_good_and_only_afterwards():
-    peer = Peer(max_peers=5).placed()
-    for place in (0x20, 0x40, 0xC0):
-        peer.up(place, says(place))
-    peer.feed(Vacancies(0)).wait(5).feed(MergeStarted(peer.now + 20))
-    assert peer.feed(LinkDown(at(0x20), "gone")).feed(Vacancies(1, displaced=True)).wait(8).told(Route) == []
-    peer.feed(LinkDown(at(0x40), "gone")).feed(LinkDown(at(0xC0), "gone"))
-    assert peer.feed(Vacancies(3, displaced=True)).wait(11).told(Route) == []
-    assert peer.wait(3).told(Route)
+    peer = with_long_links()
+    peer.feed(MergeStarted(peer.now + 20))
+    assert searches(displaced(peer, 0x20).wait(8)) == []
+    peer.feed(LinkDown(at(0x40), "gone"))
+    assert searches(displaced(peer, 0xC0).wait(11)) == []
+    assert searches(peer.wait(3))
+
+
+def test_a_look_up_of_whose_outcome_nothing_is_heard_is_made_again():
+    placing = Peer(2, chord=ChordConfig(search_timeout=10.0)).up(0x20, says(0x20))
+    lost = placing.placing(ME)
+    assert placing.wait(13).routes() == [], "routing may still say what became of it"
+    again = placing.placing(ME)
+    assert again.call != lost.call
+    assert placing.feed(RouteSucceeded(lost.call, at(0x90), 3, finds(0x90))).dialed == [], "too late"
+    peer, lost = searching(search_timeout=10.0)
+    assert peer.wait(13).routes() == []
+    again = peer.searching()
+    assert again.call != lost.call
+    assert peer.feed(RouteSucceeded(lost.call, at(0x20), 3, SuccessorFound(welcome=True))).dialed == []
+    assert peer.feed(RouteSucceeded(again.call, at(0x20), 3, SuccessorFound(welcome=True))).dialed == [at(0x20)]
+    assert peer.snap()["lost_outcomes"] == placing.snap()["lost_outcomes"] == 1
+
+
+def test_a_look_up_that_was_answered_is_not_taken_for_lost():
+    peer, route = searching()
+    peer.feed(RouteSucceeded(route.call, at(0x20), 3, SuccessorFound(welcome=True))).up(0x20, says(0x20)).wait(60)
+    assert peer.snap()["lost_outcomes"] == peer.snap()["fix_fingers"]["vain"] == 0
+    placing = Peer(2).up(0x20, says(0x20))
+    found = finds(0x90, [place for place in ALL if place != 0x80])
+    placing.feed(RouteSucceeded(placing.placing(ME).call, at(0x90), 3, found))
+    placing.feed(LinkDown(at(0x20), "closed")).placed().wait(60)
+    assert placing.snap()["lost_outcomes"] == 0
 
 
 def test_slots_for_the_ring_are_not_given_to_long_links():
-    peer = Peer(max_peers=3).up(0x20, says(0x20)).feed(Vacancies(1))
-    assert [route for route in peer.wait(30).told(Route) if route.message.seeks_link] == []
+    assert searches(Peer(3, unverified=True).up(0x20, says(0x20)).up(0x21, version=0).wait(30)) == []
 
 
 def test_a_newcomer_is_welcome_where_a_settled_long_link_can_be_given_up_but_rarely():
-    peer = Peer(max_peers=3).placed().up(0x20, says(0x20)).feed(Vacancies(0))
+    peer = Peer(max_peers=3).placed().up(0x20, says(0x20))
     question = FindSuccessor(key=at(0x81), seeks_link=True, joins=True)
     assert not peer.asked(question, 0x10).welcome  # it is young yet
     peer.wait(20)
     assert not peer.asked(FindSuccessor(key=at(0x81), seeks_link=True), 0x10).welcome
     assert peer.asked(question, 0x18).welcome
-    assert peer.told(Welcome) == [Welcome(at(0x18))]
     assert not peer.asked(question, 0x28).welcome
     assert peer.wait(20).asked(question, 0x28).welcome
 
 
 def test_two_who_look_for_a_long_link_hear_of_each_other():
-    peer = Peer(max_peers=3).placed().up(0x20, says(0x20)).feed(Vacancies(0))
+    peer = Peer(max_peers=3).placed().up(0x20, says(0x20))
     question = FindSuccessor(key=at(0x81), seeks_link=True)
     assert peer.asked(question, 0x10).vacant == ()
     assert peer.asked(question, 0x18).vacant == (at(0x10),)
@@ -459,15 +414,16 @@ def test_two_who_look_for_a_long_link_hear_of_each_other():
 
 
 def test_neighbours_with_free_slots_are_named():
-    peer = Peer().placed().up(0x20, says(0x20, free=1)).feed(Vacancies(0))
+    peer = Peer(3).placed().up(0x20, says(0x20, free=1))
     assert peer.asked(FindSuccessor(key=at(0x81), seeks_link=True), 0x10).vacant == (at(0x20),)
 
 
-def test_who_looks_up_its_own_place_is_expected_to_come():
-    peer = Peer().placed()
+def test_who_looks_up_its_own_place_is_expected_to_come_and_dialed_if_it_does_not():
+    peer = Peer(4).placed()
     answer = peer.asked(FindSuccessor(key=at(0x82)), 0x82)
     assert answer.successors[0] == at(0x88)
-    assert peer.found("joined") == [at(0x82)]
+    assert peer.wait(2.9).dialed == []
+    assert peer.wait(1.2).dialed == [at(0x82)]
 
 
 @given(st.integers(0, 2**32), st.sampled_from([2, 30, 1000, 100_000]))
@@ -509,26 +465,25 @@ def test_a_peer_that_answers_every_look_up_with_itself_gets_one_offer_for_each_a
     peer, route = searching()
     liar = at(0x20)
     for _ in range(100):
-        peer.feed(
-            RouteSucceeded(route.call, liar, 1, SuccessorFound(welcome=True, vacant=(liar, ME), successors=(liar, ME)))
-        )
-        assert all(far.peers == (liar,) for far in peer.told(FarPeers))
-        routes = peer.feed(Vacancies(0)).feed(Vacancies(1)).wait(30).told(Route)
+        lie = SuccessorFound(welcome=True, vacant=(liar, ME), successors=(liar, ME))
+        assert set(peer.feed(RouteSucceeded(route.call, liar, 1, lie)).dialed) <= {liar}
+        routes = peer.in_vain().wait(30).routes()
         if not routes:
             break
         route = routes[-1]
-    assert peer.snap()["searches"] <= 15
-    assert peer.snap()["agreed"]  # the ring is what its neighbours say
+    assert peer.snap()["fix_fingers"]["searches"] <= 15
+    assert peer.lists()["agreed"]  # the ring is what its neighbours say
 
 
 def test_made_up_peers_are_passed_on_as_hints_and_kept_nowhere():
-    peer = Peer().placed().wait(1)
+    peer = Peer(4).placed().wait(1)
     lies = [PeerId(f"{number:040x}") for number in range(1, 65)]
     for serial in range(2, 50):
         peer.hear(0x88, Neighbours(serial=serial, links=tuple(lies), successors=tuple(lies[:16]), predecessors=(ME,)))
-    assert len(peer.snap()["successors"]) <= 8
-    assert peer.snap()["successors"][0] == at(0x88)
-    assert peer.found("ring") == []
+    assert len(peer.lists()["successors"]) <= 8
+    assert peer.lists()["successors"][0] == at(0x88)
+    assert peer.dialed == []
+    assert peer.known <= 256
 
 
 def test_lists_that_go_round_in_circles_end_where_they_turn_back():
@@ -539,7 +494,7 @@ def test_lists_that_go_round_in_circles_end_where_they_turn_back():
 
 
 def test_answers_that_nobody_asked_for_are_ignored():
-    peer = Peer().placed()
+    peer = Peer(4).placed()
     lie = SuccessorFound(welcome=True, vacant=(at(1),), successors=(at(0x81),))
     assert peer.feed(RouteSucceeded(99, at(0x20), 1, lie)).effects == []
     assert peer.feed(RouteFailed(99, "x")).effects == []
@@ -548,9 +503,10 @@ def test_answers_that_nobody_asked_for_are_ignored():
 
 
 def test_nothing_is_said_after_leaving():
-    peer = Peer().placed().feed(Leave())
-    assert peer.wait(100).effects == []
-    assert peer.up(0x20).effects == []
+    peer, route = searching()
+    peer.feed(Leave())
+    assert peer.feed(RouteFailed(route.call, "too late")).feed(MergeStarted(peer.now + 1)).wait(100).effects == []
+    assert peer.up(0x20).sent(Neighbours) == []
 
 
 PLACES = st.integers(0, 255)
@@ -578,7 +534,6 @@ EVENTS = st.one_of(
     st.builds(RouteSucceeded, st.integers(1, 20), PLACES.map(at), st.just(1), st.one_of(st.none(), FOUND)),
     st.builds(RouteFailed, st.integers(1, 20), st.just("x")),
     st.builds(lambda place, question: (place, question), PLACES, QUESTION),
-    st.builds(Vacancies, st.integers(0, 4), st.booleans()),
     st.sampled_from([0.1, 3.0, 100.0]),
 )
 
@@ -615,7 +570,5 @@ def test_whatever_comes_all_that_is_said_is_in_bounds(max_peers, events):
             assert len(message.successors) <= 8
             ways = [ring_distance(ME, other) for other in message.successors]
             assert ways == sorted(set(ways))
-        for far in peer.told(FarPeers):
-            assert ME not in far.peers
-            assert len(far.peers) <= 4
+        assert ME not in peer.dialed
         assert peer.core.next_deadline() > peer.now - 1
