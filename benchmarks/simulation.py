@@ -81,7 +81,7 @@ def measure(peers: int, broadcasts: int, seed: int) -> dict[str, Any]:
     broadcast = phase.figures()
     wall = perf_counter() - began
     expected = broadcasts * (peers - 1)
-    delivered = sum(one.count for one in net.ledger)
+    delivered = sum(one.count for one in net.delivery_log)
     return {
         "peers": peers,
         "max_peers": 5,
@@ -95,8 +95,8 @@ def measure(peers: int, broadcasts: int, seed: int) -> dict[str, Any]:
         "settle": settle,
         "broadcast": broadcast,
         "reliability": delivered / expected if expected else 1.0,
-        "receipts_exact": sum(one.reached == one.count for one in net.ledger),
-        "hops_max": max(net.ledger.hops, default=0),
+        "receipts_exact": sum(one.reached == one.count for one in net.delivery_log),
+        "hops_max": max(net.delivery_log.hops, default=0),
         "islands": len(islands(net)),
         "ring_cycles": ring_cycles(net),
         "violations": [str(violation) for violation in net.violations],

@@ -38,7 +38,8 @@ from p2pmesh.simulation.discrete.invariants import (
     members,
     watch,
 )
-from p2pmesh.simulation.discrete.network import BareNetwork, collector_paused
+from p2pmesh.simulation.discrete.kernel import collector_paused
+from p2pmesh.simulation.discrete.network import BareNetwork
 from p2pmesh.simulation.discrete.node import BareNode
 from p2pmesh.simulation.faults.adversary import Adversary
 from p2pmesh.simulation.faults.plan import FaultPlan, fault_of
@@ -285,13 +286,13 @@ class Run:
         check_islands(net)
         check_ring(net)
         yield "settle"
-        havoc = FaultInjector(net, self.plan)
+        injector = FaultInjector(net, self.plan)
         ends = net.now + self._raging
         for _ in range(scenario.broadcasts):
             self._broadcast()
             self._pass("rage", scenario.broadcast_every)
         self._pass("rage", max(0.0, ends - net.now))
-        havoc.end()
+        injector.end()
         yield "rage"
         quiet_since = net.now
         self._pass("rest", scenario.rest)
@@ -309,7 +310,9 @@ class Run:
         origins = members(self.net, self._hostile())
         if origins:
             self.net.publish(
-                self.net.rng.choice(origins), f"broadcast {len(self.net.ledger.broadcasts)}", ttl=self._scenario.ttl
+                self.net.rng.choice(origins),
+                f"broadcast {len(self.net.delivery_log.broadcasts)}",
+                ttl=self._scenario.ttl,
             )
 
     def _hostile(self) -> list[int]:

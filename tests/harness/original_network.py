@@ -231,7 +231,8 @@ class BareOriginal(OriginalPeer):
         identity = identity or Identity.from_seed(net._identities.randbytes(32))
         super().__init__(identity.peer_id, random.Random(f"original {identity.peer_id}"), **options)
         self._net = net
-        self.node = _Box(net, len(net.nodes), identity, _PATIENT, lambda now: EPOCH + now, 0)
+        rng = random.Random(0)
+        self.node = _Box(net, net.service, net, len(net.nodes), identity, _PATIENT, lambda now: EPOCH + now, rng)
         self.node.original = self
         self.node.links.limit = 1 << 20
         net.nodes.append(self.node)

@@ -50,7 +50,7 @@ class Parted:
         return self.is_one()
 
     def total(self, name):
-        return sum(node.snapshot()["islands"].get(name, 0) for node in self.net.living())
+        return sum(node.snapshot()["subsystems"]["islands"].get(name, 0) for node in self.net.living())
 
     def said(self, kind):
         return [(time, number, event) for time, number, event in self.events if isinstance(event, kind)]

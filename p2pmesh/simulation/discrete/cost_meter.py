@@ -18,7 +18,7 @@ from p2pmesh.simulation.discrete.network import BareNetwork
 
 BY_MESH: Final = "offers_mesh"
 BY_SERVICE: Final = "offers_service"
-"""How the signaling core calls the offers that it sent through the mesh, and those that it sent by a service."""
+"""Keys of the signaling core's snapshot: offers that it sent through the mesh, and by a service."""
 
 
 @frozen(kw_only=True)
@@ -46,9 +46,9 @@ class Reading:
     events: int
 
     def __sub__(self, before: Reading) -> Reading:
-        theirs = attrs.asdict(before, recurse=False)
+        earlier = attrs.asdict(before, recurse=False)
         return Reading(**{
-            name: _less(value, theirs[name]) for name, value in attrs.asdict(self, recurse=False).items()
+            name: _less(value, earlier[name]) for name, value in attrs.asdict(self, recurse=False).items()
         })
 
     @property

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from heapq import heapify, heappop, heappush
 from typing import Any, Final, TypeAlias
 
+EPOCH: Final = 1_700_000_000.0
+"""Wall time at the start of every simulation, in seconds since 1970."""
 DAYS_PER_SECOND: Final = 256
 """Stretches of time in a virtual second: some hundred events each, when 10,000 peers are busy."""
 
@@ -35,7 +37,7 @@ class EventQueue:
         return len(self._today) + sum(map(len, self._days.values()))
 
     def add(self, time: float, action: Action, a: Any, b: Any) -> None:
-        """Let `action(a, b)` happen at this time, which is finite."""
+        """Add an event: `action(a, b)` at this time, which must be finite."""
         entry = (time, self._next_order(), action, a, b)
         day = int(time * DAYS_PER_SECOND)
         if day <= self._today_is:
@@ -49,9 +51,9 @@ class EventQueue:
             events.append(entry)
 
     def due(self, time: float) -> list[Entry] | None:
-        """The heap whose first event is the next one of all, if that comes by this time; else None.
+        """A heap whose first event is the next of all, if that is due by this time; else None.
 
-        The caller may take that event, and ask again.
+        The caller may pop that event, and ask again.
         """
         if not self._today:
             if not self._ahead or self._ahead[0] > time * DAYS_PER_SECOND:

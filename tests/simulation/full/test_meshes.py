@@ -411,7 +411,7 @@ async def violated(check, count=2, **options):
 @simulated()
 async def test_a_link_too_many_is_a_violation_that_tells_seed_and_trace():
     async def lower_the_cap(world):
-        world._watch.expect(world._hosts.find(0).dialer, 0)
+        world._invariants.expect(world._hosts.find(0).dialer, 0)
         world.break_link(0, 1)
         await trio.sleep(30)
 
