@@ -262,6 +262,9 @@ class BareNode:
     def freeze(self) -> None:
         """Stop the process: it does nothing, and does not know it."""
         self.is_frozen = True
+        for end in self.links.ends.values():
+            if end.held is None:
+                end.held = deque()
 
     def thaw(self) -> None:
         """Let it go on. What it should have done meanwhile it does now; what came meanwhile it finds waiting."""

@@ -182,6 +182,37 @@ def test_a_short_freeze_is_survived_and_a_long_one_is_not():
     check_ring(net)
 
 
+def test_a_frozen_peer_gets_nothing_until_it_thaws():
+    net = mesh(8)
+    node = net.nodes[7]
+    net.freeze(node)
+    hello = net.publish(net.nodes[0], "hello")
+    net.run(2)
+    assert hello.count == 6
+    net.thaw(node)
+    net.run(2)
+    assert hello.has(7)
+    check_at_most_once(net)
+
+
+def test_a_listener_may_change_the_network_in_the_middle_of_a_peers_turn():
+    net = mesh(8, settle=15)
+    net.freeze(net.nodes[7])
+    net.publish(net.nodes[0], "waits for the frozen peer")
+    net.run(0.5)
+
+    def thaw(node, event):
+        if isinstance(event, PeerConnected):  # its other cores have not heard of the link yet
+            net.thaw(net.nodes[7])
+
+    net.listeners.append(thaw)
+    newcomer = net.add(config=MeshConfig(max_peers=1))
+    net.run(3)
+    hello = net.publish(newcomer, "hello")
+    net.run(5)
+    assert hello.count == hello.reached == 8
+
+
 def test_what_is_sent_into_a_short_silence_arrives_after_it():
     net = mesh(8)
     cut = Cut({0: 1}, keeps_service=True)
