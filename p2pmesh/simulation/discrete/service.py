@@ -94,10 +94,10 @@ class BareService:
         """Open connections."""
         return len(self._lines)
 
-    def start(self) -> None:
-        """Bring it up, knowing nobody."""
+    def start(self, presence: Presence | None = None) -> None:
+        """Bring it up, knowing nobody; `presence` makes its decisions in place of a new one of the real server."""
         if self._presence is None:
-            self._presence = Presence(self._config, self._rng, self._wall)
+            self._presence = presence or Presence(self._config, self._rng, self._wall)
             self._wakes_at = math.inf
 
     def stop(self) -> None:
