@@ -7,10 +7,10 @@ A run has five phases. Peers *join* one after another, and the mesh *settles*. T
 and safety is watched. Then the faults stop, the mesh comes to *rest*, and liveness is required: one island, one ring,
 and every broadcast everywhere that should be. At last all *leave*, and nothing may be left.
 
-The shipped scenarios lie beside this module, and `load_scenario` takes a path as well. A file has the fields of `Scenario`,
-a table `[conditions]` with those of `Conditions`, and an array of tables `[[faults]]` with those of the faults of
-`p2pmesh.simulation.faults.plan`. Where a fault names peers, a scenario says which share of them: `share` instead of `peers`
-or `count`, `shares` instead of `sides`; and `Churn` counts arrivals and departures for 100 peers.
+The shipped scenarios lie beside this module, and `load_scenario` takes a path as well. A file has the fields of
+`Scenario`, a table `[conditions]` with those of `Conditions`, and an array of tables `[[faults]]` with those of the
+faults of `p2pmesh.simulation.faults.plan`. Where a fault names peers, a scenario says which share of them: `share`
+instead of `peers` or `count`, `shares` instead of `sides`; and `Churn` counts arrivals and departures for 100 peers.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class Scenario:
     rest: float = field(default=60.0, validator=_positive)
     """Until liveness is required after the faults have stopped."""
     probes: int = field(default=3, validator=_positive)
-    """Broadcasts made at rest, which must come to everybody within `probe_within`."""
+    """Broadcasts made at rest, which must reach all peers within `probe_within`."""
     probe_within: float = field(default=10.0, validator=_positive)
     conditions: Conditions = field(factory=Conditions)
     faults: tuple[dict[str, Any], ...] = ()

@@ -109,7 +109,7 @@ class Net:
         self.kill(node)
 
     def kill(self, node: Node) -> None:
-        """End its process without a word; its kernel closes its connection to the server, its neighbours notice later."""
+        """End its process without a word: the server notices at once, its neighbours later."""
         self.bare.stop(node.bare)
         del self.nodes[node.peer_id]
 
@@ -132,12 +132,11 @@ class Net:
         left, count = dict.fromkeys(self.nodes), 0
         while left:
             count += 1
-            found = [left.popitem()[0]]
-            for peer in found:
-                near = [other for other in self.nodes[peer].links if other in left]
-                found += near
-                for other in near:
-                    del left[other]
+            frontier = [left.popitem()[0]]
+            while frontier:
+                near = [other for other in self.nodes[frontier.pop()].links if other in left]
+                frontier += near
+                left = {peer: None for peer in left if peer not in near}
         return count
 
     def check_symmetric(self) -> None:

@@ -1,7 +1,7 @@
 """Peers of the original project in the simulated worlds, beside meshes of ours, and the original's signaling server.
 
-`originals(world)` puts them beside whole meshes, `BareOriginal` beside bare nodes. Both see to it that nothing reached a
-stand-in that would end the original's process or surprise its application.
+`originals(world)` puts them beside whole meshes, `BareOriginal` beside bare nodes. Both see to it that nothing reached
+a stand-in that would end the original's process or surprise its application.
 """
 
 import json
@@ -209,7 +209,7 @@ class Originals:
 
 @asynccontextmanager
 async def originals(world):
-    """The original's peers in a world of `simulated_meshes`. All that run leave at the end, and must have fared well."""
+    """The original's peers in a world of `simulated_meshes`. All that run leave at the end, unharmed."""
     async with trio.open_nursery() as nursery:
         crowd = Originals(world, nursery)
         try:

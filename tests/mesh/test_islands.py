@@ -63,7 +63,7 @@ def test_two_halves_become_one_ring(peers, apart, keeps_service):
     mesh.cut(peers // 2, keeps_service=keeps_service, seconds=apart)
     assert mesh.heals_within(30)
     mesh.net.run(apart)
-    # Who comes back to the service is at its place soon: so small a ring may close before anybody has been missed for long.
+    # A peer that is back at the service finds its place soon: so small a ring may close before any is missed for long.
     assert mesh.said(IslandSuspected) or not keeps_service
     assert bool(mesh.said(IslandHealed)) == bool(mesh.said(IslandSuspected))
 

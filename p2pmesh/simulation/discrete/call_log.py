@@ -1,4 +1,4 @@
-"""What applications of bare peers asked for, broadcasts aside, and what they got: direct messages, and calls of the DHT.
+"""What applications of bare peers asked for and got, broadcasts aside: direct messages, and calls of the DHT.
 
 hello = net.send(net.nodes[0], net.nodes[7].peer_id, "hello")
 net.run(5)

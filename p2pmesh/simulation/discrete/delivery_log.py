@@ -61,7 +61,7 @@ class Broadcast:
         return self._got[number] if number < len(self._got) else 0
 
     def deliver(self, number: int, now: float, hops: int, *, counts: bool = True) -> bool:
-        """Note that a peer got it; False if it had it already. What newcomers catch up on does not count for `last_hop`."""
+        """Note that a peer got it; False if it had it already. For newcomers that catch up, `counts` is off."""
         if number >= len(self._got):
             self._got.extend(bytes(max(number + 1 - len(self._got), len(self._got))))
         self._got[number] = min(self._got[number] + 1, 255)

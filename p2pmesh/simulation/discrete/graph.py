@@ -1,4 +1,4 @@
-"""The overlay as a graph, frozen at one moment: how many hops the ideal greedy walk takes on it, and how many the shortest.
+"""The overlay as a graph, at one moment: how many hops the ideal greedy walk and the shortest path take on it.
 
 What routing achieves can be compared with this: it is computed from the links as they are, without a single message.
 """
@@ -73,7 +73,7 @@ class Graph:
         return min(around, key=lambda one: _apart(one[0], target))[2]
 
     def _known_to(self, peer: int) -> tuple[list[int], list[tuple[int, int, int]]]:
-        """Places on the ring that a peer knows of, with how far they are and the neighbour to go by; sorted by place."""
+        """Places on the ring that a peer knows of, sorted, with the hops to each and the first neighbour on the way."""
         known = self._nearby.get(peer)
         if known is None:
             ways: dict[int, tuple[int, int, int]] = {}

@@ -1,9 +1,9 @@
 """What must hold in every simulation: watched while it runs, and checked when it has come to rest.
 
     net = BareNetwork(seed=1)
-    watch(net)                       # safety: at most once, links within the cap, structures within their bounds
+    watch(net)  # safety: at most once, links within the cap, structures within their bounds
     ...
-    check_ring(net); check_islands(net); check_delivery(net)      # liveness: once the faults have stopped, by a deadline
+    check_ring(net), check_islands(net), check_delivery(net)  # liveness: by a deadline after the faults have stopped
 
 Each check reports what is wrong to `net.violate`, which raises if the network is strict.
 """
@@ -71,7 +71,7 @@ def check_bounds(net: BareNetwork, node: BareNode) -> None:
 
 
 def bounds_of(snapshot: Mapping[str, Any], config: MeshConfig) -> Iterator[tuple[str, float, float]]:
-    """Every bounded structure in the snapshot of a peer's subsystems: its name, its size, and what its config allows."""
+    """Every bounded structure in a snapshot's subsystems: its name, its size, and what the config allows."""
     broadcast, links = snapshot["broadcast"], config.max_peers
     yield "broadcast.history", broadcast["history"], config.broadcast.history
     yield "broadcast.history_bytes", broadcast["history_bytes"], config.broadcast.history_bytes + config.max_payload
@@ -113,7 +113,7 @@ def bounds_of(snapshot: Mapping[str, Any], config: MeshConfig) -> Iterator[tuple
 
 
 def members(net: BareNetwork, without: Collection[int] = ()) -> list[BareNode]:
-    """The peers that are in the mesh now: running, let in by the service once, and not on their way out."""
+    """The peers that are in the mesh now: running, once let in by the service, and not leaving."""
     return [
         node
         for node in net.living()
@@ -174,7 +174,7 @@ def ring_cycles(net: BareNetwork) -> int:
 
 
 def check_ring(net: BareNetwork, without: Collection[int] = ()) -> None:
-    """Each member has a link to the next on the ring, so the ring is one cycle; `without` what these peers should have."""
+    """Each member has a link to the next on the ring, so the ring is one cycle. Gaps at peers `without` don't count."""
     gaps = [gap for gap in ring_gaps(net) if not set(gap) & set(without)]
     if gaps:
         shown = ", ".join(f"n{a}-n{b}" for a, b in gaps[:5])
@@ -182,7 +182,7 @@ def check_ring(net: BareNetwork, without: Collection[int] = ()) -> None:
 
 
 def check_islands(net: BareNetwork, without: Collection[int] = ()) -> None:
-    """The members are one graph; `without` those that need not be part of it."""
+    """The members are one connected graph. Peers `without` need not be part of it."""
     groups = islands(net, without)
     if len(groups) > 1:
         net.violate(
@@ -191,7 +191,7 @@ def check_islands(net: BareNetwork, without: Collection[int] = ()) -> None:
 
 
 def expected(net: BareNetwork, broadcast: Broadcast, without: Collection[int] = ()) -> list[int]:
-    """Who should have a broadcast: members that were there when it was made, and still are."""
+    """The peers that should have a broadcast: members when it was made that still are."""
     if broadcast.message_id is None:
         return []
     return [
@@ -204,7 +204,7 @@ def expected(net: BareNetwork, broadcast: Broadcast, without: Collection[int] = 
 def check_delivery(
     net: BareNetwork, *, quiet_since: float = 0.0, within: float = 30.0, without: Collection[int] = ()
 ) -> None:
-    """Each broadcast that lived on for long enough after the faults has reached every member that should have it.
+    """Each broadcast whose ttl outlasted the faults by long enough has reached every member that should have it.
 
     Args:
       net: the network.
@@ -225,13 +225,13 @@ def check_delivery(
 
 
 def check_nothing_left(net: BareNetwork) -> None:
-    """All have left: no process, link, attempt or connection is there any more. To be asked after `net.close()`."""
+    """Nothing is left after `net.close()`: no process, link, attempt or connection."""
     left = {
         "peers": len(net.living()),
         "ends of links": net.ends(),
         "attempts": len(net.attempts) + sum(len(node.links.attempts) for node in net.nodes),
         "connections to the service": net.service.lines,
     }
-    kept = [f"{count} {name}" for name, count in left.items() if count]
-    if kept:
-        net.violate("nothing left", f"after everybody left: {', '.join(kept)}")
+    remaining = [f"{count} {name}" for name, count in left.items() if count]
+    if remaining:
+        net.violate("nothing left", f"after everybody left: {', '.join(remaining)}")

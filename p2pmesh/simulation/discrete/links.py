@@ -2,12 +2,13 @@
 
 An attempt makes its description after a moment; an answered offer opens on both sides, one after the other; a frame is
 an event of its own; a graceful close is seen by the other side at once and answered. A far end that falls silent, by a
-crash, a freeze or a partition, is given up when the keepalive of a real session would give it up: `keepalive_idle` and then
-`keepalive_pings` times `keepalive_interval` after it was last heard. Before that it is suspected: `doubt_after` and two
-round trips after something is sent to it, or after the first ping if nothing is. Pings that are answered change nothing and
-are not simulated, so an idle link costs nothing.
+crash, a freeze or a partition, is given up when the keepalive of a real session would give it up: `keepalive_idle` and
+then `keepalive_pings` times `keepalive_interval` after it was last heard. Before that it is suspected: `doubt_after`
+and two round trips after something is sent to it, or after the first ping if nothing is. Pings that are answered change
+nothing and are not simulated, so an idle link costs nothing.
 
-What is sent into silence is not lost but late, as on a real link: it arrives when the path heals, if the link still exists.
+What is sent into silence is not lost but late, as on a real link: it arrives when the path heals, if the link still
+exists.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A network of bare peers: all the cores of each, one queue of events, virtual time, and no Trio. Built for 10,000 peers.
+"""A network of bare peers: all their cores, one queue of events, virtual time, no Trio. Built for 10,000 peers.
 
     net = BareNetwork(seed=7, config=MeshConfig(max_peers=5))
     for _ in range(20):
@@ -9,9 +9,9 @@
     net.run(5)
     assert hello.count == 19
 
-Each peer is composed as the runtime composes it, from the same wiring table; links and the signaling service are modelled
-(`links`, `service`), and so are the faults that the methods of `BareNetwork` make. A run is a function of its seed and of
-what its caller does: `trace.digest()` is the same in every process.
+Each peer is composed as the runtime composes it, from the same wiring table; links and the signaling service are
+modelled (`links`, `service`), and so are the faults that the methods of `BareNetwork` make. A run is a function of its
+seed and of what its caller does: `trace.digest()` is the same in every process.
 """
 
 from __future__ import annotations
@@ -183,14 +183,14 @@ class BareNetwork(Kernel):
             self.refresh()
 
     def thaw(self, node: BareNode) -> None:
-        """Let it go on."""
+        """Let a frozen peer go on."""
         if node.is_alive and node.is_frozen:
             self.mark(Mark.FAULT, node.number, -1, "thaw")
             node.thaw()
             self.refresh()
 
     def cut(self, cut: Cut) -> None:
-        """Part the network."""
+        """Put a partition in force, besides those that are."""
         self.mark(Mark.FAULT, -1, -1, "cut")
         self.cuts.append(cut)
         self.refresh()
@@ -202,7 +202,7 @@ class BareNetwork(Kernel):
         self.refresh()
 
     def turn_hostile(self, node: BareNode, adversary: Adversary) -> None:
-        """From now on this peer works against the others."""
+        """Let a peer work against the others from now on."""
         self.mark(Mark.FAULT, node.number, -1, adversary.value)
         node.hostile = adversary
         self.after(self.rng.random() * EVERY, self._act, node)

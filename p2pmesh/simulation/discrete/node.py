@@ -49,8 +49,8 @@ _OWNERS: Final = {
     kind: (None if owner is None else _PLACES[owner], KINDS[kind], Mark.MESSAGE + KINDS[kind])
     for kind, owner in OWNERS.items()
 }
-"""The wiring table by the cores' places in a list, which are faster to find than the members of an enum; with the number
-by which the traffic knows each kind of message."""
+"""The wiring table by the places of cores in a list, which are found faster than members of an enum, with the number by
+which the traffic knows each kind of message."""
 
 
 class Application(Protocol):
@@ -186,7 +186,7 @@ class BareNode:
         self._drain()
 
     def arrive(self, end: End, cargo: Cargo) -> None:
-        """Something came over a link. Nearly every event of a simulation is this one, so it is written out for speed."""
+        """Take what came over a link. Nearly every event of a simulation is one of these, hence no calls in between."""
         if end.gone:
             return
         if end.held is not None:

@@ -3,11 +3,12 @@
     net = BareNetwork(seed=7, config=MeshConfig(max_peers=5))
     assemble(net, 10_000)
 
-Ten thousand peers that join one after another take a quarter of an hour. Where joining is not what is measured, the mesh
-is put together instead: a link between each two neighbours on the ring, and long links by the law that the overlay draws
-fingers by, within `max_peers`. All open in one moment, and both ends are told of them as of any others; then each peer joins
-the signaling service. From there on everything takes its ordinary course: neighbours exchange their neighbours, successor
-lists fill, passive views are shuffled, and peers with a free slot look for a link, until no link opens any more.
+Ten thousand peers that join one after another take a quarter of an hour. Where joining is not what is measured, the
+mesh is put together instead: a link between each two neighbours on the ring, and long links by the law that the overlay
+draws fingers by, within `max_peers`. All open in one moment, and both ends are told of them as of any others; then each
+peer joins the signaling service. From there on everything takes its ordinary course: neighbours exchange their
+neighbours, successor lists fill, passive views are shuffled, and peers with a free slot look for a link, until no link
+opens any more.
 
 What such peers lack is a past: none was ever turned away, evicted or missed, and each knows only the peers that it has
 heard of since.

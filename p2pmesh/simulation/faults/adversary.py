@@ -34,7 +34,7 @@ EVERY: Final = 0.5
 FLOOD: Final = 50
 """Frames in one act of a flooder."""
 GARBAGE_EVERY: Final = 10
-"""Acts of a peer per piece of garbage: garbage ends its link at once, and more of it would leave no link to send it over."""
+"""Acts of a peer for one piece of garbage, which ends its link at once: more would leave no link to send it over."""
 
 
 class HostilePeer(Protocol):
@@ -69,7 +69,7 @@ class Adversary(Enum):
     DROPPER = "dropper"
     """Acknowledges broadcasts of others and passes none on."""
     FLOODER = "flooder"
-    """Sends more than anybody asked for: direct messages, offers of broadcasts that nobody made, receipts for nothing."""
+    """Sends what no peer asked for: direct messages, offers of broadcasts that don't exist, receipts for nothing."""
 
     def lets_pass(self, frame: SendFrame, peer: HostilePeer) -> bool:
         """Whether the peer sends what its cores ask it to."""

@@ -1,7 +1,7 @@
-"""One end of a simulated data channel: packets leave along a `Path`, and come in when they arrive and the network lets them.
+"""One end of a simulated data channel: packets leave along a `Path`, and come in when the network lets them.
 
-What waits does so where it would with WebRTC: bytes that have not left are `buffered`, bytes under way are bounded by a window
-like that of congestion control, and what can't come in (a partition, a frozen peer) waits in order until it can.
+What waits does so where it would with WebRTC: bytes that have not left are `buffered`, bytes under way are bounded by a
+window like that of congestion control, and what can't come in (a partition, a frozen peer) waits in order until it can.
 """
 
 from __future__ import annotations

@@ -43,8 +43,8 @@ async def simulated_meshes(
       options: for each peer, as for `World.peer`; in the first place `max_peers` and `config`.
 
     Raises:
-      InvariantViolated: at the end of the block, if a peer ever had more links than it may, got a message twice, or left
-        something behind.
+      InvariantViolated: at the end of the block, if a peer ever had more links than it may, got a message twice, or
+        left something behind.
 
     Error handling:
       What the block raises comes out as it is, with seed and trace as a note. What a part of an application raises that

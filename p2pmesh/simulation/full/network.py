@@ -4,8 +4,8 @@
         alice, bob = network.dialer(ALICE), network.dialer(BOB)
 
 Dialers of one network open links to each other by the same offers and answers as over WebRTC, whose descriptions bear
-fingerprints that are checked when the link opens. Under `trio.testing.MockClock` hours pass in no time; whatever happens
-by itself happens in one task, at instants that the seed and the callers determine.
+fingerprints that are checked when the link opens. Under `trio.testing.MockClock` hours pass in no time; whatever
+happens by itself happens in one task, at instants that the seed and the callers determine.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ class SimNetwork:
         return self.cut(self.reachability.split(sides, one_way=one_way, keeps_service=keeps_service))
 
     def part(self, some: Iterable[PeerId], others: Iterable[PeerId], *, one_way: bool = False) -> Cut:
-        """Let nothing pass, in silence, between these two groups until `heal`; everybody else reaches both."""
+        """Let nothing pass, in silence, between these two groups until `heal`; all other peers reach both."""
         return self.cut(self.reachability.between(some, others, one_way=one_way))
 
     def cut(self, cut: Cut) -> Cut:
@@ -148,7 +148,7 @@ class SimNetwork:
         self._release()
 
     def condition(self, peer: PeerId, conditions: Conditions | None) -> None:
-        """Set what all links of this peer are like from now on; None: like all others. The worse of two peers counts."""
+        """Set what this peer's links are like from now on; None: like all others. The worse of two peers counts."""
         if conditions is None:
             self._special.pop(peer, None)
         else:

@@ -40,8 +40,8 @@ STEP = 0.05
 class World:
     """Everything that is simulated. Made by `simulated_meshes`.
 
-    Methods that take a peer take its `Mesh`, its id, or its number: peers are numbered from 0 in the order in which they
-    came, and one that was restarted has a new number.
+    Methods that take a peer take its `Mesh`, its id, or its number: peers are numbered from 0 in the order in which
+    they came, and one that was restarted has a new number.
 
     Attributes:
       seed: of all randomness.
@@ -132,7 +132,7 @@ class World:
             self._invariants.gone(host.dialer)
 
     def start(self, who: Who, app: Callable[..., Awaitable[object]], *args: object) -> None:
-        """Run a part of an application, `app(mesh, *args)`, on a peer that came by `join`, for as long as that lives."""
+        """Run `app(mesh, *args)`, a part of an application, on a peer that came by `join`, as long as that lives."""
         host = self._host(who)
         if host.mesh is None or host.apps is None:
             raise ConfigError(f"peer {host.number} is gone, or lives in a block of its own: start tasks there")
@@ -148,7 +148,7 @@ class World:
         await host.gone.wait()
 
     def crash(self, who: Who) -> None:
-        """End a peer in this moment, without a word to anybody, and its application with it."""
+        """End a peer in this moment, without a word, and its application with it."""
         host = self._host(who)
         self._invariants.mark(Mark.STOP, host.number, -1, "crashes")
         host.dialer.crash()
@@ -157,7 +157,7 @@ class World:
         host.leaving.set()
 
     async def restart(self, who: Who, *, fresh: bool = False) -> Mesh:
-        """End a peer as `crash` does, and start another with the same identity, or a `fresh` one. Gives the new mesh."""
+        """End a peer as `crash` does, and start another with the same identity, or a `fresh` one: the mesh returned."""
         host = self._host(who)
         if not host.gone.is_set():
             self.crash(who)
@@ -197,7 +197,7 @@ class World:
         return self.cut(self.network.reachability.split(ids, one_way=one_way, keeps_service=keeps_service))
 
     def part(self, some: Iterable[Who], others: Iterable[Who], *, one_way: bool = False) -> Cut:
-        """Let nothing pass between these two groups until `heal`; everybody else, and the service, reaches both."""
+        """Let nothing pass between these two groups until `heal`; all other peers, and the service, reach both."""
         return self.cut(
             self.network.reachability.between(self._hosts.ids(some), self._hosts.ids(others), one_way=one_way)
         )
@@ -262,7 +262,7 @@ class World:
         await FaultReplay(self, plan).run()
 
     def calm(self) -> None:
-        """End every fault that can end: partitions heal, frozen peers thaw, links are as good as others, the service comes up."""
+        """End every fault that can end: partitions, freezes, bad links, address translators, outages."""
         self.heal()
         self.thaw(*(host.number for host in self._alive()))
         for host in self._alive():
@@ -326,7 +326,7 @@ class World:
         return self._hosts.ring_gaps()
 
     def observe(self, hear: Callable[[int, Event], None]) -> None:
-        """Call `hear(number, event)` with every event that any peer emits to its application, at the moment it happens."""
+        """Call `hear(number, event)` with every event that any peer emits, at the moment it happens."""
         self._invariants.listeners.append(hear)
 
     def violate(self, invariant: str, what: str) -> None:
@@ -335,7 +335,7 @@ class World:
 
     @property
     def violations(self) -> tuple[Violation, ...]:
-        """What has happened that must not: more links than allowed, a message delivered twice, something left behind."""
+        """What has happened and must not: links above the cap, a message delivered twice, something left behind."""
         return tuple(self._invariants.violations)
 
     def trace(self, lines: int = TRACE_LINES) -> list[str]:

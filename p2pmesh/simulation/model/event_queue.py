@@ -1,8 +1,9 @@
 """What is to happen when: the events of a simulation, in the order of their times.
 
 One heap of all events would be simple, but each push and pop compares its way through memory that no cache holds once
-there are some ten thousand events. So only the events of the current moment lie in a heap; those to come lie in unsorted
-lists, one for each stretch of time, until their turn comes (a calendar queue: Brown 1988, with a heap for each day).
+there are some ten thousand events. So only the events of the current moment lie in a heap; those to come lie in
+unsorted lists, one for each stretch of time, until their turn comes (a calendar queue: Brown 1988, with a heap for each
+day).
 """
 
 from __future__ import annotations
