@@ -105,8 +105,8 @@ class Volley:
 def books(net: BareNetwork) -> Figures:
     """What must be none in any case."""
     return {
-        "delivered_twice": len(net.ledger.twice),
-        "counted_too_many": sum(broadcast.reached > broadcast.count for broadcast in net.ledger),
+        "delivered_twice": len(net.delivery_log.twice),
+        "counted_too_many": sum(broadcast.reached > broadcast.count for broadcast in net.delivery_log),
     }
 
 
@@ -187,7 +187,7 @@ def loss(net: BareNetwork, rng: random.Random) -> Figures:
 def _stall(end: End, _: object) -> None:
     if end.gone:
         return
-    net = end.owner.net
+    net = end.owner.links.net
     for side in (end, end.far):
         side.path.stall(net.now + STALL)
     net.after(STALL_EVERY, _stall, end)

@@ -53,9 +53,9 @@ def spread(net: BareNetwork, choose: Callable[[], BareNode]) -> Figures:
     others = len(net.nodes) - 1
     longest = watch_hops(net)
     sent = [broadcast_alone(net, choose(), longest) for _ in range(WARM_UP)]
-    before, net.ledger.latencies[:] = read_meter(net), net.ledger.latencies[:0]
+    before, net.delivery_log.latencies[:] = read_meter(net), net.delivery_log.latencies[:0]
     measured = [broadcast_alone(net, choose(), longest) for _ in range(MEASURED)]
-    cost, took = read_meter(net) - before, sorted(net.ledger.latencies)
+    cost, took = read_meter(net) - before, sorted(net.delivery_log.latencies)
     net.run(AFTERWARDS)
     last, flood = mean(one.last_hop for one in measured), mean(one.flood_hop for one in measured)
     return {
@@ -73,7 +73,7 @@ def spread(net: BareNetwork, choose: Callable[[], BareNode]) -> Figures:
         "took_p99_s": took[len(took) * 99 // 100],
         "frames_per_delivery": cost.frames / max(1, sum(one.broadcast.count for one in measured)),
         "exact_receipts": share(one.broadcast.reached == others for one in [*sent, *measured]),
-        "delivered_twice": len(net.ledger.twice),
+        "delivered_twice": len(net.delivery_log.twice),
     }
 
 

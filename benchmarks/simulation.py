@@ -3,11 +3,11 @@
     python benchmarks/simulation.py --json            # 100, 1,000 and 10,000 peers, 100 broadcasts each: minutes
     python benchmarks/simulation.py --quick           # 100 and 300 peers: seconds
 
-Each size runs in a process of its own, so that the peak of memory is its own, with the cycle collector off: a run makes no
-cycles, and the collector would walk all peers again and again. The process takes its memory from glibc's malloc in huge
-pages: thousands of peers are visited in no order, so most of what an event costs beyond its code are misses of the
-translation buffer. `us_per_event` is the CPU time of one event in a phase; it should not grow with the number of peers, and
-`cost_ratio` says how much more the largest size pays than the one before it.
+Each size runs in a process of its own, so that the peak of memory is its own, with the cycle collector off: a run makes
+no cycles, and the collector would walk all peers again and again. The process takes its memory from glibc's malloc in
+huge pages: thousands of peers are visited in no order, so most of what an event costs beyond its code are misses of the
+translation buffer. `us_per_event` is the CPU time of one event in a phase; it should not grow with the number of peers,
+and `cost_ratio` says how much more the largest size pays than the one before it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ QUICK = (100, 300)
 JOIN_EVERY = 0.01
 SETTLE = 30.0
 MAX_HOPS = 64
-"""Above the default: so that a broadcast is not cut short where the overlay of 10,000 peers is deeper than that allows."""
+"""Above the default, so that no broadcast is cut short in an overlay of 10,000 peers."""
 BROADCAST_EVERY = 0.5
 DELIVERY = 10.0
 HUGE_PAGES = {"PYTHONMALLOC": "malloc", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
@@ -81,7 +81,7 @@ def measure(peers: int, broadcasts: int, seed: int) -> dict[str, Any]:
     broadcast = phase.figures()
     wall = perf_counter() - began
     expected = broadcasts * (peers - 1)
-    delivered = sum(one.count for one in net.ledger)
+    delivered = sum(one.count for one in net.delivery_log)
     return {
         "peers": peers,
         "max_peers": 5,
@@ -95,8 +95,8 @@ def measure(peers: int, broadcasts: int, seed: int) -> dict[str, Any]:
         "settle": settle,
         "broadcast": broadcast,
         "reliability": delivered / expected if expected else 1.0,
-        "receipts_exact": sum(one.reached == one.count for one in net.ledger),
-        "hops_max": max(net.ledger.hops, default=0),
+        "receipts_exact": sum(one.reached == one.count for one in net.delivery_log),
+        "hops_max": max(net.delivery_log.hops, default=0),
         "islands": len(islands(net)),
         "ring_cycles": ring_cycles(net),
         "violations": [str(violation) for violation in net.violations],
@@ -138,8 +138,9 @@ def main() -> None:
 
 def show(run: dict[str, Any]) -> None:
     print(
-        f"{run['peers']:>6} peers: {run['wall_s']:8.1f} s  {run['events']:>10} events  {run['events_per_s']:>7} events/s  "
-        f"{run['broadcast']['us_per_event']:6.1f} us/event  {run['peak_mib']:>6} MiB  reliability {run['reliability']:.4f}"
+        f"{run['peers']:>6} peers: {run['wall_s']:8.1f} s  {run['events']:>10} events  "
+        f"{run['events_per_s']:>7} events/s  {run['broadcast']['us_per_event']:6.1f} us/event  "
+        f"{run['peak_mib']:>6} MiB  reliability {run['reliability']:.4f}"
     )
 
 

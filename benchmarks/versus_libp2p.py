@@ -2,18 +2,20 @@
 
     python benchmarks/versus_libp2p.py --json [--quick] [--mode one|each] [--libp2p PYTHON]
 
-Two set-ups: all peers in *one* process, and *each* in a process of its own. In both, rates climb a ladder: at each rung all
-peers together send so many 100-byte broadcasts a second for some seconds, ours and theirs taking turns, until a side no longer
-delivers everything. What is compared is the highest rate with everything delivered, and the CPU time per delivery (user and
-system, of all peers' processes, at that rate). Ours runs over WebRTC data channels, theirs over TCP with Noise and Yamux.
+Two set-ups: all peers in *one* process, and *each* in a process of its own. In both, rates climb a ladder: at each rung
+all peers together send so many 100-byte broadcasts a second for some seconds, ours and theirs taking turns, until a
+side no longer delivers everything. What is compared is the highest rate with everything delivered, and the CPU time per
+delivery (user and system, of all peers' processes, at that rate). Ours runs over WebRTC data channels, theirs over TCP
+with Noise and Yamux.
 
-py-libp2p needs an environment of its own (its dependencies don't go together with ours). `--libp2p` names its interpreter;
-without it one is made beside the system's temporary files, by `pip install libp2p`.
+py-libp2p needs an environment of its own (its dependencies don't go together with ours). `--libp2p` names its
+interpreter; without it one is made beside the system's temporary files, by `pip install libp2p`.
 
-JSON: {"peers": 10, "size": 100, "one": {"ours": SIDE, "libp2p": SIDE, "rate_ratio": ..., "cpu_ratio": ...}, "each": ...}
-where SIDE is {"formed_s": until all are linked and a first broadcast of each has arrived everywhere, "rate": highest rate with all delivered,
-"cpu_ms_per_delivery": at that rate, "p50_ms", "p99_ms": at that rate, "cpu_ms_per_delivery_5": "p50_ms_5": "p99_ms_5": at 5 a
-second, "rungs": [[rate, share delivered, CPU ms per delivery, p99 ms], ...]}. `cpu_ratio` is ours over theirs, below 1 in our favour.
+JSON: {"peers": 10, "size": 100, "one": {"ours": SIDE, "libp2p": SIDE, "rate_ratio": ..., "cpu_ratio": ...}, "each":
+...} where SIDE is {"formed_s": until all are linked and a first broadcast of each has arrived everywhere, "rate":
+highest rate with all delivered, "cpu_ms_per_delivery": at that rate, "p50_ms", "p99_ms": at that rate,
+"cpu_ms_per_delivery_5": "p50_ms_5": "p99_ms_5": at 5 a second, "rungs": [[rate, share delivered, CPU ms per delivery,
+p99 ms], ...]}. `cpu_ratio` is ours over theirs, below 1 in our favour.
 """
 
 from __future__ import annotations
@@ -47,7 +49,7 @@ LINKS = 3
 # --- the parent -------------------------------------------------------------------------------------------------------
 
 
-class World:
+class Contestant:
     """One side's peers, in one process or in ten."""
 
     def __init__(self, side: str, mode: str, python: str) -> None:
@@ -125,25 +127,30 @@ class World:
 
 def compare(mode: str, seconds: float, python: str) -> dict[str, Any]:
     """Climb both ladders, taking turns."""
-    worlds = {"ours": World("ours", mode, sys.executable), "libp2p": World("libp2p", mode, python)}
-    rungs: dict[str, list[dict[str, float]]] = {side: [] for side in worlds}
+    contestants = {
+        "ours": Contestant("ours", mode, sys.executable),
+        "libp2p": Contestant("libp2p", mode, python),
+    }
+    rungs: dict[str, list[dict[str, float]]] = {side: [] for side in contestants}
     ladders = {side: list(rates) for side, rates in LADDERS.items()}
     try:
         while any(ladders.values()):
-            for side, world in worlds.items():
+            for side, contestant in contestants.items():
                 if not ladders[side]:
                     continue
-                rung = world.load(ladders[side].pop(0), seconds)
+                rung = contestant.load(ladders[side].pop(0), seconds)
                 if rung["delivered"] < ENOUGH:  # once more: one slow moment of the machine is no limit
-                    rung = world.load(rung["rate"], seconds)
+                    rung = contestant.load(rung["rate"], seconds)
                 rungs[side].append(rung)
                 print(f"{mode} {side}: {json.dumps(rung)}", file=sys.stderr)
                 if rung["delivered"] < ENOUGH:
                     ladders[side].clear()
     finally:
-        for world in worlds.values():
-            world.close()
-    report: dict[str, Any] = {side: _summary(world.formed_s, rungs[side]) for side, world in worlds.items()}
+        for contestant in contestants.values():
+            contestant.close()
+    report: dict[str, Any] = {
+        side: _summary(contestant.formed_s, rungs[side]) for side, contestant in contestants.items()
+    }
     ours, theirs = report["ours"], report["libp2p"]
     report["rate_ratio"] = round(ours["rate"] / theirs["rate"], 2) if theirs["rate"] else None
     report["cpu_ratio"] = round(ours["cpu_ms_per_delivery"] / theirs["cpu_ms_per_delivery"], 3)

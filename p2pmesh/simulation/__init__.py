@@ -1,13 +1,14 @@
 """A network in a box: whole meshes in virtual time, with faults drawn from a seed.
 
-Two rungs, one and the same protocol cores:
+Two kinds, with the same protocol cores:
 
-- *full meshes*: `simulate` runs an async function in virtual time, and `simulated_meshes` gives it real `open_mesh` peers
-  over simulated links. For tests of applications, and hundreds of peers.
+- *full meshes*: `simulate` runs an async function in virtual time, and `simulated_meshes` gives it real `open_mesh`
+  peers over simulated links. For tests of applications, and hundreds of peers.
 - *bare peers*: `BareNetwork` drives the cores of thousands of peers without Trio. For tests of protocols, and for
   figures: `run(load_scenario("churn"), peers=1000)`, or `p2pmesh simulate churn --peers 1000`.
 
-`docs/simulation.md` shows both.
+Packages in reading order: `model`, `faults`, `discrete` (bare peers), `full`; then `report` and `scenario`.
+`docs/simulation.md` shows both kinds.
 """
 
 from p2pmesh.simulation.discrete.call_log import Call, Sending

@@ -14,7 +14,7 @@ from p2pmesh.simulation.discrete.network import BareNetwork
 from p2pmesh.simulation.discrete.traffic import PAYLOAD
 
 CURVE_POINTS = 101
-"""Of the curve of delivery over time: one for each percent."""
+"""Points of the curve of delivery over time: one for each percent, and the first."""
 
 
 @frozen(kw_only=True)
@@ -24,11 +24,11 @@ class Picture:
     curve: Sequence[tuple[float, float]] = ()
     """Delivery over time: (seconds since the call, share of all deliveries that were made by then)."""
     hops: Mapping[int, int] = field(factory=dict)
-    """How many deliveries came over so many links."""
+    """Deliveries by the number of links that they crossed."""
     latencies: Sequence[float] = ()
     """Of every delivery, in seconds, sorted; thinned out to some thousands."""
     positions: Mapping[int, float] = field(factory=dict)
-    """Where each member stands on the ring of ids, from 0 to 1."""
+    """Each member's place on the ring of ids, from 0 to 1."""
     edges: Sequence[tuple[int, int]] = ()
     """The overlay's links, as pairs of members."""
     traffic: Mapping[str, int] = field(factory=dict)
@@ -57,16 +57,16 @@ class Report:
     expected: int
     """Deliveries that should have been made: to peers that were members when it was sent, and stayed."""
     delivered: int
-    """Of these, how many were."""
+    """How many of these were made."""
     redundancy: float
     """Payload copies received for each delivery, less the one that it takes."""
     last_hop: Mapping[str, float]
     """Hops of the last delivery of a broadcast: their mean and max."""
     latency_s: Mapping[str, float]
     receipts_exact: int
-    """Broadcasts whose receipt, at the end, says how many peers have it truly."""
+    """Broadcasts whose receipt, at the end, says exactly how many peers have it."""
     control_bytes_per_peer_s: float
-    """Bytes that are no broadcast, over links and to and from the service, for each peer and second. Keepalive not counted."""
+    """Bytes but those of broadcasts, over links and to and from the service, per peer and second, without keepalive."""
     violations: tuple[str, ...]
     account: str = field(default="", repr=False)
     """Seed, plan and the end of the trace at the first violation."""
@@ -108,17 +108,17 @@ class Report:
 def report_on(
     net: BareNetwork, *, scenario: str, peers: int, max_peers: int, wall_s: float, without: Sequence[int] = ()
 ) -> Report:
-    """The figures of a network as it stands; `without` the peers that don't count."""
-    ledger, inside = net.ledger, members(net, without)
+    """The figures of a network as it is now; peers in `without` don't count."""
+    log, inside = net.delivery_log, members(net, without)
     should = did = 0
-    for broadcast in ledger:
+    for broadcast in log:
         numbers = expected(net, broadcast, without)
         should += len(numbers)
         did += sum(broadcast.has(number) for number in numbers)
-    taken = [broadcast for broadcast in ledger if broadcast.message_id is not None]
-    made = ledger.deliveries
+    taken = [broadcast for broadcast in log if broadcast.message_id is not None]
+    made = log.deliveries
     last_hops = [broadcast.last_hop for broadcast in taken if broadcast.count]
-    latencies = sorted(ledger.latencies)
+    latencies = sorted(log.latencies)
     lived = sum(min(node.until, net.now) - node.since for node in net.nodes)
     return Report(
         scenario=scenario,
@@ -147,7 +147,7 @@ def report_on(
             curve=[(_quantile(latencies, point / 100), point / 100) for point in range(CURVE_POINTS)]
             if latencies
             else [],
-            hops=dict(sorted(ledger.hops.items())),
+            hops=dict(sorted(log.hops.items())),
             latencies=latencies[:: max(1, len(latencies) // 5000)],
             positions={node.number: int(node.peer_id, 16) / RING_SIZE for node in inside},
             edges=list(net.edges()),

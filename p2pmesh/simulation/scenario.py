@@ -7,10 +7,10 @@ A run has five phases. Peers *join* one after another, and the mesh *settles*. T
 and safety is watched. Then the faults stop, the mesh comes to *rest*, and liveness is required: one island, one ring,
 and every broadcast everywhere that should be. At last all *leave*, and nothing may be left.
 
-The shipped scenarios lie beside this module, and `load_scenario` takes a path as well. A file has the fields of `Scenario`,
-a table `[conditions]` with those of `Conditions`, and an array of tables `[[faults]]` with those of the faults of
-`p2pmesh.simulation.faults.plan`. Where a fault names peers, a scenario says which share of them: `share` instead of `peers`
-or `count`, `shares` instead of `sides`; and `Churn` counts arrivals and departures for 100 peers.
+The shipped scenarios lie beside this module, and `load_scenario` takes a path as well. A file has the fields of
+`Scenario`, a table `[conditions]` with those of `Conditions`, and an array of tables `[[faults]]` with those of the
+faults of `p2pmesh.simulation.faults.plan`. Where a fault names peers, a scenario says which share of them: `share`
+instead of `peers` or `count`, `shares` instead of `sides`; and `Churn` counts arrivals and departures for 100 peers.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ from p2pmesh.simulation.discrete.invariants import (
     members,
     watch,
 )
-from p2pmesh.simulation.discrete.network import BareNetwork, collector_paused
+from p2pmesh.simulation.discrete.kernel import collector_paused
+from p2pmesh.simulation.discrete.network import BareNetwork
 from p2pmesh.simulation.discrete.node import BareNode
 from p2pmesh.simulation.faults.adversary import Adversary
 from p2pmesh.simulation.faults.plan import FaultPlan, fault_of
@@ -94,7 +95,7 @@ class Scenario:
     rest: float = field(default=60.0, validator=_positive)
     """Until liveness is required after the faults have stopped."""
     probes: int = field(default=3, validator=_positive)
-    """Broadcasts made at rest, which must come to everybody within `probe_within`."""
+    """Broadcasts made at rest, which must reach all peers within `probe_within`."""
     probe_within: float = field(default=10.0, validator=_positive)
     conditions: Conditions = field(factory=Conditions)
     faults: tuple[dict[str, Any], ...] = ()
@@ -285,13 +286,13 @@ class Run:
         check_islands(net)
         check_ring(net)
         yield "settle"
-        havoc = FaultInjector(net, self.plan)
+        injector = FaultInjector(net, self.plan)
         ends = net.now + self._raging
         for _ in range(scenario.broadcasts):
             self._broadcast()
             self._pass("rage", scenario.broadcast_every)
         self._pass("rage", max(0.0, ends - net.now))
-        havoc.end()
+        injector.end()
         yield "rage"
         quiet_since = net.now
         self._pass("rest", scenario.rest)
@@ -309,7 +310,9 @@ class Run:
         origins = members(self.net, self._hostile())
         if origins:
             self.net.publish(
-                self.net.rng.choice(origins), f"broadcast {len(self.net.ledger.broadcasts)}", ttl=self._scenario.ttl
+                self.net.rng.choice(origins),
+                f"broadcast {len(self.net.delivery_log.broadcasts)}",
+                ttl=self._scenario.ttl,
             )
 
     def _hostile(self) -> list[int]:

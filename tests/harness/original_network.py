@@ -1,7 +1,7 @@
 """Peers of the original project in the simulated worlds, beside meshes of ours, and the original's signaling server.
 
-`originals(world)` puts them beside whole meshes, `BareOriginal` beside bare nodes. Both see to it that nothing reached a
-stand-in that would end the original's process or surprise its application.
+`originals(world)` puts them beside whole meshes, `BareOriginal` beside bare nodes. Both see to it that nothing reached
+a stand-in that would end the original's process or surprise its application.
 """
 
 import json
@@ -209,7 +209,7 @@ class Originals:
 
 @asynccontextmanager
 async def originals(world):
-    """The original's peers in a world of `simulated_meshes`. All that run leave at the end, and must have fared well."""
+    """The original's peers in a world of `simulated_meshes`. All that run leave at the end, unharmed."""
     async with trio.open_nursery() as nursery:
         crowd = Originals(world, nursery)
         try:
@@ -231,7 +231,8 @@ class BareOriginal(OriginalPeer):
         identity = identity or Identity.from_seed(net._identities.randbytes(32))
         super().__init__(identity.peer_id, random.Random(f"original {identity.peer_id}"), **options)
         self._net = net
-        self.node = _Box(net, len(net.nodes), identity, _PATIENT, lambda now: EPOCH + now, 0)
+        rng = random.Random(0)
+        self.node = _Box(net, net.service, net, len(net.nodes), identity, _PATIENT, lambda now: EPOCH + now, rng)
         self.node.original = self
         self.node.links.limit = 1 << 20
         net.nodes.append(self.node)

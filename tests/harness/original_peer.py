@@ -1,11 +1,11 @@
 """A stand-in for a peer of the original JavaScript project: its rules, its times and its faults, without a browser.
 
 What it does was recorded from the original: who offers, whom it turns down or gives up, what it swallows, what it never
-notices; how it gossips stands in `original_gossip`. Its blunders are kept: it offers from the wrong side, it drops an offer
-that crosses its own, it waits for ever for an answer that does not come.
+notices; how it gossips stands in `original_gossip`. Its blunders are kept: it offers from the wrong side, it drops an
+offer that crosses its own, it waits for ever for an answer that does not come.
 
-What would end its process stands in `deaths`, and what would surprise its application in `strays`: a peer that gets along
-with the original causes neither. Who carries its texts and opens its links is told by a subclass.
+What would end its process stands in `deaths`, and what would surprise its application in `strays`: a peer that gets
+along with the original causes neither. Who carries its texts and opens its links is told by a subclass.
 """
 
 import abc

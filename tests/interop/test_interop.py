@@ -202,7 +202,7 @@ async def test_one_that_gives_us_up_is_believed_and_not_bothered():
 
 @simulated
 async def test_an_offer_that_one_never_heard_back_from_is_cured_when_we_come_again():
-    """It waits for ever for an answer of ours, and meanwhile drops our offers, if nobody tells it that there is none."""
+    """It waits for ever for our answer, and drops our offers meanwhile, unless it is told that there will be none."""
     async with simulated_meshes(0, seed=1) as world, originals(world) as crowd:
         js = await crowd.join(LARGER)
         who = world.identity(5)

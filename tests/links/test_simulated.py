@@ -387,9 +387,9 @@ async def test_a_crashed_peer_falls_silent_and_its_own_links_are_gone(autojump_c
 async def test_symmetric_nats_reach_open_peers_only(autojump_clock: MockClock) -> None:
     async with network_of_two() as network:
         for nat, other, opens in (("symmetric", "open", True), ("symmetric", "cone", False), ("cone", "cone", True)):
-            network.terrain.behind(LEFT, nat)  # type: ignore[arg-type]
-            network.terrain.behind(RIGHT, other)  # type: ignore[arg-type]
-            assert network.terrain.can_link(LEFT, RIGHT) is opens
+            network.reachability.behind(LEFT, nat)  # type: ignore[arg-type]
+            network.reachability.behind(RIGHT, other)  # type: ignore[arg-type]
+            assert network.reachability.can_link(LEFT, RIGHT) is opens
 
 
 # --- the rest of a link's life ----------------------------------------------------------------------------------------

@@ -52,7 +52,9 @@ class Parted:
         return self.is_one()
 
     def total(self, name):
-        return sum(reduce(getitem, name.split("."), node.snapshot()["islands"]) for node in self.net.living())
+        return sum(
+            reduce(getitem, name.split("."), node.snapshot()["subsystems"]["islands"]) for node in self.net.living()
+        )
 
     def said(self, kind):
         return [(time, number, event) for time, number, event in self.events if isinstance(event, kind)]

@@ -112,7 +112,8 @@ def test_an_unknown_scenario_is_refused_with_those_there_are(tmp_path):
 def test_a_scenario_comes_from_a_file(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text(
-        'summary = "mine"\nsettle = 10\nrest = 15\nbroadcasts = 2\n[[faults]]\nkind = "crash"\nat = 1\npeers = [0, 1, 2]\n'
+        'summary = "mine"\nsettle = 10\nrest = 15\nbroadcasts = 2\n'
+        '[[faults]]\nkind = "crash"\nat = 1\npeers = [0, 1, 2]\n'
     )
     scenario = load_scenario(path)
     assert scenario.name == "mine"

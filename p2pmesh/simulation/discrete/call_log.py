@@ -1,4 +1,4 @@
-"""The books on what the applications of bare peers ask for, broadcasts aside: direct messages, and calls of the DHT.
+"""What applications of bare peers asked for and got, broadcasts aside: direct messages, and calls of the DHT.
 
 hello = net.send(net.nodes[0], net.nodes[7].peer_id, "hello")
 net.run(5)
@@ -8,7 +8,7 @@ assert hello.ok and hello.arrivals == 1
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -18,11 +18,18 @@ from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.effects import Reply
 from p2pmesh.protocols.inputs import SendDirect
 from p2pmesh.protocols.notices import Input
+from p2pmesh.simulation.discrete.kernel import Kernel, Peer
 from p2pmesh.simulation.model.trace import Mark
 
-if TYPE_CHECKING:
-    from p2pmesh.simulation.discrete.network import BareNetwork
-    from p2pmesh.simulation.discrete.node import BareNode
+
+class Caller(Peer, Protocol):
+    """The peer whose application calls."""
+
+    peer_id: PeerId
+    is_leaving: bool
+
+    def report(self, event: Input) -> None:
+        """An input for its cores."""
 
 
 class Call:
@@ -67,10 +74,11 @@ class Sending(Call):
     """One direct message.
 
     Attributes:
-      to: whom it is for.
+      to: the receiver.
       arrived_at: when the receiver's application first got it, None before.
       hops: links it came over, as the receiver says.
-      arrivals: how often it was got, by whoever has the receiver's id: more than 1 is wrong, unless that was restarted.
+      arrivals: how often peers with the receiver's id got it: more than 1 is wrong, unless the receiver was restarted.
+      got_by: the numbers of those peers.
     """
 
     __slots__ = ("arrivals", "arrived_at", "got_by", "hops", "to")
@@ -95,10 +103,10 @@ class CallLog:
     Attributes:
       sendings: the direct messages, in the order in which they were called for.
       twice: deliveries that were one too many, as (time, peer, message id).
-      strangers: direct messages that somebody got, and nobody of us called for.
+      strangers: direct messages that a peer got, and that no application of this simulation called for.
     """
 
-    def __init__(self, net: BareNetwork) -> None:
+    def __init__(self, net: Kernel) -> None:
         self._net = net
         self._open: dict[int, Call] = {}
         self._last = 0
@@ -113,13 +121,13 @@ class CallLog:
         self._last += 1
         return self._last
 
-    def make(self, node: BareNode, request: Callable[[int], Input]) -> Call:
+    def make(self, node: Caller, request: Callable[[int], Input]) -> Call:
         """Let a peer's application call, now."""
         call = Call(node.number, self._net.now)
         self._begin(node, call, request)
         return call
 
-    def send(self, node: BareNode, to: PeerId, payload: Payload) -> Sending:
+    def send(self, node: Caller, to: PeerId, payload: Payload) -> Sending:
         """Let a peer's application send a direct message, now."""
         sending = Sending(node.number, self._net.now, to)
         self.sendings.append(sending)
@@ -127,12 +135,12 @@ class CallLog:
         self._begin(node, sending, lambda call: SendDirect(call, to, payload))
         return sending
 
-    def _begin(self, node: BareNode, call: Call, request: Callable[[int], Input]) -> None:
+    def _begin(self, node: Caller, call: Call, request: Callable[[int], Input]) -> None:
         number = self.next_number()
         self._open[number] = call
         self._net.after(0.0, self._ask, node, (number, request(number)))
 
-    def _ask(self, node: BareNode, asked: tuple[int, Input]) -> None:
+    def _ask(self, node: Caller, asked: tuple[int, Input]) -> None:
         number, request = asked
         if node.is_running and not node.is_leaving:
             self._net.mark(Mark.CALL, node.number, -1)
@@ -141,14 +149,14 @@ class CallLog:
             self.replied(Reply(number, error=MeshClosed("this peer is gone")))
 
     def replied(self, reply: Reply) -> bool:
-        """A call returns; whether it is one of these."""
+        """Note that a call returned; False if it is none of these."""
         call = self._open.pop(reply.call, None)
         if call is None:
             return False
         call.done_at, call.value, call.error = self._net.now, reply.value, reply.error
         return True
 
-    def received(self, node: BareNode, event: DirectReceived) -> None:
+    def received(self, node: Caller, event: DirectReceived) -> None:
         """A peer's application gets a direct message."""
         net, peer = self._net, node.peer_id
         net.mark(Mark.DIRECT, node.number, -1, event.hops)
@@ -165,7 +173,7 @@ class CallLog:
             sending.arrived_at, sending.hops = net.now, event.hops
 
     def _unseen(self, receiver: PeerId, event: DirectReceived) -> Sending | None:
-        """The first message of this content that has not arrived; if all have, one of them comes under a new id."""
+        """The first message of this content that has not arrived; if all have, the last, which comes under a new id."""
         alike = self._by_content.get((event.origin, receiver, _content(event.payload)), [])
         return next((sending for sending in alike if not sending.arrived), alike[-1] if alike else None)
 

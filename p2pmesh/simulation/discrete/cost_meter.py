@@ -46,9 +46,9 @@ class Reading:
     events: int
 
     def __sub__(self, before: Reading) -> Reading:
-        theirs = attrs.asdict(before, recurse=False)
+        earlier = attrs.asdict(before, recurse=False)
         return Reading(**{
-            name: _less(value, theirs[name]) for name, value in attrs.asdict(self, recurse=False).items()
+            name: _less(value, earlier[name]) for name, value in attrs.asdict(self, recurse=False).items()
         })
 
     @property

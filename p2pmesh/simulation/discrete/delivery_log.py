@@ -1,4 +1,4 @@
-"""The books on every broadcast of a simulation: who has it, when, after how many hops, and what its origin was told."""
+"""What became of every broadcast: which peers have it, when, after how many hops, and what its origin was told."""
 
 from __future__ import annotations
 
@@ -6,14 +6,10 @@ import math
 from array import array
 from collections import Counter
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from p2pmesh.errors import MeshError
 from p2pmesh.events import MessageDelivered, MessageFailed, MessageReceived
 from p2pmesh.protocols.effects import Progress, Reply
-
-if TYPE_CHECKING:
-    from p2pmesh.simulation.discrete.node import BareNode
 
 
 class Broadcast:
@@ -61,11 +57,11 @@ class Broadcast:
         return number < len(self._got) and self._got[number] > 0
 
     def times(self, number: int) -> int:
-        """How often."""
+        """How often this peer's application got it."""
         return self._got[number] if number < len(self._got) else 0
 
     def deliver(self, number: int, now: float, hops: int, *, counts: bool = True) -> bool:
-        """A peer got it; False if it had it already. What newcomers catch up on does not count for `last_hop`."""
+        """Note that a peer got it; False if it had it already. For newcomers that catch up, `counts` is off."""
         if number >= len(self._got):
             self._got.extend(bytes(max(number + 1 - len(self._got), len(self._got))))
         self._got[number] = min(self._got[number] + 1, 255)
@@ -89,10 +85,10 @@ class DeliveryLog:
         self.latencies: array[float] = array("f")
         """Seconds since the call, of each delivery to a peer that was in the mesh when it was made."""
         self.hops: Counter[int] = Counter()
-        """Of each of them."""
+        """Links that each of these deliveries crossed, and how many crossed so many."""
         self.twice: list[tuple[float, int, str]] = []
         self.strangers: int = 0
-        """Deliveries of broadcasts that nobody of us called for."""
+        """Deliveries of broadcasts that no application of this simulation called for."""
         self._calls: dict[int, Broadcast] = {}
         self._ids: dict[str, Broadcast] = {}
 
@@ -100,7 +96,7 @@ class DeliveryLog:
         return iter(self.broadcasts)
 
     def called(self, call: int, broadcast: Broadcast) -> None:
-        """A peer's application calls."""
+        """The application of a peer calls."""
         self.broadcasts.append(broadcast)
         self._calls[call] = broadcast
 
@@ -116,16 +112,15 @@ class DeliveryLog:
         broadcast.message_id = str(reply.value)
         self._ids[broadcast.message_id] = broadcast
 
-    def delivered(self, node: BareNode, event: MessageReceived) -> None:
-        """A peer's application gets one."""
+    def delivered(self, now: float, number: int, joined_at: float, event: MessageReceived) -> None:
+        """The application of a peer gets one; the peer is in the mesh since `joined_at`."""
         broadcast = self._ids.get(event.message_id)
         if broadcast is None:
             self.strangers += 1
             return
-        now = node.net.now
-        was_there = node.joined_at <= broadcast.at
-        if not broadcast.deliver(node.number, now, event.hops, counts=was_there):
-            self.twice.append((now, node.number, event.message_id))
+        was_there = joined_at <= broadcast.at
+        if not broadcast.deliver(number, now, event.hops, counts=was_there):
+            self.twice.append((now, number, event.message_id))
             return
         self.deliveries += 1
         if was_there:

@@ -1,4 +1,4 @@
-"""Carries out fault plans on a network of bare peers, and puts an end to all faults when their time is over."""
+"""Carries out a fault plan on a network of bare peers, and ends all faults when their time is over."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from p2pmesh.simulation.model.conditioner import Conditions, Constant
 from p2pmesh.simulation.model.obstacles import Cut
 
 FEWEST: Final = 2
-"""Peers that faults leave alive: there is no mesh of one."""
+"""Peers that faults leave alive: one peer is no mesh."""
 
 
 class FaultInjector:
-    """The faults of one plan, let loose on a network from now on, until `end`."""
+    """The faults of one plan, on a network, from now on until `end`."""
 
     def __init__(self, net: BareNetwork, plan: FaultPlan) -> None:
         self.net = net
@@ -43,9 +43,9 @@ class FaultInjector:
             net.after(fault.at, self._begin, fault)
 
     def end(self) -> None:
-        """Put an end to all faults that can end: what is parted heals, what is frozen thaws, what is down comes up.
+        """End all faults that can end: partitions heal, frozen peers thaw, the service comes up.
 
-        Who is dead stays dead, and who is hostile stays hostile.
+        Peers that are gone stay gone, and hostile peers stay hostile.
         """
         net = self.net
         self._over = True
@@ -58,7 +58,7 @@ class FaultInjector:
         net.service.start()
 
     def peers(self, numbers: Peers) -> list[BareNode]:
-        """Who stands for these numbers: counted round among the living."""
+        """The peers that these numbers stand for: counted round among the living."""
         living = self.net.living()
         return list(dict.fromkeys(living[number % len(living)] for number in numbers)) if living else []
 
@@ -125,7 +125,7 @@ class FaultInjector:
         for node in nodes:
             self.net.thaw(node)
 
-    def _come_back(self, nodes: list[BareNode], fresh: bool) -> None:  # an action of the heap
+    def _come_back(self, nodes: list[BareNode], fresh: bool) -> None:  # an action of the queue
         for node in nodes:
             if not self._over:
                 self.net.restart(node, fresh=fresh)
@@ -135,7 +135,7 @@ class FaultInjector:
             self.net.add(clock_offset=clock_offset)
 
     def _next(self, rate: float, ends: float, action: Any, detail: Any = None) -> None:
-        """The next event of a Poisson process."""
+        """Schedule the next event of a Poisson process."""
         wait = self._rng.expovariate(rate) if rate > 0 else float("inf")
         if self.net.now + wait < ends and not self._over:
             self.net.after(wait, self._happen, (rate, ends, action, detail))

@@ -1,6 +1,6 @@
-"""The overlay as a graph, frozen at one moment: how many hops the ideal greedy walk takes on it, and how many the shortest.
+"""The overlay as a graph, at one moment: how many hops the ideal greedy walk and the shortest path take on it.
 
-What routing achieves can be held against this: it is asked of the links as they are, without a single message.
+What routing achieves can be compared with this: it is computed from the links as they are, without a single message.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Graph:
         return cls(places, links)
 
     def greedy(self, start: int, to: int) -> int | None:
-        """Hops of the greedy walk: each peer on the way knows its neighbours and theirs. None if it goes in circles."""
+        """Hops of the greedy walk, on which each peer knows its neighbours and theirs. None if it goes in circles."""
         target, at, walked = self.places[to], start, set[int]()
         while at != to:
             walked.add(at)
@@ -64,7 +64,7 @@ class Graph:
         return len(walked)
 
     def _next(self, at: int, target: int) -> int | None:
-        """The neighbour that is nearest to the target, or has the neighbour that is: whichever peer that is, on the ring."""
+        """The neighbour that is nearest to the target on the ring, or that has the neighbour that is."""
         places, nearby = self._known_to(at)
         if not places:
             return None
@@ -73,7 +73,7 @@ class Graph:
         return min(around, key=lambda one: _apart(one[0], target))[2]
 
     def _known_to(self, peer: int) -> tuple[list[int], list[tuple[int, int, int]]]:
-        """Places on the ring that a peer knows of, with how far they are and the neighbour to go by; sorted by place."""
+        """Places on the ring that a peer knows of, sorted, with the hops to each and the first neighbour on the way."""
         known = self._nearby.get(peer)
         if known is None:
             ways: dict[int, tuple[int, int, int]] = {}

@@ -1,11 +1,11 @@
-"""What must hold in every simulation: watched while it runs, and asked for when it has come to rest.
+"""What must hold in every simulation: watched while it runs, and checked when it has come to rest.
 
     net = BareNetwork(seed=1)
-    watch(net)                       # safety: at most once, links within the cap, structures within their bounds
+    watch(net)  # safety: at most once, links within the cap, structures within their bounds
     ...
-    check_ring(net); check_islands(net); check_delivery(net)      # liveness: once the faults have stopped, by a deadline
+    check_ring(net), check_islands(net), check_delivery(net)  # liveness: by a deadline after the faults have stopped
 
-Each finds what is wrong and tells `net.violate`, which raises if the network is strict.
+Each check reports what is wrong to `net.violate`, which raises if the network is strict.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from p2pmesh.simulation.discrete.network import BareNetwork
 from p2pmesh.simulation.discrete.node import BareNode
 
 LOOK_EVERY: Final = 1.0
-"""Seconds between two looks at the bounds."""
+"""Seconds between two checks of the bounds."""
 LOOK_AT: Final = 20
-"""Peers of which snapshots are taken in one look, in turn: the cost must not grow with their number."""
+"""Peers whose snapshots are taken in one check, in turn: the cost must not grow with the number of peers."""
 
 # --- safety -----------------------------------------------------------------------------------------------------------
 
 
 def watch(net: BareNetwork) -> None:
-    """Watch a network for whatever must never happen, from now on."""
+    """Watch a network for what must never happen, from now on."""
     net.after(LOOK_EVERY, _look, net, 0)
 
 
@@ -46,24 +46,24 @@ def _look(net: BareNetwork, turn: int) -> None:
 
 def check_at_most_once(net: BareNetwork) -> None:
     """No application got a broadcast or a direct message twice."""
-    twice = net.ledger.twice + net.calls.twice
-    net.ledger.twice, net.calls.twice = [], []
+    twice = net.delivery_log.twice + net.call_log.twice
+    net.delivery_log.twice, net.call_log.twice = [], []
     for time, number, message_id in twice:
         net.violate("at most once", f"n{number} delivered {message_id[:8]} again at {time:.3f} s")
 
 
 def check_receipts(net: BareNetwork) -> None:
     """No origin believes that more peers have its broadcast than truly do."""
-    for broadcast in net.ledger:
+    for broadcast in net.delivery_log:
         if broadcast.reached > broadcast.count:
             counts = f"{broadcast.reached} peers counted, {broadcast.count} have it"
             net.violate("receipts", f"the broadcast of n{broadcast.origin} at {broadcast.at:.3f} s: {counts}")
 
 
 def check_bounds(net: BareNetwork, node: BareNode) -> None:
-    """Every structure of a peer's cores is within the bound that its config names."""
+    """Every structure of a peer's cores is within the bound that its config sets."""
     snapshot = node.snapshot()
-    for name, value, bound in bounds_of(snapshot, node.config):
+    for name, value, bound in bounds_of(snapshot["subsystems"], node.config):
         if value > bound:
             net.violate("bounds", f"n{node.number}: {name} is {value:g}, {bound:g} is allowed")
     open_links, taken = len(node.links.ends), len(node.links.ends) + len(node.links.attempts)
@@ -72,7 +72,7 @@ def check_bounds(net: BareNetwork, node: BareNode) -> None:
 
 
 def bounds_of(snapshot: Mapping[str, Any], config: MeshConfig) -> Iterator[tuple[str, float, float]]:
-    """What a peer's snapshot says of each structure that has a bound: its name, its size, and what its config allows."""
+    """Every bounded structure in a snapshot's subsystems: its name, its size, and what the config allows."""
     broadcast, links = snapshot["broadcast"], config.max_peers
     yield "broadcast.history", broadcast["store"]["messages"], config.broadcast.history
     yield "broadcast.history_bytes", broadcast["store"]["bytes"], config.broadcast.history_bytes + config.max_payload
@@ -115,7 +115,7 @@ def bounds_of(snapshot: Mapping[str, Any], config: MeshConfig) -> Iterator[tuple
 
 
 def members(net: BareNetwork, without: Collection[int] = ()) -> list[BareNode]:
-    """The peers that are in the mesh now: running, let in by the service once, and not on their way out."""
+    """The peers that are in the mesh now: running, once let in by the service, and not leaving."""
     return [
         node
         for node in net.living()
@@ -124,9 +124,9 @@ def members(net: BareNetwork, without: Collection[int] = ()) -> list[BareNode]:
 
 
 def islands(net: BareNetwork, without: Collection[int] = ()) -> list[list[int]]:
-    """Who can reach whom over links that both sides hold: the members, in groups, the largest first.
+    """The members in groups that reach each other over links that both sides hold, the largest group first.
 
-    Groups of none but the peers `without` which it goes are left out.
+    Groups that consist of peers `without` which it goes are left out.
     """
     inside = {node.peer_id: node for node in members(net)}
     left = dict.fromkeys(inside)
@@ -158,7 +158,7 @@ def ring_gaps(net: BareNetwork) -> list[tuple[int, int]]:
 
 
 def ring_cycles(net: BareNetwork) -> int:
-    """Cycles that come of going from each member to its nearest neighbour clockwise: 1 if the ring is whole."""
+    """Cycles of the walk from each member to its nearest neighbour clockwise: 1 if the ring is whole."""
     inside = {node.peer_id: node for node in members(net)}
     follows: dict[PeerId, PeerId] = {}
     for peer, node in inside.items():
@@ -176,7 +176,7 @@ def ring_cycles(net: BareNetwork) -> int:
 
 
 def check_ring(net: BareNetwork, without: Collection[int] = ()) -> None:
-    """Each member has a link to the next on the ring, so the ring is one cycle; `without` what these peers should have."""
+    """Each member has a link to the next on the ring, so the ring is one cycle. Gaps at peers `without` don't count."""
     gaps = [gap for gap in ring_gaps(net) if not set(gap) & set(without)]
     if gaps:
         shown = ", ".join(f"n{a}-n{b}" for a, b in gaps[:5])
@@ -184,7 +184,7 @@ def check_ring(net: BareNetwork, without: Collection[int] = ()) -> None:
 
 
 def check_islands(net: BareNetwork, without: Collection[int] = ()) -> None:
-    """The members are one graph; `without` those that need not be part of it."""
+    """The members are one connected graph. Peers `without` need not be part of it."""
     groups = islands(net, without)
     if len(groups) > 1:
         net.violate(
@@ -193,7 +193,7 @@ def check_islands(net: BareNetwork, without: Collection[int] = ()) -> None:
 
 
 def expected(net: BareNetwork, broadcast: Broadcast, without: Collection[int] = ()) -> list[int]:
-    """Who should have a broadcast: members that were there when it was made, and still are."""
+    """The peers that should have a broadcast: members when it was made that still are."""
     if broadcast.message_id is None:
         return []
     return [
@@ -206,7 +206,7 @@ def expected(net: BareNetwork, broadcast: Broadcast, without: Collection[int] = 
 def check_delivery(
     net: BareNetwork, *, quiet_since: float = 0.0, within: float = 30.0, without: Collection[int] = ()
 ) -> None:
-    """Each broadcast that lived on for long enough after the faults has reached every member that should have it.
+    """Each broadcast whose ttl outlasted the faults by long enough has reached every member that should have it.
 
     Args:
       net: the network.
@@ -214,7 +214,7 @@ def check_delivery(
       within: seconds that delivery may take after that; broadcasts whose ttl ended before are not asked for.
       without: peers that don't count.
     """
-    for broadcast in net.ledger:
+    for broadcast in net.delivery_log:
         if broadcast.expires < quiet_since + within or net.now < max(broadcast.at, quiet_since) + within:
             continue
         if not net.nodes[broadcast.origin].is_alive and not broadcast.count:
@@ -227,13 +227,13 @@ def check_delivery(
 
 
 def check_nothing_left(net: BareNetwork) -> None:
-    """All have left: no process, link, attempt or connection is there any more. To be asked after `net.close()`."""
+    """Nothing is left after `net.close()`: no process, link, attempt or connection."""
     left = {
         "peers": len(net.living()),
         "ends of links": net.ends(),
         "attempts": len(net.attempts) + sum(len(node.links.attempts) for node in net.nodes),
         "connections to the service": net.service.lines,
     }
-    kept = [f"{count} {name}" for name, count in left.items() if count]
-    if kept:
-        net.violate("nothing left", f"after everybody left: {', '.join(kept)}")
+    remaining = [f"{count} {name}" for name, count in left.items() if count]
+    if remaining:
+        net.violate("nothing left", f"after everybody left: {', '.join(remaining)}")

@@ -1,41 +1,42 @@
 """The links of bare nodes: a model of what the link keeper and the link session make of a path, without their tasks.
 
 An attempt makes its description after a moment; an answered offer opens on both sides, one after the other; a frame is
-an event of its own; a graceful close is seen by the other side at once and answered. Whoever falls silent, by a crash, a
-freeze or a partition, is noticed when the keepalive of a real session would notice: `keepalive_idle` and then
-`keepalive_pings` times `keepalive_interval` after it was heard last. Before that it is doubted: `doubt_after` and two round
-trips after something is sent to it, or after the first ping if nothing is. Pings that are answered change nothing and are not
-simulated, so an idle link costs nothing.
+an event of its own; a graceful close is seen by the other side at once and answered. A far end that falls silent, by a
+crash, a freeze or a partition, is given up when the keepalive of a real session would give it up: `keepalive_idle` and
+then `keepalive_pings` times `keepalive_interval` after it was last heard. Before that it is suspected: `doubt_after`
+and two round trips after something is sent to it, or after the first ping if nothing is. Pings that are answered change
+nothing and are not simulated, so an idle link costs nothing.
 
-What is sent into silence is not lost but late, as on a real link: it arrives when the path heals, if the link lives to
-see that.
+What is sent into silence is not lost but late, as on a real link: it arrives when the path heals, if the link still
+exists.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
-from attrs import frozen
+import attrs
+from attrs import define, frozen
 
+from p2pmesh.config import MeshConfig
+from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.inputs import LinkDown, LinkLost, LinkRecovered, LinkSuspected, LinkUp, LocalSignal, RemotePeer
+from p2pmesh.protocols.notices import Input
+from p2pmesh.simulation.discrete.kernel import Kernel, Peer
 from p2pmesh.simulation.model.conditioner import Break, Path
 from p2pmesh.simulation.model.sdp_stub import describe, parse_description
 from p2pmesh.simulation.model.trace import Mark
 from p2pmesh.wire.messages import PROTOCOL_VERSION, Message, Signal
-
-if TYPE_CHECKING:
-    from p2pmesh.simulation.discrete.network import BareNetwork
-    from p2pmesh.simulation.discrete.node import BareNode
 
 DESCRIBE: Final = 0.010
 """Seconds that it takes to make a description: about what aiortc takes on one machine."""
 ROUND_TRIPS_TO_OPEN: Final = 3
 """ICE checks, DTLS and SCTP, from the answer's arrival to the open channel."""
 CHECK_EVERY: Final = 1.0
-"""Between attempts at a path that does not pass: ICE goes on checking until the attempt's time is over."""
+"""Seconds between checks of a path that does not pass: ICE goes on checking until the attempt's time is over."""
 
 
 @frozen
@@ -53,13 +54,28 @@ Cargo: TypeAlias = Message | Close | bytes
 """What a link carries: messages as they are, and bytes that are none."""
 
 
+class LinkOwner(Peer, Protocol):
+    """What links need of the node that has them."""
+
+    identity: Identity
+    peer_id: PeerId
+    config: MeshConfig
+    links: BareLinks
+
+    def report(self, event: Input) -> None:
+        """An input for the cores."""
+
+    def arrive(self, end: End, cargo: Cargo) -> None:
+        """Something came over a link."""
+
+
 class Attempt:
     """A link in the making, at one side."""
 
     __slots__ = ("answers", "done", "far_fingerprint", "far_token", "fingerprint", "owner", "peer", "remote", "token")
 
-    def __init__(self, owner: BareNode, peer: PeerId, remote: RemotePeer | None, offer: Signal | None) -> None:
-        self.owner: BareNode = owner
+    def __init__(self, owner: LinkOwner, peer: PeerId, remote: RemotePeer | None, offer: Signal | None) -> None:
+        self.owner: LinkOwner = owner
         self.peer: PeerId = peer
         self.remote: RemotePeer | None = remote
         self.answers: Signal | None = offer
@@ -71,13 +87,22 @@ class Attempt:
 
 
 class End:
-    """One end of an open link. `path` leads away from it, `held` keeps what can't come in now."""
+    """One end of an open link.
+
+    Attributes:
+      path: leads to the far end.
+      held: what came while nothing could come in, in order; None while all comes in.
+      closing: why this end is being closed; None while it is open.
+      heard: when something last came over the link.
+      silences: how often the far end fell silent or was heard again, which tells stale alarms from current ones.
+      asked: something was sent into the present silence.
+      suspected: the cores were told of that.
+    """
 
     __slots__ = (
         "arrive",
         "asked",
         "closing",
-        "doubted",
         "far",
         "far_number",
         "gone",
@@ -87,12 +112,13 @@ class End:
         "path",
         "peer",
         "silences",
+        "suspected",
     )
 
     far: End
 
-    def __init__(self, owner: BareNode, peer: PeerId, far_number: int, path: Path, now: float) -> None:
-        self.owner: BareNode = owner
+    def __init__(self, owner: LinkOwner, peer: PeerId, far_number: int, path: Path, now: float) -> None:
+        self.owner: LinkOwner = owner
         self.arrive: Callable[[End, Cargo], None] = owner.arrive
         self.far_number: int = far_number
         self.peer: PeerId = peer
@@ -103,38 +129,45 @@ class End:
         self.held: deque[Cargo] | None = deque()  # until it is open
         self.silences: int = 0
         self.asked: bool = False
-        self.doubted: bool = False
+        self.suspected: bool = False
 
 
+@define
 class LinkCounts:
     """What became of a node's links and frames."""
 
-    __slots__ = ("attempts", "failed", "frames_dropped", "frames_unsent", "opened", "protocol_errors", "unknown")
-
-    def __init__(self) -> None:
-        self.attempts: int = 0
-        self.opened: int = 0
-        self.failed: int = 0
-        self.frames_unsent: int = 0
-        self.frames_dropped: int = 0
-        self.protocol_errors: int = 0
-        self.unknown: int = 0
+    attempts: int = 0
+    opened: int = 0
+    failed: int = 0
+    closed: int = 0
+    frames_dropped: int = 0
+    frames_unsent: int = 0
+    unknown_messages: int = 0
+    protocol_errors: int = 0
 
 
 class BareLinks:
-    """The links of one bare node, at most `max_peers`, attempts included."""
+    """The links of one bare node, at most `limit` of them, attempts included."""
 
     __slots__ = ("attempts", "counts", "ends", "limit", "net", "node")
 
-    def __init__(self, net: BareNetwork, node: BareNode, limit: int) -> None:
-        self.net: BareNetwork = net
-        self.node: BareNode = node
+    def __init__(self, net: Kernel, node: LinkOwner, limit: int) -> None:
+        self.net: Kernel = net
+        self.node: LinkOwner = node
         self.limit: int = limit
         self.ends: dict[PeerId, End] = {}
         self.attempts: dict[PeerId, Attempt] = {}
         self.counts: LinkCounts = LinkCounts()
 
-    # --- orders of the overlay ----------------------------------------------------------------------------------------
+    def snapshot(self) -> dict[str, Any]:
+        """Statistics in the shape of the link keeper's; nothing is counted of single links."""
+        return {
+            **attrs.asdict(self.counts, recurse=False),
+            "attempting": sorted(self.attempts),
+            "open": {peer: {} for peer in self.ends},
+        }
+
+    # --- orders of the cores ------------------------------------------------------------------------------------------
 
     def begin(self, peer: PeerId, remote: RemotePeer | None = None, offer: Signal | None = None) -> None:
         """Offer a link to `peer`, or answer its offer, instead of whatever attempt at it is under way."""
@@ -149,13 +182,13 @@ class BareLinks:
         net.after(self.node.config.links.connect_timeout, self._time_is_over, attempt)
 
     def feed(self, remote: RemotePeer, signal: Signal) -> None:
-        """An answer for an attempt of ours."""
+        """Take the answer to an offer of ours."""
         attempt = self.attempts.get(remote.peer_id)
         if attempt is None or attempt.remote is not None or signal.type != "answer":
             return
         attempt.remote = remote
         attempt.far_token, attempt.far_fingerprint = parse_description(signal)
-        answerer = self.net.attempts.get(attempt.far_token)
+        answerer = self._attempt(attempt.far_token)
         trip = 0.0 if answerer is None else self.net.base(self.node.number, answerer.owner.number)
         self.net.after(ROUND_TRIPS_TO_OPEN * 2 * trip, self._connect, attempt)
 
@@ -184,7 +217,7 @@ class BareLinks:
                 self.counts.frames_unsent += 1
                 continue
             if end.held is not None:
-                self._ask_for_word(end)
+                self._suspect_later(end)
             path = end.path
             if path.plain:
                 far = end.far
@@ -195,7 +228,7 @@ class BareLinks:
     # --- carrying -----------------------------------------------------------------------------------------------------
 
     def transmit(self, end: End, cargo: Cargo) -> None:
-        """Send what is no message: it always arrives, once, after what was sent before."""
+        """Send something that is no message: it always arrives, once, after what was sent before."""
         self.net.at(end.path.arrival(self.net.now), end.far.arrive, end.far, cargo)
 
     def _send_with_care(self, end: End, message: Message, size: int) -> None:
@@ -214,7 +247,7 @@ class BareLinks:
             net.at(arrival.time, end.far.arrive, end.far, cargo)
 
     def break_link(self, end: End, reason: str) -> None:
-        """Both sides lose the link in this moment, with all that is under way."""
+        """Let both sides lose the link in this moment, with all that is under way."""
         for side in (end, end.far):
             if not side.gone:
                 self.net.after(0.0, self._broken, side, reason)
@@ -229,7 +262,7 @@ class BareLinks:
             end.gone = True
 
     def take_odd(self, end: End, cargo: Cargo) -> None:
-        """A close came, or bytes that should be a message."""
+        """Take a close, or bytes that should be a message."""
         if isinstance(cargo, Close):
             if not cargo.answers:
                 self.transmit(end, CLOSED)
@@ -237,22 +270,23 @@ class BareLinks:
         elif isinstance(cargo, bytes) and end.closing is None:
             message = self.net.traffic.parse(cargo)
             if message is None:
-                self.counts.unknown += 1
+                self.counts.unknown_messages += 1
             elif isinstance(message, str):
                 self.fail(end, message)
             else:
                 self.node.arrive(end, message)
 
     def fail(self, end: End, complaint: str) -> None:
-        """The peer broke the protocol: its link is closed at once."""
+        """Close the link of a peer that broke the protocol, at once."""
         self.counts.protocol_errors += 1
         self.transmit(end, CLOSE)
         self.down(end, f"protocol error: {complaint}")
 
     def down(self, end: End, reason: str, timed_out: float | None = None) -> None:
-        """This end is gone."""
+        """Drop this end, which is gone, and tell the cores."""
         end.gone = True
         end.held = None
+        self.counts.closed += 1
         del self.ends[end.peer]
         self.net.mark(Mark.LINK_DOWN, self.node.number, end.far_number, reason)
         self.node.report(LinkDown(end.peer, reason, timed_out))
@@ -264,7 +298,7 @@ class BareLinks:
     # --- silence ------------------------------------------------------------------------------------------------------
 
     def refresh(self, end: End) -> None:
-        """The network has changed: see whether the far end can still be heard."""
+        """The network has changed: check whether the far end can still be heard."""
         passes = self.net.passes(end.far.owner, end.owner)
         if passes and end.held is not None:
             self.release(end)
@@ -272,10 +306,10 @@ class BareLinks:
             end.held = deque()
             # If nothing was to say, it was heard when it answered the last ping.
             links = self.node.config.links
-            self.await_word(end, self.net.now - (self.net.now - end.heard) % links.keepalive_idle)
+            self.await_contact(end, self.net.now - (self.net.now - end.heard) % links.keepalive_idle)
 
-    def await_word(self, end: End, heard: float) -> None:
-        """The far end was heard then, and is given up when its time is over."""
+    def await_contact(self, end: End, heard: float) -> None:
+        """Give the far end up when its time is over, counted from when it was last heard."""
         links = self.node.config.links
         end.silences += 1
         end.heard = heard
@@ -285,31 +319,31 @@ class BareLinks:
         self.net.at(max(self.net.now, heard + links.keepalive_idle), self._ping, end, end.silences)
 
     def release(self, end: End) -> None:
-        """What was held comes in."""
+        """Let what was held come in."""
         held, end.held = end.held, None
         end.silences += 1
         end.heard = self.net.now
-        if end.doubted:
-            end.doubted = False
+        if end.suspected:
+            end.suspected = False
             self.node.report(LinkRecovered(end.peer))
         for cargo in held or ():
             end.arrive(end, cargo)
 
     def _ping(self, end: End, silence: int) -> None:
         if end.silences == silence:
-            self._ask_for_word(end)
+            self._suspect_later(end)
 
-    def _ask_for_word(self, end: End) -> None:
-        """Something was sent to a far end that is silent: it is doubted if that stays so."""
+    def _suspect_later(self, end: End) -> None:
+        """Something was sent to a far end that is silent: suspect it if it stays silent."""
         if not end.asked:
             end.asked = True
-            self.net.after(self.node.config.links.doubt_after + 4 * end.path.base, self._doubt, end, end.silences)
+            self.net.after(self.node.config.links.doubt_after + 4 * end.path.base, self._suspect, end, end.silences)
 
-    def _doubt(self, end: End, silence: int) -> None:
-        if end.gone or end.doubted or end.silences != silence or end.closing is not None:
+    def _suspect(self, end: End, silence: int) -> None:
+        if end.gone or end.suspected or end.silences != silence or end.closing is not None:
             return
         if self.node.is_running:
-            end.doubted = True
+            end.suspected = True
             self.node.report(LinkSuspected(end.peer))
 
     def _silent_for_too_long(self, end: End, silence: int) -> None:
@@ -322,7 +356,7 @@ class BareLinks:
     # --- attempts -----------------------------------------------------------------------------------------------------
 
     def check_cap(self, peer: PeerId) -> None:
-        """A link more than allowed must never exist, nor two to one peer."""
+        """See that there is no link more than allowed, nor two to one peer."""
         taken = len(self.ends) + len(self.attempts)
         if taken > self.limit or (peer in self.ends and peer in self.attempts):
             self.net.violate(
@@ -345,12 +379,15 @@ class BareLinks:
         sdp = describe(attempt.token, attempt.fingerprint)
         self.node.report(LocalSignal(attempt.peer, Signal(type=kind, sdp=sdp)))
 
+    def _attempt(self, token: str) -> Attempt | None:
+        return self.net.attempts.get(token)
+
     def _connect(self, attempt: Attempt, _: object) -> None:
-        """Open the link to the attempt of the other side, if the network lets us."""
+        """Open the link to the attempt of the other side, if the network lets it pass."""
         if attempt.done:
             return
         net = self.net
-        answerer = net.attempts.get(attempt.far_token)
+        answerer = self._attempt(attempt.far_token)
         if answerer is None or not net.can_link(self.node, answerer.owner):
             net.after(CHECK_EVERY, self._connect, attempt)
             return
@@ -370,7 +407,7 @@ class BareLinks:
         net.after(far.path.base, answerer.owner.links._open, answerer, far)
 
     def _open(self, attempt: Attempt, end: End) -> None:
-        if attempt.done or not self.node.is_alive:  # given up in the very moment
+        if attempt.done or not self.node.is_alive:  # given up in this very moment
             end.gone = True
             if self.node.is_alive:
                 self.transmit(end, CLOSE)
@@ -387,7 +424,7 @@ class BareLinks:
         self._up(end, attempt.remote)
 
     def _up(self, end: End, remote: RemotePeer) -> None:
-        """This end is open."""
+        """Take this end, which is open, and tell the cores."""
         self.ends[end.peer] = end
         self.check_cap(end.peer)
         self.counts.opened += 1
@@ -398,10 +435,10 @@ class BareLinks:
         if self.net.passes(end.far.owner, self.node):
             self.release(end)
         else:
-            self.await_word(end, self.net.now)
+            self.await_contact(end, self.net.now)
 
-    def establish(self, other: BareNode, *, silent_for: float = 0.0) -> None:
-        """Open a link to another peer in this moment, on both sides, without an attempt: for meshes that are assembled.
+    def establish(self, other: LinkOwner, *, silent_for: float = 0.0) -> None:
+        """Open a link to another peer in this moment, on both sides, without an attempt: for prebuilt meshes.
 
         Args:
           other: the peer.
@@ -435,7 +472,7 @@ class BareLinks:
         self.net.attempts.pop(attempt.token, None)
 
     def vanish(self) -> None:
-        """The process is gone; nobody is told."""
+        """Drop everything: the process is gone, and no core is told."""
         for attempt in self.attempts.values():
             self._finish(attempt)
         self.attempts.clear()

@@ -1,17 +1,19 @@
 """One bare peer: all of its cores, composed by the one wiring table, and what carries out their effects. No Trio.
 
 What the runtime does with tasks and inboxes happens here in one go: an input goes to its core, the core's effects are
-carried out in their order, and what they tell other cores of the same peer follows, until nothing is left.
+carried out in their order, and notices to other cores of the same peer follow, until none is left.
 """
 
 from __future__ import annotations
 
 import math
+import random
+from collections import deque
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final, assert_never
+from typing import Any, Final, Protocol, assert_never
 
 from p2pmesh.config import MeshConfig
-from p2pmesh.events import DirectReceived, MessageDelivered, MessageFailed, MessageReceived, TransportUp
+from p2pmesh.events import Event
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.core import Core, WallClock
@@ -32,15 +34,14 @@ from p2pmesh.protocols.effects import (
 from p2pmesh.protocols.inputs import Leave, Received, Subsystem
 from p2pmesh.protocols.notices import Input
 from p2pmesh.protocols.wiring import AUDIENCE, OWNERS, build_cores
+from p2pmesh.simulation.discrete.kernel import Kernel
 from p2pmesh.simulation.discrete.links import BareLinks, Cargo, End
+from p2pmesh.simulation.discrete.service import BareService, Line
 from p2pmesh.simulation.discrete.traffic import KINDS
 from p2pmesh.simulation.faults.adversary import Adversary
 from p2pmesh.simulation.model.trace import Mark
 from p2pmesh.wire.codec import decode, encode
-
-if TYPE_CHECKING:
-    from p2pmesh.simulation.discrete.network import BareNetwork
-    from p2pmesh.simulation.discrete.service import Line
+from p2pmesh.wire.messages import Message
 
 _PLACES: Final = {subsystem: place for place, subsystem in enumerate(Subsystem)}
 _AUDIENCE: Final = {kind: tuple(_PLACES[subsystem] for subsystem in who) for kind, who in AUDIENCE.items()}
@@ -48,8 +49,21 @@ _OWNERS: Final = {
     kind: (None if owner is None else _PLACES[owner], KINDS[kind], Mark.MESSAGE + KINDS[kind])
     for kind, owner in OWNERS.items()
 }
-"""The wiring table by the cores' places in a list, which are faster to find than the members of an enum; with the number
-by which the traffic knows each kind of message."""
+"""The wiring table by the places of cores in a list, which are found faster than members of an enum, with the number by
+which the traffic knows each kind of message."""
+
+
+class Application(Protocol):
+    """What hears what nodes tell their applications: the network that made them."""
+
+    def emitted(self, node: BareNode, event: Event) -> None:
+        """An event goes to a node's application."""
+
+    def progressed(self, progress: Progress) -> None:
+        """The origin of a broadcast learns how many peers have it."""
+
+    def replied(self, reply: Reply) -> None:
+        """A call of an application returns."""
 
 
 class BareNode:
@@ -57,17 +71,21 @@ class BareNode:
 
     Attributes:
       number: in the order in which peers came; traces and fault plans name it by that.
-      identity: who it is.
+      identity: its keys.
       since: when it was started; `until`, when its process ended.
       joined_at: when a signaling service first let it in; infinite before.
       hostile: what it does against the others, if anything.
+      line: its connection to the service; `service_failures`, in a row. Both are the service's affair.
+      ignored: messages that no core has a use for.
     """
 
     __slots__ = (
         "_deadlines",
         "_expires",
         "_handles",
+        "_inputs",
         "_wakes",
+        "application",
         "config",
         "cores",
         "hostile",
@@ -82,6 +100,7 @@ class BareNode:
         "net",
         "number",
         "peer_id",
+        "service",
         "service_failures",
         "since",
         "until",
@@ -89,20 +108,31 @@ class BareNode:
     )
 
     def __init__(
-        self, net: BareNetwork, number: int, identity: Identity, config: MeshConfig, wall: WallClock, seed: int
+        self,
+        net: Kernel,
+        service: BareService,
+        application: Application,
+        number: int,
+        identity: Identity,
+        config: MeshConfig,
+        wall: WallClock,
+        rng: random.Random,
     ) -> None:
-        self.net: BareNetwork = net
+        self.net: Kernel = net
+        self.service: BareService = service
+        self.application: Application = application
         self.number: int = number
         self.identity: Identity = identity
         self.peer_id: PeerId = identity.peer_id
         self.config: MeshConfig = config
         self.wall: WallClock = wall
-        self.cores: Mapping[Subsystem, Core] = build_cores(identity, config, net.seeded(seed), wall)
+        self.cores: Mapping[Subsystem, Core] = build_cores(identity, config, rng, wall)
         ordered = [self.cores[subsystem] for subsystem in Subsystem]
         self._handles = [core.handle for core in ordered]
         self._deadlines = [core.next_deadline for core in ordered]
         self._expires = [core.expire for core in ordered]
         self._wakes = [math.inf] * len(ordered)
+        self._inputs: deque[tuple[int, Input]] = deque()  # that wait for cores, by the cores' places
         self.links: BareLinks = BareLinks(net, self, config.max_peers)
         self.line: Line | None = None
         self.service_failures: int = 0
@@ -128,21 +158,35 @@ class BareNode:
         """Its neighbours, in the order in which they came."""
         return list(self.links.ends)
 
+    @property
+    def rng(self) -> random.Random:
+        """What draws the acts of a hostile peer: the network's generator."""
+        return self.net.rng
+
     def snapshot(self) -> dict[str, Any]:
-        """Statistics of its cores, as `Mesh.snapshot` gives them."""
-        return {subsystem.value: dict(core.snapshot()) for subsystem, core in self.cores.items()}
+        """Statistics, in the shape of `Mesh.snapshot`."""
+        return {
+            "peer_id": self.peer_id,
+            "room": self.config.room,
+            "max_peers": self.config.max_peers,
+            "peers": self.peers,
+            "subsystems": {subsystem.value: dict(core.snapshot()) for subsystem, core in self.cores.items()},
+            "links": self.links.snapshot(),
+            "transports": {self.service.name: self.service.snapshot_of(self)},
+            "ignored_messages": self.ignored,
+        }
 
     # --- inputs -------------------------------------------------------------------------------------------------------
 
     def report(self, event: Input) -> None:
-        """An input from the network or the application, for those whom it concerns."""
-        queue = self.net.queue
+        """An input from the network or the application, for the cores that it concerns."""
+        inputs = self._inputs
         for place in _AUDIENCE[type(event)]:
-            queue.append((place, event))
+            inputs.append((place, event))
         self._drain()
 
     def arrive(self, end: End, cargo: Cargo) -> None:
-        """Something came over a link. Nearly every event of a simulation is this one: it is written out for speed."""
+        """Take what came over a link. Nearly every event of a simulation is one of these, hence no calls in between."""
         if end.gone:
             return
         if end.held is not None:
@@ -167,19 +211,18 @@ class BareNode:
         effects = self._handles[place](Received(end.peer, cargo), now)  # type: ignore[arg-type]
         if effects:
             self._carry_out(effects)
-            if net.queue:
+            if self._inputs:
                 self._drain()
         deadline = self._deadlines[place]()
         if deadline < self._wakes[place]:
             self._wake_at(place, deadline)
 
     def _drain(self) -> None:
-        """Let the cores have what waits for them, and what follows from it."""
-        net = self.net
-        queue, now, handles = net.queue, net.now, self._handles
+        """Give the cores the inputs that wait for them, and those that follow."""
+        inputs, now, handles = self._inputs, self.net.now, self._handles
         touched = 0
-        while queue:
-            place, event = queue.popleft()
+        while inputs:
+            place, event = inputs.popleft()
             touched |= 1 << place
             effects = handles[place](event, now)
             if effects:
@@ -198,7 +241,7 @@ class BareNode:
         self.net.at(max(deadline, self.net.now), self._wake, place, deadline)
 
     def _wake(self, place: int, deadline: float) -> None:
-        """The deadline of a core has come, unless it was put off; an earlier one makes this one void."""
+        """Wake a core at its deadline, unless that was put off. An earlier deadline makes this one void."""
         if self._wakes[place] != deadline:
             return
         self._wakes[place] = math.inf
@@ -210,18 +253,21 @@ class BareNode:
             effects = self._expires[place](net.now)
             if effects:
                 self._carry_out(effects)
-            if net.queue:
+            if self._inputs:
                 self._drain()
         deadline = self._deadlines[place]()
         if deadline < self._wakes[place]:
             self._wake_at(place, deadline)
 
     def freeze(self) -> None:
-        """The process is stopped: it does nothing, and does not know it."""
+        """Stop the process: it does nothing, and does not know it."""
         self.is_frozen = True
+        for end in self.links.ends.values():
+            if end.held is None:
+                end.held = deque()
 
     def thaw(self) -> None:
-        """It goes on. What it should have done meanwhile, it does now; what came meanwhile, it finds waiting."""
+        """Let it go on. What it should have done meanwhile it does now; what came meanwhile it finds waiting."""
         self.is_frozen = False
         for place, next_deadline in enumerate(self._deadlines):
             deadline = next_deadline()
@@ -233,7 +279,7 @@ class BareNode:
             if self.net.passes(end.far.owner, self):
                 self.links.release(end)
             else:
-                self.links.await_word(end, self.net.now)  # a session that slept doubts itself first
+                self.links.await_contact(end, self.net.now)  # a session that slept doubts itself first
 
     # --- the end ------------------------------------------------------------------------------------------------------
 
@@ -243,7 +289,20 @@ class BareNode:
             return
         self.is_leaving = True
         self.report(Leave())
-        self.net.after(self.config.leave_timeout, self.net.stop, self, "left")
+        self.net.after(self.config.leave_timeout, self._left, None)
+
+    def _left(self, *_: object) -> None:
+        self.stop("left")
+
+    def stop(self, reason: str) -> None:
+        """End the process: the kernel closes its connection to the service, and its links fall silent."""
+        if not self.is_alive:
+            return
+        self.net.mark(Mark.STOP, self.number, -1, reason)
+        self.is_alive = False
+        self.until = self.net.now
+        self.links.vanish()
+        self.service.vanish(self)
 
     # --- effects ------------------------------------------------------------------------------------------------------
 
@@ -254,13 +313,13 @@ class BareNode:
                     if self.hostile is None or self.hostile.lets_pass(effect, self):
                         self.links.send(effect.peers, effect.message, urgent=effect.urgent)
                 case Notify():
-                    self.net.queue.append((_PLACES[effect.subsystem], effect.input))
+                    self._inputs.append((_PLACES[effect.subsystem], effect.input))
                 case Emit():
-                    self._emit(effect)
+                    self.application.emitted(self, effect.event)
                 case Progress():
-                    self.net.ledger.progress(effect)
+                    self.application.progressed(effect)
                 case Reply():
-                    self.net.replied(self, effect)
+                    self.application.replied(effect)
                 case WantLink():
                     self.links.begin(effect.peer)
                 case AcceptOffer():
@@ -273,26 +332,18 @@ class BareNode:
                     message = effect.message
                     if self.hostile is not None:
                         message = self.hostile.twisted(message, self)
-                    self.net.service.send(self, message)
+                    self.service.send(self, message)
                 case ServiceRefused():
-                    self.net.service.refuse(self, effect.reason)
+                    self.service.refuse(self, effect.reason)
                 case _:
                     assert_never(effect)
 
-    def _emit(self, effect: Emit) -> None:
-        net, event = self.net, effect.event
-        match event:
-            case MessageReceived():
-                net.mark(Mark.DELIVER, self.number, -1, event.hops)
-                net.ledger.delivered(self, event)
-            case MessageDelivered() | MessageFailed():
-                net.mark(Mark.SETTLE, self.number, -1, event.reached)
-                net.ledger.settled(event)
-            case DirectReceived():
-                net.calls.received(self, event)
-            case TransportUp():
-                self.joined_at = min(self.joined_at, net.now)
-            case _:
-                pass
-        for listener in net.listeners:
-            listener(self, event)
+    # --- what an adversary makes it do --------------------------------------------------------------------------------
+
+    def send_frame(self, peers: tuple[PeerId, ...], message: Message, *, urgent: bool) -> None:
+        """Send a message to neighbours, whatever the cores think of it."""
+        self.links.send(peers, message, urgent=urgent)
+
+    def send_bytes(self, peer: PeerId, frame: bytes) -> None:
+        """Send a neighbour bytes that are no message."""
+        self.links.transmit(self.links.ends[peer], frame)

@@ -3,15 +3,15 @@
     net = BareNetwork(seed=7, config=MeshConfig(max_peers=5))
     assemble(net, 10_000)
 
-Ten thousand peers that join one after another take a quarter of an hour. Where joining is not what is measured, the mesh
-is put together instead: a link between each two neighbours on the ring, and long links by the law that keys are drawn
-by, within `max_peers`. All open in one moment, and both ends are told of them as of any others; then each peer joins the
-signaling service. From there on everything takes its ordinary course: neighbours tell each other who they are linked
-to, lists of successors fill, known peers are shuffled, whoever has a slot left seeks a link for it, until no link opens
-any more.
+Ten thousand peers that join one after another take a quarter of an hour. Where joining is not what is measured, the
+mesh is put together instead: a link between each two neighbours on the ring, and long links by the law that the overlay
+draws fingers by, within `max_peers`. All open in one moment, and both ends are told of them as of any others; then each
+peer joins the signaling service. From there on everything takes its ordinary course: neighbours exchange their
+neighbours, successor lists fill, passive views are shuffled, and peers with a free slot look for a link, until no link
+opens any more.
 
-What such peers lack is a past: nobody was turned away, evicted or missed, and each knows only of those that it has heard of
-since.
+What such peers lack is a past: none was ever turned away, evicted or missed, and each knows only the peers that it has
+heard of since.
 """
 
 from __future__ import annotations
@@ -25,17 +25,18 @@ from p2pmesh.errors import ConfigError
 from p2pmesh.keyspace import RING_SIZE, PeerId
 from p2pmesh.protocols.overlay.fix_fingers import draw_key
 from p2pmesh.simulation.discrete.invariants import check_islands, check_ring
-from p2pmesh.simulation.discrete.network import BareNetwork, collector_paused
+from p2pmesh.simulation.discrete.kernel import collector_paused
+from p2pmesh.simulation.discrete.network import BareNetwork
 from p2pmesh.simulation.discrete.node import BareNode
 
 SETTLE: Final = 40.0
-"""Seconds until lists of successors are full, and each peer has heard something in a shuffle now and then."""
+"""Seconds until successor lists are full, and each peer has taken part in some shuffles."""
 LOOK_EVERY: Final = 10.0
-"""No link opened for so long: the mesh is at rest."""
+"""Seconds without a new link after which the mesh counts as at rest."""
 REST_WITHIN: Final = 300.0
-"""Peers with a slot left seek ever more rarely. Where one still does after this, it is let be."""
+"""Seconds after which a mesh counts as at rest in any case: peers with a free slot look ever more rarely for a link."""
 JOIN_WITHIN: Final = 10.0
-"""Seconds in which all of them join the service."""
+"""Seconds within which all of them join the service."""
 
 
 def assemble(net: BareNetwork, peers: int, *, settle: float = SETTLE) -> list[BareNode]:
@@ -44,10 +45,10 @@ def assemble(net: BareNetwork, peers: int, *, settle: float = SETTLE) -> list[Ba
     Args:
       net: without peers so far.
       peers: how many.
-      settle: seconds until it is looked whether the mesh is at rest; the longer, the more others does each know of.
+      settle: seconds until the first look whether the mesh is at rest; the longer, the more others each peer knows.
 
     Returns:
-      The peers, all of them members of one ring; if they are not, that is a violation.
+      The peers. They form one ring; anything else is a violation.
 
     Raises:
       ConfigError: if `max_peers` leaves no ring, or the network is not empty.
@@ -68,7 +69,7 @@ def assemble(net: BareNetwork, peers: int, *, settle: float = SETTLE) -> list[Ba
 
 
 def _link(net: BareNetwork, ordered: list[BareNode], rng: random.Random) -> None:
-    """Open all links. Over the ring peers hear of each other first: a long link must not be taken for one of the ring."""
+    """Open all links, those of the ring first: a long link must not be taken for one of the ring."""
     links = [
         (ordered[one], ordered[other])
         for one, other in links_at_rest([n.peer_id for n in ordered], net.config.max_peers, rng)
@@ -84,7 +85,7 @@ def _link(net: BareNetwork, ordered: list[BareNode], rng: random.Random) -> None
 
 
 def _join(node: BareNode, _: object) -> None:
-    node.net.service.dial(node)
+    node.service.dial(node)
 
 
 def _settle(net: BareNetwork, seconds: float) -> None:
@@ -121,7 +122,7 @@ def links_at_rest(ids: Sequence[PeerId], limit: int, rng: random.Random) -> Iter
     while seekers:
         rng.shuffle(seekers)
         served = []
-        for one in seekers:  # one link each in a round, so that nobody's keys are all drawn while there is a choice
+        for one in seekers:  # one link each in a round, so that no peer draws all its keys while there is most choice
             found = links.seek(one, draw_key(ids[one], len(ids), rng)) if links.is_vacant(one) else None
             if found is not None:
                 served.append(one)
@@ -130,7 +131,7 @@ def links_at_rest(ids: Sequence[PeerId], limit: int, rng: random.Random) -> Iter
 
 
 class _Links:
-    """Who is linked to whom, and who has a slot left."""
+    """The links so far, and the peers with a free slot."""
 
     def __init__(self, ids: Sequence[PeerId], limit: int) -> None:
         self._places = [int(peer, 16) for peer in ids]
@@ -152,7 +153,7 @@ class _Links:
         return one, other
 
     def seek(self, one: int, key: PeerId) -> int | None:
-        """Of those with a slot left and no link to `one`, whoever is nearest to the key."""
+        """The peer nearest to the key of those with a free slot and no link to `one`."""
         place, count = int(key, 16), len(self.vacant)
         above = bisect_left(self.vacant, place, key=self._places.__getitem__)
         below = above - 1

@@ -9,28 +9,40 @@ import math
 import random
 from collections import Counter, deque
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 
+from p2pmesh.config import MeshConfig
 from p2pmesh.protocols.core import WallClock
 from p2pmesh.protocols.inputs import ServiceDown, ServiceUp, Signaled
+from p2pmesh.protocols.notices import Input
 from p2pmesh.protocols.util.timers import Backoff
 from p2pmesh.server.config import ServerConfig
 from p2pmesh.server.presence import Close, Order, Presence, Send
+from p2pmesh.simulation.discrete.kernel import Kernel, Peer
 from p2pmesh.simulation.model.trace import Mark
 from p2pmesh.wire.codec import decode_signaling, encode_signaling
 from p2pmesh.wire.messages import Unknown
 from p2pmesh.wire.signaling import SignalingMessage
 
-if TYPE_CHECKING:
-    from p2pmesh.simulation.discrete.network import BareNetwork
-    from p2pmesh.simulation.discrete.node import BareNode
-
 STEADY: Final = 5.0
-"""A connection that lasted this long was a success, as in the runtime."""
+"""Seconds after which a connection counts as a success, as in the runtime."""
 REFUSED: Final = 64
 """Failures that a refusal counts for: the longest wait at once, as in the runtime."""
 SILENCE: Final = 45.0
-"""Seconds until both sides of a connection notice that nothing passes: the server's ping after 30 s, and 15 s for the pong."""
+"""Seconds until both sides of a connection notice that nothing passes: a ping after 30 s, and 15 s for the pong."""
+
+
+class Client(Peer, Protocol):
+    """What the service needs of a node, and keeps there: its line, and how often in a row that failed."""
+
+    config: MeshConfig
+    is_frozen: bool
+    is_leaving: bool
+    line: Line | None
+    service_failures: int
+
+    def report(self, event: Input) -> None:
+        """An input for the cores."""
 
 
 class Line:
@@ -38,8 +50,8 @@ class Line:
 
     __slots__ = ("down_at", "failed", "held", "node", "number", "since", "up_at")
 
-    def __init__(self, node: BareNode, number: int, now: float) -> None:
-        self.node: BareNode = node
+    def __init__(self, node: Client, number: int, now: float) -> None:
+        self.node: Client = node
         self.number: int = number
         self.since: float = now
         self.failed: bool = False
@@ -54,7 +66,7 @@ class BareService:
 
     name = "service"
 
-    def __init__(self, net: BareNetwork, config: ServerConfig, rng: random.Random, wall: WallClock) -> None:
+    def __init__(self, net: Kernel, config: ServerConfig, rng: random.Random, wall: WallClock) -> None:
         self._net = net
         self._config = config
         self._rng = rng
@@ -66,7 +78,7 @@ class BareService:
         self.sent: int = 0
         self.received: int = 0
         self.dropped: int = 0
-        """Messages that nodes sent, that they received, and that were for a service that is down."""
+        """Messages that nodes sent, that they received, and that they dropped since the service was down."""
         self.kinds_in: Counter[str] = Counter()
         self.kinds_out: Counter[str] = Counter()
         """Of those that came to the service, and of those that nodes got from it, how many were of each kind."""
@@ -82,10 +94,10 @@ class BareService:
         """Open connections."""
         return len(self._lines)
 
-    def start(self) -> None:
-        """Bring it up, knowing nobody."""
+    def start(self, presence: Presence | None = None) -> None:
+        """Bring it up, knowing nobody; `presence` makes its decisions in place of a new one of the real server."""
         if self._presence is None:
-            self._presence = Presence(self._config, self._rng, self._wall)
+            self._presence = presence or Presence(self._config, self._rng, self._wall)
             self._wakes_at = math.inf
 
     def stop(self) -> None:
@@ -99,13 +111,18 @@ class BareService:
         """Its statistics; empty while it is down."""
         return {} if self._presence is None else self._presence.snapshot()
 
+    @staticmethod
+    def snapshot_of(node: Client) -> dict[str, Any]:
+        """Statistics of a node's connection."""
+        return {"up": node.line is not None}
+
     # --- what nodes do ------------------------------------------------------------------------------------------------
 
-    def dial(self, node: BareNode) -> None:
+    def dial(self, node: Client) -> None:
         """Connect, and connect again whenever that ends."""
         self._net.after(self._net.service_latency, self._connect, node)
 
-    def send(self, node: BareNode, message: SignalingMessage) -> None:
+    def send(self, node: Client, message: SignalingMessage) -> None:
         """Send a message to the service; dropped if there is no connection."""
         line = node.line
         if line is None or line.failed:
@@ -118,14 +135,14 @@ class BareService:
         line.up_at = max(line.up_at, self._net.now + self._net.service_latency)
         self._net.at(line.up_at, self._hear, line, text)
 
-    def refuse(self, node: BareNode, reason: str) -> None:
-        """The node was turned away: it ends the connection, and waits long before the next."""
+    def refuse(self, node: Client, reason: str) -> None:
+        """End the connection of a node that was turned away; it waits long before the next."""
         line = node.line
         if line is not None and not line.failed:
             node.service_failures = REFUSED
             self._net.after(0.0, self._end_from_below, line, reason)
 
-    def vanish(self, node: BareNode) -> None:
+    def vanish(self, node: Client) -> None:
         """The node's process is gone: its kernel closes the connection."""
         line, node.line = node.line, None
         if line is not None and not line.failed:
@@ -133,7 +150,7 @@ class BareService:
             self._net.after(self._net.service_latency, self._gone, line)
 
     def refresh(self, line: Line) -> None:
-        """The network has changed: what was held may pass, or the line falls silent."""
+        """The network has changed: let pass what was held, or let the line fall silent."""
         node = line.node
         if line.failed or not node.is_alive:
             return
@@ -150,7 +167,7 @@ class BareService:
 
     # --- what happens -------------------------------------------------------------------------------------------------
 
-    def _connect(self, node: BareNode, _: object) -> None:
+    def _connect(self, node: Client, _: object) -> None:
         if not node.is_alive or node.is_leaving or node.line is not None:
             return
         if node.is_frozen:
@@ -166,23 +183,23 @@ class BareService:
         self._carry_out(self._presence.connected(line.number, f"peer {line.number}", self._net.now))
         node.report(ServiceUp(self.name))
 
-    def _again(self, node: BareNode) -> None:
+    def _again(self, node: Client) -> None:
         node.service_failures += 1
         config = node.config.signaling
         delay = Backoff(config.retry_first, config.retry_cap).delay(node.service_failures, self._net.rng)
         self._net.after(delay, self._connect, node)
 
     def _hear(self, line: Line, text: str) -> None:
-        """A text has arrived at the service."""
+        """A text arrives at the service."""
         if self._presence is None or line.number not in self._lines:
             return
         if not self._net.reaches_service(line.node):
-            return  # lost with its connection, or told again by the core
+            return  # lost with its connection, or sent again by the core
         self._net.mark(Mark.SERVICE, line.node.number, -1, "")
         self._carry_out(self._presence.received(line.number, text, self._net.now))
 
     def _tell(self, line: Line, text: str | None) -> None:
-        """A text has arrived at the node; None for the connection's end."""
+        """A text arrives at the node; None for the connection's end."""
         node = line.node
         if line.failed or not node.is_alive:
             return

@@ -6,8 +6,9 @@ A hostile peer runs the same cores as the others, and does its mischief on top, 
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from enum import Enum
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 from msgspec.structs import replace
 
@@ -22,20 +23,40 @@ from p2pmesh.wire.messages import (
     GossipHave,
     GossipIHave,
     GossipReceipts,
+    Message,
     Receipt,
     ReconnectionData,
 )
 from p2pmesh.wire.signaling import ConnectionRejected, SignalingMessage
 
-if TYPE_CHECKING:
-    from p2pmesh.simulation.discrete.node import BareNode
-
 EVERY: Final = 0.5
 """Seconds between two acts of mischief of one peer."""
 FLOOD: Final = 50
-"""Frames in one such act of a flooder."""
+"""Frames in one act of a flooder."""
 GARBAGE_EVERY: Final = 10
-"""A peer whose garbage ends its link at once sends it this much more rarely, or it would have no links to send it over."""
+"""Acts of a peer for one piece of garbage, which ends its link at once: more would leave no link to send it over."""
+
+
+class HostilePeer(Protocol):
+    """What an adversary needs of the peer that it has taken over, and of its network."""
+
+    @property
+    def peer_id(self) -> PeerId:
+        """Its id."""
+
+    @property
+    def rng(self) -> random.Random:
+        """Draws what it does."""
+
+    @property
+    def peers(self) -> Sequence[PeerId]:
+        """Its neighbours."""
+
+    def send_frame(self, peers: tuple[PeerId, ...], message: Message, *, urgent: bool) -> None:
+        """Send a message to neighbours."""
+
+    def send_bytes(self, peer: PeerId, frame: bytes) -> None:
+        """Send a neighbour bytes that are no message."""
 
 
 class Adversary(Enum):
@@ -48,42 +69,42 @@ class Adversary(Enum):
     DROPPER = "dropper"
     """Acknowledges broadcasts of others and passes none on."""
     FLOODER = "flooder"
-    """Sends more than anybody asked for: direct messages, offers of broadcasts that nobody made, receipts for nothing."""
+    """Sends what no peer asked for: direct messages, offers of broadcasts that don't exist, receipts for nothing."""
 
-    def lets_pass(self, frame: SendFrame, node: BareNode) -> bool:
-        """Whether it sends what its cores ask it to."""
+    def lets_pass(self, frame: SendFrame, peer: HostilePeer) -> bool:
+        """Whether the peer sends what its cores ask it to."""
         match frame.message:
             case Gossip(data=GossipData(origin_peer_id=origin)) if self is Adversary.DROPPER:
-                return origin == node.peer_id
+                return origin == peer.peer_id
             case ReconnectionData() | Goodbye() as message if self is Adversary.LIAR:
-                lie = replace(message, peers=invented(node.net.rng, 3))
-                node.links.send(frame.peers, lie, urgent=frame.urgent)
+                lie = replace(message, peers=invented(peer.rng, 3))
+                peer.send_frame(frame.peers, lie, urgent=frame.urgent)
                 return False
             case _:
                 return True
 
-    def twisted(self, message: SignalingMessage, node: BareNode) -> SignalingMessage:
-        """What it makes of what it should tell others by way of the service."""
+    def twisted(self, message: SignalingMessage, peer: HostilePeer) -> SignalingMessage:
+        """What the peer makes of a message to others by way of the service."""
         if self is Adversary.LIAR and isinstance(message, ConnectionRejected):
-            return replace(message, alternative_peers=invented(node.net.rng, 3))
+            return replace(message, alternative_peers=invented(peer.rng, 3))
         return message
 
-    def act(self, node: BareNode) -> None:
-        """An act of mischief. Called every `EVERY` seconds."""
-        rng = node.net.rng
-        peers = node.peers
-        if not peers or self in {Adversary.LIAR, Adversary.DROPPER}:
+    def act(self, peer: HostilePeer) -> None:
+        """Do one act of mischief. Called every `EVERY` seconds."""
+        rng = peer.rng
+        neighbours = peer.peers
+        if not neighbours or self in {Adversary.LIAR, Adversary.DROPPER}:
             return
-        target = rng.choice(peers)
+        target = rng.choice(neighbours)
         if self is Adversary.FLOODER:
             for _ in range(FLOOD):
-                node.links.send((target,), _unasked(rng), urgent=True)
+                peer.send_frame((target,), _unasked(rng), urgent=True)
         elif rng.randrange(GARBAGE_EVERY) == 0:
-            node.links.transmit(node.links.ends[target], _garbage(rng))
+            peer.send_bytes(target, _garbage(rng))
 
 
 def invented(rng: random.Random, count: int) -> tuple[PeerId, ...]:
-    """Ids that nobody has."""
+    """Ids that no peer has."""
     return tuple(PeerId(f"{rng.getrandbits(ID_BITS):040x}") for _ in range(count))
 
 
@@ -100,7 +121,7 @@ def _unasked(rng: random.Random) -> Direct | GossipIHave | GossipReceipts:
 
 
 def _garbage(rng: random.Random) -> bytes:
-    """Random bytes, a message cut short, or one with a field that is none."""
+    """Random bytes, a message cut short, or a message with a field of the wrong type."""
     match rng.randrange(3):
         case 0:
             return rng.randbytes(rng.randrange(1, 64))

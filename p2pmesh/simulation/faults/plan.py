@@ -1,11 +1,11 @@
-"""What goes wrong in a simulation, when, and with whom: a plan that a seed makes, that prints, and that can be replayed.
+"""What goes wrong in a simulation, when, and with which peers: a plan that a seed makes, that prints and reads back.
 
     plan = FaultPlan.generate(seed=7, peers=20, seconds=60)
     print(plan)
     assert FaultPlan.parse(str(plan)) == plan
 
-Printed, a plan has one line for each fault, its time first; `parse` reads it back, so a failure can be replayed from its
-message. Peers are numbers in the order in which they came, counted round among those that are there when the fault
+Printed, a plan has one line for each fault, its time first; `parse` reads it back, so a failure can be replayed from
+its message. Peers are numbers in the order in which they came, counted round among those that are there when the fault
 comes: so a plan fits any number of peers, and stays meaningful when Hypothesis shrinks it.
 """
 
@@ -25,7 +25,7 @@ Peers: TypeAlias = tuple[int, ...]
 
 
 class _Fault(Struct, frozen=True, kw_only=True, tag_field="kind", forbid_unknown_fields=True):
-    """Something goes wrong at this time, in seconds since the plan began."""
+    """What all faults have: `at`, in seconds since the plan began."""
 
     at: float
 
@@ -57,20 +57,20 @@ class Partition(_Fault, frozen=True, kw_only=True, tag="partition"):
 
 
 class Crash(_Fault, frozen=True, kw_only=True, tag="crash"):
-    """These peers' processes end at once, without a word."""
+    """The processes of these peers end at once, without a word."""
 
     peers: Peers
 
 
 class Freeze(_Fault, frozen=True, kw_only=True, tag="freeze"):
-    """These peers' processes stop, and go on later."""
+    """The processes of these peers stop, and go on later."""
 
     seconds: float
     peers: Peers
 
 
 class Restart(_Fault, frozen=True, kw_only=True, tag="restart"):
-    """These peers crash and come back after a pause, as who they were or as somebody new."""
+    """These peers crash and come back after a pause, with the same identity or a fresh one."""
 
     peers: Peers
     seconds: float = 0.0
@@ -78,7 +78,7 @@ class Restart(_Fault, frozen=True, kw_only=True, tag="restart"):
 
 
 class JoinStorm(_Fault, frozen=True, kw_only=True, tag="join-storm"):
-    """So many newcomers within so many seconds."""
+    """Many newcomers within some seconds."""
 
     count: int
     seconds: float = 0.0
@@ -86,7 +86,7 @@ class JoinStorm(_Fault, frozen=True, kw_only=True, tag="join-storm"):
 
 
 class Churn(_Fault, frozen=True, kw_only=True, tag="churn"):
-    """Peers come and go as Poisson processes, so many a second; of those that go, some crash."""
+    """Peers come and go as Poisson processes, at these rates per second; `crashes` is the share that crashes."""
 
     seconds: float
     arrivals: float
@@ -112,7 +112,7 @@ class Bad(_Fault, frozen=True, kw_only=True, tag="bad-links"):
 
 
 class Nat(_Fault, frozen=True, kw_only=True, tag="nat"):
-    """These peers sit behind such an address translator from now on; links that are open stay."""
+    """These peers are behind an address translator of this type from now on; open links stay open."""
 
     peers: Peers
     type: Literal["cone", "symmetric"] = "symmetric"
@@ -166,7 +166,7 @@ class FaultPlan:
 
     @classmethod
     def generate(cls, seed: int, *, peers: int, seconds: float, faults: int = 6, hostile: bool = False) -> FaultPlan:
-        """A plan of so many faults within so many seconds, for about so many peers.
+        """A plan of this many faults within this many seconds, for about this many peers.
 
         Of the peers, about two thirds are never touched by a fault that ends their process, or makes them hostile.
         """
@@ -175,7 +175,7 @@ class FaultPlan:
         return cls((_drawn(rng.choice(kinds), rng, peers, seconds) for _ in range(faults)), seed=seed)
 
     def check(self, peers: int) -> None:
-        """Raise `ConfigError` if the plan makes no sense for so many peers."""
+        """Raise `ConfigError` if the plan makes no sense for this many peers."""
         for fault in self.faults:
             if fault.at < 0 or fault.until < fault.at:
                 raise ConfigError(f"a fault's times must not be negative: {_line(fault)}")
@@ -190,18 +190,18 @@ def _line(fault: Fault) -> str:
     fields: dict[str, Any] = msgspec.to_builtins(fault)
     kind, at = fields.pop("kind"), fields.pop("at")
     defaults = {field.name: field.default for field in msgspec.structs.fields(fault)}
-    said = [
+    parts = [
         f"{name}={msgspec.json.encode(value).decode()}"
         for name, value in fields.items()
         if getattr(fault, name) != defaults[name]
     ]
-    return " ".join([f"{at!r}", kind, *said])
+    return " ".join([f"{at!r}", kind, *parts])
 
 
 def _fault(line: str) -> Fault:
     try:
-        at, kind, *said = line.split(" ")
-        fields = dict(part.split("=", 1) for part in said)
+        at, kind, *parts = line.split(" ")
+        fields = dict(part.split("=", 1) for part in parts)
         values = {name: msgspec.json.decode(value) for name, value in fields.items()}
         return fault_of({"kind": kind, "at": float(at), **values})
     except (ValueError, msgspec.MsgspecError) as error:
@@ -235,7 +235,7 @@ def _drawn(kind: type, rng: random.Random, peers: int, seconds: float) -> Fault:
         return tuple(sorted(rng.sample(range(peers), rng.randint(1, max(1, min(most, peers))))))
 
     def last_third() -> Peers:
-        """Faults that end processes keep to these, so that there is somebody left to deliver to."""
+        """Faults that end processes keep to these, so that peers are left to deliver to."""
         return tuple(peers - 1 - number for number in sorted(rng.sample(range(third), rng.randint(1, third))))
 
     if kind is Partition:

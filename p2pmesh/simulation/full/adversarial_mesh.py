@@ -1,9 +1,8 @@
-"""A whole mesh that works against the others: its own cores run on, and their hands do what a `Adversary` makes of it."""
+"""A whole mesh that works against the others: its cores run on, and an `Adversary` decides what leaves them."""
 
 from __future__ import annotations
 
 import random
-from types import SimpleNamespace
 from typing import Any, cast
 
 import trio
@@ -11,62 +10,59 @@ import trio
 from p2pmesh.keyspace import PeerId
 from p2pmesh.mesh import Mesh
 from p2pmesh.protocols.effects import SendFrame
-from p2pmesh.simulation.discrete.node import BareNode
 from p2pmesh.simulation.faults.adversary import EVERY, Adversary
 from p2pmesh.wire.messages import Message
 from p2pmesh.wire.signaling import SignalingMessage
 
 
 class AdversarialMesh:
-    """Stands between a mesh and its links and services. A `Adversary` takes it for a bare node."""
+    """Stands between a mesh and its links and services. For its adversary it is the `HostilePeer`."""
 
-    def __init__(self, mesh: Mesh, hostility: Adversary, rng: random.Random) -> None:
-        self._node = mesh._node
-        self._hostility = hostility
-        self._send = self._node.keeper.send
-        self.net: SimpleNamespace = SimpleNamespace(rng=rng)
+    def __init__(self, mesh: Mesh, adversary: Adversary, rng: random.Random) -> None:
+        self._keeper = mesh._node.keeper
+        self._adversary = adversary
+        self._send = self._keeper.send
+        self.rng: random.Random = rng
         self.peer_id: PeerId = mesh.peer_id
-        self.links: SimpleNamespace = SimpleNamespace(send=self._send, transmit=self._transmit, ends=_Same())
-        cast("Any", self._node.keeper).send = self._send_or_not
-        for service in self._node.services.values():
+        cast("Any", self._keeper).send = self._send_or_not
+        for service in mesh._node.services.values():
             cast("Any", service).send = _Twisted(self, service.send)
 
     @property
     def peers(self) -> list[PeerId]:
-        return list(self._node.keeper._links)
+        return list(self._keeper._links)
 
     async def run(self, _: Mesh) -> None:
         """Do mischief until cancelled."""
-        await trio.sleep(self.net.rng.random() * EVERY)
+        await trio.sleep(self.rng.random() * EVERY)
         while True:
-            self._hostility.act(cast("BareNode", self))
-            self._node.keeper.flush()
+            self._adversary.act(self)
+            self._keeper.flush()
             await trio.sleep(EVERY)
 
     def twisted(self, message: SignalingMessage) -> SignalingMessage:
-        return self._hostility.twisted(message, cast("BareNode", self))
+        """What the adversary makes of a message to a service."""
+        return self._adversary.twisted(message, self)
+
+    def send_frame(self, peers: tuple[PeerId, ...], message: Message, *, urgent: bool) -> None:
+        self._send(peers, message, urgent=urgent)
+
+    def send_bytes(self, peer: PeerId, frame: bytes) -> None:
+        entry = self._keeper._links.get(peer)
+        if entry is not None:
+            self._keeper._queue(entry, frame, urgent=True, patient=False)
 
     def _send_or_not(self, peers: tuple[PeerId, ...], message: Message, *, urgent: bool, patient: bool = False) -> None:
-        if self._hostility.lets_pass(SendFrame(peers, message, urgent, patient), cast("BareNode", self)):
+        if self._adversary.lets_pass(SendFrame(peers, message, urgent, patient), self):
             self._send(peers, message, urgent=urgent, patient=patient)
-
-    def _transmit(self, peer: PeerId, frame: bytes) -> None:
-        entry = self._node.keeper._links.get(peer)
-        if entry is not None:
-            self._node.keeper._queue(entry, frame, urgent=True, patient=False)
 
 
 class _Twisted:
-    def __init__(self, rogue: AdversarialMesh, send: Any) -> None:
-        self._rogue = rogue
+    """The `send` of a service, with an adversary before it."""
+
+    def __init__(self, hostile: AdversarialMesh, send: Any) -> None:
+        self._hostile = hostile
         self._send = send
 
     def __call__(self, message: SignalingMessage) -> None:
-        self._send(self._rogue.twisted(message))
-
-
-class _Same:
-    """Ends of links go by the peers that they lead to."""
-
-    def __getitem__(self, peer: PeerId) -> PeerId:
-        return peer
+        self._send(self._hostile.twisted(message))

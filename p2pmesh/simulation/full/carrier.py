@@ -1,7 +1,7 @@
-"""One end of a simulated data channel: packets out along a `Path`, packets in when they arrive and the network lets them.
+"""One end of a simulated data channel: packets leave along a `Path`, and come in when the network lets them.
 
-What waits is where it would be with WebRTC: bytes that have not left are `buffered`, bytes under way are bounded by a window
-as that of congestion control, and what can't come in (a partition, a peer that is stopped) waits in order until it can.
+What waits does so where it would with WebRTC: bytes that have not left are `buffered`, bytes under way are bounded by a
+window like that of congestion control, and what can't come in (a partition, a frozen peer) waits in order until it can.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import Any, Final, Protocol
 
 import trio
 
@@ -19,11 +19,22 @@ from p2pmesh.links.session_link import Carrier, SessionLink
 from p2pmesh.simulation.model.conditioner import Break, Path
 from p2pmesh.wire.packet_format import MAX_PACKET
 
-if TYPE_CHECKING:
-    from p2pmesh.simulation.full.network import SimDialer, SimNetwork
-
 FLIGHT: Final = 128 * 1024
-"""Bytes under way that have not arrived, for one direction of a link: what a congestion window allows."""
+"""Bytes under way, for one direction of a link: what a congestion window allows."""
+
+
+class Medium(Protocol):
+    """What a carrier needs of its network."""
+
+    def at(self, time: float, action: Callable[..., None], *args: Any) -> None:
+        """Do something at this time."""
+
+    @property
+    def passes(self) -> Callable[[PeerId, PeerId], bool]:
+        """Whether a packet from one peer gets to another now."""
+
+    def forget(self, carrier: SimCarrier) -> None:
+        """This carrier is gone."""
 
 
 class SimCarrier(Carrier):
@@ -31,11 +42,11 @@ class SimCarrier(Carrier):
 
     far: SimCarrier
 
-    def __init__(self, network: SimNetwork, dialer: SimDialer, path: Path) -> None:
-        self.dialer = dialer
-        self.owner: PeerId = dialer.peer_id
+    def __init__(self, medium: Medium, owner: PeerId, path: Path, low_water: int) -> None:
+        self.owner = owner
         self.path = path
-        self._network = network
+        self._medium = medium
+        self._low_water = low_water
         self._link: SessionLink | None = None
         self._before_link: list[Callable[[SessionLink], None]] = []
         self._outbox: deque[bytes | str] = deque()
@@ -49,7 +60,7 @@ class SimCarrier(Carrier):
         self._idle = trio.lowlevel.ParkingLot()
 
     def attach(self, link: SessionLink) -> None:
-        """Give the end to its link, with all that has happened so far."""
+        """Give this end to its link, with all that has happened so far."""
         self._link = link
         for happened in self._before_link:
             happened(link)
@@ -96,15 +107,15 @@ class SimCarrier(Carrier):
         if not self._gone:
             self._go()
             now = trio.current_time()
-            self._network.at(max(self._last_arrival, now + self.path.base), self.far.arrive, None, 0)
+            self._medium.at(max(self._last_arrival, now + self.path.base), self.far.arrive, None, 0)
 
     def fail(self, error: LinkError) -> None:
-        """Both ends are gone, and their links know why."""
+        """Lose both ends, and tell their links why."""
         for end in (self, self.far):
             end.lose(error)
 
     def lose(self, error: LinkError | None) -> None:
-        """This end is gone: the peer closed the channel (None), or it failed."""
+        """Lose this end: the peer closed the channel (None), or the channel failed."""
         if not self._gone:
             self._why = self._why if error is None else str(error)
             self._go()
@@ -115,7 +126,7 @@ class SimCarrier(Carrier):
         self._outbox.clear()
         self._held.clear()
         self._buffered = 0
-        self._network.forget(self)
+        self._medium.forget(self)
         self._idle.unpark_all()
 
     # --- packets in ---------------------------------------------------------------------------------------------------
@@ -124,7 +135,7 @@ class SimCarrier(Carrier):
         """A packet, or None for the peer's closing, comes in."""
         if self._gone:
             return
-        if self._held or not self._network.passes(self.far.owner, self.owner):
+        if self._held or not self._medium.passes(self.far.owner, self.owner):
             self._held.append((packet, size))
         elif packet is None:
             self.lose(None)
@@ -136,7 +147,7 @@ class SimCarrier(Carrier):
                 self._before_link.append(partial(_receive, packet))
 
     def release(self) -> None:
-        """What was held may pass again, if it may."""
+        """Let pass what was held, as far as it may."""
         held, self._held = self._held, deque()
         for packet, size in held:
             self.arrive(packet, size)
@@ -162,7 +173,7 @@ class SimCarrier(Carrier):
             waits = self.path.queued(now)
             if waits > 0:
                 self._leaving = True
-                self._network.at(now + waits, self._left_at_last, size)
+                self._medium.at(now + waits, self._left_at_last, size)
             else:
                 self._left(size)
 
@@ -172,13 +183,13 @@ class SimCarrier(Carrier):
             self.fail(LinkError("the connection broke"))
             return
         if not decision:  # lost for good: the window does not wait for it
-            self._network.at(now + self.path.base, self.arrived, size)
+            self._medium.at(now + self.path.base, self.arrived, size)
         for copy, arrival in enumerate(decision):
             self._due(arrival.time, garbled(packet) if arrival.corrupted else packet, 0 if copy else size)
 
     def _due(self, time: float, packet: bytes | str, size: int) -> None:
         self._last_arrival = max(self._last_arrival, time)
-        self._network.at(time, self.far.arrive, packet, size)
+        self._medium.at(time, self.far.arrive, packet, size)
 
     def _left_at_last(self, size: int) -> None:
         if not self._gone:
@@ -188,11 +199,11 @@ class SimCarrier(Carrier):
 
     def _left(self, size: int) -> None:
         self._buffered -= size
-        if self._buffered <= self.dialer.config.low_water < self._buffered + size:
+        if self._buffered <= self._low_water < self._buffered + size:
             self._tell(SessionLink.drained)
 
     def arrived(self, size: int) -> None:
-        """The far end has so much of what was under way."""
+        """The far end has got so many of the bytes under way."""
         self._in_flight -= size
         if self._outbox:
             self._transmit()
@@ -207,7 +218,7 @@ class SimCarrier(Carrier):
 
 
 def garbled(packet: bytes | str) -> bytes | str:
-    """What corruption makes of a packet: something that begins like nothing that a link sends."""
+    """What corruption makes of a packet: something that begins like nothing a link sends."""
     return "\0" + packet[1:] if isinstance(packet, str) else b"\xff" + packet[1:]
 
 

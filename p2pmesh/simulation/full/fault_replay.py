@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Final, assert_never
+from typing import Final, Protocol, assert_never
 
 import trio
 
 from p2pmesh.errors import TransportUnavailable
 from p2pmesh.mesh import Mesh
+from p2pmesh.simulation.faults.adversary import Adversary
 from p2pmesh.simulation.faults.plan import (
     Bad,
     Churn,
@@ -27,29 +28,50 @@ from p2pmesh.simulation.faults.plan import (
     Peers,
     Restart,
 )
+from p2pmesh.simulation.full.network import SimNetwork
 from p2pmesh.simulation.model.conditioner import Conditions, Constant
 from p2pmesh.simulation.model.obstacles import Cut
 
-if TYPE_CHECKING:
-    from p2pmesh.simulation.full.world import World
-
 FEWEST: Final = 2
-"""Peers that faults leave alive: there is no mesh of one."""
+"""Peers that faults leave alive: one peer is no mesh."""
 TRY_AGAIN: Final = 1.0
 """Seconds until a newcomer that could not reach the service is started again."""
 
 
-class FaultReplay:
-    """The faults of one plan, let loose on a world."""
+class Stage(Protocol):
+    """The world that faults happen to. Its methods are documented in `World`."""
 
-    def __init__(self, world: World, plan: FaultPlan) -> None:
-        self._world = world
+    @property
+    def seed(self) -> int: ...
+    @property
+    def network(self) -> SimNetwork: ...
+    @property
+    def meshes(self) -> Sequence[Mesh]: ...
+    async def join(self, *, clock_offset: float = 0.0) -> Sequence[Mesh]: ...
+    async def leave(self, who: Mesh, /) -> None: ...
+    def crash(self, who: Mesh, /) -> None: ...
+    async def restart(self, who: Mesh, /, *, fresh: bool) -> Mesh: ...
+    def freeze(self, *who: Mesh) -> None: ...
+    def thaw(self, *who: Mesh) -> None: ...
+    def cut(self, cut: Cut, /) -> Cut: ...
+    def heal(self, cut: Cut, /) -> None: ...
+    def condition(self, who: Mesh, conditions: Conditions | None, /) -> None: ...
+    def service_down(self) -> None: ...
+    def service_up(self) -> None: ...
+    def turn_hostile(self, who: Mesh, adversary: Adversary, /) -> None: ...
+
+
+class FaultReplay:
+    """The faults of one plan, on a stage."""
+
+    def __init__(self, stage: Stage, plan: FaultPlan) -> None:
+        self._stage = stage
         self._plan = plan
-        self._rng = random.Random(f"replay {world.seed}")
+        self._rng = random.Random(f"replay {stage.seed}")
         self._outages = 0
 
     async def run(self) -> None:
-        """Returns when the last fault is over."""
+        """Let the faults happen, and return when the last is over."""
         async with trio.open_nursery() as nursery:
             start = trio.current_time()
             for fault in self._plan.faults:
@@ -80,57 +102,57 @@ class FaultReplay:
                 await self._spoil(fault)
             case Nat():
                 for mesh in self._named(fault.peers):
-                    self._world.network.terrain.behind(mesh.peer_id, fault.type)
+                    self._stage.network.reachability.behind(mesh.peer_id, fault.type)
             case Hostile():
                 for mesh in self._named(fault.peers):
-                    self._world.turn_hostile(mesh, fault.does)
+                    self._stage.turn_hostile(mesh, fault.does)
             case _:
                 assert_never(fault)
 
     def _named(self, numbers: Peers) -> list[Mesh]:
-        """Who stands for these numbers: counted round among those that are there."""
-        meshes = self._world.meshes
+        """The peers that these numbers stand for: counted round among those that are there."""
+        meshes = self._stage.meshes
         return list(dict.fromkeys(meshes[number % len(meshes)] for number in numbers)) if meshes else []
 
     def _crash(self, mesh: Mesh) -> bool:
-        if len(self._world.meshes) <= FEWEST:
+        if len(self._stage.meshes) <= FEWEST:
             return False
-        self._world.crash(mesh)
+        self._stage.crash(mesh)
         return True
 
     async def _part(self, fault: Partition) -> None:
-        number = self._world.network.terrain.number
+        number = self._stage.network.reachability.number
         sides = {number(mesh.peer_id): side for side, who in enumerate(fault.sides) for mesh in self._named(who)}
         rest = None if fault.partial else 0
-        cut = self._world.cut(Cut(sides, one_way=fault.one_way, rest=rest, keeps_service=fault.keeps_service))
+        cut = self._stage.cut(Cut(sides, one_way=fault.one_way, rest=rest, keeps_service=fault.keeps_service))
         await trio.sleep(fault.seconds)
-        self._world.heal(cut)
+        self._stage.heal(cut)
 
     async def _freeze(self, fault: Freeze) -> None:
         meshes = self._named(fault.peers)
-        self._world.freeze(*meshes)
+        self._stage.freeze(*meshes)
         await trio.sleep(fault.seconds)
-        self._world.thaw(*meshes)
+        self._stage.thaw(*meshes)
 
     async def _restart(self, fault: Restart) -> None:
         meshes = [mesh for mesh in self._named(fault.peers) if self._crash(mesh)]
         await trio.sleep(fault.seconds)
         for mesh in meshes:
-            await _patiently(partial(self._world.restart, mesh, fresh=fault.fresh))
+            await _patiently(partial(self._stage.restart, mesh, fresh=fault.fresh))
 
     async def _storm(self, fault: JoinStorm) -> None:
         async with trio.open_nursery() as nursery:
             for _ in range(fault.count):
-                nursery.start_soon(_patiently, partial(self._world.join, clock_offset=fault.clock_offset))
+                nursery.start_soon(_patiently, partial(self._stage.join, clock_offset=fault.clock_offset))
                 await trio.sleep(fault.seconds / fault.count)
 
     async def _outage(self, fault: Outage) -> None:
         self._outages += 1
-        self._world.service_down()
+        self._stage.service_down()
         await trio.sleep(fault.seconds)
         self._outages -= 1
         if not self._outages:
-            self._world.service_up()
+            self._stage.service_up()
 
     async def _spoil(self, fault: Bad) -> None:
         bad = Conditions(
@@ -142,33 +164,33 @@ class FaultReplay:
         )
         meshes = self._named(fault.peers)
         for mesh in meshes:
-            self._world.condition(mesh, bad)
+            self._stage.condition(mesh, bad)
         await trio.sleep(fault.seconds)
         for mesh in meshes:
-            self._world.condition(mesh, None)
+            self._stage.condition(mesh, None)
 
     async def _arrivals(self, fault: Churn) -> None:
         ends = trio.current_time() + fault.seconds
         async with trio.open_nursery() as nursery:
             while trio.current_time() + (pause := self._pause(fault.arrivals)) < ends:
                 await trio.sleep(pause)
-                nursery.start_soon(_patiently, self._world.join)
+                nursery.start_soon(_patiently, self._stage.join)
 
     async def _departures(self, fault: Churn) -> None:
         ends = trio.current_time() + fault.seconds
         while trio.current_time() + (pause := self._pause(fault.departures)) < ends:
             await trio.sleep(pause)
-            meshes = self._world.meshes
+            meshes = self._stage.meshes
             if len(meshes) <= FEWEST:
                 continue
             mesh = self._rng.choice(meshes)
             if self._rng.random() < fault.crashes:
-                self._world.crash(mesh)
+                self._stage.crash(mesh)
             else:
-                await self._world.leave(mesh)
+                await self._stage.leave(mesh)
 
     def _pause(self, rate: float) -> float:
-        """Until the next event of a Poisson process."""
+        """Seconds until the next event of a Poisson process."""
         return self._rng.expovariate(rate) if rate > 0 else math.inf
 
 

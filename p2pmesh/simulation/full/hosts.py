@@ -12,9 +12,9 @@ from p2pmesh.errors import ConfigError
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId
 from p2pmesh.mesh import Mesh
-from p2pmesh.simulation.discrete.network import EPOCH
 from p2pmesh.simulation.full.network import SimDialer
 from p2pmesh.simulation.full.service_transport import ServiceTransport
+from p2pmesh.simulation.model.event_queue import EPOCH
 
 Who: TypeAlias = "Mesh | PeerId | int"
 """A peer, by its mesh, its id or its number."""
@@ -27,7 +27,7 @@ class Host:
     number: int
     identity: Identity
     dialer: SimDialer
-    uplink: ServiceTransport
+    transport: ServiceTransport
     options: dict[str, Any]
     """What it was started with, to start it again."""
     clock_offset: float
@@ -49,7 +49,7 @@ class Host:
 
 
 class Hosts:
-    """All of them, by number."""
+    """All hosts, by number."""
 
     def __init__(self) -> None:
         self._hosts: list[Host] = []
@@ -61,11 +61,11 @@ class Hosts:
         self._hosts.append(host)
 
     def alive(self) -> list[Host]:
-        """Those whose peers are there and mean to stay."""
+        """Hosts whose peers are there and mean to stay."""
         return [host for host in self._hosts if host.mesh is not None and not host.leaving.is_set()]
 
     def present(self) -> list[Host]:
-        """Those whose peers are not gone yet, also if they have not joined."""
+        """Hosts whose peers are not gone yet, including those that have not joined."""
         return [host for host in self._hosts if not host.gone.is_set()]
 
     def find(self, who: Who) -> Host:
@@ -85,7 +85,7 @@ class Hosts:
 
     @staticmethod
     def islands(hosts: Iterable[Host]) -> int:
-        """Into how many parts without links between them these hosts' peers fall."""
+        """The number of parts, without links between them, that these hosts' peers fall into."""
         links = {host.peer_id: host.mesh.peers for host in hosts if host.mesh is not None}
         unseen, islands = dict.fromkeys(links), 0
         while unseen:

@@ -24,27 +24,27 @@ from p2pmesh.events import (
 from p2pmesh.keyspace import PeerId
 from p2pmesh.mesh import Mesh
 from p2pmesh.simulation.discrete.invariants import LOOK_EVERY, bounds_of
-from p2pmesh.simulation.discrete.network import Violation
 from p2pmesh.simulation.full.network import SimDialer
 from p2pmesh.simulation.model.reachability import Reachability
 from p2pmesh.simulation.model.trace import Mark, Trace
+from p2pmesh.simulation.model.violations import Violation
 
 LOOK_AT = 4
-"""Peers whose snapshots are looked at in one go, in turn: each costs as much as the pings of an idle peer in a second."""
+"""Peers whose snapshots are checked at once, in turn: each costs as much as an idle peer's pings in a second."""
 MOST_VIOLATIONS = 100
-"""That are kept: whoever breaks a rule that often has made the point."""
+"""Violations that are kept: as many make the point."""
 
 
 class LiveInvariants:
-    """Hears of everything. What must not happen stands in `violations`."""
+    """Hears of everything. What must not happen is in `violations`, whatever happens in `trace`."""
 
-    def __init__(self, terrain: Reachability) -> None:
+    def __init__(self, reachability: Reachability) -> None:
         self.trace: Trace = Trace([])
         self.violations: list[Violation] = []
         self._holders: dict[str, dict[int, float]] = {}
         self._origins: dict[str, int] = {}
         self.listeners: list[Callable[[int, Event], None]] = []
-        self._terrain = terrain
+        self._reachability = reachability
         self._caps: dict[SimDialer, int] = {}
         self._open = Counter[SimDialer]()
 
@@ -60,7 +60,7 @@ class LiveInvariants:
         self.trace.roll()
 
     async def look(self, peers: Callable[[], list[tuple[int, Mesh]]]) -> None:
-        """See now and then, of some peers in turn, that every structure is within the bound that its config names."""
+        """Check now and then, for some peers in turn, that every structure is within the bound that its config sets."""
         turn = 0
         while True:
             await trio.sleep(LOOK_EVERY)
@@ -70,7 +70,7 @@ class LiveInvariants:
             turn += LOOK_AT
 
     def check_bounds(self, number: int, mesh: Mesh) -> None:
-        """See that no structure of this peer is beyond its bound."""
+        """Check that no structure of this peer is beyond its bound."""
         snapshot = mesh.snapshot()
         for name, value, bound in bounds_of(snapshot["subsystems"], mesh._node.config):
             if value > bound:
@@ -82,7 +82,7 @@ class LiveInvariants:
     # --- links --------------------------------------------------------------------------------------------------------
 
     def expect(self, dialer: SimDialer, cap: int) -> None:
-        """A peer comes, with the most links that it may hold."""
+        """A peer comes, with the most links that it may have."""
         self._caps[dialer] = cap
 
     def link_opened(self, owner: SimDialer, peer: PeerId) -> None:
@@ -115,12 +115,12 @@ class LiveInvariants:
             case MessageReceived():
                 self._delivered(number, event)
             case PeerConnected():
-                self.mark(Mark.LINK_UP, number, self._terrain.number(event.peer_id))
+                self.mark(Mark.LINK_UP, number, self._reachability.number(event.peer_id))
             case PeerDisconnected():
-                self.mark(Mark.LINK_DOWN, number, self._terrain.number(event.peer_id), event.reason)
+                self.mark(Mark.LINK_DOWN, number, self._reachability.number(event.peer_id), event.reason)
             case PeerTimedOut():
                 self.mark(
-                    Mark.LINK_DOWN, number, self._terrain.number(event.peer_id), f"{event.silent_for:.2f} s silent"
+                    Mark.LINK_DOWN, number, self._reachability.number(event.peer_id), f"{event.silent_for:.2f} s silent"
                 )
             case MessageDelivered() | MessageFailed():
                 self.mark(Mark.SETTLE, number, -1, event.reached)
@@ -136,16 +136,16 @@ class LiveInvariants:
         return self._holders.get(message_id, {})
 
     def origin(self, message_id: str) -> int | None:
-        """The number of the peer that sent this broadcast; None if nobody has it yet."""
+        """The number of the peer that sent this broadcast; None if no application has it yet."""
         return self._origins.get(message_id)
 
     def _delivered(self, number: int, event: MessageReceived) -> None:
-        self.mark(Mark.DELIVER, number, self._terrain.number(event.origin), event.hops)
+        self.mark(Mark.DELIVER, number, self._reachability.number(event.origin), event.hops)
         holders = self._holders.setdefault(event.message_id, {})
-        self._origins.setdefault(event.message_id, self._terrain.number(event.origin))
+        self._origins.setdefault(event.message_id, self._reachability.number(event.origin))
         if number in holders:
             self.violate("at most once", f"n{number} got message {event.message_id} a second time")
         holders[number] = trio.current_time()
 
     def _name(self, peer: PeerId) -> str:
-        return f"n{self._terrain.number(peer)}"
+        return f"n{self._reachability.number(peer)}"

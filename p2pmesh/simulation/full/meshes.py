@@ -10,7 +10,7 @@
             assert (await receipt.settled()).reached == 19
 
 Every peer is what a program would hold, down to the last task; only the carriers below the links and the sockets of the
-signaling service are not real. `docs/simulation.md` tells more.
+signaling service are not real. See `docs/simulation.md`.
 """
 
 from __future__ import annotations
@@ -43,29 +43,29 @@ async def simulated_meshes(
       options: for each peer, as for `World.peer`; in the first place `max_peers` and `config`.
 
     Raises:
-      InvariantViolated: at the end of the block, if a peer ever had more links than it may, got a message twice, or left
-        something behind.
+      InvariantViolated: at the end of the block, if a peer ever had more links than it may, got a message twice, or
+        left something behind.
 
     Error handling:
       What the block raises comes out as it is, with seed and trace as a note. What a part of an application raises that
       was started by `World.start` comes out in an `ExceptionGroup`.
     """
     network = SimNetwork(random.Random(f"network {seed}"), conditions)
-    watch = LiveInvariants(network.terrain)
-    network.watcher = watch
+    invariants = LiveInvariants(network.reachability)
+    network.watcher = invariants
     hub = MemoryHub(rng=random.Random(f"hub {seed}"))
     failure: Exception | None = None
     async with network, trio.open_nursery() as nursery:
-        world = World(nursery, network, hub, watch, seed)
+        world = World(nursery, network, hub, invariants, seed)
         try:
-            nursery.start_soon(watch.look, world.checkable)
+            nursery.start_soon(invariants.look, world.checkable)
             await world.join(count, every=every, **options)
             yield world
         except Exception as error:  # noqa: BLE001  # raised below, out of the groups of the nurseries
             failure = error
         nursery.cancel_scope.cancel("the simulation ends")
     if hub.snapshot().get("clients"):
-        watch.violate("nothing left", "after everybody left, the service has clients")
+        invariants.violate("nothing left", "after everybody left, the service has clients")
     if failure is not None:
         failure.add_note("\n".join(world.account()))
         raise failure

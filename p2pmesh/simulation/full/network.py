@@ -1,11 +1,11 @@
-"""A network in memory: the same links as over WebRTC, with latency, bandwidth and faults of the caller's choice.
+"""A network in memory: the links that WebRTC gives, with latency, bandwidth and faults of the caller's choice.
 
     async with SimNetwork(random.Random(1), Conditions(latency=Constant(0.02))) as network:
         alice, bob = network.dialer(ALICE), network.dialer(BOB)
 
 Dialers of one network open links to each other by the same offers and answers as over WebRTC, whose descriptions bear
-fingerprints that are checked when the link opens. Under `trio.testing.MockClock` hours pass in no time; all that happens
-by itself happens in one task, at instants that the seed and the callers determine.
+fingerprints that are checked when the link opens. Under `trio.testing.MockClock` hours pass in no time; whatever
+happens by itself happens in one task, at instants that the seed and the callers determine.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ NEARBY: Final = Conditions(latency=Constant(0.010), jitter=0.0)
 ROUND_TRIPS_TO_OPEN: Final = 3
 """ICE checks, DTLS and SCTP, from the answer's arrival to the open channel."""
 CHECK_EVERY: Final = 1.0
-"""Between ICE checks of an attempt whose peers can't reach each other."""
+"""Seconds between ICE checks of an attempt whose peers can't reach each other."""
 CHECKS_END: Final = 30.0
-"""Until ICE gives up such an attempt."""
+"""Seconds until ICE gives up such an attempt."""
 
 
 class LinkWatcher(Protocol):
-    """Hears of every end of a link, in the moment it opens or closes."""
+    """Hears of every end of a link at the moment it opens or closes."""
 
     def link_opened(self, owner: SimDialer, peer: PeerId) -> None: ...
 
@@ -52,7 +52,7 @@ class LinkWatcher(Protocol):
 
 
 class SimNetwork:
-    """An async context manager; links live no longer than its block. `terrain` says who can reach whom."""
+    """An async context manager; links live no longer than its block. `reachability` says which peers reach which."""
 
     def __init__(
         self, rng: random.Random, conditions: Conditions = NEARBY, *, watcher: LinkWatcher | None = None
@@ -65,19 +65,19 @@ class SimNetwork:
           watcher: hears of all links.
         """
         self.rng = rng
-        self.terrain: Reachability = Reachability()
-        self.passes: Callable[[PeerId, PeerId], bool] = self.terrain.passes
+        self.reachability: Reachability = Reachability()
+        self.passes: Callable[[PeerId, PeerId], bool] = self.reachability.passes
         self._conditions = conditions
         self._special: dict[PeerId, Conditions] = {}
         self.watcher = watcher
-        self._luck = rng.getrandbits(64)
+        self._distance_seed = rng.getrandbits(64)
         self._events: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._order = itertools.count()
         self._alarm: trio.CancelScope | None = None
         self._nursery_manager: AbstractAsyncContextManager[trio.Nursery] = trio.open_nursery()
         self._nursery: trio.Nursery | None = None
         self._attempts: dict[str, SimAttempt] = {}
-        self._carriers: dict[SimCarrier, None] = {}  # in the order they were opened
+        self._carriers: dict[SimCarrier, SimDialer] = {}  # in the order they were opened
 
     async def __aenter__(self) -> Self:
         self._nursery = await self._nursery_manager.__aenter__()
@@ -102,7 +102,7 @@ class SimNetwork:
 
         Its number, by default the next one, says how far it is from others, and names it in a `Cut`.
         """
-        self.terrain.number(peer_id, number)
+        self.reachability.number(peer_id, number)
         return SimDialer(
             self, peer_id, config or LinkConfig(), MeshConfig().max_frame if max_frame is None else max_frame
         )
@@ -116,39 +116,39 @@ class SimNetwork:
 
     def freeze(self, peer: PeerId) -> None:
         """Let nothing pass to or from a peer, in silence, until `thaw`: its packets wait. The peer itself goes on."""
-        self.terrain.freeze(peer)
+        self.reachability.freeze(peer)
 
     def thaw(self, peer: PeerId) -> None:
         """End `freeze`."""
-        self.terrain.thaw(peer)
+        self.reachability.thaw(peer)
         self._release()
 
     def partition(self, *sides: Iterable[PeerId], one_way: bool = False, keeps_service: bool = True) -> Cut:
-        """Let nothing pass, in silence, between peers of different sides until `heal`; who is not named is a side too.
+        """Let nothing pass, in silence, between peers of different sides until `heal`; peers not named are a side too.
 
         Args:
-          sides: who stays together.
+          sides: peers that stay together.
           one_way: packets of the first side come through to the others all the same.
           keeps_service: all reach the signaling service; else the first side only.
         """
-        return self.cut(self.terrain.split(sides, one_way=one_way, keeps_service=keeps_service))
+        return self.cut(self.reachability.split(sides, one_way=one_way, keeps_service=keeps_service))
 
     def part(self, some: Iterable[PeerId], others: Iterable[PeerId], *, one_way: bool = False) -> Cut:
-        """Let nothing pass, in silence, between these two groups until `heal`; everybody else reaches both."""
-        return self.cut(self.terrain.between(some, others, one_way=one_way))
+        """Let nothing pass, in silence, between these two groups until `heal`; all other peers reach both."""
+        return self.cut(self.reachability.between(some, others, one_way=one_way))
 
     def cut(self, cut: Cut) -> Cut:
         """Put a partition in force, besides those that are."""
-        self.terrain.add(cut)
+        self.reachability.add(cut)
         return cut
 
     def heal(self, cut: Cut | None = None) -> None:
         """End a partition, or all of them."""
-        self.terrain.remove(cut)
+        self.reachability.remove(cut)
         self._release()
 
     def condition(self, peer: PeerId, conditions: Conditions | None) -> None:
-        """From now on all links of this peer are like this; None: like all others. The worse of two peers counts."""
+        """Set what this peer's links are like from now on; None: like all others. The worse of two peers counts."""
         if conditions is None:
             self._special.pop(peer, None)
         else:
@@ -160,11 +160,11 @@ class SimNetwork:
     # --- what is there ------------------------------------------------------------------------------------------------
 
     def links(self) -> Iterator[tuple[PeerId, PeerId]]:
-        """Who holds an open end of a link to whom, in the order they were opened."""
+        """The open ends of links, as owner and far peer, in the order they were opened."""
         return ((carrier.owner, carrier.far.owner) for carrier in self._carriers)
 
     def attempts(self) -> int:
-        """How many attempts are neither opened nor closed."""
+        """Attempts that are neither opened nor closed."""
         return len(self._attempts)
 
     # --- for the other classes of this package ------------------------------------------------------------------------
@@ -181,24 +181,23 @@ class SimNetwork:
     def unregister(self, token: str) -> None:
         self._attempts.pop(token, None)
 
-    def opened(self, carrier: SimCarrier) -> None:
-        self._carriers[carrier] = None
+    def opened(self, carrier: SimCarrier, dialer: SimDialer) -> None:
+        self._carriers[carrier] = dialer
         if self.watcher is not None:
-            self.watcher.link_opened(carrier.dialer, carrier.far.owner)
+            self.watcher.link_opened(dialer, carrier.far.owner)
 
     def forget(self, carrier: SimCarrier) -> None:
-        if carrier in self._carriers:
-            del self._carriers[carrier]
-            if self.watcher is not None:
-                self.watcher.link_closed(carrier.dialer, carrier.far.owner)
+        dialer = self._carriers.pop(carrier, None)
+        if dialer is not None and self.watcher is not None:
+            self.watcher.link_closed(dialer, carrier.far.owner)
 
     def owned_by(self, dialer: SimDialer) -> tuple[list[SimAttempt], list[SimCarrier]]:
         """The attempts and carriers of a dialer."""
         attempts = [attempt for attempt in self._attempts.values() if attempt.dialer is dialer]
-        return attempts, [carrier for carrier in self._carriers if carrier.dialer is dialer]
+        return attempts, [carrier for carrier, owner in self._carriers.items() if owner is dialer]
 
     def prepare(self, offerer: SimAttempt) -> None:
-        """The offerer has its answer: the link opens after some round trips."""
+        """Open the link of an offerer that has its answer, after some round trips."""
         answerer = self._attempts.get(offerer.far_token)
         near = offerer.dialer.peer_id
         base = 0.0 if answerer is None else self._path_between(near, answerer.dialer.peer_id)[1]
@@ -210,7 +209,7 @@ class SimNetwork:
         if offerer.settled:
             return
         answerer = self._attempts.get(offerer.far_token)
-        if answerer is None or not self.terrain.can_link(offerer.dialer.peer_id, answerer.dialer.peer_id):
+        if answerer is None or not self.reachability.can_link(offerer.dialer.peer_id, answerer.dialer.peer_id):
             self._check_again(offerer, answerer, give_up)
         elif offerer.far_fingerprint != answerer.fingerprint or answerer.far_fingerprint != offerer.fingerprint:
             for attempt in (offerer, answerer):
@@ -228,18 +227,21 @@ class SimNetwork:
                 attempt.fail("no path to the peer: all ICE checks failed")
 
     def _open(self, offerer: SimAttempt, answerer: SimAttempt) -> None:
-        """The offerer's end opens now, the answerer's when the word of it is there."""
+        """Open the offerer's end now, and the answerer's when it can have heard of that."""
         near, far = offerer.dialer, answerer.dialer
-        here = SimCarrier(self, near, Path(*self._path_between(near.peer_id, far.peer_id), self.rng))
-        there = SimCarrier(self, far, Path(*self._path_between(far.peer_id, near.peer_id), self.rng))
+        here, there = self._carrier(near, far.peer_id), self._carrier(far, near.peer_id)
         here.far, there.far = there, here
         offerer.succeed(here)
         self.at(trio.current_time() + here.path.base, answerer.succeed, there)
 
+    def _carrier(self, owner: SimDialer, far: PeerId) -> SimCarrier:
+        path = Path(*self._path_between(owner.peer_id, far), self.rng)
+        return SimCarrier(self, owner.peer_id, path, owner.config.low_water)
+
     def _path_between(self, a: PeerId, b: PeerId) -> tuple[Conditions, float]:
-        """What the way from one peer to another is like, and its latency: the worse of the two peers' own."""
-        here, there = self.terrain.number(a), self.terrain.number(b)
-        luck = luck_of(self._luck, here, there)
+        """What the path from one peer to another is like, and its latency: the worse of the two peers' own."""
+        here, there = self.reachability.number(a), self.reachability.number(b)
+        luck = luck_of(self._distance_seed, here, there)
 
         def latency(conditions: Conditions) -> float:
             return conditions.latency.between(here, there, luck)
@@ -322,7 +324,7 @@ class SimAttempt(Attempt):
             await trio.lowlevel.checkpoint()
 
     def succeed(self, carrier: SimCarrier) -> None:
-        """The channel is open, if it is still wanted."""
+        """Take the open channel, if it is still wanted."""
         if self.settled:
             if not self.dialer.crashed:
                 carrier.hang_up()
@@ -331,11 +333,11 @@ class SimAttempt(Attempt):
             self.fail("the connection broke while it opened")
             return
         self._carrier = carrier
-        self.dialer.network.opened(carrier)
+        self.dialer.network.opened(carrier, self.dialer)
         self._settle()
 
     def fail(self, reason: str) -> None:
-        """It won't open any more."""
+        """Give the attempt up."""
         if not self.settled:
             self._failure = reason
             self._settle()
@@ -364,7 +366,7 @@ class SimDialer(Dialer):
         return self._begin(peer, "answer", offer)
 
     async def aclose(self) -> None:
-        """End what this dialer began and left open."""
+        """End what this dialer has begun and not closed."""
         attempts, carriers = self.network.owned_by(self)
         for attempt in attempts:
             attempt.fail("the dialer is closed")
@@ -373,7 +375,7 @@ class SimDialer(Dialer):
         await trio.lowlevel.checkpoint()
 
     def crash(self) -> None:
-        """The peer is gone in this moment, and nobody is told: its links fall silent."""
+        """End the peer in this moment, without a word: its links fall silent."""
         self.crashed = True
         attempts, carriers = self.network.owned_by(self)
         for attempt in attempts:

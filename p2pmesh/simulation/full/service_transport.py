@@ -1,4 +1,4 @@
-"""A simulated peer's way to a signaling service in memory: it can be held up, when the peer is stopped, and cut."""
+"""A simulated peer's way to a signaling service in memory: it can be held, when the peer is frozen, and cut."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from p2pmesh.wire.signaling import SignalingMessage
 
 
 class ServiceTransport(Transport):
-    """A transport to a `MemoryHub`. What is to be said while it is held up waits, on both sides."""
+    """A transport to a `MemoryHub`. What is sent while it is held waits, on both sides."""
 
     def __init__(self, hub: MemoryHub) -> None:
         self._inner = MemoryTransport(hub=hub, name="hub")
@@ -36,12 +36,12 @@ class ServiceTransport(Transport):
         self._open.set()
 
     def cut(self) -> None:
-        """End what is open at its next word, and open nothing any more."""
+        """End the open connection at its next message, and open none any more."""
         self._cut = True
         self.resume()
 
     async def passed(self) -> None:
-        """Wait while it is held up.
+        """Wait while it is held.
 
         Raises:
           TransportError: if it is cut.
@@ -54,21 +54,21 @@ class ServiceTransport(Transport):
     async def connect(self) -> AsyncGenerator[Connection, None]:
         await self.passed()
         async with self._inner.connect() as connection:
-            yield _HeldUp(connection, self)
+            yield _HeldConnection(connection, self)
 
 
-class _HeldUp(trio.abc.Channel[SignalingMessage]):
-    def __init__(self, inner: Connection, uplink: ServiceTransport) -> None:
+class _HeldConnection(trio.abc.Channel[SignalingMessage]):
+    def __init__(self, inner: Connection, transport: ServiceTransport) -> None:
         self._inner = inner
-        self._uplink = uplink
+        self._transport = transport
 
     async def send(self, value: SignalingMessage) -> None:
-        await self._uplink.passed()
+        await self._transport.passed()
         await self._inner.send(value)
 
     async def receive(self) -> SignalingMessage:
         message = await self._inner.receive()
-        await self._uplink.passed()
+        await self._transport.passed()
         return message
 
     async def aclose(self) -> None:

@@ -18,7 +18,6 @@ from p2pmesh.events import Event
 from p2pmesh.identity import Identity
 from p2pmesh.mesh import Mesh, open_mesh
 from p2pmesh.receipts import Receipt
-from p2pmesh.simulation.discrete.network import TRACE_LINES, InvariantViolated, Violation
 from p2pmesh.simulation.faults.adversary import Adversary
 from p2pmesh.simulation.faults.plan import FaultPlan
 from p2pmesh.simulation.full.adversarial_mesh import AdversarialMesh
@@ -30,18 +29,19 @@ from p2pmesh.simulation.full.service_transport import ServiceTransport
 from p2pmesh.simulation.model.conditioner import Conditions
 from p2pmesh.simulation.model.obstacles import Cut, Nat
 from p2pmesh.simulation.model.trace import Mark
+from p2pmesh.simulation.model.violations import TRACE_LINES, InvariantViolated, Violation, reproduction
 from p2pmesh.transports.memory import MemoryHub
 from p2pmesh.transports.transport import TransportLike
 
 STEP = 0.05
-"""Seconds between two looks at a condition that is waited for."""
+"""Seconds between two checks of a condition that is waited for."""
 
 
 class World:
-    """All that is simulated. Made by `simulated_meshes`.
+    """Everything that is simulated. Made by `simulated_meshes`.
 
-    Methods that take a peer take its `Mesh`, its id, or its number: peers are numbered from 0 in the order in which they
-    came, and one that was restarted has a new number.
+    Methods that take a peer take its `Mesh`, its id, or its number: peers are numbered from 0 in the order in which
+    they came, and one that was restarted has a new number.
 
     Attributes:
       seed: of all randomness.
@@ -50,7 +50,7 @@ class World:
     """
 
     def __init__(
-        self, nursery: trio.Nursery, network: SimNetwork, hub: MemoryHub, watch: LiveInvariants, seed: int
+        self, nursery: trio.Nursery, network: SimNetwork, hub: MemoryHub, invariants: LiveInvariants, seed: int
     ) -> None:
         self.seed = seed
         self.network = network
@@ -58,7 +58,7 @@ class World:
         self.plan: object = None
         """The plan that was replayed, which a failure prints."""
         self._nursery = nursery
-        self._watch = watch
+        self._invariants = invariants
         self._rng = random.Random(f"peers {seed}")
         self._hosts = Hosts()
         self._host = self._hosts.find
@@ -108,7 +108,7 @@ class World:
 
         Args:
           transports: its signaling services; by default the world's.
-          identity: who it is; by default one that follows from seed and number.
+          identity: its keys; by default those that follow from seed and number.
           config: its config; `links` replaces the part of that name.
           links: the config of its links.
           clock_offset: seconds by which its wall clock is fast.
@@ -118,21 +118,21 @@ class World:
         config = config or MeshConfig()
         if links is not None:
             config = attrs.evolve(config, links=links)
-        kept = {"identity": identity, "config": config, "clock_offset": clock_offset, "nat": nat, **options}
-        host = self._new_host(identity, config, kept)
-        self.network.terrain.behind(host.peer_id, nat)
+        again = {"identity": identity, "config": config, "clock_offset": clock_offset, "nat": nat, **options}
+        host = self._new_host(identity, config, again)
+        self.network.reachability.behind(host.peer_id, nat)
         try:
             with host.scope:
-                async with self._opened(host, transports or (host.uplink,), config, options) as mesh:
+                async with self._opened(host, transports or (host.transport,), config, options) as mesh:
                     yield mesh
         finally:
             host.mesh = None
             host.leaving.set()
             host.gone.set()
-            self._watch.gone(host.dialer)
+            self._invariants.gone(host.dialer)
 
     def start(self, who: Who, app: Callable[..., Awaitable[object]], *args: object) -> None:
-        """Run a part of an application, `app(mesh, *args)`, on a peer that came by `join`, for as long as that lives."""
+        """Run `app(mesh, *args)`, a part of an application, on a peer that came by `join`, as long as that lives."""
         host = self._host(who)
         if host.mesh is None or host.apps is None:
             raise ConfigError(f"peer {host.number} is gone, or lives in a block of its own: start tasks there")
@@ -141,23 +141,23 @@ class World:
     async def leave(self, who: Who) -> None:
         """Let a peer leave in peace. Returns when it is gone."""
         host = self._host(who)
-        self._watch.mark(Mark.STOP, host.number, -1, "leaves")
+        self._invariants.mark(Mark.STOP, host.number, -1, "leaves")
         host.leaving.set()
         if host.mesh is not None:
             await host.mesh.leave()
         await host.gone.wait()
 
     def crash(self, who: Who) -> None:
-        """End a peer in this moment, without a word to anybody, and its application with it."""
+        """End a peer in this moment, without a word, and its application with it."""
         host = self._host(who)
-        self._watch.mark(Mark.STOP, host.number, -1, "crashes")
+        self._invariants.mark(Mark.STOP, host.number, -1, "crashes")
         host.dialer.crash()
-        host.uplink.cut()
+        host.transport.cut()
         host.scope.cancel("crashed")
         host.leaving.set()
 
     async def restart(self, who: Who, *, fresh: bool = False) -> Mesh:
-        """End a peer as `crash` does, and start another with the same identity, or a `fresh` one. Gives the new mesh."""
+        """End a peer as `crash` does, and start another with the same identity, or a `fresh` one: the mesh returned."""
         host = self._host(who)
         if not host.gone.is_set():
             self.crash(who)
@@ -174,80 +174,82 @@ class World:
         Their own clocks go on, so a peer that is frozen for long finds that all others have fallen silent.
         """
         for host in map(self._host, who):
-            self._watch.mark(Mark.FAULT, host.number, -1, "freeze")
+            self._invariants.mark(Mark.FAULT, host.number, -1, "freeze")
             self.network.freeze(host.peer_id)
-        self._hold_uplinks()
+        self._hold_transports()
 
     def thaw(self, *who: Who) -> None:
         """End `freeze`."""
         for host in map(self._host, who):
-            self._watch.mark(Mark.FAULT, host.number, -1, "thaw")
+            self._invariants.mark(Mark.FAULT, host.number, -1, "thaw")
             self.network.thaw(host.peer_id)
-        self._hold_uplinks()
+        self._hold_transports()
 
     def partition(self, *sides: Iterable[Who], one_way: bool = False, keeps_service: bool = True) -> Cut:
-        """Let nothing pass, in silence, between peers of different sides until `heal`; who is not named is a side too.
+        """Let nothing pass, in silence, between peers of different sides until `heal`; peers not named are a side too.
 
         Args:
-          sides: who stays together.
+          sides: peers that stay together.
           one_way: packets of the first side come through to the others all the same.
           keeps_service: all reach the signaling service; else the first side only.
         """
         ids = [self._hosts.ids(side) for side in sides]
-        return self.cut(self.network.terrain.split(ids, one_way=one_way, keeps_service=keeps_service))
+        return self.cut(self.network.reachability.split(ids, one_way=one_way, keeps_service=keeps_service))
 
     def part(self, some: Iterable[Who], others: Iterable[Who], *, one_way: bool = False) -> Cut:
-        """Let nothing pass between these two groups until `heal`; everybody else, and the service, reaches both."""
-        return self.cut(self.network.terrain.between(self._hosts.ids(some), self._hosts.ids(others), one_way=one_way))
+        """Let nothing pass between these two groups until `heal`; all other peers, and the service, reach both."""
+        return self.cut(
+            self.network.reachability.between(self._hosts.ids(some), self._hosts.ids(others), one_way=one_way)
+        )
 
     def cut(self, cut: Cut) -> Cut:
         """Put a partition in force, besides those that are."""
-        self._watch.mark(Mark.FAULT, -1, -1, "cut")
+        self._invariants.mark(Mark.FAULT, -1, -1, "cut")
         self.network.cut(cut)
-        self._hold_uplinks()
+        self._hold_transports()
         return cut
 
     def heal(self, cut: Cut | None = None) -> None:
         """End a partition, or all of them."""
-        self._watch.mark(Mark.FAULT, -1, -1, "heal")
+        self._invariants.mark(Mark.FAULT, -1, -1, "heal")
         self.network.heal(cut)
-        self._hold_uplinks()
+        self._hold_transports()
 
     def break_link(self, a: Who, b: Who, reason: str = "the connection broke") -> None:
         """Break the link between two peers; what is under way is lost, and both sides notice at once."""
         near, far = self._host(a), self._host(b)
-        self._watch.mark(Mark.FAULT, near.number, far.number, "break")
+        self._invariants.mark(Mark.FAULT, near.number, far.number, "break")
         self.network.break_link(near.peer_id, far.peer_id, reason)
 
     def condition(self, who: Who, conditions: Conditions | None) -> None:
-        """From now on the links of this peer are like this: slow, narrow, lossy. None: like those of all others."""
+        """Set what the links of this peer are like from now on: slow, narrow, lossy. None: like those of all others."""
         host = self._host(who)
-        self._watch.mark(Mark.FAULT, host.number, -1, "condition")
+        self._invariants.mark(Mark.FAULT, host.number, -1, "condition")
         self.network.condition(host.peer_id, conditions)
 
     def set_clock(self, who: Who, offset: float) -> None:
-        """Let a peer's wall clock be fast by so many seconds."""
+        """Set by how many seconds a peer's wall clock is fast."""
         host = self._host(who)
-        self._watch.mark(Mark.FAULT, host.number, -1, "clock")
+        self._invariants.mark(Mark.FAULT, host.number, -1, "clock")
         host.clock_offset = offset
 
     def service_down(self, *, abruptly: bool = True) -> None:
         """Stop the signaling service, which forgets everybody; with a goodbye to each unless `abruptly`."""
-        self._watch.mark(Mark.FAULT, -1, -1, "service down")
+        self._invariants.mark(Mark.FAULT, -1, -1, "service down")
         self.hub.stop(abruptly=abruptly)
 
     def service_up(self) -> None:
         """Start it again."""
-        self._watch.mark(Mark.FAULT, -1, -1, "service up")
+        self._invariants.mark(Mark.FAULT, -1, -1, "service up")
         self.hub.start()
 
-    def turn_hostile(self, who: Who, hostility: Adversary) -> None:
+    def turn_hostile(self, who: Who, adversary: Adversary) -> None:
         """From now on this peer works against the others."""
         host = self._host(who)
         if host.mesh is None:
             raise ConfigError(f"peer {host.number} is gone")
-        self._watch.mark(Mark.FAULT, host.number, -1, hostility.value)
-        self.start(who, AdversarialMesh(host.mesh, hostility, self._seeded()).run)
+        self._invariants.mark(Mark.FAULT, host.number, -1, adversary.value)
+        self.start(who, AdversarialMesh(host.mesh, adversary, self._seeded()).run)
 
     async def replay(self, plan: FaultPlan) -> None:
         """Let the faults of a plan happen, its time beginning now. Returns when the last is over.
@@ -260,12 +262,12 @@ class World:
         await FaultReplay(self, plan).run()
 
     def calm(self) -> None:
-        """End every fault that can end: what is parted heals, what is frozen thaws, what is down comes up."""
+        """End every fault that can end: partitions, freezes, bad links, address translators, outages."""
         self.heal()
         self.thaw(*(host.number for host in self._alive()))
         for host in self._alive():
             self.condition(host.number, None)
-            self.network.terrain.behind(host.peer_id, "open")
+            self.network.reachability.behind(host.peer_id, "open")
         self.service_up()
 
     # --- waiting ------------------------------------------------------------------------------------------------------
@@ -283,10 +285,10 @@ class World:
             await trio.sleep(STEP)
 
     async def linked(self, *who: Who, within: float = 120.0) -> None:
-        """Wait until there is a way over links between any two of these peers, by default of all.
+        """Wait until links connect any two of these peers, by default all peers.
 
         Raises:
-          trio.TooSlowError: if there is none after `within` virtual seconds.
+          trio.TooSlowError: if they don't after `within` virtual seconds.
         """
         await self.until(lambda: self.islands(*who) == 1, within=within)
 
@@ -294,13 +296,13 @@ class World:
         """Wait until the applications of these peers, by default of all but its origin, have a broadcast.
 
         Raises:
-          trio.TooSlowError: with the numbers of those who lack it, if some do after `within` virtual seconds.
+          trio.TooSlowError: with the numbers of the peers that lack it, if some do after `within` virtual seconds.
         """
         message_id = broadcast if isinstance(broadcast, str) else broadcast.message_id
         hosts = [self._host(one) for one in who] if who else self._alive()
 
         def lacking() -> list[int]:
-            has_it = {*self._watch.got(message_id), self._watch.origin(message_id)}
+            has_it = {*self._invariants.got(message_id), self._invariants.origin(message_id)}
             return [host.number for host in hosts if host.number not in has_it and not host.leaving.is_set()]
 
         try:
@@ -312,51 +314,50 @@ class World:
     # --- what is there ------------------------------------------------------------------------------------------------
 
     def islands(self, *who: Who) -> int:
-        """Into how many parts without links between them these peers fall, by default all."""
+        """The number of parts, without links between them, that these peers fall into; by default all peers."""
         return self._hosts.islands([self._host(one) for one in who] if who else self._alive())
 
     def holders(self, message_id: str) -> dict[int, float]:
         """The numbers of the peers whose application got this broadcast, and when."""
-        return dict(self._watch.got(message_id))
+        return dict(self._invariants.got(message_id))
 
     def ring_gaps(self) -> list[tuple[int, int]]:
         """Peers that have no link to the one that follows them on the ring of ids, with that one."""
         return self._hosts.ring_gaps()
 
     def observe(self, hear: Callable[[int, Event], None]) -> None:
-        """Call `hear(number, event)` with every event that any peer tells its application, in the moment it happens."""
-        self._watch.listeners.append(hear)
+        """Call `hear(number, event)` with every event that any peer emits, at the moment it happens."""
+        self._invariants.listeners.append(hear)
 
     def violate(self, invariant: str, what: str) -> None:
-        """Say that a rule of your own was broken: the simulation ends with it."""
-        self._watch.violate(invariant, what)
+        """Report that a rule of your own was broken: the simulation ends with it."""
+        self._invariants.violate(invariant, what)
 
     @property
     def violations(self) -> tuple[Violation, ...]:
-        """What happened so far that must not: more links than allowed, a message told twice, something left behind."""
-        return tuple(self._watch.violations)
+        """What has happened and must not: links above the cap, a message delivered twice, something left behind."""
+        return tuple(self._invariants.violations)
 
     def trace(self, lines: int = TRACE_LINES) -> list[str]:
         """The last events, one line each."""
-        return self._watch.trace.tail(lines)
+        return self._invariants.trace.tail(lines)
 
     def digest(self) -> str:
-        """A hash of all that has happened. Under `simulate` the same in each run with the same seeds."""
-        return self._watch.trace.digest()
+        """A hash of all that has happened. Under `simulate` it is the same in each run with the same seeds."""
+        return self._invariants.trace.digest()
 
     def check(self) -> None:
-        """See whether all went as it must. Done at the end of every simulation.
+        """Check that nothing happened that must not. Done at the end of every simulation.
 
         Raises:
           InvariantViolated: with seed, plan and trace, if something did not.
         """
-        if self._watch.violations:
-            raise InvariantViolated("\n".join([*map(str, self._watch.violations), *self.account()]))
+        if self._invariants.violations:
+            raise InvariantViolated("\n".join([*map(str, self._invariants.violations), *self.account()]))
 
     def account(self) -> list[str]:
         """What it takes to see this run again: the seed, the plan, and the end of the trace."""
-        plan = [] if self.plan is None else ["plan:", str(self.plan)]
-        return [f"seed: {self.seed}", *plan, "trace:", *self.trace()]
+        return reproduction(self.seed, self.plan, self.trace())
 
     def checkable(self) -> list[tuple[int, Mesh]]:
         """The peers that are there, with their numbers."""
@@ -379,9 +380,9 @@ class World:
         dialer = self.network.dialer(identity.peer_id, config.links, config.max_frame, number)
         host = Host(number, identity, dialer, ServiceTransport(self.hub), options, options["clock_offset"])
         self._hosts.add(host)
-        self._hold_uplinks()
-        self._watch.mark(Mark.JOIN, number)
-        self._watch.expect(dialer, options.get("max_peers") or config.max_peers)
+        self._hold_transports()
+        self._invariants.mark(Mark.JOIN, number)
+        self._invariants.expect(dialer, options.get("max_peers") or config.max_peers)
         return host
 
     @asynccontextmanager
@@ -397,13 +398,13 @@ class World:
             wall_clock=host.wall_clock,
             **options,
         ) as mesh:
-            mesh._node.bus.tap(partial(self._watch.heard, host.number))
+            mesh._node.bus.tap(partial(self._invariants.heard, host.number))
             host.mesh = mesh
             yield mesh
 
-    def _hold_uplinks(self) -> None:
+    def _hold_transports(self) -> None:
         for host in self._hosts.present():
-            if self.network.terrain.reaches_service(host.peer_id):
-                host.uplink.resume()
+            if self.network.reachability.reaches_service(host.peer_id):
+                host.transport.resume()
             else:
-                host.uplink.hold()
+                host.transport.hold()

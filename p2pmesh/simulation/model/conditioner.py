@@ -1,15 +1,15 @@
-"""What a network does to frames: latency, jitter, bandwidth, loss, and the rarer evils. Frames go in, decisions come out.
+"""What a network does to frames: latency, jitter, bandwidth, loss, and rarer faults. Frames go in, decisions come out.
 
     path = Path(Conditions(latency=LogNormal(0.04), jitter=0.01), base=0.05, rng=random.Random(1))
     path.send(now=12.0, size=300)    # (Arrival(time=12.057..., corrupted=False),)
 
-Sans-IO: a `Path` is one direction of one link. It is given each frame with its size and the time, and says when the frame
-arrives, in what state and how often, or that the link breaks. All randomness comes from the generator passed in.
+Sans-IO: a `Path` is one direction of one link. It is given each frame with its size and the time, and says when the
+frame arrives, in what state and how often, or that the link breaks. All randomness comes from the generator passed in.
 
-A link as WebRTC makes it is reliable and ordered: a packet that is lost is sent again, so loss is *delay*, and whatever was
-sent after it waits behind it. Only a link marked `reliable=False` loses frames, and only one marked `ordered=False` lets
-them overtake each other. Corruption and duplication don't happen to frames of a real link at all (DTLS throws them out);
-they are there to try what is above it.
+A link as WebRTC makes it is reliable and ordered: a packet that is lost is sent again, so loss is *delay*, and whatever
+was sent after it waits behind it. Only a link marked `reliable=False` loses frames, and only one marked `ordered=False`
+lets them overtake each other. Corruption and duplication don't happen to frames of a real link at all (DTLS throws them
+out); they are there to try what is above it.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from attrs import field, frozen
 from p2pmesh.errors import ConfigError
 
 RETRANSMIT_FLOOR: Final = 0.2
-"""Seconds until a lost packet is sent again, at least: what Linux and usrsctp come to (RFC 6298's 1 s is for the first)."""
+"""Fewest seconds until a lost packet is sent again, as in Linux and usrsctp (RFC 6298's 1 s is for the first)."""
 MOST_RETRANSMITS: Final = 10
-"""In a row; SCTP gives an association up after as many (RFC 9260, Association.Max.Retrans)."""
+"""Most losses of a packet in a row: SCTP gives an association up after as many (RFC 9260, Association.Max.Retrans)."""
 REORDER_BY: Final = 3.0
-"""A frame that is overtaken comes this many latencies late, at most."""
+"""A frame that is overtaken is at most this many times the latency late."""
 
 _NORMAL = NormalDist()
 
@@ -57,7 +57,7 @@ def _share(_: object, attribute: attrs.Attribute[float], value: float) -> None:
 
 @frozen
 class Constant:
-    """All are equally far apart."""
+    """All peers are equally far apart."""
 
     seconds: float = field(validator=_seconds)
 
@@ -68,7 +68,7 @@ class Constant:
 
 @frozen
 class Uniform:
-    """Anything between two bounds is equally likely."""
+    """Latencies between two bounds, all equally likely."""
 
     low: float = field(validator=_seconds)
     high: float = field(validator=_seconds)
@@ -80,7 +80,7 @@ class Uniform:
 
 @frozen
 class LogNormal:
-    """Most are near and some are far, as on the Internet: a median, and how wide it spreads, up to a cap."""
+    """Most peers are near and some are far, as on the Internet: a median, a spread, and a cap."""
 
     median: float = field(default=0.04, validator=_seconds)
     sigma: float = field(default=0.6, validator=_seconds)
@@ -160,28 +160,28 @@ class Conditions:
     @property
     def are_plain(self) -> bool:
         """Whether every frame arrives once, whole, in order, after latency and jitter."""
-        evils = self.loss or self.reorder or self.corrupt or self.duplicate or self.breaks
-        return not evils and self.ordered and math.isinf(self.bandwidth)
+        faulty = self.loss or self.reorder or self.corrupt or self.duplicate or self.breaks
+        return not faulty and self.ordered and math.isinf(self.bandwidth)
 
 
 # --- decisions --------------------------------------------------------------------------------------------------------
 
 
 class Arrival(NamedTuple):
-    """A frame comes in."""
+    """A frame arrives."""
 
     time: float
     corrupted: bool = False
 
 
 class Break(NamedTuple):
-    """The link breaks: nothing of this frame comes in, nor of any later one."""
+    """The link breaks: neither this frame arrives nor any later one."""
 
     time: float
 
 
 Decision: TypeAlias = Sequence[Arrival] | Break
-"""When a frame arrives: never, once or several times. Or the end of the link."""
+"""When a frame arrives: never, once or several times; or the end of the link."""
 
 
 class Path:
@@ -207,14 +207,14 @@ class Path:
         self.change(conditions, base)
 
     def change(self, conditions: Conditions, base: float) -> None:
-        """From now on it is like this. What is under way arrives as it would have."""
+        """Change what it is like from now on. What is under way arrives as it would have."""
         self._conditions = conditions
         self._jitter = conditions.jitter
         self.base: float = base
         self.plain: bool = conditions.are_plain
 
     def stall(self, until: float) -> None:
-        """What is sent from now on arrives no earlier than then, if the path keeps the order."""
+        """Let what is sent from now on arrive no earlier than this, if the path keeps the order."""
         self._arrives_at = max(self._arrives_at, until)
 
     def arrival(self, now: float) -> float:
@@ -226,11 +226,11 @@ class Path:
         return time
 
     def queued(self, now: float) -> float:
-        """Seconds until what was sent so far has left, where the bandwidth is limited."""
+        """Seconds until what was sent so far has left, if the bandwidth is limited."""
         return max(0.0, self._free_at - now)
 
     def send(self, now: float, size: int) -> Decision:
-        """A frame of `size` bytes is sent. Times must not go back."""
+        """Send a frame of `size` bytes. Times must not go back."""
         conditions, draw = self._conditions, self._random
         if conditions.breaks and draw() < conditions.breaks:
             return Break(now)
@@ -247,7 +247,7 @@ class Path:
         return self._copies(time)
 
     def _losses(self) -> int:
-        """How often in a row it gets lost."""
+        """How often in a row a packet gets lost."""
         losses, loss = 0, self._conditions.loss
         while loss and losses < MOST_RETRANSMITS and self._random() < loss:
             losses += 1

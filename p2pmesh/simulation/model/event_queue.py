@@ -1,8 +1,9 @@
 """What is to happen when: the events of a simulation, in the order of their times.
 
 One heap of all events would be simple, but each push and pop compares its way through memory that no cache holds once
-there are some ten thousand events. So only the events of the current moment lie in a heap; those to come lie in unsorted
-lists, one for each stretch of time, until their turn comes (a calendar queue: Brown 1988, with a heap for each day).
+there are some ten thousand events. So only the events of the current moment lie in a heap; those to come lie in
+unsorted lists, one for each stretch of time, until their turn comes (a calendar queue: Brown 1988, with a heap for each
+day).
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from collections.abc import Callable
 from heapq import heapify, heappop, heappush
 from typing import Any, Final, TypeAlias
 
+EPOCH: Final = 1_700_000_000.0
+"""Wall time at the start of every simulation, in seconds since 1970."""
 DAYS_PER_SECOND: Final = 256
 """Stretches of time in a virtual second: some hundred events each, when 10,000 peers are busy."""
 
@@ -35,7 +38,7 @@ class EventQueue:
         return len(self._today) + sum(map(len, self._days.values()))
 
     def add(self, time: float, action: Action, a: Any, b: Any) -> None:
-        """Let `action(a, b)` happen at this time, which is finite."""
+        """Add an event: `action(a, b)` at this time, which must be finite."""
         entry = (time, self._next_order(), action, a, b)
         day = int(time * DAYS_PER_SECOND)
         if day <= self._today_is:
@@ -49,9 +52,9 @@ class EventQueue:
             events.append(entry)
 
     def due(self, time: float) -> list[Entry] | None:
-        """The heap whose first event is the next one of all, if that comes by this time; else None.
+        """A heap whose first event is the next of all, if that is due by this time; else None.
 
-        The caller may take that event, and ask again.
+        The caller may pop that event, and ask again.
         """
         if not self._today:
             if not self._ahead or self._ahead[0] > time * DAYS_PER_SECOND:

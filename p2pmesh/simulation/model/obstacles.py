@@ -1,4 +1,4 @@
-"""What stands between peers: partitions, and address translators that refuse strangers. Peers are known by their numbers."""
+"""What stands between peers: partitions, and address translators that refuse strangers. Peers are numbers here."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Literal, TypeAlias
 from attrs import frozen
 
 Nat: TypeAlias = Literal["open", "cone", "symmetric"]
-"""How a peer's address translator treats strangers. Behind a symmetric one, a peer reaches only those that are open."""
+"""How a peer's address translator treats strangers. A peer behind a symmetric one reaches only open peers."""
 
 
 @frozen
 class Cut:
     """A partition: nothing passes between peers of different sides, or only from the first side to the others.
 
-    Who stands on no side is on side `rest`, or, if that is None, reaches everybody.
+    Peers on no side are on side `rest` or, if that is None, reach all others.
     """
 
     sides: dict[int, int]
@@ -37,7 +37,7 @@ class Cut:
 
 
 def without(cuts: Iterable[Cut], cut: Cut | None) -> list[Cut]:
-    """These partitions without that one; none of them for None."""
+    """These partitions without that one; with None, no partition."""
     return [other for other in cuts if cut is not None and other is not cut]
 
 

@@ -1,4 +1,4 @@
-"""Who can reach whom: partitions of any shape, peers that are stopped, peers whose address translators refuse strangers."""
+"""Which peers reach which: partitions of any shape, frozen peers, and address translators that refuse strangers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from p2pmesh.simulation.model.obstacles import Cut, Nat, let_link, without
 
 
 class Reachability:
-    """What stands between peers. All of it takes effect at once, and adds up. Cuts name peers by their numbers."""
+    """What stands between peers, all of it at the same time. Cuts name peers by their numbers."""
 
     def __init__(self) -> None:
         self._numbers: dict[PeerId, int] = {}
@@ -24,12 +24,12 @@ class Reachability:
         return self._numbers.setdefault(peer, len(self._numbers))
 
     def split(self, sides: Iterable[Iterable[PeerId]], *, one_way: bool, keeps_service: bool) -> Cut:
-        """A partition between these sides, who is on none of them being one more."""
+        """A partition between these sides; peers on none of them are one more."""
         side_of = {self.number(peer): number for number, side in enumerate(sides) for peer in side}
         return Cut(side_of, one_way=one_way, rest=-1, keeps_service=keeps_service)
 
     def between(self, some: Iterable[PeerId], others: Iterable[PeerId], *, one_way: bool) -> Cut:
-        """A partition between some and some others; all else reach everybody."""
+        """A partition between these two groups; all other peers reach both."""
         side_of = {self.number(peer): 1 for peer in others} | {self.number(peer): 0 for peer in some}
         return Cut(side_of, one_way=one_way, rest=None, keeps_service=True)
 
@@ -47,7 +47,7 @@ class Reachability:
         self._frozen.discard(peer)
 
     def behind(self, peer: PeerId, nat: Nat) -> None:
-        """This peer's address translator is of this kind."""
+        """Put a peer behind an address translator of this kind."""
         self._nats[peer] = nat
 
     def passes(self, source: PeerId, target: PeerId) -> bool:

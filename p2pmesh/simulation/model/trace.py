@@ -1,4 +1,4 @@
-"""What happened, as numbers: cheap enough to be always on, hashed as it grows, and its end readable when something fails."""
+"""What happened, as numbers: cheap enough to be always on, hashed as it grows, its end readable after a failure."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Mark(IntEnum):
 
 
 class Trace:
-    """The record of a run; `digest` is a function of all its events, and of nothing else.
+    """The record of a run. `digest` depends on its events and on nothing else.
 
     Attributes:
       log: takes an event as five numbers: time, kind, from peer, to peer (-1 for nobody), and a detail.
@@ -60,12 +60,12 @@ class Trace:
         self.log: Callable[[tuple[float, float, float, float, float]], None] = self._chunk.extend
 
     def roll(self) -> None:
-        """Hash what has come together. To be called now and then."""
+        """Hash what has accumulated. To be called now and then."""
         if len(self._chunk) >= CHUNK * _WIDTH:
             self._flush()
 
     def note(self, text: str) -> int:
-        """A number for a text, to stand in `detail`; which, depends on the order of the texts only."""
+        """A number for a text, to be a `detail`. It depends only on the order of the texts."""
         return self._notes.setdefault(text, len(self._notes))
 
     def digest(self) -> str:

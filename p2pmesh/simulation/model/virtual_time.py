@@ -14,7 +14,7 @@ from trio.testing import MockClock
 from p2pmesh.identity import SignatureMemo
 
 COLLECT_AFTER: Final = 100_000
-"""Objects made until the cycle collector looks at the youngest: Python's own 700 suits small programs."""
+"""New objects between two runs of the cycle collector: Python's own 700 suits small programs."""
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -23,9 +23,9 @@ Ts = TypeVarTuple("Ts")
 def simulate(main: Callable[[*Ts], Awaitable[T]], *args: *Ts, seed: int = 0) -> T:
     """Run an async function in virtual time: whenever all tasks wait, the clock jumps to what comes next.
 
-    Like `trio.run`, with the clock at 0 and the order of tasks a function of the seed. It is an ordinary call, so it works
-    in any test, also in one of Hypothesis. Nothing in the function may wait for the outside world: files, sockets and
-    threads take no virtual time.
+    Like `trio.run`, with the clock at 0 and the order of tasks a function of the seed. It is an ordinary call, so it
+    works in any test, also in one of Hypothesis. Nothing in the function may wait for the outside world: files, sockets
+    and threads take no virtual time.
 
     Args:
       main: the function.
@@ -41,7 +41,7 @@ def simulate(main: Callable[[*Ts], Awaitable[T]], *args: *Ts, seed: int = 0) -> 
 
 @contextmanager
 def _patient_collector() -> Iterator[None]:
-    """Let the cycle collector come less often: it walks all peers each time, which took a third of a run of hundreds."""
+    """Let the cycle collector run less often: it walks all peers each time, which took a third of large runs."""
     before = gc.get_threshold()
     gc.set_threshold(COLLECT_AFTER, *before[1:])
     try:
@@ -52,7 +52,7 @@ def _patient_collector() -> Iterator[None]:
 
 @contextmanager
 def deterministic_scheduling(seed: int) -> Iterator[None]:
-    """Let Trio shuffle tasks as the seed says, in every `trio.run` of the block.
+    """Let Trio shuffle tasks by the seed, in every `trio.run` of the block.
 
     Trio has this switch for Hypothesis, and no other door to it. Should a later Trio have none of it, then runs still
     keep virtual time but differ in the order of tasks.

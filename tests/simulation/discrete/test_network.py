@@ -79,7 +79,7 @@ def test_frames_through_the_codec_change_nothing():
         net.publish(net.nodes[3], {"a": [1, 2.5, None, "x"]})
         net.publish(net.nodes[4], b"bytes")
         net.run(5)
-        assert [broadcast.count for broadcast in net.ledger] == [7, 7]
+        assert [broadcast.count for broadcast in net.delivery_log] == [7, 7]
         return net.trace.digest()
 
     assert run() == run(encode_frames=True)
@@ -89,7 +89,7 @@ SCRIPT = """
 from p2pmesh.config import MeshConfig
 from p2pmesh.simulation.discrete.network import BareNetwork
 from p2pmesh.simulation.faults.plan import FaultPlan
-from p2pmesh.simulation.discrete.fault_injector import Havoc
+from p2pmesh.simulation.discrete.fault_injector import FaultInjector
 net = BareNetwork(3, config=MeshConfig(max_peers=4))
 for _ in range(15):
     net.add()
@@ -182,6 +182,37 @@ def test_a_short_freeze_is_survived_and_a_long_one_is_not():
     check_ring(net)
 
 
+def test_a_frozen_peer_gets_nothing_until_it_thaws():
+    net = mesh(8)
+    node = net.nodes[7]
+    net.freeze(node)
+    hello = net.publish(net.nodes[0], "hello")
+    net.run(2)
+    assert hello.count == 6
+    net.thaw(node)
+    net.run(2)
+    assert hello.has(7)
+    check_at_most_once(net)
+
+
+def test_a_listener_may_change_the_network_in_the_middle_of_a_peers_turn():
+    net = mesh(8, settle=15)
+    net.freeze(net.nodes[7])
+    net.publish(net.nodes[0], "waits for the frozen peer")
+    net.run(0.5)
+
+    def thaw(node, event):
+        if isinstance(event, PeerConnected):  # its other cores have not heard of the link yet
+            net.thaw(net.nodes[7])
+
+    net.listeners.append(thaw)
+    newcomer = net.add(config=MeshConfig(max_peers=1))
+    net.run(3)
+    hello = net.publish(newcomer, "hello")
+    net.run(5)
+    assert hello.count == hello.reached == 8
+
+
 def test_what_is_sent_into_a_short_silence_arrives_after_it():
     net = mesh(8)
     cut = Cut({0: 1}, keeps_service=True)
@@ -250,9 +281,9 @@ def test_a_slow_link_makes_frames_wait_and_one_that_is_hopeless_is_given_up():
     net.condition([net.nodes[0]], slow)
     net.publish(net.nodes[0], b"x" * 2000)
     net.run(0.5)
-    assert net.ledger.broadcasts[0].count == 0
+    assert net.delivery_log.broadcasts[0].count == 0
     net.run(2)
-    assert net.ledger.broadcasts[0].count == 2
+    assert net.delivery_log.broadcasts[0].count == 2
     for _ in range(40):
         net.publish(net.nodes[0], b"x" * 2000)
     net.run(20)
@@ -377,7 +408,7 @@ def test_what_is_wrong_is_found():
     hello._got[3] = 0
     with pytest.raises(InvariantViolated, match="exactly once"):
         check_delivery(net, within=1)
-    net.ledger.twice.append((1.0, 2, "abc"))
+    net.delivery_log.twice.append((1.0, 2, "abc"))
     with pytest.raises(InvariantViolated, match="at most once"):
         check_at_most_once(net)
     with pytest.raises(InvariantViolated, match="nothing left"):

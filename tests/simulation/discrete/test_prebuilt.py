@@ -57,7 +57,7 @@ def test_all_slots_are_taken_and_no_link_opens_any_more():
 @pytest.mark.parametrize("latency", [Constant(0.0), Constant(0.05), LogNormal(0.08)])
 def test_no_link_is_taken_for_one_of_the_ring_and_given_up_however_far_apart_peers_are(latency):
     net = assembled(20, conditions=Conditions(latency=latency))
-    assert sum(node.snapshot()["overlay"]["superfluous"] for node in net.nodes) == 0
+    assert sum(node.snapshot()["subsystems"]["overlay"]["superfluous"] for node in net.nodes) == 0
 
 
 @pytest.mark.parametrize("peers", [30, pytest.param(60, marks=pytest.mark.simulation)])
@@ -65,7 +65,7 @@ def test_cores_are_as_after_ordinary_joins(peers):
     net = assembled(peers)
     ring = sorted(node.peer_id for node in net.nodes)
     for node in net.nodes:
-        overlay = node.snapshot()["overlay"]
+        overlay = node.snapshot()["subsystems"]["overlay"]
         lists = overlay["successor_list"]
         place = ring.index(node.peer_id)
         assert lists["agreed"]

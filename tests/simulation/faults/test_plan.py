@@ -83,13 +83,13 @@ def survive(plan, seed, *, peers=PEERS, max_peers=4, rest=90):
         net.add()
         net.run(0.1)
     net.run(10)
-    havoc = FaultInjector(net, plan)
+    injector = FaultInjector(net, plan)
     ends = net.now + max(RAGE, plan.ends)
     while net.now < ends:
         if origins := members(net):
             net.publish(net.rng.choice(origins), "while it rages", ttl=300)
         net.run(3)
-    havoc.end()
+    injector.end()
     quiet_since = net.now
     net.run(rest)
     enemies = [node.number for node in net.nodes if node.hostile]
@@ -198,14 +198,14 @@ def test_an_end_is_put_to_all_faults():
     for _ in range(PEERS):
         net.add()
         net.run(0.1)
-    havoc = FaultInjector(net, plan)
+    injector = FaultInjector(net, plan)
     net.run(10)
-    havoc.end()
+    injector.end()
     count = len(net.nodes)
     net.run(60)
     assert len(net.nodes) == count
     assert not net.cuts
-    assert not net.special
+    assert not net.special_conditions
     assert net.service.is_up
     assert not any(node.is_frozen for node in net.living())
     check_ring(net)

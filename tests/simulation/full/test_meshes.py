@@ -15,6 +15,7 @@ from p2pmesh import ConfigError, MeshClosed, MessageReceived, PeerDisconnected, 
 from p2pmesh.simulation import (
     Adversary,
     Bad,
+    BareNetwork,
     Churn,
     Conditions,
     Constant,
@@ -411,7 +412,7 @@ async def violated(check, count=2, **options):
 @simulated()
 async def test_a_link_too_many_is_a_violation_that_tells_seed_and_trace():
     async def lower_the_cap(world):
-        world._watch.expect(world._hosts.find(0).dialer, 0)
+        world._invariants.expect(world._hosts.find(0).dialer, 0)
         world.break_link(0, 1)
         await trio.sleep(30)
 
@@ -488,3 +489,21 @@ def test_the_same_seed_gives_the_same_trace_also_in_another_process():
     command = [sys.executable, "-c", _RUN.format(seed=5)]
     there = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=50, check=True)
     assert there.stdout.strip() == here
+
+
+# --- statistics -------------------------------------------------------------------------------------------------------
+
+
+@simulated()
+async def test_a_bare_peers_snapshot_has_the_shape_of_a_whole_meshs():
+    net = BareNetwork(1)
+    bare, _ = net.add(), net.add()
+    net.run(5)
+    async with simulated_meshes(2) as world:
+        await world.linked()
+        one, other = bare.snapshot(), world.meshes[0].snapshot()
+    assert list(one) == list(other)
+    assert list(one["subsystems"]) == list(other["subsystems"])
+    assert set(one["links"]) <= set(other["links"])
+    assert len(one["links"]["open"]) == len(one["peers"]) == 1
+    assert [transport["up"] for transport in one["transports"].values()] == [True]
