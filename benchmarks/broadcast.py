@@ -1,17 +1,18 @@
 """Broadcasts over real WebRTC links under a steady load: a process for each peer, on loopback.
 
-    python benchmarks/broadcast.py --json                  # 8 peers, 3 links each, 100 broadcasts/s of 200 bytes for 30 s
-    python benchmarks/broadcast.py --json --kill-every 5   # the same while a process is killed every 5 s, and another comes
+    python benchmarks/broadcast.py --json                 # 8 peers, 3 links each, 100 broadcasts/s of 200 bytes, 30 s
+    python benchmarks/broadcast.py --json --kill-every 5  # the same while a process is replaced every 5 s
 
-All peers send in turn. Afterwards each peer is asked what it has: with `--kill-every` what counts is what those who stayed to
-the end have of what those who stayed have sent; peers that come to replace the killed ones only fill their places.
+All peers send in turn. Afterwards each peer is asked what it has: with `--kill-every` what counts is what those who
+stayed to the end have of what those who stayed have sent; peers that come to replace the killed ones only fill their
+places.
 
-JSON: {"peers", "stayed", "rate", "size", "seconds", "kills", "sent", "delivered": share of what should have come that came,
-"missing", "duplicates": to the application, "copies_per_delivery": payloads that crossed a link for each that was new,
-"packets_per_delivery", "frames_per_delivery": over the links that are open at the end, "cpu_ms_per_delivery": user and
-system, all processes that stayed, "p50_ms", "p99_ms": from the call of `broadcast`, waiting for its turn included, "exact":
-share of receipts that counted all others at the end, "load": of the machine}. Where some were killed, "exact" and what is
-counted on links mean nothing.
+JSON: {"peers", "stayed", "rate", "size", "seconds", "kills", "sent", "delivered": share of what should have come that
+came, "missing", "duplicates": to the application, "copies_per_delivery": payloads that crossed a link for each that
+was new, "packets_per_delivery", "frames_per_delivery": over the links that are open at the end,
+"cpu_ms_per_delivery": user and system, all processes that stayed, "p50_ms", "p99_ms": from the call of `broadcast`,
+waiting for its turn included, "exact": share of receipts that counted all others at the end, "load": of the machine}.
+Where some were killed, "exact" and what is counted on links mean nothing.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """What `benchmarks/gossip.py` measures: each measure takes a copy of a mesh at rest, and returns its figures.
 
-`SECTIONS` says of each which meshes it is for and what its figures should come to, `PUBLISHED` what others have come to.
+`SECTIONS` says of each which meshes it is for and what its figures should come to, `PUBLISHED` what others have come
+to.
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ class Volley:
         self.notes[seconds].append((broadcast, broadcast.count, broadcast.reached))
 
     def reach(self, name: str, peers: int, seconds: float | None = None) -> Figures:
-        """The mean and the worst share of so many peers that had a broadcast after so long, or by now; senders not counted."""
+        """The mean and the worst share of the peers, senders aside, that had a broadcast after so long, or by now."""
         counts = [one.count for one in self.sent] if seconds is None else [count for _, count, _ in self.notes[seconds]]
         shares = [count / max(1, peers - 1) for count in counts]
         return {name: mean(shares), f"{name}_worst": min(shares)}
@@ -302,7 +303,7 @@ def partition(net: BareNetwork, rng: random.Random, *, keeps_service: bool) -> F
 
 
 def watch_healing(net: BareNetwork, sent: list[Broadcast]) -> tuple[float | None, float | None, list[int]]:
-    """Seconds until one ring and one island, for good; until everybody has everything; and who had what after a minute."""
+    """Seconds until one ring and one island, for good; until all have everything; and who had what after a minute."""
     healed, others, late = net.now, len(net.nodes) - 1, list[int]()
     whole_at = all_at = None
     for look in range(1, round(2 * LATE / LOOK_EVERY) + 1):

@@ -100,7 +100,7 @@ def joins(net: BareNetwork, peers: int) -> Figures:
 
 
 def growth(net: BareNetwork, peers: int) -> Figures:
-    """Peers come one by one, each to a mesh that has taken the last one in; which way all offers have gone, and what it cost."""
+    """Peers come one by one, each to a mesh that has taken the last one in: which way offers went, and what it cost."""
     for _ in range(peers):
         net.add()
         net.run(GROW_EVERY)
@@ -144,10 +144,11 @@ def becomes_whole(net: BareNetwork, within: float) -> Figures:
 
 
 def service(net: BareNetwork, rng: random.Random) -> Figures:
-    """What newcomers to a mesh at rest cost the signaling service, and which way their offers and all they cause have gone.
+    """What newcomers to a mesh at rest cost the signaling service, and which way the offers have gone.
 
-    `mesh_share` is of all offers since the first join, 20 a second here. Each newcomer's first offer has to go by a service, so
-    it grows with the number of offers for each join: a mesh where peers come one by one makes more (`growth`).
+    `mesh_share` is of all offers since the first join, 20 a second here. Each newcomer's first offer has to go by a
+    service, so it grows with the number of offers for each join: a mesh where peers come one by one makes more
+    (`growth`).
     """
     before = read_meter(net)
     for _ in range(NEWCOMERS):

@@ -2,18 +2,20 @@
 
     python benchmarks/versus_libp2p.py --json [--quick] [--mode one|each] [--libp2p PYTHON]
 
-Two set-ups: all peers in *one* process, and *each* in a process of its own. In both, rates climb a ladder: at each rung all
-peers together send so many 100-byte broadcasts a second for some seconds, ours and theirs taking turns, until a side no longer
-delivers everything. What is compared is the highest rate with everything delivered, and the CPU time per delivery (user and
-system, of all peers' processes, at that rate). Ours runs over WebRTC data channels, theirs over TCP with Noise and Yamux.
+Two set-ups: all peers in *one* process, and *each* in a process of its own. In both, rates climb a ladder: at each
+rung all peers together send so many 100-byte broadcasts a second for some seconds, ours and theirs taking turns,
+until a side no longer delivers everything. What is compared is the highest rate with everything delivered, and the
+CPU time per delivery (user and system, of all peers' processes, at that rate). Ours runs over WebRTC data channels,
+theirs over TCP with Noise and Yamux.
 
-py-libp2p needs an environment of its own (its dependencies don't go together with ours). `--libp2p` names its interpreter;
-without it one is made beside the system's temporary files, by `pip install libp2p`.
+py-libp2p needs an environment of its own (its dependencies don't go together with ours). `--libp2p` names its
+interpreter; without it one is made beside the system's temporary files, by `pip install libp2p`.
 
-JSON: {"peers": 10, "size": 100, "one": {"ours": SIDE, "libp2p": SIDE, "rate_ratio": ..., "cpu_ratio": ...}, "each": ...}
-where SIDE is {"formed_s": until all are linked and a first broadcast of each has arrived everywhere, "rate": highest rate with all delivered,
-"cpu_ms_per_delivery": at that rate, "p50_ms", "p99_ms": at that rate, "cpu_ms_per_delivery_5": "p50_ms_5": "p99_ms_5": at 5 a
-second, "rungs": [[rate, share delivered, CPU ms per delivery, p99 ms], ...]}. `cpu_ratio` is ours over theirs, below 1 in our favour.
+JSON: {"peers": 10, "size": 100, "one": {"ours": SIDE, "libp2p": SIDE, "rate_ratio": ..., "cpu_ratio": ...}, "each":
+...} where SIDE is {"formed_s": until all are linked and a first broadcast of each has arrived everywhere, "rate":
+highest rate with all delivered, "cpu_ms_per_delivery": at that rate, "p50_ms", "p99_ms": at that rate,
+"cpu_ms_per_delivery_5": "p50_ms_5": "p99_ms_5": at 5 a second, "rungs": [[rate, share delivered, CPU ms per delivery,
+p99 ms], ...]}. `cpu_ratio` is ours over theirs, below 1 in our favour.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A counter that every peer may raise and that all agree on: each peer's share is its own, the sum is the count.
 
-Shares only grow, so messages may arrive in any order and more than once without harm (a grow-only counter, Shapiro et al.
-2011): what a mesh with at-most-once delivery and retries is made for.
+Shares only grow, so messages may arrive in any order and more than once without harm (a grow-only counter, Shapiro et
+al. 2011): what a mesh with at-most-once delivery and retries is made for.
 
 Run it: python examples/shared_counter.py
 """

@@ -35,8 +35,8 @@ class LineSplitter:
 class LineReader:
     """Lines of a file descriptor, one at a time, without blocking Trio.
 
-    Reads in a thread: a file can't be waited for, and a pipe set to non-blocking would be so for its other users too. By
-    descriptor: an abandoned thread must not hold the lock of `sys.stdin` when the interpreter shuts down.
+    Reads in a thread: a file can't be waited for, and a pipe set to non-blocking would be so for its other users too.
+    By descriptor: an abandoned thread must not hold the lock of `sys.stdin` when the interpreter shuts down.
     """
 
     def __init__(self, descriptor: int) -> None:

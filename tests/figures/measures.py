@@ -1,7 +1,7 @@
-"""What the tests of figures measure, in virtual time: a mesh is built, something happens to it, and it is timed and metered.
+"""What the tests of figures measure: something happens to a mesh, and it is timed and metered, in virtual time.
 
-Every link has a latency of 50 ms and no jitter to speak of, so that a figure is a count of round trips and of waiting times,
-and nothing else. `pytest -rP tests/figures` prints the figures as they are now.
+Every link has a latency of 50 ms and no jitter to speak of, so that a figure is a count of round trips and of waiting
+times, and nothing else. `pytest -rP tests/figures` prints the figures as they are now.
 """
 
 from __future__ import annotations
@@ -143,7 +143,8 @@ class Meter:
 def catch_up(net: BareNetwork, far: Iterable[int], missed: int, *, within: float = 120.0) -> Figures:
     """Some peers are cut off while every side broadcasts what the others miss; the cut heals, and all get everything.
 
-    `caught_up_s` counts from the first link between the sides, since when that comes hangs on the pause between two tries.
+    `caught_up_s` counts from the first link between the sides, since its time depends on the pause between two
+    tries.
     """
     cut = Cut(dict.fromkeys(far, 1), keeps_service=False)
     net.cut(cut)
@@ -216,7 +217,7 @@ def rest(net: BareNetwork, seconds: float) -> Figures:
 
 
 def broadcasts(net: BareNetwork, count: int) -> Figures:
-    """A broadcast each second, at rest: the last delivery, the receipt, and what goes over the wire for each delivery."""
+    """A broadcast each second, at rest: the last delivery, the receipt, and the traffic for each delivery."""
     meter, sent = Meter(net), list[Broadcast]()
     for number in range(count):
         sent.append(net.publish(net.nodes[number % len(net.nodes)], "hello"))
@@ -269,7 +270,7 @@ def send_past_a_death(net: BareNetwork, rng: random.Random) -> Figures:
 
 
 def relayed(net: BareNetwork, rng: random.Random) -> tuple[BareNode, BareNode, BareNode]:
-    """A sender, a receiver, and the neighbour of the sender by which its direct messages go there, as one of them shows."""
+    """A sender, a receiver, and the neighbour by which the sender's direct messages go there, as one of them shows."""
     while True:
         sender, receiver = strangers(net, rng)
         log, first_hops = net.log, list[int]()

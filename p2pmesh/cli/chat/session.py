@@ -1,8 +1,9 @@
 """A chat over a mesh: who is there, what they say, and what the user types.
 
-Everything said to all is a broadcast `{"text": ..., "name": ...}` on the topic `chat`; the same to one person is a direct
-message. On the topic `chat/presence` peers broadcast `{"presence": "hello" | "here" | "bye", "name": ...}`: `hello` when
-they meet somebody they don't know, which everybody answers with `here`; `here` from time to time; `bye` when they leave.
+Everything said to all is a broadcast `{"text": ..., "name": ...}` on the topic `chat`; the same to one person is a
+direct message. On the topic `chat/presence` peers broadcast `{"presence": "hello" | "here" | "bye", "name": ...}`:
+`hello` when they meet somebody they don't know, which everybody answers with `here`; `here` from time to time; `bye`
+when they leave.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ class Chat:
         """Chat until the user quits, input ends or the mesh does.
 
         Args:
-          patience: Seconds that a first message waits for a first neighbour. Somebody at a terminal sees who is there and
+          patience: Seconds that a first message waits for a first neighbour. A user at a terminal sees who is there and
             needs none; what comes out of a pipe would be gone before the mesh is up.
         """
         mesh = self._mesh

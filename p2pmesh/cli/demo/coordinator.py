@@ -41,16 +41,17 @@ from p2pmesh.cli.sanitize import printable
 from p2pmesh.server import open_signaling_server
 
 REST = 0.5
-"""Seconds without a change of links after which the mesh is at rest: receipts are exact, and no neighbour is given up for a
-better one while it is talked to."""
+"""Seconds without a change of links after which the mesh is at rest: receipts are exact, and no neighbour is given up
+for a better one while it is talked to."""
 REST_SHARE = 0.5
-"""Of the time that they took to connect: a machine that is busy with other things takes longer for each further link, too."""
+"""Of the time that they took to connect: a machine that is busy with other things takes longer for each further link,
+too."""
 QUIET = 0.2
 """Seconds without news after which no duplicate is on its way any more; a delivery takes some milliseconds."""
 LEAVE_TIMEOUT = 5.0
 LEAVE_EACH = 0.5
-"""For the last reports and goodbyes, and more for each peer that has to share a processor: the library's own limit for leaving
-is 4 s, and a process that ends does so for some tenths of a second."""
+"""For the last reports and goodbyes, and more for each peer that has to share a processor: the library's own limit
+for leaving is 4 s, and a process that ends does so for some tenths of a second."""
 SPEECH = 0.8
 """The share of a partition over which its broadcasts are spread: all are sent by its end."""
 HEALING = 60.0
@@ -164,7 +165,8 @@ class Demo:
     async def _go_on_without_servers(self) -> None:
         """Kill the signaling server, and let one more peer come.
 
-        It gets one link by a server that only the first peer knows of; then that is killed, too, and the rest is the mesh's.
+        It gets one link by a server that only the first peer knows of; then that is killed, too, and the rest is the
+        mesh's.
         """
         stage, newcomer = self.stage, self._processes[-1]
         server, door = self._servers

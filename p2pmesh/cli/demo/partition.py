@@ -1,8 +1,8 @@
 """The demo's switch for a network partition: what a peer sends to some others is lost, and so is its signaling server.
 
-It acts where a network would. Datagrams are dropped below WebRTC, so that links fall silent and end by their time-outs, and
-nothing that is said about it crosses either; what outlives a short cut goes on where it was. Each side drops what it sends:
-when all peers of two groups do, nothing passes.
+It acts where a network would. Datagrams are dropped below WebRTC, so that links fall silent and end by their
+time-outs, and nothing that is said about it crosses either; what outlives a short cut goes on where it was. Each side
+drops what it sends: when all peers of two groups do, nothing passes.
 """
 
 from __future__ import annotations

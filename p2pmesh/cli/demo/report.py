@@ -127,7 +127,7 @@ class Stage:
 
     @property
     def ring_gaps(self) -> int:
-        """How many of those who have joined lack a link to the next one on the ring of ids: with none, all routes lead on."""
+        """How many peers that have joined lack a link to the next one on the ring: with none, all routes lead on."""
         ring = sorted(peer.peer_id for peer in self.peers if peer.peer_id is not None)
         linked = {frozenset(link) for link in self.links}
         return sum(a != b and frozenset((a, b)) not in linked for a, b in zip(ring, ring[1:] + ring[:1], strict=True))
