@@ -30,7 +30,7 @@ from typing import Any
 
 TOPIC = "bench"
 DRAIN = 5.0
-"""Seconds after the last broadcast in which what is still on its way may arrive."""
+"""Seconds after the last broadcast in which it may still arrive."""
 JOINED = 6.0
 """Seconds in which the mesh comes to rest before the load."""
 TIMEOUT = 60.0
@@ -112,7 +112,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def kill_some(options: argparse.Namespace, peers: list[Peer], victims: list[Peer], url: str, start: float) -> int:
-    """Kill a peer every so often, and let another come in its place; half of the first ones stay."""
+    """Replace a peer every so often; half of the first ones stay."""
     kills = 0
     replaced = list(range(options.peers // 2, options.peers))
     at = start + options.kill_every
@@ -181,7 +181,7 @@ def main() -> None:
 
 
 def message(number: int, count: int, size: int) -> bytes:
-    """Who, the how manieth, and when."""
+    """A payload: origin, number and time."""
     return f"{number:04x}{count:08x}{time.time_ns():016x}".encode().ljust(size, b".")
 
 
@@ -205,7 +205,7 @@ class Heard:
 
 
 async def work(plan: dict[str, Any]) -> None:
-    """Be a peer, by the orders on stdin."""
+    """Be a peer, as the orders on stdin say."""
     import trio
 
     from p2pmesh import open_mesh
@@ -256,7 +256,7 @@ async def _send(mesh: Any, plan: dict[str, Any], order: dict[str, Any], receipts
 
 
 def _figures(mesh: Any) -> dict[str, int]:
-    """What was sent so far, over the links of now; and payload copies received."""
+    """What was sent so far over the links that are open, and the copies received."""
     snapshot = mesh.snapshot()
     links, counts = snapshot["links"]["open"].values(), snapshot["subsystems"]["broadcast"]
     return {

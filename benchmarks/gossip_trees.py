@@ -29,11 +29,11 @@ class Sent:
 
     broadcast: Broadcast
     copies: int
-    """Of its payload, that went over links."""
+    """Copies of its payload that went over links."""
     last_hop: int
     """Links on the longest way that it took to anybody."""
     flood_hop: int
-    """Links that a flood from the same peer would have crossed to whom it reaches last."""
+    """Links that a flood from the same peer would have crossed to the last peer."""
     flood_time: float
 
 

@@ -178,7 +178,7 @@ def meshes(
 
 
 class Runs:
-    """The meshes that are measured, each in a process of its own; their lines are told as they come."""
+    """Measures meshes, each in a process of its own, and prints their lines as they come."""
 
     def __init__(
         self, tell: Callable[[dict[str, Any]], None], limit: int, *, dht: bool, script: str = __file__

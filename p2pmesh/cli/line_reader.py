@@ -13,7 +13,7 @@ _CHUNK = 65_536
 
 
 class LineSplitter:
-    """Cuts bytes as they arrive into lines, without their line ends."""
+    """Cuts arriving bytes into lines, without their line ends."""
 
     def __init__(self) -> None:
         self._parts: list[bytes] = []
@@ -28,7 +28,7 @@ class LineSplitter:
         return whole
 
     def rest(self) -> bytes:
-        """What came after the last line end."""
+        """The rest after the last line end."""
         return b"".join(self._parts)
 
 

@@ -19,7 +19,7 @@ PLOT: Final = click.Path(dir_okay=False, path_type=Path)
 
 
 def check_plot(path: Path) -> None:
-    """See that a picture can be drawn before a long run.
+    """Check before a long run that a picture can be drawn.
 
     Raises:
       click.UsageError: if it can't.

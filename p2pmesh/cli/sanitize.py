@@ -1,4 +1,4 @@
-"""Text of strangers, made fit to be printed on a terminal."""
+"""Makes text of strangers safe to print on a terminal."""
 
 from __future__ import annotations
 

@@ -36,16 +36,16 @@ PRESENCE = "chat/presence"
 ANNOUNCE_EVERY = 20.0
 """Seconds between unasked announcements; three may be lost until the others take us for gone."""
 ANNOUNCE_PAUSE = 1.0
-"""Seconds between any two, so that a flood of `hello`s is not answered by one of `here`s."""
+"""Least seconds between two announcements, so that a flood of `hello`s is not answered by one of `here`s."""
 PRESENCE_TTL = ANNOUNCE_EVERY
-"""An older announcement has been followed by a newer one."""
+"""Seconds after which an announcement is stale: a newer one has followed."""
 UNSETTLED = 64
-"""Messages that may be on their way before the next line waits."""
+"""Unsettled messages above which the next line waits."""
 DIRECT_TIMEOUT = 10.0
 QUIT_GRACE = 2.0
 """Seconds that `/quit` waits for messages that are on their way."""
 BYE_TIMEOUT = 1.0
-"""Seconds; the others would notice our silence too."""
+"""Seconds for the goodbye; without it the others notice our silence."""
 LONGEST = 4000
 """Characters of a message that are shown."""
 
@@ -58,7 +58,7 @@ HELP = """\
 
 
 class Chat:
-    """One person's chat over a mesh that is open already."""
+    """One user's chat, over an open mesh."""
 
     def __init__(self, mesh: Mesh, name: str, terminal: Terminal) -> None:
         self.failed: int = 0

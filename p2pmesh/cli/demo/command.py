@@ -12,13 +12,13 @@ from p2pmesh.cli.options import json_option, option
 from p2pmesh.cli.plots import PLOT, check_plot, drawing
 
 MOST_PEERS = 200
-"""Below `ServerConfig.clients_per_address`; at about 60 MB each, memory ends before."""
+"""Most peers: below `ServerConfig.clients_per_address`. At about 60 MB each, memory ends before."""
 SMALLEST = 2
-"""Peers that are a mesh already; with a third, one can come late and still find somebody whom no server told it of."""
+"""Peers that are a mesh; with one more, that can come late and find a peer that no server named."""
 PARTITION = 12.0
 """Seconds of `--partition`: more than twice what links take to find that their peers are silent."""
 HALVES = 4
-"""Peers of which each half is still more than one."""
+"""Fewest peers with `--partition`: each half has more than one."""
 LARGEST = 1024 * 1024
 """`MeshConfig.max_payload`."""
 
