@@ -2,9 +2,15 @@
 
 nox                     lint, types, tests
 nox -s webrtc           tests over real WebRTC links
+nox -s simulate         the longer simulations and property tests
+nox -s soak             property tests for a night
+nox -s coverage         lines and branches that the tests don't reach
 nox -s bench            benchmarks, as JSON
 nox -s mutants          whether tests notice changes: `-- --sample 100 --seed 1`
+nox -s sdist            the tests of the source distribution, as a packager runs them
 """
+
+from pathlib import Path
 
 import nox
 
@@ -90,3 +96,16 @@ def bench(session: nox.Session) -> None:
     session.run("python", "benchmarks/broadcast.py", "--json")
     session.run("python", "benchmarks/overlay.py", "--json", "--quick")
     session.run("python", "benchmarks/gossip.py", "--json", "--quick")
+
+
+@nox.session
+def sdist(session: nox.Session) -> None:
+    """The tests of the source distribution, unpacked elsewhere."""
+    session.install("build")
+    target = Path(session.create_tmp()).resolve()
+    session.run("python", "-m", "build", "--sdist", "--outdir", str(target))
+    archive = max(target.glob("*.tar.gz"), key=lambda path: path.stat().st_mtime)
+    session.run("python", "-m", "tarfile", "-e", str(archive), str(target))
+    session.chdir(target / archive.name.removesuffix(".tar.gz"))
+    session.install(".[test]")
+    session.run("pytest", *session.posargs)

@@ -1,17 +1,18 @@
 """Broadcasts over real WebRTC links under a steady load: a process for each peer, on loopback.
 
-    python benchmarks/broadcast.py --json                  # 8 peers, 3 links each, 100 broadcasts/s of 200 bytes for 30 s
-    python benchmarks/broadcast.py --json --kill-every 5   # the same while a process is killed every 5 s, and another comes
+    python benchmarks/broadcast.py --json                 # 8 peers, 3 links each, 100 broadcasts/s of 200 bytes, 30 s
+    python benchmarks/broadcast.py --json --kill-every 5  # the same while a process is replaced every 5 s
 
-All peers send in turn. Afterwards each peer is asked what it has: with `--kill-every` what counts is what those who stayed to
-the end have of what those who stayed have sent; peers that come to replace the killed ones only fill their places.
+All peers send in turn. Afterwards each peer is asked what it has: with `--kill-every` what counts is what those who
+stayed to the end have of what those who stayed have sent; peers that come to replace the killed ones only fill their
+places.
 
-JSON: {"peers", "stayed", "rate", "size", "seconds", "kills", "sent", "delivered": share of what should have come that came,
-"missing", "duplicates": to the application, "copies_per_delivery": payloads that crossed a link for each that was new,
-"packets_per_delivery", "frames_per_delivery": over the links that are open at the end, "cpu_ms_per_delivery": user and
-system, all processes that stayed, "p50_ms", "p99_ms": from the call of `broadcast`, waiting for its turn included, "exact":
-share of receipts that counted all others at the end, "load": of the machine}. Where some were killed, "exact" and what is
-counted on links mean nothing.
+JSON: {"peers", "stayed", "rate", "size", "seconds", "kills", "sent", "delivered": share of what should have come that
+came, "missing", "duplicates": to the application, "copies_per_delivery": payloads that crossed a link for each that
+was new, "packets_per_delivery", "frames_per_delivery": over the links that are open at the end,
+"cpu_ms_per_delivery": user and system, all processes that stayed, "p50_ms", "p99_ms": from the call of `broadcast`,
+waiting for its turn included, "exact": share of receipts that counted all others at the end, "load": of the machine}.
+Where some were killed, "exact" and what is counted on links mean nothing.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from typing import Any
 
 TOPIC = "bench"
 DRAIN = 5.0
-"""Seconds after the last broadcast in which what is still on its way may arrive."""
+"""Seconds after the last broadcast in which it may still arrive."""
 JOINED = 6.0
 """Seconds in which the mesh comes to rest before the load."""
 TIMEOUT = 60.0
@@ -111,7 +112,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def kill_some(options: argparse.Namespace, peers: list[Peer], victims: list[Peer], url: str, start: float) -> int:
-    """Kill a peer every so often, and let another come in its place; half of the first ones stay."""
+    """Replace a peer every so often; half of the first ones stay."""
     kills = 0
     replaced = list(range(options.peers // 2, options.peers))
     at = start + options.kill_every
@@ -180,7 +181,7 @@ def main() -> None:
 
 
 def message(number: int, count: int, size: int) -> bytes:
-    """Who, the how manieth, and when."""
+    """A payload: origin, number and time."""
     return f"{number:04x}{count:08x}{time.time_ns():016x}".encode().ljust(size, b".")
 
 
@@ -204,7 +205,7 @@ class Heard:
 
 
 async def work(plan: dict[str, Any]) -> None:
-    """Be a peer, by the orders on stdin."""
+    """Be a peer, as the orders on stdin say."""
     import trio
 
     from p2pmesh import open_mesh
@@ -255,7 +256,7 @@ async def _send(mesh: Any, plan: dict[str, Any], order: dict[str, Any], receipts
 
 
 def _figures(mesh: Any) -> dict[str, int]:
-    """What was sent so far, over the links of now; and payload copies received."""
+    """What was sent so far over the links that are open, and the copies received."""
     snapshot = mesh.snapshot()
     links, counts = snapshot["links"]["open"].values(), snapshot["subsystems"]["broadcast"]["received"]
     return {

@@ -1,13 +1,13 @@
-"""How good broadcasts are: each figure that they should reach, over several seeds, with what it should be and what is published.
+"""How good broadcasts are: each figure over several seeds, with what it should be and what is published.
 
     python benchmarks/gossip.py --json                       # everything, 10 seeds: hours
     python benchmarks/gossip.py --quick                      # 200 peers, one seed: some minutes
     python benchmarks/gossip.py --section one_sender partition --seeds 3
 
-Bare peers in virtual time, on links of 50 ms, without Kademlia. For each size and seed one mesh is assembled, not joined
-peer by peer (`p2pmesh.simulation.assemble`); each section then measures in a process forked from there, so that none
-disturbs another. Output, options and exit status are those of `benchmarks/overlay.py`; each row says besides what is
-`published` of the protocols that this one is held against.
+Bare peers in virtual time, on links of 50 ms, without Kademlia. For each size and seed one mesh is assembled, not
+joined peer by peer (`p2pmesh.simulation.assemble`); each section then measures in a process forked from there, so
+that none disturbs another. Output, options and exit status are those of `benchmarks/overlay.py`; each row says
+besides what is `published` of the protocols that this one is held against.
 """
 
 from __future__ import annotations

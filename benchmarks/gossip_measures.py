@@ -1,6 +1,7 @@
 """What `benchmarks/gossip.py` measures: each measure takes a copy of a mesh at rest, and returns its figures.
 
-`SECTIONS` says of each which meshes it is for and what its figures should come to, `PUBLISHED` what others have come to.
+`SECTIONS` says of each which meshes it is for and what its figures should come to, `PUBLISHED` what others have come
+to.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from p2pmesh.simulation.discrete.traffic import NAMES
 from p2pmesh.wire.packet_format import HEADER_SIZE, PING, PONG, u32_record
 
 SETTLE: Final = 300.0
-"""Of the assembled mesh: each peer has told others of some that it knows five times, and been told."""
+"""Shuffles of the assembled mesh: each peer has told others five times of some that it knows."""
 SOON, LATE = 10.0, 60.0
 """Seconds within which a broadcast is everywhere, once all is well and while the mesh mends."""
 MENDED: Final = 120.0
@@ -45,7 +46,7 @@ QUIET: Final = 180.0
 CHURN_FOR: Final = 120.0
 PARTED: Final = 60.0
 PARTED_TTL: Final = 180.0
-"""So that what was sent as the network was parted lives for long enough after it was healed."""
+"""Seconds that broadcasts of a partition live: well beyond its end."""
 LOOK_EVERY: Final = 0.5
 
 
@@ -96,14 +97,14 @@ class Volley:
         self.notes[seconds].append((broadcast, broadcast.count, broadcast.reached))
 
     def reach(self, name: str, peers: int, seconds: float | None = None) -> Figures:
-        """The mean and the worst share of so many peers that had a broadcast after so long, or by now; senders not counted."""
+        """The mean and the worst share of the peers, senders aside, that had a broadcast after so long, or by now."""
         counts = [one.count for one in self.sent] if seconds is None else [count for _, count, _ in self.notes[seconds]]
         shares = [count / max(1, peers - 1) for count in counts]
         return {name: mean(shares), f"{name}_worst": min(shares)}
 
 
 def books(net: BareNetwork) -> Figures:
-    """What must be none in any case."""
+    """What must be zero in any case."""
     return {
         "delivered_twice": len(net.delivery_log.twice),
         "counted_too_many": sum(broadcast.reached > broadcast.count for broadcast in net.delivery_log),
@@ -134,7 +135,7 @@ def deaths(net: BareNetwork, rng: random.Random, part: float) -> Figures:
 
 
 def mass_failure(net: BareNetwork, rng: random.Random, part: float, within: float) -> Figures:
-    """A part of the peers die at once: when the others are one ring, and who gets what is sent 30 s later."""
+    """A part of the peers die at once: when the others are one ring, and how far a broadcast 30 s later gets."""
     left = die(net, rng, part)
     volley = Volley(net, lambda: rng.choice(left), 10, after=30.0, look_after=(SOON,))
     whole = becomes_whole(net, within)
@@ -149,7 +150,7 @@ def mass_failure(net: BareNetwork, rng: random.Random, part: float, within: floa
 
 
 def die(net: BareNetwork, rng: random.Random, part: float) -> list[BareNode]:
-    """So many crash at once; who is left."""
+    """Crash so many at once, and return the others."""
     for node in rng.sample(net.nodes, round(part * len(net.nodes))):
         net.stop(node)
     return net.living()
@@ -240,7 +241,7 @@ def receipts(net: BareNetwork, rng: random.Random) -> Figures:
 
 
 def receipts_churn(net: BareNetwork, rng: random.Random) -> Figures:
-    """Broadcasts while a tenth of the peers are replaced each minute: how many of those who got one are counted."""
+    """Broadcasts while a tenth of the peers are replaced each minute: how many that got one are counted."""
     ahead: set[str | None] = set()
     churn(net, len(net.nodes), CHURN_FOR)
     volley = Volley(net, lambda: rng.choice(steady(net)), round(CHURN_FOR), look_after=(SOON,))
@@ -302,7 +303,7 @@ def partition(net: BareNetwork, rng: random.Random, *, keeps_service: bool) -> F
 
 
 def watch_healing(net: BareNetwork, sent: list[Broadcast]) -> tuple[float | None, float | None, list[int]]:
-    """Seconds until one ring and one island, for good; until everybody has everything; and who had what after a minute."""
+    """Seconds until one ring and one island, for good; until all have everything; and who had what after a minute."""
     healed, others, late = net.now, len(net.nodes) - 1, list[int]()
     whole_at = all_at = None
     for look in range(1, round(2 * LATE / LOOK_EVERY) + 1):

@@ -29,11 +29,11 @@ class Sent:
 
     broadcast: Broadcast
     copies: int
-    """Of its payload, that went over links."""
+    """Copies of its payload that went over links."""
     last_hop: int
     """Links on the longest way that it took to anybody."""
     flood_hop: int
-    """Links that a flood from the same peer would have crossed to whom it reaches last."""
+    """Links that a flood from the same peer would have crossed to the last peer."""
     flood_time: float
 
 
@@ -105,7 +105,7 @@ def watch_hops(net: BareNetwork) -> dict[str, int]:
 
 
 def flood_from(net: BareNetwork, sender: BareNode) -> tuple[int, float]:
-    """Links that a flood crosses to the peer that it reaches last, and the seconds until then: the ideal one, without jitter.
+    """Links that an ideal flood, without jitter, crosses to the peer that it reaches last, and the seconds until then.
 
     It goes the fastest way to each, and of equally fast ones the shortest; where all links take equally long, that is
     breadth first.

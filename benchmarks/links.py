@@ -1,12 +1,12 @@
-"""Our link against bare aiortc on plain asyncio: set-up, one-way throughput, round trip; and memory under a slow receiver.
+"""Our link against bare aiortc on plain asyncio: set-up, throughput, round trip; memory under a slow receiver.
 
     python benchmarks/links.py --json [--quick] [--rounds N]
     python benchmarks/links.py --memory [--megabytes N]
 
-Each end of each pair is a process of its own, for importing trio_asyncio slows asyncio in the same process. The ends tell
-each other their descriptions, and when to stop, over a socket pair. Rounds of the two sides alternate, and medians are
-compared: absolute figures vary with the machine, ratios of one run hardly do. Of throughputs (messages/s, MB/s) a ratio
-above 1 is in our favour; of times (ping, set-up) one below 1.
+Each end of each pair is a process of its own, for importing trio_asyncio slows asyncio in the same process. The ends
+tell each other their descriptions, and when to stop, over a socket pair. Rounds of the two sides alternate, and
+medians are compared: absolute figures vary with the machine, ratios of one run hardly do. Of throughputs (messages/s,
+MB/s) a ratio above 1 is in our favour; of times (ping, set-up) one below 1.
 """
 
 from __future__ import annotations

@@ -4,11 +4,11 @@
     python benchmarks/overlay.py --quick                     # 100 peers, one seed: a minute or two
     python benchmarks/overlay.py --section routes rest --seeds 3 --links 5
 
-Bare peers in virtual time, on links of 50 ms. For each size and seed one mesh is built; each section then measures in a
-process forked from there, so that none disturbs another. With `--json` each line is an object: one for each section, size
-and seed (`figures`, `bars` with what each should be and whether it `met` that, `wall_s`, `peak_mib`; or `skipped` or
-`error`), and last the `summary`, with the smallest, mean and largest of each figure that has a bar. The exit status is 1
-if a bar was not met or a section failed.
+Bare peers in virtual time, on links of 50 ms. For each size and seed one mesh is built; each section then measures in
+a process forked from there, so that none disturbs another. With `--json` each line is an object: one for each
+section, size and seed (`figures`, `bars` with what each should be and whether it `met` that, `wall_s`, `peak_mib`; or
+`skipped` or `error`), and last the `summary`, with the smallest, mean and largest of each figure that has a bar. The
+exit status is 1 if a bar was not met or a section failed.
 """
 
 from __future__ import annotations
@@ -178,7 +178,7 @@ def meshes(
 
 
 class Runs:
-    """The meshes that are measured, each in a process of its own; their lines are told as they come."""
+    """Measures meshes, each in a process of its own, and prints their lines as they come."""
 
     def __init__(
         self, tell: Callable[[dict[str, Any]], None], limit: int, *, dht: bool, script: str = __file__

@@ -43,18 +43,18 @@ SETTLE = 120.0
 LOOK_EVERY = 0.5
 NEWCOMERS = 30
 CHURN = 0.10 / 60
-"""Of the peers, replaced each second."""
+"""Share of the peers that are replaced each second."""
 STEADY = 10.0
-"""Whoever joined this long ago counts as a member, and whoever is there this long after as one that stays."""
+"""Seconds after which a newcomer counts as a member, and for which a peer has to live on to count as one that stays."""
 PATIENCE = 30.0
-"""For a get."""
+"""Seconds for a get."""
 VALUES = 500
 
 Figures: TypeAlias = dict[str, Any]
 
 
 class CanNotRun(Exception):
-    """What is to be measured is not there."""
+    """Raised where there is nothing to measure."""
 
 
 class Bar(NamedTuple):
@@ -91,7 +91,7 @@ def new_network(peers: int, max_peers: int, seed: int, *, dht: bool = True) -> t
 
 
 def joins(net: BareNetwork, peers: int) -> Figures:
-    """Peers join one after another; when the ring is whole after the last."""
+    """Peers join one after another: seconds from the last until the ring is whole."""
     every = JOIN_EVERY_OF_MANY if peers >= MANY else JOIN_EVERY
     for _ in range(peers):
         net.add()
@@ -100,7 +100,7 @@ def joins(net: BareNetwork, peers: int) -> Figures:
 
 
 def growth(net: BareNetwork, peers: int) -> Figures:
-    """Peers come one by one, each to a mesh that has taken the last one in; which way all offers have gone, and what it cost."""
+    """Peers come one by one, each to a mesh that has taken the last one in: which way offers went, and what it cost."""
     for _ in range(peers):
         net.add()
         net.run(GROW_EVERY)
@@ -144,10 +144,11 @@ def becomes_whole(net: BareNetwork, within: float) -> Figures:
 
 
 def service(net: BareNetwork, rng: random.Random) -> Figures:
-    """What newcomers to a mesh at rest cost the signaling service, and which way their offers and all they cause have gone.
+    """What newcomers to a mesh at rest cost the signaling service, and which way the offers have gone.
 
-    `mesh_share` is of all offers since the first join, 20 a second here. Each newcomer's first offer has to go by a service, so
-    it grows with the number of offers for each join: a mesh where peers come one by one makes more (`growth`).
+    `mesh_share` is of all offers since the first join, 20 a second here. Each newcomer's first offer has to go by a
+    service, so it grows with the number of offers for each join: a mesh where peers come one by one makes more
+    (`growth`).
     """
     before = read_meter(net)
     for _ in range(NEWCOMERS):
@@ -384,7 +385,7 @@ def churn(net: BareNetwork, peers: int, seconds: float) -> None:
 
 
 def steady(net: BareNetwork) -> list[BareNode]:
-    """Members that are no newcomers."""
+    """Members that are not newcomers."""
     return [node for node in members(net) if node.joined_at <= net.now - STEADY]
 
 
@@ -401,7 +402,7 @@ def times(calls: Sequence[Call]) -> Figures:
 
 
 def errors(calls: Sequence[Call]) -> dict[str, int]:
-    """Why calls failed, how often."""
+    """Reasons for which calls failed, with their counts."""
     reasons: dict[str, int] = {}
     for call in calls:
         if call.done_at is None or call.error is not None:

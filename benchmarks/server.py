@@ -33,7 +33,7 @@ RELAY_PAIRS = 50
 RELAY_WINDOW = 8
 """Relayed messages under way between the two clients of a pair."""
 SDP_SIZE = 1500
-"""Of an offer with all its candidates, about."""
+"""Bytes of an offer with all its candidates, about."""
 
 
 class Client:
@@ -132,7 +132,7 @@ class Server:
 
 
 async def each(count: int, action: Callable[[int], Awaitable[None]]) -> None:
-    """Do it that many times, `DIALS_AT_ONCE` at a time."""
+    """Do something that many times, `DIALS_AT_ONCE` at a time."""
     numbers = iter(range(count))
 
     async def worker() -> None:

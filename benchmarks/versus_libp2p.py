@@ -2,11 +2,11 @@
 
     python benchmarks/versus_libp2p.py --json [--quick] [--mode one|each] [--libp2p PYTHON]
 
-Two set-ups: all peers in *one* process, and *each* in a process of its own. In both, rates climb a ladder: at each rung
-all peers together send so many 100-byte broadcasts a second for some seconds, ours and theirs taking turns, until a
-side no longer delivers everything. What is compared is the highest rate with everything delivered, and the CPU time per
-delivery (user and system, of all peers' processes, at that rate). Ours runs over WebRTC data channels, theirs over TCP
-with Noise and Yamux.
+Two set-ups: all peers in *one* process, and *each* in a process of its own. In both, rates climb a ladder: at each
+rung all peers together send so many 100-byte broadcasts a second for some seconds, ours and theirs taking turns,
+until a side no longer delivers everything. What is compared is the highest rate with everything delivered, and the
+CPU time per delivery (user and system, of all peers' processes, at that rate). Ours runs over WebRTC data channels,
+theirs over TCP with Noise and Yamux.
 
 py-libp2p needs an environment of its own (its dependencies don't go together with ours). `--libp2p` names its
 interpreter; without it one is made beside the system's temporary files, by `pip install libp2p`.
@@ -36,14 +36,14 @@ PEERS = 10
 SIZE = 100
 TOPIC = "bench"
 DRAIN = 3.0
-"""Seconds after the last broadcast of a rung in which what is still on its way may arrive."""
+"""Seconds after the last broadcast of a rung in which it may still arrive."""
 ENOUGH = 0.9999
 LADDERS = {
     "ours": [5, 50, 100, 150, 200, 250, 300, 400, 500, 650, 800, 1000, 1300],
     "libp2p": [5, 10, 15, 20, 25, 30, 40, 60, 80],
 }
 LINKS = 3
-"""Of each peer of ours; theirs dial as many and accept as many as come, within gossipsub's usual degree of 6."""
+"""Links of each peer of ours; theirs dial as many, and accept all that come, within gossipsub's usual degree of 6."""
 
 
 # --- the parent -------------------------------------------------------------------------------------------------------
@@ -228,12 +228,12 @@ class Tally:
 
 
 def message(number: int, count: int) -> bytes:
-    """100 bytes: who, the how manieth, and when."""
+    """A payload of 100 bytes: origin, number and time."""
     return f"{number:02x}{count:06x}{time.time_ns():016x}".encode().ljust(SIZE, b".")
 
 
 def work(side: str, group: str, url: str) -> None:
-    """Be some peers, by the orders on stdin."""
+    """Be some peers, as the orders on stdin say."""
     import trio  # not in the parent: it has to be light
 
     trio.run(_ours if side == "ours" else _libp2p, json.loads(group), url)
@@ -292,7 +292,7 @@ async def _send(number: int, publish: Any, tally: Tally, count: int, rate: float
 
 
 async def _warm_up(publishers: list[Any], tallies: list[Tally], group: list[int]) -> None:
-    """Until a broadcast of each peer has arrived at each; those who come late are told again."""
+    """Wait until a broadcast of each peer has arrived at each; late ones are told again."""
     import trio
 
     seen: list[set[bytes]] = [set() for _ in tallies]

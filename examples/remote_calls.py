@@ -1,4 +1,4 @@
-"""Calls from peer to peer over direct messages: who is asked answers under the number of the question.
+"""Calls from peer to peer over direct messages: an answer carries the number of its question.
 
 Run it: python examples/remote_calls.py
 """
@@ -30,7 +30,7 @@ class Caller:
             del self._waiting[number]
 
     async def listen(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Answer what others ask, and take their answers."""
+        """Answer questions, and take answers."""
         async with self._mesh.messages() as inbox:
             task_status.started()
             async for message in inbox:

@@ -1,7 +1,7 @@
-"""A counter that every peer may raise and that all agree on: each peer's share is its own, the sum is the count.
+"""A counter that every peer may raise and that all agree on: each peer has a share, and the count is their sum.
 
-Shares only grow, so messages may arrive in any order and more than once without harm (a grow-only counter, Shapiro et al.
-2011): what a mesh with at-most-once delivery and retries is made for.
+Shares only grow, so messages may arrive in any order and more than once without harm (a grow-only counter, Shapiro et
+al. 2011): what a mesh with at-most-once delivery and retries is made for.
 
 Run it: python examples/shared_counter.py
 """
@@ -31,7 +31,7 @@ class Counter:
         await self.announce()
 
     async def announce(self) -> None:
-        """Tell our share, to those who have joined since, too."""
+        """Tell our share again, for peers that have joined since."""
         await self._mesh.broadcast(TOPIC, self._shares[self._mesh.peer_id])
 
     async def listen(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:

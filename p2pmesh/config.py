@@ -48,21 +48,23 @@ class LinkConfig:
     ice_servers: tuple[IceServer, ...] = ()
     """None by default: peers on one machine or one network need none, and nothing is contacted unasked."""
     allow_unverified: bool = False
-    """Link to peers that can't prove their id, such as the original's. Off: else a lying signaling server could drop the
-    proofs of two verified peers and put itself between them."""
+    """Link to peers that can't prove their id, such as the original's. Off: else a lying signaling server could drop
+    the proofs of two verified peers and put itself between them."""
     connect_timeout: float = _number(15.0, low=0.1)
     """For one attempt, offer to open channel; the original's transports use 15 s."""
     close_timeout: float = _number(2.0, low=0.01)
     """For a graceful close; after that it is forced."""
     packet_size: int = _number(16 * KIB, low=1 * KIB)
-    """Largest data channel message between peers of ours: what every WebRTC stack carries without fragmenting trouble."""
+    """Largest data channel message between peers of ours: what every WebRTC stack carries without trouble."""
     coalesce_size: int = _number(16 * KIB, low=0)
     """Small frames that wait together are sent as one packet up to this size."""
     coalesce_delay: float = _number(0.001, low=0)
-    """A small frame waits for company this long at most, and only just after another packet left: what a timer resolves."""
+    """A small frame waits for company this long at most, and only just after another packet left: as fine as a timer
+    is."""
     patience: float = _number(0.05, low=0)
-    """Acks and counts wait this long at most for a packet that goes to the same peer anyway: about as long as TCP delays its
-    acks (RFC 1122 section 4.2.3.2 allows 0.5 s). A packet costs a WebRTC stack far more than what is in it."""
+    """Acks and counts wait this long at most for a packet that goes to the same peer anyway: about as long as TCP
+    delays its acks (RFC 1122 section 4.2.3.2 allows 0.5 s). A packet costs a WebRTC stack far more than what is in
+    it."""
     high_water: int = _number(256 * KIB, low=1 * KIB)
     """Stop writing while the data channel has this much buffered."""
     low_water: int = _number(64 * KIB, low=0)
@@ -76,8 +78,8 @@ class LinkConfig:
     keepalive_pings: int = _number(3, low=1)
     """Unanswered pings until the peer is given up: about 5 s after it fell silent, against 33 s of ICE consent."""
     doubt_after: float = _number(0.5, low=0.05)
-    """A peer that says nothing for so long, and two round trips, after something was sent to it is doubted: the link stays,
-    but packets go another way. Half of that after what was sent, it is pinged."""
+    """A peer that says nothing for so long, and two round trips, after something was sent to it is doubted: the link
+    stays, but packets go another way. It is pinged after half of that time."""
     outbox: int = _number(256, low=1)
     """Frames that may wait for one link, control and data each."""
     outbox_patience: float = _number(10.0, low=0.1)
@@ -107,7 +109,8 @@ class SignalingConfig:
     remembered_offers: int = _number(64, low=1)
     """Offers kept, of ours and of others each, until they are answered: far more than links are attempted at once."""
     mesh_timeout: float = _number(3.0, low=0.1)
-    """A signal that has not come through the mesh by then goes by a service: 20 links of 50 ms, there and back, take 2 s."""
+    """A signal that has not come through the mesh by then goes by a service: 20 links of 50 ms, there and back, are 2
+    s."""
     routes: int = _number(128, low=1)
     """Signals under way through the mesh; more go by a service."""
     batch_delay: float = _number(0.2, low=0)
@@ -116,7 +119,8 @@ class SignalingConfig:
     """Candidates in one message; as the original. A message holds 32 at most, whatever this says."""
     offers_per_second: float = _number(1.0, low=0.01)
     offer_burst: float = _number(10.0, low=1)
-    """Offers of one peer that are looked at; more are dropped. A peer of ours makes one a second at most, and ever fewer."""
+    """Offers of one peer that are looked at; more are dropped. A peer of ours makes one a second at most, and ever
+    fewer."""
 
 
 @frozen(kw_only=True)
@@ -127,15 +131,17 @@ class TopologyConfig:
     retry_cap: float = _number(60.0, low=0.01)
     """Between attempts at the same peer, jittered and doubled."""
     dials_at_once: int = _number(3, low=1)
+    """Attempts of ours at a time: they take slots, and most of them succeed."""
     known_peers: int = _number(256, low=1)
     """Peers remembered besides the links; HyParView's passive view is 30 for 10,000 peers, ids are small."""
     alternatives: int = _number(3, low=0)
     """Ids told to a peer that is rejected or evicted; as the original."""
     min_link_age: float = _number(10.0, low=0)
-    """A link younger than this is not given up for a newcomer, nor more than one in this time: so links don't thrash."""
+    """A link younger than this is not given up for a newcomer, nor more than one in this time, so that links don't
+    thrash."""
     announced_grace: float = _number(4.0, low=0)
-    """A peer that just joined gets this long to make its offer before we make ours: it was told of us, too, and finds us
-    through the mesh once it has its first link."""
+    """A peer that just joined gets this long to make its offer before we make ours: it was told of us, too, and finds
+    us through the mesh once it has its first link."""
 
 
 @frozen(kw_only=True)
@@ -143,14 +149,14 @@ class ChordConfig:
     """The ring of ids, and where long links lead."""
 
     successors: int = field(default=8, validator=[_at_least(1), attrs.validators.le(16)])
-    """Length of the lists of successors and of predecessors, at most 16: with half of all peers gone at once, one list of
-    256 is all gone."""
+    """Length of the lists of successors and of predecessors, at most 16: with half of all peers gone at once, one list
+    of 256 is all gone."""
     tell_delay: float = _number(0.3, low=0)
-    """Neighbours are told of changes after this long, jittered, so that changes which come together are told together."""
+    """Neighbours are told of changes after this long, jittered: what changes together is told together."""
     stabilise_every: float = _number(15.0, low=0.1)
-    """As the original."""
+    """Between exchanges of successor lists with a neighbour; as the original."""
     fix_fingers_every: float = _number(30.0, low=0.1)
-    """While long links are missing; as the original."""
+    """Between searches for long links while some are missing; as the original."""
     shuffle_every: float = _number(60.0, low=0.1)
     """A neighbour is told of some peers that it may not know: HyParView's stock for repair, at 6 bytes a second."""
     search_first: float = _number(0.5, low=0.01)
@@ -159,6 +165,7 @@ class ChordConfig:
     searches: int = _number(10, low=1)
     """That may come to nothing in a row, until no more is searched for a while."""
     search_timeout: float = _number(10.0, low=0.1)
+    """For one search: time for a few attempts over routes of 20 links."""
     dial_patience: float = _number(4.0, low=0.1)
     """A link to a peer that was found should have opened by then; else the next is searched."""
     board: int = _number(64, low=1)
@@ -180,6 +187,7 @@ class BroadcastConfig:
     clock_skew: float = _number(300.0, low=0)
     """Tolerated between the origin's clock and ours."""
     ack_timeout: float = _number(1.0, low=0.01)
+    """Until a copy that is not acknowledged is sent again: well above the round trip of any usable link."""
     retries: int = _number(5, low=0)
     """Of one hop: after 1, 2, 4, ... s, jittered, until the ttl ends."""
     window: int = _number(64, low=1)
@@ -190,30 +198,32 @@ class BroadcastConfig:
     slowest_link: float = _number(128 * KIB, low=1)
     """Bytes per second: an ack is waited for longer by what is in flight at this rate."""
     publish_room: int = _number(16, low=1)
-    """A `broadcast` of ours waits while so many messages wait for one link's window: enough to keep it busy between acks."""
+    """A `broadcast` of ours waits while so many messages wait for one link's window: enough to keep it busy."""
     backlog: int = _number(1024, low=1)
     """Messages that wait for one link's window; above it the oldest is dropped and counted."""
     seen_ids: int = _number(65_536, low=1)
     """Ids remembered so that nothing is delivered twice."""
     history: int = _number(4096, low=1)
-    """Payloads kept for retries."""
     history_bytes: int = _number(64 * MIB, low=1 * MIB)
+    """Messages kept for retries and for peers that lack them, and bytes of their payloads; above either the oldest
+    goes."""
     greeting: int = _number(256, low=0)
     """Messages that have gone to nobody yet, the newest, for a neighbour of the original project, which can't ask."""
     ack_delay: float = _number(0.05, low=0)
-    """Acks to one neighbour go out at most this often, several in a frame, or with a copy that goes there: an ack is far from
-    urgent, and a frame costs about as much as a small payload. After a pause the first goes at once."""
+    """Acks to one neighbour go out at most this often, several in a frame, or with a copy that goes there: an ack is
+    far from urgent, and a frame costs about as much as a small payload. After a pause the first goes at once."""
     announce_delay: float = _number(0.25, low=0)
-    """Announcements to one neighbour wait for more of them at most this long; while links fail, half a round-trip if that
-    is less."""
+    """Announcements to one neighbour wait for more of them at most this long; while links fail, half a round-trip if
+    that is less."""
     announced: int = _number(1024, low=1)
-    """Announced messages that are waited for, for each neighbour that announced them; what it announces above is ignored."""
+    """Announced messages that are waited for, of each neighbour that announced them; those above are ignored."""
     trees: int = _number(128, low=1)
     """Origins whose trees are remembered, those heard last: some 100 bytes each."""
     tree_life: float = _number(300.0, low=0)
     """The tree of an origin that is silent for longer is forgotten: links have changed meanwhile."""
     push_above: float = _number(0.6, low=0)
-    """Without a tree, a copy is sent where at least this share of such copies was new lately, else offered. See `NoveltyEstimate`."""
+    """Without a tree, a copy is sent where at least this share of such copies was new lately, else offered. See
+    `NoveltyEstimate`."""
     swap_hops: int = _number(3, low=1)
     """A tree is changed for a way that is this much shorter."""
     digest_every: float = _number(30.0, low=0.1)
@@ -241,11 +251,11 @@ class ReceiptsConfig:
     """A broadcast that nobody took has failed after this long, rather than at the end of its ttl: about as long as it
     takes to get a first link."""
     interim: float = _number(0.5, low=0.01)
-    """How often a count that grows but is not settled is passed on: seldom while all is well, since hundreds of peers have
-    answered by then; with the half of it a death loses hardly less, and there is a fifth more to send."""
+    """How often a count that grows but is not settled is passed on: seldom while all is well, since hundreds of peers
+    have answered by then; with the half of it a death loses hardly less, and there is a fifth more to send."""
     handful: int = _number(8, low=1)
-    """So many peers are passed on at once: what a peer has counted and not passed on is lost if it dies. Simulated with 100
-    peers of which 10% leave each minute, half of them by a crash: 0.12% are never counted, without it 0.35%."""
+    """So many peers are passed on at once: what a peer has counted and not passed on is lost if it dies. Simulated with
+    100 peers of which 10% leave each minute, half of them by a crash: 0.12% are never counted, without it 0.35%."""
     coalesce: float = _number(0.05, low=0)
     """A peer that was told something just now is told more only after this, all at once."""
     note_delay: float = _number(0.2, low=0)
@@ -260,7 +270,7 @@ class ReceiptsConfig:
     linger: float = _number(10.0, low=0)
     """Counting goes on this long after the ttl, for what is still on its way."""
     most: int = _number(1_000_000, low=1)
-    """Who tells of more peers than this lies. How many are believed follows from the size of the mesh."""
+    """A peer that tells of more than this lies. How many are believed follows from the size of the mesh."""
 
 
 @frozen(kw_only=True)
@@ -282,7 +292,7 @@ class RoutingConfig:
     """Routes, and direct messages."""
 
     ack_timeout: float = _number(1.0, low=0.01)
-    """For the first attempt; over routes as long as nothing is known of them."""
+    """For the first attempt; over routes, as long as nothing is known of them."""
     retries: int = _number(4, low=0)
     """Of a direct message over one link."""
     pending: int = _number(1024, low=1)
@@ -290,7 +300,8 @@ class RoutingConfig:
     window: int = _number(64, low=1)
     """Of them to one peer: well below `LinkConfig.outbox`."""
     seen_ids: int = _number(16_384, low=1)
-    """Ids remembered so that nothing is delivered twice: of direct messages, and as many of others that came over routes."""
+    """Ids remembered so that nothing is delivered twice: of direct messages, and as many of what else came over routes.
+    """
     patience: float = _number(30.0, low=0.1)
     """Seconds for which a direct message to a peer without a link is tried: about as long as over a link."""
     least_wait: float = _number(0.3, low=0.01)
@@ -298,7 +309,8 @@ class RoutingConfig:
     attempts: int = _number(10, low=1)
     """Of one packet at most, each another way."""
     misses: int = _number(4, low=1)
-    """Peers that know no way on, one each attempt, until it is taken that there is none: in the seconds between, a ring mends."""
+    """Peers that know no way on, one each attempt, until there is taken to be none: in the seconds between, a ring
+    mends."""
     doubtful_search: int = _number(4, low=0)
     """Links that a packet to a peer that may well be gone crosses from where it comes no nearer."""
     doubtful_misses: int = _number(2, low=1)
@@ -312,7 +324,8 @@ class RoutingConfig:
     remembered_routes: int = _number(1024, low=1)
     """Peers whose contact record is kept, and as many whose answers' time is; answers of ours kept for repetitions."""
     clock_skew: float = _number(250.0, low=0)
-    """Tolerated between the sender's clock and ours, in a packet: less than half of the time that its id is remembered."""
+    """Tolerated between the sender's clock and ours, in a packet: less than half of the time that its id is remembered.
+    """
 
 
 @frozen(kw_only=True)
@@ -334,7 +347,8 @@ class KademliaConfig:
     lookups: int = _number(32, low=1)
     """Lookups of the application at once; more wait."""
     quorum: int = _number(3, low=1)
-    """A `get` ends once so many peers gave the value: the newest of theirs is taken, since one of them may be out of date."""
+    """A `get` ends once so many peers gave the value, and takes the newest of theirs: one of them may be out of
+    date."""
     join_lookup: float = _number(2.0, low=0)
     """After the first link, jittered by half: look ourselves up, once the overlay has found our place."""
     refresh_first: float = _number(60.0, low=1)
@@ -352,8 +366,8 @@ class KademliaConfig:
     max_value: int = _number(16 * KIB, low=1)
     """Bytes of a value as encoded, at most 64 KiB: k peers keep it, and it crosses many links to them."""
     cache_time: float = _number(600.0, low=0)
-    """A value is kept so long by a peer that is just too far from its key to hold it, and half as long for every k peers
-    that are nearer."""
+    """A value is kept so long by a peer that is just too far from its key to hold it, and half as long for every k
+    peers that are nearer."""
     stored_values: int = _number(4096, low=1)
     stored_bytes: int = _number(16 * MIB, low=1 * KIB)
     """Values of others kept here; above either, those that are farthest from our id give way, or are not taken."""
@@ -374,7 +388,7 @@ class KademliaConfig:
     silent: int = _number(256, low=0)
     """Peers remembered, for a minute, as not answering, so that not every lookup waits for them anew."""
     handovers: int = _number(1024, low=1)
-    """Values that wait to be handed to a peer that should hold them; above it the oldest is left to the next republishing."""
+    """Values that wait to be handed to a peer that should hold them; above it the oldest waits for republishing."""
 
     def __attrs_post_init__(self) -> None:
         if self.k > MAX_K:
@@ -407,8 +421,8 @@ class IslandsConfig:
     quiet: float = _number(8.0, low=0)
     """After news of a bridge nobody asks the services for so long: rings of 1,000 peers merge in about this time."""
     seeds: int = _number(256, low=1)
-    """Peers on each side of a bridge that look for their place beyond it, about: all of a small island, and no more of a
-    large one than one link can carry the questions of in a second."""
+    """Peers on each side of a bridge that look for their place beyond it, about: all of a small island, and of a large
+    one no more than one link can carry the questions of in a second."""
 
 
 @frozen(kw_only=True)
@@ -428,7 +442,7 @@ class MeshConfig:
     event_buffer: int = _number(64, low=1)
     """Items a subscriber may lag behind by default, before the oldest are dropped."""
     inbox: int = _number(64, low=1)
-    """Inputs that may wait for one subsystem before who sends them waits."""
+    """Inputs that may wait for one subsystem before their senders wait."""
     links: LinkConfig = LinkConfig()
     signaling: SignalingConfig = SignalingConfig()
     topology: TopologyConfig = TopologyConfig()
@@ -443,7 +457,7 @@ class MeshConfig:
     def __attrs_post_init__(self) -> None:
         if self.links.receive_window < self.max_frame:
             raise ConfigError(
-                f"LinkConfig.receive_window must hold one whole frame: {self.max_frame} bytes or more for this max_payload"
+                f"LinkConfig.receive_window must hold one whole frame: {self.max_frame} bytes for this max_payload"
             )
         if self.links.low_water > self.links.high_water:
             raise ConfigError("LinkConfig.low_water must not be above high_water")

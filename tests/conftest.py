@@ -1,6 +1,7 @@
 """Hypothesis profiles, chosen by HYPOTHESIS_PROFILE, and what the garbage collector looks at.
 
-`quick` takes a seventh of the examples, for every day; `ci` takes all of them, the same each time; `soak` is for a night.
+`quick` takes a seventh of the examples, for every day; `ci` takes all of them, the same each time; `soak` is for a
+night.
 """
 
 import gc

@@ -4,6 +4,7 @@ import inspect
 import tomllib
 from pathlib import Path
 
+import attrs
 import pytest
 
 import p2pmesh
@@ -20,6 +21,11 @@ def test_all_is_sorted_and_complete():
     public = {name for name, thing in vars(p2pmesh).items() if not name.startswith("_") and not inspect.ismodule(thing)}
     assert list(p2pmesh.__all__) == sorted(p2pmesh.__all__)
     assert public == set(p2pmesh.__all__)
+
+
+def test_every_config_that_a_mesh_takes_is_public():
+    nested = {type(value).__name__ for value in attrs.asdict(p2pmesh.MeshConfig(), recurse=False).values()}
+    assert {name for name in nested if name.endswith("Config")} <= set(p2pmesh.__all__)
 
 
 def test_every_public_method_is_documented():

@@ -13,12 +13,12 @@ from p2pmesh.errors import ConfigError, InvalidPeerId, MeshError
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it: 128 + SIGINT."""
 _UNREAD = (BrokenPipeError, SystemExit)
-"""When nobody reads our output any more; rich makes the second out of the first."""
+"""Raised when nobody reads our output any more; rich makes the second out of the first."""
 _LONGEST = 1000
 
 
 class Commands(click.Group):
-    """A group of commands whose failures are told in one line. What is left to raise is a bug of ours."""
+    """A group of commands whose failures are told in one line. Any other exception is a bug of ours."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

@@ -1,4 +1,4 @@
-"""`p2pmesh id`: who a peer is."""
+"""`p2pmesh id`: the peer id of an identity file."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ _CHUNK = 65_536
 
 
 class LineSplitter:
-    """Cuts bytes as they arrive into lines, without their line ends."""
+    """Cuts arriving bytes into lines, without their line ends."""
 
     def __init__(self) -> None:
         self._parts: list[bytes] = []
@@ -28,15 +28,15 @@ class LineSplitter:
         return whole
 
     def rest(self) -> bytes:
-        """What came after the last line end."""
+        """The rest after the last line end."""
         return b"".join(self._parts)
 
 
 class LineReader:
     """Lines of a file descriptor, one at a time, without blocking Trio.
 
-    Reads in a thread: a file can't be waited for, and a pipe set to non-blocking would be so for its other users too. By
-    descriptor: an abandoned thread must not hold the lock of `sys.stdin` when the interpreter shuts down.
+    Reads in a thread: a file can't be waited for, and a pipe set to non-blocking would be so for its other users too.
+    By descriptor: an abandoned thread must not hold the lock of `sys.stdin` when the interpreter shuts down.
     """
 
     def __init__(self, descriptor: int) -> None:

@@ -10,7 +10,7 @@ import click
 F = TypeVar("F", bound="Callable[..., Any]")
 
 DEFAULT_URL = "ws://localhost:8080"
-"""Where `p2pmesh serve` listens if it is not told otherwise."""
+"""Where `p2pmesh serve` listens by default."""
 
 
 def option(*declarations: str, **attributes: Any) -> Callable[[F], F]:

@@ -1,4 +1,7 @@
-"""Pictures that commands draw: what `--plot` takes, checked before anything runs, and told plainly if it can't be written."""
+"""Pictures that commands draw.
+
+What `--plot` takes is checked before anything runs; a picture that can't be written ends in one plain line.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ PLOT: Final = click.Path(dir_okay=False, path_type=Path)
 
 
 def check_plot(path: Path) -> None:
-    """See that a picture can be drawn before a long run.
+    """Check before a long run that a picture can be drawn.
 
     Raises:
       click.UsageError: if it can't.
@@ -26,7 +29,7 @@ def check_plot(path: Path) -> None:
     if not path.parent.is_dir():
         raise click.UsageError(f"--plot can't write {path}: there is no directory {path.parent}")
     if importlib.util.find_spec("matplotlib") is None:
-        raise click.UsageError("--plot needs matplotlib: pip install 'p2pmesh[plot]'")
+        raise click.UsageError("--plot needs matplotlib: pip install 'p2pmesh[plot]', in a checkout '.[plot]'")
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Text of strangers, made fit to be printed on a terminal."""
+"""Makes text of strangers safe to print on a terminal."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import unicodedata
 _ESCAPES = re.compile(
     r"""
       (?:\x1b\[|\x9b) [0-?]* [ -/]* [@-~]?                      # CSI: colours, cursor moves
-    | (?:\x1b[\]PX^_]|[\x9d\x90\x98\x9e\x9f]) [^\x07\x1b\x9c]* (?:\x07|\x1b\\|\x9c)?  # OSC, DCS: titles, links, clipboard
+    | (?:\x1b[\]PX^_]|[\x9d\x90\x98\x9e\x9f]) [^\x07\x1b\x9c]* (?:\x07|\x1b\\|\x9c)?  # OSC, DCS: titles, links
     | \x1b [ -/]* [0-~]?                                        # the short ones
     """,
     re.VERBOSE,

@@ -1,4 +1,4 @@
-"""`benchmarks/gossip.py`: its measures run and find what is there, and its summary says what was met and what is published."""
+"""`benchmarks/gossip.py`: its measures find what is there, and its summary says what was met and what is published."""
 
 import random
 

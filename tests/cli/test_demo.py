@@ -325,7 +325,7 @@ def connected_children(process):
 
 
 def is_peer(pid):
-    """Whether it runs already: a child that is stopped before would stop its parent, too, which waits for it to begin."""
+    """Whether it runs already: a child stopped before that would stop its parent, too, which waits for it to begin."""
     return b"demo-peer" in Path(f"/proc/{pid}/cmdline").read_bytes()
 
 

@@ -83,8 +83,8 @@ def report_of(violations):
     return Report(
         scenario="x", peers=2, max_peers=1, seed=0, virtual_s=1.0, wall_s=0.1, events=5, trace_hash="00", joined=2,
         ring_cycles=1, islands=1, broadcasts=0, expected=0, delivered=0, redundancy=0.0, last_hop={"mean": 0, "max": 0},
-        latency_s={"p50": 0.0, "p99": 0.0}, receipts_exact=0, control_bytes_per_peer_s=0.0, violations=tuple(violations),
-        account="seed: 0\ntrace: ...",
+        latency_s={"p50": 0.0, "p99": 0.0}, receipts_exact=0, control_bytes_per_peer_s=0.0,
+        violations=tuple(violations), account="seed: 0\ntrace: ...",
     )  # fmt: skip
 
 

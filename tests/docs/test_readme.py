@@ -1,5 +1,6 @@
 """The README tells the truth."""
 
+import ast
 import re
 import subprocess
 import sys
@@ -35,3 +36,28 @@ def test_the_example_runs_as_printed():
 def test_every_relative_link_leads_somewhere():
     for target in re.findall(r"\]\((?!http)([^)#]+)", README):
         assert (ROOT / target).exists(), target
+
+
+def configs():
+    tree = ast.parse((ROOT / "p2pmesh" / "config.py").read_text())
+    return [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name.endswith("Config")]
+
+
+def is_text(node):
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+
+
+@pytest.mark.parametrize("config", [pytest.param(config, id=config.name) for config in configs()])
+def test_every_field_of_a_config_says_why(config):
+    """In the docstring below it, which two fields that belong together may share."""
+    without = [
+        field.target.id
+        for field, after, then in zip(
+            config.body, [*config.body[1:], None], [*config.body[2:], None, None], strict=True
+        )
+        if isinstance(field, ast.AnnAssign)
+        and not ast.unparse(field.annotation).endswith("Config")
+        and not is_text(after)
+        and not (isinstance(after, ast.AnnAssign) and is_text(then))
+    ]
+    assert not without

@@ -16,9 +16,9 @@ from p2pmesh.keyspace import PeerId, short
 
 NAME_LENGTH = 24
 MOST_PEOPLE = 1000
-"""Newcomers beyond are not listed (their messages are shown): identities cost an attacker nothing."""
+"""Most people listed; messages of others are shown all the same. Identities cost an attacker nothing."""
 SILENCE = 60.0
-"""Seconds after which somebody who said nothing is taken to be gone: three announcements missed."""
+"""Seconds of silence after which somebody is taken to be gone: three announcements missed."""
 _TAG = 4
 """Digits of the id that tell namesakes apart."""
 
@@ -50,7 +50,7 @@ Change: TypeAlias = Joined | Left | Renamed
 
 
 class NoSuchPersonError(LookupError):
-    """Nobody, or more than one, goes by that name; the text says so, for people."""
+    """Nobody, or more than one, goes by that name; the text is for users."""
 
 
 @define
@@ -60,9 +60,9 @@ class Person:
     peer_id: PeerId
     name: str
     said_at: float
-    """When it last said something of itself, by its own clock: what is older arrived late and is not news."""
+    """When it last announced itself, by its own clock; what is older arrived late and is no news."""
     heard_at: float
-    """When we heard it, by our clock."""
+    """When we heard that, by our clock."""
 
 
 def clean_name(text: Any) -> str:
@@ -79,7 +79,7 @@ class People:
         self.own_name = name
         self._people: dict[PeerId, Person] = {}
         self._gone: OrderedDict[PeerId, float] = OrderedDict()
-        """When those who left said so, by their own clocks."""
+        """When people that left said so, by their own clocks."""
 
     def __len__(self) -> int:
         return len(self._people)
@@ -93,7 +93,7 @@ class People:
         return peer in self._people
 
     def heard(self, peer: PeerId, name: str, said_at: float, now: float) -> Change | None:
-        """This peer says that it is here."""
+        """Note that this peer says it is here."""
         if said_at <= self._gone.get(peer, float("-inf")):
             return None
         person = self._people.get(peer)
@@ -109,7 +109,7 @@ class People:
         return Renamed(old, self.label(peer))
 
     def left(self, peer: PeerId, why: str, said_at: float | None = None) -> Change | None:
-        """This peer is gone: it said so itself, at that time of its clock, or it is unreachable."""
+        """Note that this peer is gone: it said so, at that time of its clock, or it is unreachable."""
         person = self._people.get(peer)
         if said_at is not None:
             self._remember_gone(peer, said_at)
@@ -120,7 +120,7 @@ class People:
         return Left(who, why)
 
     def expire(self, now: float) -> list[Change]:
-        """Those who have been silent for too long are gone."""
+        """Drop people that have been silent for too long."""
         silent = [person.peer_id for person in self._people.values() if now - person.heard_at > SILENCE]
         return [change for peer in silent if (change := self.left(peer, "fell silent")) is not None]
 

@@ -1,8 +1,9 @@
 """A chat over a mesh: who is there, what they say, and what the user types.
 
-Everything said to all is a broadcast `{"text": ..., "name": ...}` on the topic `chat`; the same to one person is a direct
-message. On the topic `chat/presence` peers broadcast `{"presence": "hello" | "here" | "bye", "name": ...}`: `hello` when
-they meet somebody they don't know, which everybody answers with `here`; `here` from time to time; `bye` when they leave.
+Everything said to all is a broadcast `{"text": ..., "name": ...}` on the topic `chat`; the same to one person is a
+direct message. On the topic `chat/presence` peers broadcast `{"presence": "hello" | "here" | "bye", "name": ...}`:
+`hello` when they meet somebody they don't know, which everybody answers with `here`; `here` from time to time; `bye`
+when they leave.
 """
 
 from __future__ import annotations
@@ -35,16 +36,16 @@ PRESENCE = "chat/presence"
 ANNOUNCE_EVERY = 20.0
 """Seconds between unasked announcements; three may be lost until the others take us for gone."""
 ANNOUNCE_PAUSE = 1.0
-"""Seconds between any two, so that a flood of `hello`s is not answered by one of `here`s."""
+"""Least seconds between two announcements, so that a flood of `hello`s is not answered by one of `here`s."""
 PRESENCE_TTL = ANNOUNCE_EVERY
-"""An older announcement has been followed by a newer one."""
+"""Seconds after which an announcement is stale: a newer one has followed."""
 UNSETTLED = 64
-"""Messages that may be on their way before the next line waits."""
+"""Unsettled messages above which the next line waits."""
 DIRECT_TIMEOUT = 10.0
 QUIT_GRACE = 2.0
 """Seconds that `/quit` waits for messages that are on their way."""
 BYE_TIMEOUT = 1.0
-"""Seconds; the others would notice our silence too."""
+"""Seconds for the goodbye; without it the others notice our silence."""
 LONGEST = 4000
 """Characters of a message that are shown."""
 
@@ -57,7 +58,7 @@ HELP = """\
 
 
 class Chat:
-    """One person's chat over a mesh that is open already."""
+    """One user's chat, over an open mesh."""
 
     def __init__(self, mesh: Mesh, name: str, terminal: Terminal) -> None:
         self.failed: int = 0
@@ -76,7 +77,7 @@ class Chat:
         """Chat until the user quits, input ends or the mesh does.
 
         Args:
-          patience: Seconds that a first message waits for a first neighbour. Somebody at a terminal sees who is there and
+          patience: Seconds that a first message waits for a first neighbour. A user at a terminal sees who is there and
             needs none; what comes out of a pipe would be gone before the mesh is up.
         """
         mesh = self._mesh

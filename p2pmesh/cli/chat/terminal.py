@@ -24,7 +24,7 @@ class Terminal(Protocol):
     """Where the user is."""
 
     interactive: bool
-    """Whether a person sits there, as opposed to a pipe."""
+    """Whether this is a terminal rather than a pipe."""
 
     def show(self, line: str, *, dim: bool = False) -> None:
         """Print a line."""
@@ -34,7 +34,7 @@ class Terminal(Protocol):
 
 
 class Pipe:
-    """Standard input and output when one of them is no terminal: plain lines."""
+    """Plain lines, for when standard input or output is no terminal."""
 
     interactive = False
 
@@ -50,7 +50,7 @@ class Pipe:
 
 
 class Screen:
-    """A person at a terminal. What arrives while they type is printed above their line."""
+    """A terminal. What arrives while the user types is printed above that line."""
 
     interactive = True
 
@@ -79,7 +79,7 @@ class Screen:
 
 @asynccontextmanager
 async def open_terminal() -> AsyncGenerator[Terminal]:
-    """The terminal that this process has; it is left as it was found."""
+    """The terminal of this process, restored when the block ends."""
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         yield Pipe()
         return
@@ -92,7 +92,7 @@ async def open_terminal() -> AsyncGenerator[Terminal]:
 
 @contextmanager
 def _settings_restored() -> Generator[None]:
-    """A thread that is abandoned in `input` leaves the terminal in readline's mode, which shows no typing."""
+    """Restore the mode: a thread abandoned in `input` leaves readline's, which shows no typing."""
     try:
         import termios
     except ImportError:  # not on Windows, which has no such modes

@@ -12,13 +12,13 @@ from p2pmesh.cli.options import json_option, option
 from p2pmesh.cli.plots import PLOT, check_plot, drawing
 
 MOST_PEERS = 200
-"""Below `ServerConfig.clients_per_address`; at about 60 MB each, memory ends before."""
+"""Most peers: below `ServerConfig.clients_per_address`. At about 60 MB each, memory ends before."""
 SMALLEST = 2
-"""Peers that are a mesh already; with a third, one can come late and still find somebody whom no server told it of."""
+"""Peers that are a mesh; with one more, that can come late and find a peer that no server named."""
 PARTITION = 12.0
 """Seconds of `--partition`: more than twice what links take to find that their peers are silent."""
 HALVES = 4
-"""Peers of which each half is still more than one."""
+"""Fewest peers with `--partition`: each half has more than one."""
 LARGEST = 1024 * 1024
 """`MeshConfig.max_payload`."""
 
@@ -41,7 +41,7 @@ LARGEST = 1024 * 1024
     type=click.FloatRange(min=1, max=300),
     default=None,
     metavar="[SECONDS]",
-    help=f"Part them into two halves that can't reach each other for a while, {PARTITION:g} s if not said; then join them.",
+    help=f"Part them into two halves that can't reach each other, for {PARTITION:g} s if not said; then join them.",
 )
 @option(
     "--plot", type=PLOT, default=None, metavar="FILE.svg", help="Draw the overlay: the ring, and the links across it."
@@ -63,15 +63,15 @@ def demo(
 ) -> None:
     """Run a mesh on this machine and see whether everything arrives.
 
-    Starts a signaling server and the peers, each its own process with real WebRTC over loopback. Once they are one mesh,
-    each sends its broadcasts to all, and a direct message to each other one. Needs no network.
+    Starts a signaling server and the peers, each its own process with real WebRTC over loopback. Once they are one
+    mesh, each sends its broadcasts to all, and a direct message to each other one. Needs no network.
 
-    With --kill-server the last peer comes when the server is dead: it gets one link with the help of another server, which only
-    the first peer knows of and which is killed as well, and makes the rest of its links through the mesh.
+    With --kill-server the last peer comes when the server is dead: it gets one link with the help of another server,
+    which only the first peer knows of and which is killed as well, and makes the rest of its links through the mesh.
 
-    With --partition, two halves of the peers lose each other's packets once they are one mesh, and the second half loses the
-    signaling server, too. Each peer sends its broadcasts in that time; then the packets pass again, and all of them have to
-    arrive everywhere.
+    With --partition, two halves of the peers lose each other's packets once they are one mesh, and the second half
+    loses the signaling server, too. Each peer sends its broadcasts in that time; then the packets pass again, and all
+    of them have to arrive everywhere.
 
     The exit status is 0 only if everything arrived, once, and every receipt says so.
     """

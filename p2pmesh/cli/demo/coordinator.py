@@ -1,4 +1,4 @@
-"""Puts the demo on: a signaling server, the peer processes, and their orders from start to end."""
+"""Leads the demo through its stages: a signaling server, the peer processes, and their orders."""
 
 from __future__ import annotations
 
@@ -41,18 +41,19 @@ from p2pmesh.cli.sanitize import printable
 from p2pmesh.server import open_signaling_server
 
 REST = 0.5
-"""Seconds without a change of links after which the mesh is at rest: receipts are exact, and no neighbour is given up for a
-better one while it is talked to."""
+"""Seconds without a change of links after which the mesh is at rest: receipts are exact, and no neighbour is given up
+for a better one while it is talked to."""
 REST_SHARE = 0.5
-"""Of the time that they took to connect: a machine that is busy with other things takes longer for each further link, too."""
+"""Share of the time that the peers took to connect which is waited for rest as well: a busy machine takes longer for
+each further link, too."""
 QUIET = 0.2
 """Seconds without news after which no duplicate is on its way any more; a delivery takes some milliseconds."""
 LEAVE_TIMEOUT = 5.0
 LEAVE_EACH = 0.5
-"""For the last reports and goodbyes, and more for each peer that has to share a processor: the library's own limit for leaving
-is 4 s, and a process that ends does so for some tenths of a second."""
+"""Seconds for the last reports and goodbyes, and those added for each peer that has to share a processor. The library's
+own limit for leaving is 4 s, and a process takes some tenths of a second to end."""
 SPEECH = 0.8
-"""The share of a partition over which its broadcasts are spread: all are sent by its end."""
+"""Share of a partition over which its broadcasts are spread, so that all are sent by its end."""
 HEALING = 60.0
 """Seconds for which a broadcast is offered beyond the end of the partition in which it was sent."""
 KILL_AFTER = 2.0
@@ -66,21 +67,21 @@ _LAST_WORDS = 1000
 
 @define
 class _Process:
-    """A peer's process and the talk with it."""
+    """A peer's process, and the pipe to and from it."""
 
     peer: Peer
     process: trio.Process
     last_words: deque[str] = field(factory=lambda: deque(maxlen=2))
 
     async def order(self, order: Order) -> None:
-        """Give an order. A process that has gone says so elsewhere: by its end."""
+        """Give an order. That a process has gone shows elsewhere, by its end."""
         stdin = cast("trio.abc.SendStream", self.process.stdin)  # a pipe, as all three
         with contextlib.suppress(trio.BrokenResourceError):
             await stdin.send_all(encode(order))
 
 
 class Demo:
-    """One run. `stage` is what is known so far, for whoever shows it."""
+    """One run. `stage` is what is known so far, for display."""
 
     def __init__(self, plan: Plan, *, debug: bool = False) -> None:
         self.stage: Stage = Stage(plan, [Peer(number) for number in range(1, plan.peers + 1)])
@@ -95,7 +96,7 @@ class Demo:
         self._urls: tuple[str, ...] = ()
 
     async def run(self) -> None:
-        """Put it on from start to end. What goes wrong is noted in `stage.errors`; nothing is left running."""
+        """Run it from start to end. What goes wrong is noted in `stage.errors`; nothing is left running."""
         plan = self.stage.plan
         timeout = plan.timeout + (plan.partition or 0.0)
         async with self._serve(), trio.open_nursery() as nursery:
@@ -131,7 +132,7 @@ class Demo:
             yield
 
     async def _start(self, nursery: trio.Nursery) -> None:
-        """Start all processes, not more at a time than there are processors: more would only slow each other down."""
+        """Start all processes, as many at a time as there are processors: more would slow one another down."""
         for peer in self.stage.peers:
             await self._until(lambda: sum(not peer.ready for peer in self._started) < _PROCESSORS)
             self._last_start = trio.current_time()
@@ -139,7 +140,7 @@ class Demo:
         await self._until(lambda: all(peer.ready for peer in self.stage.peers))
 
     async def _connect(self) -> None:
-        """Let all join who do so while there is a signaling server; only the first knows of the newcomer's."""
+        """Let the peers join that do so while there is a signaling server; only the first knows of the newcomer's."""
         plan = self.stage.plan
         for process in self._processes[: plan.founders]:
             await self._join(process, self._urls if process.peer.number == 1 else self._urls[:1])
@@ -164,7 +165,8 @@ class Demo:
     async def _go_on_without_servers(self) -> None:
         """Kill the signaling server, and let one more peer come.
 
-        It gets one link by a server that only the first peer knows of; then that is killed, too, and the rest is the mesh's.
+        It gets one link by a server that only the first peer knows of; then that is killed, too, and the rest is the
+        mesh's.
         """
         stage, newcomer = self.stage, self._processes[-1]
         server, door = self._servers
@@ -178,7 +180,7 @@ class Demo:
         stage.newcomer_s = trio.current_time() - began
 
     async def _come_to_rest(self) -> None:
-        """Wait until the ring is closed, and nothing changes any more."""
+        """Wait until the ring is closed and nothing changes any more."""
         stage, at_rest = self.stage, False
         while not at_rest:
             await self._until(lambda: not stage.ring_gaps)

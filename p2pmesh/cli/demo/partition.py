@@ -1,8 +1,8 @@
 """The demo's switch for a network partition: what a peer sends to some others is lost, and so is its signaling server.
 
-It acts where a network would. Datagrams are dropped below WebRTC, so that links fall silent and end by their time-outs, and
-nothing that is said about it crosses either; what outlives a short cut goes on where it was. Each side drops what it sends:
-when all peers of two groups do, nothing passes.
+It acts where a network would. Datagrams are dropped below WebRTC, so that links fall silent and end by their
+time-outs, and nothing that is said about it crosses either; what outlives a short cut goes on where it was. Each side
+drops what it sends: when all peers of two groups do, nothing passes.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class CutDialer(WebRTCDialer):
         self._lost: frozenset[PeerId] = frozenset()
 
     def cut(self, peers: Iterable[PeerId]) -> None:
-        """From now on nothing reaches these peers, and all others again."""
+        """Put these peers out of reach, and no others."""
         self._lost = frozenset(peers)
         for carrier in self._far:
             self._apply(carrier)
@@ -64,7 +64,7 @@ class CutDialer(WebRTCDialer):
 
 
 def _lose(_data: object, _address: object = None) -> None:
-    """Stands in for the `sendto` of a socket."""
+    """Stand-in for the `sendto` of a socket."""
 
 
 class CutTransport(Transport):
@@ -80,7 +80,7 @@ class CutTransport(Transport):
         return self._transport.name
 
     def cut(self) -> None:
-        """From now on the service can't be reached, and the connection to it is gone."""
+        """Put the service out of reach, and end the connection to it."""
         self.is_cut = True
         for connection in self._connections:
             connection.interrupt()
@@ -158,7 +158,7 @@ class Switch:
                 transport.cut()
 
     def heal(self) -> None:
-        """Everything can be reached again."""
+        """Put everything within reach again."""
         self.is_healed = True
         self.dialer.cut(())
         for transport in self.transports:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 MOST_NAMES: Final = 60
 """Peers whose numbers find room round the ring."""
 CLOSE: Final = 0.012
-"""Turns of the ring between two peers whose numbers would overlap."""
+"""Share of the ring within which the numbers of two peers would overlap."""
 
 
 def draw(stage: Stage, path: Path) -> None:
@@ -39,7 +39,7 @@ def draw(stage: Stage, path: Path) -> None:
 
 
 def _write_numbers(axes: Axes, picture: Picture) -> None:
-    """Write round the ring which peer is which; of two that are close to each other, one stands further out."""
+    """Write the peers' numbers round the ring; of two that are close together, one stands further out."""
     before, is_out = -1.0, False
     for number, turn in sorted(picture.positions.items(), key=itemgetter(1)):
         is_out = not is_out and turn - before < CLOSE

@@ -76,7 +76,7 @@ class Severed(msgspec.Struct, frozen=True, tag="severed"):
 
 
 class Progress(msgspec.Struct, tag="progress"):
-    """How far the talk is."""
+    """How far sending and receiving have come."""
 
     sent: int = 0
     """Broadcasts."""

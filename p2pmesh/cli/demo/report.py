@@ -1,4 +1,4 @@
-"""What the demo knows of its peers, and what it makes of it. Plain data: no processes, no clock."""
+"""What the demo knows of its peers, and what follows from it. Plain data: no processes, no clock."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CUT_OFF: Final = 2
 
 @frozen
 class Plan:
-    """What is to be shown."""
+    """All that a view shows."""
 
     peers: int
     messages: int
@@ -59,7 +59,7 @@ class Peer:
     """One peer process, as far as it has told."""
 
     number: int
-    """From 1, as people count."""
+    """Counted from 1."""
     pid: int | None = None
     ready: bool = False
     peer_id: str | None = None
@@ -85,15 +85,15 @@ class Stage:
     peers: list[Peer] = field(factory=list)
     connected_s: float | None = None
     newcomer_s: float | None = None
-    """Seconds that the one who came without a server took to have its links."""
+    """Seconds until the peer that came without a server had its links."""
     door: str | None = None
-    """The one peer whom the newcomer found without the mesh."""
+    """The one peer that the newcomer found without the mesh."""
     islands_seen: int | None = None
-    """How many there were as the partition ended."""
+    """Islands at the end of the partition."""
     healed_s: float | None = None
-    """Seconds from then until there was one."""
+    """Seconds from then until there was one island."""
     caught_up_s: float | None = None
-    """And until everybody had everything."""
+    """Seconds from then until every peer had everything."""
     errors: list[str] = field(factory=list)
 
     @property
@@ -103,7 +103,7 @@ class Stage:
         return [(a, b) for a in said for b in said if a < b and b in said[a] and a in said[b]]
 
     def islands(self) -> list[set[str]]:
-        """Who reaches whom over links: those who have joined, in groups."""
+        """The peers that have joined, in groups that reach one another over links."""
         neighbours: dict[str, list[str]] = {peer.peer_id: [] for peer in self.peers if peer.peer_id is not None}
         for a, b in self.links:
             neighbours[a].append(b)
@@ -121,20 +121,20 @@ class Stage:
         return groups
 
     def is_connected(self, count: int) -> bool:
-        """Whether so many peers are there, and there is a way over links from each of them to each other one."""
+        """Whether so many peers are there, each reachable from each other over links."""
         groups = self.islands()
         return len(groups) == 1 and len(groups[0]) == count
 
     @property
     def ring_gaps(self) -> int:
-        """How many of those who have joined lack a link to the next one on the ring of ids: with none, all routes lead on."""
+        """How many peers that have joined lack a link to the next one on the ring: with none, all routes lead on."""
         ring = sorted(peer.peer_id for peer in self.peers if peer.peer_id is not None)
         linked = {frozenset(link) for link in self.links}
         return sum(a != b and frozenset((a, b)) not in linked for a, b in zip(ring, ring[1:] + ring[:1], strict=True))
 
     @property
     def newcomer_links(self) -> list[str]:
-        """Links of the one who came without a server that were made through the mesh: all but that to the door."""
+        """Links that the newcomer without a server made through the mesh: all but its first."""
         newcomer = self.peers[-1].peer_id
         ends = [b if a == newcomer else a for a, b in self.links if newcomer in {a, b}]
         return [peer for peer in ends if peer != self.door]

@@ -1,4 +1,4 @@
-"""The demo's signaling servers when they are to be killed: processes of their own, which nothing outlives."""
+"""Signaling servers that the demo can kill: each a process of its own, which ends with the demo at the latest."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STARTS_WITHIN: Final = 30.0
 
 
 async def run_server() -> None:
-    """Serve, and say where, until nobody holds the other end of our stdin any more."""
+    """Serve, and say where, until our stdin ends."""
     async with open_signaling_server() as server:
         sys.stdout.write(f"{server.url}\n")
         sys.stdout.flush()
@@ -39,7 +39,7 @@ class ServerProcess:
         return self._process.pid
 
     async def kill(self) -> None:
-        """End it without a word, and wait until it is gone."""
+        """Kill it, and wait until it is gone."""
         self._process.kill()
         await self._process.wait()
 

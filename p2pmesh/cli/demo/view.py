@@ -1,4 +1,4 @@
-"""What a person sees of the demo: a live table on a terminal, lines elsewhere, and a summary."""
+"""The demo as text: a live table on a terminal, lines elsewhere, and a summary."""
 
 from __future__ import annotations
 
@@ -120,13 +120,13 @@ def _state(stage: Stage, peer: Peer) -> str:
 
 
 def print_summary(summary: dict[str, Any], console: Console) -> None:
-    """The result for a person."""
+    """The result as text."""
     for line in summary_lines(summary):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def summary_lines(summary: dict[str, Any]) -> list[str]:
-    """The result, a line for each matter."""
+    """The lines of the result."""
     connected, latency, receipts = summary["connected_s"], summary["latency_ms"], summary["receipts"]
     lines = [
         f"{summary['peers']} peers, {summary['links']} links, "

@@ -44,7 +44,7 @@ from p2pmesh.subscription import Subscription
 
 TOPIC = "demo"
 CONFIG: Final = MeshConfig(signaling=SignalingConfig(retry_cap=4.0))
-"""A demo waits less long for a server that is out of reach than a mesh that lasts."""
+"""With shorter pauses between tries to reach a server: a demo has less time than a mesh that lasts."""
 REPORT_PAUSE = 0.1
 """Seconds between reports of progress: what a live view can show."""
 _SLACK = 64
@@ -65,7 +65,7 @@ async def run_peer() -> None:
 
 
 def _warm_up() -> None:
-    """Import what the first link needs, so that it isn't imported by all peers while they connect."""
+    """Import what the first link needs now, rather than while all peers connect."""
     importlib.import_module("p2pmesh.transports.websocket")
     gc.freeze()  # else the collector goes through all of that, and once more for half a second as the process ends
 
@@ -89,13 +89,13 @@ async def _follow(orders: LineReader) -> None:
 
 
 async def _order(orders: LineReader) -> Order:
-    """The next order. If nobody is there to give it any more: to stop."""
+    """The next order; `Stop` once nobody is there to give any."""
     line = await orders.read()
     return Stop() if line is None else ORDERS.decode(line)
 
 
 def seeded(seed: str | None) -> tuple[Identity | None, random.Random | None]:
-    """The identity and the randomness that follow from a seed; None, for new ones, without."""
+    """The identity and the randomness that follow from a seed, or None and None for new ones."""
     if seed is None:
         return None, None
     return Identity.from_seed(hashlib.sha256(seed.encode()).digest()), random.Random(seed)

@@ -27,9 +27,9 @@ from p2pmesh.cli.plots import PLOT, check_plot, drawing
 def simulate(*, scenario: str, peers: int, max_peers: int, seed: int, plot: Path | None, as_json: bool) -> None:
     """Simulate a mesh under a SCENARIO of faults, and see whether it delivers.
 
-    All protocols of all peers run in this process, in virtual time, over links with the latencies and the faults of the
-    scenario: quiet, join-storm, churn, mass-failure, partition, flaky-links, server-outage or hostile, or the path of a TOML
-    file of your own.
+    All protocols of all peers run in this process, in virtual time, over links with the latencies and the faults of
+    the scenario: quiet, join-storm, churn, mass-failure, partition, flaky-links, server-outage or hostile, or the
+    path of a TOML file of your own.
 
     The exit status is 0 only if nothing happened that must not: every broadcast reached everybody, once.
     """

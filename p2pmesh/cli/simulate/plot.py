@@ -27,7 +27,7 @@ _BINS: Final = 40
 _STEPS: Final = 16
 """Straight pieces of a curve."""
 _NEXT_ON_RING: Final = 1.5
-"""A link no longer than this many times the mean gap between peers is drawn as one to the next on the ring."""
+"""Factor on the mean gap between peers, up to which a link is drawn as one of the ring."""
 
 
 def draw(report: Report, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a person sees of a simulation: a bar while it runs, and a table when it is over."""
+"""A simulation as text: a bar while it runs, and a table when it is over."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from p2pmesh.simulation.report import Report
 from p2pmesh.simulation.scenario import Scenario, run
 
 _MOST_VIOLATIONS = 10
-"""That are shown; the JSON has all of them."""
+"""Violations that are shown; the JSON has all of them."""
 
 
 def run_with_progress(scenario: Scenario, *, peers: int, max_peers: int, seed: int, console: Console) -> Report:
@@ -32,7 +32,7 @@ def run_with_progress(scenario: Scenario, *, peers: int, max_peers: int, seed: i
 
 
 def print_report(report: Report, console: Console) -> None:
-    """The result for a person."""
+    """The result as text."""
     title = f"{report.scenario}: {report.peers} peers of {report.max_peers} links, seed {report.seed}"
     table = Table(title=title, title_justify="left", title_style="bold", show_header=False, box=None, pad_edge=False)
     table.add_column(style="dim")

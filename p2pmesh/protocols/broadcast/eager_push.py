@@ -120,6 +120,7 @@ class SendWindow:
         self.in_flight: Window[str, InFlight] = Window(config.window, config.window_bytes)
         self.backlog: dict[str, StoredMessage] = {}
         self._backlog_bytes = 0
+        self.asked_for: set[str] = set()
         self._acks = 0
         self._config = config
         self._strays = 0
@@ -172,15 +173,16 @@ class SendWindow:
         if not self.backlog:
             return None
         message = next(iter(self.backlog.values()))
-        is_behind = self.behind_since is not None
-        size = 0 if is_behind else message.size
+        offered = self.behind_since is not None and message.data.id not in self.asked_for
+        size = 0 if offered else message.size
         if not self.in_flight.has_room(size):
             return None
         self.unpark(message.data.id)
-        return self._start(message, size, now, offered=is_behind)
+        return self._start(message, size, now, offered=offered)
 
     def unpark(self, message_id: str) -> bool:
         """Take it out of the backlog; False if it is not there. Once that is empty, the link is not behind any more."""
+        self.asked_for.discard(message_id)
         message = self.backlog.pop(message_id, None)
         if message is None:
             return False
@@ -360,7 +362,9 @@ class EagerPush:
         link.settle(message_id)
         if self._launch(link, message, now, offered=False):
             return [self._send((peer,), message, offered=False)]
-        return self._park(link, message, now)
+        decisions = self._park(link, message, now)
+        link.asked_for.add(message_id)  # it goes as a copy, even if the link is behind
+        return [*decisions, *self._pump(link, now)]  # an offer may have left its place
 
     def retry(self, peer: PeerId, message_id: str, now: float) -> PushDecisions:
         """Repeat what was not acknowledged in time, up to a limit."""
@@ -485,7 +489,11 @@ class EagerPush:
         peer, message_id = link.peer.peer_id, message.data.id
         self._timers.cancel((Due.RETRY, peer, message_id))
         link.settle(message_id)
-        decisions: PushDecisions = [Settled(message, peer, adopted)]
+        return [Settled(message, peer, adopted), *self._pump(link, now)]
+
+    def _pump(self, link: SendWindow, now: float) -> PushDecisions:
+        """Let what waits take the room in the window."""
+        decisions: PushDecisions = []
         while (entry := link.relaunch(now)) is not None:
             self._await_ack(link, entry.message.data.id, 1, now)
             decisions.append(self._send((link.peer.peer_id,), entry.message, offered=entry.offered))

@@ -1,0 +1,55 @@
+"""How soon the overlay is one ring again, what that costs, and what it costs when nothing happens."""
+
+import random
+
+import pytest
+
+from tests.figures.measures import Limit, check, healing, joins, mesh, newcomer, rest
+
+JOINS = {  # of 30 peers, ten a second
+    "whole_s": Limit(7, today=4.1),
+    "frames": Limit(22_000, today=14_204),
+    "bytes": Limit(19_000_000, today=10_324_168),
+    "links_opened": Limit(110, today=80),
+    "service_messages": Limit(420, today=294),
+}
+NEWCOMER = {  # to 30 peers at rest
+    "whole_s": Limit(2, today=1.3),
+    "frames": Limit(950, today=518),
+    "bytes": Limit(690_000, today=345_443),
+    "links_opened": Limit(12, today=7.5),
+    "service_messages": Limit(13, today=9),
+}
+HEALING = {  # of 12 peers in two halves
+    "whole_s": Limit(15, today=6.2),
+    "frames": Limit(2_200, today=1_357),
+    "bytes": Limit(1_300_000, today=833_698),
+    "links_opened": Limit(24, today=15),
+}
+REST = {  # of 20 peers
+    "frames_per_peer_per_s": Limit(1.1, today=0.69),
+    "bytes_per_peer_per_s": Limit(700, today=451),
+    "links_opened": Limit(2, today=0),
+    "service_messages": Limit(0, today=0),
+}
+SEEDS = [1, *(pytest.param(seed, marks=pytest.mark.simulation) for seed in (2, 3))]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_joins_settle(seed):
+    check(joins(seed, 30), JOINS)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_newcomer_finds_its_place(seed):
+    check(newcomer(mesh(30, seed)), NEWCOMER)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_partition_heals(seed):
+    check(healing(mesh(12, seed), random.Random(seed)), HEALING)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_mesh_at_rest_is_quiet(seed):
+    check(rest(mesh(20, seed, settle=300), 120), REST)
