@@ -5,9 +5,10 @@ from global randomness: time comes with each call, `random.Random`, identity and
 run is a function of its seed, and the same core is driven by Trio over WebRTC links, by the simulator in virtual time,
 and bare by a property test.
 
-What goes in and out has a file for each direction (`inputs`, `tellings`, `effects`); all of it is got from here.
+What goes in has a file for each source: `inputs` from outside, `notices` from the other cores of the same peer. What
+comes out is here: *effects*, orders to the shell and notices to other cores.
 
-Who drives a core promises to call `handle` for each input and `expire` once `next_deadline` has come, with times that
+Whoever drives a core promises to call `handle` for each input and `expire` once `next_deadline` has come, with times that
 never go backwards, and to carry out the effects of one call in their order before it makes the next.
 """
 
@@ -16,8 +17,130 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeAlias
 
-from p2pmesh.protocols.effects import Effects
+from attrs import frozen
+
+from p2pmesh.errors import MeshError
+from p2pmesh.events import Event
+from p2pmesh.keyspace import PeerId
+from p2pmesh.protocols.inputs import RemotePeer, Subsystem
 from p2pmesh.protocols.notices import Input
+from p2pmesh.wire.messages import Message, Signal
+from p2pmesh.wire.signaling import SignalingMessage
+
+
+@frozen
+class SendFrame:
+    """Send a message over the open links to these peers. Dropped and counted where a link's queue is full or gone."""
+
+    peers: tuple[PeerId, ...]
+    message: Message
+    urgent: bool = False
+    """Overtakes what is not: for acks, repairs and control, never for payloads."""
+    patient: bool = False
+    """May wait for `LinkConfig.patience` until something else goes to the same peer: for acks and counts."""
+
+
+@frozen
+class WantLink:
+    """Open a link to this peer by an offer of ours. Ends in `LinkUp` or `LinkLost`."""
+
+    peer: PeerId
+
+
+@frozen
+class AcceptOffer:
+    """Answer this offer. Ends in `LinkUp` or `LinkLost`. Replaces an attempt of ours at the same peer."""
+
+    peer: RemotePeer
+    signal: Signal
+
+
+@frozen
+class FeedSignal:
+    """An answer or candidate, checked, for the attempt at this peer."""
+
+    peer: RemotePeer
+    signal: Signal
+
+
+@frozen
+class DropLink:
+    """Close the link to this peer, or end the attempt at it. An open link ends in `LinkDown`, an attempt in silence."""
+
+    peer: PeerId
+    reason: str
+    blame: bool = False
+    """The peer broke the protocol."""
+
+
+@frozen
+class SendSignaling:
+    """Send a message to a signaling service. Dropped and counted if it is down."""
+
+    transport: str
+    message: SignalingMessage
+
+
+@frozen
+class Notify:
+    """An input for another core of this peer."""
+
+    subsystem: Subsystem
+    input: Input
+
+
+@frozen
+class Emit:
+    """An event for the application."""
+
+    event: Event
+
+
+@frozen
+class Reply:
+    """The result of an application's call."""
+
+    call: int
+    value: Any = None
+    error: MeshError | None = None
+
+
+@frozen
+class Progress:
+    """How far a broadcast of ours has come: `reached` other peers are known to have it.
+
+    Comes with every change, also after the one `MessageDelivered` or `MessageFailed` of that broadcast, and never before
+    the `Reply` that names its id.
+    """
+
+    message_id: str
+    reached: int
+    settled: bool
+    """Whether everybody it went to has answered or was given up on; newcomers may unsettle it again."""
+
+
+@frozen
+class ServiceRefused:
+    """This signaling service refuses us for good: its connection is closed and not retried at once."""
+
+    transport: str
+    reason: str
+
+
+Effect: TypeAlias = (
+    SendFrame
+    | WantLink
+    | AcceptOffer
+    | FeedSignal
+    | DropLink
+    | SendSignaling
+    | Notify
+    | Emit
+    | Reply
+    | Progress
+    | ServiceRefused
+)
+Effects: TypeAlias = list[Effect]
 
 WallClock: TypeAlias = Callable[[float], float]
 """Gives the wall time (seconds since 1970) of a monotonic instant; passed in where a message carries a timestamp."""

@@ -9,7 +9,7 @@ import trio
 from attrs import define, field
 
 from p2pmesh.errors import MeshClosed, MeshError
-from p2pmesh.protocols.effects import Reply
+from p2pmesh.protocols.core import Reply
 from p2pmesh.protocols.inputs import CancelCall
 from p2pmesh.protocols.notices import Input
 from p2pmesh.runtime.driver import Driver

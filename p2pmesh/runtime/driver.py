@@ -15,8 +15,7 @@ from typing import Any, Final, TypeAlias
 import trio
 from attrs import frozen
 
-from p2pmesh.protocols.core import Core
-from p2pmesh.protocols.effects import Effects
+from p2pmesh.protocols.core import Core, Effects
 from p2pmesh.protocols.inputs import (
     CancelCall,
     Leave,

@@ -27,8 +27,7 @@ from p2pmesh.events import (
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId, short
 from p2pmesh.links.link import Dialer
-from p2pmesh.protocols.core import WallClock
-from p2pmesh.protocols.effects import (
+from p2pmesh.protocols.core import (
     AcceptOffer,
     DropLink,
     Effects,
@@ -40,6 +39,7 @@ from p2pmesh.protocols.effects import (
     SendFrame,
     SendSignaling,
     ServiceRefused,
+    WallClock,
     WantLink,
 )
 from p2pmesh.protocols.inputs import Leave, PeersFound, Received, Subsystem

@@ -42,7 +42,7 @@ from p2pmesh.errors import LocalProtocolError
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.core import WallClock
 from p2pmesh.protocols.signaling.handshake import verify_join
-from p2pmesh.protocols.util.rate_limiter import TokenBucket
+from p2pmesh.protocols.util.limits import TokenBucket
 from p2pmesh.protocols.util.timers import Timers
 from p2pmesh.server.config import ServerConfig
 from p2pmesh.server.requests import JoinRequest, LeaveRequest, Refusal, RelayRequest, Request, parse_request

@@ -15,7 +15,7 @@ from wsproto.connection import ConnectionState
 from wsproto.events import AcceptConnection, BytesMessage, CloseConnection, Event, Ping, Pong, Request, TextMessage
 from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 
-from p2pmesh.protocols.util.rate_limiter import TokenBucket
+from p2pmesh.protocols.util.limits import TokenBucket
 from p2pmesh.server.config import ServerConfig
 
 _CHUNK: Final = 16 * 1024

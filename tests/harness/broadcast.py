@@ -13,7 +13,7 @@ from p2pmesh.events import MessageReceived
 from p2pmesh.identity import Identity
 from p2pmesh.protocols.broadcast.broadcast import BroadcastCore
 from p2pmesh.protocols.broadcast.validation import signed
-from p2pmesh.protocols.effects import DropLink, SendFrame
+from p2pmesh.protocols.core import DropLink, SendFrame
 from p2pmesh.protocols.inputs import LinkUp, Received
 from p2pmesh.simulation.discrete.network import EPOCH
 from p2pmesh.wire.messages import Gossip, GossipAck, GossipData, Message

@@ -15,8 +15,7 @@ from p2pmesh.events import DirectReceived, MessageDelivered, MessageFailed, Mess
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.broadcast.broadcast import BroadcastCore
-from p2pmesh.protocols.core import Core
-from p2pmesh.protocols.effects import DropLink, Effect, Emit, Notify, Progress, Reply
+from p2pmesh.protocols.core import Core, DropLink, Effect, Emit, Notify, Progress, Reply
 from p2pmesh.protocols.inputs import Publish, SendDirect, ServiceUp, Subsystem
 from p2pmesh.protocols.notices import ReturnPath, Route, RoutedReceived, RouteFailed, RouteReply, RouteSucceeded
 from p2pmesh.protocols.receipts.receipts import ReceiptsCore

@@ -11,7 +11,7 @@ import attrs
 from p2pmesh.config import KademliaConfig, MeshConfig
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId, ring_distance, xor_distance
-from p2pmesh.protocols.effects import Effect, Notify
+from p2pmesh.protocols.core import Effect, Notify
 from p2pmesh.protocols.inputs import CancelCall, DhtFindNode, DhtGet, DhtPut, Leave, LinkDown, LinkUp, Subsystem
 from p2pmesh.protocols.kademlia.kademlia import KademliaCore
 from p2pmesh.protocols.notices import (

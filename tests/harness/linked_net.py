@@ -8,7 +8,7 @@ from typing import TypeVar
 import attrs
 
 from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.effects import Effect, SendFrame
+from p2pmesh.protocols.core import Effect, SendFrame
 from p2pmesh.protocols.inputs import LinkDown, LinkUp, Received
 from p2pmesh.protocols.wiring import OWNERS
 from p2pmesh.wire.messages import Message

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Generic, Self, TypeVar
 
-from p2pmesh.protocols.core import Core
-from p2pmesh.protocols.effects import Emit, Notify, Reply
+from p2pmesh.protocols.core import Core, Emit, Notify, Reply
 from p2pmesh.protocols.notices import Input
 
 CoreT = TypeVar("CoreT", bound=Core)

@@ -9,7 +9,7 @@ from typing import Any, Self
 from p2pmesh.config import ChordConfig, LinkConfig, MeshConfig, TopologyConfig
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.effects import SendFrame, WantLink
+from p2pmesh.protocols.core import SendFrame, WantLink
 from p2pmesh.protocols.inputs import LinkLost, LinkUp, PeersFound, Received, RemotePeer, ServiceUp, Source
 from p2pmesh.protocols.notices import (
     Input,

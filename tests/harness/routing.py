@@ -13,8 +13,7 @@ import attrs
 from p2pmesh.config import MeshConfig
 from p2pmesh.events import DirectReceived
 from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.core import Core
-from p2pmesh.protocols.effects import DropLink, Effect, Emit, Notify
+from p2pmesh.protocols.core import Core, DropLink, Effect, Emit, Notify
 from p2pmesh.protocols.inputs import SendDirect, Subsystem
 from p2pmesh.protocols.notices import (
     MeshSize,

@@ -8,7 +8,7 @@ from operator import getitem
 
 from p2pmesh.config import MeshConfig
 from p2pmesh.identity import Identity
-from p2pmesh.protocols.effects import Notify, SendSignaling
+from p2pmesh.protocols.core import Notify, SendSignaling
 from p2pmesh.protocols.inputs import LinkUp, LocalSignal, ServiceUp, Signaled, Subsystem
 from p2pmesh.protocols.notices import CancelRoute, ReturnPath, Route, RoutedReceived
 from p2pmesh.protocols.signaling.signaling import SignalingCore

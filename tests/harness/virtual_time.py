@@ -14,8 +14,7 @@ import attrs
 from p2pmesh.events import Event
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.core import Core
-from p2pmesh.protocols.effects import Effect, Effects, Emit, Reply
+from p2pmesh.protocols.core import Core, Effect, Effects, Emit, Reply
 from p2pmesh.protocols.inputs import RemotePeer, Subsystem
 from p2pmesh.protocols.notices import Input
 from p2pmesh.simulation.discrete.network import EPOCH

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from p2pmesh.config import BroadcastConfig, LinkConfig, MeshConfig, ReceiptsConfig, RoutingConfig
 from p2pmesh.protocols.broadcast.validation import signed
-from p2pmesh.protocols.effects import Notify, Reply, SendFrame
+from p2pmesh.protocols.core import Notify, Reply, SendFrame
 from p2pmesh.protocols.inputs import LinkDown, LinkUp, Publish, Received, SendDirect, Subsystem, WantHistory
 from p2pmesh.protocols.notices import MeshSize
 from p2pmesh.protocols.util.timers import Timers

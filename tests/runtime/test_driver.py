@@ -15,7 +15,7 @@ from p2pmesh.config import SignalingConfig
 from p2pmesh.errors import ConfigError, LocalProtocolError, MeshClosed, PeerUnreachable
 from p2pmesh.events import Lagged, MessageReceived, PeerFailed
 from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.effects import Reply
+from p2pmesh.protocols.core import Reply
 from p2pmesh.protocols.inputs import (
     CancelCall,
     Leave,

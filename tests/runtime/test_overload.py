@@ -6,10 +6,10 @@ import pytest
 
 from p2pmesh.protocols.broadcast.eager_push import SLUGGISH_AFTER, SLUGGISH_WITH
 from p2pmesh.protocols.broadcast.lazy_push import BROKEN_FOR, MAX_BROKEN
-from p2pmesh.protocols.effects import SendFrame
+from p2pmesh.protocols.core import SendFrame
 from p2pmesh.protocols.inputs import Publish
 from p2pmesh.protocols.notices import Input
-from p2pmesh.protocols.util.local_health import LATE, MOST, ROOM, LocalHealth
+from p2pmesh.protocols.util.latency import LATE, MOST, ROOM, LocalHealth
 from p2pmesh.wire.messages import Gossip, GossipAck, GossipGraft, GossipIHave
 from tests.harness.broadcast import ALICE, BOB, CAROL, Bare, broadcast_config, gossip, id_of
 

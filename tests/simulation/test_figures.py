@@ -8,7 +8,7 @@ from p2pmesh.config import MeshConfig
 from p2pmesh.errors import MeshClosed, PeerUnreachable
 from p2pmesh.events import DirectReceived
 from p2pmesh.keyspace import RING_SIZE
-from p2pmesh.protocols.effects import Reply
+from p2pmesh.protocols.core import Reply
 from p2pmesh.simulation import BareNetwork, BareNode, Graph, InvariantViolated, read_meter
 from p2pmesh.simulation.discrete.invariants import check_at_most_once
 

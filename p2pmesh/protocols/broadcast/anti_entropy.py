@@ -40,7 +40,7 @@ from p2pmesh.protocols.broadcast.eager_push import SendWindow
 from p2pmesh.protocols.broadcast.message_store import BroadcastTimers, Due, MessageStore
 from p2pmesh.protocols.broadcast.set_reconciliation import Digest
 from p2pmesh.protocols.broadcast.validation import BroadcastLimits
-from p2pmesh.protocols.util.lru_table import ExpiringSet
+from p2pmesh.protocols.util.limits import ExpiringSet
 from p2pmesh.protocols.util.timers import Backoff
 from p2pmesh.wire.fields import MAX_IDS_IN_LIST
 from p2pmesh.wire.messages import DigestPart, GossipDigest, GossipHave, GossipHistory, GossipWant

@@ -88,8 +88,7 @@ from p2pmesh.protocols.broadcast.validation import (
     is_proven,
     is_signed,
 )
-from p2pmesh.protocols.core import WallClock
-from p2pmesh.protocols.effects import DropLink, Effects, Emit, Notify, Reply, SendFrame
+from p2pmesh.protocols.core import DropLink, Effects, Emit, Notify, Reply, SendFrame, WallClock
 from p2pmesh.protocols.inputs import (
     CancelCall,
     Leave,
@@ -102,8 +101,8 @@ from p2pmesh.protocols.inputs import (
     WantHistory,
 )
 from p2pmesh.protocols.notices import ChildrenAdded, ChildSettled, Input, MeshSize
-from p2pmesh.protocols.util.local_health import LocalHealth
-from p2pmesh.protocols.util.lru_table import ExpiringSet
+from p2pmesh.protocols.util.latency import LocalHealth
+from p2pmesh.protocols.util.limits import ExpiringSet
 from p2pmesh.protocols.util.timers import Timers
 from p2pmesh.wire.fields import MAX_IDS_IN_LIST, MAX_PEERS_IN_LIST
 from p2pmesh.wire.messages import (

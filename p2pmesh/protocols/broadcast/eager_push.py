@@ -27,8 +27,7 @@ from p2pmesh.config import BroadcastConfig
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.broadcast.message_store import BroadcastTimers, Due, StoredMessage
 from p2pmesh.protocols.inputs import RemotePeer
-from p2pmesh.protocols.util.local_health import LocalHealth
-from p2pmesh.protocols.util.rtt import RoundTripTime
+from p2pmesh.protocols.util.latency import LocalHealth, RoundTripTime
 from p2pmesh.protocols.util.timers import Backoff
 from p2pmesh.protocols.util.window import Window
 from p2pmesh.wire.messages import GossipAck

@@ -31,7 +31,7 @@ from p2pmesh.config import BroadcastConfig
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.broadcast.eager_push import CloseLink, FailurePressure, SendWindow
 from p2pmesh.protocols.broadcast.message_store import NOBODY, BroadcastTimers, Due, MessageStore, StoredMessage
-from p2pmesh.protocols.util.local_health import LocalHealth
+from p2pmesh.protocols.util.latency import LocalHealth
 from p2pmesh.wire.fields import MAX_IDS_IN_LIST
 from p2pmesh.wire.messages import GossipIHave
 

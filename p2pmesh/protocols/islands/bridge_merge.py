@@ -18,12 +18,10 @@ from collections.abc import Mapping
 from attrs import asdict, define, frozen
 
 from p2pmesh.config import IslandsConfig
-from p2pmesh.keyspace import PeerId
+from p2pmesh.keyspace import PeerId, bracket
 from p2pmesh.protocols.islands.recovery import MAX_CASES
-from p2pmesh.protocols.util.lru_table import LruTable
-from p2pmesh.protocols.util.rate_limiter import RateLimiter
-from p2pmesh.protocols.util.ring_geometry import bracket
-from p2pmesh.wire.overlay import FoundBeyond, Merge, Neighbours
+from p2pmesh.protocols.util.limits import LruTable, RateLimiter
+from p2pmesh.wire.overlay import FoundBeyond, Merge
 
 MAX_PATH = 24
 """Links that `merge` goes: 10,000 peers with 3 links each are 15 from each other at most."""
@@ -142,8 +140,7 @@ class BridgeMerge:
 
     def next_to_us(self, found: FoundBeyond) -> tuple[PeerId, ...]:
         """Those beyond the bridge that are next to us and not linked yet."""
-        said = Neighbours(serial=0, successors=found.successors, predecessors=found.predecessors)
-        near = bracket(self._me, found.peer, said, self._ring_list) or [found.peer]
+        near = bracket(self._me, found.peer, found.predecessors, found.successors, (), self._ring_list) or [found.peer]
         peers = tuple(peer for peer in near if peer != self._me and peer not in self._links)
         self.counts.adopted += len(peers)
         return peers

@@ -19,7 +19,7 @@ from attrs import asdict, define
 
 from p2pmesh.config import IslandsConfig
 from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.util.rate_limiter import RateLimiter
+from p2pmesh.protocols.util.limits import RateLimiter
 
 CROWD = 1.5
 """Seconds over which peers that all see the same begin to act, so that the first may be enough."""

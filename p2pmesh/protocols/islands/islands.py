@@ -53,8 +53,7 @@ from p2pmesh.config import MeshConfig
 from p2pmesh.events import IslandHealed, IslandSuspected
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.core import WallClock
-from p2pmesh.protocols.effects import Effects, Emit, Notify, SendFrame
+from p2pmesh.protocols.core import Effects, Emit, Notify, SendFrame, WallClock
 from p2pmesh.protocols.inputs import Leave, LinkDown, LinkUp, PeersFound, Received, RemotePeer, Subsystem
 from p2pmesh.protocols.islands.bridge_merge import BridgeMerge
 from p2pmesh.protocols.islands.detection import Detection

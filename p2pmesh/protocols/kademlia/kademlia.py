@@ -33,8 +33,7 @@ from p2pmesh.config import MeshConfig
 from p2pmesh.errors import ConfigError, IdentityError, MeshClosed, MeshError, PeerUnreachable
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId, is_peer_id
-from p2pmesh.protocols.core import WallClock
-from p2pmesh.protocols.effects import Effects, Notify, Reply
+from p2pmesh.protocols.core import Effects, Notify, Reply, WallClock
 from p2pmesh.protocols.inputs import (
     CancelCall,
     DhtFindNode,
@@ -61,7 +60,7 @@ from p2pmesh.protocols.notices import (
     RouteReply,
     RouteSucceeded,
 )
-from p2pmesh.protocols.util.rate_limiter import RateLimiter
+from p2pmesh.protocols.util.limits import RateLimiter
 from p2pmesh.protocols.util.timers import Timers
 from p2pmesh.wire.messages import Message
 from p2pmesh.wire.overlay import DhtRecord, KademliaCall, KademliaRpc

@@ -22,7 +22,7 @@ from attrs import define, field
 
 from p2pmesh.config import KademliaConfig
 from p2pmesh.keyspace import ID_BITS, ID_DIGITS, RING_SIZE, PeerId, xor_distance
-from p2pmesh.protocols.util.lru_table import LruTable
+from p2pmesh.protocols.util.limits import LruTable
 
 FAILURES = 2
 """Unanswered requests in a row until a contact goes, if no peer waits for its place: one answer may just be lost."""

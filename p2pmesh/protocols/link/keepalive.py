@@ -21,7 +21,7 @@ import math
 from collections import deque
 
 from p2pmesh.config import LinkConfig
-from p2pmesh.protocols.util.rtt import RoundTripTime
+from p2pmesh.protocols.util.latency import RoundTripTime
 
 MAX_LATENESS = 4
 """Late timers that count: then silence lasts five times as long, 5 * 5 s, which is still less than ICE's 33 s."""

@@ -15,7 +15,7 @@ from p2pmesh.config import TopologyConfig
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.notices import Offered
 from p2pmesh.protocols.overlay.slots import Slots, State
-from p2pmesh.protocols.util.lru_table import LruTable
+from p2pmesh.protocols.util.limits import LruTable
 from p2pmesh.wire.messages import BRIDGE, PINNED
 
 PROMISED = 15.0

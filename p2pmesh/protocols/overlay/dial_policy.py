@@ -24,10 +24,9 @@ from typing import TypeAlias
 from attrs import frozen
 
 from p2pmesh.config import TopologyConfig
-from p2pmesh.keyspace import PeerId
+from p2pmesh.keyspace import PeerId, nearness, predecessor, ring_neighbours, successor
 from p2pmesh.protocols.overlay.passive_view import Evidence, PassiveView
 from p2pmesh.protocols.overlay.slots import ATTEMPTS, Slots, State
-from p2pmesh.protocols.util.ring_geometry import nearness, predecessor, ring_neighbours, successor
 from p2pmesh.protocols.util.timers import Backoff, RetryPacer
 
 HEDGE = 2.0

@@ -14,10 +14,9 @@ from collections import OrderedDict
 from attrs import define
 
 from p2pmesh.config import MeshConfig
-from p2pmesh.keyspace import PeerId
+from p2pmesh.keyspace import PeerId, nearness
 from p2pmesh.protocols.overlay.slots import Slots
 from p2pmesh.protocols.overlay.successor_list import SuccessorLists
-from p2pmesh.protocols.util.ring_geometry import nearness
 from p2pmesh.wire.fields import MAX_RING_LIST
 from p2pmesh.wire.overlay import FindSuccessor, SuccessorFound
 

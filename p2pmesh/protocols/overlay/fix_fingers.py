@@ -28,10 +28,9 @@ import random
 from attrs import define
 
 from p2pmesh.config import ChordConfig
-from p2pmesh.keyspace import ID_BITS, ID_DIGITS, RING_SIZE, PeerId
+from p2pmesh.keyspace import ID_BITS, ID_DIGITS, RING_SIZE, PeerId, nearness
 from p2pmesh.protocols.overlay.slots import Slots
 from p2pmesh.protocols.overlay.successor_list import SuccessorLists
-from p2pmesh.protocols.util.ring_geometry import nearness
 from p2pmesh.protocols.util.timers import Backoff
 from p2pmesh.wire.overlay import FindSuccessor
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from attrs import define
 
 from p2pmesh.config import MeshConfig
-from p2pmesh.keyspace import PeerId
+from p2pmesh.keyspace import PeerId, nearness, ring_neighbours
 from p2pmesh.protocols.inputs import NO_SLOT, LinkDown, RemotePeer
 from p2pmesh.protocols.notices import CANCELLED, FULL, INITIATOR_CONFLICT, NO_ATTEMPT, NOT_FOUND, Offered, Rejected
 from p2pmesh.protocols.overlay.admission import CALLS, Admission, purpose_of
@@ -31,7 +31,6 @@ from p2pmesh.protocols.overlay.dial_policy import (
 )
 from p2pmesh.protocols.overlay.passive_view import Evidence, PassiveView
 from p2pmesh.protocols.overlay.slots import ATTEMPTS, BRIDGE_HOLDS, Occupant, Slot, Slots, State
-from p2pmesh.protocols.util.ring_geometry import nearness, ring_neighbours
 from p2pmesh.wire.messages import BRIDGE, LEAF, LONG, PINNED, RING
 
 TAKEN_BACK = frozenset({CANCELLED, NO_ATTEMPT})

@@ -51,9 +51,8 @@ from p2pmesh.config import MeshConfig
 from p2pmesh.errors import MeshClosed, MeshError, PeerUnreachable
 from p2pmesh.events import Event, PeerConnected, PeerDisconnected, PeerEvicted, PeerFailed, PeerTimedOut
 from p2pmesh.identity import Identity
-from p2pmesh.keyspace import PeerId, short
-from p2pmesh.protocols.core import WallClock
-from p2pmesh.protocols.effects import AcceptOffer, DropLink, Effects, Emit, Notify, Reply, SendFrame, WantLink
+from p2pmesh.keyspace import PeerId, ring_neighbours, short
+from p2pmesh.protocols.core import AcceptOffer, DropLink, Effects, Emit, Notify, Reply, SendFrame, WallClock, WantLink
 from p2pmesh.protocols.inputs import (
     NO_SLOT,
     CancelCall,
@@ -100,7 +99,6 @@ from p2pmesh.protocols.overlay.passive_view import Evidence, PassiveView, Said
 from p2pmesh.protocols.overlay.ring_join import RingJoin
 from p2pmesh.protocols.overlay.slots import ATTEMPTS, Occupant, Slot, Slots, State
 from p2pmesh.protocols.overlay.successor_list import Stabilisation, SuccessorLists
-from p2pmesh.protocols.util.ring_geometry import ring_neighbours
 from p2pmesh.protocols.util.timers import Timers
 from p2pmesh.wire.messages import Goodbye, Message, ReconnectionData
 from p2pmesh.wire.overlay import FindSuccessor, Neighbours, Stabilise, SuccessorFound

@@ -18,12 +18,11 @@ import random
 
 from attrs import define
 
-from p2pmesh.keyspace import PeerId, between
+from p2pmesh.keyspace import PeerId, between, bracket, predecessor, successor
 from p2pmesh.protocols.overlay.slots import Slots
 from p2pmesh.protocols.overlay.successor_list import SuccessorLists
-from p2pmesh.protocols.util.ring_geometry import bracket, predecessor, successor
 from p2pmesh.protocols.util.timers import Backoff
-from p2pmesh.wire.overlay import FindSuccessor, Neighbours, SuccessorFound
+from p2pmesh.wire.overlay import FindSuccessor, SuccessorFound
 
 FIRST_LOOK_UP = 1.5
 """Seconds for neighbours on the ring to find each other by what they hear: two links, and a round of news."""
@@ -67,7 +66,9 @@ class RingJoin:
             return not self._torn and self._lists.is_agreed()
         home = next(iter(self._slots.settled_members()), None)
         told = None if home is None else self._slots[home].told
-        return told is not None and home is not None and home in bracket(self._me, home, told, self._lists.limit)
+        if home is None or told is None:
+            return False
+        return home in bracket(self._me, home, told.predecessors, told.successors, told.links, self._lists.limit)
 
     def placed(self) -> tuple[PeerId, PeerId] | None:
         """We are: between whom, if that is news."""
@@ -95,8 +96,7 @@ class RingJoin:
     def next_to_us(self, answerer: PeerId, found: SuccessorFound) -> tuple[PeerId, ...]:
         """Whose neighbours we are, as the peer nearest to the key says: a predecessor and a successor, if it knows."""
         self._mend_by((answerer, *found.successors, *found.predecessors))
-        said = Neighbours(serial=0, successors=found.successors, predecessors=found.predecessors)
-        return tuple(bracket(self._me, answerer, said, self._lists.limit))
+        return tuple(bracket(self._me, answerer, found.predecessors, found.successors, (), self._lists.limit))
 
     # --- where the ring is torn ---------------------------------------------------------------------------------------
 

@@ -16,9 +16,8 @@ from enum import Enum
 
 from attrs import define, frozen
 
-from p2pmesh.keyspace import PeerId
+from p2pmesh.keyspace import PeerId, nearness, ring_neighbours
 from p2pmesh.protocols.notices import Offered
-from p2pmesh.protocols.util.ring_geometry import nearness, ring_neighbours
 from p2pmesh.wire.messages import PINNED
 from p2pmesh.wire.overlay import Neighbours
 

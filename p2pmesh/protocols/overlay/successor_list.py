@@ -21,9 +21,18 @@ from typing import NamedTuple
 from attrs import define
 from msgspec import structs
 
-from p2pmesh.keyspace import RING_SIZE, PeerId, ring_distance
+from p2pmesh.keyspace import (
+    RING_SIZE,
+    PeerId,
+    bracket,
+    nearness,
+    onward,
+    predecessor,
+    ring_distance,
+    ring_neighbours,
+    successor,
+)
 from p2pmesh.protocols.overlay.slots import Slot, Slots
-from p2pmesh.protocols.util.ring_geometry import bracket, nearness, onward, predecessor, ring_neighbours, successor
 from p2pmesh.wire.fields import MAX_PEERS_IN_LIST
 from p2pmesh.wire.overlay import Neighbours, Stabilise
 
@@ -190,7 +199,9 @@ class Stabilisation:
 
     def named(self, peer: PeerId, before: Neighbours | None, said: Neighbours) -> tuple[list[PeerId], list[PeerId]]:
         """Which peers are next to us, as a neighbour sees it, and of which others it may be good to know."""
-        near = [] if said.leaf else bracket(self._me, peer, said, self._lists.limit)
+        near = []
+        if not said.leaf:
+            near = bracket(self._me, peer, said.predecessors, said.successors, said.links, self._lists.limit)
         lists = (*said.successors, *said.predecessors) if peer in self._lists.next or before is None else ()
         old = () if before is None else {*before.links, *before.successors, *before.predecessors}
         return near, [other for other in (*said.links, *lists) if other not in old and other not in near]

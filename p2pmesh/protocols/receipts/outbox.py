@@ -33,7 +33,7 @@ from attrs import asdict, define, field
 from p2pmesh.config import ReceiptsConfig
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.inputs import RemotePeer
-from p2pmesh.protocols.util.rtt import RoundTripTime
+from p2pmesh.protocols.util.latency import RoundTripTime
 from p2pmesh.protocols.util.timers import Backoff, Timers
 from p2pmesh.wire.fields import MAX_RECEIPTS
 from p2pmesh.wire.messages import GossipReceipts, Receipt

@@ -53,8 +53,7 @@ from attrs import asdict, define
 from p2pmesh.config import MeshConfig, ReceiptsConfig
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.core import WallClock
-from p2pmesh.protocols.effects import DropLink, Effects, Emit, Notify, SendFrame
+from p2pmesh.protocols.core import DropLink, Effects, Emit, Notify, SendFrame, WallClock
 from p2pmesh.protocols.inputs import Leave, LinkDown, LinkUp, Received, RemotePeer, Subsystem
 from p2pmesh.protocols.notices import (
     ChildrenAdded,
@@ -70,7 +69,7 @@ from p2pmesh.protocols.notices import (
 )
 from p2pmesh.protocols.receipts.outbox import Batch, Outbox, Via
 from p2pmesh.protocols.receipts.tally import LIE, Child, Own, Relayed, Tally, TallyDue, TallyTimer, believable
-from p2pmesh.protocols.util.lru_table import ExpiringSet
+from p2pmesh.protocols.util.limits import ExpiringSet
 from p2pmesh.protocols.util.timers import Timers
 from p2pmesh.wire.messages import GossipReceipts, Receipt
 

@@ -17,7 +17,7 @@ from attrs import define, field, frozen
 
 from p2pmesh.events import MessageDelivered, MessageFailed
 from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.effects import Effects, Emit, Progress
+from p2pmesh.protocols.core import Effects, Emit, Progress
 from p2pmesh.wire.messages import Receipt
 
 MOST_CHILDREN = 1024

@@ -28,7 +28,7 @@ from p2pmesh.protocols.inputs import RemotePeer
 from p2pmesh.protocols.notices import ReturnPath, RoutedReceived
 from p2pmesh.protocols.routing.packets import MAX_REASON, SEEN_FOR, content, is_urgent
 from p2pmesh.protocols.routing.sealed_box import Contacts, unseal
-from p2pmesh.protocols.util.lru_table import ExpiringSet
+from p2pmesh.protocols.util.limits import ExpiringSet
 from p2pmesh.wire.codec import encode
 from p2pmesh.wire.messages import Direct, Message
 from p2pmesh.wire.overlay import ContactReply, ContactRequest, Packet

@@ -26,8 +26,7 @@ from p2pmesh.config import MeshConfig
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.routing.forwarding_table import ForwardingTable, pick
 from p2pmesh.protocols.routing.packets import REQUESTS
-from p2pmesh.protocols.util.lru_table import ExpiringSet
-from p2pmesh.protocols.util.rate_limiter import RateLimiter
+from p2pmesh.protocols.util.limits import ExpiringSet, RateLimiter
 from p2pmesh.wire.fields import MAX_TRAIL, SEARCH
 from p2pmesh.wire.overlay import Packet
 

@@ -29,7 +29,7 @@ from p2pmesh.protocols.inputs import Subsystem
 from p2pmesh.protocols.notices import Route
 from p2pmesh.protocols.routing.forwarding_table import ForwardingTable
 from p2pmesh.protocols.routing.packets import is_small
-from p2pmesh.protocols.util.rtt import RoundTripTimes
+from p2pmesh.protocols.util.latency import RoundTripTimes
 from p2pmesh.protocols.util.timers import Timers
 from p2pmesh.wire.overlay import Packet
 

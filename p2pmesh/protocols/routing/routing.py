@@ -35,8 +35,7 @@ from p2pmesh.errors import RemoteProtocolError
 from p2pmesh.events import DirectReceived
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId, short
-from p2pmesh.protocols.core import WallClock
-from p2pmesh.protocols.effects import DropLink, Effects, Emit, Notify, Reply, SendFrame
+from p2pmesh.protocols.core import DropLink, Effects, Emit, Notify, Reply, SendFrame, WallClock
 from p2pmesh.protocols.inputs import (
     CancelCall,
     Leave,

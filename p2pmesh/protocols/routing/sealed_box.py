@@ -38,7 +38,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from p2pmesh.errors import RemoteProtocolError
 from p2pmesh.identity import PUBLIC_KEY_SIZE, Identity, peer_id_of, verify
 from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.util.lru_table import LruTable
+from p2pmesh.protocols.util.limits import LruTable
 from p2pmesh.wire.canonical import fields, number, text
 from p2pmesh.wire.messages import PROTOCOL_VERSION
 from p2pmesh.wire.overlay import Contact

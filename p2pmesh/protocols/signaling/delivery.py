@@ -26,7 +26,7 @@ from p2pmesh.config import SignalingConfig
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.inputs import RemotePeer, Subsystem
 from p2pmesh.protocols.notices import NOT_FOUND, CancelRoute, ReturnPath, Route
-from p2pmesh.protocols.util.lru_table import LruTable
+from p2pmesh.protocols.util.limits import LruTable
 from p2pmesh.protocols.util.window import CallTable
 from p2pmesh.wire.fields import MAX_REASON
 from p2pmesh.wire.messages import Message

@@ -25,8 +25,7 @@ from p2pmesh.protocols.inputs import RemotePeer
 from p2pmesh.protocols.notices import CANCELLED, FULL, NO_ATTEMPT, Offered, Rejected
 from p2pmesh.protocols.signaling.delivery import ByMesh, ByService, Came, Kind, OutgoingSignal
 from p2pmesh.protocols.signaling.handshake import mark_of, sign_answer, sign_offer, verify_answer, verify_offer
-from p2pmesh.protocols.util.lru_table import LruTable
-from p2pmesh.protocols.util.rate_limiter import RateLimiter
+from p2pmesh.protocols.util.limits import LruTable, RateLimiter
 from p2pmesh.wire.fields import MAX_SIGNALS_IN_BATCH
 from p2pmesh.wire.messages import LinkRejected, RelayBatch, RelaySignal, Signal
 from p2pmesh.wire.signaling import ConnectionRejected, PeerSignal, PeerSignals

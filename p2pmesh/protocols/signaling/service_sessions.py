@@ -24,8 +24,7 @@ from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.core import WallClock
 from p2pmesh.protocols.signaling.handshake import sign_join
-from p2pmesh.protocols.util.lru_table import LruTable
-from p2pmesh.protocols.util.rate_limiter import RateLimiter
+from p2pmesh.protocols.util.limits import LruTable, RateLimiter
 from p2pmesh.protocols.util.timers import Backoff, Timers
 from p2pmesh.wire.signaling import ERROR_CODES, JOIN_REFUSALS, Join
 

@@ -37,8 +37,16 @@ from p2pmesh.config import MeshConfig
 from p2pmesh.events import PeerFailed, TransportDown, TransportUp
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.core import WallClock
-from p2pmesh.protocols.effects import Effects, Emit, FeedSignal, Notify, SendFrame, SendSignaling, ServiceRefused
+from p2pmesh.protocols.core import (
+    Effects,
+    Emit,
+    FeedSignal,
+    Notify,
+    SendFrame,
+    SendSignaling,
+    ServiceRefused,
+    WallClock,
+)
 from p2pmesh.protocols.inputs import (
     Leave,
     LinkDown,
@@ -89,8 +97,7 @@ from p2pmesh.protocols.signaling.delivery import (
 )
 from p2pmesh.protocols.signaling.offer_answer import MAX_ALTERNATIVES, Feed, OfferAnswer
 from p2pmesh.protocols.signaling.service_sessions import Change, Closed, Opened, SendJoin, ServicePings, ServiceSessions
-from p2pmesh.protocols.util.lru_table import LruTable
-from p2pmesh.protocols.util.rate_limiter import RateLimiter
+from p2pmesh.protocols.util.limits import LruTable, RateLimiter
 from p2pmesh.protocols.util.timers import Timers
 from p2pmesh.wire import signaling as wire
 from p2pmesh.wire.fields import MAX_SIGNALS_IN_BATCH

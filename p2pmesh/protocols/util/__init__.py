@@ -1,6 +1,6 @@
-"""What the cores share: time, bounded memory, rates, geometry of the ring.
+"""What the cores share: time, latency, bounds, windows.
 
-Modules: `timers` (one heap for each core, back-off), `window` (what is on its way: messages, calls), `lru_table`
-(bounded tables), `rate_limiter` (token buckets), `rtt` (how long answers take), `local_health` (how late we are
-ourselves), `ring_geometry`. Plain values and pure functions: time goes in, nothing has an effect.
+Modules: `timers` (one heap for each core, back-off), `latency` (how long answers take, and how late we are ourselves),
+`window` (what is on its way: messages, calls), `limits` (bounded tables, token buckets). Plain values: time goes in,
+nothing has an effect.
 """

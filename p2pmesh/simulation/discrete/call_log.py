@@ -15,7 +15,7 @@ import msgspec
 from p2pmesh.errors import MeshClosed, MeshError
 from p2pmesh.events import DirectReceived, Payload
 from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.effects import Reply
+from p2pmesh.protocols.core import Reply
 from p2pmesh.protocols.inputs import SendDirect
 from p2pmesh.protocols.notices import Input
 from p2pmesh.simulation.discrete.kernel import Kernel, Peer

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from p2pmesh.errors import MeshError
 from p2pmesh.events import MessageDelivered, MessageFailed, MessageReceived
-from p2pmesh.protocols.effects import Progress, Reply
+from p2pmesh.protocols.core import Progress, Reply
 
 
 class Broadcast:

@@ -24,8 +24,7 @@ from p2pmesh.config import MeshConfig
 from p2pmesh.events import DirectReceived, Event, MessageDelivered, MessageFailed, MessageReceived, Payload, TransportUp
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.core import WallClock
-from p2pmesh.protocols.effects import Progress, Reply
+from p2pmesh.protocols.core import Progress, Reply, WallClock
 from p2pmesh.protocols.inputs import DhtFindNode, DhtGet, DhtPut, Publish
 from p2pmesh.server.config import ServerConfig
 from p2pmesh.simulation.discrete.call_log import Call, CallLog, Sending

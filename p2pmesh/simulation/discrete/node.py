@@ -16,9 +16,9 @@ from p2pmesh.config import MeshConfig
 from p2pmesh.events import Event
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.core import Core, WallClock
-from p2pmesh.protocols.effects import (
+from p2pmesh.protocols.core import (
     AcceptOffer,
+    Core,
     DropLink,
     Effects,
     Emit,
@@ -29,6 +29,7 @@ from p2pmesh.protocols.effects import (
     SendFrame,
     SendSignaling,
     ServiceRefused,
+    WallClock,
     WantLink,
 )
 from p2pmesh.protocols.inputs import Leave, Received, Subsystem

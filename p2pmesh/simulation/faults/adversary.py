@@ -13,7 +13,7 @@ from typing import Final, Protocol
 from msgspec.structs import replace
 
 from p2pmesh.keyspace import ID_BITS, PeerId
-from p2pmesh.protocols.effects import SendFrame
+from p2pmesh.protocols.core import SendFrame
 from p2pmesh.wire.codec import encode
 from p2pmesh.wire.messages import (
     Direct,

@@ -9,7 +9,7 @@ import trio
 
 from p2pmesh.keyspace import PeerId
 from p2pmesh.mesh import Mesh
-from p2pmesh.protocols.effects import SendFrame
+from p2pmesh.protocols.core import SendFrame
 from p2pmesh.simulation.faults.adversary import EVERY, Adversary
 from p2pmesh.wire.messages import Message
 from p2pmesh.wire.signaling import SignalingMessage

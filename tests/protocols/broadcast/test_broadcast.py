@@ -17,7 +17,7 @@ from p2pmesh.config import LinkConfig, MeshConfig
 from p2pmesh.errors import ConfigError, InvalidPayload, LocalProtocolError, MeshClosed, PayloadTooLarge
 from p2pmesh.identity import Identity
 from p2pmesh.protocols.broadcast.validation import is_proven, signed
-from p2pmesh.protocols.effects import Notify, Reply, SendFrame
+from p2pmesh.protocols.core import Notify, Reply, SendFrame
 from p2pmesh.protocols.inputs import CancelCall, Leave, LinkDown, Publish, Subsystem
 from p2pmesh.protocols.notices import ChildrenAdded, ChildSettled, MeshSize
 from p2pmesh.simulation.discrete.network import EPOCH

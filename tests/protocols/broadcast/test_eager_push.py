@@ -7,7 +7,7 @@ from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.broadcast.eager_push import SendWindow
 from p2pmesh.protocols.broadcast.message_store import StoredMessage
 from p2pmesh.protocols.inputs import RemotePeer
-from p2pmesh.protocols.util.rtt import RoundTripTime
+from p2pmesh.protocols.util.latency import RoundTripTime
 from tests.harness.broadcast import gossip
 
 PEER = RemotePeer(PeerId("a" * 40), verified=True, version=1)

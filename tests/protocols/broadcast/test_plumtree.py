@@ -11,7 +11,7 @@ from p2pmesh.config import MeshConfig
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.broadcast.eager_push import FailurePressure
 from p2pmesh.protocols.broadcast.plumtree import BUSY_WITH, NoveltyEstimate, Trees
-from p2pmesh.protocols.effects import SendFrame
+from p2pmesh.protocols.core import SendFrame
 from p2pmesh.protocols.inputs import LinkDown, Publish
 from p2pmesh.protocols.notices import ChildrenAdded, ChildSettled, MeshSize
 from p2pmesh.wire.messages import Gossip, GossipAck, GossipGraft, GossipIHave, Message

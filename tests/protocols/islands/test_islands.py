@@ -11,7 +11,7 @@ from p2pmesh.config import IslandsConfig, MeshConfig
 from p2pmesh.events import IslandHealed, IslandSuspected
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.effects import Emit, Notify, SendFrame
+from p2pmesh.protocols.core import Emit, Notify, SendFrame
 from p2pmesh.protocols.inputs import Leave, LinkUp, PeersFound, Received, RemotePeer
 from p2pmesh.protocols.islands.bridge_merge import FLOODS, MAX_FLOODS, MAX_PATH, TRIED_FOR
 from p2pmesh.protocols.islands.detection import MAX_WANTED, Detection

@@ -8,7 +8,7 @@ from msgspec import structs
 from p2pmesh.config import KademliaConfig
 from p2pmesh.identity import SignatureMemo
 from p2pmesh.keyspace import PeerId, xor_distance
-from p2pmesh.protocols.effects import Notify
+from p2pmesh.protocols.core import Notify
 from p2pmesh.protocols.inputs import Received
 from p2pmesh.protocols.kademlia.records import key_id, sign_record, signed_bytes
 from p2pmesh.protocols.notices import ReturnPath, RoutedReceived, RouteFailed, RouteSucceeded

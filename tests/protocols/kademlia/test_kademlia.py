@@ -12,7 +12,7 @@ from p2pmesh.config import KademliaConfig, MeshConfig
 from p2pmesh.errors import ConfigError, IdentityError, InvalidPayload, MeshClosed, PayloadTooLarge, PeerUnreachable
 from p2pmesh.identity import Identity, SignatureMemo
 from p2pmesh.keyspace import PeerId, xor_distance
-from p2pmesh.protocols.effects import Notify, Reply
+from p2pmesh.protocols.core import Notify, Reply
 from p2pmesh.protocols.inputs import DhtFindNode, DhtGet, DhtPut, Leave, LinkDown, LinkUp, RemotePeer
 from p2pmesh.protocols.kademlia.kademlia import KademliaCore
 from p2pmesh.protocols.kademlia.records import DhtValue, key_id, sign_record

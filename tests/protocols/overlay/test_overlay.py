@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from p2pmesh.config import MeshConfig, TopologyConfig
 from p2pmesh.errors import MeshClosed, PeerUnreachable
 from p2pmesh.events import PeerConnected, PeerDisconnected, PeerEvicted, PeerFailed, PeerTimedOut
-from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.effects import AcceptOffer, DropLink, Emit, Reply, SendFrame, WantLink
+from p2pmesh.keyspace import PeerId, ring_neighbours
+from p2pmesh.protocols.core import AcceptOffer, DropLink, Emit, Reply, SendFrame, WantLink
 from p2pmesh.protocols.inputs import (
     NO_SLOT,
     CancelCall,
@@ -40,7 +40,6 @@ from p2pmesh.protocols.notices import (
 )
 from p2pmesh.protocols.overlay.dial_policy import HEDGE, ROOM_COMES
 from p2pmesh.protocols.overlay.passive_view import POLICY, TRUST, Evidence, PassiveView
-from p2pmesh.protocols.util.ring_geometry import ring_neighbours
 from p2pmesh.wire.messages import BRIDGE, LEAF, LONG, PINNED, RING, Goodbye, ReconnectionData
 from tests.harness.examples import examples
 from tests.harness.mesh import Net, Node

@@ -16,7 +16,7 @@ import trio
 from p2pmesh.config import ChordConfig, KademliaConfig, MeshConfig, TopologyConfig
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.effects import Effects, Notify, SendFrame
+from p2pmesh.protocols.core import Effects, Notify, SendFrame
 from p2pmesh.protocols.notices import Route, RouteFailed
 from p2pmesh.protocols.overlay.passive_view import PassiveView
 from p2pmesh.simulation import BareNetwork, simulate, simulated_meshes

@@ -8,7 +8,7 @@ import attrs
 import pytest
 
 from p2pmesh.config import LinkConfig, SignalingConfig, TopologyConfig
-from p2pmesh.protocols.effects import AcceptOffer, DropLink, SendFrame
+from p2pmesh.protocols.core import AcceptOffer, DropLink, SendFrame
 from p2pmesh.protocols.inputs import Connect, Leave, LinkDown, LinkLost, LinkUp, PeersFound, Received, RemotePeer
 from p2pmesh.protocols.notices import MergeStarted, OpenBridge, Rejected, RejectOffer, RouteSucceeded, Welcome
 from p2pmesh.protocols.overlay.passive_view import PATIENCE, POLICY, Evidence, PassiveView

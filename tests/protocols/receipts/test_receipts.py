@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from p2pmesh.config import MeshConfig
 from p2pmesh.events import MessageDelivered, MessageFailed
 from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.effects import DropLink, Notify, Progress, SendFrame
+from p2pmesh.protocols.core import DropLink, Notify, Progress, SendFrame
 from p2pmesh.protocols.inputs import Leave, LinkDown, LinkUp, Received, Subsystem
 from p2pmesh.protocols.notices import (
     ChildrenAdded,

@@ -12,7 +12,7 @@ from msgspec import structs
 
 from p2pmesh.config import MeshConfig, RoutingConfig
 from p2pmesh.errors import MeshClosed, PeerUnreachable, RemoteProtocolError
-from p2pmesh.protocols.effects import SendFrame
+from p2pmesh.protocols.core import SendFrame
 from p2pmesh.protocols.inputs import CancelCall, Leave, LinkUp, Received, RemotePeer, SendDirect
 from p2pmesh.protocols.routing.packets import content, signed
 from p2pmesh.protocols.routing.routing import RoutingCore

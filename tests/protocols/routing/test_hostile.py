@@ -12,7 +12,7 @@ from msgspec import structs
 
 from p2pmesh.config import MeshConfig, RoutingConfig
 from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.effects import DropLink, Notify, SendFrame
+from p2pmesh.protocols.core import DropLink, Notify, SendFrame
 from p2pmesh.protocols.inputs import LinkDown, LinkUp, Received, RemotePeer, SendDirect, Subsystem
 from p2pmesh.protocols.notices import (
     MeshSize,

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from p2pmesh.config import MeshConfig
 from p2pmesh.errors import InvalidPayload, MeshClosed, PayloadTooLarge, PeerUnreachable
 from p2pmesh.events import DirectReceived
-from p2pmesh.protocols.effects import DropLink, Emit, SendFrame
+from p2pmesh.protocols.core import DropLink, Emit, SendFrame
 from p2pmesh.protocols.inputs import CancelCall, Leave, LinkDown, LinkUp, Received, SendDirect, Subsystem
 from p2pmesh.protocols.routing.routing import RoutingCore
 from p2pmesh.simulation.discrete.network import EPOCH

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from p2pmesh.config import LinkConfig, SignalingConfig
 from p2pmesh.identity import Identity
-from p2pmesh.protocols.effects import SendSignaling
+from p2pmesh.protocols.core import SendSignaling
 from p2pmesh.protocols.inputs import LinkDown, LinkLost, LinkUp, LocalSignal, ServiceDown, ServiceUp, Signaled
 from p2pmesh.protocols.notices import (
     CancelRoute,

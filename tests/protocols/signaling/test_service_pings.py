@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from p2pmesh.protocols.effects import FeedSignal, Notify
+from p2pmesh.protocols.core import FeedSignal, Notify
 from p2pmesh.protocols.inputs import LinkUp, LocalSignal, ServiceUp, Subsystem
 from p2pmesh.protocols.notices import PingViaService, RouteFailed, RouteHint, SeenViaService, ServicePeers, Sighting
 from p2pmesh.protocols.signaling.handshake import mark_of, sign_answer, sign_offer

@@ -11,7 +11,7 @@ import pytest
 from p2pmesh.config import LinkConfig, SignalingConfig
 from p2pmesh.events import PeerFailed, TransportDown, TransportUp
 from p2pmesh.identity import Identity
-from p2pmesh.protocols.effects import FeedSignal, Notify, ServiceRefused
+from p2pmesh.protocols.core import FeedSignal, Notify, ServiceRefused
 from p2pmesh.protocols.inputs import (
     Leave,
     LinkDown,
