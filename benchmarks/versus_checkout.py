@@ -3,10 +3,10 @@
     git worktree add ../before COMMIT
     python benchmarks/versus_checkout.py ../before --json [--rounds N] [--only broadcast links simulator]
 
-Absolute figures vary with the machine, ratios of one run hardly do. Each round runs a benchmark of both checkouts, the order
-turned each time, each with the code of its own tree; the ratio is that of the medians, ours to theirs. Prints one JSON object:
-for each figure `ours` and `theirs` (the rounds, in order), `ratio`, and whether `less` or `more` is better. With four rounds: about
-six minutes for all.
+Absolute figures vary with the machine, ratios of one run hardly do. Each round runs a benchmark of both checkouts, the
+order turned each time, each with the code of its own tree; the ratio is that of the medians, ours to theirs. Prints one
+JSON object: for each figure `ours` and `theirs` (the rounds, in order), `ratio`, and whether `less` or `more` is
+better. With four rounds: about ten minutes for all.
 """
 
 from __future__ import annotations

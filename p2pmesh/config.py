@@ -229,14 +229,16 @@ class BroadcastConfig:
     digest_every: float = _number(30.0, low=0.1)
     """Between comparisons with one neighbour of what both have."""
     pull_window: int = _number(64, low=1)
-    """Missed broadcasts that are asked for at once of one neighbour: what its window for us holds by default; of more, the rest
-    would wait in its backlog and be asked for again."""
+    """Missed broadcasts that are asked for at once of one neighbour: what its window for us holds by default; of more,
+    the rest would wait in its backlog and be asked for again."""
     pull_timeout: float = _number(5.0, low=0.1)
-    """What was asked for and has not come is asked for again after this long, twice. A full window of 2 MiB takes a slow link this
-    long and more; a neighbour that leaves out a single thing stalls what else we miss for as long, see `serve_limit`."""
+    """What was asked for and has not come is asked for again after this long, twice. A full window of 2 MiB takes a
+    slow link this long and more; a neighbour that leaves out a single thing stalls what else we miss for as long, see
+    `serve_limit`."""
     serve_limit: int = _number(6, low=1)
     """Times that one neighbour gets one broadcast for the asking: the first and its repetitions, by a graft (3) and for
-    comparisons (3). What it asks for beyond that is left out without a word, which stalls its pulls for its `pull_timeout`."""
+    comparisons (3). What it asks for beyond that is left out without a word, which stalls its pulls for its
+    `pull_timeout`."""
     slow_patience: float = _number(10.0, low=0.1)
     """A link that stays behind the others for this long, or acknowledges nothing, is given up; as `outbox_patience`."""
 

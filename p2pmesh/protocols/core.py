@@ -1,15 +1,15 @@
 """The contract of the sans-IO cores: inputs go in with a time, effects come out.
 
-A core is plain synchronous code that owns its state and its timers. It never waits, never looks at a clock, never draws
-from global randomness: time comes with each call, `random.Random`, identity and config with the constructor. So a core's
-run is a function of its seed, and the same core is driven by Trio over WebRTC links, by the simulator in virtual time,
-and bare by a property test.
+A core is plain synchronous code that owns its state and its timers. It never waits, never looks at a clock, never
+draws from global randomness: time comes with each call, `random.Random`, identity and config with the constructor. So a
+core's run is a function of its seed, and the same core is driven by Trio over WebRTC links, by the simulator in virtual
+time, and bare by a property test.
 
 What goes in has a file for each source: `inputs` from outside, `notices` from the other cores of the same peer. What
 comes out is here: *effects*, orders to the shell and notices to other cores.
 
-Whoever drives a core promises to call `handle` for each input and `expire` once `next_deadline` has come, with times that
-never go backwards, and to carry out the effects of one call in their order before it makes the next.
+Whoever drives a core promises to call `handle` for each input and `expire` once `next_deadline` has come, with times
+that never go backwards, and to carry out the effects of one call in their order before it makes the next.
 """
 
 from __future__ import annotations
@@ -109,8 +109,8 @@ class Reply:
 class Progress:
     """How far a broadcast of ours has come: `reached` other peers are known to have it.
 
-    Comes with every change, also after the one `MessageDelivered` or `MessageFailed` of that broadcast, and never before
-    the `Reply` that names its id.
+    Comes with every change, also after the one `MessageDelivered` or `MessageFailed` of that broadcast, and never
+    before the `Reply` that names its id.
     """
 
     message_id: str

@@ -30,7 +30,7 @@ class Subsystem(Enum):
 
 @frozen
 class RemotePeer:
-    """Who is at the other end of a link."""
+    """The peer at the other end of a link."""
 
     peer_id: PeerId
     verified: bool
@@ -88,7 +88,7 @@ class LinkLost:
 
 
 NO_SLOT = "no slot left"
-"""The reason of a `LinkLost` that nobody is to blame for: a link that was just given up has opened in the same moment."""
+"""The reason of a `LinkLost` for which nobody is to blame: a link that was just given up opened in the same moment."""
 
 
 @frozen
@@ -131,13 +131,15 @@ class LocalSignal:
 
 
 Source: TypeAlias = Literal["config", "bootstrap", "joined", "rejection", "hearsay", "ring", "list", "beyond"]
-"""Who says that a peer is there.
+"""Where the news comes from that a peer is there.
 
-- `config`: the application; `bootstrap`, `joined`: a signaling service, of who was there or who came, which the ring says too;
-  `rejection`: who had no room for us;
-- `hearsay`: peers, of peers that they have heard of; `ring`: of the neighbours that we should have; `list`: of those who
-  may be our neighbours now that one was lost;
-- `beyond`: somebody on the other side of a partition.
+- `config`: from the application;
+- `bootstrap`, `joined`: from a signaling service, of peers that were there before us or came later (`joined` also from
+  the ring);
+- `rejection`: from a peer that had no room for us;
+- `hearsay`: from peers, of peers that they have heard of; `ring`: of the neighbours that we should have; `list`: of
+  peers that may be our neighbours now that one was lost;
+- `beyond`: from the other side of a partition.
 """
 
 
@@ -158,7 +160,7 @@ class PeerGone:
 
 @frozen
 class Connect:
-    """The application wants a link to this peer, and keeps it. Answered by `Reply` once it is open. Goes to the overlay."""
+    """The application wants a link to this peer, for good. Answered by `Reply` once it is open. Goes to the overlay."""
 
     call: int
     peer: PeerId
@@ -166,7 +168,7 @@ class Connect:
 
 @frozen
 class Publish:
-    """The application broadcasts. Answered by `Reply` with the message id once it is out, or waits under backpressure."""
+    """The application broadcasts. Answered by `Reply` with the message id once it is out. Goes to broadcast."""
 
     call: int
     topic: str
@@ -180,8 +182,8 @@ class Publish:
 class WantHistory:
     """The application wants what was broadcast before we came, as far as neighbours still keep it. Goes to broadcast.
 
-    What comes is delivered as `MessageReceived` like anything else, to all subscriptions of its topic: who asked for less
-    tells by its `age`. Nothing of that age is delivered without having been asked for.
+    What comes is delivered as `MessageReceived` like anything else, to all subscriptions of its topic: one that asked
+    for less can tell by its `age`. Nothing of that age is delivered unasked.
     """
 
     topic: str | None
@@ -227,7 +229,7 @@ class DhtGet:
 
 @frozen
 class DhtFindNode:
-    """The application looks for the peers nearest to a key by XOR. Answered by `Reply` with their ids. Goes to the DHT."""
+    """The application looks for the peers nearest to a key by XOR. Answered by `Reply` with their ids."""
 
     call: int
     target: PeerId

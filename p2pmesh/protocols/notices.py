@@ -53,8 +53,8 @@ class Rejected:
 class RejectOffer:
     """Turn down this peer's offer, or take back ours: tell it, with peers that may have room. Goes to signaling.
 
-    With `INITIATOR_CONFLICT` it asks a peer of the original project, which takes offers from smaller ids only, to make the
-    offer itself: that goes by a service, and ends no attempt of ours.
+    With `INITIATOR_CONFLICT` it asks a peer of the original project, which takes offers from smaller ids only, to make
+    the offer itself: that goes by a service, and ends no attempt of ours.
     """
 
     peer: PeerId
@@ -69,22 +69,23 @@ class FindPeers:
 
 @frozen
 class ChildrenAdded:
-    """The broadcast core sent a message on to these peers; `parent` gave it to us, None for our own.
+    """The broadcast core passed a message on to these peers. Goes to receipts.
 
-    Children are those who got a copy, and those who were offered one and have to answer: for each a `ChildSettled` follows.
-    Who was told of the message besides, without having to answer, is none; if it asks for the message later, even after
-    everything was settled, another `ChildrenAdded` names it. The first for a broadcast of ours comes when that is sent, even if
-    there is nobody to send it to, and after the `Reply` that names its id.
+    Children are the peers that got a copy, and those that were offered one and have to answer: a `ChildSettled` follows
+    for each. A lazy peer is none; if it grafts the message later, even after everything was settled, another
+    `ChildrenAdded` names it. The first notice for a broadcast of ours comes when that is sent, even if there is nobody
+    to send it to, and after the `Reply` that names its id.
     """
 
     message_id: str
     parent: PeerId | None
+    """The peer that gave it to us; None for our own."""
     children: tuple[PeerId, ...]
     expires: float
     silent: int = 0
-    """Peers it went to besides, who can't acknowledge it: the original's."""
+    """Peers of the original that it went to besides, which can't acknowledge it."""
     origin: PeerId | None = None
-    """Who made it. Where the parent is lost, its receipts go there."""
+    """Its maker. Where the parent is lost, receipts go there."""
     topic: str = ""
     started: float | None = None
     """When the application called, in the first notice for a broadcast of ours; None in all others."""
@@ -92,9 +93,10 @@ class ChildrenAdded:
 
 @frozen
 class ChildSettled:
-    """A hop of a broadcast is decided: the child took it as new, had or gets it elsewhere, or was given up on.
+    """A child of a broadcast has answered, or was given up on. Goes to receipts.
 
-    A child that was not `adopted` may still become so: an ack may be late, and who gets it elsewhere may ask us after all.
+    `adopted` says that it took the message as new. A child that did not may still do so: an ack may be late, and a peer
+    that gets it elsewhere may ask us after all.
     """
 
     message_id: str
@@ -104,7 +106,7 @@ class ChildSettled:
 
 @frozen
 class ReturnPath:
-    """The way back to the peer that a routed message came from."""
+    """The path back to the peer that a routed message came from."""
 
     peer: PeerId
     packet_id: str
@@ -114,30 +116,31 @@ class ReturnPath:
 
 @frozen
 class Route:
-    """Bring a message to a peer, neighbour or not. Ends in one `RouteSucceeded` or `RouteFailed` for the asker. Goes to routing."""
+    """Bring a message to a peer, neighbour or not. Ends in one `RouteSucceeded` or `RouteFailed`. Goes to routing."""
 
     owner: Subsystem
-    """Who asks."""
+    """The core that asks, and gets the outcome."""
     call: int
-    """The asker's number for it."""
+    """Its number for it."""
     to: PeerId
-    """A peer; or, with `nearest`, any key: then it goes to the peer next to that on the ring, never to the asker itself."""
+    """A peer; or, with `nearest`, any key: then it goes to the peer next to that on the ring, never to ourselves."""
     message: Message
     nearest: bool = False
     answered: bool = False
-    """Whether the receiver sends an `RouteReply`, which `RouteSucceeded` brings; else arrival alone counts."""
+    """Whether the receiver sends a `RouteReply`, which `RouteSucceeded` brings; else arrival alone counts."""
     way: ReturnPath | None = None
-    """To be tried first: for peers who can't be found by their id yet, since they have just come."""
+    """To be tried first: for peers that can't be found by their id yet, since they have just come."""
     avoid: tuple[PeerId, ...] = ()
     """Peers that it must not pass."""
     timeout: float = 10.0
+    """Seconds."""
     doubtful: bool = False
-    """The receiver may well be gone, and others will do: then it is looked for near its place only, and soon given up."""
+    """The receiver may well be gone, and others will do: it is looked for near its place only, and soon given up."""
 
 
 @frozen
 class CancelRoute:
-    """Nobody wants to know any more. Goes to routing."""
+    """The asker no longer wants the outcome of this `Route`. Goes to routing."""
 
     owner: Subsystem
     call: int
@@ -153,7 +156,7 @@ class RouteReply:
 
 @frozen
 class RoutedReceived:
-    """A message that came over a route, from `peer`, who signed it. Goes to the core that owns its type."""
+    """A message that came over a route, from `peer`, which signed it. Goes to the core that owns its type."""
 
     peer: RemotePeer
     message: Message
@@ -181,7 +184,7 @@ class RouteFailed:
 
 @frozen
 class NeighbourLinks:
-    """The neighbours of a neighbour, as it says. Goes to routing."""
+    """The neighbours of a neighbour, as it tells. Goes to routing."""
 
     peer: PeerId
     links: tuple[PeerId, ...]
@@ -189,17 +192,19 @@ class NeighbourLinks:
 
 @frozen
 class OpenBridge:
-    """Open a link to this peer now, if need be in place of a long one: between islands. Goes to the overlay.
+    """Make room for a link to this peer now, if need be in place of a long one: between islands. Goes to the overlay.
 
     Ends in `LinkUp`, or `LinkLost`, or nothing. It may be given up later, when a link on the ring needs its place.
     """
 
     peer: PeerId
+    by_us: bool = True
+    """Whether we make the offer; else its offer is let in when it comes."""
 
 
 @frozen
 class MergeStarted:
-    """Two rings become one, until about then: who is next to us changes, and the ring is closed all the same.
+    """Two rings become one, until about then: our neighbours on the ring change, and the ring is closed all the same.
 
     Goes to the overlay.
     """
@@ -216,7 +221,7 @@ class LinkBroken:
 
 @frozen
 class ServicePeers:
-    """A service named these peers, who are on it: they should be in our mesh. Goes to islands."""
+    """A service named these peers, which are on it: they should be in our mesh. Goes to islands."""
 
     transport: str
     peers: tuple[PeerId, ...]
@@ -252,17 +257,11 @@ class SeenViaService:
 
 @frozen
 class RouteHint:
-    """These peers are reached by this path: whom they were heard of from first, our neighbour last. Goes to signaling."""
+    """These peers are reached by this path. Goes to signaling."""
 
     peers: tuple[PeerId, ...]
     path: tuple[PeerId, ...]
-
-
-@frozen
-class Welcome:
-    """This peer was promised a link: its offer is let in, if need be in place of a long link. Goes to the overlay."""
-
-    peer: PeerId
+    """From the peer that named them to our neighbour."""
 
 
 @frozen
@@ -297,7 +296,6 @@ Notice: TypeAlias = (
     | PingViaService
     | SeenViaService
     | RouteHint
-    | Welcome
     | MeshSize
 )
 

@@ -86,7 +86,7 @@ class Net(LinkedNet[Node]):
         }
         return Node(identity, cores)
 
-    # --- what a test does -----------------------------------------------------------------------------------------------
+    # --- what a test does ---------------------------------------------------------------------------------------------
 
     def restart(self, number: int) -> Node:
         """Its process ends, and another one with the same identity begins, which knows nothing."""
@@ -127,7 +127,7 @@ class Net(LinkedNet[Node]):
     def snapshots(self, subsystem: Subsystem) -> list[Any]:
         return [node.cores[subsystem].snapshot() for node in self.nodes]
 
-    # --- the machinery --------------------------------------------------------------------------------------------------
+    # --- the machinery ------------------------------------------------------------------------------------------------
 
     def do(self, node: Node, effect: Effect) -> None:
         match effect:

@@ -35,7 +35,7 @@ failed.
 Inputs: LinkUp, LinkDown, LinkBroken, ServicePeers, SeenViaService, Received, RoutedReceived, RouteSucceeded,
 RouteFailed, MeshSize, Leave.
 Effects: SendFrame; Notify to routing (Route, RouteReply), signaling (PingViaService, RouteHint, FindPeers), overlay
-(OpenBridge, Welcome, PeersFound, MergeStarted); Emit (IslandSuspected, IslandHealed).
+(OpenBridge, PeersFound, MergeStarted); Emit (IslandSuspected, IslandHealed).
 Messages: handles `merge` and `find_beyond`; sends `merge`, `find_successor`, `find_beyond`, `found_beyond`.
 Config: `IslandsConfig`, `ChordConfig.successors`.
 State: the links, at most `MAX_CALLS` calls, a few timers for each suspect, link, case and flood; and that of its parts.
@@ -76,7 +76,6 @@ from p2pmesh.protocols.notices import (
     SeenViaService,
     ServicePeers,
     Sighting,
-    Welcome,
 )
 from p2pmesh.protocols.util.timers import Timers
 from p2pmesh.protocols.util.window import CallTable
@@ -394,7 +393,7 @@ class IslandsCore:
             case "greet":
                 if not found:
                     self._counts.greeted += 1
-                    self._tell(Subsystem.OVERLAY, Welcome(lookup.peer))
+                    self._tell(Subsystem.OVERLAY, OpenBridge(lookup.peer, by_us=False))
             case "confirm":
                 if not found and far in self._links and now >= self._bridges.quiet_until:
                     self._confirmed(far, now)

@@ -28,7 +28,7 @@ linked to both: the lower id gives it up, unless the mesh is so small that slots
 
 Inputs: LinkUp, LinkDown, LinkLost, Received, RoutedReceived, RouteSucceeded, RouteFailed, ServiceUp and ServiceDown
   (from signaling: joined, and no more), PeersFound, PeerGone, Offered, Rejected, Connect, CancelCall, OpenBridge,
-  Welcome, MergeStarted, Leave.
+  MergeStarted, Leave.
 Effects: WantLink, AcceptOffer, DropLink, SendFrame, Reply, Notify(SIGNALING, SetLinkPurpose | RejectOffer |
   FindPeers), Notify(ROUTING, Route | RouteReply | NeighbourLinks), Notify(ISLANDS, LinkBroken),
   Notify(ROUTING and BROADCAST and RECEIPTS and ISLANDS, MeshSize), Emit(PeerConnected | PeerDisconnected |
@@ -89,7 +89,6 @@ from p2pmesh.protocols.notices import (
     RouteReply,
     RouteSucceeded,
     SetLinkPurpose,
-    Welcome,
 )
 from p2pmesh.protocols.overlay.dial_policy import Ask, Dial, GiveUp, PinnedLinks, Step, Swap
 from p2pmesh.protocols.overlay.find_successor import SuccessorLookup
@@ -107,7 +106,7 @@ OUTCOME_LOST = 1.5
 """Factor: a look-up of which nothing is heard for so many times `ChordConfig.search_timeout` counts as failed.
 Routing says by that time-out what became of it; a notice that was dropped, in a peer that is overloaded, must not end
 all looking."""
-QUIET = (Received, RoutedReceived, RouteSucceeded, RouteFailed, PeersFound, Welcome)
+QUIET = (Received, RoutedReceived, RouteSucceeded, RouteFailed, PeersFound)
 """Frequent inputs that mostly leave the slots as they are. If they do change what is to be dialed, handlers say so."""
 
 Timer = Literal["balance", "tell", "stabilise", "shuffle", "place", "place_lost", "search", "search_lost"]
@@ -183,10 +182,10 @@ class OverlayCore:
                 self._on_connect(call, peer, now)
             case CancelCall(call):
                 self._pins.cancel(call)
+            case OpenBridge(peer, by_us=False):
+                self._links.admission.promise(peer, now, leaf=False)
             case OpenBridge(peer) if not self._leaving:
                 self._follow(self._links.bridge(peer, now), now)
-            case Welcome(peer):
-                self._links.admission.promise(peer, now, leaf=False)
             case MergeStarted(until) if not self._leaving:
                 self._on_merge_started(until, now)
             case Leave():

@@ -1,7 +1,8 @@
 """How long answers take, and how late we are ourselves: what time-outs are made of.
 
-Round trips are smoothed, mean and deviation (Jacobson and Karels 1988; RFC 6298, section 2). `RoundTripTime` measures one path. `RoundTripTimes` measures each of many peers, and takes the average of all for a peer
-that has not answered yet.
+Round trips are smoothed, mean and deviation (Jacobson and Karels 1988; RFC 6298, section 2). `RoundTripTime` measures
+one path. `RoundTripTimes` measures each of many peers, and takes the average of all for a peer that has not answered
+yet.
 
 A process without its share of the processor finds its timers late, and all that others sent it late by as much. So it
 waits longer for its neighbours by what its timers were late recently; and what is due in a moment that comes very late

@@ -4,8 +4,8 @@
 - `ExpiringSet` holds ids that were seen, each until a time of its own: what a promise rests on is not forgotten before
   that, unless more come than its bound, and those are counted.
 - `TokenBucket` (Turner 1986; RFC 2697) holds up to `burst` tokens and gains `rate` a second. It may be overdrawn by one
-  more burst, so that its owner can tell a quick client from one that floods. `RateLimiter` is a bucket for each peer, and
-  never overdraws.
+  more burst, so that its owner can tell a quick client from one that floods. `RateLimiter` is a bucket for each peer,
+  and never overdraws.
 """
 
 from __future__ import annotations

@@ -34,7 +34,6 @@ from p2pmesh.protocols.notices import (
     SeenViaService,
     ServicePeers,
     Sighting,
-    Welcome,
 )
 from p2pmesh.protocols.util.window import OUTCOME_GRACE
 from p2pmesh.wire.overlay import FindBeyond, FindSuccessor, FoundBeyond, Merge, SuccessorFound
@@ -280,12 +279,12 @@ def test_services_are_asked_who_is_next_to_us_if_the_mesh_has_shrunk():
 
 def test_room_is_made_for_who_asks_and_is_not_found():
     core = Core().link(NEAR).feed(SeenViaService(FAR, Sighting.PINGED_US))
-    assert core.found(NEAR).told(Welcome) == [Welcome(FAR)]
+    assert core.found(NEAR).told(OpenBridge) == [OpenBridge(FAR, by_us=False)]
 
 
 def test_no_room_is_made_for_who_is_found_or_asks_too_often():
     core = Core().link(NEAR).feed(SeenViaService(FAR, Sighting.PINGED_US))
-    assert not core.found(FAR).told(Welcome)
+    assert not core.found(FAR).told(OpenBridge)
     asked = sum(len(core.feed(SeenViaService(peer(number), Sighting.PINGED_US)).told(Route)) for number in range(20))
     assert asked == 2
 

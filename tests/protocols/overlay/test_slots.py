@@ -10,7 +10,7 @@ import pytest
 from p2pmesh.config import LinkConfig, SignalingConfig, TopologyConfig
 from p2pmesh.protocols.core import AcceptOffer, DropLink, SendFrame
 from p2pmesh.protocols.inputs import Connect, Leave, LinkDown, LinkLost, LinkUp, PeersFound, Received, RemotePeer
-from p2pmesh.protocols.notices import MergeStarted, OpenBridge, Rejected, RejectOffer, RouteSucceeded, Welcome
+from p2pmesh.protocols.notices import MergeStarted, OpenBridge, Rejected, RejectOffer, RouteSucceeded
 from p2pmesh.protocols.overlay.passive_view import PATIENCE, POLICY, Evidence, PassiveView
 from p2pmesh.protocols.overlay.slots import BRIDGE_HOLDS, SLOW
 from p2pmesh.wire.messages import BRIDGE, LEAF, LONG, PINNED, RING, Goodbye, ReconnectionData
@@ -46,16 +46,16 @@ def test_a_slot_that_the_ring_needs_is_not_taken_by_a_long_link():
 def test_who_was_promised_a_link_gets_the_place_of_the_longest_one_that_has_settled():
     peer = Peer(max_peers=5).linked(0x70, 0x90, 0x00, 0xC0).linked(0x20)
     assert [told.reason for told in peer.feed(offered(0x30, links=2)).told] == ["max_peers_reached"]
-    peer.feed(Welcome(at(0x30))).feed(offered(0x30, links=2))
+    peer.feed(OpenBridge(at(0x30), by_us=False)).feed(offered(0x30, links=2))
     assert [drop.peer for drop in peer.got(DropLink)] == [at(0x00)]
     peer.feed(LinkDown(at(0x00), "closed"))
     assert [effect.peer.peer_id for effect in peer.got(AcceptOffer)] == [at(0x30)]
 
 
 def test_a_promise_holds_once_and_not_for_long():
-    peer = Peer(max_peers=3).linked(0x70, 0x90, 0x00).feed(Welcome(at(0x30))).wait(16)
+    peer = Peer(max_peers=3).linked(0x70, 0x90, 0x00).feed(OpenBridge(at(0x30), by_us=False)).wait(16)
     assert peer.feed(offered(0x30, links=2)).got(DropLink) == []
-    peer.feed(Welcome(at(0x30))).feed(offered(0x30, links=2))
+    peer.feed(OpenBridge(at(0x30), by_us=False)).feed(offered(0x30, links=2))
     assert len(peer.got(DropLink)) == 1
 
 
@@ -143,7 +143,7 @@ def test_only_peers_that_somebody_vouches_for_are_named_to_others():
 def test_promises_are_bounded():
     peer = Peer(max_peers=3).linked(0x70, 0x90, 0x00)
     for place in range(100):
-        peer.feed(Welcome(at(place)))
+        peer.feed(OpenBridge(at(place), by_us=False))
     assert peer.feed(offered(0x01, links=2)).got(DropLink) == []
     assert len(peer.feed(offered(0x62, links=2)).got(DropLink)) == 1
 
