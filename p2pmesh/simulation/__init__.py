@@ -5,7 +5,7 @@ Two kinds, with the same protocol cores:
 - *full meshes*: `simulate` runs an async function in virtual time, and `simulated_meshes` gives it real `open_mesh`
   peers over simulated links. For tests of applications, and hundreds of peers.
 - *bare peers*: `BareNetwork` drives the cores of thousands of peers without Trio. For tests of protocols, and for
-  figures: `run(load_scenario("churn"), peers=1000)`, or `p2pmesh simulate churn --peers 1000`.
+  figures: `run(load_scenario("churn"), peers=60)`, or `p2pmesh simulate churn --peers 60`.
 
 Packages in reading order: `model`, `faults`, `discrete` (bare peers), `full`; then `report` and `scenario`.
 `docs/simulation.md` shows both kinds.
