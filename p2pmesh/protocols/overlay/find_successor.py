@@ -39,7 +39,7 @@ class SuccessorLookup:
         self._slots = slots
         self._made_room_at = -self._min_link_age
         self.board: RendezvousBoard = RendezvousBoard(config.chord.board, config.chord.board_lasts)
-        self.counts = _Counts()
+        self.counts: _Counts = _Counts()
 
     def answer(self, asker: PeerId, question: FindSuccessor, now: float) -> SuccessorFound:
         """What to say. If it says `welcome`, the asker has to be let in."""

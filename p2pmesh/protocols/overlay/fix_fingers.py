@@ -117,7 +117,7 @@ class FingerSearch:
         self._merging_until = -math.inf
         self.call: int | None = None
         self.is_on: bool = self._most > 0
-        self.counts = _Counts()
+        self.counts: _Counts = _Counts()
 
     # --- what happens -------------------------------------------------------------------------------------------------
 

@@ -104,7 +104,7 @@ class LinkManager:
         self.services: dict[str, None] = {}
         self._bridge_to: PeerId | None = None
         """A peer that is about to be dialed as a bridge to its island."""
-        self.counts = _Counts()
+        self.counts: _Counts = _Counts()
 
     # --- offers and rejections ----------------------------------------------------------------------------------------
 

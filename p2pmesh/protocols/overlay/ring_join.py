@@ -57,7 +57,7 @@ class RingJoin:
         self._key = me
         self._backoff = Backoff(FIRST_LOOK_UP, LOOK_UP_CAP)
         self.call: int | None = None
-        self.counts = _Counts()
+        self.counts: _Counts = _Counts()
 
     def is_placed(self) -> bool:
         """Whether those next to us see it as we do."""

@@ -178,7 +178,7 @@ class Stabilisation:
         self._serial = 0
         self._sent: dict[PeerId, int] = {}
         self._heard: deque[PeerId] = deque(maxlen=4 * SHUFFLED)
-        self.counts = _Counts()
+        self.counts: _Counts = _Counts()
 
     def announcement(self, *peers: PeerId, saying: Neighbours | None = None) -> Announcement:
         """All that we have to say, for these."""

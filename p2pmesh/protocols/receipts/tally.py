@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from enum import Enum
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from attrs import define, field, frozen
 
@@ -33,7 +33,8 @@ LIE = 8
 class TallyDue(Enum):
     """Why a tally is looked at."""
 
-    __hash__ = object.__hash__  # hashed for each timer: `Enum` hashes the names of its members anew
+    if not TYPE_CHECKING:  # to which it is `Enum.__hash__` still
+        __hash__ = object.__hash__  # hashed for each timer: `Enum` hashes the names of its members anew
 
     EXPIRY = "its ttl is over"
     DROP = "nothing is on its way any more"

@@ -197,7 +197,7 @@ class BareNetwork(Kernel):
     def heal(self, cut: Cut | None = None) -> None:
         """End a partition, or all of them."""
         self.mark(Mark.FAULT, -1, -1, "heal")
-        self.cuts = without(self.cuts, cut)
+        self.cuts[:] = without(self.cuts, cut)
         self.refresh()
 
     def turn_hostile(self, node: BareNode, adversary: Adversary) -> None:
