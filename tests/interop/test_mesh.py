@@ -192,7 +192,7 @@ def test_a_mixed_mesh_at_rest_opens_no_links_and_says_little(seed, max_peers, se
     """Links that come and go cost the original's peers their neighbours, since they give up one for each that comes.
 
     They go on giving some up for nearer ones, and what is free thereby is taken, which may move a few links of ours: of
-    40 seeds seven saw that, and the most was 16 links.
+    49 runs seven saw that, and the most was 16 links.
     """
 
     async def then(town):
