@@ -167,6 +167,7 @@ def test_a_topology_that_asks_all_the_time_is_heard_ever_more_rarely_until_it_ha
     assert times[-1] - times[-2] == pytest.approx(peer.config.signaling.rejoin_every, abs=1.1)
     peer.wait(200)
     assert len(peer.feed(FindPeers()).wait(0.1).sent) == 1
+    assert peer.feed(FindPeers()).wait(2 * REJOIN_FIRST - 0.2).sent == []
 
 
 def test_leaving_tells_the_joined_services_and_nothing_follows():
