@@ -5,23 +5,19 @@ from __future__ import annotations
 from enum import Enum
 from typing import TypeAlias
 
-from attrs import frozen
-
 from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.inputs import FromOutside, RemotePeer, Subsystem
+from p2pmesh.protocols.inputs import FromOutside, RemotePeer, Subsystem, Value
 from p2pmesh.wire.messages import Message, Signal
 
 
-@frozen
-class Offered:
+class Offered(Value, frozen=True):
     """An offer that was checked: this peer wants a link. Goes to the overlay, which answers it in every case."""
 
     peer: RemotePeer
     signal: Signal
 
 
-@frozen
-class SetLinkPurpose:
+class SetLinkPurpose(Value, frozen=True):
     """The next offer to this peer says that the link is for this purpose. Goes to signaling, before the `WantLink`."""
 
     peer: PeerId
@@ -39,8 +35,7 @@ NOT_FOUND = "not found"
 """No service knows the peer."""
 
 
-@frozen
-class Rejected:
+class Rejected(Value, frozen=True):
     """This peer turned our offer down, or asks us to make the offer ourselves. Goes to the overlay."""
 
     peer: PeerId
@@ -49,8 +44,7 @@ class Rejected:
     offer_instead: bool = False
 
 
-@frozen
-class RejectOffer:
+class RejectOffer(Value, frozen=True):
     """Turn down this peer's offer, or take back ours: tell it, with peers that may have room. Goes to signaling.
 
     With `INITIATOR_CONFLICT` it asks a peer of the original project, which takes offers from smaller ids only, to make
@@ -62,13 +56,11 @@ class RejectOffer:
     alternatives: tuple[PeerId, ...] = ()
 
 
-@frozen
-class FindPeers:
+class FindPeers(Value, frozen=True):
     """The overlay lost a link that it needs: ask the services for fresh peers, soon. Goes to signaling."""
 
 
-@frozen
-class ChildrenAdded:
+class ChildrenAdded(Value, frozen=True):
     """The broadcast core passed a message on to these peers. Goes to receipts.
 
     Children are the peers that got a copy, and those that were offered one and have to answer: a `ChildSettled` follows
@@ -91,8 +83,7 @@ class ChildrenAdded:
     """When the application called, in the first notice for a broadcast of ours; None in all others."""
 
 
-@frozen
-class ChildSettled:
+class ChildSettled(Value, frozen=True):
     """A child of a broadcast has answered, or was given up on. Goes to receipts.
 
     `adopted` says that it took the message as new. A child that did not may still do so: an ack may be late, and a peer
@@ -104,8 +95,7 @@ class ChildSettled:
     adopted: bool
 
 
-@frozen
-class ReturnPath:
+class ReturnPath(Value, frozen=True):
     """The path back to the peer that a routed message came from."""
 
     peer: PeerId
@@ -114,8 +104,7 @@ class ReturnPath:
     """The peers it came through, the origin first; we are not in it."""
 
 
-@frozen
-class Route:
+class Route(Value, frozen=True):
     """Bring a message to a peer, neighbour or not. Ends in one `RouteSucceeded` or `RouteFailed`. Goes to routing."""
 
     owner: Subsystem
@@ -138,24 +127,21 @@ class Route:
     """The receiver may well be gone, and others will do: it is looked for near its place only, and soon given up."""
 
 
-@frozen
-class CancelRoute:
+class CancelRoute(Value, frozen=True):
     """The asker no longer wants the outcome of this `Route`. Goes to routing."""
 
     owner: Subsystem
     call: int
 
 
-@frozen
-class RouteReply:
+class RouteReply(Value, frozen=True):
     """The answer to a routed message that asked for one. Goes to routing."""
 
     way: ReturnPath
     message: Message
 
 
-@frozen
-class RoutedReceived:
+class RoutedReceived(Value, frozen=True):
     """A message that came over a route, from `peer`, which signed it. Goes to the core that owns its type."""
 
     peer: RemotePeer
@@ -163,8 +149,7 @@ class RoutedReceived:
     way: ReturnPath
 
 
-@frozen
-class RouteSucceeded:
+class RouteSucceeded(Value, frozen=True):
     """What `Route` asked for has reached `peer`. Goes to the asker."""
 
     call: int
@@ -174,24 +159,21 @@ class RouteSucceeded:
     """The answer, if there was to be one."""
 
 
-@frozen
-class RouteFailed:
+class RouteFailed(Value, frozen=True):
     """What `Route` asked for could not be done in its time. Goes to the asker."""
 
     call: int
     reason: str
 
 
-@frozen
-class NeighbourLinks:
+class NeighbourLinks(Value, frozen=True):
     """The neighbours of a neighbour, as it tells. Goes to routing."""
 
     peer: PeerId
     links: tuple[PeerId, ...]
 
 
-@frozen
-class OpenBridge:
+class OpenBridge(Value, frozen=True):
     """Make room for a link to this peer now, if need be in place of a long one: between islands. Goes to the overlay.
 
     Ends in `LinkUp`, or `LinkLost`, or nothing. It may be given up later, when a link on the ring needs its place.
@@ -202,8 +184,7 @@ class OpenBridge:
     """Whether we make the offer; else its offer is let in when it comes."""
 
 
-@frozen
-class MergeStarted:
+class MergeStarted(Value, frozen=True):
     """Two rings become one, until about then: our neighbours on the ring change, and the ring is closed all the same.
 
     Goes to the overlay.
@@ -212,23 +193,20 @@ class MergeStarted:
     until: float
 
 
-@frozen
-class LinkBroken:
+class LinkBroken(Value, frozen=True):
     """The link to this peer broke without a word. Goes to islands."""
 
     peer: PeerId
 
 
-@frozen
-class ServicePeers:
+class ServicePeers(Value, frozen=True):
     """A service named these peers, which are on it: they should be in our mesh. Goes to islands."""
 
     transport: str
     peers: tuple[PeerId, ...]
 
 
-@frozen
-class PingViaService:
+class PingViaService(Value, frozen=True):
     """Ask the services for this peer. Ends in `SeenViaService` (ANSWERED or ABSENT), or nothing. Goes to signaling."""
 
     peer: PeerId
@@ -247,16 +225,14 @@ class Sighting(Enum):
     """A link to it is open that a service brought about, and the mesh did not."""
 
 
-@frozen
-class SeenViaService:
+class SeenViaService(Value, frozen=True):
     """What the services show of a peer that may be on another island. Goes to islands."""
 
     peer: PeerId
     sighting: Sighting
 
 
-@frozen
-class RouteHint:
+class RouteHint(Value, frozen=True):
     """These peers are reached by this path. Goes to signaling."""
 
     peers: tuple[PeerId, ...]
@@ -264,8 +240,7 @@ class RouteHint:
     """From the peer that named them to our neighbour."""
 
 
-@frozen
-class MeshSize:
+class MeshSize(Value, frozen=True):
     """About so many peers are in the mesh, ourselves included, by the density of the ring.
 
     Goes to routing, broadcast, receipts and islands.

@@ -27,7 +27,8 @@ from collections.abc import Iterable, Mapping
 from enum import Enum
 from typing import Any, NamedTuple, TypeAlias
 
-from attrs import asdict, define, field, frozen
+from attrs import asdict, define, field
+from msgspec import Struct
 
 from p2pmesh.config import MeshConfig
 from p2pmesh.errors import ConfigError, IdentityError, MeshClosed, MeshError, PeerUnreachable
@@ -74,13 +75,11 @@ Call: TypeAlias = DhtPut | DhtGet | DhtFindNode
 # --- what a lookup is for ---------------------------------------------------------------------------------------------
 
 
-@frozen
-class FindNeighbours:
+class FindNeighbours(Struct, frozen=True):
     """Know our k nearest, and be known to them."""
 
 
-@frozen
-class FillBucket:
+class FillBucket(Struct, frozen=True):
     """Have contacts at some distance from us."""
 
 
@@ -96,16 +95,14 @@ class PutValue:
     """Requests to hold it, under way."""
 
 
-@frozen
-class GetValue:
+class GetValue(Struct, frozen=True):
     """A `get`, with the value that is here."""
 
     call: int
     local: VerifiedRecord | None
 
 
-@frozen
-class FindNode:
+class FindNode(Struct, frozen=True):
     """A `find_node`."""
 
     call: int
@@ -117,8 +114,7 @@ Goal: TypeAlias = FindNeighbours | FillBucket | Republish | PutValue | GetValue 
 # --- what a request is for --------------------------------------------------------------------------------------------
 
 
-@frozen
-class Ping:
+class Ping(Struct, frozen=True):
     """Is this contact still there?"""
 
     contact: PeerId
@@ -131,8 +127,7 @@ class Step(NamedTuple):
     is_entry: bool
 
 
-@frozen
-class Store:
+class Store(Struct, frozen=True):
     """Have a value held by one more peer."""
 
     put: PutValue | None = None

@@ -24,7 +24,8 @@ from collections.abc import Iterator, Sequence
 from enum import Enum, auto
 from typing import Generic, TypeVar
 
-from attrs import asdict, define, field, frozen
+from attrs import asdict, define, field
+from msgspec import Struct
 
 from p2pmesh.config import KademliaConfig
 from p2pmesh.keyspace import PeerId
@@ -203,8 +204,7 @@ class Lookup:
         return bool(sources) and all(self._trust.get(source, 0) <= -LIES for source in sources)
 
 
-@frozen
-class WantedValue:
+class WantedValue(Struct, frozen=True):
     """What a value must be to be found."""
 
     publisher: PeerId | None = None

@@ -22,7 +22,8 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Any, TypeAlias
 
-from attrs import asdict, define, frozen
+from attrs import asdict, define
+from msgspec import Struct
 
 from p2pmesh.config import KademliaConfig
 from p2pmesh.keyspace import PeerId, xor_distance
@@ -51,16 +52,14 @@ SETTLING = 2.0
 """Seconds until a newcomer is handed values, jittered by half: routes should lead to it by then."""
 
 
-@frozen
-class HandOver:
+class HandOver(Struct, frozen=True):
     """Ask this peer to hold a value."""
 
     verified: VerifiedRecord
     peer: PeerId
 
 
-@frozen
-class Republish:
+class Republish(Struct, frozen=True):
     """Look for the holders of a value, and then ask `Republisher.lacking` which peers are to be given it."""
 
     verified: VerifiedRecord

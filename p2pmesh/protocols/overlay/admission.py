@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 
-from attrs import frozen
+from msgspec import Struct
 
 from p2pmesh.config import TopologyConfig
 from p2pmesh.keyspace import PeerId
@@ -34,8 +34,7 @@ def purpose_of(offer: Offered) -> str | None:
     return None if proof is None or not offer.peer.verified else proof.purpose
 
 
-@frozen
-class _Promise:
+class _Promise(Struct, frozen=True):
     until: float
     leaf: bool
 

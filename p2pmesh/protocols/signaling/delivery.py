@@ -20,7 +20,8 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Final, NamedTuple, TypeAlias
 
-from attrs import asdict, define, field, frozen
+from attrs import asdict, define, field
+from msgspec import Struct
 
 from p2pmesh.config import SignalingConfig
 from p2pmesh.keyspace import PeerId
@@ -46,15 +47,13 @@ class Kind(Enum):
     CANDIDATES = "candidates"
 
 
-@frozen
-class ByService:
+class ByService(Struct, frozen=True):
     """A signal came by this service."""
 
     transport: str
 
 
-@frozen
-class ByMesh:
+class ByMesh(Struct, frozen=True):
     """A signal came through the mesh, and this is the way back."""
 
     way: ReturnPath

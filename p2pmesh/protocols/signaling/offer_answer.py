@@ -14,7 +14,8 @@ from __future__ import annotations
 
 from typing import NamedTuple, TypeAlias
 
-from attrs import asdict, define, evolve, field
+from attrs import asdict, define, field
+from msgspec.structs import replace
 
 from p2pmesh.config import MeshConfig
 from p2pmesh.errors import RemoteProtocolError
@@ -277,7 +278,7 @@ class OfferAnswer:
             self.counts.stray_rejections += 1
             return None
         others = tuple(peer for peer in rejected.alternatives if peer not in {self._me, sender})[:MAX_ALTERNATIVES]
-        rejected = evolve(rejected, alternatives=others)
+        rejected = replace(rejected, alternatives=others)
         own, heard = self._own.get(sender), self._heard.get(sender)
         if heard is not None and own is not None and about not in {None, mark_of(own.signal)}:
             heard.live = False  # it takes its own offer back, and may be about to answer ours

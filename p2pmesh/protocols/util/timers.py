@@ -8,7 +8,8 @@ import random
 from collections.abc import Hashable
 from typing import Generic, TypeVar
 
-from attrs import define, frozen
+from attrs import define
+from msgspec import Struct
 
 K = TypeVar("K", bound=Hashable)
 
@@ -60,8 +61,7 @@ class Timers(Generic[K]):
         return due
 
 
-@frozen
-class Backoff:
+class Backoff(Struct, frozen=True):
     """Jittered exponential back-off: full jitter over the upper half, so that peers which failed together part ways."""
 
     first: float
