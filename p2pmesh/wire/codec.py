@@ -1,12 +1,11 @@
 """Bytes to messages and back: the one place where what somebody else sent is parsed.
 
-Peers of ours exchange MessagePack maps; the original's peers, and every signaling service, JSON text. Both decode into
-the same typed unions, whose types hold the bounds of every string, list and number. Whatever the input, the only error
-out of here is `RemoteProtocolError`, after time and memory linear in its size:
+Peers of ours exchange MessagePack arrays (`packing`); the original's peers, and every signaling service, JSON text.
+Both decode into the same typed unions, whose types hold the bounds of every string, list and number. Whatever the
+input, the only error out of here is `RemoteProtocolError`, after time and memory linear in its size:
 
 - The frame's own size is the caller's to bound: a link knows its limit before a frame is whole. `limit` is for others.
-- MessagePack carries scalars only where JSON may carry anything (`Direct.payload`): no dates, extension types or
-  maps with keys other than text, whose unseeded hashes could be made to collide.
+- MessagePack carries scalars only where JSON may carry anything (`Direct.payload`).
 - Nesting ends at `MAX_DEPTH`.
 """
 
@@ -14,8 +13,6 @@ from __future__ import annotations
 
 import math
 from contextlib import suppress
-from functools import reduce
-from operator import or_
 from typing import Annotated, Any, Generic, TypeVar, get_args
 
 import msgspec
@@ -24,8 +21,8 @@ from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from p2pmesh.errors import RemoteProtocolError
-from p2pmesh.wire.fields import Scalar
 from p2pmesh.wire.messages import Direct, Gossip, GossipData, Message, Unknown
+from p2pmesh.wire.packing import ARRAYS, NUMBERED, number_of, pack, unpack
 from p2pmesh.wire.signaling import MAX_BOOTSTRAP, BootstrapPeers, KnownPeer, SignalingMessage
 
 MAX_DEPTH = 100
@@ -34,6 +31,8 @@ MAX_TYPE = 64
 """Characters of a message's `type`."""
 MAX_SIGNALING = 256 * 1024
 """Bytes of a signaling message: descriptions have some thousand, API Gateway carries half of it."""
+FIRST_PACKED = 0x80
+"""The first byte of a frame that is no text."""
 _SHOWN = 200
 """Characters of a parser's complaint that are passed on: it may quote the input."""
 
@@ -56,30 +55,19 @@ class _LooseBootstrap(Struct):
     peers: Annotated[tuple[msgspec.Raw, ...], Meta(max_length=MAX_BOOTSTRAP)]
 
 
-class _ScalarDirect(Direct, frozen=True, kw_only=True, tag="direct"):
-    payload: Scalar = None
-
-
 def _tags(union: object) -> frozenset[str]:
     return frozenset(kind.__struct_config__.tag for kind in get_args(union))
 
 
-def _scalar_only(union: object) -> Any:
-    return reduce(or_, (_ScalarDirect if kind is Direct else kind for kind in get_args(union)))
-
-
 @frozen
 class _Form(Generic[M]):
-    """One union in one encoding."""
+    """One union as JSON."""
 
     types: frozenset[str]
-    messages: msgspec.json.Decoder[M] | msgspec.msgpack.Decoder[M]
-    headers: msgspec.json.Decoder[Any] | msgspec.msgpack.Decoder[Any]
+    messages: msgspec.json.Decoder[M]
+    headers: msgspec.json.Decoder[Any]
 
 
-_PACKED: _Form[Message] = _Form(
-    _tags(Message), msgspec.msgpack.Decoder(_scalar_only(Message)), msgspec.msgpack.Decoder(_Header)
-)
 _TEXT: _Form[Message] = _Form(_tags(Message), msgspec.json.Decoder(Message), msgspec.json.Decoder(_Header))
 _SERVICE: _Form[SignalingMessage] = _Form(
     _tags(SignalingMessage), msgspec.json.Decoder(SignalingMessage), msgspec.json.Decoder(_LooseHeader)
@@ -88,7 +76,6 @@ _loose_bootstrap = msgspec.json.Decoder(_LooseBootstrap)
 _known_peer = msgspec.json.Decoder(KnownPeer)
 _PARSER_ERRORS = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
-_to_packed = msgspec.msgpack.Encoder()
 _to_text = msgspec.json.Encoder()
 
 
@@ -96,9 +83,9 @@ _to_text = msgspec.json.Encoder()
 
 
 def encode(message: Message, *, text: bool = False) -> bytes:
-    """A message as a frame: MessagePack, or with `text` JSON as the original's peers read it."""
+    """A message as a frame: packed, or with `text` JSON as the original's peers read it."""
     if not text:
-        return _to_packed.encode(message)
+        return pack(message)
     match message:
         case Gossip(data=GossipData(payload=None)):
             tree = msgspec.to_builtins(message)
@@ -111,7 +98,7 @@ def encode(message: Message, *, text: bool = False) -> bytes:
 
 
 def decode(frame: bytes, *, limit: int | None = None) -> Message | Unknown:
-    """The message of a frame, whichever of the two encodings it has: a MessagePack map never starts like JSON text.
+    """The message of a frame, whichever of the two encodings it has: a packed one never starts like JSON text.
 
     The original's peers may send any text over a link; what is not a JSON object with a `type` is an error here, and
     the caller, which knows where it comes from, may choose to overlook it.
@@ -120,12 +107,10 @@ def decode(frame: bytes, *, limit: int | None = None) -> Message | Unknown:
       RemoteProtocolError: if it is not a well-formed message within all bounds.
     """
     _check_size(frame, limit)
-    message = _decode(frame, _TEXT if frame[0] < 0x80 else _PACKED)
-    match message:
-        case _ScalarDirect():
-            return _checked(_widened(message))
-        case _:
-            return _checked(message)
+    if frame[0] >= FIRST_PACKED:
+        return _checked(_unpacked(frame))
+    message: Message | Unknown = _decode(frame, _TEXT)
+    return _checked(message)
 
 
 # --- signaling services -----------------------------------------------------------------------------------------------
@@ -200,6 +185,24 @@ def _decode(raw: bytes, form: _Form[M]) -> M | Unknown:
     return Unknown(tag)
 
 
+def _unpacked(frame: bytes) -> Message | Unknown:
+    if frame[0] not in ARRAYS:
+        raise RemoteProtocolError("not a message: neither JSON text nor an array")
+    try:
+        return unpack(frame)
+    except msgspec.ValidationError as error:
+        complaint = error
+    except _PARSER_ERRORS as error:
+        raise RemoteProtocolError(f"not a message: {_shortened(error)}") from error
+    try:
+        number = number_of(frame)
+    except _PARSER_ERRORS as error:
+        raise RemoteProtocolError(f"not a message: {_shortened(error)}") from error
+    if number in NUMBERED:
+        raise RemoteProtocolError(f"a bad {NUMBERED[number]!r} message: {_shortened(complaint)}") from complaint
+    return Unknown(str(number))
+
+
 def _salvaged_bootstrap(raw: bytes) -> BootstrapPeers | None:
     peers = []
     try:
@@ -235,12 +238,6 @@ def _portable(number: float) -> float:
         return number if -(1 << 63) <= number < 1 << 64 else float(number)
     except OverflowError as error:
         raise RemoteProtocolError("a bad message: its payload is a number beyond all bounds") from error
-
-
-def _widened(direct: _ScalarDirect) -> Direct:
-    return Direct(
-        payload=direct.payload, id=direct.id, encoding=direct.encoding, blob=direct.blob, timestamp=direct.timestamp
-    )
 
 
 def _shortened(error: Exception) -> str:

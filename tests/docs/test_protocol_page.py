@@ -13,6 +13,7 @@ import msgspec
 import pytest
 from msgspec import NODEFAULT, inspect
 
+from p2pmesh.keyspace import ID_DIGITS
 from p2pmesh.wire import packet_format as fragments
 from p2pmesh.wire.messages import Candidate, DigestPart, GossipData, Handshake, Message, Receipt, Signal
 from p2pmesh.wire.overlay import Contact, DhtRecord, KademliaCall
@@ -91,8 +92,9 @@ def notation(kind: inspect.Type) -> str:
     match kind:
         case inspect.UnionType(types=types):
             return notation_of_union(types)
-        case inspect.StrType(pattern=str()):
-            return "id"
+        case inspect.StrType(pattern=str() as pattern):
+            digits = int(pattern.partition("{")[2].partition("}")[0])
+            return "id" if digits == ID_DIGITS else f"digits({digits})"
         case inspect.StrType(min_length=low, max_length=high):
             return f"text({high})" if low is None else f"text({low}..{high})"
         case inspect.BytesType(max_length=None):

@@ -3,28 +3,33 @@
 import base64
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any, NamedTuple, get_args
 
 import pytest
-from msgspec import inspect
+from msgspec import inspect, msgpack, structs
 
 from p2pmesh.errors import RemoteProtocolError
-from p2pmesh.wire.codec import decode, decode_signaling
+from p2pmesh.wire.codec import decode, decode_signaling, encode
 from p2pmesh.wire.messages import Message, Unknown
+from p2pmesh.wire.packing import FORMS
 from p2pmesh.wire.signaling import BootstrapPeers, SignalingMessage
-
-ID = "a" * 40
 
 
 def dumps(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
+def digits_of(pattern: str) -> int:
+    """How many hexadecimal digits it wants."""
+    return int(pattern.partition("{")[2].partition("}")[0])
+
+
 def least(kind: inspect.Type) -> Any:
     """A small value of a type, as JSON has it."""
     match kind:
-        case inspect.StrType(pattern=str()):
-            return ID
+        case inspect.StrType(pattern=str() as pattern):
+            return "a" * digits_of(pattern)
         case inspect.StrType(min_length=low):
             return "x" * (low or 0)
         case inspect.BytesType(min_length=low):
@@ -61,9 +66,11 @@ class Edge(NamedTuple):
 def edges(kind: inspect.Type) -> Iterator[Edge]:
     """Values at the bounds of a type, and of all that it contains."""
     match kind:
-        case inspect.StrType(pattern=str()):
-            for wrong in ("a" * 39, "a" * 41, "A" * 40, "g" * 40, ID + "\n", ""):
-                yield Edge("id", ID, wrong)
+        case inspect.StrType(pattern=str() as pattern):
+            digits = digits_of(pattern)
+            right = "a" * digits
+            for wrong in (right[1:], right + "a", "A" * digits, "g" * digits, right + "\n", ""):
+                yield Edge("id", right, wrong)
         case inspect.StrType(min_length=low, max_length=high):
             assert high is not None or low is None
             if high is not None:
@@ -125,3 +132,111 @@ def test_a_signaling_message_at_a_bound_is_read_and_beyond_it_refused(
     assert not isinstance(decode_signaling(dumps(fits)), Unknown)
     with pytest.raises(RemoteProtocolError):
         decode_signaling(dumps(does_not))
+
+
+# --- packed -----------------------------------------------------------------------------------------------------------
+
+
+def least_packed(kind: inspect.Type) -> Any:
+    match kind:
+        case inspect.StructType():
+            return packed_entries(kind)
+        case inspect.BytesType(min_length=low):
+            return bytes(low or 0)
+        case inspect.UnionType(types=types):
+            return least_packed(types[0])
+        case _:
+            return least(kind)
+
+
+def packed_entries(kind: inspect.StructType, change: tuple[int, Any] | None = None) -> list[Any]:
+    """The entries of an array, as few as there may be, with one of them changed."""
+    required = [at for at, field in enumerate(kind.fields, 1) if field.required]
+    last = max([0, *required, *(() if change is None else (change[0] + 1,))])
+    entries = [least_packed(field.type) if field.required else field.default for field in kind.fields[:last]]
+    if change is not None:
+        entries[change[0]] = change[1]
+    return entries if kind.tag is None else [kind.tag, *entries]
+
+
+HANGS_ON_ANOTHER = {("_GossipForm", "beforemost"), ("_GossipForm", "contentmost")}
+"""Bounds that fit only with another value of another field: see `test_codec`."""
+
+
+def packed_edges(kind: inspect.Type) -> Iterator[Edge]:
+    match kind:
+        case inspect.BytesType(min_length=low, max_length=high):
+            if low:
+                yield Edge("shortest", bytes(low), bytes(low - 1))
+            if high is not None:
+                yield Edge("longest", bytes(high), bytes(high + 1))
+        case inspect.LiteralType(values=values):
+            yield Edge("choice", len(values) - 1, len(values))
+            yield Edge("first choice", 0, -1)
+        case inspect.UnionType(types=types):
+            for one in types:
+                yield from packed_edges(one)
+        case inspect.VarTupleType(item_type=item, min_length=low, max_length=high):
+            assert high is not None, "a list without a bound"
+            yield Edge("list", [least_packed(item)] * high, [least_packed(item)] * (high + 1))
+            if not low:
+                for where, fits, does_not in packed_edges(item):
+                    yield Edge(f"[]{where}", [fits], [does_not])
+        case inspect.StructType(cls=cls, fields=fields):
+            for at, field in enumerate(fields):
+                for where, fits, does_not in packed_edges(field.type):
+                    if (cls.__name__, field.name + where) not in HANGS_ON_ANOTHER:
+                        yield Edge(
+                            f".{field.name}{where}", *(packed_entries(kind, (at, value)) for value in (fits, does_not))
+                        )
+            whole = packed_entries(kind)
+            if any(field.required for field in fields):
+                yield Edge(" one field missing", whole, whole[:-1])
+        case _:
+            yield from edges(kind)
+
+
+def all_packed_edges() -> list[Any]:
+    found = [(form, edge) for form in FORMS for edge in packed_edges(inspect.type_info(form))]
+    return [pytest.param(edge.fits, edge.does_not, id=f"{form.__name__}{edge.where}") for form, edge in found]
+
+
+@pytest.mark.parametrize(("fits", "does_not"), all_packed_edges())
+def test_a_packed_frame_at_a_bound_is_read_and_beyond_it_refused(fits: list[Any], does_not: list[Any]) -> None:
+    received = decode(msgpack.encode(fits))
+    assert not isinstance(received, Unknown)
+    assert decode(encode(received)) == received
+    with pytest.raises(RemoteProtocolError):
+        decode(msgpack.encode(does_not))
+
+
+BLOBS = [
+    (form, at, field.type)
+    for form in FORMS
+    for at, field in enumerate(inspect.type_info(form).fields)  # type: ignore[attr-defined]
+    if isinstance(field.type, inspect.BytesType) and not field.type.min_length and field.type.max_length
+]
+
+
+@pytest.mark.parametrize(
+    ("form", "at", "kind"), [pytest.param(*one, id=f"{one[0].__name__} {one[1]}") for one in BLOBS]
+)
+def test_a_blob_of_ids_holds_whole_ones(form: Any, at: int, kind: inspect.BytesType) -> None:
+    info = inspect.type_info(form)
+    assert isinstance(info, inspect.StructType)
+
+    def message_with(size: int) -> Any:
+        return decode(msgpack.encode(packed_entries(info, (at, bytes(size)))))
+
+    assert kind.max_length is not None
+    sizes = [size for size in (1, 6, 16, 20) if kind.max_length % size == 0]
+    assert sizes
+    for size in sizes:
+        with suppress(RemoteProtocolError):
+            tuples = [value for value in structs.astuple(message_with(size)) if isinstance(value, tuple) and value]
+            assert [len(value) for value in tuples] == [1]
+            if size > 1:
+                with pytest.raises(RemoteProtocolError):
+                    message_with(size + 1)
+            return
+    pytest.fail("no blob of one id is read")

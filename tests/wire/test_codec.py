@@ -17,9 +17,22 @@ from hypothesis import strategies as st
 from msgspec import inspect
 
 from p2pmesh.errors import RemoteProtocolError
+from p2pmesh.identity import peer_id_of
 from p2pmesh.keyspace import PeerId
 from p2pmesh.wire.codec import MAX_DEPTH, MAX_SIGNALING, decode, decode_signaling, encode, encode_signaling, is_too_deep
-from p2pmesh.wire.messages import Direct, Goodbye, Gossip, GossipData, Message, ReconnectionData, Unknown
+from p2pmesh.wire.messages import (
+    Direct,
+    DirectAck,
+    Goodbye,
+    Gossip,
+    GossipData,
+    GossipReceipts,
+    GossipWant,
+    Message,
+    ReconnectionData,
+    Unknown,
+)
+from p2pmesh.wire.packing import NUMBERS
 from p2pmesh.wire.signaling import SignalingMessage
 from tests.harness.examples import examples
 
@@ -30,6 +43,7 @@ GOSSIP = Gossip(
         id="msg-1", topic="chat", payload="hi", origin_peer_id=A, timestamp=1_700_000_000_000, hops=2, relayed_by=(A, B)
     )
 )
+GOODBYE = Goodbye(reason="bye", peers=(A,))
 
 # --- any message at all, made from the types themselves ---------------------------------------------------------------
 
@@ -47,8 +61,9 @@ json_values = st.recursive(
 def strategy_of(kind: inspect.Type, anything: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     """Values of a type as msgspec describes it, up to its bounds."""
     match kind:
-        case inspect.StrType(pattern=str()):
-            return st.text("0123456789abcdef", min_size=40, max_size=40)
+        case inspect.StrType(pattern=str() as pattern):
+            digits = int(pattern.partition("{")[2].partition("}")[0])
+            return st.text("0123456789abcdef", min_size=digits, max_size=digits)
         case inspect.StrType(min_length=low, max_length=high):
             return st.text(min_size=low or 0, max_size=min(high or 40, 40))
         case inspect.BytesType(min_length=low, max_length=high):
@@ -82,7 +97,32 @@ def any_message(union: Any, anything: st.SearchStrategy[Any]) -> st.SearchStrate
 
 
 scalars = json_values.filter(lambda value: not isinstance(value, list | dict))
-packed_messages = any_message(Message, scalars)
+
+
+@st.composite
+def packed_gossips(draw: st.DrawFn) -> Gossip:
+    """Broadcasts as peers of ours send them: nothing in them contradicts, and nothing is for the original's peers."""
+    any_data = draw(strategy_of(inspect.type_info(GossipData), scalars))
+    body = draw(
+        st.tuples(st.none(), st.none(), st.binary(max_size=40))
+        | st.tuples(st.text(max_size=40), st.sampled_from(["text", "json"]), st.none())
+        | st.tuples(scalars, st.none(), st.none())
+    )
+    changes: dict[str, Any] = dict(zip(("payload", "encoding", "blob"), body, strict=True))
+    if any_data.key is None or any_data.signature is None:
+        changes |= {"key": None, "signature": None}
+    else:
+        changes |= {
+            "origin_peer_id": peer_id_of(any_data.key),
+            "ttl": any_data.ttl or draw(st.sampled_from([0, 60_000])),
+            "max_hops": any_data.max_hops or draw(st.sampled_from([0, 64])),
+        }
+    return Gossip(data=msgspec.structs.replace(any_data, relayed_by=(), **changes))
+
+
+packed_messages = (
+    any_message(Message, scalars).filter(lambda message: not isinstance(message, Gossip)) | packed_gossips()
+)
 text_messages = any_message(Message, json_values)
 signaling_messages = any_message(SignalingMessage, json_values)
 
@@ -166,16 +206,28 @@ def test_damaged_signaling_does_no_harm(data: bytes) -> None:
 def test_fields_of_the_wrong_type_do_no_harm(message: Message, wrong: object) -> None:
     tree = msgspec.to_builtins(message)
     for name in tree:
-        survives(decode, msgspec.msgpack.encode({**tree, name: wrong}))
         survives(decode, msgspec.json.encode({**tree, name: wrong}))
+    entries = msgspec.msgpack.decode(encode(message))
+    for at in range(len(entries)):
+        survives(decode, msgspec.msgpack.encode([*entries[:at], wrong, *entries[at + 1 :]]))
 
 
 # --- what is known, unknown and wrong ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("pack", [msgspec.json.encode, msgspec.msgpack.encode])
-def test_a_message_of_unknown_type_is_unknown(pack: Callable[[object], bytes]) -> None:
-    assert decode(pack({"type": "from_the_future", "data": [1, {"a": None}]})) == Unknown("from_the_future")
+def packed(kind: type[msgspec.Struct], *entries: object) -> bytes:
+    return msgspec.msgpack.encode([NUMBERS[kind], *entries])
+
+
+def test_a_message_of_unknown_type_is_unknown() -> None:
+    assert decode(b'{"type":"from_the_future","data":[1,{"a":null}]}') == Unknown("from_the_future")
+    assert decode(msgspec.msgpack.encode([1000, "data", [1, {"a": None}]])) == Unknown("1000")
+    assert decode(msgspec.msgpack.encode([0])) == Unknown("0")
+
+
+def test_fields_that_a_later_version_adds_at_the_end_are_ignored() -> None:
+    entries = msgspec.msgpack.decode(encode(GOODBYE))
+    assert decode(msgspec.msgpack.encode([*entries, 5, {"a": [b"x"]}])) == GOODBYE
 
 
 @pytest.mark.parametrize(
@@ -208,14 +260,36 @@ def test_a_message_of_unknown_type_is_unknown(pack: Callable[[object], bytes]) -
         b'{"type":"gossip_receipts","receipts":[{"id":"x","count":-1}]}',
         b'{"type":"gossip_receipts","receipts":[{"id":"x","count":1.5}]}',
         b'{"type":"gossip_receipts","receipts":[{"id":"x","count":4294967296}]}',
-        msgspec.msgpack.encode({"type": "direct", "payload": [1]}),
-        msgspec.msgpack.encode({"type": "direct", "payload": {"a": 1}}),
-        msgspec.msgpack.encode({"type": "direct", "payload": b"bytes"}),
-        msgspec.msgpack.encode({"type": "direct", "payload": float("nan")}),
-        msgspec.msgpack.encode({"type": "direct", "payload": msgspec.msgpack.Ext(5, b"1234")}),
-        b"\x82\xa4type\xa6direct\xa7payload\xd6\xff\x00\x00\x00\x00",  # a timestamp
-        b"\x82\xa4type\xa6direct\xa7payload\xa1\xff",  # not UTF-8
-        b"\x81\xa4type\xa6direct\x00",  # more follows
+        msgspec.msgpack.encode({"type": "direct", "payload": "a map"}),
+        packed(Direct, [1]),
+        packed(Direct, {"a": 1}),
+        packed(Direct, b"bytes"),
+        packed(Direct, float("nan")),
+        packed(Direct, msgspec.msgpack.Ext(5, b"1234")),
+        packed(Direct, None) + b"\x00",  # more follows
+        packed(Direct, 5)[:-1],
+        bytes([0x92, NUMBERS[Direct]]) + b"\xd6\xff\x00\x00\x00\x00",  # a timestamp
+        bytes([0x92, NUMBERS[Direct]]) + b"\xa1\xff",  # not UTF-8
+        bytes([0xDD, 0, 0, 0, 2, NUMBERS[Direct]]) + b"\x05",  # an array with a longer header than it can need
+        packed(DirectAck),
+        packed(DirectAck, b"x" * 15),
+        packed(DirectAck, b"x" * 17),
+        packed(DirectAck, "x"),
+        packed(DirectAck, ["x", "y"]),
+        packed(DirectAck, [[]]),
+        packed(DirectAck, ["0a" * 16]),  # 32 digits that 16 bytes would say
+        packed(GossipWant, b"x" * 17),
+        packed(GossipWant, ["0a" * 16, "1b" * 16]),
+        packed(GossipWant, []),
+        packed(GossipReceipts, None, [[bytes(16), -1]]),
+        packed(GossipReceipts, None, [[bytes(16), 1.0]]),
+        packed(GossipReceipts, None, [[bytes(16)]]),
+        packed(GossipReceipts, None, [bytes(16), 1]),
+        packed(Goodbye, "", bytes(39)),
+        b"\x91\xff",  # a number below 0
+        b"\x91\xc3",
+        b"\x91\xa1x",
+        b"\x91\xcf" + b"\xff" * 8,
     ],
 )
 def test_what_is_no_message_is_the_peers_fault(frame: bytes) -> None:
@@ -223,10 +297,58 @@ def test_what_is_no_message_is_the_peers_fault(frame: bytes) -> None:
         decode(frame)
 
 
-@pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
-def test_a_broadcast_of_no_finite_number_is_refused(number: float) -> None:
-    with pytest.raises(RemoteProtocolError, match="finite"):
-        decode(encode(gossip_of(number)))
+def plain_gossip(body: bytes) -> bytes:
+    """A packed broadcast of an original's peer."""
+    return packed(Gossip, "chat", 3, body, ["msg-1"], bytes.fromhex(A), 1_700_000_000_000, 2)
+
+
+@pytest.mark.parametrize("number", [b"NaN", b"1e999", b"-1e999", b"Infinity", b"[1]", b"", b"1 1", b'"\xff"'])
+def test_a_broadcast_of_no_scalar_and_no_finite_number_is_refused(number: bytes) -> None:
+    with pytest.raises(RemoteProtocolError):
+        decode(plain_gossip(number))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"content": 8},
+        {"content": -1},
+        {"content": 1, "body": b"\xff"},
+        {"body": "text"},
+        {"origin": bytes(21)},
+        {"origin": bytes(32)},
+        {"origin": bytes(95)},
+        {"before": 1_700_000_000_001},
+        {"before": 1_700_000_000_000 - (1 << 53)},
+        {"id": b"short"},
+    ],
+    ids=str,
+)
+def test_a_broadcast_out_of_bounds_is_refused(change: dict[str, Any]) -> None:
+    fields = {
+        "topic": "chat",
+        "content": 0,
+        "body": b"x",
+        "id": bytes(16),
+        "origin": bytes(20),
+        "timestamp": 1_700_000_000_000,
+        "hops": 2,
+        "age": 0,
+        "sequence": 1,
+        "before": 5,
+    }
+    received = decode(packed(Gossip, *fields.values()))
+    assert isinstance(received, Gossip)
+    assert received.data.series == 1_699_999_999_995
+    with pytest.raises(RemoteProtocolError):
+        decode(packed(Gossip, *(fields | change).values()))
+
+
+def test_what_only_the_originals_peers_need_stays_away_from_ours() -> None:
+    data = msgspec.structs.replace(GOSSIP.data, relayed_by=())
+    assert decode(encode(msgspec.structs.replace(GOSSIP, delivery_id="msg-1_1", requires_ack=True))) == Gossip(
+        data=data
+    )
 
 
 def gossip_of(payload: Any) -> Gossip:
@@ -238,7 +360,8 @@ def test_a_number_beyond_64_bits_arrives_as_the_double_it_is_in_javascript(numbe
     received = decode(encode(gossip_of(number), text=True))
     assert received == gossip_of(float(number))
     assert isinstance(received, Gossip)
-    assert decode(encode(received)) == received, "it can be sent on in either encoding"
+    sent_on = msgspec.structs.replace(received, data=msgspec.structs.replace(received.data, relayed_by=()))
+    assert decode(encode(received)) == sent_on, "it can be sent on in either encoding"
 
 
 @pytest.mark.parametrize("number", [2**64 - 1, -(2**63), 0, 1.5, True])
@@ -264,8 +387,8 @@ def test_complaints_quote_little_of_the_input() -> None:
 
 
 def test_a_frame_above_the_limit_is_refused() -> None:
-    frame = encode(GOSSIP)
-    assert decode(frame, limit=len(frame)) == GOSSIP
+    frame = encode(GOODBYE)
+    assert decode(frame, limit=len(frame)) == GOODBYE
     with pytest.raises(RemoteProtocolError, match="limit"):
         decode(frame, limit=len(frame) - 1)
 
@@ -306,9 +429,10 @@ DEEP = 200_000
         b'{"type":"direct","nobody_reads":' + b"[" * DEEP + b"]" * DEEP + b"}",
         b'{"type":"gossip","data":' + b"[" * DEEP,
         b"[" * DEEP,
-        b"\x82\xa4type\xa6direct\xa7payload" + b"\x91" * DEEP,
-        b"\x82\xa4type\xa6direct\xa7payload" + b"\x81\xa1a" * DEEP + b"\xc0",
-        b"\x82\xa4type\xa6direct\xacnobody_reads" + b"\x91" * DEEP + b"\xc0",
+        bytes([0x92, NUMBERS[Direct]]) + b"\x91" * DEEP,
+        bytes([0x92, NUMBERS[Direct]]) + b"\x81\xa1a" * DEEP + b"\xc0",
+        bytes([0x97, NUMBERS[Direct], *[0xC0] * 5]) + b"\x91" * DEEP + b"\xc0",
+        b"\x92\x7f" + b"\x91" * DEEP + b"\xc0",
         b"\x91" * DEEP,
     ],
 )
@@ -324,10 +448,12 @@ def test_bottomless_nesting_is_refused(frame: bytes) -> None:
     "prefix",
     [
         b"",
-        b"\x82\xa4type\xa6direct\xa7payload",
-        b"\x82\xa4type\xa6direct\xa4blob",
-        b"\x82\xa4type\xa6direct\xa4more",
-        b"\x82\xa4type\xb1reconnection_data\xa5peers",
+        bytes([0x92, NUMBERS[Direct]]),
+        bytes([0x95, NUMBERS[Direct], 0xC0, 0xC0, 0xC0]),
+        bytes([0x97, NUMBERS[Direct], *[0xC0] * 5]),
+        bytes([0x93, NUMBERS[Goodbye], 0xA0]),
+        bytes([0x93, NUMBERS[GossipReceipts], 0xC0]),
+        b"\x92\x7f",
     ],
 )
 def test_a_declared_length_takes_no_memory(prefix: bytes, header: bytes) -> None:
@@ -357,7 +483,10 @@ def test_every_list_ends_at_its_limit() -> None:
 def adversarial(size: int) -> dict[str, bytes]:
     """Inputs of about `size` bytes, each meant to cost more than its size."""
     text = b'{"type":"direct","payload":'
-    packed = b"\x82\xa4type\xa6direct\xa7payload"
+    packed = bytes([0x92, NUMBERS[Direct]])
+    more = bytes([0x97, NUMBERS[Direct], *[0xC0] * 5])
+    wanted = bytes([0x92, NUMBERS[GossipWant]])
+    blob = bytes([0x95, NUMBERS[Direct], 0xC0, 0xC0, 0xC0])
     return {
         "wide list": text + b"[" + b"1," * (size // 2) + b"1]}",
         "many lists": text + b"[" + b"[]," * (size // 3) + b"1]}",
@@ -374,9 +503,15 @@ def adversarial(size: int) -> dict[str, bytes]:
         "white space": b" " * size + b'{"type":"direct"}',
         "no end": text + b'"' + b"a" * size,
         "packed lists": packed + b"\xdd\xff\xff\xff\xff" * (size // 5),
-        "packed keys": b"\xdf" + struct.pack(">I", size // 6) + b"\xa4same\x01" * (size // 6),
+        "packed keys": more + b"\xdf" + struct.pack(">I", size // 6) + b"\xa4same\x01" * (size // 6),
+        "ids": wanted + b"\xc6" + struct.pack(">I", size) + b"x" * size,
+        "texts": b"\x92"
+        + bytes([NUMBERS[GossipWant]])
+        + b"\xdd"
+        + struct.pack(">I", size // 2)
+        + b"\xa1x" * (size // 2),
         "packed text": packed + b"\xdb" + struct.pack(">I", size) + b"\xc3\xa9" * (size // 2),
-        "packed blob": b"\x82\xa4type\xa6direct\xa4blob\xc6" + struct.pack(">I", size) + b"\x00" * size,
+        "packed blob": blob + b"\xc6" + struct.pack(">I", size) + b"\x00" * size,
     }
 
 
@@ -404,4 +539,26 @@ def test_time_is_linear_in_the_size(name: str, parse: Callable[[bytes], object])
 
 def test_text_is_json_and_the_rest_is_not() -> None:
     assert encode(Goodbye(reason="bye"), text=True) == b'{"type":"goodbye","reason":"bye"}'
-    assert encode(Goodbye(reason="bye"))[0] >= 0x80
+    assert encode(Goodbye(reason="bye")) == bytes([0x92, NUMBERS[Goodbye]]) + b"\xa3bye"
+
+
+def test_a_broadcast_of_100_bytes_fits_a_frame_of_250() -> None:
+    data = GossipData(
+        id="0a" * 16,
+        topic="telemetry",
+        blob=bytes(100),
+        origin_peer_id=peer_id_of(bytes(32)),
+        key=bytes(32),
+        signature=bytes(64),
+        timestamp=1_700_000_000_000,
+        series=1_699_999_000_000,
+        sequence=100,
+        ttl=60_000,
+        max_hops=64,
+        hops=3,
+        age=90,
+        relayed_by=(),
+    )
+    frame = encode(Gossip(data=data))
+    assert len(frame) <= 250
+    assert decode(frame) == Gossip(data=data)

@@ -27,7 +27,7 @@ numbers are 64-bit big-endian. The signature is Ed25519 (RFC 8032) over::
     field(b"text", b"json" or b"blob")
     field(the payload: its text, its JSON text, or its bytes)
 
-The broadcast's id is the first 8 digits of the origin's id, followed by the first 32 hexadecimal digits of the
+The broadcast's id is the first 8 digits of the origin's id, followed by the first 24 hexadecimal digits of the
 SHA-256 of the same bytes. So an id stands for one content, and nobody can make another broadcast that passes for it.
 
 The signature proves the origin if the key's SHA-256 begins with the origin's id, the broadcast's id is right, and no
@@ -186,7 +186,7 @@ def is_proven(data: GossipData) -> bool:
 
 
 def _id_of(data: GossipData, covered: bytes) -> str:
-    return tree_of(data.origin_peer_id) + sha256(covered).hexdigest()[:32]
+    return tree_of(data.origin_peer_id) + sha256(covered).hexdigest()[:24]
 
 
 def _covered(data: GossipData) -> bytes:
