@@ -6,6 +6,7 @@ Times are seconds, sizes are bytes. Make variants with `attrs.evolve`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from hashlib import sha256
 from typing import Any
 
 import attrs
@@ -18,6 +19,17 @@ MIB = 1024 * KIB
 
 MAX_K = 64
 """Peers that one answer of the DHT can carry."""
+
+
+def network_of(room: str, key: bytes = b"") -> bytes:
+    r"""The network that each signature names: 16 bytes that follow from the room, and the mesh's key if it has one.
+
+    They are the first of SHA-256 of `b"p2pmesh network v1\0"`, the length of the room's name in UTF-8 as a 32-bit
+    big-endian number, the name, and likewise the key, which no mesh has yet.
+    """
+    name = room.encode("utf-8", "surrogatepass")
+    fields = b"".join(len(value).to_bytes(4, "big") + value for value in (name, key))
+    return sha256(b"p2pmesh network v1\0" + fields).digest()[:16]
 
 
 def _at_least(low: float) -> Callable[[Any, attrs.Attribute[Any], Any], None]:
@@ -463,6 +475,11 @@ class MeshConfig:
             )
         if self.links.low_water > self.links.high_water:
             raise ConfigError("LinkConfig.low_water must not be above high_water")
+
+    @property
+    def network(self) -> bytes:
+        """What each signature names, so that what was signed in one room counts for nothing in another."""
+        return network_of(self.room)
 
     @property
     def max_frame(self) -> int:

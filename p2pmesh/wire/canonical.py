@@ -1,11 +1,17 @@
 """The bytes that a signature covers, or that a key is made of: fields, each after its length.
 
-So no two rows of fields make the same bytes, whatever is in them.
+So no two rows of fields make the same bytes, whatever is in them. Each signature covers a domain, which says what is
+signed, and the network: what was signed in one mesh counts for nothing in another.
 """
 
 from __future__ import annotations
 
 import struct
+
+from p2pmesh.config import network_of
+
+DEFAULT_NETWORK = network_of("")
+"""That of the room without a name."""
 
 _length = struct.Struct(">I").pack
 _long = struct.Struct(">Q").pack
@@ -19,6 +25,11 @@ def field(value: bytes) -> bytes:
 def fields(*values: bytes) -> bytes:
     """One field after the other."""
     return b"".join(map(field, values))
+
+
+def covered(domain: bytes, network: bytes, *values: bytes) -> bytes:
+    """What a signature covers: a domain, which ends with a zero byte, then the network and the values as fields."""
+    return domain + fields(network, *values)
 
 
 def number(value: int) -> bytes:

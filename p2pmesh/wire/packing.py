@@ -152,7 +152,7 @@ def _message_ids_form(most: int) -> Any:
     return _bytes(0, most * _MESSAGE_ID_SIZE) | Annotated[tuple[MessageId, ...], Meta(max_length=most)]
 
 
-_MESSAGE_ID_FORM: Any = (
+MESSAGE_ID_FORM: Any = (
     _bytes(_MESSAGE_ID_SIZE, _MESSAGE_ID_SIZE) | Annotated[tuple[MessageId, ...], Meta(min_length=1, max_length=1)]
 )
 """No `tuple[MessageId]`: in a union with bytes that ends msgspec's decoder with a segmentation fault (0.22)."""
@@ -163,7 +163,7 @@ _MESSAGE_ID_FORM: Any = (
 
 def _form_of(hint: Any) -> _Form:
     if hint == MessageId:
-        return _Form(_MESSAGE_ID_FORM, _pack_message_id, _unpack_message_id)
+        return _Form(MESSAGE_ID_FORM, _pack_message_id, _unpack_message_id)
     if hint == MessageIds:
         return _Form(_message_ids_form(MAX_IDS_IN_LIST), _pack_message_ids, _unpack_message_ids)
     if hint == Scalar or hint is Any:
@@ -335,7 +335,7 @@ class _GossipForm(Struct, frozen=True, array_like=True, tag=NUMBERS[Gossip]):
     content: Annotated[int, Meta(ge=0, le=7)]
     """What `body` is, plus 4 if the origin wants to know how many peers have it."""
     body: bytes
-    id: _MESSAGE_ID_FORM
+    id: MESSAGE_ID_FORM
     origin: Annotated[bytes, Meta(min_length=_ID_SIZE, max_length=_PROOF_SIZE)]
     """Its key, from which its id follows, and its signature; of an origin that proves nothing the id, 20 bytes."""
     timestamp: Milliseconds

@@ -2,38 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import re
 from importlib import import_module
-from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import attrs
 import msgspec
 import pytest
-from msgspec import NODEFAULT, inspect
 
-from p2pmesh.keyspace import ID_DIGITS
+from p2pmesh.cli.vectors import vectors
 from p2pmesh.wire import packet_format as fragments
-from p2pmesh.wire.messages import Candidate, DigestPart, GossipData, Handshake, Message, Receipt, Signal
-from p2pmesh.wire.overlay import Contact, DhtRecord, KademliaCall
-from p2pmesh.wire.signaling import ERROR_CODES, JOIN_REFUSALS, KnownPeer, SignalingMessage
+from p2pmesh.wire.messages import Message
+from p2pmesh.wire.signaling import ERROR_CODES, JOIN_REFUSALS, SignalingMessage
+from tests.docs.protocol_tables import OBJECTS, PATH, messages_of, render, rows_of
 
-PAGE = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text(encoding="utf-8")
-
-OBJECTS: dict[str, type[msgspec.Struct]] = {
-    "signal": Signal,
-    "candidate": Candidate,
-    "handshake": Handshake,
-    "known peer": KnownPeer,
-    "broadcast": GossipData,
-    "contact": Contact,
-    "digest part": DigestPart,
-    "receipt": Receipt,
-    "rpc": KademliaCall,
-    "record": DhtRecord,
-}
-OBJECT_NAMES = {kind: name for name, kind in OBJECTS.items()}
+PAGE = PATH.read_text(encoding="utf-8")
 
 Row = list[str]
 
@@ -66,10 +49,6 @@ def bare(cell: str) -> str:
 CHAPTERS = parts(PAGE, 2)
 
 
-def messages_of(union: Any) -> dict[str, type[msgspec.Struct]]:
-    return {kind.__struct_config__.tag: kind for kind in get_args(union)}
-
-
 def described(chapter: str, names: dict[str, type[msgspec.Struct]], *, quoted: bool) -> list[Any]:
     sections = parts(CHAPTERS[chapter], 3)
     return [
@@ -85,80 +64,23 @@ EVERYTHING = [
 ]
 
 
-# --- the types, as the page writes them -------------------------------------------------------------------------------
-
-
-def notation(kind: inspect.Type) -> str:
-    match kind:
-        case inspect.UnionType(types=types):
-            return notation_of_union(types)
-        case inspect.StrType(pattern=str() as pattern):
-            digits = int(pattern.partition("{")[2].partition("}")[0])
-            return "id" if digits == ID_DIGITS else f"digits({digits})"
-        case inspect.StrType(min_length=low, max_length=high):
-            return f"text({high})" if low is None else f"text({low}..{high})"
-        case inspect.BytesType(max_length=None):
-            return "bytes"
-        case inspect.BytesType(min_length=low, max_length=high):
-            assert low == high
-            return f"bytes({high})"
-        case inspect.IntType():
-            return notation_of_number(kind)
-        case inspect.BoolType():
-            return "bool"
-        case inspect.AnyType():
-            return "json"
-        case inspect.LiteralType(values=values):
-            return " or ".join(json.dumps(value) for value in sorted(map(str, values)))
-        case inspect.VarTupleType(item_type=item, max_length=high):
-            return f"list({notation(item)}, {high})"
-        case inspect.StructType(cls=cls):
-            return OBJECT_NAMES[cls]
-        case _:
-            raise AssertionError(f"no notation for {kind}")
-
-
-def notation_of_union(types: tuple[inspect.Type, ...]) -> str:
-    some = [one for one in types if not isinstance(one, inspect.NoneType)]
-    if {type(one) for one in some} == {inspect.StrType, inspect.IntType, inspect.FloatType, inspect.BoolType}:
-        return "scalar"
-    assert len(some) == 1 < len(types)
-    return notation(some[0]) + "?"
-
-
-def notation_of_number(kind: inspect.IntType) -> str:
-    highest = kind.le if kind.lt is None else kind.lt - 1
-    match kind.ge, highest:
-        case 0, 9007199254740991:
-            return "ms"
-        case 0, 4294967295:
-            return "u32"
-        case low, high:
-            assert low is not None
-            assert high is not None
-            return f"int({low}..{high})"
-
-
-def absence(field: inspect.Field) -> str:
-    if field.required:
-        return "required"
-    default = field.default_factory() if field.default is NODEFAULT else field.default
-    if isinstance(default, bytes):
-        default = default.decode()
-    return "null" if default is None else f"`{json.dumps(default)}`"
-
-
 # --- the page against the code ----------------------------------------------------------------------------------------
+
+
+def test_the_page_is_what_its_command_writes() -> None:
+    assert render(PAGE) == PAGE, "run PYTHONPATH=. python -m tests.docs.protocol_tables"
+
+
+def test_every_section_of_the_test_vectors_is_described() -> None:
+    described = [bare(name) for name, _ in rows(CHAPTERS["Test vectors"])]
+    assert described == [name for name in vectors() if name != "about"]
 
 
 @pytest.mark.parametrize(("section", "kind"), EVERYTHING)
 def test_every_field_is_described_as_it_is(section: str | None, kind: type[msgspec.Struct]) -> None:
     assert section is not None, "the page does not describe it"
-    info = inspect.type_info(kind)
-    assert isinstance(info, inspect.StructType)
-    expected = [(field.encode_name, notation(field.type), absence(field)) for field in info.fields]
     table = rows(section)
-    assert [(bare(name), bare(type_), default) for name, type_, default, _ in table] == expected
+    assert [(bare(name), bare(type_), default) for name, type_, default, _ in table] == rows_of(kind)
     assert all(meaning for *_, meaning in table)
 
 

@@ -32,7 +32,7 @@ class Peer(OneCore[SignalingCore]):
     """It is told what the service says and what neighbours send; what it wants is sorted by whom it wants it of."""
 
     def __init__(self, **config):
-        self.config = MeshConfig(room="demo", join_token="secret", **config)
+        self.config = MeshConfig(join_token="secret", **config)
         super().__init__(SignalingCore(ME, self.config, random.Random(1), virtual_wall))
 
     def signaled(self, message, transport="one"):

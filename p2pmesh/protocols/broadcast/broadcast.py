@@ -139,6 +139,7 @@ class BroadcastCore:
         self._config: BroadcastConfig = config.broadcast
         self._takes_unproven = config.links.allow_unverified
         self._max_payload = config.max_payload
+        self._network = config.network
         self._rng = rng
         self._wall = wall
         self._has_begun = False
@@ -147,7 +148,7 @@ class BroadcastCore:
         self._health = LocalHealth()
         self._pressure = FailurePressure()
         self._limits = BroadcastLimits(config, wall)
-        self._publisher = Publisher(identity, self._limits, wall)
+        self._publisher = Publisher(identity, self._limits, wall, config.network)
         self._seen: ExpiringSet[str, PeerId | None] = ExpiringSet(self._config.seen_ids)  # and who gave it first
         self._store = MessageStore(self._config.history, self._config.history_bytes)
         self._eager_push = EagerPush(self._config, rng, self._timers, self._pressure, self._health)
@@ -370,7 +371,7 @@ class BroadcastCore:
         if sender.version == 0:
             data = without_proof(data)
         verified = is_signed(data)
-        if verified and not is_proven(data):
+        if verified and not is_proven(data, self._network):
             self._blame(sender, data.id, "a broadcast with a signature that is not its origin's", now)
             return
         if not verified and not self._takes_unproven:
@@ -427,7 +428,9 @@ class BroadcastCore:
     def _unmasks(self, data: GossipData, now: float) -> bool:
         """Whether what we have by this id is an unproven other message. Then that is forgotten."""
         message = self._store.get(data.id)
-        if message is None or is_signed(message.data) or have_same_content(message.data, data) or not is_proven(data):
+        if message is None or is_signed(message.data) or have_same_content(message.data, data):
+            return False
+        if not is_proven(data, self._network):
             return False
         self._give_up(message, now)
         self._store.remove(message)

@@ -34,12 +34,13 @@ class Published(NamedTuple):
 class Publisher:
     """What the application has asked us to send, and has not gone out yet."""
 
-    def __init__(self, identity: Identity, limits: BroadcastLimits, wall: WallClock) -> None:
+    def __init__(self, identity: Identity, limits: BroadcastLimits, wall: WallClock, network: bytes) -> None:
         self.published: int = 0
         """How many went out, since the start."""
         self._identity = identity
         self._limits = limits
         self._wall = wall
+        self._network = network
         self._drafts: dict[int, Draft] = {}
         self._numbering = Numbering()
         self._left = False
@@ -93,7 +94,7 @@ class Publisher:
             relayed_by=(),
         )
         message = StoredMessage(
-            data=signed(data, self._identity),
+            data=signed(data, self._identity, self._network),
             parent=None,
             hops=0,
             since=now,

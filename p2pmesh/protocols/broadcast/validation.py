@@ -16,6 +16,7 @@ of the mesh is unknown, 4,096 peers are assumed.
 numbers are 64-bit big-endian. The signature is Ed25519 (RFC 8032) over::
 
     b"p2pmesh gossip v1\0"
+    field(network: see `p2pmesh.wire.canonical`)
     field(topic)
     field(origin's peer id: 40 lower-case hexadecimal digits)
     field(series)
@@ -49,7 +50,7 @@ from p2pmesh.identity import Identity, peer_id_of, verify
 from p2pmesh.protocols.broadcast.message_store import StoredMessage, tree_of
 from p2pmesh.protocols.core import WallClock
 from p2pmesh.protocols.inputs import Publish
-from p2pmesh.wire.canonical import fields, number, text
+from p2pmesh.wire.canonical import DEFAULT_NETWORK, covered, number, text
 from p2pmesh.wire.fields import MAX_TOPIC
 from p2pmesh.wire.messages import GossipData
 from p2pmesh.wire.payloads import Body, pack
@@ -161,13 +162,13 @@ def _check_topic(topic: str) -> None:
         raise LocalProtocolError(f"a topic is text that UTF-8 can carry, not {topic!r:.60}") from error
 
 
-def signed(data: GossipData, identity: Identity) -> GossipData:
+def signed(data: GossipData, identity: Identity, network: bytes = DEFAULT_NETWORK) -> GossipData:
     """The same broadcast with its id, and its origin's key and signature if a key can prove that origin."""
-    covered = _covered(data)
-    message_id = _id_of(data, covered)
+    signable = _covered(data, network)
+    message_id = _id_of(data, signable)
     if not identity.verified:
         return structs.replace(data, id=message_id)
-    return structs.replace(data, id=message_id, key=identity.public_key, signature=identity.sign(covered))
+    return structs.replace(data, id=message_id, key=identity.public_key, signature=identity.sign(signable))
 
 
 def is_signed(data: GossipData) -> bool:
@@ -175,26 +176,28 @@ def is_signed(data: GossipData) -> bool:
     return data.key is not None or data.signature is not None
 
 
-def is_proven(data: GossipData) -> bool:
-    """Whether it carries its origin's signature, and that and the id are right."""
+def is_proven(data: GossipData, network: bytes = DEFAULT_NETWORK) -> bool:
+    """Whether it carries its origin's signature in this network, and that and the id are right."""
     if data.key is None or data.signature is None or None in (data.ttl, data.max_hops, data.series, data.sequence):
         return False
-    covered = _covered(data)
-    if data.id != _id_of(data, covered) or peer_id_of(data.key) != data.origin_peer_id:
+    signable = _covered(data, network)
+    if data.id != _id_of(data, signable) or peer_id_of(data.key) != data.origin_peer_id:
         return False
-    return verify(data.key, data.signature, covered)
+    return verify(data.key, data.signature, signable)
 
 
-def _id_of(data: GossipData, covered: bytes) -> str:
-    return tree_of(data.origin_peer_id) + sha256(covered).hexdigest()[:24]
+def _id_of(data: GossipData, signable: bytes) -> str:
+    return tree_of(data.origin_peer_id) + sha256(signable).hexdigest()[:24]
 
 
-def _covered(data: GossipData) -> bytes:
+def _covered(data: GossipData, network: bytes) -> bytes:
     if data.blob is not None:
         kind, body = b"blob", data.blob
     else:
         kind, body = str(data.encoding).encode(), text(str(data.payload))
-    return _DOMAIN + fields(
+    return covered(
+        _DOMAIN,
+        network,
         text(data.topic),
         text(data.origin_peer_id),
         number(data.series or 0),

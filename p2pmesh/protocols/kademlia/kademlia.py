@@ -173,6 +173,7 @@ class KademliaCore:
         self._identity = identity
         self._me = me = identity.peer_id
         self._config = settings = config.kademlia
+        self._network = config.network
         self._rng = rng
         self._wall = wall
         self._effects: Effects = []
@@ -182,7 +183,7 @@ class KademliaCore:
         self._table = RoutingTable(me, settings)
         self._neighbourhood = Neighbourhood(me, settings, rng, self._table)
         self._rpc: RpcClient[Purpose] = RpcClient(settings)
-        self._queries: QueryPool[Goal] = QueryPool(me, settings, self._table, wall)
+        self._queries: QueryPool[Goal] = QueryPool(me, settings, self._table, wall, config.network)
         self._republisher = Republisher(me, settings, rng, wall, self._table)
         self._timers: Timers[_Due | int] = Timers()  # those of numbers: calls that wait for a first link
         self._calls: dict[int, Call | Query[Goal] | PutValue] = {}  # by how far they are
@@ -325,7 +326,7 @@ class KademliaCore:
 
     def _on_store(self, record: DhtRecord, now: float) -> KademliaCall:
         try:
-            is_held = self._republisher.keep(verify_record(record, self._wall(now), self._config), now)
+            is_held = self._republisher.keep(verify_record(record, self._wall(now), self._config, self._network), now)
         except BadRecord:
             is_held = False
         self._requests.refused += not is_held
@@ -417,7 +418,7 @@ class KademliaCore:
         key = key_id(event.key)
         # One that is put after another is newer, also within the same millisecond or when the clock was set back.
         self._last_timestamp = max(self._last_timestamp + 1, int(self._wall(now) * 1000))
-        verified = sign_record(self._identity, key, event.value, self._last_timestamp, ttl, self._config)
+        verified = sign_record(self._identity, key, event.value, self._last_timestamp, ttl, self._config, self._network)
         self._call_counts.puts += 1
         self._look_up(key, PutValue(event.call, verified), now)
 

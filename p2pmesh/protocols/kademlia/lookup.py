@@ -33,6 +33,7 @@ from p2pmesh.protocols.core import WallClock
 from p2pmesh.protocols.kademlia.records import BadRecord, VerifiedRecord, verify_record
 from p2pmesh.protocols.kademlia.routing_table import RoutingTable
 from p2pmesh.protocols.util.timers import Timers
+from p2pmesh.wire.canonical import DEFAULT_NETWORK
 from p2pmesh.wire.overlay import KademliaCall
 
 G = TypeVar("G")
@@ -274,12 +275,20 @@ class QueryCounts:
 class QueryPool(Generic[G]):
     """All lookups of one peer: those under way, and those that wait for their turn."""
 
-    def __init__(self, me: PeerId, config: KademliaConfig, table: RoutingTable, wall: WallClock) -> None:
+    def __init__(
+        self,
+        me: PeerId,
+        config: KademliaConfig,
+        table: RoutingTable,
+        wall: WallClock,
+        network: bytes = DEFAULT_NETWORK,
+    ) -> None:
         self.counts: QueryCounts = QueryCounts()
         self._me = me
         self._config = config
         self._table = table
         self._wall = wall
+        self._network = network
         self._running: dict[Query[G], None] = {}
         self._waiting: deque[Query[G]] = deque()
         self._background: deque[Query[G]] = deque()
@@ -338,7 +347,7 @@ class QueryPool(Generic[G]):
         if reply.record is None:
             return
         try:
-            verified = verify_record(reply.record, self._wall(now), self._config)
+            verified = verify_record(reply.record, self._wall(now), self._config, self._network)
         except BadRecord:
             self.counts.bad_records += 1
             return

@@ -5,6 +5,7 @@ text in UTF-8. `field(x)` is the length of `x` in bytes as a 32-bit big-endian n
 is Ed25519 over::
 
     b"p2pmesh dht record v1\0"
+    field(network: see `p2pmesh.wire.canonical`)
     field(key: 40 lower-case hexadecimal digits)
     field(timestamp, 64 bits big-endian)
     field(ttl, likewise)
@@ -28,7 +29,7 @@ from p2pmesh.errors import ConfigError, PayloadTooLarge, RemoteProtocolError
 from p2pmesh.events import Payload
 from p2pmesh.identity import Identity, peer_id_of, verify
 from p2pmesh.keyspace import ID_BITS, PeerId
-from p2pmesh.wire.canonical import fields, number, text
+from p2pmesh.wire.canonical import DEFAULT_NETWORK, covered, number, text
 from p2pmesh.wire.overlay import DhtRecord
 from p2pmesh.wire.payloads import Body, pack, unpack
 
@@ -85,7 +86,13 @@ def key_id(key: str) -> PeerId:
 
 
 def sign_record(
-    identity: Identity, key: PeerId, value: Payload, timestamp: int, ttl: float, config: KademliaConfig
+    identity: Identity,
+    key: PeerId,
+    value: Payload,
+    timestamp: int,
+    ttl: float,
+    config: KademliaConfig,
+    network: bytes = DEFAULT_NETWORK,
 ) -> VerifiedRecord:
     """Make a record of ours.
 
@@ -103,12 +110,14 @@ def sign_record(
         publisher_key=identity.public_key,
         signature=_NO_SIGNATURE,
     )
-    record = structs.replace(bare, signature=identity.sign(signed_bytes(bare)))
+    record = structs.replace(bare, signature=identity.sign(signed_bytes(bare, network)))
     return VerifiedRecord(record, identity.peer_id, body.size)
 
 
-def verify_record(record: DhtRecord, wall: float, config: KademliaConfig) -> VerifiedRecord:
-    """Check a record that a peer sent, at that wall time.
+def verify_record(
+    record: DhtRecord, wall: float, config: KademliaConfig, network: bytes = DEFAULT_NETWORK
+) -> VerifiedRecord:
+    """Check a record that a peer of this network sent, at that wall time.
 
     Raises:
       BadRecord: if it must not be taken.
@@ -122,7 +131,7 @@ def verify_record(record: DhtRecord, wall: float, config: KademliaConfig) -> Ver
         raise BadRecord("a value that says it lives too long")
     if (record.timestamp + record.ttl) / 1000 <= wall:
         raise BadRecord("an expired value")
-    if not verify(record.publisher_key, record.signature, signed_bytes(record)):
+    if not verify(record.publisher_key, record.signature, signed_bytes(record, network)):
         raise BadRecord("a bad signature")
     try:
         unpack(record.payload, record.encoding, record.blob)
@@ -133,13 +142,15 @@ def verify_record(record: DhtRecord, wall: float, config: KademliaConfig) -> Ver
     return VerifiedRecord(record, peer_id_of(record.publisher_key), size)
 
 
-def signed_bytes(record: DhtRecord) -> bytes:
+def signed_bytes(record: DhtRecord, network: bytes = DEFAULT_NETWORK) -> bytes:
     """What the signature of a record covers."""
     if record.blob is not None:
         kind, body = b"blob", record.blob
     else:
         kind, body = str(record.encoding).encode(), text(record.payload or "")
-    return _RECORD_DOMAIN + fields(record.key.encode(), number(record.timestamp), number(record.ttl), kind, body)
+    return covered(
+        _RECORD_DOMAIN, network, record.key.encode(), number(record.timestamp), number(record.ttl), kind, body
+    )
 
 
 def _packed(value: Payload, limit: int) -> Body:

@@ -135,6 +135,7 @@ class DirectSender:
         self.counts: DirectCounts = DirectCounts()
         self._config = config.routing
         self._max_payload = config.max_payload
+        self._network = config.network
         # Both are said of a link, not of what it carries: what is queued is not lost.
         self._window_bytes = config.broadcast.window_bytes
         self._slowest_link = config.broadcast.slowest_link
@@ -340,7 +341,7 @@ class DirectSender:
             why = f"the payload has {message.size} bytes: too large for {short(peer)}, which takes {limit}"
             return self._fail(message, why)
         try:
-            sealed = seal(encode(message.message), contact.box, self._me, peer, message.id)
+            sealed = seal(encode(message.message), contact.box, self._me, peer, message.id, self._network)
         except RemoteProtocolError as error:
             return self._fail(message, f"{short(peer)} can't be written to: {error}")
         packet = Packet(id=message.id, kind="tell", from_=self._me, to=peer, sealed=True, carry=sealed)

@@ -4,6 +4,7 @@ The origin's signature (Ed25519, RFC 8032) covers, with `field(x)` the length of
 number and then `x`::
 
     b"p2pmesh packet v1\0"
+    field(network: see `p2pmesh.wire.canonical`)
     field(id)
     field(kind)
     field(from: 40 lower-case hexadecimal digits)
@@ -29,7 +30,7 @@ from p2pmesh.errors import RemoteProtocolError
 from p2pmesh.identity import Identity, peer_id_of, verify
 from p2pmesh.keyspace import PeerId, short
 from p2pmesh.protocols.inputs import Subsystem
-from p2pmesh.wire.canonical import fields, number, text
+from p2pmesh.wire.canonical import DEFAULT_NETWORK, covered, number, text
 from p2pmesh.wire.codec import decode
 from p2pmesh.wire.fields import MAX_TRAIL
 from p2pmesh.wire.messages import Direct, GossipReceipts, LinkRejected, Message, RelayBatch, RelaySignal
@@ -75,16 +76,18 @@ MAX_REASON = 200
 _DOMAIN = b"p2pmesh packet v1\0"
 
 
-def signed(packet: Packet, identity: Identity) -> Packet:
+def signed(packet: Packet, identity: Identity, network: bytes = DEFAULT_NETWORK) -> Packet:
     """The same packet with its origin's key and signature."""
-    return structs.replace(packet, key=identity.public_key, signature=identity.sign(_covered(packet)))
+    return structs.replace(packet, key=identity.public_key, signature=identity.sign(_covered(packet, network)))
 
 
-def is_proven(packet: Packet) -> bool:
-    """Whether it carries its origin's signature, and that is right."""
+def is_proven(packet: Packet, network: bytes = DEFAULT_NETWORK) -> bool:
+    """Whether it carries its origin's signature, and that is right in this network."""
     if packet.key is None or packet.signature is None:
         return False
-    return peer_id_of(packet.key) == packet.from_ and verify(packet.key, packet.signature, _covered(packet))
+    if peer_id_of(packet.key) != packet.from_:
+        return False
+    return verify(packet.key, packet.signature, _covered(packet, network))
 
 
 def is_small(packet: Packet) -> bool:
@@ -138,8 +141,10 @@ def refusal_of(response: Packet) -> str:
     return f"{short(response.from_)} refused it: {response.carry[:MAX_REASON].decode('utf-8', 'replace')}"
 
 
-def _covered(packet: Packet) -> bytes:
-    return _DOMAIN + fields(
+def _covered(packet: Packet, network: bytes) -> bytes:
+    return covered(
+        _DOMAIN,
+        network,
         text(packet.id),
         packet.kind.encode(),
         packet.from_.encode(),

@@ -86,6 +86,7 @@ class Receiver:
         self._me = identity.peer_id
         self._box = identity.box_key()
         self._config = config
+        self._network = config.network
         self._rng = rng
         self._wall = wall
         self._contacts = contacts
@@ -171,7 +172,7 @@ class Receiver:
                 raise RemoteProtocolError(f"it is {apart:.0f} s old or young, by the clock here: is yours right?")
         carry = packet.carry
         if packet.sealed:
-            carry = unseal(carry, self._box, packet.from_, self._me, packet.id)
+            carry = unseal(carry, self._box, packet.from_, self._me, packet.id, self._network)
         message = content(carry)
         if message is None:
             raise RemoteProtocolError("this type of message is not taken from packets")

@@ -113,6 +113,7 @@ class RoutingCore:
         self._identity = identity
         self._me = identity.peer_id
         self._config = config
+        self._network = config.network
         self._rng = rng
         self._wall = wall
         self._timers: Timers[NamedTuple] = Timers()
@@ -122,7 +123,7 @@ class RoutingCore:
         self._table = ForwardingTable(self._me, config.routing.least_hops)
         self._relay = Relay(config, self._table)
         self._requests = Requests(config, rng, self._table, self._timers)
-        self._contacts = Contacts(identity, config.max_payload, config.routing.remembered_routes)
+        self._contacts = Contacts(identity, config.max_payload, config.routing.remembered_routes, self._network)
         self._direct_sender = DirectSender(config, self._me, rng, wall, self._timers, self._links, self._contacts)
         self._receiver = Receiver(identity, config, rng, wall, self._contacts)
         self._counts = _Counts()
@@ -249,7 +250,7 @@ class RoutingCore:
                 return link
             self._counts.dropped_unproven += 1
             return None
-        if not is_proven(packet):
+        if not is_proven(packet, self._network):
             self._counts.bad_signature += 1
             return None
         return link or RemotePeer(packet.from_, True, PROTOCOL_VERSION, packet.key)
@@ -406,7 +407,9 @@ class RoutingCore:
     def _send_own(self, peer: PeerId, packet: Packet, now: float) -> None:
         """Send a packet of ours: with our signature, unless the link to its receiver says as much."""
         is_receiver = peer == packet.to and not packet.nearest
-        self._send(peer, packet if is_receiver or packet.kind == "miss" else signed(packet, self._identity), now)
+        self._send(
+            peer, packet if is_receiver or packet.kind == "miss" else signed(packet, self._identity, self._network), now
+        )
 
     def _send(self, peer: PeerId, packet: Packet, now: float) -> None:
         self._relay.sent(peer, packet, now)

@@ -13,6 +13,7 @@ Signatures are Ed25519 (RFC 8032).
 An offer or answer, in `Signal.p2pmesh.signature`::
 
     b"p2pmesh signal v1\0"
+    field(network: see `p2pmesh.wire.canonical`)
     field(protocol version: 16-bit big-endian)
     field(kind: b"offer" or b"answer")
     field(peer id of the sender: 40 lower-case hexadecimal digits)
@@ -55,7 +56,7 @@ from p2pmesh.errors import LocalProtocolError, RemoteProtocolError
 from p2pmesh.identity import Identity, peer_id_of, verify
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.inputs import RemotePeer
-from p2pmesh.wire.canonical import field, number, text
+from p2pmesh.wire.canonical import DEFAULT_NETWORK, field, number, text
 from p2pmesh.wire.messages import PROTOCOL_VERSION, Handshake, Signal
 from p2pmesh.wire.signaling import Join
 
@@ -97,42 +98,52 @@ def fingerprints(signal: Signal) -> tuple[str, ...]:
 
 
 def sign_offer(
-    identity: Identity, to: PeerId, signal: Signal, *, links: int | None = None, purpose: str | None = None
+    identity: Identity,
+    to: PeerId,
+    signal: Signal,
+    *,
+    links: int | None = None,
+    purpose: str | None = None,
+    network: bytes = DEFAULT_NETWORK,
 ) -> Signal:
     """`signal` with our proof that we offer a link to `to`, the number of `links` that we have, and what it is for.
 
     Raises:
       LocalProtocolError: if it is no offer with a fingerprint.
     """
-    return _sign(identity, "offer", to, signal, (), links, purpose)
+    return _sign(identity, "offer", to, signal, (), network, links, purpose)
 
 
-def sign_answer(identity: Identity, to: PeerId, signal: Signal, offer: Signal) -> Signal:
+def sign_answer(
+    identity: Identity, to: PeerId, signal: Signal, offer: Signal, *, network: bytes = DEFAULT_NETWORK
+) -> Signal:
     """`signal` with our proof that we answer this very offer of `to`.
 
     Raises:
       LocalProtocolError: if it is no answer with a fingerprint.
       RemoteProtocolError: if the offer has no fingerprint.
     """
-    return _sign(identity, "answer", to, signal, fingerprints(offer))
+    return _sign(identity, "answer", to, signal, fingerprints(offer), network)
 
 
-def verify_offer(signal: Signal, sender: PeerId, receiver: PeerId) -> RemotePeer:
+def verify_offer(signal: Signal, sender: PeerId, receiver: PeerId, *, network: bytes = DEFAULT_NETWORK) -> RemotePeer:
     """Who makes this offer, which came to `receiver` in the name of `sender`.
 
     Raises:
       RemoteProtocolError: if the proof in it is false, or it is no offer with a fingerprint.
     """
-    return _verify("offer", signal, sender, receiver, ())
+    return _verify("offer", signal, sender, receiver, (), network)
 
 
-def verify_answer(answer: Signal, offer: Signal, sender: PeerId, receiver: PeerId) -> RemotePeer:
+def verify_answer(
+    answer: Signal, offer: Signal, sender: PeerId, receiver: PeerId, *, network: bytes = DEFAULT_NETWORK
+) -> RemotePeer:
     """Who answers `receiver`'s `offer`, in the name of `sender`.
 
     Raises:
       RemoteProtocolError: if the proof in it is false or for another offer, or it is no answer with a fingerprint.
     """
-    return _verify("answer", answer, sender, receiver, fingerprints(offer))
+    return _verify("answer", answer, sender, receiver, fingerprints(offer), network)
 
 
 def mark_of(offer: Signal) -> str:
@@ -167,6 +178,7 @@ def _sign(
     to: PeerId,
     signal: Signal,
     offered: tuple[str, ...],
+    network: bytes,
     links: int | None = None,
     purpose: str | None = None,
 ) -> Signal:
@@ -176,7 +188,7 @@ def _sign(
         own = fingerprints(signal)
     except RemoteProtocolError as error:
         raise LocalProtocolError(f"our own {kind} can't be signed: {error}") from error
-    data = _signal_bytes(PROTOCOL_VERSION, kind, identity.peer_id, to, links, purpose, own, offered)
+    data = _signal_bytes(network, PROTOCOL_VERSION, kind, identity.peer_id, to, links, purpose, own, offered)
     proof = Handshake(
         version=PROTOCOL_VERSION,
         key=identity.public_key,
@@ -187,20 +199,23 @@ def _sign(
     return msgspec.structs.replace(signal, p2pmesh=proof)
 
 
-def _verify(kind: Kind, signal: Signal, sender: PeerId, receiver: PeerId, offered: tuple[str, ...]) -> RemotePeer:
+def _verify(
+    kind: Kind, signal: Signal, sender: PeerId, receiver: PeerId, offered: tuple[str, ...], network: bytes
+) -> RemotePeer:
     if signal.type != kind:
         raise RemoteProtocolError(f"expected an {kind}, not a signal of type {signal.type!r}")
     own = fingerprints(signal)
     proof = signal.p2pmesh
     if proof is None:
         return RemotePeer(sender, verified=False, version=0)
-    data = _signal_bytes(proof.version, kind, sender, receiver, proof.links, proof.purpose, own, offered)
+    data = _signal_bytes(network, proof.version, kind, sender, receiver, proof.links, proof.purpose, own, offered)
     if not verify(proof.key, proof.signature, data):
         raise RemoteProtocolError(f"the signature of the {kind} is false: its fingerprints or its parties were changed")
     return RemotePeer(sender, peer_id_of(proof.key) == sender, proof.version, proof.key)
 
 
 def _signal_bytes(
+    network: bytes,
     version: int,
     kind: Kind,
     sender: PeerId,
@@ -212,6 +227,7 @@ def _signal_bytes(
 ) -> bytes:
     return b"".join((
         _SIGNAL_DOMAIN,
+        field(network),
         field(struct.pack(">H", version)),
         field(kind.encode()),
         field(sender.encode()),

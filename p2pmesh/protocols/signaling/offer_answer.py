@@ -117,6 +117,7 @@ class OfferAnswer:
         self._identity = identity
         self._me = identity.peer_id
         self._max_peers = config.max_peers
+        self._network = config.network
         self._allow_unverified = config.links.allow_unverified
         signaling = config.signaling
         self._own = LruTable[OwnOffer](signaling.remembered_offers)
@@ -142,7 +143,7 @@ class OfferAnswer:
 
     def offer(self, peer: PeerId, signal: Signal, links: int, purpose: str | None) -> OutgoingSignal:
         """Our offer with its proof. If their own has come through the mesh, it goes back the same way."""
-        signed = sign_offer(self._identity, peer, signal, links=links, purpose=purpose)
+        signed = sign_offer(self._identity, peer, signal, links=links, purpose=purpose, network=self._network)
         self._own.put(peer, OwnOffer(signal))
         heard = self._heard.get(peer)
         came = heard.came if heard is not None and heard.live and isinstance(heard.came, ByMesh) else None
@@ -168,7 +169,7 @@ class OfferAnswer:
             return None
         self._own.pop(peer)  # its offer has taken the place of ours
         heard.answer = mark_of(signal)
-        signed = sign_answer(self._identity, peer, signal, heard.signal)
+        signed = sign_answer(self._identity, peer, signal, heard.signal, network=self._network)
         return self._outgoing(peer, signed, Kind.ANSWER).along(heard.came)
 
     def candidates(
@@ -310,7 +311,7 @@ class OfferAnswer:
         if not allowances.take(sender, now):
             return self._on_excess_offer(came, sender, offer)
         try:
-            remote = verify_offer(offer, sender, self._me)
+            remote = verify_offer(offer, sender, self._me, network=self._network)
         except RemoteProtocolError as error:
             return self._on_false_offer(sender, str(error), now)
         if not self._welcome(remote):
@@ -337,7 +338,7 @@ class OfferAnswer:
             self.counts.repeated_answers += 1
             return None
         try:
-            remote = verify_answer(answer, own.signal, sender, self._me)
+            remote = verify_answer(answer, own.signal, sender, self._me, network=self._network)
         except RemoteProtocolError:
             self.counts.false_answers += 1  # and no more: a forger must not be able to end our attempt by it
             return None

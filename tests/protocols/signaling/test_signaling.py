@@ -53,7 +53,7 @@ from tests.harness.signaling import BOB, CANDIDATE, EVE, ME, ORIGINAL, Peer, des
 
 
 def test_a_service_is_joined_with_a_signed_join_and_is_up_at_its_first_answer():
-    peer = Peer().feed(ServiceUp("one"))
+    peer = Peer(room="demo").feed(ServiceUp("one"))
     ((transport, join),) = peer.sent
     assert transport == "one"
     assert isinstance(join, Join)

@@ -1,0 +1,472 @@
+"""Test vectors of the wire: what another implementation checks itself against.
+
+`python -m p2pmesh.cli.vectors` writes `p2pmesh/wire/vectors.json`, which the package ships; with `--check` it only says
+whether the file is as it would write it. Everything follows from seeds that stand in the file. `docs/protocol.md` says
+what its sections hold. Messages are made from their types, so a new one needs nothing here.
+"""
+
+from __future__ import annotations
+
+import json
+import string
+import sys
+from collections.abc import Callable, Iterator
+from hashlib import sha256
+from importlib.resources import files
+from itertools import count
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+from attrs import define
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from msgspec import inspect, msgpack
+from msgspec.structs import replace
+
+from p2pmesh.config import KademliaConfig, network_of
+from p2pmesh.errors import RemoteProtocolError
+from p2pmesh.identity import Identity, SignatureMemo, peer_id_of
+from p2pmesh.keyspace import PeerId
+from p2pmesh.protocols.broadcast import validation
+from p2pmesh.protocols.kademlia.records import key_id, sign_record
+from p2pmesh.protocols.routing import packets
+from p2pmesh.protocols.routing.sealed_box import contact_of, seal_with
+from p2pmesh.protocols.signaling.handshake import sign_answer, sign_join, sign_offer
+from p2pmesh.wire import packet_format as channel
+from p2pmesh.wire.codec import decode, encode
+from p2pmesh.wire.messages import Direct, Gossip, GossipData, Signal
+from p2pmesh.wire.overlay import FindSuccessor, Packet
+from p2pmesh.wire.packing import FORMS, NUMBERS
+
+ROOM = "vectors"
+NETWORK = network_of(ROOM)
+NOW = 1_700_000_000_000
+LARGEST = 2048
+"""Bytes of a malformed frame that is worth its place in the file."""
+
+Json = dict[str, Any]
+
+
+def identity(name: str) -> Identity:
+    """The peer of a name: its seed is the SHA-256 of it."""
+    return Identity.from_seed(sha256(name.encode()).digest())
+
+
+ALICE, BOB = identity("alice"), identity("bob")
+
+
+# --- messages from their types ----------------------------------------------------------------------------------------
+
+
+@define
+class Example:
+    """Makes values of types, none like another, from a counter."""
+
+    numbers: Iterator[int]
+
+    def digits(self, size: int) -> str:
+        return sha256(str(next(self.numbers)).encode()).hexdigest()[:size]
+
+    def message(self, kind: type[msgspec.Struct], *, full: bool) -> Any:
+        """A message with its required fields, or with all."""
+        info = cast("inspect.StructType", inspect.type_info(kind))
+        return kind(**{field.name: self.value(field.type) for field in info.fields if full or field.required})
+
+    def value(self, kind: inspect.Type) -> Any:
+        match kind:
+            case inspect.StrType(pattern=str() as pattern):
+                return self.digits(int(pattern.partition("{")[2].partition("}")[0]))
+            case inspect.StrType(min_length=1):  # an id of a message
+                return self.digits(32)
+            case inspect.StrType(max_length=high):
+                return self.digits(min(high or 8, 8))
+            case inspect.BytesType(min_length=low):
+                return bytes.fromhex(self.digits(2 * (low or 5)).ljust(2 * (low or 5), "0"))
+            case inspect.IntType(ge=low, le=high, lt=above):
+                most = high if high is not None else 1000 if above is None else above - 1
+                return min(most, (low or 0) + next(self.numbers))
+            case inspect.BoolType():
+                return True
+            case inspect.LiteralType(values=values):
+                return values[-1]
+            case inspect.AnyType():
+                return None
+            case inspect.UnionType(types=types):
+                return self.value(next(one for one in types if not isinstance(one, inspect.NoneType)))
+            case inspect.VarTupleType(item_type=item):
+                return (self.value(item), self.value(item))
+            case inspect.StructType(cls=cls):
+                return self.message(cls, full=True)
+            case _:
+                raise AssertionError(f"no example of {kind}")
+
+
+def message_vectors() -> Iterator[Json]:
+    """Each type of message with its required fields alone, and with all of its fields."""
+    for kind, number in NUMBERS.items():
+        for full in (False, True):
+            message = Example(count(100 * number)).message(kind, full=full)
+            if isinstance(message, Gossip):
+                message = gossip() if full else unproven_gossip()
+            yield message_vector(message)
+
+
+def message_vector(message: Any) -> Json:
+    """A message as JSON, and as a frame."""
+    return {
+        "type": type(message).__struct_config__.tag,
+        "number": NUMBERS[type(message)],
+        "message": json.loads(encode(message, text=True)),
+        "frame": encode(message).hex(),
+    }
+
+
+# --- what is signed and sealed ----------------------------------------------------------------------------------------
+
+
+class _Recorder(SignatureMemo):
+    """Knows what was signed."""
+
+    signed: tuple[bytes, bytes, bytes]
+
+    def note(self, public_key: bytes, signature: bytes, data: bytes, *, outcome: bool) -> None:
+        self.signed = public_key, signature, data
+        super().note(public_key, signature, data, outcome=outcome)
+
+
+def gossip(**changes: Any) -> Gossip:
+    """A broadcast of Alice's."""
+    data = GossipData(
+        id="",
+        topic="chat",
+        payload="hello",
+        encoding="text",
+        origin_peer_id=ALICE.peer_id,
+        timestamp=NOW,
+        hops=1,
+        relayed_by=(),
+        ttl=60_000,
+        max_hops=32,
+        series=NOW - 1000,
+        sequence=3,
+        age=20,
+    )
+    return Gossip(data=validation.signed(replace(data, **changes), ALICE, NETWORK))
+
+
+def unproven_gossip() -> Gossip:
+    """A broadcast of a peer of the original, passed on."""
+    original = PeerId(string.digits * 4)
+    data = GossipData(
+        id="original-1", topic="chat", payload=1.5, origin_peer_id=original, timestamp=NOW, hops=2, relayed_by=()
+    )
+    return Gossip(data=replace(data, receipts=False))
+
+
+def description(kind: str, digits: str) -> Signal:
+    """As little of a description as can be signed."""
+    return Signal(type=kind, sdp=f"v=0\r\na=fingerprint:sha-256 {':'.join([digits] * 32)}\r\n")
+
+
+def packet(**changes: Any) -> Packet:
+    """A packet from Alice to Bob."""
+    example = Packet(
+        id="0f" * 16,
+        kind="ask",
+        from_=ALICE.peer_id,
+        to=BOB.peer_id,
+        timestamp=NOW,
+        carry=encode(FindSuccessor(key=BOB.peer_id)),
+        hops=128,
+    )
+    return packets.signed(replace(example, **changes), ALICE, NETWORK)
+
+
+def signature_vectors() -> Iterator[Json]:
+    """One signature of each kind, with the bytes that it covers."""
+    offer = description("offer", "A1")
+    makers: dict[str, Callable[[], msgspec.Struct]] = {
+        "offer": lambda: sign_offer(ALICE, BOB.peer_id, offer, links=2, purpose="ring", network=NETWORK),
+        "answer": lambda: sign_answer(BOB, ALICE.peer_id, description("answer", "B2"), offer, network=NETWORK),
+        "join": lambda: sign_join(ALICE, ROOM, NOW),
+        "packet": packet,
+        "contact": lambda: contact_of(ALICE, 1 << 20, NOW, NETWORK),
+        "gossip": gossip,
+        "gossip of bytes": lambda: gossip(payload=None, encoding=None, blob=b"\x00\xff"),
+        "record": lambda: sign_record(ALICE, key_id("key"), {"a": 1}, NOW, 600.0, KademliaConfig(), NETWORK).record,
+    }
+    for kind, make in makers.items():
+        with _Recorder() as recorder:
+            made = make()
+        key, signature, covered = recorder.signed
+        yield {
+            "kind": kind,
+            "signed": json.loads(msgspec.json.encode(made)),
+            "covered": covered.hex(),
+            "key": key.hex(),
+            "signature": signature.hex(),
+        }
+
+
+def box_vectors() -> Iterator[Json]:
+    """Sealed boxes, with the one-time key that a sender forgets."""
+    receiver = BOB.box_key().public_key().public_bytes_raw()
+    for size, name in enumerate(("empty", "one", "two")):
+        once = sha256(f"box {name}".encode()).digest()
+        plain = b"x" * size if size < 2 else encode(Direct(id="0f" * 16, payload="hi", encoding="text"))
+        key = X25519PrivateKey.from_private_bytes(once)
+        sealed = seal_with(key, plain, receiver, ALICE.peer_id, BOB.peer_id, "0f" * 16, NETWORK)
+        yield {
+            "once": once.hex(),
+            "receiver": receiver.hex(),
+            "from": ALICE.peer_id,
+            "to": BOB.peer_id,
+            "packet": "0f" * 16,
+            "plain": plain.hex(),
+            "sealed": sealed.hex(),
+        }
+
+
+def identity_vectors() -> Iterator[Json]:
+    """Keys and ids that follow from a seed."""
+    for name in ("alice", "bob"):
+        one = identity(name)
+        box = one.box_key()
+        yield {
+            "seed": sha256(name.encode()).hexdigest(),
+            "key": one.public_key.hex(),
+            "id": one.peer_id,
+            "box_private": box.private_bytes_raw().hex(),
+            "box": box.public_key().public_bytes_raw().hex(),
+        }
+
+
+# --- the channel ------------------------------------------------------------------------------------------------------
+
+
+def channel_vectors() -> Iterator[Json]:
+    """Packets of a data channel, and the records that they are."""
+    frame = bytes(range(256)) * 5
+    first, second, last = frame[:512], frame[512:1024], frame[1024:]
+    hello = channel.u32_record(channel.HELLO, 1 << 20)
+    start = channel.start_header(channel.BULK, len(frame), len(first)) + first
+    more = channel.more_header(channel.BULK, len(second)) + second
+    yield from map(
+        _channel_vector,
+        (
+            hello + channel.credit_record(channel.BULK, 1 << 21) + channel.credit_record(channel.URGENT, 1 << 21),
+            channel.frame_header(channel.BULK, 3) + b"abc" + channel.frame_header(channel.URGENT, 0),
+            start + more + channel.more_header(channel.BULK, len(last)) + last,
+            channel.u32_record(channel.PING, 7) + channel.u32_record(channel.PONG, (1 << 32) - 1),
+            channel.END_RECORD,
+        ),
+    )
+
+
+def _channel_vector(raw: bytes) -> Json:
+    records = [{"kind": kind, "body": body.hex()} for kind, body in channel.parse_packet(raw)]
+    return {"packet": raw.hex(), "records": records}
+
+
+def malformed_channel_vectors() -> Iterator[Json]:
+    """What is no packet of a data channel."""
+    for why, raw in {
+        "empty": b"",
+        "ends within a header": b"\x00\x00\x00",
+        "a record longer than its packet": channel.frame_header(channel.BULK, 4) + b"abc",
+        "an unknown kind": b"\x0c\x00\x00\x00",
+        "a HELLO of 3 bytes": b"\x08\x00\x00\x03abc",
+        "a HELLO of 5 bytes": b"\x08\x00\x00\x05abcde",
+        "a CREDIT of 4 bytes": b"\x06\x00\x00\x04abcd",
+        "an END with a body": b"\x0b\x00\x00\x01a",
+        "a START whose fragment has 511 bytes": channel.start_header(channel.BULK, 1000, 511) + bytes(511),
+        "a MORE of nothing": channel.more_header(channel.BULK, 0),
+    }.items():
+        try:
+            channel.parse_packet(raw)
+        except RemoteProtocolError:
+            yield {"why": why, "packet": raw.hex()}
+            continue
+        raise AssertionError(f"taken: {why}")
+
+
+# --- malformed frames -------------------------------------------------------------------------------------------------
+
+
+def least(kind: inspect.Type) -> Any:
+    """A small value of a type, as MessagePack has it."""
+    match kind:
+        case inspect.StructType():
+            return entries(kind)
+        case inspect.BytesType(min_length=low):
+            return bytes(low or 0)
+        case inspect.StrType(min_length=low):
+            return "x" * (low or 0)
+        case inspect.UnionType(types=types):
+            return least(types[0])
+        case inspect.VarTupleType(item_type=item, min_length=low):
+            return [least(item)] * (low or 0)
+        case inspect.IntType(ge=low):
+            return low or 0
+        case inspect.BoolType():
+            return True
+        case inspect.LiteralType(values=values):
+            return values[0]
+        case _:
+            return None
+
+
+def entries(kind: inspect.StructType, change: tuple[int, Any] | None = None) -> list[Any]:
+    """The entries of an array, as few as there may be, with one of them changed."""
+    last = max((at for at, field in enumerate(kind.fields, 1) if field.required), default=0)
+    if change is not None:
+        last = max(last, change[0] + 1)
+    found = [least(field.type) if field.required else field.default for field in kind.fields[:last]]
+    if change is not None:
+        found[change[0]] = change[1]
+    return found if kind.tag is None else [kind.tag, *found]
+
+
+def beyond(kind: inspect.Type) -> Iterator[tuple[str, Any]]:
+    """What a type does not take, and why."""
+    match kind:
+        case inspect.BytesType(min_length=low, max_length=high):
+            if low:
+                yield "too short", bytes(low - 1)
+            if high is not None:
+                yield "too long", bytes(high + 1)
+                yield "wrong type", 5
+        case inspect.StrType(min_length=low, max_length=high):
+            if low:
+                yield "too short", "x" * (low - 1)
+            if high is not None:
+                yield "too long", "x" * (high + 1)
+                yield "wrong type", 5
+        case inspect.IntType(ge=low, gt=above, le=high, lt=below):
+            if low is not None or above is not None:
+                yield "out of range", (above or 0) if low is None else low - 1
+            yield "out of range", (below or 0) if high is None else high + 1
+            yield "wrong type", "5"
+        case inspect.BoolType():
+            yield "wrong type", 1
+        case inspect.LiteralType(values=values):
+            yield "out of range", len(values)
+        case inspect.UnionType(types=types):
+            for one in types:
+                yield from beyond(one)
+        case inspect.VarTupleType(item_type=item, min_length=low, max_length=high):
+            yield "too many", [least(item)] * ((high or 0) + 1)
+            yield "too few", [least(item)] * ((low or 0) - 1) if low else {}
+            for why, value in beyond(item):
+                yield why, [value]
+            yield "nested", [[[least(item)]]]
+        case inspect.StructType(fields=fields):
+            for at, field in enumerate(fields):
+                for why, value in beyond(field.type):
+                    yield f"{field.name}: {why}", entries(kind, (at, value))
+            if any(field.required for field in fields):
+                yield "too few fields", entries(kind)[:-1]
+        case _:
+            return
+
+
+def malformed_vectors() -> Iterator[Json]:
+    """Frames that are none, of each type of message and field."""
+    seen = set()
+    for form in FORMS:
+        info = inspect.type_info(form)
+        for why, value in beyond(info):
+            frame = msgpack.encode(value)
+            if len(frame) <= LARGEST and frame not in seen and is_malformed(frame):
+                seen.add(frame)
+                yield {"type": form.__name__.strip("_").removesuffix("Form"), "why": why, "frame": frame.hex()}
+    whole = encode(gossip())
+    for why, frame in {
+        "empty": b"",
+        "a map": b"\x81\xa4type\xa6direct",
+        "no number": b"\x90",
+        "a number that is none": b"\x91\xa1x",
+        "cut off": whole[:-1],
+        "something after the end": whole + b"\x00",
+        "an array of 2^32 - 1 entries": b"\xdd\xff\xff\xff\xff",
+        "nested without end": b"\x92\x7f" + b"\x91" * 1500,
+        "a blob of 2^32 - 1 bytes": bytes([0x92, NUMBERS[Direct]]) + b"\xc6\xff\xff\xff\xff",
+    }.items():
+        if not is_malformed(frame):
+            raise AssertionError(f"taken: {why}")
+        yield {"type": "any", "why": why, "frame": frame.hex()}
+
+
+def is_malformed(frame: bytes) -> bool:
+    """Whether a frame is refused."""
+    try:
+        decode(frame)
+    except RemoteProtocolError:
+        return True
+    return False
+
+
+# --- trails -----------------------------------------------------------------------------------------------------------
+
+
+def trail_vectors() -> Iterator[Json]:
+    """Packets as a neighbour hands them on, and what is wrong with their trails."""
+    peers = [identity(f"relay {number}").peer_id for number in range(3)]
+    trails: dict[str, Json] = {
+        "from its origin": {},
+        "relayed twice": {"path": (ALICE.peer_id, peers[0])},
+        "with a dead end": {"path": (ALICE.peer_id,), "tried": (peers[2],)},
+        "at a peer twice": {"path": (ALICE.peer_id, peers[0], peers[0])},
+        "not from its origin": {"path": (peers[0],)},
+        "from who had it before": {"path": (ALICE.peer_id, peers[1])},
+    }
+    for why, trail in trails.items():
+        sender = peers[1] if trail else ALICE.peer_id
+        carried = packet(**trail)
+        error = packets.trail_error(carried, sender, peer_id_of(b"me"))
+        yield {"why": why, "sender": sender, "ok": error is None, **message_vector(carried)}
+
+
+# --- the file ---------------------------------------------------------------------------------------------------------
+
+
+def vectors() -> Json:
+    """All of them."""
+    return {
+        "about": "Test vectors of p2pmesh, wire version 1: see docs/protocol.md. Bytes are in hexadecimal digits; "
+        "those in JSON messages are in base64. Seeds of identities are the SHA-256 of their names.",
+        "networks": [{"room": room, "network": network_of(room).hex()} for room in ("", ROOM, "\u00e9t\u00e9")],
+        "identities": list(identity_vectors()),
+        "dht_keys": [{"text": text, "key": key_id(text)} for text in ("", "key", "\u00e9t\u00e9")],
+        "signatures": list(signature_vectors()),
+        "boxes": list(box_vectors()),
+        "messages": list(message_vectors()),
+        "trails": list(trail_vectors()),
+        "channel": list(channel_vectors()),
+        "malformed_messages": list(malformed_vectors()),
+        "malformed_channel": list(malformed_channel_vectors()),
+    }
+
+
+def text() -> str:
+    """The file: one vector a line."""
+    sections = []
+    for name, value in vectors().items():
+        if isinstance(value, list):
+            rows = ",\n".join(f"  {json.dumps(row)}" for row in value)
+            sections.append(f"{json.dumps(name)}: [\n{rows}\n]")
+        else:
+            sections.append(f"{json.dumps(name)}: {json.dumps(value)}")
+    return "{\n" + ",\n".join(sections) + "\n}\n"
+
+
+def main() -> None:
+    """Write the file, or compare it."""
+    path = Path(str(files("p2pmesh.wire"))) / "vectors.json"
+    if "--check" in sys.argv[1:]:
+        raise SystemExit(0 if path.read_text(encoding="utf-8") == text() else f"{path} is not what it should be")
+    path.write_text(text(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
