@@ -64,7 +64,8 @@ from p2pmesh.subscription import Subscription
 from p2pmesh.transports.transport import Transport, TransportConfig
 
 if _typing.TYPE_CHECKING:
-    from p2pmesh.server import ServerConfig, SignalingServer, open_signaling_server
+    from p2pmesh.server.app import SignalingServer, open_signaling_server
+    from p2pmesh.server.config import ServerConfig
 
     __version__: str
 
@@ -141,9 +142,9 @@ if not _typing.TYPE_CHECKING:  # ruff: ignore[non-empty-init-module] - and to a 
             except metadata.PackageNotFoundError:  # a source tree that was not installed
                 value = "0+unknown"
         elif name in __all__:
-            from p2pmesh import server
+            from p2pmesh.server import app, config
 
-            value = getattr(server, name)
+            value = getattr(config if name == "ServerConfig" else app, name)
         else:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         globals()[name] = value

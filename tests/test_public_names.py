@@ -57,19 +57,20 @@ def test_a_name_that_is_not_there_is_an_attribute_error():
         _ = p2pmesh.open_mash
 
 
-def test_what_a_peer_does_not_need_yet_is_not_imported():
-    slow = {
-        "aiortc",
-        "asyncio",
-        "av",
-        "click",
-        "email",
-        "h11",
-        "importlib.metadata",
-        "p2pmesh.server",
-        "rich",
-        "wsproto",
-    }
-    code = f"import p2pmesh, sys; print({slow!r} & set(sys.modules))"
+NO_TRANSPORT = {"h11", "importlib.metadata", "p2pmesh.transports.memory", "wsproto"}
+NO_MESH = {"aiortc", "asyncio", "trio_asyncio"}
+NO_PEER = {"av", "click", "p2pmesh.server.app", "prometheus_client", "rich"}
+
+
+@pytest.mark.parametrize(
+    ("code", "unwanted"),
+    [
+        ("import p2pmesh", NO_TRANSPORT | NO_MESH | NO_PEER),
+        ("from p2pmesh.transports.registry import make_transport; make_transport('ws://here')", NO_MESH | NO_PEER),
+        ("import p2pmesh.links.webrtc.dialer", NO_PEER),
+    ],
+)
+def test_what_a_peer_does_not_need_yet_is_not_imported(code, unwanted):
+    code = f"{code}; import sys; print({unwanted!r} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
