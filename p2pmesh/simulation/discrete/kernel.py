@@ -13,11 +13,11 @@ from contextlib import contextmanager
 from heapq import heappop
 from typing import Any, Protocol
 
-from p2pmesh.identity import SignatureMemo
 from p2pmesh.simulation.discrete.traffic import NAMES, Traffic
 from p2pmesh.simulation.model.conditioner import Conditions, Path, luck_of
 from p2pmesh.simulation.model.event_queue import Action, EventQueue
 from p2pmesh.simulation.model.obstacles import Cut, Nat, let_link
+from p2pmesh.simulation.model.signatures import StandInSignatures
 from p2pmesh.simulation.model.trace import Mark, Trace
 from p2pmesh.simulation.model.violations import TRACE_LINES, InvariantViolated, Violation, reproduction
 
@@ -54,7 +54,7 @@ class Kernel:
     """
 
     __slots__ = (
-        "_memo",
+        "_signatures",
         "account",
         "arrived",
         "attempts",
@@ -109,7 +109,7 @@ class Kernel:
         self.arrived: list[int] = self.traffic.arrived
         self.trace: Trace = Trace(NAMES, trace_kept)
         self.log: Callable[[tuple[float, float, float, float, float]], None] = self.trace.log
-        self._memo = SignatureMemo()
+        self._signatures = StandInSignatures()
 
     # --- time ---------------------------------------------------------------------------------------------------------
 
@@ -121,7 +121,7 @@ class Kernel:
         """Let time pass until then; what is due at that instant happens."""
         due, trace = self.event_queue.due, self.trace
         events = 0
-        with self._memo, collector_paused():
+        with self._signatures, collector_paused():
             try:
                 while (heap := due(time)) is not None:
                     while heap and heap[0][0] <= time:
