@@ -240,8 +240,10 @@ class Run:
         self._max_peers = max_peers
         self._progress = progress or (lambda phase, done: None)
         self.plan: FaultPlan = scenario.plan(peers, seed)
-        config = attrs.evolve(MeshConfig(max_peers=max_peers))
-        self.net: BareNetwork = BareNetwork(seed, config=config, conditions=scenario.conditions, strict=False)
+        config = MeshConfig(max_peers=max_peers)
+        self.net: BareNetwork = BareNetwork(
+            seed, config=config, conditions=scenario.conditions, strict=False, sample_sizes=True
+        )
         self.net.plan = self.plan
         raging = max(scenario.broadcasts * scenario.broadcast_every, self.plan.ends)
         self._raging = raging

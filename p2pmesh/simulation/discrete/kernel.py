@@ -86,6 +86,7 @@ class Kernel:
         service_latency: float,
         strict: bool,
         encode_frames: bool,
+        sample_sizes: bool,
         trace_kept: int,
     ) -> None:
         self.seed: int = seed
@@ -105,7 +106,7 @@ class Kernel:
         self.nats: dict[int, Nat] = {}
         self.special_conditions: dict[int, Conditions] = {}
         self.violations: list[Violation] = []
-        self.traffic: Traffic = Traffic()
+        self.traffic: Traffic = Traffic(samples=sample_sizes)
         self.arrived: list[int] = self.traffic.arrived
         self.trace: Trace = Trace(NAMES, trace_kept)
         self.log: Callable[[tuple[float, float, float, float, float]], None] = self.trace.log
