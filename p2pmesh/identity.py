@@ -71,20 +71,19 @@ class SignatureMemo:
         """Remember at most `limit` outcomes, the latest."""
         self._limit = limit
         self._outcomes: OrderedDict[tuple[bytes, bytes, bytes], bool] = OrderedDict()
-        self._token: Token[SignatureMemo | None] | None = None
+        self._tokens: list[Token[SignatureMemo | None]] = []
 
     def __len__(self) -> int:
         return len(self._outcomes)
 
     def __enter__(self) -> Self:
-        self._token = _memo.set(self)
+        self._tokens.append(_memo.set(self))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._token is not None:
-            _memo.reset(self._token)
+        _memo.reset(self._tokens.pop())
 
     def verify(self, public_key: bytes, signature: bytes, data: bytes) -> bool:
         """What `verify` says, from memory where it was asked before."""

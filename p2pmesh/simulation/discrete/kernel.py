@@ -44,6 +44,7 @@ class Kernel:
       conditions: of links, unless `special_conditions` has others for a peer, by its number.
       service_latency: seconds to the service, one way.
       encode_frames: whether each frame goes through the codec.
+      signatures: in force while time passes; to be put in force by what gives cores an input in between.
       attempts: links in the making, of all peers, by token. Their class is the links' affair.
       cuts: the partitions in force; `nats`, the address translators that are not open, by number of peer.
       traffic: counts frames; `arrived` is its list of that name, one look-up nearer.
@@ -54,7 +55,6 @@ class Kernel:
     """
 
     __slots__ = (
-        "_signatures",
         "account",
         "arrived",
         "attempts",
@@ -71,6 +71,7 @@ class Kernel:
         "schedule",
         "seed",
         "service_latency",
+        "signatures",
         "special_conditions",
         "strict",
         "trace",
@@ -110,7 +111,7 @@ class Kernel:
         self.arrived: list[int] = self.traffic.arrived
         self.trace: Trace = Trace(NAMES, trace_kept)
         self.log: Callable[[tuple[float, float, float, float, float]], None] = self.trace.log
-        self._signatures = StandInSignatures()
+        self.signatures: StandInSignatures = StandInSignatures()
 
     # --- time ---------------------------------------------------------------------------------------------------------
 
@@ -122,7 +123,7 @@ class Kernel:
         """Let time pass until then; what is due at that instant happens."""
         due, trace = self.event_queue.due, self.trace
         events = 0
-        with self._signatures, collector_paused():
+        with self.signatures, collector_paused():
             try:
                 while (heap := due(time)) is not None:
                     while heap and heap[0][0] <= time:

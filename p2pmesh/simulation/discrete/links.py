@@ -327,8 +327,9 @@ class BareLinks:
         if end.suspected:
             end.suspected = False
             self.node.report(LinkRecovered(end.peer))
-        for cargo in held or ():
-            end.arrive(end, cargo)
+        with self.net.signatures:  # a network changes while time stands still, too
+            for cargo in held or ():
+                end.arrive(end, cargo)
 
     def _ping(self, end: End, silence: int) -> None:
         if end.silences == silence:
