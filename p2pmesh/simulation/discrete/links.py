@@ -26,7 +26,7 @@ from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.inputs import LinkDown, LinkLost, LinkRecovered, LinkSuspected, LinkUp, LocalSignal, RemotePeer
 from p2pmesh.protocols.notices import Input
 from p2pmesh.simulation.discrete.kernel import Kernel, Peer
-from p2pmesh.simulation.discrete.traffic import size_of
+from p2pmesh.simulation.discrete.traffic import parse, size_of
 from p2pmesh.simulation.model.conditioner import Break, Path
 from p2pmesh.simulation.model.sdp_stub import describe, parse_description
 from p2pmesh.simulation.model.trace import Mark
@@ -269,7 +269,7 @@ class BareLinks:
                 self.transmit(end, CLOSED)
             self.down(end, end.closing or cargo.reason)
         elif isinstance(cargo, bytes) and end.closing is None:
-            message = self.net.traffic.parse(cargo)
+            message = parse(cargo)
             if message is None:
                 self.counts.unknown_messages += 1
             elif isinstance(message, str):

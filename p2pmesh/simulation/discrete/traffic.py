@@ -54,15 +54,6 @@ class Traffic:
         counts = zip(self._bytes, self.frames, self._measured, strict=True)
         return [size if frames == measured else round(size * frames / measured) for size, frames, measured in counts]
 
-    @staticmethod
-    def parse(frame: bytes) -> Message | str | None:
-        """What the link keeper makes of bytes: a message, the reason why it is none, or None for an unknown type."""
-        try:
-            message = decode(frame)
-        except RemoteProtocolError as error:
-            return str(error)
-        return None if isinstance(message, Unknown) else message
-
     @property
     def control_bytes(self) -> int:
         """Bytes of all that is no broadcast."""
@@ -77,3 +68,12 @@ class Traffic:
 def size_of(message: Message) -> int:
     """Bytes of a message as a frame."""
     return len(encode(message))
+
+
+def parse(frame: bytes) -> Message | str | None:
+    """What the link keeper makes of bytes: a message, the reason why it is none, or None for an unknown type."""
+    try:
+        message = decode(frame)
+    except RemoteProtocolError as error:
+        return str(error)
+    return None if isinstance(message, Unknown) else message
