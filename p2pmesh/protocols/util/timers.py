@@ -53,7 +53,7 @@ class Timers(Generic[K]):
         heap = self._heap
         while heap and heap[0][2] is _VOID:
             heapq.heappop(heap)
-        return heap[0][0] if heap else math.inf  # type: ignore[no-any-return]
+        return heap[0][0] if heap else math.inf
 
     def pop_due(self, now: float) -> list[K]:
         """Disarm and give the keys whose deadline has come, earliest first."""
