@@ -26,6 +26,7 @@ from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.inputs import LinkDown, LinkLost, LinkRecovered, LinkSuspected, LinkUp, LocalSignal, RemotePeer
 from p2pmesh.protocols.notices import Input
 from p2pmesh.simulation.discrete.kernel import Kernel, Peer
+from p2pmesh.simulation.discrete.traffic import parse, size_of
 from p2pmesh.simulation.model.conditioner import Break, Path
 from p2pmesh.simulation.model.sdp_stub import describe, parse_description
 from p2pmesh.simulation.model.trace import Mark
@@ -210,7 +211,7 @@ class BareLinks:
         """Send a message to neighbours."""
         net = self.net
         now = net.now
-        size = net.traffic.sent(message, len(peers))
+        net.traffic.sent(message, len(peers))
         for peer in peers:
             end = self.ends.get(peer)
             if end is None or (end.closing is not None and not urgent):
@@ -223,7 +224,7 @@ class BareLinks:
                 far = end.far
                 net.schedule(path.arrival(now), far.arrive, far, message)
             else:
-                self._send_with_care(end, message, size)
+                self._send_with_care(end, message)
 
     # --- carrying -----------------------------------------------------------------------------------------------------
 
@@ -231,14 +232,14 @@ class BareLinks:
         """Send something that is no message: it always arrives, once, after what was sent before."""
         self.net.at(end.path.arrival(self.net.now), end.far.arrive, end.far, cargo)
 
-    def _send_with_care(self, end: End, message: Message, size: int) -> None:
+    def _send_with_care(self, end: End, message: Message) -> None:
         net, links = self.net, self.node.config.links
         waits = end.path.queued(net.now)
         if waits > links.outbox_patience:  # an outbox that is full for so long ends the link
             self.drop(end.peer, f"too slow: its queue was full for {links.outbox_patience:g} s")
             self.counts.frames_dropped += 1
             return
-        decision = end.path.send(net.now, size)
+        decision = end.path.send(net.now, size_of(message) if end.path.is_narrow else 0)
         if isinstance(decision, Break):
             self.break_link(end, "the connection broke")
             return
@@ -268,7 +269,7 @@ class BareLinks:
                 self.transmit(end, CLOSED)
             self.down(end, end.closing or cargo.reason)
         elif isinstance(cargo, bytes) and end.closing is None:
-            message = self.net.traffic.parse(cargo)
+            message = parse(cargo)
             if message is None:
                 self.counts.unknown_messages += 1
             elif isinstance(message, str):
@@ -326,8 +327,9 @@ class BareLinks:
         if end.suspected:
             end.suspected = False
             self.node.report(LinkRecovered(end.peer))
-        for cargo in held or ():
-            end.arrive(end, cargo)
+        with self.net.signatures:  # a network changes while time stands still, too
+            for cargo in held or ():
+                end.arrive(end, cargo)
 
     def _ping(self, end: End, silence: int) -> None:
         if end.silences == silence:
