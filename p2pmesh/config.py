@@ -113,10 +113,6 @@ class SignalingConfig:
     s."""
     routes: int = _number(128, low=1)
     """Signals under way through the mesh; more go by a service."""
-    batch_delay: float = _number(0.2, low=0)
-    """A candidate waits for others this long; as the original."""
-    batch_size: int = _number(5, low=1)
-    """Candidates in one message; as the original. A message holds 32 at most, whatever this says."""
     offers_per_second: float = _number(1.0, low=0.01)
     offer_burst: float = _number(10.0, low=1)
     """Offers of one peer that are looked at; more are dropped. A peer of ours makes one a second at most, and ever

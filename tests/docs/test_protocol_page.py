@@ -14,7 +14,18 @@ import pytest
 from msgspec import NODEFAULT, inspect
 
 from p2pmesh.wire import packet_format as fragments
-from p2pmesh.wire.messages import Candidate, DigestPart, GossipData, Handshake, Message, Receipt, Signal
+from p2pmesh.wire.messages import (
+    Candidate,
+    Description,
+    DigestPart,
+    Fingerprint,
+    GossipData,
+    Handshake,
+    IceCandidate,
+    Message,
+    Receipt,
+    Signal,
+)
 from p2pmesh.wire.overlay import Contact, DhtRecord, KademliaCall
 from p2pmesh.wire.signaling import ERROR_CODES, JOIN_REFUSALS, KnownPeer, SignalingMessage
 
@@ -24,6 +35,9 @@ OBJECTS: dict[str, type[msgspec.Struct]] = {
     "signal": Signal,
     "candidate": Candidate,
     "handshake": Handshake,
+    "description": Description,
+    "fingerprint": Fingerprint,
+    "ice candidate": IceCandidate,
     "known peer": KnownPeer,
     "broadcast": GossipData,
     "contact": Contact,
@@ -87,19 +101,26 @@ EVERYTHING = [
 # --- the types, as the page writes them -------------------------------------------------------------------------------
 
 
+PATTERNS = {
+    r"\A[0-9a-f]{40}\Z": "id",
+    r"\A[A-Za-z0-9+/]{4,256}\Z": "ice(4..256)",
+    r"\A[A-Za-z0-9+/]{22,256}\Z": "ice(22..256)",
+    r"\A[!-~]{1,32}\Z": "token(32)",
+}
+
+
 def notation(kind: inspect.Type) -> str:
     match kind:
         case inspect.UnionType(types=types):
             return notation_of_union(types)
-        case inspect.StrType(pattern=str()):
-            return "id"
+        case inspect.StrType(pattern=str(pattern)):
+            return PATTERNS[pattern]
         case inspect.StrType(min_length=low, max_length=high):
             return f"text({high})" if low is None else f"text({low}..{high})"
         case inspect.BytesType(max_length=None):
             return "bytes"
         case inspect.BytesType(min_length=low, max_length=high):
-            assert low == high
-            return f"bytes({high})"
+            return f"bytes({high})" if low == high else f"bytes({low}..{high})"
         case inspect.IntType():
             return notation_of_number(kind)
         case inspect.BoolType():

@@ -14,6 +14,13 @@ from p2pmesh.wire.messages import Message, Unknown
 from p2pmesh.wire.signaling import BootstrapPeers, SignalingMessage
 
 ID = "a" * 40
+PATTERNS = {
+    r"\A[0-9a-f]{40}\Z": (ID, "a" * 39, "a" * 41, "A" * 40, "g" * 40, ID + "\n", ""),
+    r"\A[A-Za-z0-9+/]{4,256}\Z": ("a" * 256, "a" * 257, "a" * 3, "aaa a", "aaaa\n"),
+    r"\A[A-Za-z0-9+/]{22,256}\Z": ("a" * 256, "a" * 257, "a" * 21, "a" * 21 + "-", "a" * 22 + "\n"),
+    r"\A[!-~]{1,32}\Z": ("~" * 32, "~" * 33, "", "a b", "a\n", "é"),
+}
+"""For each pattern a text that fits, and some that do not."""
 
 
 def dumps(value: Any) -> str:
@@ -23,8 +30,8 @@ def dumps(value: Any) -> str:
 def least(kind: inspect.Type) -> Any:
     """A small value of a type, as JSON has it."""
     match kind:
-        case inspect.StrType(pattern=str()):
-            return ID
+        case inspect.StrType(pattern=str(pattern)):
+            return PATTERNS[pattern][0]
         case inspect.StrType(min_length=low):
             return "x" * (low or 0)
         case inspect.BytesType(min_length=low):
@@ -39,8 +46,8 @@ def least(kind: inspect.Type) -> Any:
             return values[0]
         case inspect.UnionType(types=types):
             return least(types[0])
-        case inspect.VarTupleType():
-            return []
+        case inspect.VarTupleType(item_type=item, min_length=low):
+            return [least(item)] * (low or 0)
         case inspect.StructType():
             return least_struct(kind)
         case _:
@@ -61,9 +68,10 @@ class Edge(NamedTuple):
 def edges(kind: inspect.Type) -> Iterator[Edge]:
     """Values at the bounds of a type, and of all that it contains."""
     match kind:
-        case inspect.StrType(pattern=str()):
-            for wrong in ("a" * 39, "a" * 41, "A" * 40, "g" * 40, ID + "\n", ""):
-                yield Edge("id", ID, wrong)
+        case inspect.StrType(pattern=str(pattern)):
+            fits, *others = PATTERNS[pattern]
+            for wrong in others:
+                yield Edge("pattern", fits, wrong)
         case inspect.StrType(min_length=low, max_length=high):
             assert high is not None or low is None
             if high is not None:
@@ -83,9 +91,11 @@ def edges(kind: inspect.Type) -> Iterator[Edge]:
         case inspect.UnionType(types=types):
             for one in types:
                 yield from edges(one)
-        case inspect.VarTupleType(item_type=item, max_length=high):
+        case inspect.VarTupleType(item_type=item, min_length=low, max_length=high):
             assert high is not None, "a list without a bound"
             yield Edge("list", [least(item)] * high, [least(item)] * (high + 1))
+            if low:
+                yield Edge("shortest list", [least(item)] * low, [least(item)] * (low - 1))
             for where, fits, does_not in edges(item):
                 yield Edge(f"[]{where}", [fits], [does_not])
         case inspect.StructType(fields=fields):
