@@ -5,7 +5,7 @@ each is tried once. Through the mesh it is a request, and the answer or the reje
 another way each time, and replies walk back the path of the copy that came. So only offers need ways: what answers one
 goes back where it came from, and does so again if it comes again.
 
-A way has failed when routing says so, which it does in `mesh_timeout` at the latest; when a service says that the peer
+A way has failed when routing says so, in `mesh_timeout` or a little later; when a service says that the peer
 is not there; or when the service itself is down. An offer without any way left is lost, and the overlay hears of it at
 once, instead of waiting until the attempt's time is over. An offer may arrive twice, by two ways.
 
@@ -21,7 +21,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 from attrs import asdict, define, field, frozen
 
-from p2pmesh.config import SignalingConfig
+from p2pmesh.config import MeshConfig
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.inputs import RemotePeer, Subsystem
 from p2pmesh.protocols.notices import CANCELLED, NOT_FOUND, CancelRoute, ReturnPath, Route
@@ -33,6 +33,8 @@ from p2pmesh.wire.messages import IceCandidate, LinkRejected, Message, Offer
 NO_WAY = "no way to it: no signaling service is up, and no link leads into the mesh"
 REACHED_FOR: Final = 20.0
 """Seconds for which it is remembered how a peer was reached: until it is dialed, once or twice."""
+GATHERING = 5.0
+"""Seconds that an answer takes longer where the answerer's STUN or TURN server says nothing; aioice waits so long."""
 
 
 @frozen
@@ -129,19 +131,20 @@ class OfferCounts:
 class OfferDelivery:
     """The ways to other peers, and the offers that are on them."""
 
-    def __init__(self, config: SignalingConfig, services: Mapping[str, None]) -> None:
+    def __init__(self, config: MeshConfig, services: Mapping[str, None]) -> None:
         """Make one; `services` is a view of those that have let us in."""
+        signaling = config.signaling
         self._services = services
         self._mesh: dict[PeerId, None] = {}
         """Neighbours that pass our messages on."""
-        self._seen = LruTable[tuple[str, ...]](config.remembered_peers)
+        self._seen = LruTable[tuple[str, ...]](signaling.remembered_peers)
         """The services that each peer was seen on, the latest last."""
-        self._originals = LruTable[None](config.remembered_peers)
-        self._reached = LruTable[tuple[Came, float]](config.remembered_offers)
+        self._originals = LruTable[None](signaling.remembered_peers)
+        self._reached = LruTable[tuple[Came, float]](signaling.remembered_offers)
         """How peers were reached lately, and until when that counts."""
-        self._open = LruTable[OwnOffer](config.remembered_offers)
-        self._timeout = config.mesh_timeout
-        self._routes = CallTable[OwnOffer | None](config.routes, config.mesh_timeout)
+        self._open = LruTable[OwnOffer](signaling.remembered_offers)
+        self._timeout = signaling.mesh_timeout + (GATHERING if config.links.ice_servers else 0.0)
+        self._routes = CallTable[OwnOffer | None](signaling.routes, self._timeout)
         """None for what nobody waits for."""
         self._counts = OfferCounts()
 

@@ -6,21 +6,19 @@ session to an identity by its fingerprints.
 A mesh may use several signaling services at once; they are equal, and needed by newcomers above all: with one link into
 the mesh, the mesh itself is asked for peers, and offers go through it. The overlay may still ask for fresh peers.
 
-Offers and answers are signed on their way out and checked on their way in, so all that the overlay and the link layer
-see has been checked. A service is not trusted: what it forges may waste an attempt of ours, but never ends in a link to
-somebody else, and a false answer does not end an attempt. What comes over a route was signed by its origin, which
-counts as the sender whatever else the message says.
+Cores and our own wire know descriptions as facts; only services carry their text. What comes by a service is checked
+here: a service is not trusted, and what it forges may waste an attempt of ours, but never ends in a link to somebody
+else, and a false answer does not end an attempt. What comes over a route was signed by its origin, description and all.
 
 Inputs: ServiceUp, ServiceDown, Signaled, RoutedReceived, RouteSucceeded, RouteFailed, Received, LocalSignal,
-SetLinkPurpose, RejectOffer, PingViaService, RouteHint, FindPeers, LinkUp, LinkDown, LinkLost, Leave.
-Effects: SendSignaling, ServiceRefused, FeedSignal, SendFrame; Notify to routing (Route, CancelRoute), overlay
-(ServiceUp and ServiceDown (of joined services only), Offered, Rejected, PeersFound, PeerGone) and islands
-(ServicePeers, SeenViaService); Emit (TransportUp, TransportDown, PeerFailed).
-Messages: handles all that a service sends, and `relay_signal`, `relay_batch` and `link_rejected`; sends the same,
-`join`, `leave`, and `relay_failure` to peers of the original.
-Config: `SignalingConfig`, `MeshConfig.max_peers`, `LinkConfig.allow_unverified`.
-State: the links, candidates that wait for each other and purposes of links (`remembered_offers` of each); and that of
-its parts.
+  SetLinkPurpose, RejectOffer, PingViaService, RouteHint, FindPeers, LinkUp, LinkDown, LinkLost, Leave.
+Effects: SendSignaling, ServiceRefused, FeedSignal, SendFrame, Emit (TransportUp, TransportDown, PeerFailed); Notify to
+  routing (Route, RouteReply, CancelRoute), overlay (ServiceUp and ServiceDown (of joined services only), Offered,
+  Rejected, PeersFound, PeerGone) and islands (ServicePeers, SeenViaService).
+Messages: all that a service sends, `join` and `leave`; in packets `offer`, `answer` and `link_rejected`; from peers of
+  the original `relay_signal`, answered by `relay_failure`.
+Config: SignalingConfig; `max_peers`, `room`, `join_token`; `allow_unverified` and `ice_servers` of LinkConfig.
+State: the links, and purposes of links (`remembered_offers`); the parts name theirs, and their bounds.
 """
 
 from __future__ import annotations
@@ -143,7 +141,7 @@ class SignalingCore:
         """Neighbours, with their versions."""
         self._sessions = ServiceSessions(identity, config, rng, wall)
         self._pings = ServicePings()
-        self._delivery = OfferDelivery(config.signaling, self._sessions.joined_services)
+        self._delivery = OfferDelivery(config, self._sessions.joined_services)
         self._offers = OfferAnswer(identity, config)
         self._purposes = LruTable[LinkPurpose](config.signaling.remembered_offers)
         self._refusals = RateLimiter(config.max_peers, REFUSALS_PER_SECOND, REFUSALS)

@@ -8,7 +8,7 @@ import math
 import msgspec
 import pytest
 
-from p2pmesh.config import LinkConfig, SignalingConfig
+from p2pmesh.config import IceServer, LinkConfig, SignalingConfig
 from p2pmesh.identity import Identity
 from p2pmesh.protocols.core import FeedSignal, Notify, SendFrame
 from p2pmesh.protocols.inputs import (
@@ -32,7 +32,7 @@ from p2pmesh.protocols.notices import (
     RouteReply,
     SetLinkPurpose,
 )
-from p2pmesh.protocols.signaling.delivery import NO_WAY
+from p2pmesh.protocols.signaling.delivery import GATHERING, NO_WAY
 from p2pmesh.protocols.signaling.handshake import mark_of, sign_answer, sign_offer, verify_answer, verify_offer
 from p2pmesh.protocols.signaling.offer_answer import MAX_ALTERNATIVES, MAX_TRICKLED
 from p2pmesh.protocols.util.window import OUTCOME_GRACE
@@ -97,6 +97,12 @@ def test_with_one_link_into_the_mesh_an_offer_goes_through_it_and_its_answer_is_
         peer.counts("delivery.offers.mesh"),
         peer.counts("delivery.offers.service"),
     ) == (1, 1, 0)
+
+
+def test_an_answerer_may_wait_for_an_ice_server_that_says_nothing():
+    links = LinkConfig(ice_servers=(IceServer(urls="stun:192.0.2.1"),))
+    (route,) = Peer(links=links).in_mesh().feed(LocalSignal(BOB.peer_id, OFFER)).routes
+    assert route.timeout == SignalingConfig().mesh_timeout + GATHERING
 
 
 @pytest.mark.parametrize("reply", [None, Answer(description=OFFER), offer(2)])
