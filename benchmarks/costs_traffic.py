@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from p2pmesh.config import MeshConfig
 from p2pmesh.simulation import BareNetwork, Conditions, Constant
-from p2pmesh.simulation.discrete.traffic import Traffic
+from p2pmesh.simulation.discrete.traffic import Traffic, size_of
 from p2pmesh.wire.codec import decode
 from p2pmesh.wire.messages import Gossip, Message
 from p2pmesh.wire.overlay import Packet
@@ -52,13 +52,12 @@ class Kinds(Traffic):
         self.sizes: Counter[str] = Counter()
         self.frames_of: Counter[str] = Counter()
 
-    def sent(self, message: Message, copies: int) -> int:
-        """A message goes to so many peers; its size as a frame."""
-        size = super().sent(message, copies)
-        kind = kind_of(message)
+    def sent(self, message: Message, copies: int) -> None:
+        """A message goes to so many peers."""
+        super().sent(message, copies)
+        kind, size = kind_of(message), size_of(message)
         self.sizes[kind] += size * copies
         self.frames_of[kind] += copies
-        return size
 
     @property
     def control(self) -> int:

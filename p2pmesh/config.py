@@ -121,14 +121,10 @@ class SignalingConfig:
     remembered_offers: int = _number(64, low=1)
     """Offers kept, of ours and of others each, until they are answered: far more than links are attempted at once."""
     mesh_timeout: float = _number(3.0, low=0.1)
-    """A signal that has not come through the mesh by then goes by a service: 20 links of 50 ms, there and back, are 2
-    s."""
+    """An offer that was not answered through the mesh by then goes by a service: 20 links of 50 ms, there and back, are
+    2 s. With `LinkConfig.ice_servers` it is 5 s more: a server that does not answer is waited for so long."""
     routes: int = _number(128, low=1)
-    """Signals under way through the mesh; more go by a service."""
-    batch_delay: float = _number(0.2, low=0)
-    """A candidate waits for others this long; as the original."""
-    batch_size: int = _number(5, low=1)
-    """Candidates in one message; as the original. A message holds 32 at most, whatever this says."""
+    """Offers under way through the mesh; more go by a service."""
     offers_per_second: float = _number(1.0, low=0.01)
     offer_burst: float = _number(10.0, low=1)
     """Offers of one peer that are looked at; more are dropped. A peer of ours makes one a second at most, and ever

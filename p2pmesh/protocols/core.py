@@ -24,7 +24,7 @@ from p2pmesh.events import Event
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.inputs import RemotePeer, Subsystem, Value
 from p2pmesh.protocols.notices import Input
-from p2pmesh.wire.messages import Message, Signal
+from p2pmesh.wire.messages import Description, Facts, Message
 from p2pmesh.wire.signaling import SignalingMessage
 
 
@@ -49,14 +49,14 @@ class AcceptOffer(Value, frozen=True):
     """Answer this offer. Ends in `LinkUp` or `LinkLost`. Replaces an attempt of ours at the same peer."""
 
     peer: RemotePeer
-    signal: Signal
+    description: Description
 
 
 class FeedSignal(Value, frozen=True):
     """An answer or candidate, checked, for the attempt at this peer."""
 
     peer: RemotePeer
-    signal: Signal
+    signal: Facts
 
 
 class DropLink(Value, frozen=True):

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from p2pmesh.events import Payload
 from p2pmesh.keyspace import PeerId
-from p2pmesh.wire.messages import Message, Signal
+from p2pmesh.wire.messages import Description, Message
 from p2pmesh.wire.signaling import SignalingMessage
 
 
@@ -123,7 +123,7 @@ class LocalSignal(Value, frozen=True):
     """Our own link layer has an offer or answer for this peer. Goes to signaling."""
 
     peer: PeerId
-    signal: Signal
+    description: Description
 
 
 Source: TypeAlias = Literal["config", "bootstrap", "joined", "rejection", "hearsay", "ring", "list", "beyond"]

@@ -3,33 +3,37 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.inputs import FromOutside, RemotePeer, Subsystem, Value
-from p2pmesh.wire.messages import Message, Signal
+from p2pmesh.wire.messages import Description, LinkPurpose, Message, RejectReason
 
 
 class Offered(Value, frozen=True):
     """An offer that was checked: this peer wants a link. Goes to the overlay, which answers it in every case."""
 
     peer: RemotePeer
-    signal: Signal
+    description: Description
+    links: int | None = None
+    """How many open links it says it has; None from a peer of the original."""
+    purpose: str | None = None
+    """What it wants the link for; unknown ones count as none."""
 
 
 class SetLinkPurpose(Value, frozen=True):
     """The next offer to this peer says that the link is for this purpose. Goes to signaling, before the `WantLink`."""
 
     peer: PeerId
-    purpose: str
+    purpose: LinkPurpose
 
 
-FULL = "max_peers_reached"
-INITIATOR_CONFLICT = "initiator_conflict"
+FULL: Final = "max_peers_reached"
+INITIATOR_CONFLICT: Final = "initiator_conflict"
 """The original's words for having no room, and for wanting to make the offer oneself."""
-CANCELLED = "cancelled"
+CANCELLED: Final = "cancelled"
 """The maker of an offer takes it back."""
-NO_ATTEMPT = "no_attempt"
+NO_ATTEMPT: Final = "no_attempt"
 """An answer came for which there is no offer any more."""
 NOT_FOUND = "not found"
 """No service knows the peer."""
@@ -52,7 +56,7 @@ class RejectOffer(Value, frozen=True):
     """
 
     peer: PeerId
-    reason: str
+    reason: RejectReason
     alternatives: tuple[PeerId, ...] = ()
 
 

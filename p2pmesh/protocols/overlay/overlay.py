@@ -99,7 +99,7 @@ from p2pmesh.protocols.overlay.ring_join import RingJoin
 from p2pmesh.protocols.overlay.slots import ATTEMPTS, Occupant, Slot, Slots, State
 from p2pmesh.protocols.overlay.successor_list import Stabilisation, SuccessorLists
 from p2pmesh.protocols.util.timers import Timers
-from p2pmesh.wire.messages import Goodbye, Message, ReconnectionData
+from p2pmesh.wire.messages import Goodbye, Message, ReconnectionData, RejectReason
 from p2pmesh.wire.overlay import FindSuccessor, Neighbours, Stabilise, SuccessorFound
 
 OUTCOME_LOST = 1.5
@@ -514,7 +514,7 @@ class OverlayCore:
         self._notify(Subsystem.SIGNALING, SetLinkPurpose(peer, purpose))
         self._effects.append(WantLink(peer))
 
-    def _reject(self, remote: RemotePeer, reason: str, now: float) -> None:
+    def _reject(self, remote: RemotePeer, reason: RejectReason, now: float) -> None:
         alternatives = self._links.reject(remote, now)
         self._notify(Subsystem.SIGNALING, RejectOffer(remote.peer_id, reason, alternatives))
 
@@ -524,8 +524,7 @@ class OverlayCore:
         if slot.state in ATTEMPTS:
             self._links.cancel(loser, now)
             self._drop(loser, "given up for another peer")
-            reason = CANCELLED if slot.state is State.DIALING else FULL
-            self._notify(Subsystem.SIGNALING, RejectOffer(loser, reason))
+            self._notify(Subsystem.SIGNALING, RejectOffer(loser, CANCELLED if slot.state is State.DIALING else FULL))
             self._hand_over(occupant, now)
             return
         slot.next_occupant = occupant
@@ -537,7 +536,7 @@ class OverlayCore:
         offer = occupant.offer
         if offer is not None:
             self._links.answer(occupant, offer, now)
-            self._effects.append(AcceptOffer(offer.peer, offer.signal))
+            self._effects.append(AcceptOffer(offer.peer, offer.description))
         elif self._links.can_dial():
             self._dial(occupant.peer, now, made_room=True)
         else:

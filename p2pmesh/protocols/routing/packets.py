@@ -33,7 +33,7 @@ from p2pmesh.protocols.inputs import Subsystem
 from p2pmesh.wire.canonical import DEFAULT_NETWORK, covered, number, text
 from p2pmesh.wire.codec import decode
 from p2pmesh.wire.fields import MAX_TRAIL
-from p2pmesh.wire.messages import Direct, GossipReceipts, LinkRejected, Message, RelayBatch, RelaySignal
+from p2pmesh.wire.messages import Answer, Direct, GossipReceipts, LinkRejected, Message, Offer
 from p2pmesh.wire.overlay import (
     ContactReply,
     ContactRequest,
@@ -49,8 +49,8 @@ CARRIED_TYPES: Mapping[type[Message], Subsystem] = {
     Direct: Subsystem.ROUTING,
     ContactRequest: Subsystem.ROUTING,
     ContactReply: Subsystem.ROUTING,
-    RelaySignal: Subsystem.SIGNALING,
-    RelayBatch: Subsystem.SIGNALING,
+    Offer: Subsystem.SIGNALING,
+    Answer: Subsystem.SIGNALING,
     LinkRejected: Subsystem.SIGNALING,
     FindSuccessor: Subsystem.OVERLAY,
     SuccessorFound: Subsystem.OVERLAY,

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, Literal, Protocol, TypeAlias
 
 import attrs
 from attrs import define, frozen
@@ -30,7 +30,7 @@ from p2pmesh.simulation.discrete.traffic import parse, size_of
 from p2pmesh.simulation.model.conditioner import Break, Path
 from p2pmesh.simulation.model.sdp_stub import describe, parse_description
 from p2pmesh.simulation.model.trace import Mark
-from p2pmesh.wire.messages import PROTOCOL_VERSION, Message, Signal
+from p2pmesh.wire.messages import PROTOCOL_VERSION, Description, Facts, IceCandidate, Message
 
 DESCRIBE: Final = 0.010
 """Seconds that it takes to make a description: about what aiortc takes on one machine."""
@@ -75,16 +75,16 @@ class Attempt:
 
     __slots__ = ("answers", "done", "far_fingerprint", "far_token", "fingerprint", "owner", "peer", "remote", "token")
 
-    def __init__(self, owner: LinkOwner, peer: PeerId, remote: RemotePeer | None, offer: Signal | None) -> None:
+    def __init__(self, owner: LinkOwner, peer: PeerId, remote: RemotePeer | None, offer: Description | None) -> None:
         self.owner: LinkOwner = owner
         self.peer: PeerId = peer
         self.remote: RemotePeer | None = remote
-        self.answers: Signal | None = offer
+        self.answers: Description | None = offer
         self.done: bool = False
         self.token: str = ""
-        self.fingerprint: str = ""
+        self.fingerprint: bytes = b""
         self.far_token: str = ""
-        self.far_fingerprint: str = ""
+        self.far_fingerprint: bytes = b""
 
 
 class End:
@@ -170,7 +170,7 @@ class BareLinks:
 
     # --- orders of the cores ------------------------------------------------------------------------------------------
 
-    def begin(self, peer: PeerId, remote: RemotePeer | None = None, offer: Signal | None = None) -> None:
+    def begin(self, peer: PeerId, remote: RemotePeer | None = None, offer: Description | None = None) -> None:
         """Offer a link to `peer`, or answer its offer, instead of whatever attempt at it is under way."""
         net = self.net
         previous = self.attempts.pop(peer, None)
@@ -182,10 +182,10 @@ class BareLinks:
         net.after(DESCRIBE, self._describe, attempt)
         net.after(self.node.config.links.connect_timeout, self._time_is_over, attempt)
 
-    def feed(self, remote: RemotePeer, signal: Signal) -> None:
+    def feed(self, remote: RemotePeer, signal: Facts) -> None:
         """Take the answer to an offer of ours."""
         attempt = self.attempts.get(remote.peer_id)
-        if attempt is None or attempt.remote is not None or signal.type != "answer":
+        if attempt is None or attempt.remote is not None or isinstance(signal, IceCandidate):
             return
         attempt.remote = remote
         attempt.far_token, attempt.far_fingerprint = parse_description(signal)
@@ -375,11 +375,10 @@ class BareLinks:
                 return
         rng = self.net.rng
         attempt.token = f"{rng.getrandbits(64):016x}"
-        attempt.fingerprint = rng.randbytes(32).hex(":").upper()
+        attempt.fingerprint = rng.randbytes(32)
         self.net.attempts[attempt.token] = attempt
-        kind = "offer" if attempt.answers is None else "answer"
-        sdp = describe(attempt.token, attempt.fingerprint)
-        self.node.report(LocalSignal(attempt.peer, Signal(type=kind, sdp=sdp)))
+        role: Literal["actpass", "active"] = "actpass" if attempt.answers is None else "active"
+        self.node.report(LocalSignal(attempt.peer, describe(attempt.token, attempt.fingerprint, role)))
 
     def _attempt(self, token: str) -> Attempt | None:
         return self.net.attempts.get(token)

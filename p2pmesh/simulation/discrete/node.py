@@ -324,7 +324,7 @@ class BareNode:
                 case WantLink():
                     self.links.begin(effect.peer)
                 case AcceptOffer():
-                    self.links.begin(effect.peer.peer_id, effect.peer, effect.signal)
+                    self.links.begin(effect.peer.peer_id, effect.peer, effect.description)
                 case FeedSignal():
                     self.links.feed(effect.peer, effect.signal)
                 case DropLink():

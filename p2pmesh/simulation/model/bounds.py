@@ -45,7 +45,7 @@ def bounds_of(snapshot: Mapping[str, Any], config: MeshConfig) -> Iterator[tuple
     signaling, offers = snapshot["signaling"]["delivery"], snapshot["signaling"]["offer_answer"]
     yield "signaling.remembered_peers", signaling["remembered_peers"], config.signaling.remembered_peers
     yield "signaling.routes", signaling["routes"], config.signaling.routes
-    yield "signaling.own_offers", offers["own_offers"], config.signaling.remembered_offers
+    yield "signaling.own_offers", signaling["open"], config.signaling.remembered_offers
     yield "signaling.heard_offers", offers["heard_offers"], config.signaling.remembered_offers
     found = snapshot["islands"]
     yield "islands.suspects", found["detection"]["suspects"], config.islands.suspects
