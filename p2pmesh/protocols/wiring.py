@@ -66,14 +66,19 @@ from p2pmesh.wire.overlay import (
     ContactReply,
     ContactRequest,
     FindBeyond,
+    FindNode,
     FindSuccessor,
+    FindValue,
     FoundBeyond,
     KademliaRpc,
     Merge,
     Neighbours,
+    NodesFound,
     Packet,
     Stabilise,
+    StoreValue,
     SuccessorFound,
+    ValueStored,
 )
 
 EVERYBODY = tuple(Subsystem)
@@ -128,6 +133,11 @@ OWNERS: Mapping[type[Message], Subsystem | None] = {
     RelayFailure: None,
     RelayBatch: Subsystem.SIGNALING,
     KademliaRpc: Subsystem.KADEMLIA,
+    FindNode: None,  # these five come inside packets only
+    FindValue: None,
+    NodesFound: None,
+    StoreValue: None,
+    ValueStored: None,
     Merge: Subsystem.ISLANDS,
     FindBeyond: None,  # these two come inside packets only
     FoundBeyond: None,

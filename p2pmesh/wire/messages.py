@@ -41,14 +41,19 @@ from p2pmesh.wire.overlay import (
     ContactReply,
     ContactRequest,
     FindBeyond,
+    FindNode,
     FindSuccessor,
+    FindValue,
     FoundBeyond,
     KademliaRpc,
     Merge,
     Neighbours,
+    NodesFound,
     Packet,
     Stabilise,
+    StoreValue,
     SuccessorFound,
+    ValueStored,
 )
 
 PROTOCOL_VERSION = 1
@@ -347,5 +352,10 @@ Message: TypeAlias = (
     | RelayAck
     | RelayFailure
     | RelayBatch
+    | FindNode
+    | FindValue
+    | NodesFound
+    | StoreValue
+    | ValueStored
     | KademliaRpc
 )

@@ -32,7 +32,7 @@ from p2pmesh.protocols.core import WallClock
 from p2pmesh.protocols.kademlia.records import BadRecord, VerifiedRecord, verify_record
 from p2pmesh.protocols.kademlia.routing_table import RoutingTable
 from p2pmesh.protocols.util.timers import Timers
-from p2pmesh.wire.overlay import KademliaCall
+from p2pmesh.wire.overlay import FindNode, FindValue, NodesFound
 
 G = TypeVar("G")
 
@@ -53,12 +53,8 @@ BACKGROUND_QUERIES = 4
 class _State(Enum):
     FRESH = auto()
     ASKED = auto()
-    SLOW = auto()
     ANSWERED = auto()
     FAILED = auto()
-
-
-_WAITS = (_State.ASKED, _State.SLOW)
 
 
 @define(eq=False)
@@ -114,12 +110,6 @@ class Lookup:
         candidate.state = _State.FAILED
         self._judge(candidate, -1)
 
-    def slow(self, peer: PeerId) -> None:
-        """This peer takes long: another may be asked meanwhile."""
-        candidate = self._candidates.get(peer)
-        if candidate is not None and candidate.state is _State.ASKED:
-            candidate.state = _State.SLOW
-
     def _add(self, peer: PeerId, source: PeerId | None = None) -> None:
         if peer == self._me:
             return
@@ -156,7 +146,8 @@ class Lookup:
         """Whether no peer is left to ask or to wait for."""
         spent = self._asked >= self._most
         return not any(
-            candidate.state in _WAITS or (candidate.state is _State.FRESH and not spent) for candidate in self._near()
+            candidate.state is _State.ASKED or (candidate.state is _State.FRESH and not spent)
+            for candidate in self._near()
         )
 
     @property
@@ -246,15 +237,13 @@ class Query(Generic[G]):
             return True
         return self.lookup.is_done and (self.lookup.is_full or not self.is_entering)
 
-    def request(self, me: PeerId) -> KademliaCall:
+    @property
+    def request(self) -> FindNode | FindValue:
         """What it asks each peer."""
-        target = self.lookup.target
-        wanted = self.wanted
+        target, wanted = self.lookup.target, self.wanted
         if wanted is None:
-            return KademliaCall(type="FIND_NODE", id=me, target_id=target)
-        return KademliaCall(
-            type="FIND_VALUE", id=me, key=target, publisher=wanted.publisher, newer_than=wanted.newer_than
-        )
+            return FindNode(target=target)
+        return FindValue(key=target, publisher=wanted.publisher, newer_than=wanted.newer_than)
 
 
 def _version(verified: VerifiedRecord) -> tuple[int, PeerId]:
@@ -310,11 +299,9 @@ class QueryPool(Generic[G]):
             query = self._waiting.popleft()
         else:
             return None
-        target = query.lookup.target
         self._running[query] = None
         self._limits.set(query, now + self._config.lookup_timeout)
-        self._table.touch(target, now)
-        for contact in self._table.closest(target, RESERVE * self._config.k):
+        for contact in self._table.closest(query.lookup.target, RESERVE * self._config.k, now):
             query.lookup.add_contact(contact)
         return query
 
@@ -324,21 +311,21 @@ class QueryPool(Generic[G]):
         query.is_entering = query.is_entering or is_entry
         self.counts.requests += 1
 
-    def take(self, query: Query[G], peer: PeerId, reply: KademliaCall | None, now: float) -> None:
+    def take(self, query: Query[G], peer: PeerId, answer: NodesFound | None, now: float) -> None:
         """What a peer has answered; None for nothing."""
-        if reply is None:
+        if answer is None:
             query.lookup.failed(peer)
             return
-        query.lookup.answered(peer, self._table.without_silent(reply.peers, now))
+        query.lookup.answered(peer, self._table.without_silent(answer.peers, now))
         wanted = query.wanted
         if wanted is None:
             return
-        if reply.stored:
+        if answer.same:
             query.holders.append(peer)
-        if reply.record is None:
+        if answer.record is None:
             return
         try:
-            verified = verify_record(reply.record, self._wall(now), self._config)
+            verified = verify_record(answer.record, self._wall(now), self._config)
         except BadRecord:
             self.counts.bad_records += 1
             return

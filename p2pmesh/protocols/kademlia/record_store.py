@@ -56,7 +56,7 @@ class Stored:
     radius: int | None = None
     """How far from the key the k-th nearest peer is, as far as we know; None if there are fewer."""
     changes: int = 0
-    """Peers that came or went among the k nearest since a holder last republished it."""
+    """Peers that came to be around us and near enough since a holder last republished it."""
 
     @property
     def record_key(self) -> RecordKey:

@@ -9,7 +9,7 @@ from p2pmesh.identity import Identity, SignatureMemo
 from p2pmesh.keyspace import PeerId, xor_distance
 from p2pmesh.protocols.kademlia.record_store import RecordStore, StoreResult
 from p2pmesh.protocols.kademlia.records import VerifiedRecord, key_id, sign_record
-from tests.harness.kademlia import DhtNet
+from tests.harness.kademlia import TOLD_AFTER, DhtNet
 from tests.harness.virtual_time import identity
 
 ME = PeerId("0" * 40)
@@ -167,6 +167,7 @@ def test_handovers_that_wait_are_bounded():
     for number in range(12):
         net.outcome(peer, net.put(peer, str(number), number))
     net.add(link=peer)
+    net.run(TOLD_AFTER)
     assert peer.stats["republish"]["handovers"] == 5
     assert peer.stats["republish"]["handovers_dropped"] == 7
 
