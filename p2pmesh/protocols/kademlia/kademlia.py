@@ -115,14 +115,8 @@ class Step(NamedTuple):
     is_entry: bool
 
 
-@frozen
-class Store:
-    """Have a value held by one more peer."""
-
-    put: PutValue | None = None
-
-
-Purpose: TypeAlias = Step | Store
+Purpose: TypeAlias = Step | PutValue | None
+"""A step of a lookup; to have the value of a `put` held; or to have another value held, for which nobody waits."""
 
 
 @define
@@ -307,9 +301,8 @@ class KademliaCore:
                 self._begin_early(call, now)
 
     def _on_link_down(self, event: LinkDown, now: float) -> None:
-        if event.timed_out is None:
-            self._table.unlinked(event.peer, now)
-        else:
+        self._table.unlinked(event.peer, now)
+        if event.timed_out is not None:
             self._table.gone(event.peer, now)  # it fell silent: it has not just lost its link to us
 
     # --- calls of the application -------------------------------------------------------------------------------------
@@ -437,10 +430,9 @@ class KademliaCore:
 
     def _look_up(self, target: PeerId, goal: Goal, now: float, wanted: WantedValue | None = None) -> None:
         """Start a lookup, now or once others are done."""
-        if isinstance(goal, PutValue | GetValue | FindPeers):
-            self._calls[goal.call] = self._queries.add(target, goal, wanted)
-        else:
-            self._queries.add(target, goal, wanted, is_background=True)
+        query = self._queries.add(target, goal, wanted, is_background=isinstance(goal, Republish))
+        if not isinstance(goal, Republish):
+            self._calls[goal.call] = query
         self._start_queries(now)
 
     def _start_queries(self, now: float) -> None:
@@ -489,7 +481,7 @@ class KademliaCore:
     ) -> None:
         """Ask these peers to hold a value."""
         for peer in peers:
-            number = self._request(Store(put), peer, StoreValue(record=verified.record), now)
+            number = self._request(put, peer, StoreValue(record=verified.record), now)
             if put is not None:
                 put.pending[number] = None
 
@@ -515,10 +507,10 @@ class KademliaCore:
                 if peer is not None:
                     self._queries.take(query, peer, answer if isinstance(answer, NodesFound) else None, now)
                 self._advance(query, now)
-            case Store(PutValue() as put):
+            case PutValue() as put:
                 put.holders += isinstance(answer, ValueStored) and answer.held
                 del put.pending[outcome.number]
                 if not put.pending:
                     self._end_put(put, now)
-            case Store():
-                pass  # nobody waits for it
+            case None:
+                pass

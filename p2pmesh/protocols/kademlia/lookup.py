@@ -79,7 +79,8 @@ class Lookup:
         self._order: list[tuple[int, PeerId]] = []
         self._trust: dict[PeerId, int] = {}
         """For each source, living peers less dead ones."""
-        self._asked = 0
+        self.asked: int = 0
+        """Peers asked so far."""
         self._stale = 0
         """Answers in a row that brought nothing nearer."""
 
@@ -134,17 +135,17 @@ class Lookup:
         """The peers to ask now, which count as asked."""
         near = list(self._near())
         busy = sum(candidate.state is _State.ASKED for candidate in near)
-        room = min((self._alpha if self._stale < self._alpha else self._k) - busy, self._most - self._asked)
+        room = min((self._alpha if self._stale < self._alpha else self._k) - busy, self._most - self.asked)
         chosen = [candidate for candidate in near if candidate.state is _State.FRESH][: max(room, 0)]
         for candidate in chosen:
             candidate.state = _State.ASKED
-        self._asked += len(chosen)
+        self.asked += len(chosen)
         return [candidate.peer for candidate in chosen]
 
     @property
     def is_done(self) -> bool:
         """Whether no peer is left to ask or to wait for."""
-        spent = self._asked >= self._most
+        spent = self.asked >= self._most
         return not any(
             candidate.state is _State.ASKED or (candidate.state is _State.FRESH and not spent)
             for candidate in self._near()
@@ -154,11 +155,6 @@ class Lookup:
     def is_full(self) -> bool:
         """Whether k peers have answered."""
         return len(self.closest) == self._k
-
-    @property
-    def asked(self) -> int:
-        """Peers asked so far."""
-        return self._asked
 
     @property
     def closest(self) -> list[PeerId]:
@@ -316,7 +312,7 @@ class QueryPool(Generic[G]):
         if answer is None:
             query.lookup.failed(peer)
             return
-        query.lookup.answered(peer, self._table.without_silent(answer.peers, now))
+        query.lookup.answered(peer, [other for other in answer.peers if not self._table.is_silent(other, now)])
         wanted = query.wanted
         if wanted is None:
             return

@@ -15,7 +15,8 @@ State: k contacts for each of 160 buckets, the neighbours, the peers around us (
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator, Sequence
+import math
+from collections.abc import Sequence
 
 from p2pmesh.config import KademliaConfig
 from p2pmesh.keyspace import ID_BITS, PeerId, ring_distance
@@ -83,17 +84,11 @@ class RoutingTable:
     def gone(self, peer: PeerId, now: float) -> None:
         """This peer has not answered, or its link fell silent."""
         self._silent.put(peer, now + SILENCE_REMEMBERED)
-        self._neighbours.pop(peer, None)
         self._buckets.get((self._number ^ int(peer, 16)).bit_length() - 1, {}).pop(peer, None)
 
     def is_silent(self, peer: PeerId, now: float) -> bool:
         """Whether it has not answered lately."""
-        until = self._silent.get(peer)
-        return until is not None and until > now
-
-    def without_silent(self, peers: Iterable[PeerId], now: float) -> list[PeerId]:
-        """These peers but for those that have not answered lately."""
-        return [peer for peer in peers if not self.is_silent(peer, now)]
+        return (self._silent.get(peer) or -math.inf) > now
 
     def closest(self, target: PeerId, count: int, now: float, *, without: PeerId | None = None) -> list[PeerId]:
         """The peers nearest to an id that we know, nearest first."""
@@ -117,11 +112,11 @@ class RoutingTable:
             "around": len(self._ring),
         }
 
-    def _known(self, now: float) -> Iterator[PeerId]:
+    def _known(self, now: float) -> list[PeerId]:
         known = {**self._neighbours, **self._ring}
         for bucket in self._buckets.values():
             known.update((peer, None) for peer, seen in bucket.items() if not self._has_lapsed(seen, now))
-        return (peer for peer in known if not self.is_silent(peer, now))
+        return [peer for peer in known if not self.is_silent(peer, now)]
 
     def _has_lapsed(self, seen: float, now: float) -> bool:
         return seen <= now - self._lasts

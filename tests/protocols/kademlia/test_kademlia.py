@@ -98,6 +98,16 @@ def test_when_all_links_are_lost_contacts_are_kept(net):
     assert all(net.knows(peer, other) for other in neighbours)
 
 
+def test_with_one_neighbour_that_does_not_answer_calls_do_not_wait_for_a_link():
+    net = DhtNet(2, config=SMALL)
+    peer, other = net.peers
+    net.lose = lambda sender, receiver, message: receiver == other.id
+    assert net.outcome(peer, net.find(peer, other.id)) == (peer.id,)
+    started = net.now
+    assert net.outcome(peer, net.find(peer, other.id)) == (peer.id,)
+    assert net.now - started <= SMALL.rpc_timeout + 0.1, "the time of the request to whichever is nearest, and no more"
+
+
 def test_a_neighbour_that_fell_silent_is_no_contact_any_more(net):
     a, b = net.peers[:2]
     net.unlink(a, b, timed_out=5.0)
