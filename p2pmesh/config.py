@@ -361,9 +361,6 @@ class KademliaConfig:
     """Tolerated between a publisher's clock and ours."""
     max_value: int = _number(16 * KIB, low=1)
     """Bytes of a value as encoded, at most 64 KiB: k peers keep it, and it crosses many links to them."""
-    cache_time: float = _number(600.0, low=0)
-    """A value is kept so long by a peer that is just too far from its key to hold it, and half as long for every k
-    peers that are nearer."""
     stored_values: int = _number(4096, low=1)
     stored_bytes: int = _number(16 * MIB, low=1 * KIB)
     """Values of others kept here; above either, those that are farthest from our id give way, or are not taken."""

@@ -183,11 +183,9 @@ class DhtNet(Net[Peer]):
         everybody = sorted((peer.id for peer in self.living()), key=lambda peer: xor_distance(peer, target))
         return everybody[: self.config.k if count is None else count]
 
-    def holders(self, key: PeerId, *, copies: bool = False) -> list[PeerId]:
-        """The peers that give the value under a key; with `copies`, also those that have nothing but copies."""
-        return [
-            peer.id for peer in self.living() if self.value_at(peer, key) and (copies or not _has_copies_only(peer))
-        ]
+    def holders(self, key: PeerId) -> list[PeerId]:
+        """The peers that give the value under a key."""
+        return [peer.id for peer in self.living() if self.value_at(peer, key)]
 
     def value_at(self, peer: Peer, key: PeerId) -> DhtRecord | None:
         """What a peer has under a key, as it tells one of its neighbours."""
@@ -272,8 +270,3 @@ class DhtNet(Net[Peer]):
 def reply_of(effect: Effect) -> RouteReply | None:
     """The answer that is sent back by the way of a request."""
     return effect.input if isinstance(effect, Notify) and isinstance(effect.input, RouteReply) else None
-
-
-def _has_copies_only(peer: Peer) -> bool:
-    store = peer.stats["store"]
-    return bool(store["copies"] == store["values"])

@@ -206,50 +206,22 @@ def test_a_get_leaves_a_copy_at_the_nearest_peer_that_lacked_the_value(net):
     assert nearest in net.holders(key_id("key"))
 
 
-def test_a_far_peer_keeps_a_copy_for_a_while_only_and_a_farther_one_for_less():
-    """With k = 4 a peer holds a value for good while it knows no more than 5 peers that are nearer to the key."""
+def test_a_peer_that_knows_well_more_than_k_that_are_nearer_takes_no_value():
     net = DhtNet(1, config=SMALL, settle=0.0)
     peer = net.peers[0]
     contacts = [peer_of_bucket(peer.id, 160 - number // 4, number) for number in range(16)]
     for contact in contacts:
         net.feed(peer, LinkUp(remote(contact)))
-    publisher, kept = contacts[0], {}
-    for number in range(300):
-        key = key_id(f"key {number}")
-        nearer = sum(xor_distance(one.peer_id, key) < xor_distance(peer.id, key) for one in contacts)
-        if nearer in kept:
-            continue
-        record = sign_record(publisher, key, "value", int((EPOCH + net.now) * 1000), 3600.0, SMALL).record
-        answer = net.ask(publisher, peer, StoreValue(record=record))
-        assert answer.held
-        kept[nearer] = key
-    assert len([nearer for nearer in kept if nearer >= 5]) > 2
-    assert peer.stats["store"]["copies"] == len([nearer for nearer in kept if nearer >= 5])
-    stored_at = net.now
-    for nearer in sorted(kept, reverse=True):
-        lasts = 600.0 * 0.5 ** ((nearer - 5) / 4) if nearer >= 5 else 3590.0
-        net.run_until(stored_at + lasts - 0.1)
-        assert net.value_at(peer, kept[nearer])
-        if nearer >= 5:
-            net.run_until(stored_at + lasts)
-            assert not net.value_at(peer, kept[nearer])
-
-
-def test_a_copy_that_would_not_be_kept_for_half_a_minute_is_not_taken():
-    net = DhtNet(1, config=attrs.evolve(SMALL, cache_time=30.0), settle=0.0)
-    peer = net.peers[0]
-    contacts = [peer_of_bucket(peer.id, 160 - number // 4, number) for number in range(8)]
-    for contact in contacts:
-        net.feed(peer, LinkUp(remote(contact)))
     taken = {}
-    for number in range(100):
+    for number in range(300):
         key = key_id(f"key {number}")
         nearer = sum(xor_distance(one.peer_id, key) < xor_distance(peer.id, key) for one in contacts)
         record = sign_record(contacts[0], key, "value", int((EPOCH + net.now) * 1000), 3600.0, SMALL).record
         answer = net.ask(contacts[0], peer, StoreValue(record=record))
         taken[nearer] = answer.held
         net.run(1.0)
-    assert taken == {0: True, 4: True, 8: False}
+    assert set(taken) >= {4, 8, 12}
+    assert taken == {nearer: nearer <= 1.25 * 4 for nearer in taken}
 
 
 def test_a_value_is_forgotten_when_its_ttl_is_over(net):
@@ -259,7 +231,7 @@ def test_a_value_is_forgotten_when_its_ttl_is_over(net):
     assert net.outcome(bob, net.get(bob, "key")).value == 1
     net.run(15.0)
     assert net.outcome(bob, net.get(bob, "key")) is None
-    assert net.holders(key_id("key"), copies=True) == []
+    assert net.holders(key_id("key")) == []
 
 
 def test_our_own_value_expires_for_us_too(net):
@@ -709,16 +681,16 @@ def test_a_holder_that_finds_a_newer_value_keeps_that():
     assert core.snapshot()["store"]["values"] == 1
 
 
-def test_a_holder_that_is_not_among_the_k_nearest_any_more_has_a_copy():
+def test_a_holder_that_has_come_to_know_well_more_than_k_that_are_nearer_gives_the_value_to_them_and_forgets_it():
     core, neighbours = bare_core(3, k=2)
     assert is_stored(core, record_of(100), 1.0)
-    nearer = [PeerId(f"{int(key_id('key'), 16) ^ number:040x}") for number in (1, 2)]
+    nearer = tuple(PeerId(f"{int(key_id('key'), 16) ^ number:040x}") for number in (1, 2, 3))
+    core.handle(PeersFound(nearer, "ring"), 2.0)
     sent, now = republish_turn(core)
-    drive(core, sent, neighbours[0], now, peers=tuple(nearer))
-    store = core.snapshot()["store"]
-    assert (store["values"], store["copies"]) == (1, 1)
-    until(core, now + 601.0)
+    stores = of_type(drive(core, sent, neighbours[0], now), StoreValue)
+    assert {to for to, _ in stores} == set(nearer[:2])
     assert core.snapshot()["store"]["values"] == 0
+    assert core.snapshot()["republish"]["turns"] == 0
 
 
 def test_what_was_published_alone_is_brought_into_the_mesh_soon_after_the_first_link():
