@@ -22,7 +22,8 @@ REST_OF_MANY: Final = 60.0
 VALUES: Final = 100
 
 BROADCAST: Final = Gossip.__name__
-DHT: Final = ("packet ask KademliaRpc", "packet answer KademliaRpc")
+DHT: Final = ("FindNode", "FindValue", "NodesFound", "StoreValue", "ValueStored")
+"""What its packets carry."""
 RESPONSES: Final = ("ack", "miss", "refusal")
 """Packets that carry no message."""
 
@@ -67,7 +68,7 @@ class Kinds(Traffic):
     @property
     def dht_share(self) -> float:
         """Of them, the part that is the DHT's requests and answers."""
-        return sum(self.sizes[kind] for kind in DHT) / max(1, self.control)
+        return sum(size for kind, size in self.sizes.items() if kind.endswith(DHT)) / max(1, self.control)
 
     def per(self, count: float) -> dict[str, float]:
         """Bytes by kind, the most first."""

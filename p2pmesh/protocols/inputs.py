@@ -140,7 +140,10 @@ Source: TypeAlias = Literal["config", "bootstrap", "joined", "rejection", "hears
 
 
 class PeersFound(Value, frozen=True):
-    """These peers are said to be in the mesh. A hint: goes to the overlay."""
+    """These peers are said to be in the mesh. A hint: goes to the overlay.
+
+    The overlay tells Kademlia the peers around us on the ring so, whenever they change: all that it knows.
+    """
 
     peers: tuple[PeerId, ...]
     source: Source

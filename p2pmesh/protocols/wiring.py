@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
+from typing import get_args
 
 from p2pmesh.config import MeshConfig
 from p2pmesh.identity import Identity
@@ -57,24 +58,10 @@ from p2pmesh.wire.messages import (
     LinkRejected,
     Message,
     ReconnectionData,
-    RelayAck,
     RelayBatch,
-    RelayFailure,
     RelaySignal,
 )
-from p2pmesh.wire.overlay import (
-    ContactReply,
-    ContactRequest,
-    FindBeyond,
-    FindSuccessor,
-    FoundBeyond,
-    KademliaRpc,
-    Merge,
-    Neighbours,
-    Packet,
-    Stabilise,
-    SuccessorFound,
-)
+from p2pmesh.wire.overlay import FindSuccessor, KademliaRpc, Merge, Neighbours, Packet, Stabilise, SuccessorFound
 
 _INPUTS: Mapping[tuple[Subsystem, ...], tuple[type[Input], ...]] = {
     tuple(Subsystem): (LinkUp, LinkDown, Leave),
@@ -90,7 +77,7 @@ AUDIENCE: Mapping[type[Input], tuple[Subsystem, ...]] = {kind: who for who, kind
 """Who gets an input that the shell makes. What cores tell each other names its receiver."""
 
 _REPAIR = GossipDigest, GossipHave, GossipWant, GossipHistory
-_MESSAGES: Mapping[Subsystem | None, tuple[type[Message], ...]] = {
+_MESSAGES: Mapping[Subsystem, tuple[type[Message], ...]] = {
     Subsystem.SIGNALING: (LinkRejected, RelaySignal, RelayBatch),
     Subsystem.OVERLAY: (ReconnectionData, Goodbye, Neighbours, Stabilise, FindSuccessor, SuccessorFound),
     Subsystem.ROUTING: (Direct, DirectAck, Packet),
@@ -98,9 +85,11 @@ _MESSAGES: Mapping[Subsystem | None, tuple[type[Message], ...]] = {
     Subsystem.RECEIPTS: (GossipReceipts,),
     Subsystem.KADEMLIA: (KademliaRpc,),
     Subsystem.ISLANDS: (Merge,),
-    None: (ContactRequest, ContactReply, FindBeyond, FoundBeyond, RelayAck, RelayFailure),
 }
-OWNERS: Mapping[type[Message], Subsystem | None] = {kind: who for who, kinds in _MESSAGES.items() for kind in kinds}
+OWNERS: Mapping[type[Message], Subsystem | None] = {
+    **dict.fromkeys(get_args(Message)),
+    **{kind: who for who, kinds in _MESSAGES.items() for kind in kinds},
+}
 """The core that gets a neighbour's message; None for those that come inside packets only, or say nothing to us."""
 
 

@@ -43,14 +43,19 @@ from p2pmesh.wire.overlay import (
     ContactReply,
     ContactRequest,
     FindBeyond,
+    FindNode,
     FindSuccessor,
+    FindValue,
     FoundBeyond,
     KademliaRpc,
     Merge,
     Neighbours,
+    NodesFound,
     Packet,
     Stabilise,
+    StoreValue,
     SuccessorFound,
+    ValueStored,
 )
 
 PROTOCOL_VERSION = 1
@@ -438,5 +443,10 @@ Message: TypeAlias = (
     | RelayAck
     | RelayFailure
     | RelayBatch
+    | FindNode
+    | FindValue
+    | NodesFound
+    | StoreValue
+    | ValueStored
     | KademliaRpc
 )

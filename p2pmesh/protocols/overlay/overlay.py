@@ -31,8 +31,8 @@ Inputs: LinkUp, LinkDown, LinkLost, Received, RoutedReceived, RouteSucceeded, Ro
   MergeStarted, Leave.
 Effects: WantLink, AcceptOffer, DropLink, SendFrame, Reply, Notify(SIGNALING, SetLinkPurpose | RejectOffer |
   FindPeers), Notify(ROUTING, Route | RouteReply | NeighbourLinks), Notify(ISLANDS, LinkBroken),
-  Notify(ROUTING and BROADCAST and RECEIPTS and ISLANDS, MeshSize), Emit(PeerConnected | PeerDisconnected |
-  PeerTimedOut | PeerFailed | PeerEvicted).
+  Notify(ROUTING and BROADCAST and RECEIPTS and ISLANDS, MeshSize), Notify(KADEMLIA, PeersFound),
+  Emit(PeerConnected | PeerDisconnected | PeerTimedOut | PeerFailed | PeerEvicted).
 Messages: ReconnectionData, Goodbye, Neighbours, Stabilise; over routes FindSuccessor and its answer SuccessorFound.
 Config: TopologyConfig, ChordConfig, `MeshConfig.max_peers`, `LinkConfig.allow_unverified` and `connect_timeout`.
 State: that of its parts, two look-ups under way, one timer of each kind.
@@ -145,6 +145,7 @@ class OverlayCore:
         """Something has happened since we looked what to dial."""
         self._displaced = False
         """A newcomer took the place of ours with a neighbour, since we looked which slots are free."""
+        self._row_told: tuple[PeerId, ...] = ()
         self._effects: Effects = []
 
     # --- the contract of a core ---------------------------------------------------------------------------------------
@@ -582,6 +583,10 @@ class OverlayCore:
         if size is not None:
             for subsystem in (Subsystem.ROUTING, Subsystem.BROADCAST, Subsystem.RECEIPTS, Subsystem.ISLANDS):
                 self._notify(subsystem, MeshSize(size))
+        row = (*reversed(self._lists.predecessors), *self._lists.successors)
+        if row != self._row_told:
+            self._row_told = row
+            self._notify(Subsystem.KADEMLIA, PeersFound(row, "ring"))
         news = self._stabilisation.changes()
         if news is not None:
             self._send(*news)

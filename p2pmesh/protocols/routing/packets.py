@@ -38,11 +38,16 @@ from p2pmesh.wire.overlay import (
     ContactReply,
     ContactRequest,
     FindBeyond,
+    FindNode,
     FindSuccessor,
+    FindValue,
     FoundBeyond,
     KademliaRpc,
+    NodesFound,
     Packet,
+    StoreValue,
     SuccessorFound,
+    ValueStored,
 )
 
 CARRIED_TYPES: Mapping[type[Message], Subsystem] = {
@@ -54,6 +59,11 @@ CARRIED_TYPES: Mapping[type[Message], Subsystem] = {
     LinkRejected: Subsystem.SIGNALING,
     FindSuccessor: Subsystem.OVERLAY,
     SuccessorFound: Subsystem.OVERLAY,
+    FindNode: Subsystem.KADEMLIA,
+    FindValue: Subsystem.KADEMLIA,
+    NodesFound: Subsystem.KADEMLIA,
+    StoreValue: Subsystem.KADEMLIA,
+    ValueStored: Subsystem.KADEMLIA,
     KademliaRpc: Subsystem.KADEMLIA,
     FindBeyond: Subsystem.ISLANDS,
     FoundBeyond: Subsystem.ISLANDS,
