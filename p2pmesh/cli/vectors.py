@@ -37,7 +37,7 @@ from p2pmesh.wire import packet_format as channel
 from p2pmesh.wire.codec import decode, encode
 from p2pmesh.wire.messages import Description, Direct, Fingerprint, Gossip, GossipData, Offer
 from p2pmesh.wire.overlay import FindSuccessor, Packet
-from p2pmesh.wire.packing import FORMS, NUMBERS
+from p2pmesh.wire.packing import NUMBERS, PROVEN, forms
 
 ROOM = "vectors"
 NETWORK = network_of(ROOM)
@@ -107,6 +107,9 @@ def message_vectors() -> Iterator[Json]:
     for kind, number in NUMBERS.items():
         for full in (False, True):
             message = Example(count(100 * number)).message(kind, full=full)
+            if full and kind in PROVEN:
+                origin, key, _ = PROVEN[kind]
+                message = replace(message, **{origin: peer_id_of(getattr(message, key))})
             if isinstance(message, Gossip):
                 message = gossip() if full else unproven_gossip()
             yield message_vector(message)
@@ -375,7 +378,7 @@ def beyond(kind: inspect.Type) -> Iterator[tuple[str, Any]]:
 def malformed_vectors() -> Iterator[Json]:
     """Frames that are none, of each type of message and field."""
     seen = set()
-    for form in FORMS:
+    for form in forms():
         info = inspect.type_info(form)
         for why, value in beyond(info):
             frame = msgpack.encode(value)

@@ -37,6 +37,7 @@ _SHOWN = 200
 """Characters of a parser's complaint that are passed on: it may quote the input."""
 
 _CONTAINERS = (list, dict)
+_PAYLOAD_CARRIERS = frozenset({Gossip, Direct})
 
 M = TypeVar("M")
 
@@ -108,9 +109,10 @@ def decode(frame: bytes, *, limit: int | None = None) -> Message | Unknown:
     """
     _check_size(frame, limit)
     if frame[0] >= FIRST_PACKED:
-        return _checked(_unpacked(frame))
-    message: Message | Unknown = _decode(frame, _TEXT)
-    return _checked(message)
+        message = _unpacked(frame)
+        return _checked(message) if type(message) in _PAYLOAD_CARRIERS else message
+    decoded: Message | Unknown = _decode(frame, _TEXT)
+    return _checked(decoded)
 
 
 # --- signaling services -----------------------------------------------------------------------------------------------

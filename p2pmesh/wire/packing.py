@@ -10,6 +10,7 @@ its default. What a field becomes follows from its type alone, so a new message 
 | a tuple of such digits, of `MessageId`, of numbers up to 255 | one blob, each at its place |
 | a `Literal` of texts | which one, from 0 |
 | a `Part` | an array of its fields, cut off in the same way |
+| the id, key and signature of a `PROVEN` origin | one blob: key and signature, or the id |
 | anything else | as it is, so `Any` is a scalar only |
 
 In: messages, and bytes that a peer sent. Out: bytes, and messages within all bounds. msgspec's decoder checks the
@@ -24,19 +25,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cache, lru_cache, reduce
 from operator import or_
 from types import NoneType, UnionType
-from typing import (
-    Annotated,
-    Any,
-    Final,
-    Literal,
-    NamedTuple,
-    TypeAlias,
-    Union,
-    cast,
-    get_args,
-    get_origin,
-    get_type_hints,
-)
+from typing import Annotated, Any, Final, Literal, NamedTuple, TypeAlias, Union, cast, get_args, get_origin
 
 import msgspec
 from msgspec import Meta, Struct
@@ -48,6 +37,7 @@ from p2pmesh.identity import PUBLIC_KEY_SIZE, SIGNATURE_SIZE, peer_id_of
 from p2pmesh.keyspace import ID_BITS, PeerId
 from p2pmesh.wire.fields import MAX_IDS_IN_LIST, Count, Hops, MessageId, MessageIds, Milliseconds, Part, Scalar, Topic
 from p2pmesh.wire.messages import Gossip, GossipData, Message
+from p2pmesh.wire.overlay import Packet
 
 ARRAYS: Final = frozenset({*range(0x90, 0xA0), 0xDC})
 """What a packed message can begin with: an array of MessagePack of up to 65,535 entries. JSON text never does."""
@@ -158,6 +148,32 @@ MESSAGE_ID_FORM: Any = (
 """No `tuple[MessageId]`: in a union with bytes that ends msgspec's decoder with a segmentation fault (0.22)."""
 
 
+# --- origins ----------------------------------------------------------------------------------------------------------
+
+PROVEN: Final[dict[type[Struct], tuple[str, str, str]]] = {Packet: ("from_", "key", "signature")}
+"""Structs whose origin's id follows from its key: the fields that have the id, the key, and the signature. They are one
+in the array, at the place of the id."""
+
+_PROOF_SIZE = PUBLIC_KEY_SIZE + SIGNATURE_SIZE
+ORIGIN_FORM: Any = _bytes(_ID_SIZE, _PROOF_SIZE)
+"""A key and a signature; of an origin that proves nothing the id."""
+
+_id_of_key = lru_cache(maxsize=1024)(peer_id_of)
+
+
+def _pack_origin(peer: PeerId, key: bytes | None, signature: bytes | None) -> bytes:
+    return bytes.fromhex(peer) if key is None or signature is None else key + signature
+
+
+def _unpack_origin(origin: bytes) -> tuple[PeerId, bytes | None, bytes | None]:
+    if len(origin) == _PROOF_SIZE:
+        key = origin[:PUBLIC_KEY_SIZE]
+        return _id_of_key(key), key, origin[PUBLIC_KEY_SIZE:]
+    if len(origin) == _ID_SIZE:
+        return PeerId(origin.hex()), None, None
+    raise RemoteProtocolError(f"an origin of {len(origin)} bytes: neither an id nor a key and a signature")
+
+
 # --- any type ---------------------------------------------------------------------------------------------------------
 
 
@@ -228,8 +244,8 @@ class _Field(NamedTuple):
     """The default as the array has it."""
 
 
-def _field_of(field: FieldInfo, hint: Any) -> _Field:
-    form = _form_of(hint)
+def _field_of(field: FieldInfo) -> _Field:
+    form = _form_of(field.type)
     default = None if field.required else field.default
     packed = default if form.pack is None or default is None else form.pack(default)
     if isinstance(packed, list):
@@ -241,39 +257,47 @@ class _Layout:
     """How one class of structs is written."""
 
     def __init__(self, kind: type[Struct], number: int | None) -> None:
-        hints = get_type_hints(kind, include_extras=True)
-        self.fields = tuple(_field_of(field, hints[field.name]) for field in fields_of(kind))
+        names_of_origin = PROVEN.get(kind, ())
+        self._origin = names_of_origin[0] if names_of_origin else None
+        self._proof = names_of_origin[1:]
+        fields = [_field_of(field) for field in fields_of(kind) if field.name not in self._proof]
         described = [
-            (one.name, one.form.type) if one.required else (one.name, one.form.type, one.packed) for one in self.fields
+            (one.name, self._type_of(one)) if one.required else (one.name, self._type_of(one), one.packed)
+            for one in fields
         ]
         options: dict[str, Any] = {"frozen": True, "kw_only": True, "array_like": True, "tag": number}
         self.form: Any = msgspec.defstruct(f"_{kind.__name__}Form", described, module=__name__, **options)
-        names: dict[str, Any] = {"kind": kind}
-        for one in self.fields:
+        names: dict[str, Any] = {"kind": kind, "pack_origin": _pack_origin, "unpack_origin": _unpack_origin}
+        for one in fields:
             names |= {
                 f"default_{one.name}": one.default,
                 f"packed_{one.name}": one.packed,
                 f"pack_{one.name}": one.form.pack,
                 f"unpack_{one.name}": one.form.unpack,
             }
-        exec("\n".join((*self._packing(number), *self._unpacking())), names)  # noqa: S102  # as attrs does, for its speed
+        code = [*self._packing(fields, number), *self._unpacking(fields)]
+        exec("\n".join(code), names)  # noqa: S102  # as attrs does, for its speed
         self.pack: _Convert = names["pack"]
         """The entries of the array of a struct."""
         self.unpack: _Convert = names["unpack"]
         """The struct of what msgspec has read."""
 
-    def _packing(self, number: int | None) -> Iterator[str]:
+    def _type_of(self, field: _Field) -> Any:
+        return ORIGIN_FORM if field.name == self._origin else field.form.type
+
+    def _packing(self, fields: list[_Field], number: int | None) -> Iterator[str]:
         """The code of `pack`: from the end, the first field that differs from its default says how much to write."""
         yield "def pack(message):"
         entries = [] if number is None else [str(number)]
         returns = [f"    return [{', '.join(entries)}]"]
-        for one in self.fields:
+        for one in fields:
             name = one.name
             value = f"message.{name}"
-            equals = (
-                f"is {one.default}" if one.default is None or isinstance(one.default, bool) else f"== default_{name}"
-            )
-            if one.form.pack is None:
+            is_plain = one.default is None or isinstance(one.default, bool)
+            equals = f"is {one.default}" if is_plain else f"== default_{name}"
+            if name == self._origin:
+                entries.append(f"pack_origin({value}, {', '.join(f'message.{part}' for part in self._proof)})")
+            elif one.form.pack is None:
                 entries.append(value)
             elif one.required:
                 entries.append(f"pack_{name}({value})")
@@ -286,11 +310,17 @@ class _Layout:
                 returns.append(f"    if not ({value} {equals}): {line}")
         yield from reversed(returns)
 
-    def _unpacking(self) -> Iterator[str]:
+    def _unpacking(self, fields: list[_Field]) -> Iterator[str]:
         yield "def unpack(form):"
+        if self._origin:
+            yield f"    origin = unpack_origin(form.{self._origin})"
         yield "    return kind("
-        for one in self.fields:
+        for at, name in enumerate((self._origin, *self._proof) if self._origin else ()):
+            yield f"        {name}=origin[{at}],"
+        for one in fields:
             value = f"form.{one.name}"
+            if one.name == self._origin:
+                continue
             if one.form.unpack is None:
                 yield f"        {one.name}={value},"
             elif one.required:
@@ -318,7 +348,6 @@ def _layout_of(kind: type[Struct]) -> _Layout:
 _BLOB, _TEXT, _JSON, _PLAIN = range(4)
 """What the bytes of a broadcast's payload are; `_PLAIN`, the JSON text of a scalar from the original's peers."""
 _RECEIPTS = 4
-_PROOF_SIZE = PUBLIC_KEY_SIZE + SIGNATURE_SIZE
 _ENCODINGS: Final[tuple[Literal["text", "json"] | None, ...]] = (None, "text", "json", None)
 _MAX = 1 << 53
 _USUAL_TTL = 60_000
@@ -336,8 +365,7 @@ class _GossipForm(Struct, frozen=True, array_like=True, tag=NUMBERS[Gossip]):
     """What `body` is, plus 4 if the origin wants to know how many peers have it."""
     body: bytes
     id: MESSAGE_ID_FORM
-    origin: Annotated[bytes, Meta(min_length=_ID_SIZE, max_length=_PROOF_SIZE)]
-    """Its key, from which its id follows, and its signature; of an origin that proves nothing the id, 20 bytes."""
+    origin: ORIGIN_FORM
     timestamp: Milliseconds
     hops: Hops
     age: Milliseconds = 0
@@ -349,9 +377,6 @@ class _GossipForm(Struct, frozen=True, array_like=True, tag=NUMBERS[Gossip]):
     """Of these two, if an origin that proves itself does not say, `_USUAL_TTL` and `_USUAL_HOPS`."""
 
 
-_id_of_key = lru_cache(maxsize=1024)(peer_id_of)
-
-
 def _pack_gossip(message: Gossip) -> list[Any]:
     data = message.data
     encoding, payload = data.encoding, data.payload
@@ -361,21 +386,22 @@ def _pack_gossip(message: Gossip) -> list[Any]:
         content, body = _TEXT if encoding == "text" else _JSON, payload.encode()
     else:
         content, body = _PLAIN, _to_json(payload)
-    proof = b"" if data.key is None or data.signature is None else data.key + data.signature
+    origin = _pack_origin(data.origin_peer_id, data.key, data.signature)
+    is_proven = len(origin) == _PROOF_SIZE
     values: list[Any] = [
         NUMBERS[Gossip],
         data.topic,
         content + _RECEIPTS if data.receipts else content,
         body,
         _pack_message_id(data.id),
-        proof or bytes.fromhex(data.origin_peer_id),
+        origin,
         data.timestamp,
         data.hops,
         data.age,
         data.sequence,
         None if data.series is None else data.timestamp - data.series,
-        None if proof and data.ttl == _USUAL_TTL else data.ttl,
-        None if proof and data.max_hops == _USUAL_HOPS else data.max_hops,
+        None if is_proven and data.ttl == _USUAL_TTL else data.ttl,
+        None if is_proven and data.max_hops == _USUAL_HOPS else data.max_hops,
     ]
     while values[-1] is None:
         values.pop()
@@ -392,18 +418,11 @@ def _unpack_gossip(form: _GossipForm) -> Gossip:
         payload = _plain_scalar.decode(form.body)
     else:
         payload = form.body.decode()
-    origin = form.origin
-    key = signature = None
+    peer, key, signature = _unpack_origin(form.origin)
     ttl, max_hops = form.ttl, form.max_hops
-    if len(origin) == _PROOF_SIZE:
-        key, signature = origin[:PUBLIC_KEY_SIZE], origin[PUBLIC_KEY_SIZE:]
-        peer = _id_of_key(key)
+    if key is not None:
         ttl = _USUAL_TTL if ttl is None else ttl
         max_hops = _USUAL_HOPS if max_hops is None else max_hops
-    elif len(origin) == _ID_SIZE:
-        peer = PeerId(origin.hex())
-    else:
-        raise RemoteProtocolError(f"an origin of {len(origin)} bytes: neither an id nor a key and a signature")
     timestamp = form.timestamp
     series = None if form.before is None else timestamp - form.before
     if series is not None and not 0 <= series < _MAX:
@@ -432,15 +451,27 @@ def _unpack_gossip(form: _GossipForm) -> Gossip:
 
 # --- messages ---------------------------------------------------------------------------------------------------------
 
-_pack: dict[type[Struct], _Convert] = {Gossip: _pack_gossip}
-_unpack: dict[type[Struct], _Convert] = {_GossipForm: _unpack_gossip}
-for _kind in NUMBERS.keys() - _pack.keys():
-    _layout = _layout_of(_kind)
-    _pack[_kind] = _layout.pack
-    _unpack[_layout.form] = _layout.unpack
 
-FORMS: Final = tuple(sorted(_unpack, key=lambda form: int(str(form.__struct_config__.tag))))
-"""What msgspec reads of each type of message, in the order of their numbers."""
+_packers: dict[type[Struct], _Convert] = {Gossip: _pack_gossip}
+"""Made as they are needed, since it takes a while; so are these."""
+_unpackers: dict[type[Struct], _Convert] = {}
+
+
+@cache
+def forms() -> tuple[type[Struct], ...]:
+    """What msgspec reads of each type of message, in the order of their numbers."""
+    for kind in NUMBERS:
+        if kind is Gossip:
+            _unpackers[_GossipForm] = _unpack_gossip
+        else:
+            layout = _layout_of(kind)
+            _unpackers[layout.form] = layout.unpack
+    return tuple(_unpackers)
+
+
+@cache
+def _decoder() -> msgspec.msgpack.Decoder[Struct]:
+    return msgspec.msgpack.Decoder(cast("Any", reduce(or_, forms())))
 
 
 class _Header(Struct, array_like=True):
@@ -448,13 +479,16 @@ class _Header(Struct, array_like=True):
 
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode: Callable[[bytes], Struct] = msgspec.msgpack.Decoder(cast("Any", reduce(or_, FORMS))).decode
 _header = msgspec.msgpack.Decoder(_Header).decode
 
 
 def pack(message: Message) -> bytes:
     """The frame of a message."""
-    return _encode(_pack[type(message)](message))
+    kind = type(message)
+    packer = _packers.get(kind)
+    if packer is None:
+        packer = _packers[kind] = _layout_of(kind).pack
+    return _encode(packer(message))
 
 
 def unpack(frame: bytes) -> Message:
@@ -463,8 +497,8 @@ def unpack(frame: bytes) -> Message:
     Raises:
       RemoteProtocolError, MsgspecError, UnicodeDecodeError, RecursionError: if it is malformed.
     """
-    form = _decode(frame)
-    return _unpack[type(form)](form)  # type: ignore[no-any-return]
+    form = _decoder().decode(frame)
+    return _unpackers[type(form)](form)  # type: ignore[no-any-return]
 
 
 def number_of(frame: bytes) -> int:

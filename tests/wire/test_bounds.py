@@ -12,7 +12,7 @@ from msgspec import inspect, msgpack, structs
 from p2pmesh.errors import RemoteProtocolError
 from p2pmesh.wire.codec import decode, decode_signaling, encode
 from p2pmesh.wire.messages import Message, Unknown
-from p2pmesh.wire.packing import FORMS
+from p2pmesh.wire.packing import forms
 from p2pmesh.wire.signaling import BootstrapPeers, SignalingMessage
 
 PATTERNS = {
@@ -209,7 +209,7 @@ def packed_edges(kind: inspect.Type) -> Iterator[Edge]:
 
 
 def all_packed_edges() -> list[Any]:
-    found = [(form, edge) for form in FORMS for edge in packed_edges(inspect.type_info(form))]
+    found = [(form, edge) for form in forms() for edge in packed_edges(inspect.type_info(form))]
     return [pytest.param(edge.fits, edge.does_not, id=f"{form.__name__}{edge.where}") for form, edge in found]
 
 
@@ -224,7 +224,7 @@ def test_a_packed_frame_at_a_bound_is_read_and_beyond_it_refused(fits: list[Any]
 
 BLOBS = [
     (form, at, field.type)
-    for form in FORMS
+    for form in forms()
     for at, field in enumerate(inspect.type_info(form).fields)  # type: ignore[attr-defined]
     if isinstance(field.type, inspect.BytesType) and not field.type.min_length and field.type.max_length
 ]

@@ -485,6 +485,6 @@ class BareLinks:
 
 
 def garbled(message: Message) -> bytes:
-    """What a corrupted frame looks like: the first byte of a MessagePack map turned into one that starts nothing."""
+    """What a corrupted frame looks like: the first byte of a packed frame turned into one that starts nothing."""
     del message
     return b"\xc1"

@@ -534,7 +534,6 @@ def test_the_next_hop_of_a_repeated_packet_is_the_first_of_three_with_the_parity
         {"timestamp": int(EPOCH * 1000) + 1},
         {"kind": "ask"},
         {"signature": bytes(64)},
-        {"key": identity(1).public_key},
         {"key": None},
         {"signature": None},
         {"key": None, "signature": None},
@@ -561,6 +560,20 @@ def test_what_a_relay_alters_is_dropped_and_the_packet_arrives_another_way(chang
     assert nobody_is_blamed(net)
 
 
+def test_a_relay_that_puts_its_own_key_into_a_packet_is_found_out_by_the_next_peer():
+    net = RouteNet(10, ring(10))
+
+    def meddle(sender: Node, _receiver: Node, message: Message) -> Message:
+        is_tell = isinstance(message, Packet) and message.kind == "tell"
+        return structs.replace(message, key=sender.identity.public_key) if sender.number == 2 and is_tell else message
+
+    net.meddle = meddle
+    call = net.route(0, net.nodes[4].id, timeout=30)
+    net.run(30)
+    assert {peer for peer, _ in net.nodes[3].blamed} == {net.nodes[2].id}, "the key says whose packet it is"
+    arrived(net, 0, call)
+
+
 def test_an_answer_that_a_relay_makes_up_is_dropped():
     net = RouteNet(10, ring(10))
 
@@ -573,7 +586,7 @@ def test_an_answer_that_a_relay_makes_up_is_dropped():
     net.meddle = meddle
     call = net.route(0, net.nodes[3].id, answered=True, timeout=30)
     net.run(1)
-    assert net.nodes[0].count("packets.bad_signature") == 1
+    assert [peer for peer, _ in net.nodes[0].blamed] == [net.nodes[1].id]
     net.run(30)
     assert arrived(net, 0, call).message == rpc("answer", net.nodes[3].id)
 
