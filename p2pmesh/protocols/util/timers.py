@@ -35,7 +35,9 @@ class Timers(Generic[K]):
 
     def set(self, key: K, deadline: float) -> None:
         """Arm `key`, or move it."""
-        self.cancel(key)
+        before = self._armed.get(key)
+        if before is not None:
+            before[2] = _VOID
         self._count += 1
         entry = self._armed[key] = [deadline, self._count, key]
         heapq.heappush(self._heap, entry)
