@@ -13,10 +13,21 @@ from p2pmesh.errors import ConfigError, IdentityError, InvalidPayload, MeshClose
 from p2pmesh.identity import Identity, SignatureMemo
 from p2pmesh.keyspace import PeerId, xor_distance
 from p2pmesh.protocols.core import Notify, Reply
-from p2pmesh.protocols.inputs import DhtFindNode, DhtGet, DhtPut, Leave, LinkDown, LinkUp, PeersFound, RemotePeer
+from p2pmesh.protocols.inputs import (
+    DhtFindNode,
+    DhtGet,
+    DhtPut,
+    Leave,
+    LinkDown,
+    LinkUp,
+    PeersFound,
+    RemotePeer,
+    Subsystem,
+)
 from p2pmesh.protocols.kademlia.kademlia import KademliaCore
 from p2pmesh.protocols.kademlia.records import DhtValue, key_id, sign_record
 from p2pmesh.protocols.notices import CancelRoute, ReturnPath, Route, RoutedReceived, RouteSucceeded
+from p2pmesh.simulation import BareNetwork
 from p2pmesh.simulation.discrete.network import EPOCH
 from p2pmesh.wire.overlay import DhtRecord, FindNode, FindValue, NodesFound, StoreValue, ValueStored
 from tests.harness.kademlia import DhtNet, reply_of
@@ -68,6 +79,22 @@ def test_joins_and_rest_cost_nothing_while_nobody_uses_the_dht(net):
     net.kill(net.peers[3])
     net.run(4 * 3600.0)
     assert [peer.stats["rpc"]["sent"] for peer in net.peers] == [0] * 30
+
+
+def test_over_a_real_ring_nothing_is_sent_until_somebody_asks_and_then_the_nearest_are_found():
+    net = BareNetwork(seed=3, config=MeshConfig(max_peers=3, kademlia=KademliaConfig(k=8)))
+    for _ in range(24):
+        net.add()
+        net.run(0.5)
+    net.run(60.0)
+    dht = [node.cores[Subsystem.KADEMLIA].snapshot() for node in net.nodes]
+    assert [one["rpc"]["sent"] for one in dht] == [0] * 24
+    assert [one["routing_table"]["around"] for one in dht] == [16] * 24
+    target = key_id("key")
+    call = net.find_node(net.nodes[5], target)
+    net.run(30.0)
+    nearest = sorted((node.peer_id for node in net.nodes), key=lambda peer: xor_distance(peer, target))
+    assert list(call.value) == nearest[:8]
 
 
 def test_a_newcomer_is_found_and_finds_though_nobody_has_asked_anything_before(net):
