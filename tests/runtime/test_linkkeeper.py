@@ -11,10 +11,10 @@ from p2pmesh.identity import Identity
 from p2pmesh.protocols.inputs import LinkDown, LinkLost, LinkRecovered, LinkSuspected, LinkUp, LocalSignal, RemotePeer
 from p2pmesh.runtime.linkkeeper import FEED, LinkKeeper
 from p2pmesh.simulation.full.network import SimNetwork
-from p2pmesh.wire.messages import Direct, GossipAck, Signal
+from p2pmesh.wire.messages import Direct, GossipAck, IceCandidate
 
 CONFIG = LinkConfig(connect_timeout=1.0, close_timeout=0.5, outbox=4, outbox_patience=1.0)
-FOREIGN = Signal(type="candidate", candidate=None)
+FOREIGN = IceCandidate(address=bytes([192, 0, 2, 1]), port=9)
 
 
 class Owner:
