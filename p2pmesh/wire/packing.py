@@ -428,7 +428,7 @@ def _unpack_gossip(form: _GossipForm) -> Gossip:
     if series is not None and not 0 <= series < _MAX:
         raise RemoteProtocolError("a series that began outside of time")
     data = GossipData(
-        id=_unpack_message_id(form.id),
+        id=name.hex() if isinstance(name := form.id, bytes) else _unpack_message_id(name),
         topic=form.topic,
         payload=payload,
         origin_peer_id=peer,
