@@ -17,7 +17,7 @@ from msgspec import NODEFAULT, inspect, structs
 
 from p2pmesh.cli.vectors import vectors
 from p2pmesh.keyspace import ID_DIGITS
-from p2pmesh.wire.fields import Hops, MessageId, MessageIds, Part, Scalar
+from p2pmesh.wire.fields import Hops, MessageId, Part, Scalar
 from p2pmesh.wire.messages import Candidate, DigestPart, Gossip, GossipData, Handshake, Message, Receipt, Signal
 from p2pmesh.wire.overlay import Contact, DhtRecord, KademliaCall
 from p2pmesh.wire.packing import MESSAGE_ID_FORM, NUMBERS, ORIGIN_FORM, PROVEN, forms
@@ -150,8 +150,6 @@ def form(hint: Any) -> str:
         return "origin"
     if hint in (MessageId, MESSAGE_ID_FORM):
         return "message id"
-    if hint == MessageIds:
-        return "message ids(256)"
     if hint == Scalar or hint is Any:
         return "scalar"
     if get_origin(hint) is Literal:
@@ -164,6 +162,8 @@ def form(hint: Any) -> str:
     bare = getattr(hint, "__origin__", hint)
     if get_origin(bare) is tuple:
         item, most = get_args(bare)[0], hint.__metadata__[0].max_length
+        if item == MessageId:
+            return f"message ids({most})"
         if item == Hops:
             return f"blob(1, {most})"
         inner = form(item)
