@@ -31,7 +31,7 @@ from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.broadcast import validation
 from p2pmesh.protocols.kademlia.records import key_id, sign_record
 from p2pmesh.protocols.routing import packets
-from p2pmesh.protocols.routing.sealed_box import contact_of, seal_with
+from p2pmesh.protocols.routing.sealed_box import SEAL_SIZE, contact_of, seal_with
 from p2pmesh.protocols.signaling.handshake import sign_answer, sign_join, sign_offer
 from p2pmesh.wire import packet_format as channel
 from p2pmesh.wire.codec import decode, encode
@@ -230,6 +230,27 @@ def box_vectors() -> Iterator[Json]:
             "plain": plain.hex(),
             "sealed": sealed.hex(),
         }
+
+
+def malformed_box_vectors() -> Iterator[Json]:
+    """Boxes that don't open: each is one of `box_vectors`, changed."""
+    whole = list(box_vectors())[-1]
+    sealed = bytes.fromhex(whole["sealed"])
+    changes: dict[str, Json] = {
+        "empty": {"sealed": ""},
+        "too short": {"sealed": sealed[: SEAL_SIZE - 1].hex()},
+        "cut off": {"sealed": sealed[:-1].hex()},
+        "too long": {"sealed": (sealed + b"x").hex()},
+        "altered": {"sealed": (sealed[:40] + bytes([sealed[40] ^ 1]) + sealed[41:]).hex()},
+        "another tag": {"sealed": (sealed[:-1] + bytes([sealed[-1] ^ 1])).hex()},
+        "another one-time key": {"sealed": (bytes([sealed[0] ^ 1]) + sealed[1:]).hex()},
+        "a one-time key of low order": {"sealed": (bytes(32) + sealed[32:]).hex()},
+        "another sender": {"from": BOB.peer_id},
+        "another packet": {"packet": "1f" * 16},
+        "another network": {"network": network_of("").hex()},
+    }
+    for why, change in changes.items():
+        yield {"why": why, **whole, "network": NETWORK.hex(), **change}
 
 
 def identity_vectors() -> Iterator[Json]:
@@ -449,6 +470,7 @@ def vectors() -> Json:
         "trails": list(trail_vectors()),
         "channel": list(channel_vectors()),
         "malformed_messages": list(malformed_vectors()),
+        "malformed_boxes": list(malformed_box_vectors()),
         "malformed_channel": list(malformed_channel_vectors()),
     }
 

@@ -37,7 +37,6 @@ _SHOWN = 200
 """Characters of a parser's complaint that are passed on: it may quote the input."""
 
 _CONTAINERS = (list, dict)
-_PAYLOAD_CARRIERS = frozenset({Gossip, Direct})
 
 M = TypeVar("M")
 
@@ -110,7 +109,13 @@ def decode(frame: bytes, *, limit: int | None = None) -> Message | Unknown:
     _check_size(frame, limit)
     if frame[0] >= FIRST_PACKED:
         message = _unpacked(frame)
-        return _checked(message) if type(message) in _PAYLOAD_CARRIERS else message
+        if isinstance(message, Gossip):
+            payload = message.data.payload
+        elif isinstance(message, Direct):
+            payload = message.payload
+        else:
+            return message
+        return _checked(message) if isinstance(payload, int | float) else message
     decoded: Message | Unknown = _decode(frame, _TEXT)
     return _checked(decoded)
 

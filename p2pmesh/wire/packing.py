@@ -35,7 +35,7 @@ from msgspec.structs import fields as fields_of
 from p2pmesh.errors import RemoteProtocolError
 from p2pmesh.identity import PUBLIC_KEY_SIZE, SIGNATURE_SIZE, peer_id_of
 from p2pmesh.keyspace import ID_BITS, PeerId
-from p2pmesh.wire.fields import MAX_IDS_IN_LIST, Count, Hops, MessageId, MessageIds, Milliseconds, Part, Scalar, Topic
+from p2pmesh.wire.fields import Count, Hops, MessageId, Milliseconds, Part, Scalar, Topic
 from p2pmesh.wire.messages import Gossip, GossipData, Message
 from p2pmesh.wire.overlay import Packet
 
@@ -138,10 +138,6 @@ def _unpack_message_id(message_id: bytes | tuple[str, ...]) -> str:
     return message_id.hex() if isinstance(message_id, bytes) else _unpack_message_ids(message_id)[0]
 
 
-def _message_ids_form(most: int) -> Any:
-    return _bytes(0, most * _MESSAGE_ID_SIZE) | Annotated[tuple[MessageId, ...], Meta(max_length=most)]
-
-
 MESSAGE_ID_FORM: Any = (
     _bytes(_MESSAGE_ID_SIZE, _MESSAGE_ID_SIZE) | Annotated[tuple[MessageId, ...], Meta(min_length=1, max_length=1)]
 )
@@ -180,8 +176,6 @@ def _unpack_origin(origin: bytes) -> tuple[PeerId, bytes | None, bytes | None]:
 def _form_of(hint: Any) -> _Form:
     if hint == MessageId:
         return _Form(MESSAGE_ID_FORM, _pack_message_id, _unpack_message_id)
-    if hint == MessageIds:
-        return _Form(_message_ids_form(MAX_IDS_IN_LIST), _pack_message_ids, _unpack_message_ids)
     if hint == Scalar or hint is Any:
         return _Form(Scalar)
     if get_origin(hint) in {Union, UnionType}:
@@ -218,6 +212,9 @@ def _tuple_form(item: Any, most: int) -> _Form:
     digits = _digits_of(item)
     if digits is not None:
         return _Form(_bytes(0, most * digits // 2), _join, _splitter(digits // 2))
+    if item == MessageId:
+        ids: Any = _bytes(0, most * _MESSAGE_ID_SIZE) | Annotated[tuple[MessageId, ...], Meta(max_length=most)]
+        return _Form(ids, _pack_message_ids, _unpack_message_ids)
     if item == Hops:
         return _Form(_bytes(0, most), bytes, tuple)
     entry, pack, unpack = _form_of(item)
@@ -428,7 +425,7 @@ def _unpack_gossip(form: _GossipForm) -> Gossip:
     if series is not None and not 0 <= series < _MAX:
         raise RemoteProtocolError("a series that began outside of time")
     data = GossipData(
-        id=_unpack_message_id(form.id),
+        id=name.hex() if isinstance(name := form.id, bytes) else _unpack_message_id(name),
         topic=form.topic,
         payload=payload,
         origin_peer_id=peer,

@@ -17,7 +17,7 @@ from msgspec import NODEFAULT, inspect, structs
 
 from p2pmesh.cli.vectors import vectors
 from p2pmesh.keyspace import ID_DIGITS
-from p2pmesh.wire.fields import Hops, MessageId, MessageIds, Part, Scalar
+from p2pmesh.wire.fields import Hops, MessageId, Part, Scalar
 from p2pmesh.wire.messages import (
     Candidate,
     Description,
@@ -174,8 +174,6 @@ def form(hint: Any) -> str:
         return "origin"
     if hint in (MessageId, MESSAGE_ID_FORM):
         return "message id"
-    if hint == MessageIds:
-        return "message ids(256)"
     if hint == Scalar or hint is Any:
         return "scalar"
     if get_origin(hint) is Literal:
@@ -188,6 +186,8 @@ def form(hint: Any) -> str:
     bare = getattr(hint, "__origin__", hint)
     if get_origin(bare) is tuple:
         item, most = get_args(bare)[0], hint.__metadata__[0].max_length
+        if item == MessageId:
+            return f"message ids({most})"
         if item == Hops:
             return f"blob(1, {most})"
         inner = form(item)

@@ -73,6 +73,14 @@ def test_boxes_open() -> None:
                 unseal(wrong, own, row["from"], row["to"], row["packet"], NETWORK)
 
 
+@pytest.mark.parametrize("row", VECTORS["malformed_boxes"], ids=itemgetter("why"))
+def test_what_was_not_sealed_for_this_packet_does_not_open(row: dict[str, Any]) -> None:
+    identities = {one["id"]: one for one in VECTORS["identities"]}
+    own = X25519PrivateKey.from_private_bytes(hexadecimal(identities[row["to"]]["box_private"]))
+    with pytest.raises(RemoteProtocolError):
+        unseal(hexadecimal(row["sealed"]), own, row["from"], row["to"], row["packet"], hexadecimal(row["network"]))
+
+
 def test_every_message_is_there_and_reads_as_it_says() -> None:
     assert {row["number"] for row in VECTORS["messages"]} == set(NUMBERS.values())
     for row in VECTORS["messages"]:

@@ -261,12 +261,7 @@ class QueryPool(Generic[G]):
     """All lookups of one peer: those under way, and those that wait for their turn."""
 
     def __init__(
-        self,
-        me: PeerId,
-        config: KademliaConfig,
-        table: RoutingTable,
-        wall: WallClock,
-        network: bytes = DEFAULT_NETWORK,
+        self, me: PeerId, config: KademliaConfig, table: RoutingTable, wall: WallClock, network: bytes = DEFAULT_NETWORK
     ) -> None:
         self.counts: QueryCounts = QueryCounts()
         self._me = me
