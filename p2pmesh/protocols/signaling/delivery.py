@@ -64,8 +64,6 @@ class OwnOffer:
     """The recorded way through the mesh, if it has one."""
     first: str | None = None
     """The service to be tried before all else."""
-    mesh_only: bool = False
-    """Whether no service is worth asking."""
     call: int | None = None
     """Of the route that is under way."""
     through_mesh: bool = False
@@ -193,10 +191,6 @@ class OfferDelivery:
         else:
             self._originals.pop(remote.peer_id)
 
-    def is_original(self, peer: PeerId) -> bool:
-        """Whether it is said to be one of the original's."""
-        return peer in self._originals
-
     def reached(self, peer: PeerId, came: Came, now: float) -> None:
         """Remember how a peer was reached."""
         self._reached.put(peer, (came, now + REACHED_FOR))
@@ -254,11 +248,14 @@ class OfferDelivery:
         return self.tell(offer.to, LinkRejected(reason=CANCELLED, about=offer.mark), offer.way, now)
 
     def tell(self, peer: PeerId, message: Message, way: ReturnPath | None, now: float) -> list[Step]:
-        """Bring a peer something through the mesh that nobody waits to have arrived."""
+        """Bring a peer something through the mesh that nobody waits to have arrived, nor looks for it everywhere.
+
+        It saves the peer a slot that it holds for an attempt; where it does not come, the offer has mostly not, either.
+        """
         if self._routes.is_full:
             return []
         call = self._routes.open(None, now)
-        return [Route(Subsystem.SIGNALING, call, peer, message, way=way, timeout=self._timeout)]
+        return [Route(Subsystem.SIGNALING, call, peer, message, way=way, timeout=self._timeout, doubtful=True)]
 
     # --- what becomes of them -----------------------------------------------------------------------------------------
 
@@ -321,13 +318,13 @@ class OfferDelivery:
 
     def _next(self, offer: OwnOffer, now: float) -> list[Step] | None:
         """Send it the next way; None if there is none left."""
-        first = None if offer.mesh_only else offer.first
+        first = offer.first
         if first is not None and first in self._services and first not in offer.services:
             return self._serve(offer, first)
         may_route = bool(self._mesh) and not offer.through_mesh and not self._routes.is_full
         if may_route and (offer.way is not None or offer.to not in self._originals):
             return self._ask(offer, now)
-        service = None if offer.mesh_only else self.service_for(offer.to, without=offer.services)
+        service = self.service_for(offer.to, without=offer.services)
         if service is not None:
             return self._serve(offer, service)
         return self._ask(offer, now) if may_route else None  # that it is the original's may be a service's lie

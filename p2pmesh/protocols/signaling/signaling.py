@@ -91,7 +91,6 @@ from p2pmesh.protocols.signaling.service_sessions import Change, Closed, Opened,
 from p2pmesh.protocols.util.limits import LruTable, RateLimiter
 from p2pmesh.wire import signaling as wire
 from p2pmesh.wire.messages import (
-    LONG,
     PROTOCOL_VERSION,
     Answer,
     Description,
@@ -403,8 +402,6 @@ class SignalingCore:
         heard = self._offers.live(peer)
         if heard is not None and isinstance(heard.came, ByMesh):
             own.along(heard.came)
-        # For a long link another peer will do as well, if the mesh does not lead to this one.
-        own.mesh_only = purpose == LONG and delivery.into_mesh and not delivery.is_original(peer)
         self._carry_out(delivery.send(own, now), now)
 
     # --- from other cores ---------------------------------------------------------------------------------------------

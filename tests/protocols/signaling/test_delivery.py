@@ -36,7 +36,7 @@ from p2pmesh.protocols.signaling.delivery import GATHERING, NO_WAY
 from p2pmesh.protocols.signaling.handshake import mark_of, sign_answer, sign_offer, verify_answer, verify_offer
 from p2pmesh.protocols.signaling.offer_answer import MAX_ALTERNATIVES, MAX_TRICKLED
 from p2pmesh.protocols.util.window import OUTCOME_GRACE
-from p2pmesh.wire.messages import LONG, PINNED, Answer, LinkRejected, Offer, RelayBatch, RelayFailure, RelaySignal
+from p2pmesh.wire.messages import PINNED, Answer, LinkRejected, Offer, RelayBatch, RelayFailure, RelaySignal
 from p2pmesh.wire.signaling import (
     BootstrapPeers,
     ConnectionRejected,
@@ -153,16 +153,6 @@ def test_an_offer_says_what_it_is_for():
     assert purposes == [PINNED, None]
 
 
-def test_an_offer_for_a_long_link_is_given_to_a_service_only_if_there_is_no_link_into_the_mesh():
-    peer = Peer().join("one").in_mesh().feed(SetLinkPurpose(BOB.peer_id, LONG))
-    (route,) = peer.feed(LocalSignal(BOB.peer_id, OFFER)).routes
-    peer.feed(RouteFailed(route.call, "nobody knows it"))
-    assert peer.sent == []
-    assert [type(told) for told in peer.told] == [Rejected]
-    alone = Peer().join("one").feed(SetLinkPurpose(BOB.peer_id, LONG)).feed(LocalSignal(BOB.peer_id, OFFER))
-    assert [type(message) for _, message in alone.sent] == [PeerSignal]
-
-
 @pytest.mark.parametrize("allowed", [True, False])
 def test_an_offer_that_a_service_brought_and_nobody_answered_is_taken_back_where_originals_are_let_in(allowed):
     peer = Peer(links=LinkConfig(allow_unverified=allowed)).join("one").feed(LocalSignal(BOB.peer_id, OFFER))
@@ -233,6 +223,7 @@ def test_an_offer_that_is_taken_back_is_taken_back_on_its_way():
     peer = offering("one")
     mark = mark_of(OFFER)
     (rejection, _) = peer.feed(RejectOffer(BOB.peer_id, "cancelled")).asked
+    assert rejection.doubtful  # it is not looked for everywhere
     assert (rejection.message.reason, rejection.message.about) == ("cancelled", mark)
     assert peer.feed(RouteFailed(rejection.call, "x")).effects == []  # nor had the offer come
     peer = offering("one")
