@@ -325,19 +325,20 @@ class Signaling:
 async def our_open(role: str, dialer: Any, signaling: Signaling) -> tuple[Any, float]:
     from p2pmesh.keyspace import PeerId
     from p2pmesh.protocols.inputs import RemotePeer
-    from p2pmesh.wire.messages import PROTOCOL_VERSION, Signal
+    from p2pmesh.wire.messages import PROTOCOL_VERSION
+    from p2pmesh.wire.sdp import read_sdp, write_sdp
 
     peer = RemotePeer(PeerId("0" * 40), verified=False, version=PROTOCOL_VERSION)
     if role == "offerer":
         began = time.perf_counter()
         attempt = await dialer.offer(peer.peer_id)
-        await signaling.tell(attempt.signal.sdp)
-        await attempt.feed(Signal(type="answer", sdp=await signaling.hear()))
+        await signaling.tell(write_sdp(attempt.description))
+        await attempt.feed(read_sdp(await signaling.hear()))
     else:
-        offer = Signal(type="offer", sdp=await signaling.hear())
+        offer = read_sdp(await signaling.hear())
         began = time.perf_counter()
         attempt = await dialer.answer(peer.peer_id, offer)
-        await signaling.tell(attempt.signal.sdp)
+        await signaling.tell(write_sdp(attempt.description))
     return await attempt.opened(peer), time.perf_counter() - began
 
 

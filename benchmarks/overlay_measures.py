@@ -83,7 +83,7 @@ def at_least(value: float) -> Bar:
 def new_network(peers: int, max_peers: int, seed: int, *, dht: bool = True) -> tuple[BareNetwork, list[str]]:
     """A network without peers, and what is unusual about it."""
     config, notes = MeshConfig(max_peers=max_peers), list[str]()
-    if peers >= MANY or not dht:
+    if not dht:
         config = attrs.evolve(config, kademlia=attrs.evolve(config.kademlia, enabled=False))
         notes.append("Kademlia is switched off")
     net = BareNetwork(seed, config=config, conditions=Conditions(latency=Constant(LATENCY)), strict=False)

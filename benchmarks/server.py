@@ -215,7 +215,8 @@ async def measure(server: Server, *, quick: bool) -> dict[str, Any]:
 
 
 async def serve() -> None:
-    from p2pmesh.server import ServerConfig, open_signaling_server
+    from p2pmesh.server.app import open_signaling_server
+    from p2pmesh.server.config import ServerConfig
 
     config = ServerConfig(clients_per_address=20_000, messages_per_second=1e6, message_burst=1_000_000)
     async with open_signaling_server(HOST, config=config) as server:

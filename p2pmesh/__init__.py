@@ -4,7 +4,7 @@ async with open_mesh("ws://localhost:8080", room="demo") as mesh:
     await mesh.broadcast("chat", {"text": "hello"})
 """
 
-from importlib import metadata as _metadata
+import typing as _typing
 
 from p2pmesh.config import (
     BroadcastConfig,
@@ -60,14 +60,14 @@ from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId
 from p2pmesh.mesh import Mesh, open_mesh
 from p2pmesh.receipts import Delivered, Failed, Receipt
-from p2pmesh.server import ServerConfig, SignalingServer, open_signaling_server
 from p2pmesh.subscription import Subscription
 from p2pmesh.transports.transport import Transport, TransportConfig
 
-try:  # ruff: ignore[non-empty-init-module] - this is where people look for it
-    __version__ = _metadata.version("p2pmesh")
-except _metadata.PackageNotFoundError:  # a source tree that was not installed
-    __version__ = "0+unknown"
+if _typing.TYPE_CHECKING:
+    from p2pmesh.server.app import SignalingServer, open_signaling_server
+    from p2pmesh.server.config import ServerConfig
+
+    __version__: str
 
 __all__ = [
     "BroadcastConfig",
@@ -129,3 +129,26 @@ __all__ = [
     "open_mesh",
     "open_signaling_server",
 ]
+
+if not _typing.TYPE_CHECKING:  # ruff: ignore[non-empty-init-module] - and to a type checker all names would seem to be there
+
+    def __getattr__(name: str) -> object:
+        """What few programs need and takes long to import: the signaling server, and the version."""
+        if name == "__version__":
+            from importlib import metadata
+
+            try:
+                value = metadata.version("p2pmesh")
+            except metadata.PackageNotFoundError:  # a source tree that was not installed
+                value = "0+unknown"
+        elif name in __all__:
+            from p2pmesh.server import app, config
+
+            value = getattr(config if name == "ServerConfig" else app, name)
+        else:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        globals()[name] = value
+        return value
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__, "__version__"})

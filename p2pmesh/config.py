@@ -121,14 +121,10 @@ class SignalingConfig:
     remembered_offers: int = _number(64, low=1)
     """Offers kept, of ours and of others each, until they are answered: far more than links are attempted at once."""
     mesh_timeout: float = _number(3.0, low=0.1)
-    """A signal that has not come through the mesh by then goes by a service: 20 links of 50 ms, there and back, are 2
-    s."""
+    """An offer that was not answered through the mesh by then goes by a service: 20 links of 50 ms, there and back, are
+    2 s. With `LinkConfig.ice_servers` it is 5 s more: a server that does not answer is waited for so long."""
     routes: int = _number(128, low=1)
-    """Signals under way through the mesh; more go by a service."""
-    batch_delay: float = _number(0.2, low=0)
-    """A candidate waits for others this long; as the original."""
-    batch_size: int = _number(5, low=1)
-    """Candidates in one message; as the original. A message holds 32 at most, whatever this says."""
+    """Offers under way through the mesh; more go by a service."""
     offers_per_second: float = _number(1.0, low=0.01)
     offer_burst: float = _number(10.0, low=1)
     """Offers of one peer that are looked at; more are dropped. A peer of ours makes one a second at most, and ever
@@ -354,8 +350,6 @@ class KademliaConfig:
     """Requests of a lookup at once, while it still comes closer."""
     rpc_timeout: float = _number(5.0, low=0.1)
     """For one request and its answer; as the original."""
-    rpc_slow: float = _number(1.5, low=0.05)
-    """A request that takes longer makes room for another: about the round trip over 14 links of 50 ms."""
     lookup_timeout: float = _number(30.0, low=1)
     """For a lookup as a whole, whatever peers answer."""
     lookups: int = _number(32, low=1)
@@ -363,12 +357,8 @@ class KademliaConfig:
     quorum: int = _number(3, low=1)
     """A `get` ends once so many peers gave the value, and takes the newest of theirs: one of them may be out of
     date."""
-    join_lookup: float = _number(2.0, low=0)
-    """After the first link, jittered by half: look ourselves up, once the overlay has found our place."""
-    refresh_first: float = _number(60.0, low=1)
-    """Until we look ourselves up again; doubled for as long as nothing has changed, up to `refresh`."""
-    refresh: float = _number(3600.0, low=1)
-    """A bucket in which nothing was looked up for this long is refreshed."""
+    contact_lasts: float = _number(300.0, low=1)
+    """A peer that is no neighbour and was not heard of for so long is no contact any more: those next to it know."""
     republish: float = _number(3600.0, low=1)
     """Holders see to it this often, jittered, that a value has its k holders; one does, and the others skip it."""
     ttl: float = _number(86_400.0, low=1)
@@ -379,9 +369,6 @@ class KademliaConfig:
     """Tolerated between a publisher's clock and ours."""
     max_value: int = _number(16 * KIB, low=1)
     """Bytes of a value as encoded, at most 64 KiB: k peers keep it, and it crosses many links to them."""
-    cache_time: float = _number(600.0, low=0)
-    """A value is kept so long by a peer that is just too far from its key to hold it, and half as long for every k
-    peers that are nearer."""
     stored_values: int = _number(4096, low=1)
     stored_bytes: int = _number(16 * MIB, low=1 * KIB)
     """Values of others kept here; above either, those that are farthest from our id give way, or are not taken."""
@@ -397,8 +384,6 @@ class KademliaConfig:
     """Requests of one peer that are answered: many lookups at once ask each peer a few times."""
     requesters: int = _number(1024, low=1)
     """Peers whose requests are counted."""
-    replacements: int = _number(8, low=0)
-    """Peers that wait for a place in a full bucket."""
     silent: int = _number(256, low=0)
     """Peers remembered, for a minute, as not answering, so that not every lookup waits for them anew."""
     handovers: int = _number(1024, low=1)

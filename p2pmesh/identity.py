@@ -71,20 +71,19 @@ class SignatureMemo:
         """Remember at most `limit` outcomes, the latest."""
         self._limit = limit
         self._outcomes: OrderedDict[tuple[bytes, bytes, bytes], bool] = OrderedDict()
-        self._token: Token[SignatureMemo | None] | None = None
+        self._tokens: list[Token[SignatureMemo | None]] = []
 
     def __len__(self) -> int:
         return len(self._outcomes)
 
     def __enter__(self) -> Self:
-        self._token = _memo.set(self)
+        self._tokens.append(_memo.set(self))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._token is not None:
-            _memo.reset(self._token)
+        _memo.reset(self._tokens.pop())
 
     def verify(self, public_key: bytes, signature: bytes, data: bytes) -> bool:
         """What `verify` says, from memory where it was asked before."""
@@ -99,6 +98,12 @@ class SignatureMemo:
         if len(self._outcomes) >= self._limit:
             self._outcomes.popitem(last=False)
         self._outcomes[public_key, signature, data] = outcome
+
+    def sign(self, identity: Identity, data: bytes) -> bytes:
+        """The signature of an identity, which is right."""
+        signature = identity.true_signature(data)
+        self.note(identity.public_key, signature, data, outcome=True)
+        return signature
 
 
 _memo: ContextVar[SignatureMemo | None] = ContextVar("p2pmesh signature memo", default=None)
@@ -163,11 +168,12 @@ class Identity:
 
     def sign(self, data: bytes) -> bytes:
         """The 64-byte Ed25519 signature (RFC 8032) over `data`. Callers prefix `data` with what it is for."""
-        signature = self._key.sign(data)
         memo = _memo.get()
-        if memo is not None:
-            memo.note(self.public_key, signature, data, outcome=True)
-        return signature
+        return self.true_signature(data) if memo is None else memo.sign(self, data)
+
+    def true_signature(self, data: bytes) -> bytes:
+        """What `sign` gives outside of simulations."""
+        return self._key.sign(data)
 
     def box_key(self) -> X25519PrivateKey:
         """The X25519 key that messages to this identity are sealed for. Derived, so a restart does not change it."""

@@ -1,6 +1,8 @@
 """What `import p2pmesh` offers."""
 
 import inspect
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -18,7 +20,8 @@ def test_every_public_name_is_there_and_documented(name):
 
 
 def test_all_is_sorted_and_complete():
-    public = {name for name, thing in vars(p2pmesh).items() if not name.startswith("_") and not inspect.ismodule(thing)}
+    names = {name for name in dir(p2pmesh) if not name.startswith("_")}
+    public = {name for name in names if not inspect.ismodule(getattr(p2pmesh, name))}
     assert list(p2pmesh.__all__) == sorted(p2pmesh.__all__)
     assert public == set(p2pmesh.__all__)
 
@@ -47,3 +50,27 @@ def test_every_error_is_a_mesh_error():
 def test_the_version_is_the_one_of_the_package():
     project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
     assert p2pmesh.__version__ == project["version"]
+
+
+def test_a_name_that_is_not_there_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'open_mash'"):
+        _ = p2pmesh.open_mash
+
+
+NO_TRANSPORT = {"h11", "importlib.metadata", "p2pmesh.transports.memory", "wsproto"}
+NO_MESH = {"aiortc", "asyncio", "trio_asyncio"}
+NO_PEER = {"av", "click", "p2pmesh.server.app", "prometheus_client", "rich"}
+
+
+@pytest.mark.parametrize(
+    ("code", "unwanted"),
+    [
+        ("import p2pmesh", NO_TRANSPORT | NO_MESH | NO_PEER),
+        ("from p2pmesh.transports.registry import make_transport; make_transport('ws://here')", NO_MESH | NO_PEER),
+        ("import p2pmesh.links.webrtc.dialer", NO_PEER),
+    ],
+)
+def test_what_a_peer_does_not_need_yet_is_not_imported(code, unwanted):
+    code = f"{code}; import sys; print({unwanted!r} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"

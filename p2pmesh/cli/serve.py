@@ -14,7 +14,8 @@ import click
 from p2pmesh.cli.options import json_option, option
 
 if TYPE_CHECKING:
-    from p2pmesh.server import ServerConfig, SignalingServer
+    from p2pmesh.server.app import SignalingServer
+    from p2pmesh.server.config import ServerConfig
 
 _SPARE_FILES = 64
 """File descriptors that the process needs for anything but connections."""
@@ -59,7 +60,7 @@ def serve(*, host: str, port: int, cert: Path | None, key: Path | None, as_json:
     """
     import trio
 
-    from p2pmesh.server import ServerConfig
+    from p2pmesh.server.config import ServerConfig
 
     config = ServerConfig(**{name: value for name, value in limits.items() if value is not None})
     tls = _tls_context(cert, key)
@@ -73,7 +74,7 @@ def serve(*, host: str, port: int, cert: Path | None, key: Path | None, as_json:
 async def _serve(host: str, port: int, config: ServerConfig, tls: ssl.SSLContext | None, as_json: bool) -> None:
     import trio
 
-    from p2pmesh.server import open_signaling_server
+    from p2pmesh.server.app import open_signaling_server
 
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with open_signaling_server(host, port, config=config, tls=tls) as server:

@@ -8,6 +8,7 @@ what its sections hold. Messages are made from their types, so a new one needs n
 from __future__ import annotations
 
 import json
+import re
 import string
 import sys
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from hashlib import sha256
 from importlib.resources import files
 from itertools import count
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import msgspec
 from attrs import define
@@ -34,7 +35,7 @@ from p2pmesh.protocols.routing.sealed_box import SEAL_SIZE, contact_of, seal_wit
 from p2pmesh.protocols.signaling.handshake import sign_answer, sign_join, sign_offer
 from p2pmesh.wire import packet_format as channel
 from p2pmesh.wire.codec import decode, encode
-from p2pmesh.wire.messages import Direct, Gossip, GossipData, Signal
+from p2pmesh.wire.messages import Description, Direct, Fingerprint, Gossip, GossipData, Offer
 from p2pmesh.wire.overlay import FindSuccessor, Packet
 from p2pmesh.wire.packing import NUMBERS, PROVEN, forms
 
@@ -75,7 +76,7 @@ class Example:
     def value(self, kind: inspect.Type) -> Any:
         match kind:
             case inspect.StrType(pattern=str() as pattern):
-                return self.digits(int(pattern.partition("{")[2].partition("}")[0]))
+                return self.digits(int(re.split(r"[{,}]", pattern)[1]))  # an alphabet has them all
             case inspect.StrType(min_length=1):  # an id of a message
                 return self.digits(32)
             case inspect.StrType(max_length=high):
@@ -166,9 +167,9 @@ def unproven_gossip() -> Gossip:
     return Gossip(data=replace(data, receipts=False))
 
 
-def description(kind: str, digits: str) -> Signal:
+def description(role: Literal["actpass", "active"], byte: int) -> Description:
     """As little of a description as can be signed."""
-    return Signal(type=kind, sdp=f"v=0\r\na=fingerprint:sha-256 {':'.join([digits] * 32)}\r\n")
+    return Description(ufrag="ufrag", pwd="p" * 22, fingerprints=(Fingerprint(value=bytes([byte]) * 32),), role=role)
 
 
 def packet(**changes: Any) -> Packet:
@@ -187,10 +188,11 @@ def packet(**changes: Any) -> Packet:
 
 def signature_vectors() -> Iterator[Json]:
     """One signature of each kind, with the bytes that it covers."""
-    offer = description("offer", "A1")
+    offer = Offer(description=description("actpass", 0xA1), links=2, purpose="ring")
+    answer = description("active", 0xB2)
     makers: dict[str, Callable[[], msgspec.Struct]] = {
-        "offer": lambda: sign_offer(ALICE, BOB.peer_id, offer, links=2, purpose="ring", network=NETWORK),
-        "answer": lambda: sign_answer(BOB, ALICE.peer_id, description("answer", "B2"), offer, network=NETWORK),
+        "offer": lambda: sign_offer(ALICE, BOB.peer_id, offer, network=NETWORK),
+        "answer": lambda: sign_answer(BOB, ALICE.peer_id, answer, offer.description, network=NETWORK),
         "join": lambda: sign_join(ALICE, ROOM, NOW),
         "packet": packet,
         "contact": lambda: contact_of(ALICE, 1 << 20, NOW, NETWORK),

@@ -16,7 +16,7 @@ from attrs import frozen
 
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.inputs import RemotePeer
-from p2pmesh.wire.messages import Signal
+from p2pmesh.wire.messages import Description, Facts
 
 
 class LinkError(trio.BrokenResourceError):
@@ -152,11 +152,11 @@ class Attempt(trio.abc.AsyncResource):
 
     @property
     @abc.abstractmethod
-    def signal(self) -> Signal:
-        """Our offer or answer with all its candidates, unsigned, to be brought to the peer."""
+    def description(self) -> Description:
+        """Our offer or answer with all its candidates, to be brought to the peer."""
 
     @abc.abstractmethod
-    async def feed(self, signal: Signal) -> None:
+    async def feed(self, signal: Facts) -> None:
         """Take the peer's answer or a candidate; what does not fit is ignored.
 
         Raises:
@@ -183,7 +183,7 @@ class Dialer(trio.abc.AsyncResource):
         """Begin a link to `peer`."""
 
     @abc.abstractmethod
-    async def answer(self, peer: PeerId, offer: Signal) -> Attempt:
+    async def answer(self, peer: PeerId, offer: Description) -> Attempt:
         """Begin a link that `peer` offered.
 
         Raises:

@@ -18,6 +18,10 @@ from p2pmesh.protocols.inputs import RemotePeer
 from p2pmesh.protocols.link.legacy_session import LegacySession
 from p2pmesh.protocols.link.session import LinkSession
 
+FAR = 0.5
+"""Seconds that a link's deadline may move away before its alarm follows: to set it costs less than to wake for nothing,
+but more than to leave it, and with each packet it moves a little."""
+
 
 class Carrier(abc.ABC):
     """What carries packets to one peer, whole, in order, each once: a data channel. Open when it is given to a link.
@@ -275,11 +279,11 @@ class SessionLink(Link):
         self._set_alarm()
 
     def _set_alarm(self) -> None:
-        """Let `run` wake earlier if need be; a deadline that moved away is looked at when the old one comes."""
+        """Let `run` wake earlier if need be, or later if the deadline has moved far away, as it does with each pong."""
         alarm = self._alarm
         if alarm is not None:
             deadline = self._session.next_deadline()
-            if deadline < alarm.deadline:
+            if not 0.0 <= deadline - alarm.deadline <= FAR:
                 alarm.deadline = deadline
 
     def _expire(self) -> None:

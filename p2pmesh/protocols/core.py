@@ -17,19 +17,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeAlias
 
-from attrs import frozen
+from msgspec import Struct
 
 from p2pmesh.errors import MeshError
 from p2pmesh.events import Event
 from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.inputs import RemotePeer, Subsystem
+from p2pmesh.protocols.inputs import RemotePeer, Subsystem, Value
 from p2pmesh.protocols.notices import Input
-from p2pmesh.wire.messages import Message, Signal
+from p2pmesh.wire.messages import Description, Facts, Message
 from p2pmesh.wire.signaling import SignalingMessage
 
 
-@frozen
-class SendFrame:
+class SendFrame(Value, frozen=True):
     """Send a message over the open links to these peers. Dropped and counted where a link's queue is full or gone."""
 
     peers: tuple[PeerId, ...]
@@ -40,31 +39,27 @@ class SendFrame:
     """May wait for `LinkConfig.patience` until something else goes to the same peer: for acks and counts."""
 
 
-@frozen
-class WantLink:
+class WantLink(Value, frozen=True):
     """Open a link to this peer by an offer of ours. Ends in `LinkUp` or `LinkLost`."""
 
     peer: PeerId
 
 
-@frozen
-class AcceptOffer:
+class AcceptOffer(Value, frozen=True):
     """Answer this offer. Ends in `LinkUp` or `LinkLost`. Replaces an attempt of ours at the same peer."""
 
     peer: RemotePeer
-    signal: Signal
+    description: Description
 
 
-@frozen
-class FeedSignal:
+class FeedSignal(Value, frozen=True):
     """An answer or candidate, checked, for the attempt at this peer."""
 
     peer: RemotePeer
-    signal: Signal
+    signal: Facts
 
 
-@frozen
-class DropLink:
+class DropLink(Value, frozen=True):
     """Close the link to this peer, or end the attempt at it. An open link ends in `LinkDown`, an attempt in silence."""
 
     peer: PeerId
@@ -73,31 +68,27 @@ class DropLink:
     """The peer broke the protocol."""
 
 
-@frozen
-class SendSignaling:
+class SendSignaling(Value, frozen=True):
     """Send a message to a signaling service. Dropped and counted if it is down."""
 
     transport: str
     message: SignalingMessage
 
 
-@frozen
-class Notify:
+class Notify(Value, frozen=True):
     """An input for another core of this peer."""
 
     subsystem: Subsystem
     input: Input
 
 
-@frozen
-class Emit:
+class Emit(Value, frozen=True):
     """An event for the application."""
 
     event: Event
 
 
-@frozen
-class Reply:
+class Reply(Struct, frozen=True):  # not a `Value`: an error's traceback may lead back to it
     """The result of an application's call."""
 
     call: int
@@ -105,8 +96,7 @@ class Reply:
     error: MeshError | None = None
 
 
-@frozen
-class Progress:
+class Progress(Value, frozen=True):
     """How far a broadcast of ours has come: `reached` other peers are known to have it.
 
     Comes with every change, also after the one `MessageDelivered` or `MessageFailed` of that broadcast, and never
@@ -119,8 +109,7 @@ class Progress:
     """Whether everybody it went to has answered or was given up on; newcomers may unsettle it again."""
 
 
-@frozen
-class ServiceRefused:
+class ServiceRefused(Value, frozen=True):
     """This signaling service refuses us for good: its connection is closed and not retried at once."""
 
     transport: str

@@ -3,44 +3,43 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import TypeAlias
-
-from attrs import frozen
+from typing import Final, TypeAlias
 
 from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.inputs import FromOutside, RemotePeer, Subsystem
-from p2pmesh.wire.messages import Message, Signal
+from p2pmesh.protocols.inputs import FromOutside, RemotePeer, Subsystem, Value
+from p2pmesh.wire.messages import Description, LinkPurpose, Message, RejectReason
 
 
-@frozen
-class Offered:
+class Offered(Value, frozen=True):
     """An offer that was checked: this peer wants a link. Goes to the overlay, which answers it in every case."""
 
     peer: RemotePeer
-    signal: Signal
+    description: Description
+    links: int | None = None
+    """How many open links it says it has; None from a peer of the original."""
+    purpose: str | None = None
+    """What it wants the link for; unknown ones count as none."""
 
 
-@frozen
-class SetLinkPurpose:
+class SetLinkPurpose(Value, frozen=True):
     """The next offer to this peer says that the link is for this purpose. Goes to signaling, before the `WantLink`."""
 
     peer: PeerId
-    purpose: str
+    purpose: LinkPurpose
 
 
-FULL = "max_peers_reached"
-INITIATOR_CONFLICT = "initiator_conflict"
+FULL: Final = "max_peers_reached"
+INITIATOR_CONFLICT: Final = "initiator_conflict"
 """The original's words for having no room, and for wanting to make the offer oneself."""
-CANCELLED = "cancelled"
+CANCELLED: Final = "cancelled"
 """The maker of an offer takes it back."""
-NO_ATTEMPT = "no_attempt"
+NO_ATTEMPT: Final = "no_attempt"
 """An answer came for which there is no offer any more."""
 NOT_FOUND = "not found"
 """No service knows the peer."""
 
 
-@frozen
-class Rejected:
+class Rejected(Value, frozen=True):
     """This peer turned our offer down, or asks us to make the offer ourselves. Goes to the overlay."""
 
     peer: PeerId
@@ -49,8 +48,7 @@ class Rejected:
     offer_instead: bool = False
 
 
-@frozen
-class RejectOffer:
+class RejectOffer(Value, frozen=True):
     """Turn down this peer's offer, or take back ours: tell it, with peers that may have room. Goes to signaling.
 
     With `INITIATOR_CONFLICT` it asks a peer of the original project, which takes offers from smaller ids only, to make
@@ -58,17 +56,15 @@ class RejectOffer:
     """
 
     peer: PeerId
-    reason: str
+    reason: RejectReason
     alternatives: tuple[PeerId, ...] = ()
 
 
-@frozen
-class FindPeers:
+class FindPeers(Value, frozen=True):
     """The overlay lost a link that it needs: ask the services for fresh peers, soon. Goes to signaling."""
 
 
-@frozen
-class ChildrenAdded:
+class ChildrenAdded(Value, frozen=True):
     """The broadcast core passed a message on to these peers. Goes to receipts.
 
     Children are the peers that got a copy, and those that were offered one and have to answer: a `ChildSettled` follows
@@ -91,8 +87,7 @@ class ChildrenAdded:
     """When the application called, in the first notice for a broadcast of ours; None in all others."""
 
 
-@frozen
-class ChildSettled:
+class ChildSettled(Value, frozen=True):
     """A child of a broadcast has answered, or was given up on. Goes to receipts.
 
     `adopted` says that it took the message as new. A child that did not may still do so: an ack may be late, and a peer
@@ -104,8 +99,7 @@ class ChildSettled:
     adopted: bool
 
 
-@frozen
-class ReturnPath:
+class ReturnPath(Value, frozen=True):
     """The path back to the peer that a routed message came from."""
 
     peer: PeerId
@@ -114,8 +108,7 @@ class ReturnPath:
     """The peers it came through, the origin first; we are not in it."""
 
 
-@frozen
-class Route:
+class Route(Value, frozen=True):
     """Bring a message to a peer, neighbour or not. Ends in one `RouteSucceeded` or `RouteFailed`. Goes to routing."""
 
     owner: Subsystem
@@ -138,24 +131,21 @@ class Route:
     """The receiver may well be gone, and others will do: it is looked for near its place only, and soon given up."""
 
 
-@frozen
-class CancelRoute:
+class CancelRoute(Value, frozen=True):
     """The asker no longer wants the outcome of this `Route`. Goes to routing."""
 
     owner: Subsystem
     call: int
 
 
-@frozen
-class RouteReply:
+class RouteReply(Value, frozen=True):
     """The answer to a routed message that asked for one. Goes to routing."""
 
     way: ReturnPath
     message: Message
 
 
-@frozen
-class RoutedReceived:
+class RoutedReceived(Value, frozen=True):
     """A message that came over a route, from `peer`, which signed it. Goes to the core that owns its type."""
 
     peer: RemotePeer
@@ -163,8 +153,7 @@ class RoutedReceived:
     way: ReturnPath
 
 
-@frozen
-class RouteSucceeded:
+class RouteSucceeded(Value, frozen=True):
     """What `Route` asked for has reached `peer`. Goes to the asker."""
 
     call: int
@@ -174,24 +163,21 @@ class RouteSucceeded:
     """The answer, if there was to be one."""
 
 
-@frozen
-class RouteFailed:
+class RouteFailed(Value, frozen=True):
     """What `Route` asked for could not be done in its time. Goes to the asker."""
 
     call: int
     reason: str
 
 
-@frozen
-class NeighbourLinks:
+class NeighbourLinks(Value, frozen=True):
     """The neighbours of a neighbour, as it tells. Goes to routing."""
 
     peer: PeerId
     links: tuple[PeerId, ...]
 
 
-@frozen
-class OpenBridge:
+class OpenBridge(Value, frozen=True):
     """Make room for a link to this peer now, if need be in place of a long one: between islands. Goes to the overlay.
 
     Ends in `LinkUp`, or `LinkLost`, or nothing. It may be given up later, when a link on the ring needs its place.
@@ -202,8 +188,7 @@ class OpenBridge:
     """Whether we make the offer; else its offer is let in when it comes."""
 
 
-@frozen
-class MergeStarted:
+class MergeStarted(Value, frozen=True):
     """Two rings become one, until about then: our neighbours on the ring change, and the ring is closed all the same.
 
     Goes to the overlay.
@@ -212,23 +197,20 @@ class MergeStarted:
     until: float
 
 
-@frozen
-class LinkBroken:
+class LinkBroken(Value, frozen=True):
     """The link to this peer broke without a word. Goes to islands."""
 
     peer: PeerId
 
 
-@frozen
-class ServicePeers:
+class ServicePeers(Value, frozen=True):
     """A service named these peers, which are on it: they should be in our mesh. Goes to islands."""
 
     transport: str
     peers: tuple[PeerId, ...]
 
 
-@frozen
-class PingViaService:
+class PingViaService(Value, frozen=True):
     """Ask the services for this peer. Ends in `SeenViaService` (ANSWERED or ABSENT), or nothing. Goes to signaling."""
 
     peer: PeerId
@@ -247,16 +229,14 @@ class Sighting(Enum):
     """A link to it is open that a service brought about, and the mesh did not."""
 
 
-@frozen
-class SeenViaService:
+class SeenViaService(Value, frozen=True):
     """What the services show of a peer that may be on another island. Goes to islands."""
 
     peer: PeerId
     sighting: Sighting
 
 
-@frozen
-class RouteHint:
+class RouteHint(Value, frozen=True):
     """These peers are reached by this path. Goes to signaling."""
 
     peers: tuple[PeerId, ...]
@@ -264,8 +244,7 @@ class RouteHint:
     """From the peer that named them to our neighbour."""
 
 
-@frozen
-class MeshSize:
+class MeshSize(Value, frozen=True):
     """About so many peers are in the mesh, ourselves included, by the density of the ring.
 
     Goes to routing, broadcast, receipts and islands.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
+from typing import get_args
 
 from p2pmesh.config import MeshConfig
 from p2pmesh.identity import Identity
@@ -57,82 +58,39 @@ from p2pmesh.wire.messages import (
     LinkRejected,
     Message,
     ReconnectionData,
-    RelayAck,
     RelayBatch,
-    RelayFailure,
     RelaySignal,
 )
-from p2pmesh.wire.overlay import (
-    ContactReply,
-    ContactRequest,
-    FindBeyond,
-    FindSuccessor,
-    FoundBeyond,
-    KademliaRpc,
-    Merge,
-    Neighbours,
-    Packet,
-    Stabilise,
-    SuccessorFound,
-)
+from p2pmesh.wire.overlay import FindSuccessor, KademliaRpc, Merge, Neighbours, Packet, Stabilise, SuccessorFound
 
-EVERYBODY = tuple(Subsystem)
-
-AUDIENCE: Mapping[type[Input], tuple[Subsystem, ...]] = {
-    LinkUp: EVERYBODY,
-    LinkDown: EVERYBODY,
-    LinkSuspected: (Subsystem.ROUTING,),
-    LinkRecovered: (Subsystem.ROUTING,),
-    Leave: EVERYBODY,
-    LinkLost: (Subsystem.OVERLAY, Subsystem.SIGNALING),
-    ServiceUp: (Subsystem.SIGNALING, Subsystem.BROADCAST),  # for it the first is the beginning
-    ServiceDown: (Subsystem.SIGNALING,),
-    Signaled: (Subsystem.SIGNALING,),
-    LocalSignal: (Subsystem.SIGNALING,),
-    PeersFound: (Subsystem.OVERLAY,),
-    PeerGone: (Subsystem.OVERLAY,),
-    Connect: (Subsystem.OVERLAY,),
-    Publish: (Subsystem.BROADCAST,),
-    WantHistory: (Subsystem.BROADCAST,),
-    SendDirect: (Subsystem.ROUTING,),
-    DhtPut: (Subsystem.KADEMLIA,),
-    DhtGet: (Subsystem.KADEMLIA,),
-    DhtFindNode: (Subsystem.KADEMLIA,),
+_INPUTS: Mapping[tuple[Subsystem, ...], tuple[type[Input], ...]] = {
+    tuple(Subsystem): (LinkUp, LinkDown, Leave),
+    (Subsystem.OVERLAY, Subsystem.SIGNALING): (LinkLost,),
+    (Subsystem.SIGNALING, Subsystem.BROADCAST): (ServiceUp,),  # for broadcast the first is the beginning
+    (Subsystem.SIGNALING,): (ServiceDown, Signaled, LocalSignal),
+    (Subsystem.OVERLAY,): (PeersFound, PeerGone, Connect),
+    (Subsystem.ROUTING,): (LinkSuspected, LinkRecovered, SendDirect),
+    (Subsystem.BROADCAST,): (Publish, WantHistory),
+    (Subsystem.KADEMLIA,): (DhtPut, DhtGet, DhtFindNode),
 }
+AUDIENCE: Mapping[type[Input], tuple[Subsystem, ...]] = {kind: who for who, kinds in _INPUTS.items() for kind in kinds}
 """Who gets an input that the shell makes. What cores tell each other names its receiver."""
 
-OWNERS: Mapping[type[Message], Subsystem | None] = {
-    Gossip: Subsystem.BROADCAST,
-    GossipAck: Subsystem.BROADCAST,
-    GossipIHave: Subsystem.BROADCAST,
-    GossipGraft: Subsystem.BROADCAST,
-    GossipDigest: Subsystem.BROADCAST,
-    GossipHave: Subsystem.BROADCAST,
-    GossipWant: Subsystem.BROADCAST,
-    GossipHistory: Subsystem.BROADCAST,
-    GossipReceipts: Subsystem.RECEIPTS,
-    Direct: Subsystem.ROUTING,
-    DirectAck: Subsystem.ROUTING,
-    Packet: Subsystem.ROUTING,
-    ContactRequest: None,  # these two come inside packets only
-    ContactReply: None,
-    ReconnectionData: Subsystem.OVERLAY,
-    Goodbye: Subsystem.OVERLAY,
-    LinkRejected: Subsystem.SIGNALING,
-    Neighbours: Subsystem.OVERLAY,
-    Stabilise: Subsystem.OVERLAY,
-    FindSuccessor: Subsystem.OVERLAY,
-    SuccessorFound: Subsystem.OVERLAY,
-    RelaySignal: Subsystem.SIGNALING,
-    RelayAck: None,
-    RelayFailure: None,
-    RelayBatch: Subsystem.SIGNALING,
-    KademliaRpc: Subsystem.KADEMLIA,
-    Merge: Subsystem.ISLANDS,
-    FindBeyond: None,  # these two come inside packets only
-    FoundBeyond: None,
+_REPAIR = GossipDigest, GossipHave, GossipWant, GossipHistory
+_MESSAGES: Mapping[Subsystem, tuple[type[Message], ...]] = {
+    Subsystem.SIGNALING: (LinkRejected, RelaySignal, RelayBatch),
+    Subsystem.OVERLAY: (ReconnectionData, Goodbye, Neighbours, Stabilise, FindSuccessor, SuccessorFound),
+    Subsystem.ROUTING: (Direct, DirectAck, Packet),
+    Subsystem.BROADCAST: (Gossip, GossipAck, GossipIHave, GossipGraft, *_REPAIR),
+    Subsystem.RECEIPTS: (GossipReceipts,),
+    Subsystem.KADEMLIA: (KademliaRpc,),
+    Subsystem.ISLANDS: (Merge,),
 }
-"""The core that gets a neighbour's message; None for those that this version understands and ignores."""
+OWNERS: Mapping[type[Message], Subsystem | None] = {
+    **dict.fromkeys(get_args(Message)),
+    **{kind: who for who, kinds in _MESSAGES.items() for kind in kinds},
+}
+"""The core that gets a neighbour's message; None for those that come inside packets only, or say nothing to us."""
 
 
 def build_cores(identity: Identity, config: MeshConfig, rng: random.Random, wall: WallClock) -> dict[Subsystem, Core]:

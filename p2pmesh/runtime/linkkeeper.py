@@ -34,7 +34,7 @@ from p2pmesh.protocols.inputs import (
 )
 from p2pmesh.protocols.notices import Input
 from p2pmesh.wire.codec import decode, encode
-from p2pmesh.wire.messages import Message, Signal, Unknown
+from p2pmesh.wire.messages import Description, Facts, IceCandidate, Message, Unknown
 
 logger: Final = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ class _Attempting:
     """An attempt under way."""
 
     scope: trio.CancelScope
-    feed: trio.MemorySendChannel[tuple[RemotePeer, Signal]]
+    feed: trio.MemorySendChannel[tuple[RemotePeer, Facts]]
 
 
 @define
@@ -132,11 +132,11 @@ class LinkKeeper:
         """Offer a link to `peer`. Ends in `LinkUp` or `LinkLost`."""
         self._begin(peer, None, None)
 
-    def accept(self, remote: RemotePeer, offer: Signal) -> None:
+    def accept(self, remote: RemotePeer, offer: Description) -> None:
         """Answer this offer, instead of whatever attempt at the same peer is under way."""
         self._begin(remote.peer_id, remote, offer)
 
-    def feed(self, remote: RemotePeer, signal: Signal) -> None:
+    def feed(self, remote: RemotePeer, signal: Facts) -> None:
         """An answer or candidate for an attempt."""
         attempting = self._attempts.get(remote.peer_id)
         if attempting is None:
@@ -201,7 +201,7 @@ class LinkKeeper:
 
     # --- attempts -----------------------------------------------------------------------------------------------------
 
-    def _begin(self, peer: PeerId, remote: RemotePeer | None, offer: Signal | None) -> None:
+    def _begin(self, peer: PeerId, remote: RemotePeer | None, offer: Description | None) -> None:
         previous = self._attempts.pop(peer, None)
         if previous is not None:
             previous.scope.cancel("replaced by another attempt")
@@ -211,7 +211,7 @@ class LinkKeeper:
             return
         if self._nursery is None:
             raise LocalProtocolError("the link keeper is not running")
-        sender, receiver = trio.open_memory_channel[tuple[RemotePeer, Signal]](FEED)
+        sender, receiver = trio.open_memory_channel[tuple[RemotePeer, Facts]](FEED)
         attempting = _Attempting(trio.CancelScope(), sender)
         self._attempts[peer] = attempting
         self._counts.attempts += 1
@@ -223,9 +223,9 @@ class LinkKeeper:
         self,
         peer: PeerId,
         remote: RemotePeer | None,
-        offer: Signal | None,
+        offer: Description | None,
         attempting: _Attempting,
-        signals: trio.MemoryReceiveChannel[tuple[RemotePeer, Signal]],
+        signals: trio.MemoryReceiveChannel[tuple[RemotePeer, Facts]],
     ) -> None:
         """One attempt, and the life of the link that it becomes."""
         link = None
@@ -254,17 +254,17 @@ class LinkKeeper:
         self,
         peer: PeerId,
         remote: RemotePeer | None,
-        offer: Signal | None,
-        signals: trio.MemoryReceiveChannel[tuple[RemotePeer, Signal]],
+        offer: Description | None,
+        signals: trio.MemoryReceiveChannel[tuple[RemotePeer, Facts]],
     ) -> Link:
         attempt = await (self._dialer.offer(peer) if offer is None else self._dialer.answer(peer, offer))
         try:
             await trio.lowlevel.checkpoint_if_cancelled()  # given up meanwhile: its offer must not go out any more
-            self._report(LocalSignal(peer, attempt.signal))
+            self._report(LocalSignal(peer, attempt.description))
             while remote is None:
                 sender, signal = await signals.receive()
                 await attempt.feed(signal)
-                if signal.type == "answer":
+                if isinstance(signal, Description):
                     remote = sender
             return await self._open_while_feeding(attempt, remote, signals)
         finally:
@@ -272,7 +272,10 @@ class LinkKeeper:
                 await attempt.aclose()
 
     async def _open_while_feeding(
-        self, attempt: Attempt, remote: RemotePeer, signals: trio.MemoryReceiveChannel[tuple[RemotePeer, Signal]]
+        self,
+        attempt: Attempt,
+        remote: RemotePeer,
+        signals: trio.MemoryReceiveChannel[tuple[RemotePeer, Facts]],
     ) -> Link:
         link: Link | None = None
         failure: AttemptFailed | None = None
@@ -281,7 +284,7 @@ class LinkKeeper:
 
                 async def feed() -> None:
                     async for _, signal in signals:
-                        if signal.type == "candidate":
+                        if isinstance(signal, IceCandidate):
                             await attempt.feed(signal)
 
                 nursery.start_soon(feed)

@@ -171,7 +171,7 @@ class Node:
                 case WantLink():
                     self.keeper.want(effect.peer)
                 case AcceptOffer():
-                    self.keeper.accept(effect.peer, effect.signal)
+                    self.keeper.accept(effect.peer, effect.description)
                 case FeedSignal():
                     self.keeper.feed(effect.peer, effect.signal)
                 case DropLink():

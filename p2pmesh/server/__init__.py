@@ -4,8 +4,3 @@ Modules, in reading order: `presence` (sans-IO: who is where, and what to tell w
 what clients send), `config`, `app` (sockets and TLS), `http`, `websocket`, `metrics`. In: a client's JSON messages.
 Out: bootstrap peers, relayed messages, errors, `/healthz`, `/metrics`.
 """
-
-from p2pmesh.server.app import SignalingServer, open_signaling_server
-from p2pmesh.server.config import ServerConfig
-
-__all__ = ["ServerConfig", "SignalingServer", "open_signaling_server"]

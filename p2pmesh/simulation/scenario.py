@@ -17,8 +17,10 @@ from __future__ import annotations
 
 import random
 import tomllib
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from importlib import resources
+from operator import attrgetter
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Final, TypeAlias
@@ -35,7 +37,10 @@ from p2pmesh.simulation.discrete.invariants import (
     check_islands,
     check_nothing_left,
     check_ring,
+    expected,
+    islands,
     members,
+    ring_gaps,
     watch,
 )
 from p2pmesh.simulation.discrete.kernel import collector_paused
@@ -43,6 +48,7 @@ from p2pmesh.simulation.discrete.network import BareNetwork
 from p2pmesh.simulation.discrete.node import BareNode
 from p2pmesh.simulation.faults.adversary import Adversary
 from p2pmesh.simulation.faults.plan import FaultPlan, fault_of
+from p2pmesh.simulation.model.bounds import LOOK_EVERY
 from p2pmesh.simulation.model.conditioner import Conditions, Constant, LogNormal, Measured, Uniform
 from p2pmesh.simulation.report import Report, report_on
 
@@ -59,11 +65,19 @@ SCENARIOS: Final = (
 """The shipped ones."""
 SLICE: Final = 0.5
 """Virtual seconds between two reports of progress."""
+HELD: Final = 5.0
+"""Seconds for which liveness has to hold until a mesh is at rest: as long as a silent peer goes unnoticed."""
+FRESH: Final = 10.0
+"""Seconds after which most of what a join causes is over."""
+FRESH_WORK: Final = 40.0
+"""Processor time that a peer takes in a second of these, in that of a second at rest; measured, for progress alone."""
+BROADCAST_WORK: Final = 8.0
+"""What one broadcast takes at each peer, in the same."""
 PER: Final = 100
 """Peers that a scenario's rates of churn are meant for."""
 
 Progress: TypeAlias = Callable[[str, float], None]
-"""Called with the phase, and how much of the whole run is done, from 0 to 1."""
+"""Called with the phase, and which share of the whole run's work is about done, from 0 to 1."""
 
 _LATENCIES: Final[dict[str, type]] = {
     "constant": Constant,
@@ -93,7 +107,7 @@ class Scenario:
     ttl: float = field(default=60.0, validator=_positive)
     """Of each broadcast."""
     rest: float = field(default=60.0, validator=_positive)
-    """Until liveness is required after the faults have stopped."""
+    """Until liveness is required after the faults have stopped. Rest is over as soon as it has held for `HELD`."""
     probes: int = field(default=3, validator=_positive)
     """Broadcasts made at rest, which must reach all peers within `probe_within`."""
     probe_within: float = field(default=10.0, validator=_positive)
@@ -240,12 +254,17 @@ class Run:
         self._max_peers = max_peers
         self._progress = progress or (lambda phase, done: None)
         self.plan: FaultPlan = scenario.plan(peers, seed)
-        config = attrs.evolve(MeshConfig(max_peers=max_peers))
-        self.net: BareNetwork = BareNetwork(seed, config=config, conditions=scenario.conditions, strict=False)
+        config = MeshConfig(max_peers=max_peers)
+        self.net: BareNetwork = BareNetwork(
+            seed, config=config, conditions=scenario.conditions, strict=False, sample_sizes=True
+        )
         self.net.plan = self.plan
         raging = max(scenario.broadcasts * scenario.broadcast_every, self.plan.ends)
         self._raging = raging
-        self._whole = peers * scenario.join_every + scenario.settle + raging + scenario.rest + scenario.probe_within
+        lasts = peers * scenario.join_every + scenario.settle + raging + scenario.rest + scenario.probe_within
+        broadcasts = scenario.broadcasts + scenario.probes
+        self._whole = peers * (lasts + FRESH * FRESH_WORK + broadcasts * BROADCAST_WORK)
+        self._done = 0.0
 
     def report(self) -> Report:
         """Go through all phases."""
@@ -295,7 +314,7 @@ class Run:
         injector.end()
         yield "rage"
         quiet_since = net.now
-        self._pass("rest", scenario.rest)
+        self._rest()
         check_islands(net, without=self._hostile())
         check_ring(net, without=self._hostile())
         yield "rest"
@@ -306,9 +325,30 @@ class Run:
         check_delivery(net, quiet_since=quiet_since, within=scenario.probe_within, without=self._hostile())
         yield "probe"
 
+    def _rest(self) -> None:
+        """Let the mesh come to rest: until liveness has held for `HELD`, or the time for that is over."""
+        ends = self.net.now + self._scenario.rest
+        held = 0.0
+        while self.net.now < ends and held < HELD:
+            step = min(LOOK_EVERY, ends - self.net.now)
+            self._pass("rest", step)
+            held = held + step if self._is_live() else 0.0
+        self._done += (ends - self.net.now) * len(self.net.nodes)
+
+    def _is_live(self) -> bool:
+        """Whether the mesh is one, every broadcast is everywhere, and its origin knows."""
+        net, hostile = self.net, self._hostile()
+        return (
+            all(broadcast.reached == broadcast.count for broadcast in net.delivery_log)
+            and all(all(map(broadcast.has, expected(net, broadcast, hostile))) for broadcast in net.delivery_log)
+            and not ring_gaps(net, hostile)
+            and len(islands(net, hostile)) <= 1
+        )
+
     def _broadcast(self) -> None:
         origins = members(self.net, self._hostile())
         if origins:
+            self._done += BROADCAST_WORK * len(origins)
             self.net.publish(
                 self.net.rng.choice(origins),
                 f"broadcast {len(self.net.delivery_log.broadcasts)}",
@@ -319,10 +359,13 @@ class Run:
         return [node.number for node in self.net.nodes if _is_hostile(node)]
 
     def _pass(self, phase: str, seconds: float) -> None:
-        ends = self.net.now + seconds
-        while self.net.now < ends:
-            self.net.run_until(min(ends, self.net.now + SLICE))
-            self._progress(phase, min(1.0, self.net.now / self._whole if self._whole else 1.0))
+        net = self.net
+        ends = net.now + seconds
+        while (began := net.now) < ends:
+            net.run_until(min(ends, began + SLICE))
+            fresh = len(net.nodes) - bisect_left(net.nodes, net.now - FRESH, key=attrgetter("since"))
+            self._done += (net.now - began) * (len(net.nodes) + fresh * FRESH_WORK)
+            self._progress(phase, min(1.0, self._done / self._whole))
 
 
 def _is_hostile(node: BareNode) -> bool:

@@ -13,15 +13,18 @@ from __future__ import annotations
 import inspect
 import logging
 import re
-from collections.abc import Callable, Iterable, Mapping
-from importlib.metadata import EntryPoint, entry_points
-from typing import Final
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Final
 
 from attrs import frozen
 
 from p2pmesh.errors import ConfigError
 from p2pmesh.transports.address import public_url
 from p2pmesh.transports.transport import Transport, TransportConfig, TransportLike
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 logger: Final = logging.getLogger(__name__)
 
@@ -44,8 +47,13 @@ class Registry:
     """Transport kinds by name. Most programs need only the module's own: `make_transport` and its neighbours."""
 
     def __init__(self, found: Iterable[EntryPoint] = ()) -> None:
+        """Made of entry points, which are not looked for before one is needed."""
         self._kinds: dict[str, TransportKind] = {}
-        self._found = {entry.name: entry for entry in found}
+        self._to_find = found
+
+    @cached_property
+    def _found(self) -> dict[str, EntryPoint]:
+        return {entry.name: entry for entry in self._to_find}
 
     def register(self, name: str, make: Callable[..., Transport], *, schemes: Iterable[str] = ()) -> None:
         """Add a kind under a name and URL schemes that are not taken.
@@ -153,7 +161,13 @@ class Registry:
         return kind
 
 
-_installed: Final = Registry(entry_points(group=GROUP))
+def _entry_points() -> Iterator[EntryPoint]:
+    from importlib.metadata import entry_points  # it imports half of `email`
+
+    yield from entry_points(group=GROUP)
+
+
+_installed: Final = Registry(_entry_points())
 
 register: Final = _installed.register
 names: Final = _installed.names

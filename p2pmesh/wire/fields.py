@@ -16,6 +16,8 @@ MAX_ID = 128
 MAX_TOPIC = 256
 MAX_REASON = 256
 MAX_SDP = 64 * 1024
+MAX_FINGERPRINTS = 16
+MAX_CANDIDATES = 32
 MAX_PEERS_IN_LIST = 64
 MAX_SIGNALS_IN_BATCH = 32
 MAX_IDS_IN_LIST = 256
@@ -43,7 +45,7 @@ Prefix: TypeAlias = Annotated[str, Meta(max_length=16)]
 Trees: TypeAlias = Annotated[tuple[Annotated[str, Meta(max_length=8)], ...], Meta(max_length=MAX_PEERS_IN_LIST)]
 PublicKey: TypeAlias = Annotated[bytes, Meta(min_length=PUBLIC_KEY_SIZE, max_length=PUBLIC_KEY_SIZE)]
 Signature: TypeAlias = Annotated[bytes, Meta(min_length=SIGNATURE_SIZE, max_length=SIGNATURE_SIZE)]
-Mark: TypeAlias = Annotated[str, Meta(max_length=32)]
+Mark: TypeAlias = Annotated[bytes, Meta(min_length=8, max_length=8)]
 Purpose: TypeAlias = Annotated[str, Meta(max_length=16)]
 Scalar: TypeAlias = str | int | float | bool | None
 

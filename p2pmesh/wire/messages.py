@@ -7,11 +7,13 @@ sent on over others.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from msgspec import Meta, Struct
 
 from p2pmesh.wire.fields import (
+    MAX_CANDIDATES,
+    MAX_FINGERPRINTS,
     MAX_ID,
     MAX_IDS_IN_LIST,
     MAX_RECEIPTS,
@@ -41,14 +43,19 @@ from p2pmesh.wire.overlay import (
     ContactReply,
     ContactRequest,
     FindBeyond,
+    FindNode,
     FindSuccessor,
+    FindValue,
     FoundBeyond,
     KademliaRpc,
     Merge,
     Neighbours,
+    NodesFound,
     Packet,
     Stabilise,
+    StoreValue,
     SuccessorFound,
+    ValueStored,
 )
 
 PROTOCOL_VERSION = 1
@@ -70,7 +77,12 @@ class Handshake(Part, frozen=True, kw_only=True):
     """What the sender of an offer wants the link for: see `RING` and the other purposes. Unknown ones count as none."""
 
 
-RING, LONG, LEAF, BRIDGE, PINNED = "ring", "long", "leaf", "bridge", "pinned"
+LinkPurpose: TypeAlias = Literal["ring", "long", "leaf", "bridge", "pinned"]
+RING: Final = "ring"
+LONG: Final = "long"
+LEAF: Final = "leaf"
+BRIDGE: Final = "bridge"
+PINNED: Final = "pinned"
 """Purposes of a link: between ring neighbours; a long one; the only one that a peer may have; between islands; wanted
 by the application."""
 
@@ -84,12 +96,83 @@ class Candidate(Part, frozen=True, kw_only=True):
 
 
 class Signal(Part, frozen=True, kw_only=True):
-    """An offer, an answer or a candidate; other types belong to simple-peer's internals and are ignored."""
+    """An offer, an answer or a candidate by a service; other types are simple-peer's internals and are ignored."""
 
     type: Annotated[str, Meta(max_length=32)]
     sdp: Annotated[str, Meta(max_length=MAX_SDP)] | None = None
     candidate: Candidate | None = None
     p2pmesh: Handshake | None = None
+
+
+# --- descriptions: the facts in an SDP --------------------------------------------------------------------------------
+
+
+HASH_SIZES: Final = {"sha-256": 32, "sha-384": 48, "sha-512": 64, "sha-224": 28, "sha-1": 20}
+"""Bytes of a fingerprint, by its hash function (RFC 8122)."""
+
+
+class Fingerprint(Part, frozen=True, kw_only=True):
+    """The hash of a DTLS certificate."""
+
+    value: Annotated[bytes, Meta(min_length=20, max_length=64)]
+    hash: Literal["sha-256", "sha-384", "sha-512", "sha-224", "sha-1"] = "sha-256"
+
+
+class IceCandidate(Part, frozen=True, kw_only=True):
+    """An address at which a peer may be reached over UDP."""
+
+    address: Annotated[bytes, Meta(min_length=4, max_length=64)]
+    """Of 4 bytes for IPv4 and 16 for IPv6; else a name that hides one (`*.local`, RFC 8828)."""
+    port: Annotated[int, Meta(ge=1, lt=1 << 16)]
+    kind: Literal["host", "srflx", "relay"] = "host"
+    priority: Count | None = None
+    """None for the one that follows from `kind`: RFC 8445, section 5.1.2.1, with the highest local preference."""
+
+
+class Description(Part, frozen=True, kw_only=True):
+    """What a peer has to know of another to open a WebRTC connection with one data channel: an SDP without its text."""
+
+    ufrag: Annotated[str, Meta(pattern=r"\A[A-Za-z0-9+/]{4,256}\Z")]
+    pwd: Annotated[str, Meta(pattern=r"\A[A-Za-z0-9+/]{22,256}\Z")]
+    fingerprints: Annotated[tuple[Fingerprint, ...], Meta(min_length=1, max_length=MAX_FINGERPRINTS)]
+    role: Literal["actpass", "active", "passive"]
+    """In the DTLS handshake: an offer leaves it open, an answer does not."""
+    candidates: Annotated[tuple[IceCandidate, ...], Meta(max_length=MAX_CANDIDATES)] = ()
+    complete: bool = True
+    """Whether these are all candidates: else more may be trickled."""
+    max_message: Count = 262_144
+    """Bytes of a message that is taken; 0 for any size."""
+    mid: Annotated[str, Meta(pattern=r"\A[!-~]{1,32}\Z")] = "0"
+    """Of the media section: an answer has its offer's."""
+    sctp_port: Annotated[int, Meta(ge=0, lt=1 << 16)] = 5000
+    lite: bool = False
+    """Whether it leaves all checks to its peer (RFC 8445, section 2.5)."""
+
+    @property
+    def is_offer(self) -> bool:
+        return self.role == "actpass"
+
+
+Facts: TypeAlias = Description | IceCandidate
+"""What a link layer is fed of its peer's: the answer to an offer, and candidates that are trickled."""
+
+
+class Offer(Tagged, frozen=True, kw_only=True, tag="offer"):
+    """Over a route: a link is wanted. The receiver replies with an `Answer` or a `LinkRejected`.
+
+    The packet's signature proves whose it is, as that of the reply proves which offer it is for.
+    """
+
+    description: Description
+    links: Count = 0
+    """Open links of the sender: one that has none is let in even by peers that are full."""
+    purpose: LinkPurpose | None = None
+
+
+class Answer(Tagged, frozen=True, kw_only=True, tag="answer"):
+    """Over a route: the reply to an `Offer`."""
+
+    description: Description
 
 
 # --- broadcast --------------------------------------------------------------------------------------------------------
@@ -267,17 +350,28 @@ class Goodbye(Tagged, frozen=True, kw_only=True, tag="goodbye"):
     """Neighbours of the leaver, which may close the gap that it leaves."""
 
 
-class LinkRejected(Tagged, frozen=True, kw_only=True, tag="connection_rejected"):
-    """No link for the offer that came over a route. On a link the original never sends it, but reads it."""
+RejectReason: TypeAlias = Literal[
+    "max_peers_reached",
+    "cancelled",
+    "already_linked",
+    "closing",
+    "leaving",
+    "unverified_peer",
+    "no_attempt",
+    "initiator_conflict",
+]
 
-    from_: Id | None = None
-    reason: Reason = ""
+
+class LinkRejected(Tagged, frozen=True, kw_only=True, tag="link_rejected"):
+    """Over a route: no link, as the reply to an `Offer`; or by itself, when its sender thinks better of it."""
+
+    reason: RejectReason
     alternative_peers: PeerIds = ()
     about: Mark | None = None
-    """Which offer, by its mark (`signaling.handshake.mark_of`): rejections may come late, by other ways."""
+    """Which offer, where this is no reply: see `signaling.handshake.mark_of`."""
 
 
-# --- signaling through the mesh ---------------------------------------------------------------------------------------
+# --- what the original's peers relay ----------------------------------------------------------------------------------
 
 
 class RelaySignal(Tagged, frozen=True, kw_only=True, tag="relay_signal"):
@@ -336,6 +430,8 @@ Message: TypeAlias = (
     | ReconnectionData
     | Goodbye
     | LinkRejected
+    | Offer
+    | Answer
     | Neighbours
     | Stabilise
     | FindSuccessor
@@ -347,5 +443,10 @@ Message: TypeAlias = (
     | RelayAck
     | RelayFailure
     | RelayBatch
+    | FindNode
+    | FindValue
+    | NodesFound
+    | StoreValue
+    | ValueStored
     | KademliaRpc
 )

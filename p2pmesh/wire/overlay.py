@@ -187,8 +187,44 @@ class DhtRecord(Part, frozen=True, kw_only=True):
     signature: Signature
 
 
+class FindNode(Tagged, frozen=True, kw_only=True, tag="find_node"):
+    """Name the peers nearest to an id by XOR. Answered by `NodesFound`."""
+
+    target: Id
+
+
+class FindValue(Tagged, frozen=True, kw_only=True, tag="find_value"):
+    """Give the newest value under a key, and name the peers nearest to it. Answered by `NodesFound`."""
+
+    key: Id
+    publisher: Id | None = None
+    """Only a value of this publisher."""
+    newer_than: Milliseconds | None = None
+    """Only a value with a later timestamp; a peer that has this one says `same`."""
+
+
+class NodesFound(Tagged, frozen=True, kw_only=True, tag="nodes_found"):
+    """The answer to `find_node` and to `find_value`."""
+
+    peers: PeerIds = ()
+    """The peers nearest to the target that the sender knows or has heard of, nearest first, without the asker."""
+    record: DhtRecord | None = None
+    same: bool = False
+    """Whether the sender has the version that the asker has."""
+
+
+class StoreValue(Tagged, frozen=True, kw_only=True, tag="store_value"):
+    """Hold this value. Answered by `ValueStored`."""
+
+    record: DhtRecord
+
+
+class ValueStored(Tagged, frozen=True, kw_only=True, tag="value_stored"):
+    held: bool = False
+
+
 class KademliaCall(Part, frozen=True, kw_only=True):
-    """A request of the DHT, or the answer to one. The original's know nothing from `publisher` on."""
+    """A call of the original's peers, which nobody answers."""
 
     type: Annotated[str, Meta(max_length=32)]
     id: Id
@@ -196,13 +232,7 @@ class KademliaCall(Part, frozen=True, kw_only=True):
     in_reply_to: Annotated[str, Meta(max_length=MAX_ID)] | None = None
     target_id: Id | None = None
     key: Annotated[str, Meta(max_length=MAX_ID)] | None = None
-    publisher: Id | None = None
-    """Of `FIND_VALUE`: only a value of this publisher."""
-    newer_than: Milliseconds | None = None
-    """Of `FIND_VALUE`: only a value with a later timestamp; a peer that has this one says `stored`."""
-    record: DhtRecord | None = None
     peers: PeerIds = ()
-    stored: bool = False
 
 
 class KademliaRpc(Tagged, frozen=True, kw_only=True, tag="kademlia_rpc"):

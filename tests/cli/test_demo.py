@@ -36,7 +36,7 @@ from p2pmesh.cli.demo.protocol import (
 from p2pmesh.cli.demo.report import Peer, Plan, Stage, all_arrived, percentile
 from p2pmesh.cli.demo.view import headline, print_summary, summary_lines
 from p2pmesh.cli.demo.worker import seeded
-from p2pmesh.server import open_signaling_server
+from p2pmesh.server.app import open_signaling_server
 
 IDS = ["a" * 40, "b" * 40, "c" * 40]
 

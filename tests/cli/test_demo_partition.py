@@ -85,8 +85,8 @@ async def test_while_it_is_cut_there_is_no_new_connection(autojump_clock):
 async def attempts(dialer, me, other, you):
     """Both ends of a link in the making, each with what the other one said."""
     offering = await dialer.offer(you)
-    answering = await other.answer(me, offering.signal)
-    await offering.feed(answering.signal)
+    answering = await other.answer(me, offering.description)
+    await offering.feed(answering.description)
     return offering, answering
 
 

@@ -1,16 +1,18 @@
 """`p2pmesh simulate`: its output, its exit statuses, and its picture."""
 
 import importlib.util
+import io
 import json
 
 import attrs
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 
 from p2pmesh.cli import main
 from p2pmesh.cli.simulate import view
 from p2pmesh.simulation.report import Report
-from p2pmesh.simulation.scenario import SCENARIOS
+from p2pmesh.simulation.scenario import SCENARIOS, load_scenario
 
 KEYS = {
     "peers", "max_peers", "seed", "virtual_s", "wall_s", "events", "trace_hash", "joined", "ring_cycles", "islands",
@@ -77,6 +79,17 @@ def test_a_picture_of_nothing_can_be_drawn_too(tmp_path):
 
     draw(report_of([]), tmp_path / "nothing.svg")
     assert (tmp_path / "nothing.svg").read_text().startswith("<?xml")
+
+
+@pytest.mark.parametrize(("terminal", "silent"), [(True, False), (True, True), (False, False)])
+def test_a_terminal_is_told_how_long_it_will_take_unless_json_is_wanted(quick, terminal, silent):
+    shown = io.StringIO()
+    console = Console(file=shown, force_terminal=terminal, width=120)
+    view.run_with_progress(load_scenario(quick), peers=4, max_peers=3, seed=1, console=console, silent=silent)
+    assert bool(shown.getvalue()) == (terminal and not silent)
+    if shown.getvalue():
+        assert "quick, 4 peers" in shown.getvalue()
+        assert "0:00:0" in shown.getvalue()
 
 
 def report_of(violations):

@@ -18,7 +18,19 @@ from msgspec import NODEFAULT, inspect, structs
 from p2pmesh.cli.vectors import vectors
 from p2pmesh.keyspace import ID_DIGITS
 from p2pmesh.wire.fields import Hops, MessageId, Part, Scalar
-from p2pmesh.wire.messages import Candidate, DigestPart, Gossip, GossipData, Handshake, Message, Receipt, Signal
+from p2pmesh.wire.messages import (
+    Candidate,
+    Description,
+    DigestPart,
+    Fingerprint,
+    Gossip,
+    GossipData,
+    Handshake,
+    IceCandidate,
+    Message,
+    Receipt,
+    Signal,
+)
 from p2pmesh.wire.overlay import Contact, DhtRecord, KademliaCall
 from p2pmesh.wire.packing import MESSAGE_ID_FORM, NUMBERS, ORIGIN_FORM, PROVEN, forms
 from p2pmesh.wire.signaling import KnownPeer, SignalingMessage
@@ -29,6 +41,9 @@ OBJECTS: dict[str, type[msgspec.Struct]] = {
     "signal": Signal,
     "candidate": Candidate,
     "handshake": Handshake,
+    "description": Description,
+    "fingerprint": Fingerprint,
+    "ice candidate": IceCandidate,
     "known peer": KnownPeer,
     "broadcast": GossipData,
     "contact": Contact,
@@ -56,6 +71,13 @@ CHAPTERS: dict[str, dict[str, type[msgspec.Struct]]] = {
 # --- types of fields, as the page writes them -------------------------------------------------------------------------
 
 
+ALPHABETS = {
+    r"\A[A-Za-z0-9+/]{4,256}\Z": "ice(4..256)",
+    r"\A[A-Za-z0-9+/]{22,256}\Z": "ice(22..256)",
+    r"\A[!-~]{1,32}\Z": "token(32)",
+}
+
+
 def digits_of(pattern: str) -> int:
     """How many hexadecimal digits it wants."""
     return int(pattern.partition("{")[2].partition("}")[0])
@@ -66,6 +88,8 @@ def notation(kind: inspect.Type) -> str:
         case inspect.UnionType(types=types):
             return notation_of_union(types)
         case inspect.StrType(pattern=str() as pattern):
+            if pattern in ALPHABETS:
+                return ALPHABETS[pattern]
             digits = digits_of(pattern)
             return "id" if digits == ID_DIGITS else f"digits({digits})"
         case inspect.StrType(min_length=1, max_length=128):
@@ -167,11 +191,11 @@ def form(hint: Any) -> str:
         if item == Hops:
             return f"blob(1, {most})"
         inner = form(item)
-        is_digits = any(meta.pattern for meta in getattr(item, "__metadata__", ()))
+        is_digits = inner.startswith("bytes(") and isinstance(inspect.type_info(item), inspect.StrType)
         return f"blob({inner[6:-1]}, {most})" if is_digits else f"list({inner}, {most})"
     (kind,) = inspect.multi_type_info([hint])
     match kind:
-        case inspect.StrType(pattern=str() as pattern):
+        case inspect.StrType(pattern=str() as pattern) if pattern not in ALPHABETS:
             return f"bytes({digits_of(pattern) // 2})"
         case _:
             return notation(kind)

@@ -1,4 +1,7 @@
-"""DHT cores in virtual time, over routes that are perfect but for what a test breaks."""
+"""DHT cores in virtual time, over routes that are perfect but for what a test breaks.
+
+The ring is perfect, too: each peer is told of the eight on either side a second after they come or go.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,17 @@ from p2pmesh.config import KademliaConfig, MeshConfig
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId, ring_distance, xor_distance
 from p2pmesh.protocols.core import Effect, Notify
-from p2pmesh.protocols.inputs import CancelCall, DhtFindNode, DhtGet, DhtPut, Leave, LinkDown, LinkUp, Subsystem
+from p2pmesh.protocols.inputs import (
+    CancelCall,
+    DhtFindNode,
+    DhtGet,
+    DhtPut,
+    Leave,
+    LinkDown,
+    LinkUp,
+    PeersFound,
+    Subsystem,
+)
 from p2pmesh.protocols.kademlia.kademlia import KademliaCore
 from p2pmesh.protocols.notices import (
     CancelRoute,
@@ -24,11 +37,12 @@ from p2pmesh.protocols.notices import (
     RouteSucceeded,
 )
 from p2pmesh.wire.messages import Message
-from p2pmesh.wire.overlay import DhtRecord, KademliaCall, KademliaRpc
+from p2pmesh.wire.overlay import DhtRecord, FindNode, FindValue, NodesFound
 from tests.harness.virtual_time import Net, Node, identity, remote, virtual_wall
 
-Behaviour = Callable[[PeerId, KademliaCall], KademliaCall | None]
+Behaviour = Callable[[PeerId, Any], Message | None]
 """What a liar answers to a request."""
+TOLD_AFTER = 1.0
 STRANGER = identity(999)
 """Asks a peer that has no other neighbour to do so."""
 
@@ -36,9 +50,11 @@ STRANGER = identity(999)
 @attrs.define(eq=False)
 class Peer(Node):
     lies: Behaviour | None = None
-    asked: list[tuple[PeerId, KademliaCall]] = attrs.field(factory=list)
+    asked: list[tuple[PeerId, Any]] = attrs.field(factory=list)
     """Requests that have come."""
     links: dict[PeerId, None] = attrs.field(factory=dict)
+    around: tuple[PeerId, ...] = ()
+    """The peers around it on the ring, as it was told."""
 
     @property
     def core(self) -> KademliaCore:
@@ -52,7 +68,7 @@ class Peer(Node):
 
 
 class DhtNet(Net[Peer]):
-    """Peers that all reach each other by routes. `lose(sender, receiver, call)` says whether a message gets lost."""
+    """Peers that all reach each other by routes. `lose(sender, receiver, message)` says whether a message gets lost."""
 
     def __init__(
         self,
@@ -67,12 +83,12 @@ class DhtNet(Net[Peer]):
         self.rng = random.Random(seed)
         self.config = config or KademliaConfig()
         self.latency = latency
-        self.lose: Callable[[PeerId, PeerId, KademliaCall], bool] = lambda *_: False
-        self.lose_outcome: Callable[[PeerId, KademliaCall], bool] = lambda *_: False
+        self.lose: Callable[[PeerId, PeerId, Any], bool] = lambda *_: False
+        self.lose_outcome: Callable[[PeerId, Any], bool] = lambda *_: False
         """Whether the notice of what became of this peer's request is dropped."""
         self.peers: list[Peer] = []
         self.by_id: dict[PeerId, Peer] = {}
-        self._pending: dict[tuple[PeerId, int], KademliaCall] = {}
+        self._pending: dict[tuple[PeerId, int], Message] = {}
         for _ in range(size):
             self.add()
             self.run(0.2)
@@ -89,7 +105,20 @@ class DhtNet(Net[Peer]):
         neighbour = link or (self.rng.choice(living) if living else None)
         if neighbour is not None:
             self.link(peer, neighbour)
+        self.later(TOLD_AFTER, self._tell_ring)
         return peer
+
+    def _tell_ring(self) -> None:
+        ring = sorted(peer.id for peer in self.living() if peer.links)
+        reach = min(8, len(ring) - 1)
+        for place, peer in enumerate(ring):
+            around = tuple(ring[(place + way) % len(ring)] for way in range(-reach, reach + 1) if way)
+            self._tell(self.by_id[peer], around)
+
+    def _tell(self, peer: Peer, around: tuple[PeerId, ...]) -> None:
+        if around != peer.around:
+            peer.around = around
+            self.feed(peer, PeersFound(around, "ring"))
 
     def _core(self, who: Identity, config: KademliaConfig | None = None) -> KademliaCore:
         rng = random.Random(self.rng.getrandbits(64))
@@ -100,6 +129,8 @@ class DhtNet(Net[Peer]):
         peer.cores[Subsystem.KADEMLIA] = self._core(peer.identity, config)
         for other in list(peer.links):
             self.link(peer, self.by_id[other])
+        peer.around = ()
+        self.later(TOLD_AFTER, self._tell_ring)
 
     def living(self) -> list[Peer]:
         return [peer for peer in self.peers if peer.alive]
@@ -111,6 +142,7 @@ class DhtNet(Net[Peer]):
 
     def kill(self, peer: Peer) -> None:
         peer.alive = False
+        self.later(TOLD_AFTER, self._tell_ring)
 
     def unlink(self, a: Peer, b: Peer, timed_out: float | None = None) -> None:
         del a.links[b.id], b.links[a.id]
@@ -119,7 +151,7 @@ class DhtNet(Net[Peer]):
 
     def leave(self, peer: Peer) -> None:
         self.feed(peer, Leave())
-        peer.alive = False
+        self.kill(peer)
 
     # --- calls --------------------------------------------------------------------------------------------------------
 
@@ -151,46 +183,35 @@ class DhtNet(Net[Peer]):
         everybody = sorted((peer.id for peer in self.living()), key=lambda peer: xor_distance(peer, target))
         return everybody[: self.config.k if count is None else count]
 
-    def holders(self, key: PeerId, *, copies: bool = False) -> list[PeerId]:
-        """The peers that give the value under a key; with `copies`, also those that have nothing but copies."""
-        return [
-            peer.id for peer in self.living() if self.value_at(peer, key) and (copies or not _has_copies_only(peer))
-        ]
+    def holders(self, key: PeerId) -> list[PeerId]:
+        """The peers that give the value under a key."""
+        return [peer.id for peer in self.living() if self.value_at(peer, key)]
 
     def value_at(self, peer: Peer, key: PeerId) -> DhtRecord | None:
         """What a peer has under a key, as it tells one of its neighbours."""
-        (reply,) = self.ask(*self._neighbour_asks(peer, "FIND_VALUE", key=key))
-        return reply.record
+        answer = self.ask(self._neighbour(peer), peer, FindValue(key=key))
+        assert isinstance(answer, NodesFound)
+        return answer.record
 
     def knows(self, peer: Peer, other: PeerId) -> bool:
-        """Whether a peer has this contact, as it tells one of its neighbours."""
-        (reply,) = self.ask(*self._neighbour_asks(peer, "FIND_NODE", but=other, target_id=other))
-        return other in reply.peers
+        """Whether a peer knows this one, as it tells one of its neighbours."""
+        answer = self.ask(self._neighbour(peer, but=other), peer, FindNode(target=other))
+        assert isinstance(answer, NodesFound)
+        return other in answer.peers
 
-    def _neighbour_asks(
-        self, peer: Peer, kind: str, *, but: PeerId | None = None, **fields: Any
-    ) -> tuple[Identity, Peer, KademliaCall]:
-        neighbours = (self.by_id[other].identity for other in peer.links if other != but)
-        asker = next(neighbours, STRANGER)
-        return asker, peer, KademliaCall(type=kind, id=asker.peer_id, **fields)
+    def _neighbour(self, peer: Peer, *, but: PeerId | None = None) -> Identity:
+        return next((self.by_id[other].identity for other in peer.links if other != but), STRANGER)
 
     # --- the machine --------------------------------------------------------------------------------------------------
 
-    def ask(self, sender: Identity, receiver: Peer, call: KademliaCall, *, version: int = 1) -> list[KademliaCall]:
+    def ask(self, sender: Identity, receiver: Peer, request: Message, *, version: int = 1) -> Message | None:
         """Let a stranger ask, and give what is answered, at once."""
         way = ReturnPath(sender.peer_id, "stranger", (sender.peer_id,))
-        effects = receiver.core.handle(
-            RoutedReceived(remote(sender, version), KademliaRpc(message=call), way), self.now
-        )
-        answers, others = [], []
-        for effect in effects:
-            match effect:
-                case Notify(_, RouteReply(_, KademliaRpc() as answer)):
-                    answers.append(answer.message)
-                case _:
-                    others.append(effect)
-        self.carry_out(receiver, others)
-        return answers
+        effects = receiver.core.handle(RoutedReceived(remote(sender, version), request, way), self.now)
+        answers = [reply.message for reply in map(reply_of, effects) if reply is not None]
+        self.carry_out(receiver, [effect for effect in effects if reply_of(effect) is None])
+        assert len(answers) <= 1
+        return answers[0] if answers else None
 
     def do(self, peer: Peer, effect: Effect) -> None:
         match effect:
@@ -204,32 +225,30 @@ class DhtNet(Net[Peer]):
                 super().do(peer, effect)
 
     def _route(self, sender: Peer, route: Route) -> None:
-        assert isinstance(route.message, KademliaRpc)
-        call = self._pending[sender.id, route.call] = route.message.message
+        request = self._pending[sender.id, route.call] = route.message
         self.later(route.timeout, lambda: self._end(sender, RouteFailed(route.call, "no answer")))
         to = self._ring_nearest(route.to, sender.id) if route.nearest else route.to
         receiver = self.by_id.get(to) if to else None
-        if receiver is None or self.lose(sender.id, receiver.id, call):
+        if receiver is None or self.lose(sender.id, receiver.id, request):
             return
         way = ReturnPath(sender.id, str(route.call), (sender.id,))
-        routed = RoutedReceived(remote(sender.identity), route.message, way)
-        self.later(self.rng.uniform(*self.latency), lambda: self._arrive(receiver, routed, call))
+        routed = RoutedReceived(remote(sender.identity), request, way)
+        self.later(self.rng.uniform(*self.latency), lambda: self._arrive(receiver, routed))
 
-    def _arrive(self, receiver: Peer, routed: RoutedReceived, call: KademliaCall) -> None:
+    def _arrive(self, receiver: Peer, routed: RoutedReceived) -> None:
         if not receiver.alive:
             return
-        receiver.asked.append((routed.peer.peer_id, call))
+        receiver.asked.append((routed.peer.peer_id, routed.message))
         if receiver.lies is None:
             self.feed(receiver, routed)
             return
-        reply = receiver.lies(routed.peer.peer_id, call)
-        if reply is not None:
-            self._answer(receiver, routed.way, KademliaRpc(message=reply))
+        answer = receiver.lies(routed.peer.peer_id, routed.message)
+        if answer is not None:
+            self._answer(receiver, routed.way, answer)
 
     def _answer(self, sender: Peer, way: ReturnPath, message: Message) -> None:
         asker = self.by_id.get(way.peer)
-        assert isinstance(message, KademliaRpc)
-        if asker is None or self.lose(sender.id, asker.id, message.message):
+        if asker is None or self.lose(sender.id, asker.id, message):
             return
         arrived = RouteSucceeded(int(way.packet_id), sender.id, 1, message)
         self.later(self.rng.uniform(*self.latency), lambda: self._end(asker, arrived))
@@ -248,6 +267,6 @@ class DhtNet(Net[Peer]):
         return min(others, key=way, default=None)
 
 
-def _has_copies_only(peer: Peer) -> bool:
-    store = peer.stats["store"]
-    return bool(store["copies"] == store["values"])
+def reply_of(effect: Effect) -> RouteReply | None:
+    """The answer that is sent back by the way of a request."""
+    return effect.input if isinstance(effect, Notify) and isinstance(effect.input, RouteReply) else None

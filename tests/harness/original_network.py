@@ -25,7 +25,7 @@ from p2pmesh.simulation.discrete.node import BareNode
 from p2pmesh.simulation.full.network import SimAttempt
 from p2pmesh.simulation.model.sdp_stub import parse_description
 from p2pmesh.wire.codec import decode, decode_signaling, encode, encode_signaling
-from p2pmesh.wire.messages import Signal
+from p2pmesh.wire.sdp import read_sdp, write_sdp
 from tests.harness.original_peer import OriginalPeer
 
 CONSENT = 28.9
@@ -102,14 +102,14 @@ class Original(OriginalPeer):
     # --- its links ----------------------------------------------------------------------------------------------------
 
     def _offer(self, peer):
-        self._begin(peer, "offer", None)
+        self._begin(peer, None)
 
     def _answer(self, peer, offer):
-        self._begin(peer, "answer", Signal(type="offer", sdp=offer["sdp"]))
+        self._begin(peer, read_sdp(offer["sdp"]))
 
-    def _begin(self, peer, kind, far):
+    def _begin(self, peer, far):
         try:
-            attempt = _Attempt(self._dialer, peer, kind, far)
+            attempt = _Attempt(self._dialer, peer, far)
         except AttemptFailed:
             self.closed(peer)
             return
@@ -119,11 +119,11 @@ class Original(OriginalPeer):
 
     def _describe(self, attempt):
         if self._links.get(attempt.peer_id) is attempt:
-            self.described(attempt.peer_id, {"type": attempt.signal.type, "sdp": attempt.signal.sdp})
+            self.described(attempt.peer_id, _text(attempt.description))
 
     def _complete(self, peer, answer):
         attempt = self._links[peer]
-        attempt.far_token, attempt.far_fingerprint = parse_description(Signal(type="answer", sdp=answer["sdp"]))
+        attempt.far_token, attempt.far_fingerprint = parse_description(read_sdp(answer["sdp"]))
         self._network.prepare(attempt)
 
     def _send(self, peer, text):
@@ -269,10 +269,10 @@ class BareOriginal(OriginalPeer):
         self.node.links.begin(peer)
 
     def _answer(self, peer, offer):
-        self.node.links.begin(peer, _original(peer), Signal(type="offer", sdp=offer["sdp"]))
+        self.node.links.begin(peer, _original(peer), read_sdp(offer["sdp"]))
 
     def _complete(self, peer, answer):
-        self.node.links.feed(_original(peer), Signal(type="answer", sdp=answer["sdp"]))
+        self.node.links.feed(_original(peer), read_sdp(answer["sdp"]))
 
     def _send(self, peer, text):
         self.node.links.send((peer,), decode(text.encode()), urgent=False)
@@ -292,8 +292,8 @@ class BareOriginal(OriginalPeer):
                 self.join()
             case Signaled(_, message):
                 self.signaled(encode_signaling(message))
-            case LocalSignal(peer, signal):
-                self.described(peer, {"type": signal.type, "sdp": signal.sdp})
+            case LocalSignal(peer, description):
+                self.described(peer, _text(description))
             case LinkUp(remote):
                 self.opened(remote.peer_id)
             case LinkDown(peer) | LinkLost(peer):
@@ -422,3 +422,7 @@ def at_the_originals_server(world):
 def mixed(**options):
     """A config that lets the original's peers in."""
     return attrs.evolve(MIXED, **options)
+
+
+def _text(description):
+    return {"type": "offer" if description.is_offer else "answer", "sdp": write_sdp(description)}

@@ -22,7 +22,8 @@ from p2pmesh.protocols.notices import (
     RouteSucceeded,
 )
 from p2pmesh.protocols.overlay.overlay import OverlayCore
-from p2pmesh.wire.messages import Handshake, Message, Signal
+from p2pmesh.simulation.model.sdp_stub import describe
+from p2pmesh.wire.messages import Message
 from p2pmesh.wire.overlay import FindSuccessor, Neighbours, SuccessorFound
 from tests.harness.one_core import OneCore
 
@@ -57,12 +58,8 @@ def finds(place, ring=ALL) -> SuccessorFound:
 
 
 def offered(place, links=None, version=1, purpose=None) -> Offered:
-    proof = None
-    if version:
-        proof = Handshake(version=1, key=bytes(32), signature=bytes(64), links=links, purpose=purpose)
-    return Offered(
-        RemotePeer(at(place), bool(version), version), Signal(type="offer", sdp=f"from {place}", p2pmesh=proof)
-    )
+    description = describe(f"{place:016x}", bytes(32), "actpass")
+    return Offered(RemotePeer(at(place), bool(version), version), description, links, purpose)
 
 
 class Peer(OneCore[OverlayCore]):

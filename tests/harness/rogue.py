@@ -14,7 +14,7 @@ from p2pmesh.keyspace import PeerId
 from p2pmesh.links.link import Attempt, Dialer, Link, LinkStats
 from p2pmesh.protocols.inputs import RemotePeer
 from p2pmesh.transports.memory import MemoryTransport
-from p2pmesh.wire.messages import Signal
+from p2pmesh.wire.messages import Description, Facts
 from tests.harness.virtual_time import virtual_wall
 
 
@@ -75,7 +75,7 @@ class _Dialer(Dialer):
     async def offer(self, peer: PeerId) -> Attempt:
         return _Attempt(await self._dialer.offer(peer), self._links)
 
-    async def answer(self, peer: PeerId, offer: Signal) -> Attempt:
+    async def answer(self, peer: PeerId, offer: Description) -> Attempt:
         return _Attempt(await self._dialer.answer(peer, offer), self._links)
 
     async def aclose(self) -> None:
@@ -92,10 +92,10 @@ class _Attempt(Attempt):
         return self._attempt.peer_id
 
     @property
-    def signal(self) -> Signal:
-        return self._attempt.signal
+    def description(self) -> Description:
+        return self._attempt.description
 
-    async def feed(self, signal: Signal) -> None:
+    async def feed(self, signal: Facts) -> None:
         await self._attempt.feed(signal)
 
     async def opened(self, peer: RemotePeer) -> Link:

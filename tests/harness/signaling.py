@@ -10,9 +10,10 @@ from p2pmesh.config import MeshConfig
 from p2pmesh.identity import Identity
 from p2pmesh.protocols.core import Notify, SendSignaling
 from p2pmesh.protocols.inputs import LinkUp, LocalSignal, ServiceUp, Signaled, Subsystem
-from p2pmesh.protocols.notices import CancelRoute, ReturnPath, Route, RoutedReceived
+from p2pmesh.protocols.notices import CancelRoute, ReturnPath, Route, RoutedReceived, RouteReply, RouteSucceeded
 from p2pmesh.protocols.signaling.signaling import SignalingCore
-from p2pmesh.wire.messages import Candidate, RelaySignal, Signal
+from p2pmesh.wire.messages import Answer, Candidate, Description, Fingerprint, IceCandidate, Offer, Signal
+from p2pmesh.wire.sdp import write_sdp
 from p2pmesh.wire.signaling import BootstrapPeers, PeerSignal
 from tests.harness.one_core import OneCore
 from tests.harness.virtual_time import remote, virtual_wall
@@ -21,11 +22,30 @@ ME, BOB, EVE, CAROL = (Identity.from_seed(bytes([n]) * 32) for n in (1, 2, 3, 4)
 ORIGINAL = Identity.unverified("0a" * 20)
 
 
-def description(kind: str, n: int) -> Signal:
-    return Signal(type=kind, sdp=f"v=0\r\na=fingerprint:sha-256 {':'.join([f'{n:02X}'] * 32)}\r\n")
+def description(kind: str, n: int) -> Description:
+    return Description(
+        ufrag="ufrag",
+        pwd=f"{n:022}",
+        fingerprints=(Fingerprint(value=bytes([n % 256]) * 32),),
+        role="actpass" if kind == "offer" else "active",
+        candidates=(IceCandidate(address=bytes([192, 0, 2, 1]), port=9),),
+    )
 
 
 CANDIDATE = Signal(type="candidate", candidate=Candidate(candidate="candidate:1 1 udp 1 192.0.2.1 9 typ host"))
+
+
+def offer(n: int, **said) -> Offer:
+    return Offer(description=description("offer", n), **said)
+
+
+def answer(n: int) -> Answer:
+    return Answer(description=description("answer", n))
+
+
+def bare(kind: str, n: int) -> Signal:
+    """As the original's peers send it: without a proof."""
+    return Signal(type=kind, sdp=write_sdp(description(kind, n)))
 
 
 class Peer(OneCore[SignalingCore]):
@@ -60,6 +80,11 @@ class Peer(OneCore[SignalingCore]):
         return [told for told in self.asked if isinstance(told, Route)]
 
     @property
+    def replies(self):
+        """What goes back to offers that came over a route."""
+        return [(told.way, told.message) for told in self.asked if isinstance(told, RouteReply)]
+
+    @property
     def cancelled(self):
         return [told.call for told in self.asked if isinstance(told, CancelRoute)]
 
@@ -92,5 +117,6 @@ def routed(identity, message):
     return RoutedReceived(remote(identity), message, way_back(identity))
 
 
-def routed_signal(identity, signal, **fields):
-    return routed(identity, RelaySignal(**{"from_": identity.peer_id, "to": ME.peer_id, "signal": signal, **fields}))
+def answered(route, message):
+    """The reply to an offer of ours that went over a route."""
+    return RouteSucceeded(route.call, route.to, 3, message)

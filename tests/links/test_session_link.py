@@ -66,3 +66,25 @@ async def test_packets_after_the_carrier_has_closed_are_not_looked_at() -> None:
         await link.receive()
     with pytest.raises(LinkError):
         await link.send(b"x")
+
+
+async def test_a_link_at_rest_wakes_for_its_pings_alone(autojump_clock: trio.testing.MockClock) -> None:
+    link, _wire = await link_and_wire()
+    wakes, expire = [], link._expire
+
+    def counted() -> None:
+        wakes.append(trio.current_time())
+        expire()
+
+    link._expire = counted  # type: ignore[method-assign]
+    async with trio.open_nursery() as nursery:
+        await nursery.start(link.run)
+        answered = link.stats.pings_sent
+        for _ in range(1000):
+            await trio.sleep(0.02)
+            if link.stats.pings_sent > answered:
+                answered = link.stats.pings_sent
+                link.packet_received(f.u32_record(f.PONG, answered))
+        nursery.cancel_scope.cancel()
+    assert 9 <= answered <= 11
+    assert len(wakes) <= answered

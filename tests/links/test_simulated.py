@@ -19,6 +19,7 @@ from p2pmesh.links.session_link import SessionLink
 from p2pmesh.protocols.inputs import RemotePeer
 from p2pmesh.simulation.full.network import SimDialer, SimNetwork
 from p2pmesh.simulation.model.conditioner import Conditions, Constant
+from p2pmesh.wire.messages import Description, IceCandidate
 from tests.harness.link_contract import CHECKS, Connect, Pair, frame_of, receive_some, repeat, send_all
 
 DEFAULTS = LinkConfig()
@@ -34,8 +35,8 @@ def network_of_two(seed: int = 1, *, latency: float = 0.010, **conditions: Any) 
 
 
 async def open_pair(left: SimDialer, right: SimDialer, version: int = 1) -> tuple[Link, Link]:
-    async with await left.offer(right.peer_id) as offer, await right.answer(left.peer_id, offer.signal) as answer:
-        await offer.feed(answer.signal)
+    async with await left.offer(right.peer_id) as offer, await right.answer(left.peer_id, offer.description) as answer:
+        await offer.feed(answer.description)
         return await offer.opened(remote(right.peer_id, version)), await answer.opened(remote(left.peer_id, version))
 
 
@@ -95,8 +96,8 @@ async def test_a_link_opens_after_some_round_trips_and_knows_its_peer(autojump_c
 async def test_frames_that_arrive_before_the_receiver_has_its_link_are_kept(autojump_clock: MockClock) -> None:
     async with network_of_two() as network:
         offer = await network.dialer(LEFT).offer(RIGHT)
-        answer = await network.dialer(RIGHT).answer(LEFT, offer.signal)
-        await offer.feed(answer.signal)
+        answer = await network.dialer(RIGHT).answer(LEFT, offer.description)
+        await offer.feed(answer.description)
         left = await offer.opened(remote(RIGHT))
         await trio.sleep(5)
         right = await answer.opened(remote(LEFT))
@@ -110,11 +111,9 @@ async def test_a_swapped_fingerprint_opens_nothing(autojump_clock: MockClock) ->
     async with network_of_two() as network:
         offer = await network.dialer(LEFT).offer(RIGHT)
         stranger = await network.dialer(RIGHT).offer(LEFT)
-        description, other = offer.signal.sdp or "", stranger.signal.sdp or ""
-        own_line, other_line = description.splitlines()[1], other.splitlines()[1]
-        forged = msgspec.structs.replace(offer.signal, sdp=description.replace(own_line, other_line))
+        forged = msgspec.structs.replace(offer.description, fingerprints=stranger.description.fingerprints)
         answer = await network.dialer(RIGHT).answer(LEFT, forged)
-        await offer.feed(answer.signal)
+        await offer.feed(answer.description)
         for attempt in (offer, answer):
             with pytest.raises(AttemptFailed, match="certificate"):
                 await attempt.opened(remote(RIGHT))
@@ -123,12 +122,12 @@ async def test_a_swapped_fingerprint_opens_nothing(autojump_clock: MockClock) ->
 async def test_an_offer_that_is_none_of_this_network_is_refused(autojump_clock: MockClock) -> None:
     async with network_of_two() as network:
         offer = await network.dialer(LEFT).offer(RIGHT)
-        broken = msgspec.structs.replace(offer.signal, sdp="v=0")
+        broken = msgspec.structs.replace(offer.description, pwd="0" * 22)
         with pytest.raises(AttemptFailed, match="no description"):
             await network.dialer(RIGHT).answer(LEFT, broken)
         with pytest.raises(AttemptFailed, match="no description"):
-            await offer.feed(msgspec.structs.replace(broken, type="answer"))
-        await offer.feed(msgspec.structs.replace(broken, type="candidate"))  # ignored
+            await offer.feed(msgspec.structs.replace(broken, role="active"))
+        await offer.feed(IceCandidate(address=bytes(4), port=1))  # ignored
         await offer.aclose()
         assert network.attempts() == 0
 
@@ -179,9 +178,9 @@ async def test_closing_a_dialer_ends_what_it_opened(autojump_clock: MockClock) -
 
 
 async def test_descriptions_follow_from_the_seed(autojump_clock: MockClock) -> None:
-    async def describe(seed: int) -> str | None:
+    async def describe(seed: int) -> Description:
         async with network_of_two(seed) as network, await network.dialer(LEFT).offer(RIGHT) as offer:
-            return offer.signal.sdp
+            return offer.description
 
     assert await describe(7) == await describe(7)
     assert await describe(7) != await describe(8)
@@ -347,8 +346,8 @@ async def test_a_link_that_breaks_by_itself_says_so_on_both_sides(autojump_clock
 async def test_a_link_that_breaks_before_the_other_side_has_it_opens_there_never(autojump_clock: MockClock) -> None:
     async with network_of_two() as network:
         offer = await network.dialer(LEFT).offer(RIGHT)
-        answer = await network.dialer(RIGHT).answer(LEFT, offer.signal)
-        await offer.feed(answer.signal)
+        answer = await network.dialer(RIGHT).answer(LEFT, offer.description)
+        await offer.feed(answer.description)
         left = await offer.opened(remote(RIGHT))
         network.break_link(LEFT, RIGHT)
         with pytest.raises(AttemptFailed, match="while it opened"):

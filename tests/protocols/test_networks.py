@@ -13,7 +13,7 @@ from msgspec import structs
 from p2pmesh.config import KademliaConfig, MeshConfig, network_of
 from p2pmesh.errors import RemoteProtocolError
 from p2pmesh.events import PeerFailed
-from p2pmesh.identity import SignatureMemo
+from p2pmesh.identity import Identity
 from p2pmesh.protocols.broadcast import validation
 from p2pmesh.protocols.core import DropLink
 from p2pmesh.protocols.inputs import LinkUp, Received
@@ -25,12 +25,14 @@ from p2pmesh.protocols.routing.sealed_box import Contacts, contact_of, is_contac
 from p2pmesh.protocols.signaling.handshake import sign_answer, sign_offer, verify_answer, verify_offer
 from p2pmesh.simulation.discrete import kernel
 from p2pmesh.simulation.discrete.network import EPOCH, BareNetwork
+from p2pmesh.simulation.model.signatures import StandInSignatures
 from p2pmesh.wire.canonical import DEFAULT_NETWORK, covered
 from p2pmesh.wire.codec import encode
 from p2pmesh.wire.overlay import FindSuccessor, Packet
 from tests.harness.broadcast import Bare, gossip
 from tests.harness.one_core import OneCore
 from tests.harness.signaling import BOB, ME, Peer, description, from_peer
+from tests.harness.signaling import offer as signaling_offer
 from tests.harness.virtual_time import identity, remote, virtual_wall
 
 HERE, THERE = network_of("here"), network_of("there")
@@ -47,8 +49,8 @@ def test_rooms_and_keys_make_networks() -> None:
 
 
 def test_an_offer() -> None:
-    offer = sign_offer(BOB, ME.peer_id, description("offer", 2), network=THERE)
-    assert verify_offer(offer, BOB.peer_id, ME.peer_id, network=THERE).verified
+    offer = sign_offer(BOB, ME.peer_id, signaling_offer(2), network=THERE)
+    assert verify_offer(offer, BOB.peer_id, ME.peer_id, network=THERE)[0].verified
     with pytest.raises(RemoteProtocolError):
         verify_offer(offer, BOB.peer_id, ME.peer_id, network=HERE)
     assert Peer(room="there").join().signaled(from_peer(BOB, offer)).told
@@ -60,7 +62,7 @@ def test_an_offer() -> None:
 def test_an_answer() -> None:
     offer = description("offer", 2)
     answer = sign_answer(BOB, ME.peer_id, description("answer", 3), offer, network=THERE)
-    assert verify_answer(answer, offer, BOB.peer_id, ME.peer_id, network=THERE).verified
+    assert verify_answer(answer, offer, BOB.peer_id, ME.peer_id, network=THERE)[0].verified
     with pytest.raises(RemoteProtocolError):
         verify_answer(answer, offer, BOB.peer_id, ME.peer_id, network=HERE)
 
@@ -125,16 +127,16 @@ def test_a_value_of_the_dht() -> None:
 def test_whatever_a_mesh_signs_and_seals_names_its_network(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[bytes] = []
 
-    class Recorder(SignatureMemo):
-        def note(self, public_key: bytes, signature: bytes, data: bytes, *, outcome: bool) -> None:
+    class Recorder(StandInSignatures):
+        def sign(self, identity: Identity, data: bytes) -> bytes:
             seen.append(data)
-            super().note(public_key, signature, data, outcome=outcome)
+            return super().sign(identity, data)
 
     def recorded(domain: bytes, network: bytes, *values: bytes) -> bytes:
         seen.append(covered(domain, network, *values))
         return seen[-1]
 
-    monkeypatch.setattr(kernel, "SignatureMemo", Recorder)
+    monkeypatch.setattr(kernel, "StandInSignatures", Recorder)
     monkeypatch.setattr(sealed_box, "covered", recorded)
     with closing(BareNetwork(3, config=MeshConfig(room="here", max_peers=3))) as net:
         for _ in range(10):

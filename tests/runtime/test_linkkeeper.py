@@ -124,7 +124,7 @@ class Owner:
 
     def signaled(self, sender, signal):
         self.learn()
-        if signal.type == "answer":
+        if not signal.is_offer:
             self.keeper.feed(self.field.remote(sender), signal)
             return
         slot = self.slots.get(sender)

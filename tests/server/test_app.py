@@ -25,7 +25,8 @@ from cryptography.x509.oid import NameOID
 from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_client_stream
 
 from p2pmesh.cli.serve import serve
-from p2pmesh.server import ServerConfig, SignalingServer, open_signaling_server
+from p2pmesh.server.app import SignalingServer, open_signaling_server
+from p2pmesh.server.config import ServerConfig
 from p2pmesh.server.http import Response
 
 A, B = "a" * 40, "b" * 40

@@ -7,7 +7,8 @@ import pytest
 
 from p2pmesh.errors import ConfigError
 from p2pmesh.simulation.discrete.invariants import members
-from p2pmesh.simulation.scenario import SCENARIOS, Run, load_scenario, parse_scenario, run
+from p2pmesh.simulation.model.obstacles import Cut
+from p2pmesh.simulation.scenario import HELD, SCENARIOS, Run, load_scenario, parse_scenario, run
 
 KEYS = {
     "peers", "max_peers", "seed", "virtual_s", "wall_s", "events", "trace_hash", "joined", "ring_cycles", "islands",
@@ -78,6 +79,23 @@ def test_a_mesh_that_is_broken_is_reported():
     report = broken.report()
     assert report.violations
     assert "seed: 0" in report.account
+
+
+def test_rest_is_over_once_the_mesh_lives_and_lasts_in_full_if_it_does_not():
+    def rests(*, harmed):
+        scenario = attrs.evolve(SHORT, rest=30.0, probes=0)
+        this, began = Run(scenario, peers=8, max_peers=4), 0.0
+        for phase in this.phases():
+            if phase == "rage":
+                began = this.net.now
+                if harmed:
+                    this.net.cut(Cut({node.number: node.number % 2 for node in this.net.nodes}))
+            if phase == "rest":
+                began = this.net.now - began
+        return began
+
+    assert rests(harmed=False) == pytest.approx(HELD)
+    assert rests(harmed=True) == pytest.approx(30.0)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import trio_websocket
 from trio.testing import wait_all_tasks_blocked
 
 from p2pmesh.errors import ConfigError, TransportError
-from p2pmesh.server import SignalingServer, open_signaling_server
+from p2pmesh.server.app import SignalingServer, open_signaling_server
 from p2pmesh.transports import websocket
 from p2pmesh.transports.address import Address, public_url
 from p2pmesh.transports.connection import TextConnection

@@ -15,21 +15,32 @@ from p2pmesh.wire.messages import Message, Unknown
 from p2pmesh.wire.packing import forms
 from p2pmesh.wire.signaling import BootstrapPeers, SignalingMessage
 
+PATTERNS = {
+    r"\A[A-Za-z0-9+/]{4,256}\Z": ("a" * 256, "a" * 257, "a" * 3, "aaa a", "aaaa\n"),
+    r"\A[A-Za-z0-9+/]{22,256}\Z": ("a" * 256, "a" * 257, "a" * 21, "a" * 21 + "-", "a" * 22 + "\n"),
+    r"\A[!-~]{1,32}\Z": ("~" * 32, "~" * 33, "", "a b", "a\n", "é"),
+}
+"""For each pattern but those of digits a text that fits, and some that do not."""
+
 
 def dumps(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def digits_of(pattern: str) -> int:
-    """How many hexadecimal digits it wants."""
-    return int(pattern.partition("{")[2].partition("}")[0])
+def texts_of(pattern: str) -> tuple[str, ...]:
+    """A text that fits, and some that do not."""
+    if pattern in PATTERNS:
+        return PATTERNS[pattern]
+    digits = int(pattern.removeprefix(r"\A[0-9a-f]{").removesuffix(r"}\Z"))
+    fits = "a" * digits
+    return fits, fits[1:], fits + "a", "A" * digits, "g" * digits, fits + "\n", ""
 
 
 def least(kind: inspect.Type) -> Any:
     """A small value of a type, as JSON has it."""
     match kind:
-        case inspect.StrType(pattern=str() as pattern):
-            return "a" * digits_of(pattern)
+        case inspect.StrType(pattern=str(pattern)):
+            return texts_of(pattern)[0]
         case inspect.StrType(min_length=low):
             return "x" * (low or 0)
         case inspect.BytesType(min_length=low):
@@ -44,8 +55,8 @@ def least(kind: inspect.Type) -> Any:
             return values[0]
         case inspect.UnionType(types=types):
             return least(types[0])
-        case inspect.VarTupleType():
-            return []
+        case inspect.VarTupleType(item_type=item, min_length=low):
+            return [least(item)] * (low or 0)
         case inspect.StructType():
             return least_struct(kind)
         case _:
@@ -66,11 +77,10 @@ class Edge(NamedTuple):
 def edges(kind: inspect.Type) -> Iterator[Edge]:
     """Values at the bounds of a type, and of all that it contains."""
     match kind:
-        case inspect.StrType(pattern=str() as pattern):
-            digits = digits_of(pattern)
-            right = "a" * digits
-            for wrong in (right[1:], right + "a", "A" * digits, "g" * digits, right + "\n", ""):
-                yield Edge("id", right, wrong)
+        case inspect.StrType(pattern=str(pattern)):
+            fits, *others = texts_of(pattern)
+            for wrong in others:
+                yield Edge("pattern", fits, wrong)
         case inspect.StrType(min_length=low, max_length=high):
             assert high is not None or low is None
             if high is not None:
@@ -90,9 +100,11 @@ def edges(kind: inspect.Type) -> Iterator[Edge]:
         case inspect.UnionType(types=types):
             for one in types:
                 yield from edges(one)
-        case inspect.VarTupleType(item_type=item, max_length=high):
+        case inspect.VarTupleType(item_type=item, min_length=low, max_length=high):
             assert high is not None, "a list without a bound"
             yield Edge("list", [least(item)] * high, [least(item)] * (high + 1))
+            if low:
+                yield Edge("shortest list", [least(item)] * low, [least(item)] * (low - 1))
             for where, fits, does_not in edges(item):
                 yield Edge(f"[]{where}", [fits], [does_not])
         case inspect.StructType(fields=fields):

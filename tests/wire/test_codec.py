@@ -63,8 +63,7 @@ def strategy_of(kind: inspect.Type, anything: st.SearchStrategy[Any]) -> st.Sear
     """Values of a type as msgspec describes it, up to its bounds."""
     match kind:
         case inspect.StrType(pattern=str() as pattern):
-            digits = int(pattern.partition("{")[2].partition("}")[0])
-            return st.text("0123456789abcdef", min_size=digits, max_size=digits)
+            return st.from_regex(pattern.replace("256}", "40}"))
         case inspect.StrType(min_length=low, max_length=high):
             return st.text(min_size=low or 0, max_size=min(high or 40, 40))
         case inspect.BytesType(min_length=low, max_length=high):

@@ -38,7 +38,7 @@ from p2pmesh.cli.demo.report import CUT_OFF, Peer, Plan, Stage
 from p2pmesh.cli.demo.server import ServerProcess, open_server_process
 from p2pmesh.cli.line_reader import lines_of
 from p2pmesh.cli.sanitize import printable
-from p2pmesh.server import open_signaling_server
+from p2pmesh.server.app import open_signaling_server
 
 REST = 0.5
 """Seconds without a change of links after which the mesh is at rest: receipts are exact, and no neighbour is given up

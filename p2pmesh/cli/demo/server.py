@@ -12,7 +12,7 @@ from typing import Final, cast
 import trio
 
 from p2pmesh.cli.line_reader import LineReader, lines_of
-from p2pmesh.server import open_signaling_server
+from p2pmesh.server.app import open_signaling_server
 
 COMMAND: Final = "demo-server"
 STARTS_WITHIN: Final = 30.0

@@ -45,7 +45,7 @@ def simulate(*, scenario: str, peers: int, max_peers: int, seed: int, plot: Path
     errors = Console(stderr=True)
     loaded = load_scenario(scenario)
     loaded.plan(peers, seed)  # what makes no sense is told before anything runs
-    report = run_with_progress(loaded, peers=peers, max_peers=max_peers, seed=seed, console=errors)
+    report = run_with_progress(loaded, peers=peers, max_peers=max_peers, seed=seed, console=errors, silent=as_json)
     if as_json:
         click.echo(json.dumps(report.to_json()))
     else:

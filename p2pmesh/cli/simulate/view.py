@@ -13,8 +13,10 @@ _MOST_VIOLATIONS = 10
 """Violations that are shown; the JSON has all of them."""
 
 
-def run_with_progress(scenario: Scenario, *, peers: int, max_peers: int, seed: int, console: Console) -> Report:
-    """Run a scenario, with a bar on a terminal and in silence elsewhere."""
+def run_with_progress(
+    scenario: Scenario, *, peers: int, max_peers: int, seed: int, console: Console, silent: bool = False
+) -> Report:
+    """Run a scenario, with a bar on a terminal that says how long it will take, and in silence elsewhere."""
     columns = (
         TextColumn("{task.fields[scenario]} [dim]{task.description:<7}"),
         BarColumn(bar_width=40),
@@ -22,7 +24,7 @@ def run_with_progress(scenario: Scenario, *, peers: int, max_peers: int, seed: i
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with Progress(*columns, console=console, transient=True, disable=silent or not console.is_terminal) as bar:
         task = bar.add_task("join", total=1.0, scenario=f"{scenario.name}, {peers} peers")
 
         def progress(phase: str, done: float) -> None:

@@ -1,7 +1,11 @@
 """Links over WebRTC data channels (RFC 8831), through aiortc. The only package that imports asyncio.
 
 Modules, in reading order: `dialer` (attempts at links), `carrier` (one peer connection and its data channel),
-`sdp_filter` (what of a peer's description reaches aiortc), `event_loop` (asyncio on top of Trio), `eager_coroutine`;
+`event_loop` (asyncio on top of Trio), `eager_coroutine`;
 then aiortc made robust and fast from outside: `aiortc_patch` (ICE, DTLS, which versions are known), `sctp_patch`. In:
 offers, answers, packets. Out: a `SessionLink` for each open channel; whatever aiortc raises ends one link.
+
+`deferred_av` comes before all of them: it imports aiortc without PyAV.
 """
+
+from p2pmesh.links.webrtc import deferred_av as deferred_av

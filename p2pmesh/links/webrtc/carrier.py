@@ -26,7 +26,7 @@ from p2pmesh.links.session_link import Carrier, SessionLink
 from p2pmesh.links.webrtc.aiortc_patch import tune
 from p2pmesh.links.webrtc.event_loop import LinkLoop, Owner, owner_of_context
 from p2pmesh.links.webrtc.sctp_patch import SctpTransport
-from p2pmesh.links.webrtc.sdp_filter import MAX_CANDIDATES
+from p2pmesh.wire.fields import MAX_CANDIDATES
 
 logger: Final = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ SDP_ERRORS = (
     InvalidStateError,
     OperationError,
 )
-"""What aiortc raises over a description that does not fit; most can't happen after `clean_description`."""
+"""What aiortc raises over a description that does not fit; most can't happen to what `p2pmesh.wire.sdp` writes."""
 
 
 class WebRTCCarrier(Carrier):

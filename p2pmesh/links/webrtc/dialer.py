@@ -15,6 +15,7 @@ from typing import Any, Final, Literal, Self
 
 import trio
 from aiortc.rtcicetransport import parse_stun_turn_uri
+from msgspec import structs
 
 from p2pmesh.config import LinkConfig, MeshConfig
 from p2pmesh.errors import ConfigError, RemoteProtocolError
@@ -23,9 +24,9 @@ from p2pmesh.links.link import Attempt, AttemptFailed, Dialer, Link
 from p2pmesh.links.session_link import SessionLink
 from p2pmesh.links.webrtc.carrier import SDP_ERRORS, WebRTCCarrier
 from p2pmesh.links.webrtc.event_loop import LinkLoop, open_link_loop
-from p2pmesh.links.webrtc.sdp_filter import clean_candidate, clean_description
 from p2pmesh.protocols.inputs import RemotePeer
-from p2pmesh.wire.messages import Signal
+from p2pmesh.wire.messages import Description, Facts, IceCandidate
+from p2pmesh.wire.sdp import read_sdp, write_candidate, write_sdp
 
 logger: Final = logging.getLogger(__name__)
 
@@ -34,10 +35,10 @@ class WebRTCAttempt(Attempt):
     """A connection that is being set up."""
 
     def __init__(
-        self, peer_id: PeerId, signal: Signal, carrier: WebRTCCarrier, config: LinkConfig, max_frame: int
+        self, peer_id: PeerId, description: Description, carrier: WebRTCCarrier, config: LinkConfig, max_frame: int
     ) -> None:
         self._peer_id = peer_id
-        self._signal = signal
+        self._description = description
         self._carrier: WebRTCCarrier | None = carrier
         self._config = config
         self._max_frame = max_frame
@@ -48,20 +49,20 @@ class WebRTCAttempt(Attempt):
         return self._peer_id
 
     @property
-    def signal(self) -> Signal:
-        return self._signal
+    def description(self) -> Description:
+        return self._description
 
-    async def feed(self, signal: Signal) -> None:
+    async def feed(self, signal: Facts) -> None:
         async with self._feeding:
             if self._carrier is None:
                 return
-            if signal.type == "answer" and self._signal.type == "offer":
+            if isinstance(signal, IceCandidate):
+                await self._try(write_candidate(signal))
+            elif self._description.is_offer:
                 try:
-                    await self._carrier.take_answer(clean_description(signal))
-                except (RemoteProtocolError, *SDP_ERRORS) as error:
+                    await self._carrier.take_answer(write_sdp(signal))
+                except SDP_ERRORS as error:
                     raise AttemptFailed(f"the answer can't be used: {error}") from error
-            elif signal.type == "candidate" and signal.candidate is not None:
-                await self._try(clean_candidate(signal.candidate.candidate))
 
     async def _try(self, candidate: str | None) -> None:
         if candidate is None or self._carrier is None:
@@ -134,13 +135,9 @@ class WebRTCDialer(Dialer):
         carrier = self._new_carrier()
         return await self._begin(peer, "offer", carrier, carrier.make_offer())
 
-    async def answer(self, peer: PeerId, offer: Signal) -> Attempt:
-        try:
-            description = clean_description(offer)
-        except RemoteProtocolError as error:
-            raise AttemptFailed(f"the offer can't be used: {error}") from error
+    async def answer(self, peer: PeerId, offer: Description) -> Attempt:
         carrier = self._new_carrier()
-        return await self._begin(peer, "answer", carrier, carrier.make_answer(description))
+        return await self._begin(peer, "answer", carrier, carrier.make_answer(write_sdp(offer)))
 
     async def _begin(
         self,
@@ -152,11 +149,14 @@ class WebRTCDialer(Dialer):
         async with AsyncExitStack() as unless_begun:
             unless_begun.push_async_callback(carrier.aclose)
             try:
-                sdp = await description
-            except SDP_ERRORS as error:
+                facts = read_sdp(await description)
+            except (RemoteProtocolError, *SDP_ERRORS) as error:
                 raise AttemptFailed(f"the {kind} can't be made: {error}") from error
             unless_begun.pop_all()
-        return WebRTCAttempt(peer, Signal(type=kind, sdp=sdp), carrier, self._config, self._max_frame)
+        # One is enough, and browsers make no other: aiortc adds two longer ones.
+        fingerprints = tuple(one for one in facts.fingerprints if one.hash == "sha-256")
+        facts = structs.replace(facts, fingerprints=fingerprints)
+        return WebRTCAttempt(peer, facts, carrier, self._config, self._max_frame)
 
     def _new_carrier(self) -> WebRTCCarrier:
         if self._loop is None:

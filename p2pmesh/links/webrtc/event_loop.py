@@ -151,8 +151,13 @@ class FastLinkLoop(LinkLoop):
             self._wake()
         return handle
 
-    def _timer_handle_cancelled(self, _handle: asyncio.TimerHandle) -> None:
-        self._cancelled_timers += 1
+    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
+        """Forget the timer that comes next, so that nothing wakes for it; others go in their turn, or all at once."""
+        if self._timers and self._timers[0] is handle:
+            heapq.heappop(self._timers)
+            self._patience.deadline = self._next_timer()
+        else:
+            self._cancelled_timers += 1
 
     # --- the main loop ------------------------------------------------------------------------------------------------
 
@@ -164,14 +169,15 @@ class FastLinkLoop(LinkLoop):
                 raise trio.WouldBlock
             self._run_queue()
             return
+        self._queue_due_timers()  # before the scope, which would be over at once
         with trio.CancelScope(deadline=self._next_timer()) as self._patience:
             while not cast("Any", self)._stopped.is_set():
-                self._queue_due_timers()
                 self._run_queue()
                 if self._queue:
                     await trio.lowlevel.checkpoint()
                 else:
                     await self._park()
+                self._queue_due_timers()
 
     def _queue_late_comers(self) -> None:
         """Take over what reached the stock loop's own queue."""
@@ -183,6 +189,9 @@ class FastLinkLoop(LinkLoop):
             self._queue_handle(handle)
 
     def _next_timer(self) -> float:
+        while self._timers and self._timers[0].cancelled():
+            heapq.heappop(self._timers)
+            self._cancelled_timers -= 1
         return self._timers[0].when() if self._timers else math.inf
 
     def _queue_due_timers(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable
 from typing import Final, cast
 
@@ -49,6 +50,8 @@ class SctpTransport(RTCSctpTransport):
     _sack_alarm: asyncio.TimerHandle | None = None
     _t3_due = 0.0
     _t3_alarm: asyncio.TimerHandle | None = None
+    _t3_alarm_set = -math.inf
+    _t3_is_rare = False
     _is_repairing = False
     _shortest_round_trip: float | None = None
     _when_idle: list[Callable[[], None]]
@@ -200,7 +203,8 @@ class SctpTransport(RTCSctpTransport):
             for callback in callbacks:
                 callback()
 
-    # The retransmission timer starts anew with nearly each packet: only its deadline moves, and its alarm checks that.
+    # The retransmission timer starts anew with nearly each packet: only its deadline moves, and its alarm checks
+    # that. On a link at rest, where it starts with a ping, the alarm is cancelled too, and nothing wakes for it.
 
     def _t3_start(self) -> None:
         self._t3_due = self._clock.time() + self._rto
@@ -213,10 +217,16 @@ class SctpTransport(RTCSctpTransport):
 
     def _t3_cancel(self) -> None:
         self._t3_handle = None
+        if self._t3_is_rare and self._t3_alarm is not None:
+            self._t3_alarm.cancel()
+            self._t3_alarm = None
 
     def _set_t3_alarm(self) -> None:
         if self._t3_alarm is not None:
             self._t3_alarm.cancel()
+        now = self._clock.time()
+        self._t3_is_rare = now - self._t3_alarm_set > self._rto
+        self._t3_alarm_set = now
         self._t3_alarm = self._clock.call_at(self._t3_due, self._look_at_t3)
 
     def _look_at_t3(self) -> None:

@@ -42,8 +42,7 @@ from enum import Enum
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
-from attrs import frozen
-from msgspec import structs
+from msgspec import Struct, structs
 
 from p2pmesh.config import MeshConfig
 from p2pmesh.errors import ConfigError, LocalProtocolError
@@ -86,8 +85,7 @@ class Refusal(Enum):
     """Its proof or its payload is: the neighbour should have looked, and its link is closed."""
 
 
-@frozen
-class Draft:
+class Draft(Struct, frozen=True):
     """A broadcast of ours that was checked and waits for room on the links."""
 
     topic: str

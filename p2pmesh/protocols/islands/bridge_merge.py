@@ -15,7 +15,8 @@ import random
 from collections import OrderedDict
 from collections.abc import Mapping
 
-from attrs import asdict, define, frozen
+from attrs import asdict, define
+from msgspec import Struct
 
 from p2pmesh.config import IslandsConfig
 from p2pmesh.keyspace import PeerId, bracket
@@ -37,8 +38,7 @@ STRANGE = 3.0
 """Seconds until a stranger's island is looked for: two newcomers may meet by a service, and find their places first."""
 
 
-@frozen
-class Flood:
+class Flood(Struct, frozen=True):
     """A flood that goes on to these peers, if there are any."""
 
     merge: Merge

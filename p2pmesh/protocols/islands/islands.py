@@ -47,7 +47,8 @@ import random
 from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias, assert_never
 
-from attrs import asdict, define, frozen
+from attrs import asdict, define
+from msgspec import Struct
 
 from p2pmesh.config import MeshConfig
 from p2pmesh.events import IslandHealed, IslandSuspected
@@ -90,8 +91,7 @@ GREETING = 1.5
 """Seconds that a pinged peer has to look for the asker, and to make room for it."""
 
 
-@frozen
-class Lookup:
+class Lookup(Struct, frozen=True):
     """We look for a peer at its place on our ring."""
 
     purpose: Literal["check", "ping", "greet", "confirm", "witness"]
@@ -100,8 +100,7 @@ class Lookup:
     """The far end of the bridge that it is about."""
 
 
-@frozen
-class Question:
+class Question(Struct, frozen=True):
     """We ask the far end of a bridge for those next to a key beyond it."""
 
     purpose: Literal["confirm", "place", "witness"]
@@ -110,8 +109,7 @@ class Question:
     """From the far end to the last peer before us."""
 
 
-@frozen
-class LookupForOther:
+class LookupForOther(Struct, frozen=True):
     """We look a key up for a peer beyond a bridge."""
 
     way: ReturnPath
@@ -122,8 +120,7 @@ Outcome: TypeAlias = RouteSucceeded | RouteFailed | None
 """How a call ended; None: its outcome never came."""
 
 
-@frozen
-class _Timer:
+class _Timer(Struct, frozen=True):
     """What is due, and of which peer or flood."""
 
     kind: Literal["check", "ping", "unanswered", "bridge", "confirm", "seek", "watch"]

@@ -16,7 +16,8 @@ import random
 from collections import OrderedDict
 from collections.abc import Mapping
 
-from attrs import define, field, frozen
+from attrs import define, field
+from msgspec import Struct
 
 from p2pmesh.config import IslandsConfig
 from p2pmesh.keyspace import PeerId
@@ -42,8 +43,7 @@ class _Case:
     """Whether a look-up is under way."""
 
 
-@frozen
-class Watch:
+class Watch(Struct, frozen=True):
     """What is to be done about an island now."""
 
     ask_witnesses: bool = False

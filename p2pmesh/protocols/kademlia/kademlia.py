@@ -5,34 +5,35 @@ Kademlia (Maymounkov and Mazieres, "A Peer-to-peer Information System Based on t
 Every peer keeps contacts (`routing_table`), answers requests, and looks ids up by asking peers that are ever nearer
 to them (`lookup`). Requests (`rpc`) and answers go by way of the routing core, to neighbours or not. Values
 (`record_store`) are signed by their publishers (`records`) and kept where they belong though peers come and go
-(`republish`). At rest a peer does next to nothing: it looks itself up once an hour, and the peers that it asks learn
-of it by that.
+(`republish`). Nothing is asked for its own sake: neither to find a newcomer's place nor to keep contacts fresh. The
+overlay knows who is around us on the ring, and a lookup that comes near its target is told by the peers there. So a
+DHT that nobody uses costs nothing.
 
 Each request has a purpose and each lookup a goal, plain values that say here what is to be done with what comes of
 it: see `_conclude` and `_finish`.
 
-Inputs: LinkUp, LinkDown, Received, RoutedReceived, RouteSucceeded, RouteFailed, DhtPut, DhtGet, DhtFindNode,
-CancelCall, Leave.
+Inputs: LinkUp, LinkDown, PeersFound (from the overlay: the peers around us on the ring), Received, RoutedReceived,
+RouteSucceeded, RouteFailed, DhtPut, DhtGet, DhtFindNode, CancelCall, Leave.
 Effects: Notify routing (Route, CancelRoute, RouteReply), Reply.
-Messages: KademliaRpc, over routes only, with the calls PING, FIND_NODE, FIND_VALUE and STORE and their replies.
+Messages: FindNode, FindValue and their answer NodesFound, StoreValue and its answer ValueStored, over routes only.
 Config: KademliaConfig.
-State: the neighbours; the calls of the application, until they end or are cancelled; the peers being pinged, at most
-one for each contact; a rate for each of `KademliaConfig.requesters` peers; and that of the parts.
+State: the calls of the application, until they end or are cancelled; a rate for each of `KademliaConfig.requesters`
+peers; and that of the parts.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Mapping
-from enum import Enum
 from typing import Any, NamedTuple, TypeAlias
 
-from attrs import asdict, define, field, frozen
+from attrs import asdict, define, field
+from msgspec import Struct
 
 from p2pmesh.config import MeshConfig
 from p2pmesh.errors import ConfigError, IdentityError, MeshClosed, MeshError, PeerUnreachable
 from p2pmesh.identity import Identity
-from p2pmesh.keyspace import PeerId, is_peer_id
+from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.core import Effects, Notify, Reply, WallClock
 from p2pmesh.protocols.inputs import (
     CancelCall,
@@ -42,6 +43,7 @@ from p2pmesh.protocols.inputs import (
     Leave,
     LinkDown,
     LinkUp,
+    PeersFound,
     Received,
     RemotePeer,
     Subsystem,
@@ -49,8 +51,8 @@ from p2pmesh.protocols.inputs import (
 from p2pmesh.protocols.kademlia.lookup import Query, QueryPool, WantedValue
 from p2pmesh.protocols.kademlia.records import BadRecord, VerifiedRecord, key_id, sign_record, verify_record
 from p2pmesh.protocols.kademlia.republish import HandOver, Republish, Republisher
-from p2pmesh.protocols.kademlia.routing_table import Neighbourhood, RoutingTable
-from p2pmesh.protocols.kademlia.rpc import REPLIES, Outcome, RpcClient, Slow
+from p2pmesh.protocols.kademlia.routing_table import RoutingTable
+from p2pmesh.protocols.kademlia.rpc import Answer, Outcome, Request, RpcClient
 from p2pmesh.protocols.notices import (
     CancelRoute,
     Input,
@@ -63,7 +65,7 @@ from p2pmesh.protocols.notices import (
 from p2pmesh.protocols.util.limits import RateLimiter
 from p2pmesh.protocols.util.timers import Timers
 from p2pmesh.wire.messages import Message
-from p2pmesh.wire.overlay import DhtRecord, KademliaCall, KademliaRpc
+from p2pmesh.wire.overlay import DhtRecord, FindNode, FindValue, NodesFound, StoreValue, ValueStored
 
 REPAIRED = 3
 """Peers that gave an old value and are sent the new one, at most, by one `get`."""
@@ -72,16 +74,6 @@ Call: TypeAlias = DhtPut | DhtGet | DhtFindNode
 
 
 # --- what a lookup is for ---------------------------------------------------------------------------------------------
-
-
-@frozen
-class FindNeighbours:
-    """Know our k nearest, and be known to them."""
-
-
-@frozen
-class FillBucket:
-    """Have contacts at some distance from us."""
 
 
 @define(eq=False)
@@ -96,32 +88,23 @@ class PutValue:
     """Requests to hold it, under way."""
 
 
-@frozen
-class GetValue:
+class GetValue(Struct, frozen=True):
     """A `get`, with the value that is here."""
 
     call: int
     local: VerifiedRecord | None
 
 
-@frozen
-class FindNode:
+class FindPeers(Struct, frozen=True):
     """A `find_node`."""
 
     call: int
 
 
-Goal: TypeAlias = FindNeighbours | FillBucket | Republish | PutValue | GetValue | FindNode
+Goal: TypeAlias = Republish | PutValue | GetValue | FindPeers
 
 
 # --- what a request is for --------------------------------------------------------------------------------------------
-
-
-@frozen
-class Ping:
-    """Is this contact still there?"""
-
-    contact: PeerId
 
 
 class Step(NamedTuple):
@@ -131,14 +114,8 @@ class Step(NamedTuple):
     is_entry: bool
 
 
-@frozen
-class Store:
-    """Have a value held by one more peer."""
-
-    put: PutValue | None = None
-
-
-Purpose: TypeAlias = Ping | Step | Store
+Purpose: TypeAlias = Step | PutValue | None
+"""A step of a lookup; to have the value of a `put` held; or to have another value held, for which nobody waits."""
 
 
 @define
@@ -149,9 +126,9 @@ class RequestCounts:
     flooded: int = 0
     """Above a peer's rate, not answered."""
     refused: int = 0
-    """Requests that are none, and values that were not taken."""
+    """Requests of peers that do not take part, and values that were not taken."""
     unasked: int = 0
-    """Replies that were not asked for."""
+    """What is no request, and what came over links."""
 
 
 @define
@@ -162,13 +139,6 @@ class CallCounts:
     hits: int = 0
     misses: int = 0
     finds: int = 0
-
-
-class _Due(Enum):
-    """Our own upkeep."""
-
-    LOOK_OURSELVES_UP = "the neighbourhood may have changed"
-    REFRESH_BUCKETS = "nothing was looked up in some for long"
 
 
 class KademliaCore:
@@ -182,17 +152,14 @@ class KademliaCore:
         self._rng = rng
         self._wall = wall
         self._effects: Effects = []
-        self._links: dict[PeerId, None] = {}
         self._left = False
         self._limiter = RateLimiter(settings.requesters, settings.requests_per_second, settings.request_burst)
         self._table = RoutingTable(me, settings)
-        self._neighbourhood = Neighbourhood(me, settings, rng, self._table)
         self._rpc: RpcClient[Purpose] = RpcClient(settings)
         self._queries: QueryPool[Goal] = QueryPool(me, settings, self._table, wall, config.network)
         self._republisher = Republisher(me, settings, rng, wall, self._table)
-        self._timers: Timers[_Due | int] = Timers()  # those of numbers: calls that wait for a first link
+        self._timers: Timers[int] = Timers()  # calls that wait for a first link
         self._calls: dict[int, Call | Query[Goal] | PutValue] = {}  # by how far they are
-        self._pinged: set[PeerId] = set()
         self._last_timestamp = 0
         self._requests = RequestCounts()
         self._call_counts = CallCounts()
@@ -212,6 +179,8 @@ class KademliaCore:
                 self._on_link_up(peer, now)
             case LinkDown():
                 self._on_link_down(event, now)
+            case PeersFound(peers) if self._is_on:
+                self._republisher.around(self._table.around(peers), now)
             case Received():
                 self._requests.unasked += 1  # from the original's peers, or not asked for: ours come by routes
             case DhtPut() | DhtGet() | DhtFindNode():
@@ -234,23 +203,10 @@ class KademliaCore:
 
     def expire(self, now: float) -> Effects:
         """Do what is due."""
-        for due in self._timers.pop_due(now):
-            match due:
-                case _Due.LOOK_OURSELVES_UP:
-                    self._look_ourselves_up(now)
-                case _Due.REFRESH_BUCKETS:
-                    self._refresh_buckets(now)
-                case int():
-                    self._begin_early(due, now)
-        for event in self._rpc.expire(now):
-            match event:
-                case Slow(Step(query), peer):
-                    query.lookup.slow(peer)
-                    self._advance(query, now)
-                case Slow():
-                    pass  # nothing waits for it
-                case Outcome():
-                    self._conclude(event, now)
+        for call in self._timers.pop_due(now):
+            self._begin_early(call, now)
+        for outcome in self._rpc.expire(now):
+            self._conclude(outcome, now)
         for query in self._queries.expire(now):
             self._finish(query, now)
         for upkeep in self._republisher.expire(now):
@@ -274,6 +230,10 @@ class KademliaCore:
             "calls": {"open": len(self._calls), **asdict(self._call_counts)},
         }
 
+    @property
+    def _is_on(self) -> bool:
+        return self._config.enabled and not self._left
+
     def _take(self) -> Effects:
         effects, self._effects = self._effects, []
         return effects
@@ -281,80 +241,69 @@ class KademliaCore:
     # --- requests of others -------------------------------------------------------------------------------------------
 
     def _on_routed_received(self, peer: RemotePeer, message: Message, way: ReturnPath, now: float) -> None:
-        if not self._is_on or not isinstance(message, KademliaRpc):
+        if not self._is_on:
             return
         self._requests.received += 1
         if not self._limiter.take(peer.peer_id, now):
             self._requests.flooded += 1
             return
-        request = message.message
-        if request.type in REPLIES.values():
-            self._requests.unasked += 1
-            return
-        is_proper = request.id == peer.peer_id and peer.version > 0 and peer.peer_id != self._me
-        reply = self._answer(request, now) if is_proper else None
-        if reply is None:
+        if peer.version == 0 or peer.peer_id == self._me:
             self._requests.refused += 1
             return
-        self._effects.append(Notify(Subsystem.ROUTING, RouteReply(way, KademliaRpc(message=reply))))
-        self._met(peer.peer_id, now)
-
-    def _answer(self, request: KademliaCall, now: float) -> KademliaCall | None:
-        """The answer; None for what is no request."""
-        match request:
-            case KademliaCall(type="PING"):
-                return KademliaCall(type="PONG", id=self._me)
-            case KademliaCall(type="FIND_NODE", target_id=str() as target):
-                return KademliaCall(type="FIND_NODE_REPLY", id=self._me, peers=self._nearest(target, request))
-            case KademliaCall(type="FIND_VALUE", key=str() as key) if is_peer_id(key):
-                return self._on_find_value(PeerId(key), request, now)
-            case KademliaCall(type="STORE", record=DhtRecord() as record):
-                return self._on_store(record, now)
+        answer: Answer
+        match message:
+            case FindNode(target=target):
+                answer = NodesFound(peers=self._nearest(target, peer.peer_id, now))
+            case FindValue():
+                answer = self._on_find_value(message, peer.peer_id, now)
+            case StoreValue(record=record):
+                answer = self._on_store_value(record, now)
             case _:
-                return None
+                self._requests.unasked += 1
+                return
+        self._effects.append(Notify(Subsystem.ROUTING, RouteReply(way, answer)))
+        self._table.heard(peer.peer_id, now)
 
-    def _nearest(self, target: PeerId, request: KademliaCall) -> tuple[PeerId, ...]:
-        return tuple(self._table.closest(target, self._config.k, without=request.id))
+    def _nearest(self, target: PeerId, asker: PeerId, now: float) -> tuple[PeerId, ...]:
+        return tuple(self._table.closest(target, self._config.k, now, without=asker))
 
-    def _on_find_value(self, key: PeerId, request: KademliaCall, now: float) -> KademliaCall:
-        peers = self._nearest(key, request)
-        stored = self._republisher.store.newest(key, request.publisher)
-        record, is_same = None, False
-        if stored is not None:
-            record = stored.verified.record
-            if request.newer_than is not None and record.timestamp <= request.newer_than:
-                if record.timestamp == request.newer_than:
-                    self._republisher.republished_by(request.id, stored, now)
-                    is_same = True
-                record = None
-        return KademliaCall(type="FIND_VALUE_REPLY", id=self._me, peers=peers, record=record, stored=is_same)
+    def _on_find_value(self, asked: FindValue, asker: PeerId, now: float) -> NodesFound:
+        peers = self._nearest(asked.key, asker, now)
+        stored = self._republisher.store.newest(asked.key, asked.publisher)
+        if stored is None:
+            return NodesFound(peers=peers)
+        record = stored.verified.record
+        if asked.newer_than is None or record.timestamp > asked.newer_than:
+            return NodesFound(peers=peers, record=record)
+        is_same = record.timestamp == asked.newer_than
+        if is_same:
+            self._republisher.republished_by(asker, stored, now)
+        return NodesFound(peers=peers, same=is_same)
 
-    def _on_store(self, record: DhtRecord, now: float) -> KademliaCall:
+    def _on_store_value(self, record: DhtRecord, now: float) -> ValueStored:
         try:
             is_held = self._republisher.keep(verify_record(record, self._wall(now), self._config, self._network), now)
         except BadRecord:
             is_held = False
         self._requests.refused += not is_held
-        return KademliaCall(type="STORE_REPLY", id=self._me, stored=is_held)
+        return ValueStored(held=is_held)
 
     # --- links --------------------------------------------------------------------------------------------------------
 
     def _on_link_up(self, peer: RemotePeer, now: float) -> None:
         if not peer.is_member or not self._is_on:
             return  # the original's peers answer nothing, and routes lead to verified peers only
-        was_alone = not self._links
-        self._links[peer.peer_id] = None
-        self._met(peer.peer_id, now)
+        was_alone = self._table.is_alone
+        self._table.linked(peer.peer_id)
         if was_alone:
-            self._timers.set(_Due.LOOK_OURSELVES_UP, self._neighbourhood.linked(now))
-            self._timers.set(_Due.REFRESH_BUCKETS, now + self._config.refresh * self._rng.uniform(0.75, 1.25))
+            self._republisher.joined(now)
             for call in [call for call, state in self._calls.items() if isinstance(state, Call)]:
                 self._begin_early(call, now)
 
     def _on_link_down(self, event: LinkDown, now: float) -> None:
-        self._links.pop(event.peer, None)
-        if event.timed_out is not None and self._table.remove(event.peer, now):
-            self._lost(event.peer, now)  # it fell silent: it has not just lost its link to us
+        self._table.unlinked(event.peer, now)
+        if event.timed_out is not None:
+            self._table.gone(event.peer, now)  # it fell silent: it has not just lost its link to us
 
     # --- calls of the application -------------------------------------------------------------------------------------
 
@@ -368,11 +317,11 @@ class KademliaCore:
             self._reply(event.call, error=IdentityError(text))
         elif self._left:
             self._reply(event.call, error=MeshClosed("the mesh was left"))
-        elif self._links:
-            self._begin(event, now)
-        else:
+        elif self._table.is_alone:
             self._calls[event.call] = event
             self._timers.set(event.call, now + self._config.rpc_timeout)
+        else:
+            self._begin(event, now)
 
     def _on_cancel_call(self, call: int, now: float) -> None:
         self._timers.cancel(call)
@@ -393,8 +342,6 @@ class KademliaCore:
         self._queries.cancel_all()
         self._cancel(self._rpc.cancel_all())
         self._republisher.stop()
-        for due in _Due:
-            self._timers.cancel(due)
 
     def _begin_early(self, call: int, now: float) -> None:
         """Begin a call that has waited for a link long enough, with what there is."""
@@ -412,7 +359,7 @@ class KademliaCore:
                     self._get(event, now)
                 case DhtFindNode(call, target):
                     self._call_counts.finds += 1
-                    self._look_up(target, FindNode(call), now)
+                    self._look_up(target, FindPeers(call), now)
         except MeshError as error:
             self._reply(event.call, error=error)
 
@@ -483,10 +430,9 @@ class KademliaCore:
 
     def _look_up(self, target: PeerId, goal: Goal, now: float, wanted: WantedValue | None = None) -> None:
         """Start a lookup, now or once others are done."""
-        if isinstance(goal, PutValue | GetValue | FindNode):
-            self._calls[goal.call] = self._queries.add(target, goal, wanted)
-        else:
-            self._queries.add(target, goal, wanted, is_background=True)
+        query = self._queries.add(target, goal, wanted, is_background=isinstance(goal, Republish))
+        if not isinstance(goal, Republish):
+            self._calls[goal.call] = query
         self._start_queries(now)
 
     def _start_queries(self, now: float) -> None:
@@ -504,34 +450,29 @@ class KademliaCore:
             self._finish(query, now)
 
     def _step(self, query: Query[Goal], to: PeerId, now: float, *, is_entry: bool = False) -> None:
-        number = self._request(Step(query, is_entry), to, query.request(self._me), now)
+        number = self._request(Step(query, is_entry), to, query.request, now)
         self._queries.sent(query, number, is_entry=is_entry)
 
     def _finish(self, query: Query[Goal], now: float) -> None:
         """End a lookup, and do what it was for with what it has found."""
         self._cancel(self._queries.end(query))
         match query.goal:
-            case FindNeighbours():
-                self._found_neighbours(now)
-            case FillBucket():
-                pass
             case Republish(verified):
                 self._store(verified, self._republisher.lacking(verified, query, now), now)
             case PutValue() as put:
                 self._place(put, query, now)
             case GetValue() as get:
                 self._got(get, query, now)
-            case FindNode(call):
+            case FindPeers(call):
                 self._reply(call, tuple(query.lookup.closest_and_us))
         self._start_queries(now)
 
     # --- requests of ours ---------------------------------------------------------------------------------------------
 
-    def _request(self, purpose: Purpose, to: PeerId, call: KademliaCall, now: float) -> int:
+    def _request(self, purpose: Purpose, to: PeerId, request: Request, now: float) -> int:
         """Send a request; its number."""
-        is_step = isinstance(purpose, Step)
         nearest = isinstance(purpose, Step) and purpose.is_entry
-        route = self._rpc.start(purpose, to, call, now, nearest=nearest, hurried=is_step)
+        route = self._rpc.start(purpose, to, request, now, nearest=nearest)
         self._effects.append(Notify(Subsystem.ROUTING, route))
         return route.call
 
@@ -540,8 +481,7 @@ class KademliaCore:
     ) -> None:
         """Ask these peers to hold a value."""
         for peer in peers:
-            call = KademliaCall(type="STORE", id=self._me, record=verified.record)
-            number = self._request(Store(put), peer, call, now)
+            number = self._request(put, peer, StoreValue(record=verified.record), now)
             if put is not None:
                 put.pending[number] = None
 
@@ -555,85 +495,22 @@ class KademliaCore:
         """Take the outcome of a request, and do what it was for."""
         if outcome is None:
             return  # it was cancelled
-        purpose, peer, reply = outcome.purpose, outcome.peer, outcome.reply
-        if isinstance(purpose, Ping):
-            self._pinged.discard(purpose.contact)
-        if peer is not None and not outcome.is_lost:
-            self._judge(peer, now, has_answered=reply is not None)
+        purpose, peer, answer = outcome.purpose, outcome.peer, outcome.answer
+        if peer is not None and answer is not None:
+            self._table.heard(peer, now)
+        elif peer is not None and not outcome.is_lost and not self._table.is_alone:
+            self._table.gone(peer, now)  # while we have no link, no peer is to blame for not answering
         match purpose:
             case Step(query, is_entry):
                 query.requests.pop(outcome.number, None)
                 query.is_entering = query.is_entering and not is_entry
                 if peer is not None:
-                    self._queries.take(query, peer, reply, now)
+                    self._queries.take(query, peer, answer if isinstance(answer, NodesFound) else None, now)
                 self._advance(query, now)
-            case Store(PutValue() as put):
-                put.holders += reply is not None and bool(reply.stored)
+            case PutValue() as put:
+                put.holders += isinstance(answer, ValueStored) and answer.held
                 del put.pending[outcome.number]
                 if not put.pending:
                     self._end_put(put, now)
-            case _:
-                pass  # the contact was judged, and that is all
-
-    # --- contacts -----------------------------------------------------------------------------------------------------
-
-    @property
-    def _is_on(self) -> bool:
-        return self._config.enabled and not self._left
-
-    def _judge(self, peer: PeerId, now: float, *, has_answered: bool) -> None:
-        """A request to this peer has ended. While we have no link, it is not to blame for not answering."""
-        if has_answered:
-            self._met(peer, now)
-        elif self._links and self._table.failed(peer, now):
-            self._lost(peer, now)
-
-    def _met(self, peer: PeerId, now: float) -> None:
-        """This peer has spoken to us."""
-        if peer == self._me:
-            return
-        if self._table.heard(peer, now):
-            self._republisher.newcomer(peer, now)
-            self._look_sooner(peer, now)
-        doubtful = self._table.in_doubt(peer, now)
-        if doubtful is not None and doubtful not in self._pinged:
-            self._pinged.add(doubtful)
-            self._request(Ping(doubtful), doubtful, KademliaCall(type="PING", id=self._me), now)
-
-    def _lost(self, peer: PeerId, now: float) -> None:
-        """This contact is gone."""
-        self._republisher.lost(peer, now)
-        self._look_sooner(peer, now)
-
-    # --- our own upkeep -----------------------------------------------------------------------------------------------
-
-    def _look_ourselves_up(self, now: float) -> None:
-        """Ask for the peers nearest to us, which learn of us by that."""
-        if self._links:
-            self._look_up(self._me, FindNeighbours(), now)
-
-    def _found_neighbours(self, now: float) -> None:
-        """Fill one bucket more, and look again later.
-
-        The paper has a newcomer look into all buckets at once. One at a time does, as we have neighbours on the ring.
-        """
-        if self._neighbourhood.is_unknown:
-            self._republisher.joined(now)
-        else:
-            index = self._table.thin()
-            if index is not None:
-                self._look_into(index, now)
-        self._timers.set(_Due.LOOK_OURSELVES_UP, self._neighbourhood.looked(now))
-
-    def _look_sooner(self, peer: PeerId, now: float) -> None:
-        soon = self._neighbourhood.changed(peer, now)
-        if soon is not None:
-            self._timers.set(_Due.LOOK_OURSELVES_UP, soon)
-
-    def _look_into(self, index: int, now: float) -> None:
-        self._look_up(self._table.random_id(index, self._rng), FillBucket(), now)
-
-    def _refresh_buckets(self, now: float) -> None:
-        for index in self._table.stale(now - self._config.refresh):
-            self._look_into(index, now)
-        self._timers.set(_Due.REFRESH_BUCKETS, now + self._config.refresh * self._rng.uniform(0.75, 1.25))
+            case None:
+                pass

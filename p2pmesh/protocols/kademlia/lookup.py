@@ -24,7 +24,8 @@ from collections.abc import Iterator, Sequence
 from enum import Enum, auto
 from typing import Generic, TypeVar
 
-from attrs import asdict, define, field, frozen
+from attrs import asdict, define, field
+from msgspec import Struct
 
 from p2pmesh.config import KademliaConfig
 from p2pmesh.keyspace import PeerId
@@ -33,7 +34,7 @@ from p2pmesh.protocols.kademlia.records import BadRecord, VerifiedRecord, verify
 from p2pmesh.protocols.kademlia.routing_table import RoutingTable
 from p2pmesh.protocols.util.timers import Timers
 from p2pmesh.wire.canonical import DEFAULT_NETWORK
-from p2pmesh.wire.overlay import KademliaCall
+from p2pmesh.wire.overlay import FindNode, FindValue, NodesFound
 
 G = TypeVar("G")
 
@@ -54,12 +55,8 @@ BACKGROUND_QUERIES = 4
 class _State(Enum):
     FRESH = auto()
     ASKED = auto()
-    SLOW = auto()
     ANSWERED = auto()
     FAILED = auto()
-
-
-_WAITS = (_State.ASKED, _State.SLOW)
 
 
 @define(eq=False)
@@ -84,7 +81,8 @@ class Lookup:
         self._order: list[tuple[int, PeerId]] = []
         self._trust: dict[PeerId, int] = {}
         """For each source, living peers less dead ones."""
-        self._asked = 0
+        self.asked: int = 0
+        """Peers asked so far."""
         self._stale = 0
         """Answers in a row that brought nothing nearer."""
 
@@ -115,12 +113,6 @@ class Lookup:
         candidate.state = _State.FAILED
         self._judge(candidate, -1)
 
-    def slow(self, peer: PeerId) -> None:
-        """This peer takes long: another may be asked meanwhile."""
-        candidate = self._candidates.get(peer)
-        if candidate is not None and candidate.state is _State.ASKED:
-            candidate.state = _State.SLOW
-
     def _add(self, peer: PeerId, source: PeerId | None = None) -> None:
         if peer == self._me:
             return
@@ -145,30 +137,26 @@ class Lookup:
         """The peers to ask now, which count as asked."""
         near = list(self._near())
         busy = sum(candidate.state is _State.ASKED for candidate in near)
-        room = min((self._alpha if self._stale < self._alpha else self._k) - busy, self._most - self._asked)
+        room = min((self._alpha if self._stale < self._alpha else self._k) - busy, self._most - self.asked)
         chosen = [candidate for candidate in near if candidate.state is _State.FRESH][: max(room, 0)]
         for candidate in chosen:
             candidate.state = _State.ASKED
-        self._asked += len(chosen)
+        self.asked += len(chosen)
         return [candidate.peer for candidate in chosen]
 
     @property
     def is_done(self) -> bool:
         """Whether no peer is left to ask or to wait for."""
-        spent = self._asked >= self._most
+        spent = self.asked >= self._most
         return not any(
-            candidate.state in _WAITS or (candidate.state is _State.FRESH and not spent) for candidate in self._near()
+            candidate.state is _State.ASKED or (candidate.state is _State.FRESH and not spent)
+            for candidate in self._near()
         )
 
     @property
     def is_full(self) -> bool:
         """Whether k peers have answered."""
         return len(self.closest) == self._k
-
-    @property
-    def asked(self) -> int:
-        """Peers asked so far."""
-        return self._asked
 
     @property
     def closest(self) -> list[PeerId]:
@@ -204,8 +192,7 @@ class Lookup:
         return bool(sources) and all(self._trust.get(source, 0) <= -LIES for source in sources)
 
 
-@frozen
-class WantedValue:
+class WantedValue(Struct, frozen=True):
     """What a value must be to be found."""
 
     publisher: PeerId | None = None
@@ -247,15 +234,13 @@ class Query(Generic[G]):
             return True
         return self.lookup.is_done and (self.lookup.is_full or not self.is_entering)
 
-    def request(self, me: PeerId) -> KademliaCall:
+    @property
+    def request(self) -> FindNode | FindValue:
         """What it asks each peer."""
-        target = self.lookup.target
-        wanted = self.wanted
+        target, wanted = self.lookup.target, self.wanted
         if wanted is None:
-            return KademliaCall(type="FIND_NODE", id=me, target_id=target)
-        return KademliaCall(
-            type="FIND_VALUE", id=me, key=target, publisher=wanted.publisher, newer_than=wanted.newer_than
-        )
+            return FindNode(target=target)
+        return FindValue(key=target, publisher=wanted.publisher, newer_than=wanted.newer_than)
 
 
 def _version(verified: VerifiedRecord) -> tuple[int, PeerId]:
@@ -314,11 +299,9 @@ class QueryPool(Generic[G]):
             query = self._waiting.popleft()
         else:
             return None
-        target = query.lookup.target
         self._running[query] = None
         self._limits.set(query, now + self._config.lookup_timeout)
-        self._table.touch(target, now)
-        for contact in self._table.closest(target, RESERVE * self._config.k):
+        for contact in self._table.closest(query.lookup.target, RESERVE * self._config.k, now):
             query.lookup.add_contact(contact)
         return query
 
@@ -328,21 +311,21 @@ class QueryPool(Generic[G]):
         query.is_entering = query.is_entering or is_entry
         self.counts.requests += 1
 
-    def take(self, query: Query[G], peer: PeerId, reply: KademliaCall | None, now: float) -> None:
+    def take(self, query: Query[G], peer: PeerId, answer: NodesFound | None, now: float) -> None:
         """What a peer has answered; None for nothing."""
-        if reply is None:
+        if answer is None:
             query.lookup.failed(peer)
             return
-        query.lookup.answered(peer, self._table.without_silent(reply.peers, now))
+        query.lookup.answered(peer, [other for other in answer.peers if not self._table.is_silent(other, now)])
         wanted = query.wanted
         if wanted is None:
             return
-        if reply.stored:
+        if answer.same:
             query.holders.append(peer)
-        if reply.record is None:
+        if answer.record is None:
             return
         try:
-            verified = verify_record(reply.record, self._wall(now), self._config, self._network)
+            verified = verify_record(answer.record, self._wall(now), self._config, self._network)
         except BadRecord:
             self.counts.bad_records += 1
             return

@@ -1,8 +1,7 @@
 """The values that this peer holds for others: bounded in number and bytes, in all, for each publisher and for each key.
 
-Values whose place is here stay until they expire (Maymounkov and Mazieres 2002, section 2.5). Where there is no room,
-copies that are held far from their keys, on the path of lookups, go first, then the values whose keys are farthest
-from our id, since others are nearer to them than we are.
+They stay until they expire (Maymounkov and Mazieres 2002, section 2.5). Where there is no room, the values whose keys
+are farthest from our id go first, since others are nearer to them than we are.
 
 In: verified records, the time. Out: what became of a record, and the keys of those that had to go.
 State: the values, bounded by `KademliaConfig.stored_values`, `stored_bytes`, `publisher_values`, `publisher_bytes` and
@@ -50,13 +49,10 @@ class Stored:
     """A value that is held here."""
 
     verified: VerifiedRecord
-    until: float
-    is_copy: bool
-    """Whether its place is elsewhere: a copy on the path is not republished and not handed on."""
     radius: int | None = None
     """How far from the key the k-th nearest peer is, as far as we know; None if there are fewer."""
     changes: int = 0
-    """Peers that came or went among the k nearest since a holder last republished it."""
+    """Peers that came to be around us and near enough since a holder last republished it."""
 
     @property
     def record_key(self) -> RecordKey:
@@ -105,13 +101,12 @@ class RecordStore:
             return values.get(publisher)
         return max(values.values(), key=lambda stored: (stored.verified.record.timestamp, stored.verified.publisher))
 
-    def put(self, verified: VerifiedRecord, until: float, *, is_copy: bool) -> Put:
+    def put(self, verified: VerifiedRecord, until: float) -> Put:
         """Store a value, which replaces an older one of the same publisher under the same key."""
         old = self.get((verified.record.key, verified.publisher))
         if old is not None and old.verified.record.timestamp > verified.record.timestamp:
             return Put(StoreResult.OUTDATED)
         if old is not None and old.verified.record == verified.record:
-            self._prolong(old, until, is_copy=is_copy)
             return Put(StoreResult.KNOWN)
         leaving = self._make_room(verified, old) if self._has_share(verified, old) else None
         if leaving is None:
@@ -119,7 +114,7 @@ class RecordStore:
         gone = [stored.record_key for stored in (leaving if old is None else [*leaving, old])]
         for record_key in gone:
             self.remove(record_key)
-        self._insert(Stored(verified, until, is_copy))
+        self._insert(Stored(verified), until)
         return Put(StoreResult.NEW, tuple(gone))
 
     def remove(self, record_key: RecordKey) -> None:
@@ -138,12 +133,6 @@ class RecordStore:
         self._count -= 1
         self.size -= stored.verified.size
 
-    def demote(self, stored: Stored, until: float) -> None:
-        """This value's place is elsewhere now: keep it as a copy, no longer than until then."""
-        stored.is_copy = True
-        stored.until = min(stored.until, until)
-        self._expiry.set(stored.record_key, stored.until)
-
     def next_deadline(self) -> float:
         """When the next value expires."""
         return self._expiry.next_deadline()
@@ -156,18 +145,11 @@ class RecordStore:
         return expired
 
     def snapshot(self) -> dict[str, object]:
-        return {"values": self._count, "bytes": self.size, "copies": sum(stored.is_copy for stored in self)}
+        return {"values": self._count, "bytes": self.size}
 
     # --- bounds -------------------------------------------------------------------------------------------------------
 
-    def _prolong(self, stored: Stored, until: float, *, is_copy: bool) -> None:
-        """The same value came again: a copy may have become ours to hold."""
-        stored.is_copy = stored.is_copy and is_copy
-        if until > stored.until:
-            stored.until = until
-            self._expiry.set(stored.record_key, until)
-
-    def _insert(self, stored: Stored) -> None:
+    def _insert(self, stored: Stored, until: float) -> None:
         key, publisher = stored.record_key
         self._keys.setdefault(key, {})[publisher] = stored
         share = self._shares.setdefault(publisher, _Share())
@@ -175,7 +157,7 @@ class RecordStore:
         share.size += stored.verified.size
         self._count += 1
         self.size += stored.verified.size
-        self._expiry.set(stored.record_key, stored.until)
+        self._expiry.set(stored.record_key, until)
 
     def _has_share(self, verified: VerifiedRecord, old: Stored | None) -> bool:
         """Whether its publisher, and its key, may have one more."""
@@ -195,10 +177,10 @@ class RecordStore:
         leaving: list[Stored] = []
         if count <= 0 and size <= 0:
             return leaving
-        rank = (False, xor_distance(self._me, verified.record.key))
+        distance = xor_distance(self._me, verified.record.key)
         others = [stored for stored in self if stored is not old]
-        for stored in sorted(others, key=lambda stored: (self._rank(stored), stored.record_key), reverse=True):
-            if self._rank(stored) <= rank:
+        for stored in sorted(others, key=lambda stored: (self._distance(stored), stored.record_key), reverse=True):
+            if self._distance(stored) <= distance:
                 return None
             leaving.append(stored)
             count -= 1
@@ -207,6 +189,5 @@ class RecordStore:
                 return leaving
         return None
 
-    def _rank(self, stored: Stored) -> tuple[bool, int]:
-        """How little it is at home here: copies least, then the farthest."""
-        return stored.is_copy, xor_distance(self._me, stored.verified.record.key)
+    def _distance(self, stored: Stored) -> int:
+        return xor_distance(self._me, stored.verified.record.key)

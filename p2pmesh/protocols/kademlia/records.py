@@ -22,7 +22,7 @@ from __future__ import annotations
 import hashlib
 
 from attrs import frozen
-from msgspec import structs
+from msgspec import Struct, structs
 
 from p2pmesh.config import KademliaConfig
 from p2pmesh.errors import ConfigError, PayloadTooLarge, RemoteProtocolError
@@ -54,8 +54,7 @@ class BadRecord(RemoteProtocolError):
     """A record that must not be taken: it proves nothing, has expired, or is too large."""
 
 
-@frozen
-class VerifiedRecord:
+class VerifiedRecord(Struct, frozen=True):
     """A record whose signature and limits were checked, with its publisher and its size."""
 
     record: DhtRecord

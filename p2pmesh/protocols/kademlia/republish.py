@@ -4,13 +4,14 @@ Maymounkov and Mazieres 2002, section 2.5, and what it lacks where peers come an
 
 - A holder looks for the k holders of each value once an hour or so, and gives it to those that lack it; the others
   see that and skip their turn. The publisher does likewise for as long as it is there.
-- Between those, when a peer comes that is now among the k nearest, or one of them is lost, the holders next to the
-  key hand the value to the peer that should have it: with a tenth of all peers replaced each minute, an hour is too
-  long. Once half of them have changed, its turn comes at once.
-- A peer that is not among the k nearest keeps a value for a while only, the shorter the farther off it is.
+- Between those, when a peer comes to be around us on the ring that is among the k nearest to a value, those next to it
+  hand it the value: with a tenth of all peers replaced each minute, an hour is too long. Once as many as half of k
+  have come, or have moved up because others are gone, its turn comes at once.
+- A peer that knows well more than k peers that are nearer takes no value, and forgets it at its turn to republish.
 
-In: verified records, contacts that came or went, what a lookup for the holders found, the time. Out: whether a record
-is held, the values to hand to a peer, the values whose holders are to be looked for, the peers that lack a value.
+In: verified records, peers that come to be around us on the ring, what a lookup for the holders found, the time.
+Out: whether a record is held, the values to hand to a peer, the values whose holders are to be looked for, the peers
+that lack a value.
 State: the store, `KademliaConfig.publications` values of our own, a timer for each of these,
 `KademliaConfig.handovers` values that wait to be handed over.
 """
@@ -19,10 +20,11 @@ from __future__ import annotations
 
 import random
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
 
-from attrs import asdict, define, frozen
+from attrs import asdict, define
+from msgspec import Struct
 
 from p2pmesh.config import KademliaConfig
 from p2pmesh.keyspace import PeerId, xor_distance
@@ -33,34 +35,29 @@ from p2pmesh.protocols.kademlia.records import VerifiedRecord
 from p2pmesh.protocols.kademlia.routing_table import RoutingTable
 from p2pmesh.protocols.util.timers import Timers
 
-SHORTEST_COPY = 30.0
-"""Seconds; a copy that would be kept for less is not taken."""
 HOLDER_SLACK = 1.25
-"""A factor: a peer holds a value for good while it knows no more than this times k that are nearer, some of which may
-be gone."""
-HANDOVER_HOLDERS = 3
-"""Holders that hand a value to a newcomer, those nearest to the key: the nearest may not know of it yet, or be gone."""
+"""A factor: a peer holds a value while it knows no more than this times k that are nearer; some may be gone."""
+HANDOVER_REACH = 2
+"""Peers on either side of a newcomer that hand it values: the one next to it may be new itself, or not know of it."""
 HANDOVER_INTERVAL = 0.5
 HANDOVER_BATCH = 8
 """Values handed over at once, and seconds until the next ones: a newcomer gets thousands in minutes, and no link is
 swamped."""
 HURRIED_REPUBLISH = 60.0
-"""Seconds within which a holder republishes a value once half of the k nearest peers have changed; then the others
-skip it."""
+"""Seconds within which a holder republishes a value once half of the peers around it have changed; then the others skip
+it."""
 SETTLING = 2.0
-"""Seconds until a newcomer is handed values, jittered by half: routes should lead to it by then."""
+"""Seconds until a newcomer is handed values, or brings its own, jittered by half: routes should lead to it by then."""
 
 
-@frozen
-class HandOver:
+class HandOver(Struct, frozen=True):
     """Ask this peer to hold a value."""
 
     verified: VerifiedRecord
     peer: PeerId
 
 
-@frozen
-class Republish:
+class Republish(Struct, frozen=True):
     """Look for the holders of a value, and then ask `Republisher.lacking` which peers are to be given it."""
 
     verified: VerifiedRecord
@@ -101,29 +98,25 @@ class Republisher:
     # --- values -------------------------------------------------------------------------------------------------------
 
     def keep(self, verified: VerifiedRecord, now: float) -> bool:
-        """Hold a value, if there is room; whether it is held.
-
-        That is for as long as it lives if its place is here, else for a while.
-        """
+        """Hold a value until it expires, if its place is here and there is room; whether it is held."""
         left = verified.expires - self._wall(now)
-        beyond = self._table.nearer(verified.record.key) - int(self._config.k * HOLDER_SLACK)
-        if beyond >= 0:
-            left = min(left, self._config.cache_time * 0.5 ** (beyond / self._config.k))
-        if left <= 0 or (beyond >= 0 and left < SHORTEST_COPY):
+        if left <= 0 or not self._is_at_home(verified.record.key, now):
             return False
-        result, gone = self.store.put(verified, now + left, is_copy=beyond >= 0)
+        result, gone = self.store.put(verified, now + left)
         self._forget_turns(gone)
-        if result in {StoreResult.OUTDATED, StoreResult.FULL}:
-            return False
         stored = self.store.get((verified.record.key, verified.publisher))
-        if stored is not None and not stored.is_copy:
-            self._measure(stored)
-            self._turn_done(stored, now, skipped=result is StoreResult.KNOWN)
+        if stored is None or result in {StoreResult.OUTDATED, StoreResult.FULL}:
+            return False
+        self._measure(stored, now)
+        self._turn_done(stored, now, skipped=result is StoreResult.KNOWN)
         return True
+
+    def _is_at_home(self, key: PeerId, now: float) -> bool:
+        return self._table.nearer(key, now) <= self._config.k * HOLDER_SLACK
 
     def republished_by(self, peer: PeerId, stored: Stored, now: float) -> None:
         """This peer looks for the holders of a value right now: if it is one itself, we need not."""
-        if not stored.is_copy and _is_within(stored, peer):
+        if _is_within(stored, peer):
             self._turn_done(stored, now, skipped=True)
 
     def publish(self, verified: VerifiedRecord, now: float) -> None:
@@ -152,43 +145,30 @@ class Republisher:
 
     # --- peers that come and go ---------------------------------------------------------------------------------------
 
-    def newcomer(self, peer: PeerId, now: float) -> None:
-        """We have just heard of this peer: those nearest to a value hand it over, if it should hold it now."""
-        for stored in self._concerned(peer, now):
-            if _is_within(stored, peer) and self._is_one_to_hand_over(stored, peer):
-                self._hand_over(stored.record_key, peer, now)
+    def around(self, came: Sequence[tuple[int, PeerId]], now: float) -> None:
+        """These peers have come to be around us on the ring; so many lie between us and each.
 
-    def lost(self, peer: PeerId, now: float) -> None:
-        """This contact is gone: the next one takes its place with the values that it held."""
-        for stored in self._concerned(peer, now):
-            nearest = self._table.closest(stored.verified.record.key, self._config.k)
-            if nearest and self._is_one_to_hand_over(stored, peer):
-                self._hand_over(stored.record_key, nearest[-1], now)
-
-    def _concerned(self, peer: PeerId, now: float) -> Iterable[Stored]:
-        """The values that this peer is near enough to hold.
-
-        Where many such peers have come and gone, our turn to republish comes soon.
+        Each gets the values that it should hold from the peers next to it. Where many have come, or others have gone
+        so that those are next in the row, our turn to republish comes soon.
         """
+        half = max(self._config.k // 2, 1)
         for stored in self.store:
-            if stored.is_copy or not _is_within(stored, peer):
+            near = [(between, peer) for between, peer in came if _is_within(stored, peer)]
+            if not near:
                 continue
-            self._measure(stored)
-            stored.changes += 1
-            if stored.changes == max(self._config.k // 2, 1):
+            self._measure(stored, now)
+            before, stored.changes = stored.changes, stored.changes + len(near)
+            if before < half <= stored.changes:
                 self._turns.set(stored.record_key, now + HURRIED_REPUBLISH * self._rng.random())
-            yield stored
+            for between, peer in near:
+                if between < HANDOVER_REACH and _is_within(stored, peer):
+                    self._hand_over(stored.record_key, peer, now)
 
-    def _measure(self, stored: Stored) -> None:
+    def _measure(self, stored: Stored, now: float) -> None:
         """Find out how near to the key a holder has to be."""
         key = stored.verified.record.key
-        nearest = self._table.closest(key, self._config.k)
+        nearest = self._table.closest(key, self._config.k, now)
         stored.radius = xor_distance(nearest[-1], key) if len(nearest) == self._config.k else None
-
-    def _is_one_to_hand_over(self, stored: Stored, peer: PeerId) -> bool:
-        key = stored.verified.record.key
-        nearest = self._table.closest(key, HANDOVER_HOLDERS, without=peer)
-        return len(nearest) < HANDOVER_HOLDERS or xor_distance(self._me, key) < xor_distance(nearest[-1], key)
 
     def _hand_over(self, record_key: RecordKey, peer: PeerId, now: float) -> None:
         self._handovers[record_key, peer] = None
@@ -260,15 +240,14 @@ class Republisher:
                 self._turns.cancel((key, publisher))
 
     def _take_turn(self, record_key: RecordKey, now: float) -> VerifiedRecord | None:
-        """The value to be republished under this key; None if it has expired, or its place is elsewhere."""
+        """The value to be republished under this key; None if it has expired."""
         key, publisher = record_key
         stored = self.store.get(record_key)
         own = self._published.get(key) if publisher == self._me else None
-        verified = own or (stored.verified if stored is not None and not stored.is_copy else None)
-        if verified is None:
-            return None
-        if verified.expires <= self._wall(now):
-            self._published.pop(key, None)
+        verified = own or (None if stored is None else stored.verified)
+        if verified is None or verified.expires <= self._wall(now):
+            if own is not None:
+                del self._published[key]
             return None
         self.counts.republished += 1
         if stored is not None:
@@ -287,10 +266,12 @@ class Republisher:
         stored = self.store.get((key, verified.publisher))
         if stored is not None and len(nearest) == self._config.k:
             stored.radius = xor_distance(nearest[-1], key)
-            if self._me not in nearest:
-                self.store.demote(stored, now + self._config.cache_time)
+        if stored is not None and not self._is_at_home(key, now):
+            self.store.remove(stored.record_key)
+            self._forget_turns([stored.record_key])
         return [peer for peer in nearest if peer != self._me and peer not in query.holders]
 
 
 def _is_within(stored: Stored, peer: PeerId) -> bool:
+    """Whether this peer is near enough to a value to hold it."""
     return stored.radius is None or xor_distance(peer, stored.verified.record.key) <= stored.radius

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 
-from attrs import frozen
+from msgspec import Struct
 
 from p2pmesh.config import TopologyConfig
 from p2pmesh.keyspace import PeerId
@@ -30,12 +30,10 @@ MOST_PROMISES = 32
 
 def purpose_of(offer: Offered) -> str | None:
     """What the maker of this offer wants the link for, if it says so and has proved its id."""
-    proof = offer.signal.p2pmesh
-    return None if proof is None or not offer.peer.verified else proof.purpose
+    return offer.purpose if offer.peer.verified else None
 
 
-@frozen
-class _Promise:
+class _Promise(Struct, frozen=True):
     until: float
     leaf: bool
 
@@ -72,8 +70,8 @@ class Admission:
         settled long link; one that calls for it, as a bridge or for its application, likewise; one without any link
         too, but rarely.
         """
-        peer, proof = offer.peer.peer_id, offer.signal.p2pmesh
-        links = self._links_of_original() if proof is None else proof.links
+        peer = offer.peer.peer_id
+        links = self._links_of_original() if offer.peer.version == 0 else offer.links
         ring = self._slots.ring_at_hand(now) if leaf else self._slots.ring_at_hand(now, peer)
         if peer in ring:  # and finds its other neighbour through us, as long as we keep the link to that
             newcomer = links is not None and links < SETTLED_LINKS and now > self._slots.merging_until

@@ -21,7 +21,7 @@ import math
 import random
 from typing import TypeAlias
 
-from attrs import frozen
+from msgspec import Struct
 
 from p2pmesh.config import TopologyConfig
 from p2pmesh.keyspace import PeerId, nearness, predecessor, ring_neighbours, successor
@@ -47,30 +47,26 @@ OFFER_COMES = 2.0
 """Seconds given to a peer of the original to make its offer; it takes 0.2 to 0.5 s."""
 
 
-@frozen
-class Dial:
+class Dial(Struct, frozen=True):
     """Dial this peer."""
 
     peer: PeerId
 
 
-@frozen
-class Swap:
+class Swap(Struct, frozen=True):
     """Give this link up, if it is not being closed anyway, and dial that peer instead."""
 
     loser: PeerId
     peer: PeerId
 
 
-@frozen
-class Ask:
+class Ask(Struct, frozen=True):
     """Ask this peer for its offer: it is one of the original, and would turn ours down."""
 
     peer: PeerId
 
 
-@frozen
-class GiveUp:
+class GiveUp(Struct, frozen=True):
     """There can be no link to this peer: calls that wait for it fail."""
 
     peer: PeerId

@@ -31,7 +31,7 @@ from p2pmesh.protocols.overlay.dial_policy import (
 )
 from p2pmesh.protocols.overlay.passive_view import Evidence, PassiveView
 from p2pmesh.protocols.overlay.slots import ATTEMPTS, BRIDGE_HOLDS, Occupant, Slot, Slots, State
-from p2pmesh.wire.messages import BRIDGE, LEAF, LONG, PINNED, RING
+from p2pmesh.wire.messages import BRIDGE, LEAF, LONG, PINNED, RING, LinkPurpose, RejectReason
 
 TAKEN_BACK = frozenset({CANCELLED, NO_ATTEMPT})
 """Rejections that concern the other side's offer, not ours."""
@@ -69,7 +69,7 @@ class Admit(NamedTuple):
 class Refuse(NamedTuple):
     """Turn the offer down."""
 
-    reason: str
+    reason: RejectReason
 
 
 class Replace(NamedTuple):
@@ -210,7 +210,7 @@ class LinkManager:
         losers = self._slots.expendable(now, self._slots.ring())
         return Swap(losers[0], peer) if losers else None
 
-    def dial(self, peer: PeerId, now: float, *, made_room: bool = False) -> str:
+    def dial(self, peer: PeerId, now: float, *, made_room: bool = False) -> LinkPurpose:
         """Take a slot for an offer of ours. What its purpose is."""
         purpose = self._purpose_of(peer, now)
         slot = Slot(State.DIALING, now, self._pins.want(peer), made_room, leaf=self._passive.of(peer).is_leaf)
@@ -219,7 +219,7 @@ class LinkManager:
         self.counts.dialed += 1
         return purpose
 
-    def _purpose_of(self, peer: PeerId, now: float) -> str:
+    def _purpose_of(self, peer: PeerId, now: float) -> LinkPurpose:
         """What a link to this peer would be for."""
         if self._max_peers < 2:
             return LEAF

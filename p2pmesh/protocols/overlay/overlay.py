@@ -31,8 +31,8 @@ Inputs: LinkUp, LinkDown, LinkLost, Received, RoutedReceived, RouteSucceeded, Ro
   MergeStarted, Leave.
 Effects: WantLink, AcceptOffer, DropLink, SendFrame, Reply, Notify(SIGNALING, SetLinkPurpose | RejectOffer |
   FindPeers), Notify(ROUTING, Route | RouteReply | NeighbourLinks), Notify(ISLANDS, LinkBroken),
-  Notify(ROUTING and BROADCAST and RECEIPTS and ISLANDS, MeshSize), Emit(PeerConnected | PeerDisconnected |
-  PeerTimedOut | PeerFailed | PeerEvicted).
+  Notify(ROUTING and BROADCAST and RECEIPTS and ISLANDS, MeshSize), Notify(KADEMLIA, PeersFound),
+  Emit(PeerConnected | PeerDisconnected | PeerTimedOut | PeerFailed | PeerEvicted).
 Messages: ReconnectionData, Goodbye, Neighbours, Stabilise; over routes FindSuccessor and its answer SuccessorFound.
 Config: TopologyConfig, ChordConfig, `MeshConfig.max_peers`, `LinkConfig.allow_unverified` and `connect_timeout`.
 State: that of its parts, two look-ups under way, one timer of each kind.
@@ -99,7 +99,7 @@ from p2pmesh.protocols.overlay.ring_join import RingJoin
 from p2pmesh.protocols.overlay.slots import ATTEMPTS, Occupant, Slot, Slots, State
 from p2pmesh.protocols.overlay.successor_list import Stabilisation, SuccessorLists
 from p2pmesh.protocols.util.timers import Timers
-from p2pmesh.wire.messages import Goodbye, Message, ReconnectionData
+from p2pmesh.wire.messages import Goodbye, Message, ReconnectionData, RejectReason
 from p2pmesh.wire.overlay import FindSuccessor, Neighbours, Stabilise, SuccessorFound
 
 OUTCOME_LOST = 1.5
@@ -145,6 +145,7 @@ class OverlayCore:
         """Something has happened since we looked what to dial."""
         self._displaced = False
         """A newcomer took the place of ours with a neighbour, since we looked which slots are free."""
+        self._row_told: tuple[PeerId, ...] = ()
         self._effects: Effects = []
 
     # --- the contract of a core ---------------------------------------------------------------------------------------
@@ -514,7 +515,7 @@ class OverlayCore:
         self._notify(Subsystem.SIGNALING, SetLinkPurpose(peer, purpose))
         self._effects.append(WantLink(peer))
 
-    def _reject(self, remote: RemotePeer, reason: str, now: float) -> None:
+    def _reject(self, remote: RemotePeer, reason: RejectReason, now: float) -> None:
         alternatives = self._links.reject(remote, now)
         self._notify(Subsystem.SIGNALING, RejectOffer(remote.peer_id, reason, alternatives))
 
@@ -524,8 +525,7 @@ class OverlayCore:
         if slot.state in ATTEMPTS:
             self._links.cancel(loser, now)
             self._drop(loser, "given up for another peer")
-            reason = CANCELLED if slot.state is State.DIALING else FULL
-            self._notify(Subsystem.SIGNALING, RejectOffer(loser, reason))
+            self._notify(Subsystem.SIGNALING, RejectOffer(loser, CANCELLED if slot.state is State.DIALING else FULL))
             self._hand_over(occupant, now)
             return
         slot.next_occupant = occupant
@@ -537,7 +537,7 @@ class OverlayCore:
         offer = occupant.offer
         if offer is not None:
             self._links.answer(occupant, offer, now)
-            self._effects.append(AcceptOffer(offer.peer, offer.signal))
+            self._effects.append(AcceptOffer(offer.peer, offer.description))
         elif self._links.can_dial():
             self._dial(occupant.peer, now, made_room=True)
         else:
@@ -583,6 +583,10 @@ class OverlayCore:
         if size is not None:
             for subsystem in (Subsystem.ROUTING, Subsystem.BROADCAST, Subsystem.RECEIPTS, Subsystem.ISLANDS):
                 self._notify(subsystem, MeshSize(size))
+        row = (*reversed(self._lists.predecessors), *self._lists.successors)
+        if row != self._row_told:
+            self._row_told = row
+            self._notify(Subsystem.KADEMLIA, PeersFound(row, "ring"))
         news = self._stabilisation.changes()
         if news is not None:
             self._send(*news)

@@ -368,10 +368,10 @@ class PassiveView:
         for peer, known in self._peers.items():
             if peer in without:
                 continue
+            if best_before is not None and best_after is not None and not between(best_before, peer, best_after):
+                continue  # most peers
             follows = best_after is None or between(me, peer, best_after)
             precedes = best_before is None or between(best_before, peer, me)
-            if not follows and not precedes:
-                continue
             if known.is_leaf or (worthy and not known.speaks_for(NEEDED_FOR_LINK, BARS_LINK, now)):
                 continue
             if known.until[RESTING] > now:

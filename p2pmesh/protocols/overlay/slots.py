@@ -14,7 +14,8 @@ import math
 from collections.abc import Collection
 from enum import Enum
 
-from attrs import define, frozen
+from attrs import define
+from msgspec import Struct
 
 from p2pmesh.keyspace import PeerId, nearness, ring_neighbours
 from p2pmesh.protocols.notices import Offered
@@ -45,8 +46,7 @@ goes by a service after as long (`mesh_timeout`). Given up a moment before it op
 ever."""
 
 
-@frozen
-class Occupant:
+class Occupant(Struct, frozen=True):
     """The peer that gets the slot of a link that is given up: its offer is answered, or it is dialed."""
 
     peer: PeerId

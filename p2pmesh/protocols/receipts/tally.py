@@ -13,7 +13,8 @@ import math
 from enum import Enum
 from typing import TYPE_CHECKING, TypeAlias
 
-from attrs import define, field, frozen
+from attrs import define, field
+from msgspec import Struct
 
 from p2pmesh.events import MessageDelivered, MessageFailed
 from p2pmesh.keyspace import PeerId
@@ -166,8 +167,7 @@ class Own(Tally):
         return "there is no link to any peer"
 
 
-@frozen
-class Debt:
+class Debt(Struct, frozen=True):
     """What a parent was told that can't be reached now, and may not have heard."""
 
     peer: PeerId

@@ -33,27 +33,37 @@ from p2pmesh.protocols.inputs import Subsystem
 from p2pmesh.wire.canonical import DEFAULT_NETWORK, covered, number, text
 from p2pmesh.wire.codec import decode
 from p2pmesh.wire.fields import MAX_TRAIL
-from p2pmesh.wire.messages import Direct, GossipReceipts, LinkRejected, Message, RelayBatch, RelaySignal
+from p2pmesh.wire.messages import Answer, Direct, GossipReceipts, LinkRejected, Message, Offer
 from p2pmesh.wire.overlay import (
     ContactReply,
     ContactRequest,
     FindBeyond,
+    FindNode,
     FindSuccessor,
+    FindValue,
     FoundBeyond,
     KademliaRpc,
+    NodesFound,
     Packet,
+    StoreValue,
     SuccessorFound,
+    ValueStored,
 )
 
 CARRIED_TYPES: Mapping[type[Message], Subsystem] = {
     Direct: Subsystem.ROUTING,
     ContactRequest: Subsystem.ROUTING,
     ContactReply: Subsystem.ROUTING,
-    RelaySignal: Subsystem.SIGNALING,
-    RelayBatch: Subsystem.SIGNALING,
+    Offer: Subsystem.SIGNALING,
+    Answer: Subsystem.SIGNALING,
     LinkRejected: Subsystem.SIGNALING,
     FindSuccessor: Subsystem.OVERLAY,
     SuccessorFound: Subsystem.OVERLAY,
+    FindNode: Subsystem.KADEMLIA,
+    FindValue: Subsystem.KADEMLIA,
+    NodesFound: Subsystem.KADEMLIA,
+    StoreValue: Subsystem.KADEMLIA,
+    ValueStored: Subsystem.KADEMLIA,
     KademliaRpc: Subsystem.KADEMLIA,
     FindBeyond: Subsystem.ISLANDS,
     FoundBeyond: Subsystem.ISLANDS,

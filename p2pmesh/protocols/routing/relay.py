@@ -89,20 +89,20 @@ class ResendBuffer:
 
     def add(self, packet: Packet, now: float) -> None:
         """Keep one more."""
-        packets = self._packets
+        packets, since = self._packets, now - self._seconds
         packets.append((now, packet))
         self._bytes += len(packet.carry)
-        while packets[0][0] < now - self._seconds or self._is_overfull:
+        while (
+            packets[0][0] < since
+            or len(packets) > BUFFERED_PACKETS
+            or (self._bytes > BUFFERED_BYTES and len(packets) > 1)
+        ):
             self._bytes -= len(packets.popleft()[1].carry)
 
     def take_all(self, since: float) -> list[tuple[float, Packet]]:
         """Empty it. What was kept since then, and when, in the order in which it came."""
         packets, self._packets, self._bytes = self._packets, deque(), 0
         return [(at, packet) for at, packet in packets if at >= since]
-
-    @property
-    def _is_overfull(self) -> bool:
-        return len(self._packets) > BUFFERED_PACKETS or (self._bytes > BUFFERED_BYTES and len(self._packets) > 1)
 
 
 class Relay:

@@ -1,60 +1,50 @@
-"""How a signal gets to its peer, through the mesh or by a signaling service, and the next way where one fails.
+"""How an offer gets to its peer, through the mesh or by a signaling service, and the next way where one fails.
 
 An offer goes through the mesh while we have a link into it, else by the service that knows the peer, else by any other:
-each is tried once. An answer or a rejection goes first the way its offer came, since a newcomer can't be found by its
-id yet, and a service that brought the offer knows where to bring the answer.
+each is tried once. Through the mesh it is a request, and the answer or the rejection is the reply: routing repeats it,
+another way each time, and replies walk back the path of the copy that came. So only offers need ways: what answers one
+goes back where it came from, and does so again if it comes again.
 
-A way has failed when routing says so, which it does in `mesh_timeout` at the latest; when a service says that the peer
-is not there; or when the service itself is down. An offer or answer without any way left is lost, and the overlay
-hears of it at once, instead of waiting until the attempt's time is over. A signal may arrive twice, by two ways: its
-receiver holds it against what it has heard before.
+A way has failed when routing says so, in `mesh_timeout` or a little later; when a service says that the peer
+is not there; or when the service itself is down. An offer without any way left is lost, and the overlay hears of it at
+once, instead of waiting until the attempt's time is over. An offer may arrive twice, by two ways.
 
-In: signals, outcomes of routes, links, where peers were seen. Out: `Step`s, which the core carries out. State: one
-offer or answer for each of `remembered_offers` peers, at most `SignalingConfig.routes` routes, and where and how
-`remembered_peers` peers were seen.
+In: offers, outcomes of routes, links, where peers were seen. Out: `Step`s, which the core carries out. State: one offer
+for each of `remembered_offers` peers, at most `SignalingConfig.routes` routes, and where and how `remembered_peers`
+peers were seen.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from enum import Enum
-from typing import Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
-from attrs import asdict, define, field, frozen
+from attrs import asdict, define, field
+from msgspec import Struct
 
-from p2pmesh.config import SignalingConfig
+from p2pmesh.config import MeshConfig
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.inputs import RemotePeer, Subsystem
-from p2pmesh.protocols.notices import NOT_FOUND, CancelRoute, ReturnPath, Route
+from p2pmesh.protocols.notices import CANCELLED, NOT_FOUND, CancelRoute, ReturnPath, Route
 from p2pmesh.protocols.util.limits import LruTable
 from p2pmesh.protocols.util.window import CallTable
 from p2pmesh.wire.fields import MAX_REASON
-from p2pmesh.wire.messages import Message
-from p2pmesh.wire.signaling import SignalingMessage
+from p2pmesh.wire.messages import IceCandidate, LinkRejected, Message, Offer
 
 NO_WAY = "no way to it: no signaling service is up, and no link leads into the mesh"
 REACHED_FOR: Final = 20.0
 """Seconds for which it is remembered how a peer was reached: until it is dialed, once or twice."""
+GATHERING = 5.0
+"""Seconds that an answer takes longer where the answerer's STUN or TURN server says nothing; aioice waits so long."""
 
 
-class Kind(Enum):
-    """What a signal is, by the name that statistics use."""
-
-    OFFER = "offers"
-    ANSWER = "answers"
-    REJECTION = "rejections"
-    CANDIDATES = "candidates"
-
-
-@frozen
-class ByService:
+class ByService(Struct, frozen=True):
     """A signal came by this service."""
 
     transport: str
 
 
-@frozen
-class ByMesh:
+class ByMesh(Struct, frozen=True):
     """A signal came through the mesh, and this is the way back."""
 
     way: ReturnPath
@@ -64,13 +54,12 @@ Came: TypeAlias = ByService | ByMesh
 
 
 @define(eq=False)
-class OutgoingSignal:
-    """A signal on its way, as it goes through the mesh and as it goes by a service."""
+class OwnOffer:
+    """An offer of ours, until its attempt ends."""
 
     to: PeerId
-    kind: Kind
-    routed: Message
-    served: SignalingMessage
+    offer: Offer
+    mark: bytes
     way: ReturnPath | None = None
     """The recorded way through the mesh, if it has one."""
     first: str | None = None
@@ -83,11 +72,15 @@ class OutgoingSignal:
     """Whether that way was tried."""
     services: list[str] = field(factory=list)
     """Those that were tried, the last one last."""
-    answered: bool = False
+    answered_by: RemotePeer | None = None
+    early: list[IceCandidate] = field(factory=list)
+    """Candidates that came before the answer."""
+    candidates: int = 0
+    """That came."""
     failure: str = ""
     """What became of the last way that failed."""
 
-    def along(self, came: Came | None) -> OutgoingSignal:
+    def along(self, came: Came | None) -> OwnOffer:
         """Let it go first the way that something came."""
         match came:
             case ByMesh(way):
@@ -98,25 +91,24 @@ class OutgoingSignal:
                 pass
         return self
 
-    def after(self, other: OutgoingSignal | None) -> OutgoingSignal:
-        """Let it go first the way that another signal went last."""
-        if other is not None:
-            self.way = other.way
-            self.first = other.services[-1] if other.services else other.first
-        return self
+    @property
+    def service(self) -> str | None:
+        """The service that has it, unless it is on its way through the mesh."""
+        return self.services[-1] if self.services and self.call is None else None
 
 
 class ToService(NamedTuple):
-    """Give a service this message."""
+    """Give a service this offer, or tell by it that the offer is taken back."""
 
     transport: str
-    message: SignalingMessage
+    offer: OwnOffer
+    taken_back: bool = False
 
 
 class Lost(NamedTuple):
-    """No way is left for this offer or answer."""
+    """No way is left for this offer."""
 
-    signal: OutgoingSignal
+    offer: OwnOffer
     reason: str
 
 
@@ -124,43 +116,45 @@ Step: TypeAlias = ToService | Route | CancelRoute | Lost
 
 
 @define
-class KindCounts:
-    """Signals of one kind: all, those that arrived through the mesh, went to a service first, or had no way left."""
+class OfferCounts:
+    """Offers: all, those that were answered through the mesh, went to a service first, or had no way left."""
 
     sent: int = 0
     mesh: int = 0
     service: int = 0
     lost: int = 0
+    fallbacks: int = 0
+    """That the mesh did not bring."""
 
 
-class SignalDelivery:
-    """The ways to other peers, and the signals that are on them."""
+class OfferDelivery:
+    """The ways to other peers, and the offers that are on them."""
 
-    def __init__(self, config: SignalingConfig, services: Mapping[str, None]) -> None:
+    def __init__(self, config: MeshConfig, services: Mapping[str, None]) -> None:
         """Make one; `services` is a view of those that have let us in."""
+        signaling = config.signaling
         self._services = services
         self._mesh: dict[PeerId, None] = {}
         """Neighbours that pass our messages on."""
-        self._seen = LruTable[tuple[str, ...]](config.remembered_peers)
+        self._seen = LruTable[tuple[str, ...]](signaling.remembered_peers)
         """The services that each peer was seen on, the latest last."""
-        self._originals = LruTable[None](config.remembered_peers)
-        self._reached = LruTable[tuple[Came, float]](config.remembered_offers)
+        self._originals = LruTable[None](signaling.remembered_peers)
+        self._reached = LruTable[tuple[Came, float]](signaling.remembered_offers)
         """How peers were reached lately, and until when that counts."""
-        self._open = LruTable[OutgoingSignal](config.remembered_offers)
-        self._timeout = config.mesh_timeout
-        self._routes = CallTable[OutgoingSignal](config.routes, config.mesh_timeout)
-        self._counts = {kind: KindCounts() for kind in Kind}
-        self._fallbacks = 0
+        self._open = LruTable[OwnOffer](signaling.remembered_offers)
+        self._timeout = signaling.mesh_timeout + (GATHERING if config.links.ice_servers else 0.0)
+        self._routes = CallTable[OwnOffer | None](signaling.routes, self._timeout)
+        """None for what nobody waits for."""
+        self._counts = OfferCounts()
 
-    def snapshot(self) -> dict[str, int | dict[str, int]]:
+    def snapshot(self) -> dict[str, Any]:
         return {
             "remembered_peers": len(self._seen),
             "reached": len(self._reached),
             "open": len(self._open),
             "routes": len(self._routes),
             "lost_routes": self._routes.lost,
-            "fallbacks": self._fallbacks,
-            **{kind.value: asdict(counts) for kind, counts in self._counts.items()},
+            "offers": asdict(self._counts),
         }
 
     # --- what ways there are ------------------------------------------------------------------------------------------
@@ -218,71 +212,85 @@ class SignalDelivery:
         seen = [name for name in reversed(self._seen.get(peer) or ()) if name in left]
         return next(iter((*seen, *left)), None)
 
-    # --- signals ------------------------------------------------------------------------------------------------------
+    # --- offers -------------------------------------------------------------------------------------------------------
 
-    def send(self, signal: OutgoingSignal, now: float) -> list[Step]:
-        """Send a signal by the best way. An offer or answer takes the place of any other to the same peer."""
-        steps: list[Step] = []
-        self._counts[signal.kind].sent += 1
-        if signal.kind in {Kind.OFFER, Kind.ANSWER}:
-            steps += self.take_back(signal.to)
-            self._open.put(signal.to, signal)
-        return steps + self._next_or_lost(signal, now)
-
-    def under_way(self, peer: PeerId) -> OutgoingSignal | None:
-        """The offer or answer to this peer."""
+    def own(self, peer: PeerId) -> OwnOffer | None:
+        """Our offer to this peer."""
         return self._open.get(peer)
 
-    def answered(self, peer: PeerId) -> list[Step]:
-        """What we sent this peer has evidently come."""
-        signal = self._open.get(peer)
-        if signal is None:
+    def send(self, offer: OwnOffer, now: float) -> list[Step]:
+        """Send an offer by the best way. It takes the place of any other to the same peer."""
+        steps = self.close(offer.to)
+        self._counts.sent += 1
+        self._open.put(offer.to, offer)
+        return steps + self._next_or_lost(offer, now)
+
+    def again(self, lost: OwnOffer, came: Came, now: float) -> list[Step]:
+        """Send an offer that found no way by the one that theirs has come since; none if that was tried."""
+        if lost.way is not None or lost.first is not None:
             return []
-        signal.answered = True
-        self._counts[signal.kind].mesh += signal.call is not None
-        return self._cancel(signal)
+        return self.send(OwnOffer(lost.to, lost.offer, lost.mark).along(came), now)
+
+    def answered(self, offer: OwnOffer, remote: RemotePeer) -> list[Step]:
+        """Its answer has come."""
+        offer.answered_by = remote
+        self.heard(remote)
+        return self._cancel(offer)
 
     def was_brought_by_service(self, peer: PeerId) -> bool:
         """Whether our offer did not come through the mesh, and did by a service."""
-        signal = self._open.get(peer)
-        return signal is not None and signal.kind is Kind.OFFER and signal.through_mesh and bool(signal.services)
+        offer = self._open.get(peer)
+        return offer is not None and offer.through_mesh and bool(offer.services)
 
-    def take_back(self, peer: PeerId) -> list[Step]:
-        """Whatever is under way to this peer is not to be tried any further."""
-        signal = self._open.pop(peer)
-        return [] if signal is None else self._cancel(signal)
+    def close(self, peer: PeerId) -> list[Step]:
+        """The attempt is over: what is under way to this peer is not to be tried any further."""
+        offer = self._open.pop(peer)
+        return [] if offer is None else self._cancel(offer)
+
+    def take_back(self, offer: OwnOffer, now: float) -> list[Step]:
+        """Tell its peer that an offer counts no more, by the way that it went."""
+        if offer.service is not None:
+            return [ToService(offer.service, offer, taken_back=True)]
+        return self.tell(offer.to, LinkRejected(reason=CANCELLED, about=offer.mark), offer.way, now)
+
+    def tell(self, peer: PeerId, message: Message, way: ReturnPath | None, now: float) -> list[Step]:
+        """Bring a peer something through the mesh that nobody waits to have arrived."""
+        if self._routes.is_full:
+            return []
+        call = self._routes.open(None, now)
+        return [Route(Subsystem.SIGNALING, call, peer, message, way=way, timeout=self._timeout)]
 
     # --- what becomes of them -----------------------------------------------------------------------------------------
 
-    def arrived(self, call: int) -> None:
-        """A route has come to its end."""
-        signal = self._routes.close(call)
-        if signal is not None:
-            signal.call = None
-            self._counts[signal.kind].mesh += 1
+    def routed(self, call: int) -> OwnOffer | None:
+        """A route has come to its end. The offer that it brought, if that is still wanted."""
+        offer = self._routes.close(call)
+        if offer is not None:
+            offer.call = None
+            self._counts.mesh += 1
+        return offer
 
     def unrouted(self, call: int, reason: str, now: float) -> list[Step]:
         """A route has failed."""
-        signal = self._routes.close(call)
-        return [] if signal is None else self._fall_back(signal, reason, now)
+        return self._fall_back(self._routes.close(call), reason, now)
 
     def not_found(self, peer: PeerId, transport: str, now: float) -> list[Step] | None:
-        """The peer is not on this service. None if that concerns no signal of ours."""
+        """The peer is not on this service. None if that concerns no offer of ours."""
         self.unseen(peer, transport)
-        signal = self._open.get(peer)
-        if signal is None:
+        offer = self._open.get(peer)
+        if offer is None:
             return None
-        if signal.call is not None or signal.answered or signal.services[-1:] != [transport]:
+        if offer.answered_by is not None or offer.service != transport:
             return []
-        signal.failure = NOT_FOUND
-        return self._next_or_lost(signal, now)
+        offer.failure = NOT_FOUND
+        return self._next_or_lost(offer, now)
 
     def service_down(self, transport: str, now: float) -> list[Step]:
         """A service is gone. What we gave it last may never arrive: that goes another way, if there is one."""
         steps: list[Step] = []
-        for signal in self._open.values():
-            if signal.services[-1:] == [transport] and signal.call is None and not signal.answered:
-                steps += self._next(signal, now) or []
+        for offer in self._open.values():
+            if offer.service == transport and offer.answered_by is None:
+                steps += self._next(offer, now) or []
         return steps
 
     def next_deadline(self) -> float:
@@ -291,59 +299,61 @@ class SignalDelivery:
     def expire(self, now: float) -> list[Step]:
         """Give up routes of whose outcome nothing was heard."""
         overdue = self._routes.pop_overdue(now)
-        return [step for signal in overdue for step in self._fall_back(signal, "nothing was heard of it", now)]
+        return [step for offer in overdue for step in self._fall_back(offer, "nothing was heard of it", now)]
 
     # --- ways ---------------------------------------------------------------------------------------------------------
 
-    def _fall_back(self, signal: OutgoingSignal, reason: str, now: float) -> list[Step]:
-        signal.call = None
-        signal.failure = signal.failure or f"no route to it: {reason}"[:MAX_REASON]
-        self._fallbacks += 1
-        return self._next_or_lost(signal, now)
+    def _fall_back(self, offer: OwnOffer | None, reason: str, now: float) -> list[Step]:
+        if offer is None:
+            return []
+        offer.call = None
+        offer.failure = offer.failure or f"no route to it: {reason}"[:MAX_REASON]
+        self._counts.fallbacks += 1
+        return self._next_or_lost(offer, now)
 
-    def _next_or_lost(self, signal: OutgoingSignal, now: float) -> list[Step]:
-        steps = self._next(signal, now)
+    def _next_or_lost(self, offer: OwnOffer, now: float) -> list[Step]:
+        steps = self._next(offer, now)
         if steps is not None:
             return steps
-        self._counts[signal.kind].lost += 1
-        if self._open.get(signal.to) is not signal:
-            return []
-        self._open.pop(signal.to)
-        return [Lost(signal, signal.failure or NO_WAY)]
+        self._counts.lost += 1
+        self._open.pop(offer.to)
+        return [Lost(offer, offer.failure or NO_WAY)]
 
-    def _next(self, signal: OutgoingSignal, now: float) -> list[Step] | None:
+    def _next(self, offer: OwnOffer, now: float) -> list[Step] | None:
         """Send it the next way; None if there is none left."""
-        first = None if signal.mesh_only else signal.first
-        if first is not None and first in self._services and first not in signal.services:
-            return self._serve(signal, first)
-        may_route = bool(self._mesh) and not signal.through_mesh and not self._routes.is_full
-        if may_route and (signal.way is not None or signal.to not in self._originals):
-            return self._route(signal, now)
-        service = None if signal.mesh_only else self.service_for(signal.to, without=signal.services)
+        first = None if offer.mesh_only else offer.first
+        if first is not None and first in self._services and first not in offer.services:
+            return self._serve(offer, first)
+        may_route = bool(self._mesh) and not offer.through_mesh and not self._routes.is_full
+        if may_route and (offer.way is not None or offer.to not in self._originals):
+            return self._ask(offer, now)
+        service = None if offer.mesh_only else self.service_for(offer.to, without=offer.services)
         if service is not None:
-            return self._serve(signal, service)
-        return self._route(signal, now) if may_route else None  # that it is the original's may be a service's lie
+            return self._serve(offer, service)
+        return self._ask(offer, now) if may_route else None  # that it is the original's may be a service's lie
 
-    def _route(self, signal: OutgoingSignal, now: float) -> list[Step]:
-        signal.call, signal.through_mesh = self._routes.open(signal, now), True
+    def _ask(self, offer: OwnOffer, now: float) -> list[Step]:
+        call = offer.call = self._routes.open(offer, now)
+        offer.through_mesh = True
         route = Route(
             owner=Subsystem.SIGNALING,
-            call=signal.call,
-            to=signal.to,
-            message=signal.routed,
-            way=signal.way,
+            call=call,
+            to=offer.to,
+            message=offer.offer,
+            answered=True,
+            way=offer.way,
             timeout=self._timeout,
         )
         return [route]
 
-    def _serve(self, signal: OutgoingSignal, transport: str) -> list[Step]:
-        self._counts[signal.kind].service += not signal.services
-        signal.services.append(transport)
-        return [ToService(transport, signal.served)]
+    def _serve(self, offer: OwnOffer, transport: str) -> list[Step]:
+        self._counts.service += not offer.services
+        offer.services.append(transport)
+        return [ToService(transport, offer)]
 
-    def _cancel(self, signal: OutgoingSignal) -> list[Step]:
-        if signal.call is None:
+    def _cancel(self, offer: OwnOffer) -> list[Step]:
+        if offer.call is None:
             return []
-        call, signal.call = signal.call, None
+        call, offer.call = offer.call, None
         self._routes.close(call)
         return [CancelRoute(Subsystem.SIGNALING, call)]

@@ -25,7 +25,7 @@ An offer or answer, in `Signal.p2pmesh.signature`::
 
 The fingerprints of a description are those of *all* its `a=fingerprint:` lines, wherever they stand, each written as
 the hash function in lower case, one space, and the hexadecimal digits in upper case with colons; sorted, duplicates
-removed.
+removed. Over a route an offer or answer needs no such proof: the packet's signature covers it, and both ids.
 
 A join, in `Join.signature`::
 
@@ -45,19 +45,19 @@ one service from posing as its client at another; links don't depend on it.
 from __future__ import annotations
 
 import hashlib
-import re
 import struct
 from collections.abc import Iterable
 from typing import Literal, TypeAlias
 
 import msgspec
 
-from p2pmesh.errors import LocalProtocolError, RemoteProtocolError
+from p2pmesh.errors import RemoteProtocolError
 from p2pmesh.identity import Identity, peer_id_of, verify
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.inputs import RemotePeer
 from p2pmesh.wire.canonical import DEFAULT_NETWORK, field, number, text
-from p2pmesh.wire.messages import PROTOCOL_VERSION, Handshake, Signal
+from p2pmesh.wire.messages import PROTOCOL_VERSION, Description, Handshake, Offer, Signal
+from p2pmesh.wire.sdp import fingerprints_of, read_sdp, write_sdp
 from p2pmesh.wire.signaling import Join
 
 Kind: TypeAlias = Literal["offer", "answer"]
@@ -65,93 +65,47 @@ Kind: TypeAlias = Literal["offer", "answer"]
 _SIGNAL_DOMAIN = b"p2pmesh signal v1\0"
 _JOIN_DOMAIN = b"p2pmesh join v1\0"
 
-MAX_FINGERPRINTS = 16
-"""In one description: stacks send one for each media section or one for all, and we have a single section."""
 
-_FINGERPRINT = re.compile(r"a=fingerprint:([A-Za-z0-9-]{1,16}) +([0-9A-Fa-f]{2}(?::[0-9A-Fa-f]{2}){15,63}) *")
-# Would end a line for one parser and not for another, so that a fingerprint could hide from us.
-_FORBIDDEN = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\x85\u2028\u2029]")
-
-
-def fingerprints(signal: Signal) -> tuple[str, ...]:
-    """The DTLS certificate fingerprints of a description, normalised, sorted, each once.
-
-    Raises:
-      RemoteProtocolError: if there is none, or one is malformed, or the description could be read in two ways.
-    """
-    sdp = signal.sdp or ""
-    if _FORBIDDEN.search(sdp):
-        raise RemoteProtocolError("a description holds control characters")
-    found = set[str]()
-    for line in sdp.splitlines():
-        if not line.lstrip().lower().startswith("a=fingerprint"):
-            continue
-        match = _FINGERPRINT.fullmatch(line)
-        if match is None:
-            raise RemoteProtocolError("a description holds a malformed fingerprint")
-        found.add(f"{match[1].lower()} {match[2].upper()}")
-    if not found:
-        raise RemoteProtocolError("a description holds no fingerprint")
-    if len(found) > MAX_FINGERPRINTS:
-        raise RemoteProtocolError(f"a description holds more than {MAX_FINGERPRINTS} fingerprints")
-    return tuple(sorted(found))
-
-
-def sign_offer(
-    identity: Identity,
-    to: PeerId,
-    signal: Signal,
-    *,
-    links: int | None = None,
-    purpose: str | None = None,
-    network: bytes = DEFAULT_NETWORK,
-) -> Signal:
-    """`signal` with our proof that we offer a link to `to`, the number of `links` that we have, and what it is for.
-
-    Raises:
-      LocalProtocolError: if it is no offer with a fingerprint.
-    """
-    return _sign(identity, "offer", to, signal, (), network, links, purpose)
+def sign_offer(identity: Identity, to: PeerId, offer: Offer, *, network: bytes = DEFAULT_NETWORK) -> Signal:
+    """The offer as a service carries it, with our proof that it is for `to`."""
+    return _signal("offer", identity, to, offer.description, (), network, offer.links, offer.purpose)
 
 
 def sign_answer(
-    identity: Identity, to: PeerId, signal: Signal, offer: Signal, *, network: bytes = DEFAULT_NETWORK
+    identity: Identity, to: PeerId, answer: Description, offer: Description, *, network: bytes = DEFAULT_NETWORK
 ) -> Signal:
-    """`signal` with our proof that we answer this very offer of `to`.
+    """The answer as a service carries it, with our proof that it is for this very offer of `to`."""
+    return _signal("answer", identity, to, answer, fingerprints_of(offer), network)
+
+
+def verify_offer(
+    signal: Signal, sender: PeerId, receiver: PeerId, *, network: bytes = DEFAULT_NETWORK
+) -> tuple[RemotePeer, Description]:
+    """Who makes this offer, which came to `receiver` in the name of `sender`, and what it describes.
 
     Raises:
-      LocalProtocolError: if it is no answer with a fingerprint.
-      RemoteProtocolError: if the offer has no fingerprint.
-    """
-    return _sign(identity, "answer", to, signal, fingerprints(offer), network)
-
-
-def verify_offer(signal: Signal, sender: PeerId, receiver: PeerId, *, network: bytes = DEFAULT_NETWORK) -> RemotePeer:
-    """Who makes this offer, which came to `receiver` in the name of `sender`.
-
-    Raises:
-      RemoteProtocolError: if the proof in it is false, or it is no offer with a fingerprint.
+      RemoteProtocolError: if the proof in it is false, or it is no offer.
     """
     return _verify("offer", signal, sender, receiver, (), network)
 
 
 def verify_answer(
-    answer: Signal, offer: Signal, sender: PeerId, receiver: PeerId, *, network: bytes = DEFAULT_NETWORK
-) -> RemotePeer:
-    """Who answers `receiver`'s `offer`, in the name of `sender`.
+    answer: Signal, offer: Description, sender: PeerId, receiver: PeerId, *, network: bytes = DEFAULT_NETWORK
+) -> tuple[RemotePeer, Description]:
+    """Who answers `receiver`'s `offer`, in the name of `sender`, and what the answer describes.
 
     Raises:
-      RemoteProtocolError: if the proof in it is false or for another offer, or it is no answer with a fingerprint.
+      RemoteProtocolError: if the proof in it is false or for another offer, or it is no answer.
     """
-    return _verify("answer", answer, sender, receiver, fingerprints(offer), network)
+    return _verify("answer", answer, sender, receiver, fingerprints_of(offer), network)
 
 
-def mark_of(offer: Signal) -> str:
-    """What tells this offer from others in a rejection: the first 16 hexadecimal digits of its description's SHA-256.
+def mark_of(description: Description) -> bytes:
+    """What tells this offer from others in a rejection: 8 bytes of the SHA-256 of its ICE user name, `:` and password.
 
     Whoever has not seen the offer can't make it up.
     """
-    return hashlib.sha256((offer.sdp or "").encode(errors="surrogatepass")).hexdigest()[:16]
+    return hashlib.sha256(f"{description.ufrag}:{description.pwd}".encode()).digest()[:8]
 
 
 def sign_join(identity: Identity, room: str, wall_ms: int, *, token: str | None = None) -> Join:
@@ -172,22 +126,17 @@ def verify_join(join: Join) -> bool:
     return verify(join.public_key, join.signature, _join_bytes(join.room or "", join.peer_id, join.timestamp))
 
 
-def _sign(
-    identity: Identity,
+def _signal(
     kind: Kind,
+    identity: Identity,
     to: PeerId,
-    signal: Signal,
+    description: Description,
     offered: tuple[str, ...],
     network: bytes,
     links: int | None = None,
     purpose: str | None = None,
 ) -> Signal:
-    if signal.type != kind:
-        raise LocalProtocolError(f"asked to sign a signal of type {signal.type!r} as an {kind}")
-    try:
-        own = fingerprints(signal)
-    except RemoteProtocolError as error:
-        raise LocalProtocolError(f"our own {kind} can't be signed: {error}") from error
+    own = fingerprints_of(description)
     data = _signal_bytes(network, PROTOCOL_VERSION, kind, identity.peer_id, to, links, purpose, own, offered)
     proof = Handshake(
         version=PROTOCOL_VERSION,
@@ -196,22 +145,23 @@ def _sign(
         links=links,
         purpose=purpose,
     )
-    return msgspec.structs.replace(signal, p2pmesh=proof)
+    return Signal(type=kind, sdp=write_sdp(description), p2pmesh=proof)
 
 
 def _verify(
     kind: Kind, signal: Signal, sender: PeerId, receiver: PeerId, offered: tuple[str, ...], network: bytes
-) -> RemotePeer:
-    if signal.type != kind:
-        raise RemoteProtocolError(f"expected an {kind}, not a signal of type {signal.type!r}")
-    own = fingerprints(signal)
+) -> tuple[RemotePeer, Description]:
+    description = read_sdp(signal.sdp or "")
+    if signal.type != kind or description.is_offer != (kind == "offer"):
+        raise RemoteProtocolError(f"expected an {kind}, not a signal of type {signal.type!r} as {description.role}")
     proof = signal.p2pmesh
     if proof is None:
-        return RemotePeer(sender, verified=False, version=0)
+        return RemotePeer(sender, verified=False, version=0), description
+    own = fingerprints_of(description)
     data = _signal_bytes(network, proof.version, kind, sender, receiver, proof.links, proof.purpose, own, offered)
     if not verify(proof.key, proof.signature, data):
         raise RemoteProtocolError(f"the signature of the {kind} is false: its fingerprints or its parties were changed")
-    return RemotePeer(sender, peer_id_of(proof.key) == sender, proof.version, proof.key)
+    return RemotePeer(sender, peer_id_of(proof.key) == sender, proof.version, proof.key), description
 
 
 def _signal_bytes(

@@ -1,20 +1,20 @@
-"""Offers and answers on their way to and from other peers, each with its proof: what is said, and what is believed.
+"""What is believed of offers, answers, candidates and rejections that come, and what goes back to the offers.
 
-Remembers the offers that are out and those that came in, so that an answer is held against its offer, a rejection too,
-and an offer that comes by two ways counts once. What has no good proof goes no further. After JSEP (RFC 8829): offer,
-answer, candidates; what is signed is in `handshake`.
+Remembers the offers that came in, with what was said to each, so that one that comes by two ways counts once, and is
+answered the way it came last. What has no good proof goes no further. After JSEP (RFC 8829): offer, answer, candidates;
+what is signed is in `handshake`.
 
-In: descriptions of our own link layer, signals that came. Out: signals to send (`OutgoingSignal`), checked offers
-(`Offered`), checked answers and candidates (`Feed`), rejections that concern us (`TurnedDown`), forgeries to tell of
-(`PeerFailed`). State: two tables of `SignalingConfig.remembered_offers` offers, and buckets of `remembered_peers`
-senders.
+In: signals that came, our own offers to hold them against, our answers. Out: checked offers (`Offered`), checked
+answers and candidates (`Feed`), what goes back (`Response`), rejections that concern us (`TurnedDown`), forgeries to
+tell of (`PeerFailed`). State: `SignalingConfig.remembered_offers` offers, and buckets of `remembered_peers` senders.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple, TypeAlias
 
-from attrs import asdict, define, evolve, field
+from attrs import asdict, define
+from msgspec import structs
 
 from p2pmesh.config import MeshConfig
 from p2pmesh.errors import RemoteProtocolError
@@ -23,12 +23,13 @@ from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.inputs import RemotePeer
 from p2pmesh.protocols.notices import CANCELLED, FULL, NO_ATTEMPT, Offered, Rejected
-from p2pmesh.protocols.signaling.delivery import ByMesh, ByService, Came, Kind, OutgoingSignal
-from p2pmesh.protocols.signaling.handshake import mark_of, sign_answer, sign_offer, verify_answer, verify_offer
+from p2pmesh.protocols.signaling.delivery import ByMesh, ByService, Came, OwnOffer
+from p2pmesh.protocols.signaling.handshake import mark_of, sign_answer, verify_answer, verify_offer
 from p2pmesh.protocols.util.limits import LruTable, RateLimiter
 from p2pmesh.wire.fields import MAX_SIGNALS_IN_BATCH
-from p2pmesh.wire.messages import LinkRejected, RelayBatch, RelaySignal, Signal
-from p2pmesh.wire.signaling import ConnectionRejected, PeerSignal, PeerSignals
+from p2pmesh.wire.messages import Answer, Description, IceCandidate, LinkRejected, RejectReason, Signal
+from p2pmesh.wire.sdp import read_candidate, read_sdp
+from p2pmesh.wire.signaling import ConnectionRejected, PeerSignal
 
 FAILURE_EVERY = 10.0
 """Seconds between two `PeerFailed` for forgeries in one peer's name: they must not flood the application."""
@@ -36,46 +37,51 @@ SAME_OFFER = 30.0
 """Seconds for which a repeated offer is taken for the same one, come by another way: twice what an attempt lasts."""
 MAX_EARLY = MAX_SIGNALS_IN_BATCH
 """Candidates kept until the answer comes, for each offer."""
-MAX_CANDIDATES = 64
+MAX_TRICKLED = 64
 """Taken for each attempt: a stack has a handful, and each makes ours send to an address of somebody's choice."""
 MAX_ALTERNATIVES = 8
 """Taken from one rejection: ours name 3, and a peer that names more has made them up."""
 
 
 @define
-class OwnOffer:
-    """An offer of ours, unsigned, to hold the answer against."""
-
-    signal: Signal
-    answered_by: RemotePeer | None = None
-    came: Came | None = None
-    """Which way the answer came."""
-    early: list[Signal] = field(factory=list)
-    """Candidates that came before the answer."""
-    candidates: int = 0
-
-
-@define
 class HeardOffer:
     """Somebody's offer to us."""
 
-    signal: Signal
+    description: Description
+    mark: bytes
     sender: RemotePeer
     came: Came
     at: float
+    response: Answer | LinkRejected | None = None
+    """What we said to it."""
     live: bool = True
     """Whether an attempt may be under way because of it."""
     candidates: int = 0
-    answer: str | None = None
-    """The mark of our answer to it."""
 
 
 class Feed(NamedTuple):
-    """Signals for the attempt that is under way with this peer; the first of them may be the answer to our offer."""
+    """A candidate for the attempt that is under way with this peer."""
 
     peer: RemotePeer
-    signals: tuple[Signal, ...]
-    is_answer: bool = False
+    candidate: IceCandidate
+
+
+class AnswerHeard(NamedTuple):
+    """The answer to our offer, checked."""
+
+    offer: OwnOffer
+    peer: RemotePeer
+    answer: Description
+
+
+class Response(NamedTuple):
+    """Say this to a peer, the way that its offer came; by any service if that is not known."""
+
+    peer: PeerId
+    came: Came | None
+    message: Answer | LinkRejected
+    changed: bool = False
+    """Whether something else was said to the offer before."""
 
 
 class TurnedDown(NamedTuple):
@@ -85,14 +91,16 @@ class TurnedDown(NamedTuple):
     ends: bool
 
 
-Verdict: TypeAlias = Offered | Feed | OutgoingSignal | PeerFailed | None
-"""What a signal that came leads to: an offer for the overlay, signals for the link layer, a signal back, an event."""
+Verdict: TypeAlias = Offered | AnswerHeard | Feed | Response | PeerFailed | None
+"""What a signal that came leads to: notices for other cores, signals for the link layer, a signal back, an event."""
 
 
 @define
 class OfferAnswerCounts:
-    """Signals that came and went no further, and why."""
+    """What was said to offers; signals that came and went no further, and why."""
 
+    answers: int = 0
+    rejections: int = 0
     repeated_offers: int = 0
     excess_offers: int = 0
     false_offers: int = 0
@@ -110,7 +118,7 @@ class OfferAnswerCounts:
 
 
 class OfferAnswer:
-    """The offers and answers of one peer."""
+    """The offers that one peer has heard, and what it says to them."""
 
     def __init__(self, identity: Identity, config: MeshConfig) -> None:
         self._identity = identity
@@ -119,7 +127,6 @@ class OfferAnswer:
         self._network = config.network
         self._allow_unverified = config.links.allow_unverified
         signaling = config.signaling
-        self._own = LruTable[OwnOffer](signaling.remembered_offers)
         self._heard = LruTable[HeardOffer](signaling.remembered_offers)
         self._failure_told = LruTable[float](signaling.remembered_peers)
         # What comes by a service may bear anybody's name: it must not use up what its alleged sender may do by itself.
@@ -131,240 +138,170 @@ class OfferAnswer:
         self.counts: OfferAnswerCounts = OfferAnswerCounts()
 
     def snapshot(self) -> dict[str, int]:
-        return {"own_offers": len(self._own), "heard_offers": len(self._heard), **asdict(self.counts)}
+        return {"heard_offers": len(self._heard), **asdict(self.counts)}
 
-    def answering(self, peer: PeerId) -> bool:
-        """Whether an attempt may be under way because of an offer of this peer."""
+    def live(self, peer: PeerId) -> HeardOffer | None:
+        """The offer of this peer because of which an attempt may be under way."""
         heard = self._heard.get(peer)
-        return heard is not None and heard.live
-
-    # --- on their way out ---------------------------------------------------------------------------------------------
-
-    def offer(self, peer: PeerId, signal: Signal, links: int, purpose: str | None) -> OutgoingSignal:
-        """Our offer with its proof. If their own has come through the mesh, it goes back the same way."""
-        signed = sign_offer(self._identity, peer, signal, links=links, purpose=purpose, network=self._network)
-        self._own.put(peer, OwnOffer(signal))
-        heard = self._heard.get(peer)
-        came = heard.came if heard is not None and heard.live and isinstance(heard.came, ByMesh) else None
-        return self._outgoing(peer, signed, Kind.OFFER).along(came)
-
-    def offer_again(self, lost: OutgoingSignal) -> OutgoingSignal | None:
-        """Our offer, which found no way, by the way that theirs has come since.
-
-        Of two that cross, the lower id's is answered. None if ours is not, or that way was tried.
-        """
-        own, heard = self._own.get(lost.to), self._heard.get(lost.to)
-        if own is None or heard is None or heard.sender.version == 0 or lost.to < self._me:
-            return None
-        if lost.way is not None or lost.first is not None:
-            return None
-        return OutgoingSignal(lost.to, lost.kind, lost.routed, lost.served).along(heard.came)
-
-    def answer(self, peer: PeerId, signal: Signal) -> OutgoingSignal | None:
-        """Our answer with its proof; None if its offer is no longer known."""
-        heard = self._heard.get(peer)
-        if heard is None or not heard.live:
-            self.counts.late_answers += 1
-            return None
-        self._own.pop(peer)  # its offer has taken the place of ours
-        heard.answer = mark_of(signal)
-        signed = sign_answer(self._identity, peer, signal, heard.signal, network=self._network)
-        return self._outgoing(peer, signed, Kind.ANSWER).along(heard.came)
-
-    def candidates(
-        self, peer: PeerId, signals: tuple[Signal, ...], wall_ms: int, under_way: OutgoingSignal | None
-    ) -> OutgoingSignal | None:
-        """Candidates of ours, the way that the description went; None if no attempt is under way any more."""
-        own, heard = self._own.get(peer), self._heard.get(peer)
-        candidates = OutgoingSignal(
-            peer,
-            Kind.CANDIDATES,
-            routed=RelayBatch(from_=self._me, signals=signals),
-            served=PeerSignals(to=peer, from_=self._me, signals=signals, batch_timestamp=wall_ms),
-        )
-        if own is not None:
-            return candidates.along(own.came) if own.came is not None else candidates.after(under_way)
-        return candidates.along(heard.came) if heard is not None and heard.live else None
-
-    def rejections(
-        self, peer: PeerId, reason: str, alternatives: tuple[PeerId, ...], under_way: OutgoingSignal | None
-    ) -> list[OutgoingSignal]:
-        """What tells `peer` that there is no link for its offer, or that we take back ours.
-
-        If we take ours back, and it was to be answered instead of theirs, theirs is turned down, too.
-        """
-        heard = self._heard.get(peer)
-        if reason != CANCELLED:
-            about = None if heard is None or heard.sender.version == 0 else mark_of(heard.signal)
-            return [self._rejection(peer, reason, alternatives, about).along(None if heard is None else heard.came)]
-        rejections = [self._cancellation(peer, alternatives, under_way)]
-        if heard is not None and heard.live and heard.sender.version > 0:
-            rejections.append(self._rejection(peer, FULL, (), mark_of(heard.signal)).along(heard.came))
-        return rejections
-
-    def unanswered(self, peer: PeerId, under_way: OutgoingSignal | None) -> OutgoingSignal | None:
-        """Nothing came of an attempt: take back an offer that went by a service and was never answered.
-
-        An original that once offered us a link, and never heard of us, takes no offer from us until it is told
-        something.
-        """
-        own = self._own.get(peer)
-        if not self._allow_unverified or own is None or own.answered_by is not None:
-            return None
-        return self._cancellation(peer, (), under_way) if under_way is not None and under_way.services else None
+        return heard if heard is not None and heard.live else None
 
     def close(self, peer: PeerId) -> None:
         """No attempt with this peer is under way any more."""
-        self._own.pop(peer)
         heard = self._heard.get(peer)
         if heard is not None:
             heard.live = False
 
-    def _cancellation(
-        self, peer: PeerId, alternatives: tuple[PeerId, ...], under_way: OutgoingSignal | None
-    ) -> OutgoingSignal:
-        own = self._own.get(peer)
-        rejection = self._rejection(peer, CANCELLED, alternatives, None if own is None else mark_of(own.signal))
-        # Where our offer does not come through the mesh, nor need this.
-        rejection.mesh_only = under_way is not None and under_way.call is not None
-        return rejection.after(under_way)
+    # --- what we say --------------------------------------------------------------------------------------------------
 
-    def _outgoing(self, peer: PeerId, signal: Signal, kind: Kind) -> OutgoingSignal:
-        return OutgoingSignal(
-            peer,
-            kind,
-            routed=RelaySignal(from_=self._me, to=peer, signal=signal),
-            served=PeerSignal(to=peer, from_=self._me, signal=signal),
-        )
+    def answer(self, peer: PeerId, description: Description) -> Response | None:
+        """Our answer; None if its offer is no longer known."""
+        heard = self.live(peer)
+        if heard is None:
+            self.counts.late_answers += 1
+            return None
+        self.counts.answers += 1
+        heard.response = Answer(description=description)
+        return Response(peer, heard.came, heard.response)
 
-    def _rejection(
-        self, peer: PeerId, reason: str, alternatives: tuple[PeerId, ...], about: str | None
-    ) -> OutgoingSignal:
-        return OutgoingSignal(
-            peer,
-            Kind.REJECTION,
-            routed=LinkRejected(from_=self._me, reason=reason, alternative_peers=alternatives, about=about),
-            served=ConnectionRejected(
-                to=peer,
-                from_=self._me,
-                reason=reason,
-                max_peers=min(self._max_peers, 0xFFFF),
-                alternative_peers=alternatives,
-                about=about,
-            ),
-        )
+    def reject(self, peer: PeerId, reason: RejectReason, alternatives: tuple[PeerId, ...]) -> Response | None:
+        """What tells `peer` that there is no link for its offer.
 
-    # --- on their way in ----------------------------------------------------------------------------------------------
+        If we take back ours, and that was to be answered instead of theirs, theirs is turned down, too.
+        """
+        heard = self._heard.get(peer)
+        if reason == CANCELLED:
+            if heard is None or not heard.live or heard.sender.version == 0:
+                return None
+            reason, alternatives = FULL, ()
+        self.counts.rejections += 1
+        if heard is None:
+            return Response(peer, None, LinkRejected(reason=reason, alternative_peers=alternatives))
+        # Whatever was said to an offer before, the peer has seen, and waits for no reply any more.
+        changed, about = heard.response is not None, heard.mark if heard.sender.version > 0 else None
+        heard.response = LinkRejected(reason=reason, alternative_peers=alternatives, about=about)
+        return Response(peer, heard.came, heard.response, changed)
 
-    def hear(self, came: Came, sender: PeerId, signal: Signal, now: float, *, linked: bool) -> Verdict:
-        """A signal in the name of `sender` came; `linked` says whether we have a link to it."""
+    def served(self, peer: PeerId, message: Answer | LinkRejected) -> PeerSignal | ConnectionRejected:
+        """What we say to an offer, as a service carries it."""
+        match message:
+            case Answer(description=description):
+                heard = self._heard.get(peer)
+                offered = heard.description if heard else description
+                signal = sign_answer(self._identity, peer, description, offered, network=self._network)
+                return PeerSignal(to=peer, from_=self._me, signal=signal)
+            case LinkRejected():
+                return ConnectionRejected(
+                    to=peer,
+                    from_=self._me,
+                    reason=message.reason,
+                    max_peers=min(self._max_peers, 0xFFFF),
+                    alternative_peers=message.alternative_peers,
+                    about=message.about,
+                )
+
+    # --- what we hear -------------------------------------------------------------------------------------------------
+
+    def hear(
+        self, came: ByService, sender: PeerId, signal: Signal, own: OwnOffer | None, now: float, *, linked: bool
+    ) -> Verdict:
+        """A service brought a signal in the name of `sender`; `linked` says whether we have a link to it."""
         match signal.type:
             case "offer":
-                return self._on_offer(came, sender, signal, now)
+                return self._hear_served_offer(came, sender, signal, now)
             case "answer":
-                return self._on_answer(came, sender, signal, linked=linked)
+                return self._hear_served_answer(came, sender, signal, own, linked=linked)
             case "candidate":
-                return self._on_candidate(sender, signal)
+                return self._hear_candidate(sender, signal, own)
             case _:
                 self.counts.other_signals += 1
                 return None
 
+    def hear_offer(self, came: Came, offered: Offered, now: float) -> Offered | Response | None:
+        """An offer came whose maker is known."""
+        peer, mark = offered.peer.peer_id, mark_of(offered.description)
+        heard = self._heard.get(peer)
+        if heard is not None and heard.mark == mark and now < heard.at + SAME_OFFER:
+            self.counts.repeated_offers += 1
+            heard.came = came
+            return None if heard.response is None else Response(peer, came, heard.response)
+        self._heard.put(peer, HeardOffer(offered.description, mark, offered.peer, came, now))
+        return offered
+
+    def is_excess(self, came: Came, sender: PeerId, now: float) -> bool:
+        """Whether this peer makes more offers than are looked at."""
+        allowances = self._proven if isinstance(came, ByMesh) else self._alleged
+        is_excess = not allowances.take(sender, now)
+        self.counts.excess_offers += is_excess
+        return is_excess
+
     def hear_rejection(
-        self, came: Came, rejected: Rejected, about: str | None, under_way: OutgoingSignal | None
+        self, transport: str | None, rejected: Rejected, about: bytes | None, own: OwnOffer | None
     ) -> TurnedDown | None:
-        """A rejection came, in the name of `rejected.peer`. None if it is not for what is under way."""
+        """A service, or else the mesh, brought a rejection. None if it is not for what is under way."""
         sender = rejected.peer
-        if not self._concerns_us(came, sender, about, under_way):
+        heard = self.live(sender)
+        if not _concerns_us(transport, about, own, heard):
             self.counts.stray_rejections += 1
             return None
         others = tuple(peer for peer in rejected.alternatives if peer not in {self._me, sender})[:MAX_ALTERNATIVES]
-        rejected = evolve(rejected, alternatives=others)
-        own, heard = self._own.get(sender), self._heard.get(sender)
-        if heard is not None and own is not None and about not in {None, mark_of(own.signal)}:
+        rejected = structs.replace(rejected, alternatives=others)
+        if heard is not None and own is not None and about not in {None, own.mark}:
             heard.live = False  # it takes its own offer back, and may be about to answer ours
             return TurnedDown(rejected, ends=False)
         return TurnedDown(rejected, ends=True)
 
-    def _concerns_us(self, came: Came, sender: PeerId, about: str | None, under_way: OutgoingSignal | None) -> bool:
-        """Whether a rejection is for what is under way: it may come late, or be a service's lie."""
-        own, heard = self._own.get(sender), self._heard.get(sender)
-        live = [] if own is None else [own.signal]
-        if heard is not None and heard.live:
-            live.append(heard.signal)
-        if about is not None:
-            answered = heard is not None and heard.live and heard.answer == about
-            return answered or any(mark_of(signal) == about for signal in live)
-        match came:
-            case ByMesh():
-                return bool(live)
-            case ByService(transport):
-                # One that never saw an offer has no say in it. The original's peers reject also what was not offered.
-                return under_way is None or transport in under_way.services or transport == under_way.first
-
-    def _on_offer(self, came: Came, sender: PeerId, offer: Signal, now: float) -> Verdict:
-        heard = self._heard.get(sender)
-        if heard is not None and heard.signal.sdp == offer.sdp and now < heard.at + SAME_OFFER:
-            self.counts.repeated_offers += 1
-            return None
-        allowances = self._proven if isinstance(came, ByMesh) else self._alleged
-        if not allowances.take(sender, now):
-            return self._on_excess_offer(came, sender, offer)
+    def _hear_served_offer(self, came: ByService, sender: PeerId, signal: Signal, now: float) -> Verdict:
+        if self.is_excess(came, sender, now):
+            # An original that hears nothing waits for ever, deaf to us. Peers that we name it would dial at once.
+            may_wait = signal.p2pmesh is None and self._allow_unverified
+            return Response(sender, came, LinkRejected(reason=FULL)) if may_wait else None
         try:
-            remote = verify_offer(offer, sender, self._me, network=self._network)
+            remote, description = verify_offer(signal, sender, self._me, network=self._network)
         except RemoteProtocolError as error:
             return self._on_false_offer(sender, str(error), now)
         if not self._welcome(remote):
             self.counts.unverified_peers += 1
-            return self._rejection(sender, "unverified_peer", (), None).along(came)
-        self._heard.put(sender, HeardOffer(offer, remote, came, now))
-        return Offered(remote, offer)
+            return Response(sender, came, LinkRejected(reason="unverified_peer"))
+        proof = signal.p2pmesh
+        told = (None, None) if proof is None else (proof.links, proof.purpose)
+        return self.hear_offer(came, Offered(remote, description, *told), now)
 
-    def _on_excess_offer(self, came: Came, sender: PeerId, offer: Signal) -> Verdict:
-        """Drop an offer, but tell an original: if it hears nothing, it waits for ever and is deaf to us."""
-        self.counts.excess_offers += 1
-        if offer.p2pmesh is not None or not self._allow_unverified:
-            return None
-        return self._rejection(sender, FULL, (), None).along(came)  # names no other peers: it would dial them at once
-
-    def _on_answer(self, came: Came, sender: PeerId, answer: Signal, *, linked: bool) -> Verdict:
-        own = self._own.get(sender)
+    def _hear_served_answer(
+        self, came: ByService, sender: PeerId, answer: Signal, own: OwnOffer | None, *, linked: bool
+    ) -> AnswerHeard | Response | None:
         if own is None:
             self.counts.unasked_answers += 1
             # It holds a slot for an attempt that we have given up.
-            about = None if answer.p2pmesh is None else mark_of(answer)
-            return None if linked else self._rejection(sender, NO_ATTEMPT, (), about).along(came)
+            return None if linked else Response(sender, came, LinkRejected(reason=NO_ATTEMPT, about=_mark_in(answer)))
         if own.answered_by is not None:
             self.counts.repeated_answers += 1
             return None
         try:
-            remote = verify_answer(answer, own.signal, sender, self._me, network=self._network)
+            remote, description = verify_answer(answer, own.offer.description, sender, self._me, network=self._network)
         except RemoteProtocolError:
             self.counts.false_answers += 1  # and no more: a forger must not be able to end our attempt by it
             return None
         if not self._welcome(remote):
             self.counts.unverified_answers += 1  # for the same reason: a proof is easily left out
             return None
-        own.answered_by, own.came = remote, came
-        early, own.early = own.early, []
-        return Feed(remote, (answer, *early), is_answer=True)
+        return AnswerHeard(own, remote, description)
 
-    def _on_candidate(self, sender: PeerId, candidate: Signal) -> Feed | None:
+    def _hear_candidate(self, sender: PeerId, signal: Signal, own: OwnOffer | None) -> Feed | None:
         """Take a candidate. It need prove nothing: it adds an address to an attempt that is bound to a fingerprint."""
-        own, heard = self._own.get(sender), self._heard.get(sender)
-        attempt: OwnOffer | HeardOffer | None = own
-        if (own is None or own.answered_by is None) and heard is not None and heard.live:
-            attempt = heard
-        if attempt is None:
+        heard = self.live(sender)
+        attempt = heard if heard is not None and (own is None or own.answered_by is None) else own
+        candidate = None if signal.candidate is None else read_candidate(signal.candidate.candidate)
+        if attempt is None or candidate is None:
             self.counts.stray_candidates += 1
             return None
         early = isinstance(attempt, OwnOffer) and attempt.answered_by is None
-        if attempt.candidates >= (MAX_EARLY if early else MAX_CANDIDATES):
+        if attempt.candidates >= (MAX_EARLY if early else MAX_TRICKLED):
             self.counts.excess_candidates += 1
             return None
         attempt.candidates += 1
         match attempt:
             case HeardOffer(sender=remote) | OwnOffer(answered_by=RemotePeer() as remote):
-                return Feed(remote, (candidate,))
+                return Feed(remote, candidate)
             case OwnOffer():
                 attempt.early.append(candidate)
                 return None
@@ -379,3 +316,24 @@ class OfferAnswer:
 
     def _welcome(self, remote: RemotePeer) -> bool:
         return remote.verified or self._allow_unverified
+
+
+def _concerns_us(transport: str | None, about: bytes | None, own: OwnOffer | None, heard: HeardOffer | None) -> bool:
+    """Whether a rejection is for what is under way: it may come late, or be a service's lie."""
+    if about is not None:
+        marks = [one.mark for one in (own, heard) if one is not None]
+        if heard is not None and isinstance(heard.response, Answer):
+            marks.append(mark_of(heard.response.description))
+        return about in marks
+    if transport is None:
+        return own is not None or heard is not None
+    # A service that never saw an offer has no say in it. The original's peers reject also what was not offered.
+    return own is None or transport in own.services or transport == own.first
+
+
+def _mark_in(answer: Signal) -> bytes | None:
+    """The mark of an answer of ours; None if it is none."""
+    try:
+        return None if answer.p2pmesh is None else mark_of(read_sdp(answer.sdp or ""))
+    except RemoteProtocolError:
+        return None

@@ -17,7 +17,8 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Literal, NamedTuple, TypeAlias, assert_never
 
-from attrs import define, frozen
+from attrs import define
+from msgspec import Struct
 
 from p2pmesh.config import MeshConfig
 from p2pmesh.identity import Identity
@@ -65,8 +66,7 @@ class Service:
     """Whether it answered our first join: the original's server may not."""
 
 
-@frozen
-class _Timer:
+class _Timer(Struct, frozen=True):
     kind: Literal["grace", "again", "refresh", "rejoin"]
     transport: str = ""
 

@@ -6,21 +6,19 @@ session to an identity by its fingerprints.
 A mesh may use several signaling services at once; they are equal, and needed by newcomers above all: with one link into
 the mesh, the mesh itself is asked for peers, and offers go through it. The overlay may still ask for fresh peers.
 
-Offers and answers are signed on their way out and checked on their way in, so all that the overlay and the link layer
-see has been checked. A service is not trusted: what it forges may waste an attempt of ours, but never ends in a link to
-somebody else, and a false answer does not end an attempt. What comes over a route was signed by its origin, which
-counts as the sender whatever else the message says.
+Cores and our own wire know descriptions as facts; only services carry their text. What comes by a service is checked
+here: a service is not trusted, and what it forges may waste an attempt of ours, but never ends in a link to somebody
+else, and a false answer does not end an attempt. What comes over a route was signed by its origin, description and all.
 
 Inputs: ServiceUp, ServiceDown, Signaled, RoutedReceived, RouteSucceeded, RouteFailed, Received, LocalSignal,
-SetLinkPurpose, RejectOffer, PingViaService, RouteHint, FindPeers, LinkUp, LinkDown, LinkLost, Leave.
-Effects: SendSignaling, ServiceRefused, FeedSignal, SendFrame; Notify to routing (Route, CancelRoute), overlay
-(ServiceUp and ServiceDown (of joined services only), Offered, Rejected, PeersFound, PeerGone) and islands
-(ServicePeers, SeenViaService); Emit (TransportUp, TransportDown, PeerFailed).
-Messages: handles all that a service sends, and `relay_signal`, `relay_batch` and `link_rejected`; sends the same,
-`join`, `leave`, and `relay_failure` to peers of the original.
-Config: `SignalingConfig`, `MeshConfig.max_peers`, `LinkConfig.allow_unverified`.
-State: the links, candidates that wait for each other and purposes of links (`remembered_offers` of each); and that of
-its parts.
+  SetLinkPurpose, RejectOffer, PingViaService, RouteHint, FindPeers, LinkUp, LinkDown, LinkLost, Leave.
+Effects: SendSignaling, ServiceRefused, FeedSignal, SendFrame, Emit (TransportUp, TransportDown, PeerFailed); Notify to
+  routing (Route, RouteReply, CancelRoute), overlay (ServiceUp and ServiceDown (of joined services only), Offered,
+  Rejected, PeersFound, PeerGone) and islands (ServicePeers, SeenViaService).
+Messages: all that a service sends, `join` and `leave`; in packets `offer`, `answer` and `link_rejected`; from peers of
+  the original `relay_signal`, answered by `relay_failure`.
+Config: SignalingConfig; `max_peers`, `room`, `join_token`; `allow_unverified` and `ice_servers` of LinkConfig.
+State: the links, and purposes of links (`remembered_offers`); the parts name theirs, and their bounds.
 """
 
 from __future__ import annotations
@@ -64,6 +62,7 @@ from p2pmesh.protocols.inputs import (
     Subsystem,
 )
 from p2pmesh.protocols.notices import (
+    CANCELLED,
     INITIATOR_CONFLICT,
     NOT_FOUND,
     CancelRoute,
@@ -78,30 +77,31 @@ from p2pmesh.protocols.notices import (
     RoutedReceived,
     RouteFailed,
     RouteHint,
+    RouteReply,
     RouteSucceeded,
     SeenViaService,
     ServicePeers,
     SetLinkPurpose,
     Sighting,
 )
-from p2pmesh.protocols.signaling.delivery import (
-    ByMesh,
-    ByService,
-    Came,
-    Kind,
-    Lost,
-    OutgoingSignal,
-    SignalDelivery,
-    Step,
-    ToService,
-)
-from p2pmesh.protocols.signaling.offer_answer import MAX_ALTERNATIVES, Feed, OfferAnswer
+from p2pmesh.protocols.signaling.delivery import ByMesh, ByService, Lost, OfferDelivery, OwnOffer, Step, ToService
+from p2pmesh.protocols.signaling.handshake import mark_of, sign_offer
+from p2pmesh.protocols.signaling.offer_answer import AnswerHeard, Feed, OfferAnswer, Response, Verdict
 from p2pmesh.protocols.signaling.service_sessions import Change, Closed, Opened, SendJoin, ServicePings, ServiceSessions
 from p2pmesh.protocols.util.limits import LruTable, RateLimiter
-from p2pmesh.protocols.util.timers import Timers
 from p2pmesh.wire import signaling as wire
-from p2pmesh.wire.fields import MAX_SIGNALS_IN_BATCH
-from p2pmesh.wire.messages import LONG, LinkRejected, RelayBatch, RelayFailure, RelaySignal, Signal
+from p2pmesh.wire.messages import (
+    LONG,
+    PROTOCOL_VERSION,
+    Answer,
+    Description,
+    LinkPurpose,
+    LinkRejected,
+    Offer,
+    RelayFailure,
+    RelaySignal,
+    Signal,
+)
 
 _NOT_FOUND = re.compile(r"Peer ([0-9a-f]{40}) not found")
 _REPLACED = "Another client joined with your ID"  # the original's server has texts only
@@ -116,20 +116,15 @@ REFUSALS, REFUSALS_PER_SECOND = 10.0, 1.0
 
 @define
 class SignalingCounts:
-    """Messages that were ignored, and why; signals that were refused or put together."""
+    """Messages that were ignored, and why; signals that were refused."""
 
     after_down: int = 0
     unexpected: int = 0
     without_sender: int = 0
     from_ourselves: int = 0
     for_others: int = 0
-    in_others_names: int = 0
     unverified_origins: int = 0
     unrouted: int = 0
-    own_signals: int = 0
-    """Of our own link layer, of a type that is not ours to send."""
-    late_candidates: int = 0
-    batched: int = 0
     relays_refused: int = 0
     unsendable: int = 0
 
@@ -138,19 +133,18 @@ class SignalingCore:
     """The signaling of one peer: see the module."""
 
     def __init__(self, identity: Identity, config: MeshConfig, rng: random.Random, wall: WallClock) -> None:
+        self._identity = identity
         self._me = identity.peer_id
+        self._network = config.network
         self._config = config
         self._wall = wall
         self._links: dict[PeerId, int] = {}
         """Neighbours, with their versions."""
         self._sessions = ServiceSessions(identity, config, rng, wall)
         self._pings = ServicePings()
-        self._delivery = SignalDelivery(config.signaling, self._sessions.joined_services)
+        self._delivery = OfferDelivery(config, self._sessions.joined_services)
         self._offers = OfferAnswer(identity, config)
-        self._batches = LruTable[list[Signal]](config.signaling.remembered_offers)
-        """Candidates that wait for more, for each peer."""
-        self._batch_timers = Timers[PeerId]()
-        self._purposes = LruTable[str](config.signaling.remembered_offers)
+        self._purposes = LruTable[LinkPurpose](config.signaling.remembered_offers)
         self._refusals = RateLimiter(config.max_peers, REFUSALS_PER_SECOND, REFUSALS)
         self._counts = SignalingCounts()
         self._errors = dict.fromkeys((*wire.ERROR_CODES, "other"), 0)
@@ -173,13 +167,13 @@ class SignalingCore:
             case RoutedReceived():
                 self._on_routed_received(event, now)
             case RouteSucceeded():
-                self._delivery.arrived(event.call)
+                self._on_route_succeeded(event, now)
             case RouteFailed():
                 self._carry_out(self._delivery.unrouted(event.call, event.reason, now), now)
             case Received():
                 self._on_received(event, now)
             case LocalSignal():
-                self._on_local_signal(event.peer, event.signal, now)
+                self._on_local_signal(event.peer, event.description, now)
             case SetLinkPurpose():
                 self._purposes.put(event.peer, event.purpose)
             case RejectOffer():
@@ -205,15 +199,13 @@ class SignalingCore:
     def next_deadline(self) -> float:
         if self._leaving:
             return math.inf
-        return min(self._batch_timers.next_deadline(), self._sessions.next_deadline(), self._delivery.next_deadline())
+        return min(self._sessions.next_deadline(), self._delivery.next_deadline())
 
     def expire(self, now: float) -> Effects:
         if self._leaving:
             return []
         self._apply(self._sessions.expire(now), now)
         self._carry_out(self._delivery.expire(now), now)
-        for peer in self._batch_timers.pop_due(now):
-            self._send_batch(peer, now)
         return self._take()
 
     def snapshot(self) -> Mapping[str, Any]:
@@ -290,9 +282,14 @@ class SignalingCore:
         if peer in self._pings:
             if self._pings.not_found(peer, transport):
                 self._tell(Subsystem.ISLANDS, SeenViaService(peer, Sighting.ABSENT))
-        elif steps is None and not self._offers.answering(peer):
+        elif steps is None and self._may_end(peer, transport):
             self._close(peer, now)
             self._tell(Subsystem.OVERLAY, Rejected(peer, NOT_FOUND))
+
+    def _may_end(self, peer: PeerId, transport: str) -> bool:
+        """Whether a service that does not know this peer has a say in what is under way."""
+        heard = self._offers.live(peer)
+        return heard is None or heard.came == ByService(transport)
 
     def _on_relayed(
         self,
@@ -321,11 +318,11 @@ class SignalingCore:
                 self._hear(came, sender, message.signals, now)
             case wire.ConnectionRejected():
                 rejected = Rejected(sender, message.reason, message.alternative_peers or ())
-                self._hear_rejection(came, rejected, message.about, now)
+                self._hear_rejection(transport, rejected, message.about, now)
             case wire.SignalRejected():
                 instead = message.correct_initiator == self._me
                 rejected = Rejected(sender, message.reason or INITIATOR_CONFLICT, offer_instead=instead)
-                self._hear_rejection(came, rejected, None, now)
+                self._hear_rejection(transport, rejected, None, now)
             case wire.Ack():
                 self._on_ack(came, sender, now, answers=message.answers)
             case _:
@@ -353,27 +350,31 @@ class SignalingCore:
             self._counts.unverified_origins += 1
             return
         match event.message:
-            case RelaySignal(from_=named) | RelayBatch(from_=named) if named != sender:
-                self._counts.in_others_names += 1
-            case RelaySignal(to=receiver) if receiver != self._me:
-                self._counts.for_others += 1
-            case RelaySignal(signal=signal):
-                self._hear(came, sender, (signal,), now)
-            case RelayBatch(signals=signals):
-                self._hear(came, sender, signals, now)
-            case LinkRejected() as rejected:
-                said = Rejected(sender, rejected.reason, rejected.alternative_peers)
-                self._hear_rejection(came, said, rejected.about, now)
+            case Offer(description=description, links=links, purpose=purpose) if description.is_offer:
+                if not self._offers.is_excess(came, sender, now):
+                    offered = Offered(event.peer, description, links, purpose)
+                    self._obey(self._offers.hear_offer(came, offered, now), now)
+            case LinkRejected(reason=reason, alternative_peers=others, about=about):
+                self._hear_rejection(None, Rejected(sender, reason, others), about, now)
+            case _:
+                self._counts.unexpected += 1
+
+    def _on_route_succeeded(self, event: RouteSucceeded, now: float) -> None:
+        """A reply to an offer of ours; its packet names the offer's, and its origin signed it."""
+        own = self._delivery.routed(event.call)
+        if own is None:
+            return
+        match event.message:
+            case Answer(description=description) if not description.is_offer:
+                self._obey(AnswerHeard(own, RemotePeer(event.peer, True, PROTOCOL_VERSION), description), now)
+            case LinkRejected(reason=reason, alternative_peers=others):
+                self._hear_rejection(None, Rejected(event.peer, reason, others), own.mark, now)
             case _:
                 self._counts.unexpected += 1
 
     def _on_received(self, event: Received, now: float) -> None:
         """Something that should have come over a route came from a neighbour, as the original's peers send it."""
         match event.message:
-            case LinkRejected(alternative_peers=peers):
-                others = tuple(peer for peer in peers if peer != self._me)[:MAX_ALTERNATIVES]
-                if others:
-                    self._tell(Subsystem.OVERLAY, PeersFound(others, "rejection"))
             case RelaySignal() as relayed if self._links.get(event.peer) == 0:
                 self._counts.relays_refused += 1
                 if self._refusals.take(event.peer, now):
@@ -384,46 +385,27 @@ class SignalingCore:
 
     # --- from our own link layer --------------------------------------------------------------------------------------
 
-    def _on_local_signal(self, peer: PeerId, signal: Signal, now: float) -> None:
-        match signal.type:
-            case "offer":
-                purpose, delivery = self._purposes.pop(peer), self._delivery
-                offer = self._offers.offer(peer, signal, len(self._links), purpose).along(delivery.way_to(peer, now))
-                # For a long link another peer will do as well, if the mesh does not lead to this one.
-                offer.mesh_only = purpose == LONG and delivery.into_mesh and not delivery.is_original(peer)
-                self._send(offer, now)
-            case "answer":
-                answer = self._offers.answer(peer, signal)
-                if answer is None:
-                    self._tell(Subsystem.OVERLAY, Rejected(peer, "its offer is no longer known"))
-                else:
-                    self._send(answer, now)
-            case "candidate":
-                self._on_local_candidate(peer, signal, now)
-            case _:
-                self._counts.own_signals += 1
-
-    def _on_local_candidate(self, peer: PeerId, candidate: Signal, now: float) -> None:
-        """Candidates come in swarms: they wait for each other a little, and travel together."""
-        batch = self._batches.get(peer)
-        if batch is None:
-            batch = []
-            self._batches.put(peer, batch)
-            self._batch_timers.set(peer, now + self._config.signaling.batch_delay)
-        batch.append(candidate)
-        if len(batch) >= min(self._config.signaling.batch_size, MAX_SIGNALS_IN_BATCH):
-            self._send_batch(peer, now)
-
-    def _send_batch(self, peer: PeerId, now: float) -> None:
-        self._batch_timers.cancel(peer)
-        batch = tuple(self._batches.pop(peer) or ())
-        under_way = self._delivery.under_way(peer)
-        candidates = self._offers.candidates(peer, batch, int(self._wall(now) * 1000), under_way)
-        if not batch or candidates is None:
-            self._counts.late_candidates += 1
+    def _on_local_signal(self, peer: PeerId, description: Description, now: float) -> None:
+        if description.is_offer:
+            self._offer(peer, description, now)
             return
-        self._counts.batched += len(batch)
-        self._send(candidates, now)
+        response = self._offers.answer(peer, description)
+        if response is None:
+            self._tell(Subsystem.OVERLAY, Rejected(peer, "its offer is no longer known"))
+            return
+        self._carry_out(self._delivery.close(peer), now)  # its offer has taken the place of ours
+        self._respond(response, now)
+
+    def _offer(self, peer: PeerId, description: Description, now: float) -> None:
+        purpose, delivery = self._purposes.pop(peer), self._delivery
+        offer = Offer(description=description, links=len(self._links), purpose=purpose)
+        own = OwnOffer(peer, offer, mark_of(description)).along(delivery.way_to(peer, now))
+        heard = self._offers.live(peer)
+        if heard is not None and isinstance(heard.came, ByMesh):
+            own.along(heard.came)
+        # For a long link another peer will do as well, if the mesh does not lead to this one.
+        own.mesh_only = purpose == LONG and delivery.into_mesh and not delivery.is_original(peer)
+        self._carry_out(delivery.send(own, now), now)
 
     # --- from other cores ---------------------------------------------------------------------------------------------
 
@@ -432,11 +414,13 @@ class SignalingCore:
         if event.reason == INITIATOR_CONFLICT:
             self._ask_for_offer(peer)
             return
-        under_way = self._delivery.under_way(peer)
-        rejections = self._offers.rejections(peer, event.reason, event.alternatives, under_way)
+        own = self._delivery.own(peer)
+        if event.reason == CANCELLED and own is not None:
+            self._carry_out(self._delivery.take_back(own, now), now)
+        response = self._offers.reject(peer, event.reason, event.alternatives)
         self._close(peer, now)
-        for rejection in rejections:
-            self._send(rejection, now)
+        if response is not None:
+            self._respond(response, now)
 
     def _ask_for_offer(self, peer: PeerId) -> None:
         """Ask a peer of the original to make the offer: only a service can bring that."""
@@ -465,7 +449,6 @@ class SignalingCore:
         self._sessions.seek(now, wanted=self._wants_services())
         if self._delivery.was_brought_by_service(peer):
             self._tell(Subsystem.ISLANDS, SeenViaService(peer, Sighting.LINKED))
-        self._carry_out(self._delivery.answered(peer), now)
         self._close(peer, now)
 
     def _on_link_down(self, peer: PeerId, now: float) -> None:
@@ -474,9 +457,10 @@ class SignalingCore:
         self._sessions.seek(now, wanted=self._wants_services())
 
     def _on_link_lost(self, peer: PeerId, now: float) -> None:
-        cancellation = self._offers.unanswered(peer, self._delivery.under_way(peer))
-        if cancellation is not None:
-            self._send(cancellation, now)
+        own = self._delivery.own(peer)
+        # An original that once offered us a link, and never heard of us, takes no offer until it is told something.
+        if self._config.links.allow_unverified and own is not None and own.service and own.answered_by is None:
+            self._carry_out(self._delivery.take_back(own, now), now)
         self._close(peer, now)
 
     def _wants_services(self) -> bool:
@@ -489,30 +473,34 @@ class SignalingCore:
 
     # --- what the parts decided ---------------------------------------------------------------------------------------
 
-    def _hear(self, came: Came, sender: PeerId, signals: Iterable[Signal], now: float) -> None:
+    def _hear(self, came: ByService, sender: PeerId, signals: Iterable[Signal], now: float) -> None:
         for signal in signals:
-            verdict = self._offers.hear(came, sender, signal, now, linked=sender in self._links)
-            match verdict:
-                case None:
-                    pass
-                case Offered(peer=remote):
-                    self._delivery.heard(remote)
-                    self._tell(Subsystem.OVERLAY, verdict)
-                case Feed(remote, fed, is_answer):
-                    if is_answer:
-                        self._delivery.heard(remote)
-                        self._carry_out(self._delivery.answered(sender), now)
-                    self._effects += [FeedSignal(remote, one) for one in fed]
-                case OutgoingSignal():
-                    self._send(verdict, now)
-                case PeerFailed():
-                    self._effects.append(Emit(verdict))
-                case _:
-                    assert_never(verdict)
+            own, linked = self._delivery.own(sender), sender in self._links
+            self._obey(self._offers.hear(came, sender, signal, own, now, linked=linked), now)
 
-    def _hear_rejection(self, came: Came, rejected: Rejected, about: str | None, now: float) -> None:
-        under_way = self._delivery.under_way(rejected.peer)
-        turned_down = self._offers.hear_rejection(came, rejected, about, under_way)
+    def _obey(self, verdict: Verdict, now: float) -> None:
+        match verdict:
+            case None:
+                pass
+            case Offered(peer=remote):
+                self._delivery.heard(remote)
+                self._tell(Subsystem.OVERLAY, verdict)
+            case AnswerHeard(own, remote, answer):
+                self._carry_out(self._delivery.answered(own, remote), now)
+                self._effects.append(FeedSignal(remote, answer))
+                self._effects += [FeedSignal(remote, candidate) for candidate in own.early]
+            case Feed(remote, candidate):
+                self._effects.append(FeedSignal(remote, candidate))
+            case Response():
+                self._respond(verdict, now)
+            case PeerFailed():
+                self._effects.append(Emit(verdict))
+            case _:
+                assert_never(verdict)
+
+    def _hear_rejection(self, transport: str | None, rejected: Rejected, about: bytes | None, now: float) -> None:
+        own = self._delivery.own(rejected.peer)
+        turned_down = self._offers.hear_rejection(transport, rejected, about, own)
         if turned_down is None:
             return
         if turned_down.ends:
@@ -529,30 +517,50 @@ class SignalingCore:
     def _close(self, peer: PeerId, now: float) -> None:
         """No attempt with this peer is under way any more."""
         self._offers.close(peer)
-        self._carry_out(self._delivery.take_back(peer), now)
+        self._carry_out(self._delivery.close(peer), now)
 
-    def _send(self, signal: OutgoingSignal, now: float) -> None:
-        self._carry_out(self._delivery.send(signal, now), now)
+    def _respond(self, response: Response, now: float) -> None:
+        """Say something to an offer, the way that it came."""
+        peer, came, message, changed = response
+        if isinstance(came, ByMesh):
+            if changed:
+                self._carry_out(self._delivery.tell(peer, message, came.way, now), now)
+            else:
+                self._tell(Subsystem.ROUTING, RouteReply(came.way, message))
+            return
+        service = came.transport if came and self._sessions.is_joined(came.transport) else None
+        service = service or self._delivery.service_for(peer, without=[])
+        if service is None:
+            self._counts.unsendable += 1
+        else:
+            self._effects.append(SendSignaling(service, self._offers.served(peer, message)))
 
     def _carry_out(self, steps: Iterable[Step], now: float) -> None:
         for step in steps:
             match step:
-                case ToService(transport, message):
-                    self._effects.append(SendSignaling(transport, message))
+                case ToService(transport, own, taken_back):
+                    self._effects.append(SendSignaling(transport, self._served(own, taken_back=taken_back)))
                 case Route() | CancelRoute():
                     self._tell(Subsystem.ROUTING, step)
-                case Lost(signal, reason):
-                    self._lost(signal, reason, now)
+                case Lost(own, reason):
+                    self._lost(own, reason, now)
                 case _:
                     assert_never(step)
 
-    def _lost(self, signal: OutgoingSignal, reason: str, now: float) -> None:
-        """No way is left for an offer or answer of ours."""
-        peer = signal.to
-        if signal.kind is Kind.OFFER and self._offers.answering(peer):
-            again = self._offers.offer_again(signal)
-            if again is not None:
-                self._send(again, now)
+    def _served(self, own: OwnOffer, *, taken_back: bool) -> wire.PeerSignal | wire.ConnectionRejected:
+        if taken_back:
+            return self._offers.served(own.to, LinkRejected(reason=CANCELLED, about=own.mark))
+        signal = sign_offer(self._identity, own.to, own.offer, network=self._network)
+        return wire.PeerSignal(to=own.to, from_=self._me, signal=signal)
+
+    def _lost(self, own: OwnOffer, reason: str, now: float) -> None:
+        """No way is left for an offer of ours."""
+        peer = own.to
+        heard = self._offers.live(peer)
+        if heard is not None:
+            # Of two that cross, the lower id's is answered: ours goes again, by the way that theirs has come since.
+            if heard.sender.version > 0 and self._me < peer:
+                self._carry_out(self._delivery.again(own, heard.came, now), now)
             return
         self._close(peer, now)
         self._tell(Subsystem.OVERLAY, Rejected(peer, reason))

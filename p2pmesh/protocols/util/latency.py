@@ -66,6 +66,8 @@ class RoundTripTime:
 class RoundTripTimes:
     """The round-trip times of many peers, the least recently heard forgotten first."""
 
+    __slots__ = ("_all", "_each")
+
     def __init__(self, limit: int) -> None:
         self._all = RoundTripTime()
         self._each = LruTable[RoundTripTime](limit)

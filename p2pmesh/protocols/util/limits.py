@@ -23,6 +23,8 @@ V = TypeVar("V")
 class LruTable(Generic[V]):
     """A bounded table of peers, the least recently renewed forgotten first."""
 
+    __slots__ = ("_items", "_limit")
+
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._items: OrderedDict[PeerId, V] = OrderedDict()
@@ -56,6 +58,8 @@ class ExpiringSet(Generic[K, V]):
     An id is kept until its own time is over, unless more than `limit` are added first; those are counted as
     `forgotten`.
     """
+
+    __slots__ = ("_entries", "_limit", "forgotten")
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -126,6 +130,8 @@ class TokenBucket:
 
 class RateLimiter:
     """A rate for each peer. Of more than `limit` peers the least recent are forgotten, and start afresh."""
+
+    __slots__ = ("_buckets", "_burst", "_per_second")
 
     def __init__(self, limit: int, per_second: float, burst: float) -> None:
         self._buckets = LruTable[TokenBucket](limit)

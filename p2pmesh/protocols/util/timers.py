@@ -6,19 +6,25 @@ import heapq
 import math
 import random
 from collections.abc import Hashable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
-from attrs import define, frozen
+from attrs import define
+from msgspec import Struct
 
 K = TypeVar("K", bound=Hashable)
+
+_VOID = object()
+"""In place of the key of a timer that was moved or disarmed: comparing that is cheaper than finding the key."""
 
 
 class Timers(Generic[K]):
     """The timers of a core: one heap, at most one deadline for each key, ties in the order they were set."""
 
+    __slots__ = ("_armed", "_count", "_heap")
+
     def __init__(self) -> None:
-        self._heap: list[tuple[float, int, K]] = []
-        self._armed: dict[K, int] = {}  # which entry of the heap counts, by its order
+        self._heap: list[list[Any]] = []  # deadline, order, and key; no key once it is void
+        self._armed: dict[K, list[Any]] = {}  # the entry of each key
         self._count = 0
 
     def __len__(self) -> int:
@@ -29,26 +35,28 @@ class Timers(Generic[K]):
 
     def set(self, key: K, deadline: float) -> None:
         """Arm `key`, or move it."""
+        before = self._armed.get(key)
+        if before is not None:
+            before[2] = _VOID
         self._count += 1
-        self._armed[key] = self._count
-        heapq.heappush(self._heap, (deadline, self._count, key))
+        entry = self._armed[key] = [deadline, self._count, key]
+        heapq.heappush(self._heap, entry)
         if len(self._heap) > 64 and len(self._heap) > 2 * len(self._armed):
-            self._heap = [entry for entry in self._heap if self._armed.get(entry[2]) == entry[1]]
+            self._heap = [entry for entry in self._heap if entry[2] is not _VOID]
             heapq.heapify(self._heap)
 
     def cancel(self, key: K) -> None:
         """Disarm `key`; nothing happens if it is not armed."""
-        self._armed.pop(key, None)
+        entry = self._armed.pop(key, None)
+        if entry is not None:
+            entry[2] = _VOID
 
     def next_deadline(self) -> float:
         """When the next timer is due; `math.inf` if none is armed."""
-        heap, armed = self._heap, self._armed
-        while heap:
-            deadline, order, key = heap[0]
-            if armed.get(key) == order:
-                return deadline
+        heap = self._heap
+        while heap and heap[0][2] is _VOID:
             heapq.heappop(heap)
-        return math.inf
+        return heap[0][0] if heap else math.inf
 
     def pop_due(self, now: float) -> list[K]:
         """Disarm and give the keys whose deadline has come, earliest first."""
@@ -60,8 +68,7 @@ class Timers(Generic[K]):
         return due
 
 
-@frozen
-class Backoff:
+class Backoff(Struct, frozen=True):
     """Jittered exponential back-off: full jitter over the upper half, so that peers which failed together part ways."""
 
     first: float

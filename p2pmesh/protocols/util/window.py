@@ -19,6 +19,8 @@ V = TypeVar("V")
 class Window(Generic[K, V]):
     """Entries on their way, oldest first, with the bytes of each."""
 
+    __slots__ = ("_entries", "_most", "_most_bytes", "bytes")
+
     def __init__(self, most: int, most_bytes: int) -> None:
         self._most = most
         self._most_bytes = most_bytes
@@ -73,6 +75,8 @@ OUTCOME_GRACE = 5.0
 
 class CallTable(Generic[V]):
     """Calls that have not ended, each with a number that is never used twice, oldest first."""
+
+    __slots__ = ("_last", "_limit", "_open", "_patience", "lost")
 
     def __init__(self, limit: int, timeout: float) -> None:
         """Make one for `limit` calls at once that are to end within `timeout` seconds."""

@@ -10,20 +10,15 @@ Each check reports what is wrong to `net.violate`, which raises if the network i
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
-from typing import Any, Final
+from collections.abc import Collection
+from typing import Final
 
-from p2pmesh.config import MeshConfig
 from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.islands.bridge_merge import MAX_FLOODS
-from p2pmesh.protocols.islands.islands import MAX_CALLS
-from p2pmesh.protocols.islands.recovery import MAX_CASES
 from p2pmesh.simulation.discrete.delivery_log import Broadcast
 from p2pmesh.simulation.discrete.network import BareNetwork
 from p2pmesh.simulation.discrete.node import BareNode
+from p2pmesh.simulation.model.bounds import LOOK_EVERY, bounds_of
 
-LOOK_EVERY: Final = 1.0
-"""Seconds between two checks of the bounds."""
 LOOK_AT: Final = 20
 """Peers whose snapshots are taken in one check, in turn: the cost must not grow with the number of peers."""
 
@@ -71,46 +66,6 @@ def check_bounds(net: BareNetwork, node: BareNode) -> None:
         net.violate("link cap", f"n{node.number} has {open_links} links and {taken - open_links} attempts")
 
 
-def bounds_of(snapshot: Mapping[str, Any], config: MeshConfig) -> Iterator[tuple[str, float, float]]:
-    """Every bounded structure in a snapshot's subsystems: its name, its size, and what the config allows."""
-    broadcast, links = snapshot["broadcast"], config.max_peers
-    yield "broadcast.history", broadcast["store"]["messages"], config.broadcast.history
-    yield "broadcast.history_bytes", broadcast["store"]["bytes"], config.broadcast.history_bytes + config.max_payload
-    yield "broadcast.seen_ids", broadcast["seen"]["ids"], config.broadcast.seen_ids
-    yield "broadcast.in_flight", broadcast["eager_push"]["in_flight"], config.broadcast.window * links
-    yield "broadcast.backlog", broadcast["eager_push"]["backlog"], config.broadcast.backlog * links
-    receipts = snapshot["receipts"]
-    yield "receipts.own", receipts["own"], config.receipts.table
-    yield "receipts.relayed", receipts["relayed"], config.receipts.table
-    routing = snapshot["routing"]
-    receiver = routing["receiver"]
-    yield "routing.direct_sender.in_flight", routing["direct_sender"]["in_flight"], config.routing.pending
-    yield "routing.receiver.seen_ids", receiver["seen_ids"], config.routing.seen_ids
-    yield "routing.receiver.heard_ids", receiver["heard_ids"], config.routing.seen_ids
-    yield "routing.receiver.questions", receiver["questions"], config.routing.remembered_routes
-    yield "routing.requests.in_flight", routing["requests"]["in_flight"], config.routing.errands
-    yield "routing.contacts", routing["contacts"], config.routing.remembered_routes
-    yield "routing.forwarding_table.relays", routing["forwarding_table"]["relays"], links
-    overlay = snapshot["overlay"]
-    slots = len(overlay["links"]) + len(overlay["attempts"]) + len(overlay["closing"])
-    yield "overlay.slots", slots, links
-    yield "overlay.known", overlay["passive_view"]["known"], config.topology.known_peers
-    lists = overlay["successor_list"]
-    yield "overlay.successors", len(lists["successors"]), config.chord.successors
-    yield "overlay.predecessors", len(lists["predecessors"]), config.chord.successors
-    yield "overlay.board", overlay["find_successor"]["board"], config.chord.board
-    signaling, offers = snapshot["signaling"]["delivery"], snapshot["signaling"]["offer_answer"]
-    yield "signaling.remembered_peers", signaling["remembered_peers"], config.signaling.remembered_peers
-    yield "signaling.routes", signaling["routes"], config.signaling.routes
-    yield "signaling.own_offers", offers["own_offers"], config.signaling.remembered_offers
-    yield "signaling.heard_offers", offers["heard_offers"], config.signaling.remembered_offers
-    found = snapshot["islands"]
-    yield "islands.suspects", found["detection"]["suspects"], config.islands.suspects
-    yield "islands.floods", found["bridges"]["floods"], MAX_FLOODS
-    yield "islands.healing", found["recovery"]["healing"], MAX_CASES
-    yield "islands.calls", found["calls"], MAX_CALLS
-
-
 # --- liveness ---------------------------------------------------------------------------------------------------------
 
 
@@ -148,13 +103,17 @@ def islands(net: BareNetwork, without: Collection[int] = ()) -> list[list[int]]:
     return sorted(groups, key=len, reverse=True)
 
 
-def ring_gaps(net: BareNetwork) -> list[tuple[int, int]]:
-    """Members that have no link to the one that follows them on the ring of ids, with that one."""
+def ring_gaps(net: BareNetwork, without: Collection[int] = ()) -> list[tuple[int, int]]:
+    """Members that have no link to the one that follows them on the ring of ids, with that one.
+
+    Gaps at peers `without` don't count.
+    """
     ordered = sorted(members(net), key=lambda node: node.peer_id)
     if len(ordered) < 2:
         return []
     pairs = zip(ordered, ordered[1:] + ordered[:1], strict=True)
-    return [(node.number, after.number) for node, after in pairs if after.peer_id not in node.links.ends]
+    gaps = [(node.number, after.number) for node, after in pairs if after.peer_id not in node.links.ends]
+    return [gap for gap in gaps if not set(gap) & set(without)]
 
 
 def ring_cycles(net: BareNetwork) -> int:
@@ -177,7 +136,7 @@ def ring_cycles(net: BareNetwork) -> int:
 
 def check_ring(net: BareNetwork, without: Collection[int] = ()) -> None:
     """Each member has a link to the next on the ring, so the ring is one cycle. Gaps at peers `without` don't count."""
-    gaps = [gap for gap in ring_gaps(net) if not set(gap) & set(without)]
+    gaps = ring_gaps(net, without)
     if gaps:
         shown = ", ".join(f"n{a}-n{b}" for a, b in gaps[:5])
         net.violate("one ring", f"{len(gaps)} of the ring's links are missing: {shown}")

@@ -13,11 +13,11 @@ from contextlib import contextmanager
 from heapq import heappop
 from typing import Any, Protocol
 
-from p2pmesh.identity import SignatureMemo
 from p2pmesh.simulation.discrete.traffic import NAMES, Traffic
 from p2pmesh.simulation.model.conditioner import Conditions, Path, luck_of
 from p2pmesh.simulation.model.event_queue import Action, EventQueue
 from p2pmesh.simulation.model.obstacles import Cut, Nat, let_link
+from p2pmesh.simulation.model.signatures import StandInSignatures
 from p2pmesh.simulation.model.trace import Mark, Trace
 from p2pmesh.simulation.model.violations import TRACE_LINES, InvariantViolated, Violation, reproduction
 
@@ -44,6 +44,7 @@ class Kernel:
       conditions: of links, unless `special_conditions` has others for a peer, by its number.
       service_latency: seconds to the service, one way.
       encode_frames: whether each frame goes through the codec.
+      signatures: in force while time passes; to be put in force by what gives cores an input in between.
       attempts: links in the making, of all peers, by token. Their class is the links' affair.
       cuts: the partitions in force; `nats`, the address translators that are not open, by number of peer.
       traffic: counts frames; `arrived` is its list of that name, one look-up nearer.
@@ -54,7 +55,6 @@ class Kernel:
     """
 
     __slots__ = (
-        "_memo",
         "account",
         "arrived",
         "attempts",
@@ -71,6 +71,7 @@ class Kernel:
         "schedule",
         "seed",
         "service_latency",
+        "signatures",
         "special_conditions",
         "strict",
         "trace",
@@ -86,6 +87,7 @@ class Kernel:
         service_latency: float,
         strict: bool,
         encode_frames: bool,
+        sample_sizes: bool,
         trace_kept: int,
     ) -> None:
         self.seed: int = seed
@@ -105,11 +107,11 @@ class Kernel:
         self.nats: dict[int, Nat] = {}
         self.special_conditions: dict[int, Conditions] = {}
         self.violations: list[Violation] = []
-        self.traffic: Traffic = Traffic()
+        self.traffic: Traffic = Traffic(samples=sample_sizes)
         self.arrived: list[int] = self.traffic.arrived
         self.trace: Trace = Trace(NAMES, trace_kept)
         self.log: Callable[[tuple[float, float, float, float, float]], None] = self.trace.log
-        self._memo = SignatureMemo()
+        self.signatures: StandInSignatures = StandInSignatures()
 
     # --- time ---------------------------------------------------------------------------------------------------------
 
@@ -121,7 +123,7 @@ class Kernel:
         """Let time pass until then; what is due at that instant happens."""
         due, trace = self.event_queue.due, self.trace
         events = 0
-        with self._memo, collector_paused():
+        with self.signatures, collector_paused():
             try:
                 while (heap := due(time)) is not None:
                     while heap and heap[0][0] <= time:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, Literal, Protocol, TypeAlias
 
 import attrs
 from attrs import define, frozen
@@ -26,10 +26,11 @@ from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.inputs import LinkDown, LinkLost, LinkRecovered, LinkSuspected, LinkUp, LocalSignal, RemotePeer
 from p2pmesh.protocols.notices import Input
 from p2pmesh.simulation.discrete.kernel import Kernel, Peer
+from p2pmesh.simulation.discrete.traffic import parse, size_of
 from p2pmesh.simulation.model.conditioner import Break, Path
 from p2pmesh.simulation.model.sdp_stub import describe, parse_description
 from p2pmesh.simulation.model.trace import Mark
-from p2pmesh.wire.messages import PROTOCOL_VERSION, Message, Signal
+from p2pmesh.wire.messages import PROTOCOL_VERSION, Description, Facts, IceCandidate, Message
 
 DESCRIBE: Final = 0.010
 """Seconds that it takes to make a description: about what aiortc takes on one machine."""
@@ -74,16 +75,16 @@ class Attempt:
 
     __slots__ = ("answers", "done", "far_fingerprint", "far_token", "fingerprint", "owner", "peer", "remote", "token")
 
-    def __init__(self, owner: LinkOwner, peer: PeerId, remote: RemotePeer | None, offer: Signal | None) -> None:
+    def __init__(self, owner: LinkOwner, peer: PeerId, remote: RemotePeer | None, offer: Description | None) -> None:
         self.owner: LinkOwner = owner
         self.peer: PeerId = peer
         self.remote: RemotePeer | None = remote
-        self.answers: Signal | None = offer
+        self.answers: Description | None = offer
         self.done: bool = False
         self.token: str = ""
-        self.fingerprint: str = ""
+        self.fingerprint: bytes = b""
         self.far_token: str = ""
-        self.far_fingerprint: str = ""
+        self.far_fingerprint: bytes = b""
 
 
 class End:
@@ -169,7 +170,7 @@ class BareLinks:
 
     # --- orders of the cores ------------------------------------------------------------------------------------------
 
-    def begin(self, peer: PeerId, remote: RemotePeer | None = None, offer: Signal | None = None) -> None:
+    def begin(self, peer: PeerId, remote: RemotePeer | None = None, offer: Description | None = None) -> None:
         """Offer a link to `peer`, or answer its offer, instead of whatever attempt at it is under way."""
         net = self.net
         previous = self.attempts.pop(peer, None)
@@ -181,10 +182,10 @@ class BareLinks:
         net.after(DESCRIBE, self._describe, attempt)
         net.after(self.node.config.links.connect_timeout, self._time_is_over, attempt)
 
-    def feed(self, remote: RemotePeer, signal: Signal) -> None:
+    def feed(self, remote: RemotePeer, signal: Facts) -> None:
         """Take the answer to an offer of ours."""
         attempt = self.attempts.get(remote.peer_id)
-        if attempt is None or attempt.remote is not None or signal.type != "answer":
+        if attempt is None or attempt.remote is not None or isinstance(signal, IceCandidate):
             return
         attempt.remote = remote
         attempt.far_token, attempt.far_fingerprint = parse_description(signal)
@@ -210,7 +211,7 @@ class BareLinks:
         """Send a message to neighbours."""
         net = self.net
         now = net.now
-        size = net.traffic.sent(message, len(peers))
+        net.traffic.sent(message, len(peers))
         for peer in peers:
             end = self.ends.get(peer)
             if end is None or (end.closing is not None and not urgent):
@@ -223,7 +224,7 @@ class BareLinks:
                 far = end.far
                 net.schedule(path.arrival(now), far.arrive, far, message)
             else:
-                self._send_with_care(end, message, size)
+                self._send_with_care(end, message)
 
     # --- carrying -----------------------------------------------------------------------------------------------------
 
@@ -231,14 +232,14 @@ class BareLinks:
         """Send something that is no message: it always arrives, once, after what was sent before."""
         self.net.at(end.path.arrival(self.net.now), end.far.arrive, end.far, cargo)
 
-    def _send_with_care(self, end: End, message: Message, size: int) -> None:
+    def _send_with_care(self, end: End, message: Message) -> None:
         net, links = self.net, self.node.config.links
         waits = end.path.queued(net.now)
         if waits > links.outbox_patience:  # an outbox that is full for so long ends the link
             self.drop(end.peer, f"too slow: its queue was full for {links.outbox_patience:g} s")
             self.counts.frames_dropped += 1
             return
-        decision = end.path.send(net.now, size)
+        decision = end.path.send(net.now, size_of(message) if end.path.is_narrow else 0)
         if isinstance(decision, Break):
             self.break_link(end, "the connection broke")
             return
@@ -268,7 +269,7 @@ class BareLinks:
                 self.transmit(end, CLOSED)
             self.down(end, end.closing or cargo.reason)
         elif isinstance(cargo, bytes) and end.closing is None:
-            message = self.net.traffic.parse(cargo)
+            message = parse(cargo)
             if message is None:
                 self.counts.unknown_messages += 1
             elif isinstance(message, str):
@@ -326,8 +327,9 @@ class BareLinks:
         if end.suspected:
             end.suspected = False
             self.node.report(LinkRecovered(end.peer))
-        for cargo in held or ():
-            end.arrive(end, cargo)
+        with self.net.signatures:  # a network changes while time stands still, too
+            for cargo in held or ():
+                end.arrive(end, cargo)
 
     def _ping(self, end: End, silence: int) -> None:
         if end.silences == silence:
@@ -373,11 +375,10 @@ class BareLinks:
                 return
         rng = self.net.rng
         attempt.token = f"{rng.getrandbits(64):016x}"
-        attempt.fingerprint = rng.randbytes(32).hex(":").upper()
+        attempt.fingerprint = rng.randbytes(32)
         self.net.attempts[attempt.token] = attempt
-        kind = "offer" if attempt.answers is None else "answer"
-        sdp = describe(attempt.token, attempt.fingerprint)
-        self.node.report(LocalSignal(attempt.peer, Signal(type=kind, sdp=sdp)))
+        role: Literal["actpass", "active"] = "actpass" if attempt.answers is None else "active"
+        self.node.report(LocalSignal(attempt.peer, describe(attempt.token, attempt.fingerprint, role)))
 
     def _attempt(self, token: str) -> Attempt | None:
         return self.net.attempts.get(token)

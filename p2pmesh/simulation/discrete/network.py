@@ -68,6 +68,7 @@ class BareNetwork(Kernel):
         service_latency: float = 0.02,
         strict: bool = True,
         encode_frames: bool = False,
+        sample_sizes: bool = False,
         trace_kept: int = 8192,
     ) -> None:
         """Make a network without peers.
@@ -80,6 +81,7 @@ class BareNetwork(Kernel):
           service_latency: seconds to the service, one way.
           strict: raise the first violation; else note all of them.
           encode_frames: put each frame through the codec, as bytes, as a real link does. Slower; should change nothing.
+          sample_sizes: measure some messages of each kind and let them stand for all, in counts of bytes. Faster.
           trace_kept: events of the trace that can be read afterwards, at least.
         """
         super().__init__(
@@ -88,6 +90,7 @@ class BareNetwork(Kernel):
             service_latency=service_latency,
             strict=strict,
             encode_frames=encode_frames,
+            sample_sizes=sample_sizes,
             trace_kept=trace_kept,
         )
         self.config: MeshConfig = config or MeshConfig()

@@ -250,7 +250,7 @@ class BareNode:
             return
         net = self.net
         if self._deadlines[place]() <= net.now:
-            net.mark(Mark.EXPIRE, self.number, -1, place)
+            net.log((net.now, Mark.EXPIRE, self.number, -1, place))
             effects = self._expires[place](net.now)
             if effects:
                 self._carry_out(effects)
@@ -324,7 +324,7 @@ class BareNode:
                 case WantLink():
                     self.links.begin(effect.peer)
                 case AcceptOffer():
-                    self.links.begin(effect.peer.peer_id, effect.peer, effect.signal)
+                    self.links.begin(effect.peer.peer_id, effect.peer, effect.description)
                 case FeedSignal():
                     self.links.feed(effect.peer, effect.signal)
                 case DropLink():

@@ -13,40 +13,67 @@ KINDS: Final[dict[type, int]] = {kind: number for number, kind in enumerate(OWNE
 NAMES: Final = [str(kind.__struct_config__.tag) for kind in OWNERS]
 PAYLOAD: Final = KINDS[Gossip]
 """The kind that carries broadcasts; all others are control."""
+MEASURED: Final = 256
+"""Frames of a kind that are measured before samples stand for the others."""
+SAMPLE: Final = 17
+"""Of so many messages one is a sample: a prime, as requests and answers alternate."""
 
 
 class Traffic:
-    """Counters by kind of message: `frames` and `bytes` that were sent, `arrived` frames that came in."""
+    """Counters by kind of message: `frames` that were sent, their `bytes`, and `arrived` frames that came in.
 
-    __slots__ = ("arrived", "bytes", "frames")
+    With `samples`, only the first messages of each kind and some of the later ones are measured, and stand for all:
+    encoding a message takes as long as much else that happens to it.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_bytes", "_measured", "_samples", "_skips", "arrived", "frames")
+
+    def __init__(self, *, samples: bool = False) -> None:
         self.frames: list[int] = [0] * len(KINDS)
-        self.bytes: list[int] = [0] * len(KINDS)
         self.arrived: list[int] = [0] * len(KINDS)
+        self._samples = samples
+        self._measured = [0] * len(KINDS)
+        self._bytes = [0] * len(KINDS)  # of so many frames of each kind, each sample for itself and those before it
+        self._skips = [0] * len(KINDS)  # messages until the next that is
 
-    def sent(self, message: Message, copies: int) -> int:
-        """A message goes to so many peers; its size as a frame."""
-        size = len(encode(message))
+    def sent(self, message: Message, copies: int) -> None:
+        """A message goes to so many peers."""
         kind = KINDS[type(message)]
         self.frames[kind] += copies
-        self.bytes[kind] += copies * size
-        return size
+        if self._skips[kind]:
+            self._skips[kind] -= 1
+            return
+        self._bytes[kind] += (self.frames[kind] - self._measured[kind]) * size_of(message)
+        self._measured[kind] = self.frames[kind]
+        if self._samples and self.frames[kind] >= MEASURED:
+            self._skips[kind] = SAMPLE - 1
 
-    @staticmethod
-    def parse(frame: bytes) -> Message | str | None:
-        """What the link keeper makes of bytes: a message, the reason why it is none, or None for an unknown type."""
-        try:
-            message = decode(frame)
-        except RemoteProtocolError as error:
-            return str(error)
-        return None if isinstance(message, Unknown) else message
+    @property
+    def bytes(self) -> list[int]:
+        """Bytes that were sent, by kind."""
+        counts = zip(self._bytes, self.frames, self._measured, strict=True)
+        return [size if frames == measured else round(size * frames / measured) for size, frames, measured in counts]
 
     @property
     def control_bytes(self) -> int:
         """Bytes of all that is no broadcast."""
-        return sum(self.bytes) - self.bytes[PAYLOAD]
+        sizes = self.bytes
+        return sum(sizes) - sizes[PAYLOAD]
 
     def by_name(self) -> dict[str, int]:
         """Frames sent, by the name of their kind."""
         return {name: count for name, count in zip(NAMES, self.frames, strict=True) if count}
+
+
+def size_of(message: Message) -> int:
+    """Bytes of a message as a frame."""
+    return len(encode(message))
+
+
+def parse(frame: bytes) -> Message | str | None:
+    """What the link keeper makes of bytes: a message, the reason why it is none, or None for an unknown type."""
+    try:
+        message = decode(frame)
+    except RemoteProtocolError as error:
+        return str(error)
+    return None if isinstance(message, Unknown) else message

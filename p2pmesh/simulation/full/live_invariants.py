@@ -23,8 +23,8 @@ from p2pmesh.events import (
 )
 from p2pmesh.keyspace import PeerId
 from p2pmesh.mesh import Mesh
-from p2pmesh.simulation.discrete.invariants import LOOK_EVERY, bounds_of
 from p2pmesh.simulation.full.network import SimDialer
+from p2pmesh.simulation.model.bounds import LOOK_EVERY, bounds_of
 from p2pmesh.simulation.model.reachability import Reachability
 from p2pmesh.simulation.model.trace import Mark, Trace
 from p2pmesh.simulation.model.violations import Violation

@@ -31,7 +31,7 @@ from p2pmesh.simulation.model.conditioner import Conditions, Constant, Path, luc
 from p2pmesh.simulation.model.obstacles import Cut
 from p2pmesh.simulation.model.reachability import Reachability
 from p2pmesh.simulation.model.sdp_stub import describe, parse_description
-from p2pmesh.wire.messages import Signal
+from p2pmesh.wire.messages import Description, Facts, IceCandidate
 
 NEARBY: Final = Conditions(latency=Constant(0.010), jitter=0.0)
 """All peers 10 ms apart, and nothing ever lost."""
@@ -272,16 +272,16 @@ class SimAttempt(Attempt):
     """A simulated link in the making."""
 
     far_token: str
-    far_fingerprint: str
+    far_fingerprint: bytes
 
-    def __init__(self, dialer: SimDialer, peer_id: PeerId, kind: str, far: Signal | None) -> None:
+    def __init__(self, dialer: SimDialer, peer_id: PeerId, far: Description | None) -> None:
         rng = dialer.network.rng
         self.dialer = dialer
         self.token: str = f"{rng.getrandbits(64):016x}"
-        self.fingerprint: str = rng.randbytes(32).hex(":").upper()
-        self.far_token, self.far_fingerprint = ("", "") if far is None else _parse(far)
+        self.fingerprint: bytes = rng.randbytes(32)
+        self.far_token, self.far_fingerprint = ("", b"") if far is None else _parse(far)
         self._peer_id = peer_id
-        self._signal = Signal(type=kind, sdp=describe(self.token, self.fingerprint))
+        self._description = describe(self.token, self.fingerprint, "actpass" if far is None else "active")
         self._settled = trio.Event()
         self._failure: str | None = None
         self._carrier: SimCarrier | None = None
@@ -292,16 +292,16 @@ class SimAttempt(Attempt):
         return self._peer_id
 
     @property
-    def signal(self) -> Signal:
-        return self._signal
+    def description(self) -> Description:
+        return self._description
 
     @property
     def settled(self) -> bool:
         return self._settled.is_set()
 
-    async def feed(self, signal: Signal) -> None:
+    async def feed(self, signal: Facts) -> None:
         await trio.lowlevel.checkpoint()
-        if signal.type != "answer" or self._signal.type != "offer" or self.far_token or self.settled:
+        if isinstance(signal, IceCandidate) or self.far_token or self.settled:
             return
         self.far_token, self.far_fingerprint = _parse(signal)
         self.dialer.network.prepare(self)
@@ -359,11 +359,11 @@ class SimDialer(Dialer):
 
     async def offer(self, peer: PeerId) -> Attempt:
         await trio.lowlevel.checkpoint()
-        return self._begin(peer, "offer", None)
+        return self._begin(peer, None)
 
-    async def answer(self, peer: PeerId, offer: Signal) -> Attempt:
+    async def answer(self, peer: PeerId, offer: Description) -> Attempt:
         await trio.lowlevel.checkpoint()
-        return self._begin(peer, "answer", offer)
+        return self._begin(peer, offer)
 
     async def aclose(self) -> None:
         """End what this dialer has begun and not closed."""
@@ -383,18 +383,18 @@ class SimDialer(Dialer):
         for carrier in carriers:
             carrier.lose(LinkError(_CRASHED))
 
-    def _begin(self, peer: PeerId, kind: str, far: Signal | None) -> Attempt:
+    def _begin(self, peer: PeerId, far: Description | None) -> Attempt:
         if self.crashed:
             raise AttemptFailed(_CRASHED)
-        return SimAttempt(self, peer, kind, far)
+        return SimAttempt(self, peer, far)
 
 
 _CRASHED: Final = "this peer has crashed"
 
 
-def _parse(signal: Signal) -> tuple[str, str]:
+def _parse(description: Description) -> tuple[str, bytes]:
     """Token and fingerprint of a description."""
-    token, fingerprint = parse_description(signal)
+    token, fingerprint = parse_description(description)
     if not token:
-        raise AttemptFailed(f"this {signal.type} is no description of the simulated network")
+        raise AttemptFailed("this is no description of the simulated network")
     return token, fingerprint

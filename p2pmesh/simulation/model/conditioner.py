@@ -225,6 +225,11 @@ class Path:
         self._arrives_at = time
         return time
 
+    @property
+    def is_narrow(self) -> bool:
+        """Whether the size of a frame matters."""
+        return self._conditions.bandwidth < math.inf
+
     def queued(self, now: float) -> float:
         """Seconds until what was sent so far has left, if the bandwidth is limited."""
         return max(0.0, self._free_at - now)

@@ -95,3 +95,39 @@ async def test_many_cancelled_timers_are_forgotten() -> None:
         await trio_asyncio.aio_as_trio(asyncio.sleep)(0.001)
         assert isinstance(loop, event_loop.FastLinkLoop)
         assert loop.timers < 1000
+
+
+async def parked_again(loop: event_loop.LinkLoop, seconds: float) -> int:
+    """How often the loop's task goes back to sleep in this time."""
+    assert isinstance(loop, event_loop.FastLinkLoop)
+    await trio.sleep(0.01)
+    parks, park = [], loop._park
+
+    async def counted() -> None:
+        parks.append(trio.current_time())
+        await park()
+
+    loop._park = counted  # type: ignore[method-assign]
+    await trio.sleep(seconds)
+    return len(parks)
+
+
+async def test_a_timer_wakes_the_loop_once() -> None:
+    async with event_loop.open_link_loop() as loop:
+        fired: list[int] = []
+        loop.call_later(0.05, fired.append, 1)
+        loop.call_later(0.1, fired.append, 2)
+        assert await parked_again(loop, 0.3) == 2
+        assert fired == [1, 2]
+
+
+async def test_nothing_wakes_for_a_cancelled_timer() -> None:
+    async with event_loop.open_link_loop() as loop:
+        last = loop.call_later(0.1, print)
+        next_to_last = loop.call_later(0.05, print)
+        kept = loop.call_later(60.0, print)
+        last.cancel()
+        next_to_last.cancel()
+        assert await parked_again(loop, 0.3) == 0
+        kept.cancel()
+        assert loop.timers == 0  # type: ignore[attr-defined]

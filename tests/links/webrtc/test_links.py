@@ -18,6 +18,7 @@ import aiortc
 import pytest
 import trio
 import trio_asyncio
+from msgspec import structs
 
 from p2pmesh.config import IceServer, LinkConfig
 from p2pmesh.errors import ConfigError
@@ -26,7 +27,9 @@ from p2pmesh.links.link import AttemptFailed, LinkError, LinkProtocolError, Link
 from p2pmesh.links.webrtc import aiortc_patch, event_loop, sctp_patch
 from p2pmesh.links.webrtc.dialer import WebRTCDialer
 from p2pmesh.protocols.inputs import RemotePeer
-from p2pmesh.wire.messages import PROTOCOL_VERSION, Candidate, Signal
+from p2pmesh.wire.codec import encode
+from p2pmesh.wire.messages import PROTOCOL_VERSION, Description, IceCandidate, Offer
+from p2pmesh.wire.sdp import read_sdp, write_sdp
 from tests.harness import link_contract
 from tests.harness.webrtc import below, loop_of
 
@@ -43,8 +46,8 @@ def remote(peer_id: PeerId, version: int = PROTOCOL_VERSION) -> RemotePeer:
 async def connect(dialer: WebRTCDialer, other: WebRTCDialer, version: int = PROTOCOL_VERSION) -> tuple[Any, Any]:
     """A pair of links, not running."""
     offering = await dialer.offer(BOB)
-    answering = await other.answer(ALICE, offering.signal)
-    await offering.feed(answering.signal)
+    answering = await other.answer(ALICE, offering.description)
+    await offering.feed(answering.description)
     return await offering.opened(remote(BOB, version)), await answering.opened(remote(ALICE, version))
 
 
@@ -66,11 +69,6 @@ async def linked(
                 yield links
             finally:
                 nursery.cancel_scope.cancel()
-
-
-def sdp_of(signal: Signal) -> str:
-    assert signal.sdp is not None
-    return signal.sdp
 
 
 def open_sockets() -> int:
@@ -114,10 +112,13 @@ async def test_descriptions_are_complete_and_name_no_server() -> None:
     async with WebRTCDialer(QUICK) as dialer:
         attempt = await dialer.offer(BOB)
         assert attempt.peer_id == BOB
-        assert attempt.signal.type == "offer"
-        assert sdp_of(attempt.signal).count("a=candidate:") >= 1
-        assert "a=end-of-candidates" in sdp_of(attempt.signal)
-        assert "srflx" not in sdp_of(attempt.signal)
+        description = attempt.description
+        assert description.is_offer
+        assert description.candidates
+        assert description.complete
+        assert {candidate.kind for candidate in description.candidates} == {"host"}
+        assert [len(fingerprint.value) for fingerprint in description.fingerprints] == [32]
+        assert len(encode(Offer(description=description))) < 400
         await attempt.aclose()
 
 
@@ -131,64 +132,40 @@ async def test_a_machine_without_network_offers_loopback(monkeypatch: pytest.Mon
 async def test_trickled_candidates_are_taken() -> None:
     async with WebRTCDialer(QUICK) as alice, WebRTCDialer(QUICK) as bob:
         offering = await alice.offer(BOB)
-        answering = await bob.answer(ALICE, without_candidates(offering.signal))
-        for signal in trickled(answering.signal):
-            await offering.feed(signal)  # before the answer
-        await offering.feed(without_candidates(answering.signal))
-        for signal in trickled(offering.signal):
-            await answering.feed(signal)
-        await answering.feed(Signal(type="candidate", candidate=Candidate(candidate="nonsense")))
-        await answering.feed(Signal(type="renegotiate"))
+        answering = await bob.answer(ALICE, without_candidates(offering.description))
+        for candidate in answering.description.candidates:
+            await offering.feed(candidate)  # before the answer
+        await offering.feed(without_candidates(answering.description))
+        for candidate in offering.description.candidates:
+            await answering.feed(candidate)
+        await answering.feed(IceCandidate(address=b"0f9a6d5c-7c1f-4a34.local", port=9))
         with trio.fail_after(10):
             await offering.opened(remote(BOB))
             await answering.opened(remote(ALICE))
 
 
-def trickled(description: Signal) -> list[Signal]:
-    return [
-        Signal(
-            type="candidate", candidate=Candidate(candidate=line.removeprefix("a="), sdp_mid="0", sdp_m_line_index=0)
-        )
-        for line in sdp_of(description).splitlines()
-        if line.startswith("a=candidate:")
-    ]
-
-
-def without_candidates(signal: Signal) -> Signal:
-    lines = [line for line in sdp_of(signal).splitlines() if not line.startswith(("a=candidate", "a=end-of"))]
-    return Signal(type=signal.type, sdp="\r\n".join(lines) + "\r\n")
+def without_candidates(description: Description) -> Description:
+    return structs.replace(description, candidates=(), complete=False)
 
 
 async def test_a_certificate_that_is_not_the_announced_one_opens_nothing() -> None:
     async with WebRTCDialer(QUICK) as alice, WebRTCDialer(QUICK) as bob, WebRTCDialer(QUICK) as mallory:
         offering = await alice.offer(BOB)
-        answering = await bob.answer(ALICE, offering.signal)
-        other = await mallory.answer(ALICE, offering.signal)
-        await offering.feed(
-            Signal(type="answer", sdp=swap_fingerprints(sdp_of(answering.signal), sdp_of(other.signal)))
-        )
+        answering = await bob.answer(ALICE, offering.description)
+        other = await mallory.answer(ALICE, offering.description)
+        forged = structs.replace(answering.description, fingerprints=other.description.fingerprints)
+        await offering.feed(forged)
         with trio.fail_after(10), pytest.raises(AttemptFailed, match="certificate"):
             await offering.opened(remote(BOB))
 
 
-def swap_fingerprints(sdp: str, other: str) -> str:
-    lines = [line for line in sdp.splitlines() if not line.startswith("a=fingerprint")]
-    lines += [line for line in other.splitlines() if line.startswith("a=fingerprint")]
-    return "\r\n".join(lines) + "\r\n"
-
-
 async def test_useless_descriptions_fail_the_attempt() -> None:
     async with WebRTCDialer(QUICK) as dialer:
-        with pytest.raises(AttemptFailed):
-            await dialer.answer(ALICE, Signal(type="offer", sdp="v=0\r\n"))
-        with pytest.raises(AttemptFailed):
-            await dialer.answer(ALICE, Signal(type="offer"))
         attempt = await dialer.offer(BOB)
         with pytest.raises(AttemptFailed):
-            await attempt.feed(Signal(type="answer", sdp="nonsense"))
-        other_mid = sdp_of(attempt.signal).replace("a=mid:0", "a=mid:7").replace("actpass", "active")
+            await attempt.feed(attempt.description)  # no answer
         with pytest.raises(AttemptFailed):
-            await attempt.feed(Signal(type="answer", sdp=other_mid))
+            await attempt.feed(structs.replace(attempt.description, mid="7", role="active"))
         await attempt.aclose()
         with pytest.raises(AttemptFailed):
             await attempt.opened(remote(BOB))
@@ -220,8 +197,8 @@ async def test_a_peer_of_version_0_gets_one_text_message_for_each_frame() -> Non
 
         async with WebRTCDialer(QUICK) as dialer, trio.open_nursery() as nursery:
             attempt = await dialer.offer(BOB)
-            answer = await trio_asyncio.aio_as_trio(bare_answer)(connection, sdp_of(attempt.signal))
-            await attempt.feed(Signal(type="answer", sdp=answer))
+            answer = await trio_asyncio.aio_as_trio(bare_answer)(connection, write_sdp(attempt.description))
+            await attempt.feed(read_sdp(answer))
             with trio.fail_after(10):
                 link = await attempt.opened(remote(BOB, version=0))
                 await nursery.start(link.run)
@@ -293,9 +270,9 @@ async def peer_process(config: LinkConfig) -> AsyncGenerator[tuple[trio.Process,
             async with WebRTCDialer(config) as dialer, trio.open_nursery() as nursery:
                 attempt = await dialer.offer(BOB)
                 assert process.stdin is not None
-                await process.stdin.send_all(sdp_of(attempt.signal).encode() + b"\0")
+                await process.stdin.send_all(write_sdp(attempt.description).encode() + b"\0")
                 answer = await hear(process.stdout)
-                await attempt.feed(Signal(type="answer", sdp=answer))
+                await attempt.feed(read_sdp(answer))
                 link = await attempt.opened(remote(BOB))
                 await nursery.start(link.run)
                 await link.send(b"ping")
@@ -319,8 +296,8 @@ async def be_the_peer() -> None:
     """What the other process does."""
     stdin, stdout = trio.lowlevel.FdStream(os.dup(0)), trio.lowlevel.FdStream(os.dup(1))
     async with WebRTCDialer() as dialer, trio.open_nursery() as nursery:
-        attempt = await dialer.answer(ALICE, Signal(type="offer", sdp=await hear(stdin)))
-        await stdout.send_all(sdp_of(attempt.signal).encode() + b"\0")
+        attempt = await dialer.answer(ALICE, read_sdp(await hear(stdin)))
+        await stdout.send_all(write_sdp(attempt.description).encode() + b"\0")
         link = await attempt.opened(remote(ALICE))
         await nursery.start(link.run)
         await link.send(await link.receive())
@@ -367,8 +344,8 @@ async def test_cancelling_at_any_instant_leaves_nothing_behind(caplog: pytest.Lo
 async def set_up_and_close(alice: WebRTCDialer, bob: WebRTCDialer) -> None:
     offering = await alice.offer(BOB)
     async with offering:
-        async with await bob.answer(ALICE, offering.signal) as answering:
-            await offering.feed(answering.signal)
+        async with await bob.answer(ALICE, offering.description) as answering:
+            await offering.feed(answering.description)
             async with await offering.opened(remote(BOB)) as link:
                 async with await answering.opened(remote(ALICE)) as other:
                     await link.send(b"hello")
@@ -570,7 +547,9 @@ async def test_a_stun_server_is_asked_and_what_it_says_is_offered() -> None:
             with trio.fail_after(10):
                 attempt = await dialer.offer(BOB)
             assert requests
-            assert "192.0.2.7 4242 typ srflx" in (attempt.signal.sdp or "")
+            assert (
+                IceCandidate(address=bytes([192, 0, 2, 7]), port=4242, kind="srflx") in attempt.description.candidates
+            )
             await attempt.aclose()
 
 

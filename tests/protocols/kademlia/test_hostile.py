@@ -1,11 +1,14 @@
 """The DHT among liars: what honest peers do with made-up ids, floods, forged values and answers that nobody asked
 for."""
 
+import json
+
 import attrs
 import pytest
 from msgspec import structs
 
 from p2pmesh.config import KademliaConfig
+from p2pmesh.errors import RemoteProtocolError
 from p2pmesh.identity import SignatureMemo
 from p2pmesh.keyspace import PeerId, xor_distance
 from p2pmesh.protocols.core import Notify
@@ -14,7 +17,16 @@ from p2pmesh.protocols.kademlia.records import key_id, sign_record, signed_bytes
 from p2pmesh.protocols.notices import ReturnPath, RoutedReceived, RouteFailed, RouteSucceeded
 from p2pmesh.simulation.discrete.network import EPOCH
 from p2pmesh.wire.codec import decode, encode
-from p2pmesh.wire.overlay import DhtRecord, KademliaCall, KademliaRpc
+from p2pmesh.wire.overlay import (
+    DhtRecord,
+    FindNode,
+    FindValue,
+    KademliaCall,
+    KademliaRpc,
+    NodesFound,
+    StoreValue,
+    ValueStored,
+)
 from tests.harness.kademlia import DhtNet
 from tests.harness.virtual_time import identity, remote
 
@@ -40,9 +52,9 @@ def record(net, *, key="key", value="value", by=STRANGER, at=0.0, ttl=600.0, con
 
 
 def store(net, peer, value, by=STRANGER):
-    (reply,) = net.ask(by, peer, KademliaCall(type="STORE", id=by.peer_id, record=value))
-    assert reply.type == "STORE_REPLY"
-    return reply.stored
+    answer = net.ask(by, peer, StoreValue(record=value))
+    assert isinstance(answer, ValueStored)
+    return answer.held
 
 
 def holder(net, key="key"):
@@ -60,9 +72,7 @@ def made_up(target: PeerId) -> tuple[PeerId, ...]:
 def test_a_peer_that_answers_every_lookup_with_itself_holds_none_up():
     net = DhtNet(40, config=KademliaConfig(k=10))
     for liar in net.peers[1::4]:
-        liar.lies = lambda asker, call, me=liar.id: KademliaCall(
-            type=f"{call.type}_REPLY", id=me, peers=(me, me, asker)
-        )
+        liar.lies = lambda asker, request, me=liar.id: NodesFound(peers=(me, me, asker))
     reader = net.peers[0]
     for number in range(20):
         target = key_id(str(number))
@@ -75,9 +85,7 @@ def test_a_peer_that_answers_every_lookup_with_itself_holds_none_up():
 def test_made_up_ids_are_asked_and_die_out():
     net = DhtNet(40, config=KademliaConfig(k=10))
     for liar in net.peers[1::5]:
-        liar.lies = lambda asker, call, me=liar.id: KademliaCall(
-            type=f"{call.type}_REPLY", id=me, peers=made_up(call.target_id or me)
-        )
+        liar.lies = lambda asker, request: NodesFound(peers=made_up(request.target))
     known = {peer.id for peer in net.peers}
     reader = net.peers[0]
     for number in range(10):
@@ -89,15 +97,16 @@ def test_made_up_ids_are_asked_and_die_out():
         assert net.now - started < CONFIG.lookup_timeout
     for peer in net.peers[0], net.peers[2]:
         for number in range(10):
-            find = KademliaCall(type="FIND_NODE", id=net.peers[3].id, target_id=key_id(str(number)))
-            (reply,) = net.ask(net.peers[3].identity, peer, find)
-            assert set(reply.peers) <= known, "an id that nobody has is nobody's contact"
+            answer = net.ask(net.peers[3].identity, peer, FindNode(target=key_id(str(number))))
+            assert set(answer.peers) <= known, "an id that nobody has is nobody's contact"
 
 
 def test_a_value_is_found_though_every_fourth_peer_says_there_is_none():
     net = DhtNet(40, config=KademliaConfig(k=8))
     for liar in net.peers[1::4]:
-        liar.lies = lambda asker, call, me=liar.id: KademliaCall(type=f"{call.type}_REPLY", id=me, stored=True)
+        liar.lies = lambda asker, request: (
+            ValueStored(held=True) if isinstance(request, StoreValue) else NodesFound(same=True)
+        )
     honest = net.peers[0]
     for number in range(20):
         net.outcome(honest, net.put(honest, str(number), number))
@@ -112,9 +121,7 @@ def test_a_forged_value_is_not_believed_and_the_true_one_found(net):
     elsewhere = record(net, key="other", value="elsewhere")
     for number, peer in enumerate(net.closest(key_id("key"))[:2]):
         if peer != reader.id:
-            net.by_id[peer].lies = lambda asker, call, me=peer, lie=(forged, elsewhere)[number]: KademliaCall(
-                type=f"{call.type}_REPLY", id=me, record=lie
-            )
+            net.by_id[peer].lies = lambda asker, request, lie=(forged, elsewhere)[number]: NodesFound(record=lie)
     found = net.outcome(reader, net.get(reader, "key"))
     assert (found.value, found.publisher) == ("true", alice.id)
     assert reader.stats["lookups"]["bad_records"] >= 1
@@ -133,21 +140,17 @@ def test_a_forged_value_is_not_believed_and_the_true_one_found(net):
 def test_a_bad_value_in_an_answer_is_none(net, bad):
     lie = bad(net)
     for liar in net.peers[1:]:
-        liar.lies = lambda asker, call, me=liar.id: KademliaCall(type=f"{call.type}_REPLY", id=me, record=lie)
+        liar.lies = lambda asker, request: NodesFound(record=lie)
     reader = net.peers[0]
     assert net.outcome(reader, net.get(reader, "key")) is None
     assert reader.stats["lookups"]["bad_records"] >= CONFIG.k
     assert reader.stats["store"]["values"] == 0
 
 
-def test_answers_of_another_type_or_another_peer_or_none_count_as_no_answer(net):
-    lies = [
-        lambda me, call: KademliaCall(type="PONG", id=me),
-        lambda me, call: KademliaCall(type=call.type, id=me),
-        lambda me, call: KademliaCall(type=f"{call.type}_REPLY", id=STRANGER.peer_id, peers=made_up(me)),
-    ]
-    for number, liar in enumerate(net.peers[1:10]):
-        liar.lies = lambda asker, call, me=liar.id, lie=lies[number % 3]: lie(me, call)
+@pytest.mark.parametrize("lie", [ValueStored(held=True), FindNode(target=STRANGER.peer_id)], ids=["stored", "request"])
+def test_answers_of_another_type_count_as_no_answer(net, lie):
+    for liar in net.peers[1:10]:
+        liar.lies = lambda asker, request: lie
     reader = net.peers[0]
     found = net.outcome(reader, net.find(reader, key_id("key")))
     assert not {peer.id for peer in net.peers[1:10]} & set(found)
@@ -156,7 +159,7 @@ def test_answers_of_another_type_or_another_peer_or_none_count_as_no_answer(net)
 
 def test_an_answer_that_was_not_asked_for_changes_nothing(net):
     peer = net.peers[0]
-    lie = KademliaRpc(message=KademliaCall(type="FIND_NODE_REPLY", id=STRANGER.peer_id, peers=made_up(peer.id)))
+    lie = NodesFound(peers=made_up(peer.id))
     before = peer.stats["routing_table"]
     way = ReturnPath(STRANGER.peer_id, "x", (STRANGER.peer_id,))
     assert peer.core.handle(RouteSucceeded(10_000, STRANGER.peer_id, 3, lie), net.now) == []
@@ -172,60 +175,55 @@ def test_an_answer_that_was_not_asked_for_changes_nothing(net):
 
 
 @pytest.mark.parametrize(
-    "request_",
+    "message",
     [
-        KademliaCall(type="FIND_NODE", id=STRANGER.peer_id),
-        KademliaCall(type="FIND_VALUE", id=STRANGER.peer_id),
-        KademliaCall(type="FIND_VALUE", id=STRANGER.peer_id, key="no id"),
-        KademliaCall(type="STORE", id=STRANGER.peer_id, key="a" * 40),
-        KademliaCall(type="DELETE", id=STRANGER.peer_id),
-        KademliaCall(type="PING", id=PeerId("b" * 40)),
+        KademliaRpc(message=KademliaCall(type="FIND_NODE", id=STRANGER.peer_id, target_id=STRANGER.peer_id)),
+        ValueStored(held=True),
+        NodesFound(peers=(STRANGER.peer_id,)),
     ],
-    ids=lambda call: call.type,
+    ids=lambda message: type(message).__name__,
 )
-def test_what_is_no_request_is_counted_and_not_answered(net, request_):
+def test_what_is_no_request_is_counted_and_not_answered(net, message):
     peer = net.peers[0]
-    assert net.ask(STRANGER, peer, request_) == []
-    assert peer.stats["requests"]["refused"] == 1
+    assert net.ask(STRANGER, peer, message) is None
+    assert peer.stats["requests"]["unasked"] == 1
     assert not net.knows(peer, STRANGER.peer_id)
 
 
 def test_a_request_that_seems_to_come_from_ourselves_is_not_answered(net):
     peer = net.peers[0]
-    assert net.ask(peer.identity, peer, KademliaCall(type="PING", id=peer.id)) == []
+    assert net.ask(peer.identity, peer, FindNode(target=peer.id)) is None
     assert peer.stats["requests"]["refused"] == 1
 
 
 def test_a_request_of_a_peer_of_the_original_is_not_answered(net):
-    assert net.ask(STRANGER, net.peers[0], KademliaCall(type="PING", id=STRANGER.peer_id), version=0) == []
+    assert net.ask(STRANGER, net.peers[0], FindNode(target=STRANGER.peer_id), version=0) is None
 
 
 def test_requests_above_a_peers_rate_are_counted_and_not_answered(net):
     peer = net.peers[0]
-    ping = KademliaCall(type="PING", id=STRANGER.peer_id)
-    answered = sum(len(net.ask(STRANGER, peer, ping)) for _ in range(1000))
+    find = FindNode(target=STRANGER.peer_id)
+    answered = sum(net.ask(STRANGER, peer, find) is not None for _ in range(1000))
     assert answered == CONFIG.request_burst
     assert peer.stats["requests"]["flooded"] == 1000 - answered
-    other = identity(901)
-    assert net.ask(other, peer, KademliaCall(type="PING", id=other.peer_id)), "others are answered as ever"
+    assert net.ask(identity(901), peer, find), "others are answered as ever"
     net.run(1.0)
-    assert sum(len(net.ask(STRANGER, peer, ping)) for _ in range(100)) == CONFIG.requests_per_second
+    assert sum(net.ask(STRANGER, peer, find) is not None for _ in range(100)) == CONFIG.requests_per_second
 
 
 def test_only_so_many_peers_are_measured():
     net = DhtNet(1, config=attrs.evolve(CONFIG, requesters=5), settle=0.0)
     for number in range(20):
-        who = identity(1000 + number)
-        net.ask(who, net.peers[0], KademliaCall(type="PING", id=who.peer_id))
+        net.ask(identity(1000 + number), net.peers[0], FindNode(target=STRANGER.peer_id))
     assert net.peers[0].stats["requests"]["requesters"] == 5
 
 
 def test_who_asks_is_told_of_the_nearest_but_not_of_itself(net):
     peer, asker = net.peers[0], net.peers[1]
-    (reply,) = net.ask(asker.identity, peer, KademliaCall(type="FIND_NODE", id=asker.id, target_id=asker.id))
-    assert len(reply.peers) == CONFIG.k
-    assert asker.id not in reply.peers
-    assert list(reply.peers) == sorted(reply.peers, key=lambda other: xor_distance(other, asker.id))
+    answer = net.ask(asker.identity, peer, FindNode(target=asker.id))
+    assert len(answer.peers) == CONFIG.k
+    assert asker.id not in answer.peers
+    assert list(answer.peers) == sorted(answer.peers, key=lambda other: xor_distance(other, asker.id))
 
 
 # --- values -----------------------------------------------------------------------------------------------------------
@@ -234,8 +232,8 @@ def test_who_asks_is_told_of_the_nearest_but_not_of_itself(net):
 def test_a_good_value_is_stored_and_found(net):
     peer = holder(net)
     assert store(net, peer, record(net))
-    (reply,) = net.ask(STRANGER, peer, KademliaCall(type="FIND_VALUE", id=STRANGER.peer_id, key=key_id("key")))
-    assert reply.record.payload == "value"
+    answer = net.ask(STRANGER, peer, FindValue(key=key_id("key")))
+    assert answer.record.payload == "value"
 
 
 @pytest.mark.parametrize(
@@ -294,17 +292,16 @@ def test_an_older_value_does_not_replace_a_newer_one(net):
     peer = holder(net)
     assert store(net, peer, record(net, value="new"))
     assert not store(net, peer, record(net, value="old", at=-60.0))
-    (reply,) = net.ask(STRANGER, peer, KademliaCall(type="FIND_VALUE", id=STRANGER.peer_id, key=key_id("key")))
-    assert reply.record.payload == "new"
+    answer = net.ask(STRANGER, peer, FindValue(key=key_id("key")))
+    assert answer.record.payload == "new"
 
 
 def test_nobody_can_replace_the_value_of_another(net):
     peer, mallory = holder(net), identity(950)
     store(net, peer, record(net, value="mine"))
     store(net, peer, record(net, value="mallory's", by=mallory, at=1.0), by=mallory)
-    ask = KademliaCall(type="FIND_VALUE", id=mallory.peer_id, key=key_id("key"), publisher=STRANGER.peer_id)
-    (reply,) = net.ask(mallory, peer, ask)
-    assert reply.record.payload == "mine"
+    answer = net.ask(mallory, peer, FindValue(key=key_id("key"), publisher=STRANGER.peer_id))
+    assert answer.record.payload == "mine"
 
 
 def test_a_stranger_can_not_make_a_holder_skip_its_turn(net):
@@ -314,47 +311,64 @@ def test_a_stranger_can_not_make_a_holder_skip_its_turn(net):
     net.run(60.0)
     strangers = [identity(number) for number in range(2000, 2050)]
     far = max(strangers, key=lambda one: xor_distance(one.peer_id, key_id("key")))
-    ask = KademliaCall(type="FIND_VALUE", id=far.peer_id, key=key_id("key"), newer_than=value.timestamp)
-    (reply,) = net.ask(far, peer, ask)
-    assert reply.stored
-    assert reply.record is None
+    ask = FindValue(key=key_id("key"), newer_than=value.timestamp)
+    assert net.ask(far, peer, ask) == NodesFound(peers=tuple(net.closest(key_id("key"), 5)[1:]), same=True)
     assert peer.stats["republish"]["skipped"] == 0
     near = min(strangers, key=lambda one: xor_distance(one.peer_id, key_id("key")))
-    net.ask(near, peer, structs.replace(ask, id=near.peer_id))
+    net.ask(near, peer, ask)
     assert peer.stats["republish"]["skipped"] == 1, "a holder can"
 
 
-def test_calls_go_over_the_wire_as_they_are(net):
-    calls = [
-        KademliaCall(type="STORE", id=STRANGER.peer_id, record=record(net, value={"a": [1]})),
-        KademliaCall(
-            type="FIND_VALUE_REPLY",
-            id=STRANGER.peer_id,
-            record=record(net, value=b"x"),
-            peers=made_up(STRANGER.peer_id),
-        ),
-        KademliaCall(type="FIND_VALUE", id=STRANGER.peer_id, key=key_id("k"), publisher=STRANGER.peer_id, newer_than=5),
+def test_requests_and_answers_go_over_the_wire_as_they_are(net):
+    messages = [
+        FindNode(target=STRANGER.peer_id),
+        FindValue(key=key_id("k"), publisher=STRANGER.peer_id, newer_than=5),
+        NodesFound(record=record(net, value=b"x"), peers=made_up(STRANGER.peer_id)),
+        NodesFound(same=True),
+        StoreValue(record=record(net, value={"a": [1]})),
+        ValueStored(held=True),
     ]
-    for call in calls:
-        message = KademliaRpc(message=call)
+    for message in messages:
         assert decode(encode(message)) == message
         assert decode(encode(message, text=True)) == message
 
 
+@pytest.mark.parametrize(
+    "malformed",
+    [
+        {"type": "find_node"},
+        {"type": "find_node", "target": "no id"},
+        {"type": "find_value", "key": "a" * 41},
+        {"type": "find_value", "key": "a" * 40, "newerThan": -1},
+        {"type": "nodes_found", "peers": ["a" * 40] * 65},
+        {"type": "nodes_found", "record": []},
+        {"type": "store_value"},
+        {"type": "value_stored", "held": "yes"},
+    ],
+    ids=str,
+)
+def test_what_is_malformed_is_the_senders_fault(malformed):
+    with pytest.raises(RemoteProtocolError):
+        decode(json.dumps(malformed).encode())
+
+
 def test_nothing_a_peer_sends_raises():
-    """Every type with every combination of the fields it may have."""
+    """Every request with every combination of the fields it may have, and every answer."""
     net = DhtNet(20, config=attrs.evolve(CONFIG, request_burst=10_000))
     peer = net.peers[0]
-    fields = {
-        "target_id": [None, peer.id, STRANGER.peer_id],
-        "key": [None, "", "Z" * 40, peer.id],
-        "publisher": [None, peer.id],
-        "newer_than": [None, 0, (1 << 53) - 1],
-        "record": [None, record(net)],
-    }
-    for kind in ("PING", "FIND_NODE", "FIND_VALUE", "STORE", "PONG", "STORE_REPLY", ""):
-        for name, values in fields.items():
-            for value in values:
-                call = KademliaCall(type=kind, id=STRANGER.peer_id, **{name: value})
-                assert len(net.ask(STRANGER, peer, call)) <= 1
+    ids = [peer.id, STRANGER.peer_id, PeerId("0" * 40)]
+    messages = [
+        *(FindNode(target=target) for target in ids),
+        *(
+            FindValue(key=key, publisher=publisher, newer_than=newer_than)
+            for key in ids
+            for publisher in (None, *ids)
+            for newer_than in (None, 0, (1 << 53) - 1)
+        ),
+        StoreValue(record=record(net)),
+        NodesFound(peers=made_up(peer.id), record=record(net), same=True),
+        ValueStored(),
+    ]
+    for message in messages:
+        net.ask(STRANGER, peer, message)
     assert all(isinstance(effect, Notify) for effect in peer.core.expire(net.now))

@@ -1,7 +1,5 @@
 """The DHT's contacts: who gets into a bucket, who goes, and who is nearest."""
 
-import random
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,7 +9,7 @@ from p2pmesh.keyspace import ID_BITS, PeerId, xor_distance
 from p2pmesh.protocols.kademlia.routing_table import RoutingTable
 
 ME = PeerId("0" * 40)
-CONFIG = KademliaConfig(k=3, replacements=2, silent=4)
+CONFIG = KademliaConfig(k=3, silent=4, contact_lasts=300.0)
 
 
 def far(number: int) -> PeerId:
@@ -21,6 +19,10 @@ def far(number: int) -> PeerId:
 
 def near(number: int) -> PeerId:
     return PeerId(f"{number:040x}")
+
+
+def known(table: RoutingTable, now: float) -> list[PeerId]:
+    return table.closest(ME, 100, now)
 
 
 @pytest.fixture
@@ -35,79 +37,109 @@ def full(table):
     return table
 
 
+# --- contacts ---------------------------------------------------------------------------------------------------------
+
+
 def test_who_speaks_becomes_a_contact_once(table):
-    assert table.heard(far(1), 0.0)
-    assert not table.heard(far(1), 1.0)
-    assert list(table) == [far(1)]
+    table.heard(far(1), 0.0)
+    table.heard(far(1), 1.0)
+    assert known(table, 1.0) == [far(1)]
+    assert table.snapshot()["contacts"] == 1
 
 
 def test_we_are_no_contact_of_ours(table):
-    assert not table.heard(ME, 0.0)
-    assert len(table) == 0
-    assert ME not in table
+    table.heard(ME, 0.0)
+    table.around([ME, near(1)])
+    assert known(table, 0.0) == [near(1)]
 
 
-def test_a_full_bucket_keeps_its_old_contacts_and_lets_the_newcomer_wait(full):
-    assert full.heard(far(9), 10.0)
-    assert far(9) not in full
-    assert len(full) == 3
-    assert not full.heard(far(9), 11.0), "it is not new a second time"
+def test_who_was_not_heard_of_for_long_counts_no_more_until_it_speaks(table):
+    table.heard(far(1), 0.0)
+    assert known(table, 299.9) == [far(1)]
+    assert known(table, 300.0) == []
+    table.heard(far(1), 400.0)
+    assert known(table, 699.9) == [far(1)]
 
 
-def test_the_least_recently_seen_is_doubted_for_a_newcomer_once_it_was_silent_for_long(full):
+def test_a_full_bucket_keeps_its_old_contacts_while_they_speak_now_and_then(full):
+    full.heard(far(9), 10.0)
+    assert known(full, 10.0) == [far(0), far(1), far(2)]
+
+
+def test_a_newcomer_takes_the_place_of_the_contact_that_has_lapsed_longest_ago(full):
     full.heard(far(0), 50.0)
-    full.heard(far(9), 60.0)
-    assert full.in_doubt(far(9), 60.0) is None
-    assert full.in_doubt(far(9), 120.9) is None
-    assert full.in_doubt(far(9), 121.0) == far(1), "two minutes after it spoke last"
+    full.heard(far(9), 301.0)
+    assert known(full, 301.0) == [far(0), far(2), far(9)]
+    assert full.snapshot()["contacts"] == 3
 
 
-def test_who_fails_to_answer_makes_room_for_who_waited_last(full):
-    full.heard(far(8), 10.0)
-    full.heard(far(9), 11.0)
-    assert full.failed(far(1), 12.0)
-    assert far(1) not in full
-    assert far(9) in full
-    assert len(full) == 3
+def test_a_bucket_of_many_does_not_take_the_place_of_another(full):
+    full.heard(near(1), 10.0)
+    assert full.snapshot()["buckets"] == {"159": 1, "0": 3}
 
 
-def test_nobody_waits_in_line_beyond_the_bound(full):
-    for number in range(10, 20):
-        full.heard(far(number), 10.0)
-    assert full.snapshot()["replacements"] == 2
+# --- those who are gone -----------------------------------------------------------------------------------------------
 
 
-def test_without_replacement_a_contact_may_fail_once_and_is_not_named_meanwhile(full):
-    assert not full.failed(far(1), 5.0)
-    assert far(1) in full
-    assert far(1) not in full.closest(ME, 3)
-    full.heard(far(1), 6.0)
-    assert far(1) in full.closest(ME, 3)
-    assert not full.failed(far(1), 7.0)
-    assert full.failed(far(1), 8.0)
-    assert far(1) not in full
+def test_who_does_not_answer_is_no_contact_any_more(full):
+    full.gone(far(1), 5.0)
+    assert known(full, 5.0) == [far(0), far(2)]
 
 
 def test_who_is_gone_counts_as_silent_for_a_while_unless_it_speaks(table):
     table.heard(far(1), 0.0)
-    table.remove(far(1), 0.0)
+    table.gone(far(1), 0.0)
     assert table.is_silent(far(1), 59.9)
     assert not table.is_silent(far(1), 60.0)
-    table.remove(far(2), 0.0)
+    table.gone(far(2), 0.0)
     table.heard(far(2), 1.0)
     assert not table.is_silent(far(2), 2.0)
+    table.gone(far(3), 0.0)
+    table.linked(far(3))
+    assert not table.is_silent(far(3), 2.0)
+
+
+def test_who_is_silent_is_not_named_though_the_ring_names_it(table):
+    table.around([far(1), near(1)])
+    table.gone(far(1), 0.0)
+    assert known(table, 59.9) == [near(1)]
+    assert known(table, 60.0) == [near(1), far(1)]
 
 
 def test_the_memory_of_silent_peers_is_bounded(table):
     for number in range(20):
-        table.failed(far(number), 0.0)
+        table.gone(far(number), 0.0)
     assert sum(table.is_silent(far(number), 1.0) for number in range(20)) == 4
 
 
-def test_an_empty_bucket_is_forgotten(table):
-    table.heard(far(1), 0.0)
-    table.remove(far(1), 0.0)
-    assert table.snapshot() == {"contacts": 0, "buckets": {}, "replacements": 0}
+# --- neighbours, and the peers around us ------------------------------------------------------------------------------
+
+
+def test_a_neighbour_counts_for_as_long_as_it_is_one_and_then_as_if_it_had_just_spoken(table):
+    assert table.is_alone
+    table.linked(far(1))
+    assert not table.is_alone
+    assert known(table, 10_000.0) == [far(1)]
+    table.unlinked(far(1), 10_000.0)
+    assert table.is_alone
+    assert known(table, 10_299.0) == [far(1)]
+    assert known(table, 10_300.0) == []
+
+
+def test_a_link_that_ends_makes_no_contact_of_a_peer_that_was_no_neighbour(table):
+    table.unlinked(far(1), 0.0)
+    assert known(table, 0.0) == []
+
+
+def test_of_the_peers_around_us_those_that_were_not_before_are_told_with_how_many_are_between(table):
+    ring = [far(0), far(1), near(1), near(2), near(3)]
+    assert table.around(ring[1:]) == [(0, near(1)), (1, near(2)), (1, near(3)), (0, far(1))]
+    assert table.around(ring) == [(1, far(0))]
+    assert table.around(ring[2:]) == []
+    assert known(table, 10_000.0) == ring[2:]
+
+
+# --- who is nearest ---------------------------------------------------------------------------------------------------
 
 
 @settings(deadline=None)
@@ -116,42 +148,15 @@ def test_an_empty_bucket_is_forgotten(table):
     st.integers(0, (1 << ID_BITS) - 1),
     st.integers(1, 30),
 )
-def test_the_nearest_contacts_are_the_nearest_contacts(numbers, goal, count):
-    table = RoutingTable(ME, KademliaConfig(k=20))
-    for number in numbers:
-        table.heard(near(number), 0.0)
-    target = near(goal)
-    ranked = sorted(table, key=lambda peer: xor_distance(peer, target))
-    assert table.closest(target, count) == ranked[:count]
-    assert table.nearer(target) == sum(xor_distance(peer, target) < xor_distance(ME, target) for peer in table)
-
-
-def test_only_buckets_beyond_the_k_nearest_that_nobody_looked_into_go_stale(table):
-    for number in (1, 2, 3):
-        table.heard(near(number), 0.0)
-    table.heard(near(1 << 100), 0.0)
-    table.heard(far(1), 0.0)
-    assert table.stale(10.0) == [159, 100]
-    table.touch(far(77), 20.0)
-    assert table.stale(10.0) == [100]
-
-
-def test_the_nearest_bucket_that_is_not_half_full_is_thin():
-    table = RoutingTable(ME, KademliaConfig(k=4))
-    assert table.thin() is None
-    for number in range(4):
-        table.heard(near(8 + number), 0.0)
-    assert table.thin() == 4
-    for index in range(4, 159):
-        table.heard(near(1 << index), 0.0)
-        table.heard(near((1 << index) + 1), 0.0)
-    assert table.thin() == 159
-    table.heard(far(1), 0.0)
-    table.heard(far(2), 0.0)
-    assert table.thin() is None
-
-
-@given(st.integers(0, 159), st.integers(0, 99))
-def test_a_random_id_of_a_bucket_lies_in_it(index, seed):
-    table = RoutingTable(ME, CONFIG)
-    assert table.index(table.random_id(index, random.Random(seed))) == index
+def test_the_nearest_that_we_know_are_the_nearest_that_we_know(numbers, goal, count):
+    table = RoutingTable(ME, KademliaConfig(k=64))
+    peers, target = [near(number) for number in numbers], near(goal)
+    for place, peer in enumerate(peers):
+        if place % 3 == 0:
+            table.heard(peer, 0.0)
+        elif place % 3 == 1:
+            table.linked(peer)
+    table.around(peers[2::3])
+    ranked = sorted(peers, key=lambda peer: xor_distance(peer, target))
+    assert table.closest(target, count, 0.0) == ranked[:count]
+    assert table.nearer(target, 0.0) == sum(xor_distance(peer, target) < xor_distance(ME, target) for peer in peers)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import trio
 
-from p2pmesh.config import ChordConfig, KademliaConfig, MeshConfig, TopologyConfig
+from p2pmesh.config import ChordConfig, MeshConfig, TopologyConfig
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.core import Effects, Notify, SendFrame
@@ -21,7 +21,6 @@ from p2pmesh.protocols.notices import Route, RouteFailed
 from p2pmesh.protocols.overlay.passive_view import PassiveView
 from p2pmesh.simulation import BareNetwork, simulate, simulated_meshes
 from p2pmesh.wire.overlay import FindSuccessor, Stabilise
-from tests.harness.kademlia import DhtNet
 from tests.harness.overlay import ME, Peer, at, says
 
 SNAPSHOT_PAGE = Path(__file__).parents[3] / "docs" / "snapshot.md"
@@ -163,19 +162,3 @@ def test_the_documentation_names_every_key_of_a_snapshot():
 
     section = SNAPSHOT_PAGE.read_text().partition("## overlay\n")[2].partition("\n## ")[0]
     assert sorted(re.findall(r"^\| `([a-z_.]+)` \|", section, re.MULTILINE)) == sorted(keys(Peer().snap()))
-
-
-# --- the DHT's upkeep -------------------------------------------------------------------------------------------------
-
-
-def test_a_bucket_that_nobody_looked_into_for_long_is_refreshed():
-    config = KademliaConfig(k=4, refresh=600.0, refresh_first=600.0)
-    net = DhtNet(20, config=config)
-    peer = net.peers[0]
-    stale = set(peer.core._table.stale(net.now))
-    assert stale
-    for other in net.peers:
-        other.asked.clear()
-    net.run(3 * config.refresh)
-    targets = {call.target_id for other in net.peers for asker, call in other.asked if asker == peer.id}
-    assert stale <= {peer.core._table.index(target) for target in targets if target is not None}

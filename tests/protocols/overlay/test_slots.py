@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 
-import attrs
 import pytest
+from msgspec.structs import replace
 
 from p2pmesh.config import LinkConfig, SignalingConfig, TopologyConfig
 from p2pmesh.protocols.core import AcceptOffer, DropLink, SendFrame
@@ -83,7 +83,7 @@ def test_who_calls_for_a_link_never_gets_one_of_the_ring_or_one_that_has_not_set
 def test_an_unverified_peer_calls_in_vain():
     peer = Peer(max_peers=3, unverified=True).linked(0x70, 0x90, 0x00)
     offer = offered(0x30, links=1, purpose=PINNED)
-    offer = attrs.evolve(offer, peer=attrs.evolve(offer.peer, verified=False))
+    offer = replace(offer, peer=replace(offer.peer, verified=False))
     assert peer.feed(offer).got(DropLink) == []
 
 

@@ -10,6 +10,7 @@ import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from p2pmesh.config import MeshConfig
 from p2pmesh.events import MessageDelivered, MessageFailed
@@ -853,7 +854,7 @@ def test_nobody_passes_on_more_than_there_can_be():
 
 def test_strangers_count_for_nothing_of_others_and_unproven_ones_for_nothing():
     bare = Bare()
-    bare(LinkUp(attrs.evolve(remote(BOB), verified=False)))
+    bare(LinkUp(replace(remote(BOB), verified=False)))
     bare.up(ALICE)
     bare.ours(A)
     bare.says(B, 50)
@@ -861,11 +862,7 @@ def test_strangers_count_for_nothing_of_others_and_unproven_ones_for_nothing():
     bare(ChildrenAdded("other", A, (), 60.0))
     bare.says(B, 50, message_id="other")
     assert bare.core.snapshot()["counts"]["strays"] == 2
-    bare(
-        RoutedReceived(
-            attrs.evolve(remote(CAROL), verified=False), GossipReceipts(number=1), ReturnPath(C, "packet", ())
-        )
-    )
+    bare(RoutedReceived(replace(remote(CAROL), verified=False), GossipReceipts(number=1), ReturnPath(C, "packet", ())))
     assert bare.effects == []
 
 

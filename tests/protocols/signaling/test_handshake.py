@@ -7,12 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p2pmesh.errors import LocalProtocolError, RemoteProtocolError
+from p2pmesh.errors import RemoteProtocolError
 from p2pmesh.identity import Identity
 from p2pmesh.protocols.inputs import RemotePeer
 from p2pmesh.protocols.signaling.handshake import (
-    MAX_FINGERPRINTS,
-    fingerprints,
     sign_answer,
     sign_join,
     sign_offer,
@@ -20,7 +18,8 @@ from p2pmesh.protocols.signaling.handshake import (
     verify_join,
     verify_offer,
 )
-from p2pmesh.wire.messages import PROTOCOL_VERSION, RING, Signal
+from p2pmesh.wire.messages import PROTOCOL_VERSION, RING, Description, Fingerprint, IceCandidate, Offer, Signal
+from p2pmesh.wire.sdp import fingerprints_of, read_sdp, write_sdp
 from p2pmesh.wire.signaling import Join
 
 ALICE, BOB, EVE = (Identity.from_seed(bytes([n]) * 32) for n in (1, 2, 3))
@@ -31,10 +30,13 @@ def fingerprint(n: int) -> str:
     return ":".join([f"{n:02X}"] * 32)
 
 
-def description(kind: str, *prints: int) -> Signal:
-    lines = ["v=0", "m=application 9 UDP/DTLS/SCTP webrtc-datachannel"]
-    return Signal(
-        type=kind, sdp="\r\n".join([*lines, *(f"a=fingerprint:sha-256 {fingerprint(n)}" for n in prints), ""])
+def description(kind: str, *prints: int) -> Description:
+    return Description(
+        ufrag="ufrag",
+        pwd="0123456789abcdefghijAB",
+        fingerprints=tuple(Fingerprint(value=bytes([n]) * 32) for n in prints),
+        role="actpass" if kind == "offer" else "active",
+        candidates=(IceCandidate(address=bytes([192, 0, 2, 1]), port=9),),
     )
 
 
@@ -42,44 +44,48 @@ OFFER = description("offer", 1)
 ANSWER = description("answer", 2)
 
 
+def signed_offer(identity: Identity, to: Identity, **said) -> Signal:
+    return sign_offer(identity, to.peer_id, Offer(description=OFFER, **said))
+
+
 def test_an_offer_is_verified_as_its_signers():
-    signed = sign_offer(ALICE, BOB.peer_id, OFFER, links=2, purpose=RING)
-    assert signed.sdp == OFFER.sdp
+    signed = signed_offer(ALICE, BOB, links=2, purpose=RING)
+    assert read_sdp(signed.sdp) == OFFER
     assert signed.p2pmesh is not None
     assert (signed.p2pmesh.links, signed.p2pmesh.purpose) == (2, RING)
-    remote = verify_offer(signed, ALICE.peer_id, BOB.peer_id)
+    remote, read = verify_offer(signed, ALICE.peer_id, BOB.peer_id)
     assert remote == RemotePeer(ALICE.peer_id, verified=True, version=PROTOCOL_VERSION, public_key=ALICE.public_key)
+    assert read == OFFER
 
 
 def test_an_answer_is_verified_with_the_offer_it_answers():
-    offer = sign_offer(ALICE, BOB.peer_id, OFFER)
-    answer = sign_answer(BOB, ALICE.peer_id, ANSWER, offer)
-    # Signed or not, the offer is the same: only its fingerprints count.
-    for known in (offer, OFFER):
-        assert verify_answer(answer, known, BOB.peer_id, ALICE.peer_id).verified
+    answer = sign_answer(BOB, ALICE.peer_id, ANSWER, OFFER)
+    remote, read = verify_answer(answer, OFFER, BOB.peer_id, ALICE.peer_id)
+    assert remote.verified
+    assert read == ANSWER
 
 
 def test_a_signal_without_a_proof_comes_from_the_original():
     expected = RemotePeer(ALICE.peer_id, verified=False, version=0)
-    assert verify_offer(OFFER, ALICE.peer_id, BOB.peer_id) == expected
-    assert verify_answer(ANSWER, OFFER, ALICE.peer_id, BOB.peer_id) == expected
+    offer, answer = (Signal(type=kind, sdp=write_sdp(facts)) for kind, facts in (("offer", OFFER), ("answer", ANSWER)))
+    assert verify_offer(offer, ALICE.peer_id, BOB.peer_id) == (expected, OFFER)
+    assert verify_answer(answer, OFFER, ALICE.peer_id, BOB.peer_id) == (expected, ANSWER)
 
 
 def test_a_key_that_is_not_of_the_id_is_ours_but_unverified():
-    signed = sign_offer(NOBODY, BOB.peer_id, OFFER)
-    remote = verify_offer(signed, NOBODY.peer_id, BOB.peer_id)
+    remote, _ = verify_offer(signed_offer(NOBODY, BOB), NOBODY.peer_id, BOB.peer_id)
     assert (remote.verified, remote.version) == (False, PROTOCOL_VERSION)
 
 
 def swap(signal: Signal, n: int) -> Signal:
-    return msgspec.structs.replace(signal, sdp=description(signal.type, n).sdp)
+    return msgspec.structs.replace(signal, sdp=write_sdp(description(signal.type, n)))
 
 
 def add(signal: Signal, line: str) -> Signal:
     return msgspec.structs.replace(signal, sdp=f"{line}\r\n{signal.sdp}")
 
 
-SIGNED = sign_offer(ALICE, BOB.peer_id, OFFER, links=0)
+SIGNED = signed_offer(ALICE, BOB, links=0)
 assert SIGNED.p2pmesh is not None
 assert SIGNED.sdp is not None
 OTHER_LINE = f"a=fingerprint:sha-256 {fingerprint(9)}"
@@ -96,6 +102,9 @@ OTHER_LINE = f"a=fingerprint:sha-256 {fingerprint(9)}"
         pytest.param(SIGNED, EVE, BOB, id="another sender"),
         pytest.param(SIGNED, ALICE, EVE, id="another receiver"),
         pytest.param(msgspec.structs.replace(SIGNED, type="answer"), ALICE, BOB, id="another kind"),
+        pytest.param(
+            msgspec.structs.replace(SIGNED, sdp=SIGNED.sdp.replace("actpass", "active")), ALICE, BOB, id="another role"
+        ),
         pytest.param(msgspec.structs.replace(SIGNED, sdp=None), ALICE, BOB, id="no description"),
         pytest.param(msgspec.structs.replace(SIGNED, sdp="v=0\r\n"), ALICE, BOB, id="no fingerprint"),
         *(
@@ -132,35 +141,16 @@ def test_an_answer_is_no_answer_to_another_offer_nor_to_somebody_else():
         verify_offer(msgspec.structs.replace(answer, type="offer"), BOB.peer_id, ALICE.peer_id)
 
 
-def test_fingerprints_are_all_lines_normalised_sorted_and_each_once():
-    upper, lower = fingerprint(0xAB), fingerprint(0xAB).lower()
-    sdp = f"a=fingerprint:sha-256 {lower}\na=fingerprint:SHA-256 {upper} \r\na=fingerprint:sha-1 {'0A:' * 19}0b\r\n"
-    assert fingerprints(Signal(type="offer", sdp=sdp)) == (f"sha-1 {'0A:' * 19}0B", f"sha-256 {upper}")
-
-
-def test_the_number_of_fingerprints_is_bounded():
-    fingerprints(description("offer", *range(MAX_FINGERPRINTS)))
-    with pytest.raises(RemoteProtocolError, match="more than"):
-        fingerprints(description("offer", *range(MAX_FINGERPRINTS + 1)))
-
-
-def test_what_can_not_be_signed_is_our_own_fault():
-    with pytest.raises(LocalProtocolError):
-        sign_offer(ALICE, BOB.peer_id, Signal(type="offer", sdp="v=0"))
-    with pytest.raises(LocalProtocolError):
-        sign_offer(ALICE, BOB.peer_id, ANSWER)
-
-
-@given(st.text(max_size=300), st.integers(min_value=0, max_value=400))
+@given(st.text(max_size=300), st.integers(min_value=0, max_value=500))
 def test_no_description_raises_anything_but_a_protocol_error(text, at):
     sdp = SIGNED.sdp or ""
     sdp = f"{sdp[:at]}{text}{sdp[at:]}"
     try:
-        remote = verify_offer(msgspec.structs.replace(SIGNED, sdp=sdp), ALICE.peer_id, BOB.peer_id)
+        remote, read = verify_offer(msgspec.structs.replace(SIGNED, sdp=sdp), ALICE.peer_id, BOB.peer_id)
     except RemoteProtocolError:
         return
     assert remote.verified
-    assert fingerprints(Signal(type="offer", sdp=sdp)) == fingerprints(OFFER)
+    assert fingerprints_of(read) == fingerprints_of(OFFER)
 
 
 def test_a_join_is_signed_over_room_id_and_time():

@@ -22,7 +22,7 @@ from p2pmesh.protocols.notices import (
     RouteSucceeded,
 )
 from p2pmesh.protocols.signaling.handshake import mark_of, sign_answer, sign_offer
-from p2pmesh.wire.messages import LinkRejected, RelayBatch
+from p2pmesh.wire.messages import LinkRejected
 from p2pmesh.wire.signaling import (
     BootstrapPeers,
     ConnectionRejected,
@@ -32,7 +32,7 @@ from p2pmesh.wire.signaling import (
     SignalRejected,
 )
 from tests.harness.examples import examples
-from tests.harness.signaling import CANDIDATE, ME, Peer, description, from_peer, routed, routed_signal
+from tests.harness.signaling import CANDIDATE, ME, Peer, answer, description, from_peer, offer, routed
 from tests.harness.virtual_time import remote
 
 OTHERS = [Identity.from_seed(bytes([n]) * 32) for n in range(40, 46)]
@@ -42,12 +42,12 @@ CONFIG = SignalingConfig(remembered_peers=4, remembered_offers=3, routes=2, offe
 others = st.sampled_from(OTHERS)
 services = st.sampled_from(SERVICES)
 numbers = st.integers(0, 9)
-reasons = st.sampled_from(["max_peers_reached", "cancelled", "no_attempt", "x"])
+reasons = st.sampled_from(["max_peers_reached", "cancelled", "no_attempt", "closing"])
 
 
 @functools.cache
 def offer_of(other, number):
-    return sign_offer(other, ME.peer_id, description("offer", number))
+    return sign_offer(other, ME.peer_id, offer(number))
 
 
 @functools.cache
@@ -61,14 +61,13 @@ EVENTS = st.one_of(
     st.builds(lambda other: LinkLost(other.peer_id, "lost"), others),
     st.builds(lambda other, n: LocalSignal(other.peer_id, description("offer", n)), others, numbers),
     st.builds(lambda other, n: LocalSignal(other.peer_id, description("answer", n)), others, numbers),
-    st.builds(lambda other: LocalSignal(other.peer_id, CANDIDATE), others),
     st.builds(lambda other, reason: RejectOffer(other.peer_id, reason), others, reasons),
-    st.builds(lambda other, n: routed_signal(other, offer_of(other, n)), others, numbers),
-    st.builds(lambda other, n: routed_signal(other, answer_of(other, n)), others, numbers),
-    st.builds(lambda other: routed(other, RelayBatch(from_=other.peer_id, signals=(CANDIDATE,) * 5)), others),
+    st.builds(lambda other, n: routed(other, offer(n)), others, numbers),
+    st.builds(lambda other, n: routed(other, answer(n)), others, numbers),
+    st.builds(lambda name, other: Signaled(name, from_peer(other, CANDIDATE)), services, others),
     st.builds(lambda other, reason: routed(other, LinkRejected(reason=reason)), others, reasons),
     st.builds(
-        lambda other, n: routed(other, LinkRejected(reason="x", about=mark_of(description("offer", n)))),
+        lambda other, n: routed(other, LinkRejected(reason="closing", about=mark_of(description("offer", n)))),
         others,
         numbers,
     ),
@@ -81,7 +80,10 @@ EVENTS = st.one_of(
     st.builds(lambda name, other: Signaled(name, ConnectionRejected(from_=other.peer_id)), services, others),
     st.builds(lambda name, other: Signaled(name, SignalRejected(from_=other.peer_id)), services, others),
     st.builds(lambda name, other: Signaled(name, ServiceError(code="not_found", to=other.peer_id)), services, others),
-    st.builds(RouteSucceeded, numbers, st.just(OTHERS[0].peer_id), st.just(2)),
+    st.builds(RouteSucceeded, numbers, st.just(OTHERS[0].peer_id), st.just(2), st.none() | st.builds(answer, numbers)),
+    st.builds(
+        lambda call, reason: RouteSucceeded(call, OTHERS[0].peer_id, 2, LinkRejected(reason=reason)), numbers, reasons
+    ),
     st.builds(RouteFailed, numbers, st.just("x")),
     st.just(FindPeers()),
 )
@@ -111,7 +113,7 @@ def test_any_sequence_of_events_keeps_the_bounds_and_ends_each_route_once(events
         snapshot = peer.core.snapshot()
         assert snapshot["delivery"]["routes"] == len(under_way) <= CONFIG.routes
         assert snapshot["delivery"]["remembered_peers"] <= CONFIG.remembered_peers
-        for table in ("offer_answer.own_offers", "offer_answer.heard_offers", "delivery.open"):
+        for table in ("offer_answer.heard_offers", "delivery.open"):
             assert peer.counts(table) <= CONFIG.remembered_offers
 
 
@@ -150,8 +152,8 @@ def test_an_offer_counts_once_by_whichever_ways_it_comes(arrivals):
     peer = Peer(signaling=SignalingConfig(offer_burst=100)).join("one").in_mesh()
     other, last = OTHERS[0], None
     for by_mesh, number in arrivals:
-        offer = offer_of(other, number)
-        peer.feed(routed_signal(other, offer) if by_mesh else Signaled("one", from_peer(other, offer)))
+        served = Signaled("one", from_peer(other, offer_of(other, number)))
+        peer.feed(routed(other, offer(number)) if by_mesh else served)
         offered = [event for event in peer.told if isinstance(event, Offered)]
         assert len(offered) == (number != last)
         last = number

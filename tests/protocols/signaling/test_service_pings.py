@@ -5,39 +5,38 @@ from __future__ import annotations
 from p2pmesh.protocols.core import FeedSignal, Notify
 from p2pmesh.protocols.inputs import LinkUp, LocalSignal, ServiceUp, Subsystem
 from p2pmesh.protocols.notices import PingViaService, RouteFailed, RouteHint, SeenViaService, ServicePeers, Sighting
-from p2pmesh.protocols.signaling.handshake import mark_of, sign_answer, sign_offer
+from p2pmesh.protocols.signaling.handshake import mark_of, sign_offer
 from p2pmesh.wire.messages import LinkRejected
-from p2pmesh.wire.signaling import Ack, BootstrapPeers, KnownPeer, ServiceError
-from tests.harness.signaling import BOB, CAROL, EVE, ME, Peer, description, routed, routed_signal
+from p2pmesh.wire.signaling import Ack, BootstrapPeers, ConnectionRejected, KnownPeer, ServiceError
+from tests.harness.signaling import BOB, CAROL, EVE, ME, Peer, answer, answered, description, from_peer, offer, routed
 from tests.harness.virtual_time import remote
 
 # --- rejections that come late ----------------------------------------------------------------------------------------
 
 
 def test_who_takes_its_own_offer_back_may_answer_ours_still():
-    peer = Peer().join().in_mesh()
-    theirs = sign_offer(BOB, ME.peer_id, description("offer", 7), links=1)
-    peer.feed(routed_signal(BOB, theirs))
-    peer.feed(LocalSignal(BOB.peer_id, description("offer", 1)))
-    ours = peer.routes[-1].message.signal
-    peer.feed(routed(BOB, LinkRejected(from_=BOB.peer_id, reason="cancelled", about=mark_of(theirs))))
-    peer.feed(routed_signal(BOB, sign_answer(BOB, ME.peer_id, description("answer", 2), ours)))
+    peer = Peer().join().in_mesh().feed(routed(BOB, offer(7)))
+    (ours,) = peer.feed(LocalSignal(BOB.peer_id, description("offer", 1))).routes
+    peer.feed(routed(BOB, LinkRejected(reason="cancelled", about=mark_of(description("offer", 7)))))
+    assert [event.reason for event in peer.told] == ["cancelled"]
+    peer.feed(answered(ours, answer(2)))
     assert [effect.peer.peer_id for effect in peer.got(FeedSignal)] == [BOB.peer_id]
-    assert peer.feed(LocalSignal(BOB.peer_id, description("answer", 1))).routes == [], (
+    assert peer.feed(LocalSignal(BOB.peer_id, description("answer", 1))).replies == [], (
         "theirs can't be answered any more"
     )
 
 
 def test_an_answer_that_came_too_late_does_not_end_a_newer_attempt():
-    peer = Peer().join().in_mesh()
-    late = None
+    peer = Peer().join()
     for n in (7, 8):
-        peer.feed(routed_signal(BOB, sign_offer(BOB, ME.peer_id, description("offer", n), links=1)))
+        peer.signaled(from_peer(BOB, sign_offer(BOB, ME.peer_id, offer(n))))
         peer.feed(LocalSignal(BOB.peer_id, description("answer", n)))
-        late = late or mark_of(peer.routes[-1].message.signal)
-    newest = mark_of(peer.routes[-1].message.signal)
-    assert not peer.feed(routed(BOB, LinkRejected(from_=BOB.peer_id, reason="no_attempt", about=late))).told
-    assert peer.feed(routed(BOB, LinkRejected(from_=BOB.peer_id, reason="no_attempt", about=newest))).told
+    late, newest = (
+        ConnectionRejected(from_=BOB.peer_id, reason="no_attempt", about=mark_of(description("answer", n)))
+        for n in (7, 8)
+    )
+    assert not peer.signaled(late).told
+    assert peer.signaled(newest).told
 
 
 # --- pings ------------------------------------------------------------------------------------------------------------

@@ -32,6 +32,7 @@ from p2pmesh.protocols.signaling.service_sessions import REJOIN_FIRST
 from p2pmesh.protocols.signaling.signaling import SignalingCore
 from p2pmesh.simulation.discrete.network import EPOCH
 from p2pmesh.wire.messages import Signal
+from p2pmesh.wire.sdp import read_candidate
 from p2pmesh.wire.signaling import (
     ERROR_CODES,
     JOIN_REFUSALS,
@@ -47,7 +48,7 @@ from p2pmesh.wire.signaling import (
     SignalRejected,
 )
 from p2pmesh.wire.signaling import Leave as LeaveMessage
-from tests.harness.signaling import BOB, CANDIDATE, EVE, ME, ORIGINAL, Peer, description, from_peer
+from tests.harness.signaling import BOB, CANDIDATE, EVE, ME, ORIGINAL, Peer, bare, description, from_peer, offer
 
 # --- services ---------------------------------------------------------------------------------------------------------
 
@@ -167,12 +168,13 @@ def test_a_topology_that_asks_all_the_time_is_heard_ever_more_rarely_until_it_ha
     assert times[-1] - times[-2] == pytest.approx(peer.config.signaling.rejoin_every, abs=1.1)
     peer.wait(200)
     assert len(peer.feed(FindPeers()).wait(0.1).sent) == 1
+    assert peer.feed(FindPeers()).wait(2 * REJOIN_FIRST - 0.2).sent == []
 
 
 def test_leaving_tells_the_joined_services_and_nothing_follows():
     peer = Peer().join("one").feed(ServiceUp("two")).feed(Leave())
     assert peer.sent == [("one", LeaveMessage(peer_id=ME.peer_id))]
-    assert peer.signaled(from_peer(BOB, sign_offer(BOB, ME.peer_id, description("offer", 1)))).effects == []
+    assert peer.signaled(from_peer(BOB, sign_offer(BOB, ME.peer_id, offer(1)))).effects == []
     assert peer.wait(100).effects == []
 
 
@@ -196,40 +198,44 @@ def test_a_peer_is_gone_when_it_left_the_last_service_that_had_it():
 
 def test_an_offer_is_signed_with_our_links_and_its_answer_fed():
     peer = Peer().join().feed(LinkUp(RemotePeer(ORIGINAL.peer_id, False, 0)))
-    offer = peer.dial(BOB.peer_id)
-    assert offer.p2pmesh.links == 1
-    assert verify_offer(offer, ME.peer_id, BOB.peer_id).verified
-    answer = sign_answer(BOB, ME.peer_id, description("answer", 2), offer)
+    sent = peer.dial(BOB.peer_id)
+    assert sent.p2pmesh.links == 1
+    remote, facts = verify_offer(sent, ME.peer_id, BOB.peer_id)
+    assert (remote.verified, facts) == (True, description("offer", 1))
+    answer = sign_answer(BOB, ME.peer_id, description("answer", 2), description("offer", 1))
     peer.signaled(from_peer(BOB, answer))
-    assert peer.effects == [FeedSignal(RemotePeer(BOB.peer_id, True, 1, BOB.public_key), answer)]
+    assert peer.effects == [FeedSignal(RemotePeer(BOB.peer_id, True, 1, BOB.public_key), description("answer", 2))]
     assert peer.signaled(from_peer(BOB, answer)).effects == []
 
 
 @pytest.mark.parametrize(
     "lie",
     [
-        pytest.param(lambda offer, true: description("answer", 9), id="proof left out"),
-        pytest.param(lambda offer, true: msgspec.structs.replace(true, sdp=description("answer", 9).sdp), id="swapped"),
-        pytest.param(lambda offer, true: sign_answer(EVE, ME.peer_id, description("answer", 9), offer), id="other key"),
+        pytest.param(lambda true: bare("answer", 9), id="proof left out"),
+        pytest.param(lambda true: msgspec.structs.replace(true, sdp=bare("answer", 9).sdp), id="swapped"),
         pytest.param(
-            lambda offer, true: sign_answer(BOB, ME.peer_id, description("answer", 2), description("offer", 9)),
+            lambda true: sign_answer(EVE, ME.peer_id, description("answer", 9), description("offer", 1)), id="other key"
+        ),
+        pytest.param(
+            lambda true: sign_answer(BOB, ME.peer_id, description("answer", 2), description("offer", 9)),
             id="other offer",
         ),
-        pytest.param(lambda offer, true: Signal(type="answer", sdp="garbage"), id="garbage"),
+        pytest.param(lambda true: Signal(type="answer", sdp="garbage"), id="garbage"),
     ],
 )
 def test_a_false_answer_is_ignored_and_the_true_one_still_counts(lie):
     peer = Peer().join()
-    offer = peer.dial(BOB.peer_id)
-    true = sign_answer(BOB, ME.peer_id, description("answer", 2), offer)
-    assert peer.signaled(from_peer(BOB, lie(offer, true))).effects == []
+    peer.dial(BOB.peer_id)
+    true = sign_answer(BOB, ME.peer_id, description("answer", 2), description("offer", 1))
+    assert peer.signaled(from_peer(BOB, lie(true))).effects == []
     assert len(peer.signaled(from_peer(BOB, true)).got(FeedSignal)) == 1
     assert peer.counts("offer_answer.false_answers") + peer.counts("offer_answer.unverified_answers") == 1
 
 
 def test_an_answer_that_nobody_waits_for_frees_its_sender():
     peer = Peer().join()
-    answer = from_peer(BOB, sign_answer(BOB, ME.peer_id, description("answer", 2), peer.dial(BOB.peer_id)))
+    peer.dial(BOB.peer_id)
+    answer = from_peer(BOB, sign_answer(BOB, ME.peer_id, description("answer", 2), description("offer", 1)))
     peer.feed(LinkLost(BOB.peer_id, "too late")).signaled(answer)
     ((_, message),) = peer.sent
     assert isinstance(message, ConnectionRejected)
@@ -248,11 +254,11 @@ def test_an_offer_goes_by_the_service_that_knows_the_peer():
 
 def test_an_offer_tries_the_services_one_by_one_until_the_peer_is_found_on_none():
     peer = Peer().join("one", "two")
-    offer = peer.dial(BOB.peer_id)
+    sent = peer.dial(BOB.peer_id)
     missing = ServiceError(message=f"Peer {BOB.peer_id} not found.")
     assert peer.signaled(missing, "one").sent[0] == (
         "two",
-        PeerSignal(to=BOB.peer_id, from_=ME.peer_id, signal=offer),
+        PeerSignal(to=BOB.peer_id, from_=ME.peer_id, signal=sent),
     )
     coded = ServiceError(code="not_found", to=BOB.peer_id)
     assert peer.signaled(coded, "two").told == [Rejected(BOB.peer_id, "not found")]
@@ -282,18 +288,19 @@ def test_rejections_reach_the_topology():
 
 def test_a_good_offer_reaches_the_topology_and_our_answer_is_bound_to_it():
     peer = Peer().join()
-    offer = sign_offer(BOB, ME.peer_id, description("offer", 2), links=0)
-    peer.signaled(from_peer(BOB, offer))
-    assert peer.told == [Offered(RemotePeer(BOB.peer_id, True, 1, BOB.public_key), offer)]
+    his = sign_offer(BOB, ME.peer_id, offer(2, links=3, purpose="ring"))
+    peer.signaled(from_peer(BOB, his))
+    remote = RemotePeer(BOB.peer_id, True, 1, BOB.public_key)
+    assert peer.told == [Offered(remote, description("offer", 2), 3, "ring")]
     peer.feed(LocalSignal(BOB.peer_id, description("answer", 1)))
     ((transport, message),) = peer.sent
     assert transport == "one"
-    assert verify_answer(message.signal, offer, ME.peer_id, BOB.peer_id).verified
+    assert verify_answer(message.signal, description("offer", 2), ME.peer_id, BOB.peer_id)[0].verified
 
 
 def test_an_offer_that_comes_by_two_services_counts_once():
     peer = Peer().join("one", "two")
-    message = from_peer(BOB, sign_offer(BOB, ME.peer_id, description("offer", 2)))
+    message = from_peer(BOB, sign_offer(BOB, ME.peer_id, offer(2)))
     assert peer.signaled(message, "one").told
     assert peer.signaled(message, "two").effects == []
     peer.now += SAME_OFFER
@@ -304,8 +311,8 @@ def test_a_false_offer_is_dropped_and_told_but_not_over_and_over():
     peer = Peer().join()
 
     def forged(n):
-        true = sign_offer(BOB, ME.peer_id, description("offer", 2))
-        return from_peer(BOB, msgspec.structs.replace(true, sdp=description("offer", n).sdp))
+        true = sign_offer(BOB, ME.peer_id, offer(2))
+        return from_peer(BOB, msgspec.structs.replace(true, sdp=bare("offer", n).sdp))
 
     peer.signaled(forged(9))
     assert [event.peer_id for event in peer.events] == [BOB.peer_id]
@@ -317,7 +324,7 @@ def test_a_false_offer_is_dropped_and_told_but_not_over_and_over():
     assert peer.counts("offer_answer.false_offers") == 3
 
 
-@pytest.mark.parametrize("signal", [description("offer", 2), sign_offer(ORIGINAL, ME.peer_id, description("offer", 2))])
+@pytest.mark.parametrize("signal", [bare("offer", 2), sign_offer(ORIGINAL, ME.peer_id, offer(2))])
 def test_unverified_peers_are_turned_down_unless_allowed(signal):
     peer = Peer().join().signaled(from_peer(ORIGINAL, signal))
     assert peer.told == []
@@ -359,21 +366,22 @@ def test_an_answer_whose_offer_was_forgotten_ends_the_attempt():
 def test_candidates_wait_for_the_answer_and_strays_are_dropped():
     peer = Peer().join()
     assert peer.signaled(from_peer(BOB, CANDIDATE)).effects == []
-    offer = peer.dial(BOB.peer_id)
+    peer.dial(BOB.peer_id)
     for _ in range(MAX_EARLY + 5):
         assert peer.signaled(from_peer(BOB, CANDIDATE)).effects == []
     assert peer.counts("offer_answer.stray_candidates") == 1
     assert peer.counts("offer_answer.excess_candidates") == 5
-    answer = sign_answer(BOB, ME.peer_id, description("answer", 2), offer)
+    answer = sign_answer(BOB, ME.peer_id, description("answer", 2), description("offer", 1))
     fed = peer.signaled(from_peer(BOB, answer)).got(FeedSignal)
-    assert [signal.signal.type for signal in fed] == ["answer", *["candidate"] * MAX_EARLY]
+    candidate = read_candidate(CANDIDATE.candidate.candidate)
+    assert [effect.signal for effect in fed] == [description("answer", 2), *[candidate] * MAX_EARLY]
     assert len(peer.signaled(from_peer(BOB, CANDIDATE)).got(FeedSignal)) == 1
 
 
 def test_a_batch_is_taken_apart():
     peer = Peer().join()
-    offer = sign_offer(BOB, ME.peer_id, description("offer", 2))
-    peer.signaled(PeerSignals(from_=BOB.peer_id, signals=(offer, CANDIDATE, Signal(type="renegotiate"))))
+    his = sign_offer(BOB, ME.peer_id, offer(2))
+    peer.signaled(PeerSignals(from_=BOB.peer_id, signals=(his, CANDIDATE, Signal(type="renegotiate"))))
     assert [type(effect) for effect in peer.effects] == [Notify, FeedSignal]
     assert peer.counts("offer_answer.other_signals") == 1
 
@@ -389,7 +397,7 @@ def test_a_batch_is_taken_apart():
 def test_misdirected_messages_are_ignored_and_counted(sender, receiver, count):
     peer = Peer().join()
     for message in (
-        PeerSignal(from_=sender, to=receiver, signal=description("offer", 1)),
+        PeerSignal(from_=sender, to=receiver, signal=bare("offer", 1)),
         ConnectionRejected(from_=sender, to=receiver, reason="x"),
         SignalRejected(from_=sender, to=receiver),
     ):
@@ -408,13 +416,13 @@ def test_memory_is_bounded():
     peer = Peer(signaling=config, links=LinkConfig(allow_unverified=True)).join()
     for n in range(50):
         stranger = Identity.unverified(f"{n:040x}")
-        peer.signaled(from_peer(stranger, description("offer", n)))
+        peer.signaled(from_peer(stranger, bare("offer", n)))
         peer.feed(LocalSignal(stranger.peer_id, description("offer", n)))
     snapshot = peer.core.snapshot()
     assert (
         snapshot["delivery"]["remembered_peers"],
         snapshot["offer_answer"]["heard_offers"],
-        snapshot["offer_answer"]["own_offers"],
+        snapshot["delivery"]["open"],
     ) == (10, 4, 4)
 
 
@@ -424,15 +432,15 @@ def test_a_lying_service_can_not_put_itself_between_two_verified_peers():
     alice, bob = Peer().join(), Peer().join()
     bob.core = SignalingCore(BOB, bob.config, random.Random(2), lambda now: EPOCH + now)
     bob.join()
-    offer = alice.dial(BOB.peer_id)
+    true = alice.dial(BOB.peer_id)
     for lie in (
-        msgspec.structs.replace(offer, sdp=description("offer", 66).sdp),
-        relayed(sign_offer(mallory, BOB.peer_id, description("offer", 66))),
-        description("offer", 66),
+        msgspec.structs.replace(true, sdp=bare("offer", 66).sdp),
+        relayed(sign_offer(mallory, BOB.peer_id, offer(66))),
+        bare("offer", 66),
     ):
         bob.signaled(PeerSignal(from_=ME.peer_id, to=BOB.peer_id, signal=lie))
         assert bob.told == []
-    bob.signaled(PeerSignal(from_=ME.peer_id, to=BOB.peer_id, signal=offer))
+    bob.signaled(PeerSignal(from_=ME.peer_id, to=BOB.peer_id, signal=true))
     assert [type(told) for told in bob.told] == [Offered]
 
 
