@@ -189,7 +189,7 @@ def _form_of(hint: Any) -> _Form:
     bare = getattr(hint, "__origin__", hint)
     if get_origin(bare) is tuple:
         (meta,) = hint.__metadata__
-        return _tuple_form(get_args(bare)[0], meta.max_length)
+        return _tuple_form(get_args(bare)[0], meta.min_length or 0, meta.max_length)
     digits = _digits_of(hint)
     if digits is not None:
         return _Form(_bytes(digits // 2, digits // 2), bytes.fromhex, bytes.hex)
@@ -208,17 +208,19 @@ def _optional_form(hint: Any) -> _Form:
     )
 
 
-def _tuple_form(item: Any, most: int) -> _Form:
+def _tuple_form(item: Any, least: int, most: int) -> _Form:
     digits = _digits_of(item)
+    bounds = Meta(min_length=least, max_length=most)
     if digits is not None:
-        return _Form(_bytes(0, most * digits // 2), _join, _splitter(digits // 2))
+        size = digits // 2
+        return _Form(_bytes(least * size, most * size), _join, _splitter(size))
     if item == MessageId:
-        ids: Any = _bytes(0, most * _MESSAGE_ID_SIZE) | Annotated[tuple[MessageId, ...], Meta(max_length=most)]
-        return _Form(ids, _pack_message_ids, _unpack_message_ids)
+        blob = _bytes(least * _MESSAGE_ID_SIZE, most * _MESSAGE_ID_SIZE)
+        return _Form(blob | Annotated[tuple[MessageId, ...], bounds], _pack_message_ids, _unpack_message_ids)
     if item == Hops:
-        return _Form(_bytes(0, most), bytes, tuple)
+        return _Form(_bytes(least, most), bytes, tuple)
     entry, pack, unpack = _form_of(item)
-    whole: Any = Annotated[tuple[entry, ...], Meta(max_length=most)]  # type: ignore[valid-type]
+    whole: Any = Annotated[tuple[entry, ...], bounds]  # type: ignore[valid-type]
     if pack is None or unpack is None:
         return _Form(whole)
     return _Form(

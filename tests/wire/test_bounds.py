@@ -157,6 +157,8 @@ def least_packed(kind: inspect.Type) -> Any:
             return bytes(low or 0)
         case inspect.UnionType(types=types):
             return least_packed(types[0])
+        case inspect.VarTupleType(item_type=item, min_length=low):
+            return [least_packed(item)] * (low or 0)
         case _:
             return least(kind)
 
@@ -191,9 +193,10 @@ def packed_edges(kind: inspect.Type) -> Iterator[Edge]:
         case inspect.VarTupleType(item_type=item, min_length=low, max_length=high):
             assert high is not None, "a list without a bound"
             yield Edge("list", [least_packed(item)] * high, [least_packed(item)] * (high + 1))
-            if not low:
-                for where, fits, does_not in packed_edges(item):
-                    yield Edge(f"[]{where}", [fits], [does_not])
+            if low:
+                yield Edge("shortest list", [least_packed(item)] * low, [least_packed(item)] * (low - 1))
+            for where, fits, does_not in packed_edges(item):
+                yield Edge(f"[]{where}", [fits], [does_not])
         case inspect.StructType(cls=cls, fields=fields):
             for at, field in enumerate(fields):
                 for where, fits, does_not in packed_edges(field.type):

@@ -83,9 +83,9 @@ def strategy_of(kind: inspect.Type, anything: st.SearchStrategy[Any]) -> st.Sear
             return st.sampled_from(values)
         case inspect.UnionType(types=types):
             return st.one_of(*(strategy_of(one, anything) for one in types))
-        case inspect.VarTupleType(item_type=item, max_length=high):
+        case inspect.VarTupleType(item_type=item, min_length=low, max_length=high):
             assert high is not None, "every list of the protocol is bounded"
-            return st.lists(strategy_of(item, anything), max_size=min(high, 5)).map(tuple)
+            return st.lists(strategy_of(item, anything), min_size=low or 0, max_size=min(high, 5)).map(tuple)
         case inspect.StructType(cls=cls, fields=fields):
             return st.builds(cls, **{one.name: strategy_of(one.type, anything) for one in fields})
         case _:

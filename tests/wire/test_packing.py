@@ -35,6 +35,13 @@ class Whole(Part, frozen=True, kw_only=True):
     flag: bool = False
 
 
+class Least(Part, frozen=True, kw_only=True):
+    trail: Annotated[tuple[PREFIX, ...], Meta(min_length=2, max_length=3)]
+    ids: Annotated[tuple[MessageId, ...], Meta(min_length=1, max_length=2)]
+    hops: Annotated[tuple[Hops, ...], Meta(min_length=1, max_length=4)]
+    more: Annotated[tuple[Inner, ...], Meta(min_length=1, max_length=2)]
+
+
 LAYOUT = _layout_of(Whole)
 DECODER: Any = msgspec.msgpack.Decoder(LAYOUT.form)
 
@@ -88,6 +95,17 @@ def test_a_struct_is_an_array_up_to_the_last_field_that_is_no_default(changes: d
 def test_what_is_out_of_a_fields_bounds_is_refused(wrong: list[Any]) -> None:
     with pytest.raises((RemoteProtocolError, msgspec.ValidationError)):
         unpack(wrong)
+
+
+@pytest.mark.parametrize(("at", "wrong"), [(0, bytes(6)), (1, b""), (1, []), (2, b""), (3, [])])
+def test_a_list_that_is_too_short_is_refused(at: int, wrong: Any) -> None:
+    layout = _layout_of(Least)
+    decoder: Any = msgspec.msgpack.Decoder(layout.form)
+    entries: list[Any] = [bytes(12), bytes(16), b"\0", [["x"]]]
+    assert layout.unpack(decoder.decode(msgspec.msgpack.encode(entries))).more == (Inner(name="x"),)
+    entries[at] = wrong
+    with pytest.raises(msgspec.ValidationError):
+        decoder.decode(msgspec.msgpack.encode(entries))
 
 
 def test_numbers_of_messages_are_their_places_in_the_union() -> None:
