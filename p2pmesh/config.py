@@ -181,9 +181,6 @@ class BroadcastConfig:
     """How long a message is offered to peers that lack it."""
     max_ttl: float = _number(600.0, low=0.1)
     """A message from elsewhere lives no longer than this, whatever it says."""
-    max_hops: int | None = field(default=None, validator=attrs.validators.optional(_at_least(1)))
-    """Links that a broadcast may cross if its call says nothing. None: by the size of the mesh; see
-    `p2pmesh.protocols.broadcast.validation`."""
     clock_skew: float = _number(300.0, low=0)
     """Tolerated between the origin's clock and ours."""
     ack_timeout: float = _number(1.0, low=0.01)

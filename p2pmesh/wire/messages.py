@@ -18,7 +18,6 @@ from p2pmesh.wire.fields import (
     MAX_SDP,
     MAX_SIGNALS_IN_BATCH,
     Count,
-    HopCounts,
     Hops,
     Id,
     Mark,
@@ -96,9 +95,9 @@ class Signal(Part, frozen=True, kw_only=True):
 
 
 class GossipData(Part, frozen=True, kw_only=True):
-    """A broadcast. `hops`, `relayed_by` and `age` change on the way; all the rest is the origin's and signed.
+    """A broadcast. `hops`, `age` and `relayed_by` change on the way; all the rest is the origin's and signed.
 
-    The fields that the original's peers can't do without have no default, so they are always written.
+    `hops`, which the original's peers can't do without, has no default, so it is always written.
     """
 
     id: MessageId
@@ -108,14 +107,14 @@ class GossipData(Part, frozen=True, kw_only=True):
     signature: Signature | None = None
     timestamp: Milliseconds
     hops: Hops
-    relayed_by: PeerIds
     encoding: Literal["text", "json"] | None = None
     """How to read `payload`: as it stands, or as JSON text. None from the original's peers, and beside a `blob`."""
     blob: bytes | None = None
     """A payload of bytes, instead of `payload`."""
     key: PublicKey | None = None
     ttl: Milliseconds | None = None
-    max_hops: Hops | None = None
+    max_hops: Hops = 255
+    """Links that it may cross; 255 is no limit."""
     receipts: bool = True
     """Whether the origin wants to know how many peers have it."""
     series: Milliseconds | None = None
@@ -123,7 +122,9 @@ class GossipData(Part, frozen=True, kw_only=True):
     sequence: Milliseconds | None = None
     """Which of its broadcasts with that topic in that series this is, from 1."""
     age: Milliseconds = 0
-    """How long it has been kept by the peers it passed: it ends at `ttl`, whatever their clocks say."""
+    """How long the peers that it passed say they have kept it: see `p2pmesh.protocols.broadcast.validation`."""
+    relayed_by: PeerIds = ()
+    """Between the original's peers alone: who had it already."""
 
 
 class Gossip(Tagged, frozen=True, kw_only=True, tag="gossip"):
@@ -175,10 +176,12 @@ class GossipIHave(Tagged, frozen=True, kw_only=True, tag="gossip_ihave"):
     """This neighbour has these broadcasts, and sends those that it is asked for by `GossipGraft`."""
 
     ids: MessageIds
-    hops: HopCounts = ()
-    """Links that each has crossed to get there."""
     size: Count = 0
     """Bytes of the largest payload."""
+    hops: Hops = 0
+    """Links that each has crossed to get there, at the most."""
+    age: Milliseconds = 0
+    """How long each has been kept, at the most."""
     offer: bool = False
     """Whether an answer is waited for: a `GossipGraft`, or a `GossipAck` from a peer that has it."""
 

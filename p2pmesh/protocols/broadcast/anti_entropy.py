@@ -144,11 +144,11 @@ class AntiEntropy:
         """Begin to live: what was sent before is not for us."""
         self._began = now
 
-    def is_before_us(self, topic: str, age: int, now: float) -> bool:
+    def is_before_us(self, topic: str, age: float, now: float) -> bool:
         """Whether a broadcast was sent before we began, and nobody has asked for it."""
-        if age <= self._lifetime(now):
+        if age * 1000 <= self._lifetime(now):
             return False
-        sent = now - age / 1000
+        sent = now - age
         return not any(wanted.topic in {None, topic} and wanted.until <= sent for wanted in self._wanted)
 
     def want_history(self, topic: str | None, seconds: float, now: float) -> Said:
@@ -228,7 +228,7 @@ class AntiEntropy:
         return Digest(
             (message.key, message.data.id)
             for message in self._store
-            if beyond <= message.age(now) <= within and self._limits.may_go_on(message)
+            if beyond <= message.age(now) <= within and self._limits.may_go_on(message, now)
         )
 
     # --- what neighbours say ------------------------------------------------------------------------------------------
@@ -300,7 +300,7 @@ class AntiEntropy:
                 for message in self._store
                 if asked.topic in {None, message.data.topic}
                 and asked.beyond <= message.age(now) <= asked.within
-                and self._limits.may_go_on(message)
+                and self._limits.may_go_on(message, now)
             ],
         )
 

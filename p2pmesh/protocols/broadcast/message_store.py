@@ -60,9 +60,12 @@ class StoredMessage:
     parent: PeerId | None
     """The neighbour that gave it to us first; None for our own."""
     hops: int
-    """Links it has crossed."""
+    """Links it has crossed, by the best that was said."""
     since: float
-    expires: float
+    """When it came."""
+    born: float
+    """When it was sent, by the best that was said; never after it came."""
+    ttl: float
     size: int
     """Of the payload, in bytes."""
     relayed_by: tuple[PeerId, ...] = ()
@@ -101,9 +104,14 @@ class StoredMessage:
         self._askers[peer] = self._askers.get(peer, 0) + 1
         return self._askers[peer]
 
+    @property
+    def expires(self) -> float:
+        """Until when it is passed on."""
+        return self.born + self.ttl
+
     def age(self, now: float) -> int:
         """Milliseconds for which peers have kept it, us included."""
-        return self.data.age + max(0, int((now - self.since) * 1000))
+        return max(0, int((now - self.born) * 1000))
 
     def outgoing(self, now: float) -> GossipData:
         """What a neighbour is sent."""

@@ -155,7 +155,7 @@ def test_counts_are_exact_once_loss_has_ended(size, extra, loss, loss_ends, seed
     net = Net(size, connected(size, extra, rng), seed=seed)
     net.lose = lambda *_: net.now < loss_ends and rng.random() < loss
     sent = {origin: net.published(origin) for origin in range(min(3, size))}
-    net.run_until(75)
+    net.run_until(85)
     for origin, message_id in sent.items():
         assert net.nodes[origin].reached(message_id) == size - 1
         assert len(net.nodes[origin].outcomes(message_id)) == 1
