@@ -221,8 +221,6 @@ class BroadcastConfig:
     push_above: float = _number(0.6, low=0)
     """Without a tree, a copy is sent where at least this share of such copies was new lately, else offered. See
     `NoveltyEstimate`."""
-    swap_hops: int = _number(3, low=1)
-    """A tree is changed for a way that is this much shorter."""
     digest_every: float = _number(30.0, low=0.1)
     """Between comparisons with one neighbour of what both have."""
     pull_window: int = _number(64, low=1)

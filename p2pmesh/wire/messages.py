@@ -34,7 +34,6 @@ from p2pmesh.wire.fields import (
     Signature,
     Tagged,
     Topic,
-    Trees,
 )
 from p2pmesh.wire.overlay import (
     ContactReply,
@@ -190,8 +189,6 @@ class GossipGraft(Tagged, frozen=True, kw_only=True, tag="gossip_graft"):
     """Send these broadcasts, which you have announced, and from now on copies of all that their origins broadcast."""
 
     ids: MessageIds = ()
-    trees: Trees = ()
-    """More origins, by the first digits of their ids, whose broadcasts are wanted as copies from now on."""
 
 
 class DigestPart(Part, frozen=True, kw_only=True):

@@ -69,7 +69,6 @@ REAL = [
 ]
 ids = st.sampled_from([*(f"m{number}" for number in range(4)), *(data.id for data in REAL)])
 many_ids = st.lists(ids, max_size=6).map(tuple)
-trees = st.lists(st.sampled_from(["", "m0", *(peer.peer_id[:8] for peer in IDENTITIES[:6])]), max_size=4).map(tuple)
 prefixes = st.lists(st.sampled_from(["", "0", "f", "zz", "0123456789abcdef"]), max_size=4).map(tuple)
 digest_parts = st.builds(
     DigestPart,
@@ -125,7 +124,7 @@ messages = st.one_of(
         size=st.sampled_from([0, 2**32 - 1]),
         offer=st.booleans(),
     ),
-    st.builds(GossipGraft, ids=many_ids, trees=trees),
+    st.builds(GossipGraft, ids=many_ids),
     st.builds(GossipDigest, parts=st.lists(digest_parts, max_size=4).map(tuple), beyond=numbers, within=numbers),
     st.builds(GossipHave, ids=many_ids, prefixes=prefixes, beyond=numbers, within=numbers),
     st.builds(GossipHistory, topic=st.sampled_from([None, "chat"]), beyond=numbers, within=numbers),

@@ -527,26 +527,16 @@ class BroadcastCore:
                 grafts += self._graft.announced(link, message_id, heard, parent, now)
             elif heard.offer:
                 self._answer_duplicate(link, message_id, tree_name, now)
-            else:
-                self._on_announced(link, message_id, heard.hops, now)
             message = self._store.get(message_id)
             if message is not None:
+                if not heard.offer:  # it needs no copy
+                    crossed = self._eager_push.crossed(link, message, now)
+                    self._carry_out(crossed or self._eager_push.spare(link, message), now)
                 self._compare_ways(link, message, heard.hops, heard.age, now, answers=heard.offer)
         self._ask(grafts)
 
-    def _on_announced(self, link: SendWindow, message_id: str, hops: int, now: float) -> None:
-        """A neighbour announces what we have: it needs no copy, and may be on a shorter way."""
-        message = self._store.get(message_id)
-        if message is None:
-            return
-        crossed = self._eager_push.crossed(link, message, now)
-        self._carry_out(crossed or self._eager_push.spare(link, message), now)
-        peer = link.peer.peer_id
-        if self._graft.keeps_promises(peer) and self._plumtree.is_worth_a_graft(link, message, hops, now):
-            self._effects.append(SendFrame((peer,), GossipGraft(trees=(message.tree,)), urgent=True))
-
     def _on_graft(self, link: SendWindow, graft: GossipGraft, now: float) -> None:
-        for tree_name in dict.fromkeys([*map(tree_of, graft.ids), *graft.trees]):
+        for tree_name in dict.fromkeys(map(tree_of, graft.ids)):
             self._plumtree.grafted(link, tree_name, now)
         self._serve(link, graft.ids, now)
 

@@ -242,10 +242,6 @@ class GraftScheduler:
             return []
         return self._withdraw(peer, message_id, entry, now)
 
-    def keeps_promises(self, peer: PeerId) -> bool:
-        """Whether this neighbour has sent what it was asked for, lately."""
-        return peer not in self._broken
-
     def down(self, peer: PeerId, now: float) -> GraftDecisions:
         """Ask others for what a neighbour was to bring whose link has ended."""
         self._broken.pop(peer, None)
