@@ -38,8 +38,9 @@ numbers are 64-bit big-endian. The signature is Ed25519 (RFC 8032) over::
     field(b"text", b"json" or b"blob")
     field(the payload: its text, its JSON text, or its bytes)
 
-The broadcast's id is the first 8 digits of the origin's id, followed by the first 32 hexadecimal digits of the
-SHA-256 of the same bytes. So an id stands for one content, and nobody can make another broadcast that passes for it.
+The broadcast's id is the first 8 digits of the origin's id, followed by the first 24 hexadecimal digits of the
+SHA-256 of the same bytes: 16 bytes. So an id stands for one content, and nobody can make another broadcast that passes
+for it.
 
 The signature proves the origin if the key's SHA-256 begins with the origin's id, the broadcast's id is right, and no
 signed field is absent. What changes on the way (`hops`, `relayedBy`, `age`) it does not cover.
@@ -58,7 +59,7 @@ from msgspec import structs
 from p2pmesh.config import MeshConfig
 from p2pmesh.errors import ConfigError, LocalProtocolError
 from p2pmesh.identity import Identity, peer_id_of, verify
-from p2pmesh.protocols.broadcast.message_store import StoredMessage, tree_of
+from p2pmesh.protocols.broadcast.message_store import TREE_DIGITS, StoredMessage, tree_of
 from p2pmesh.protocols.core import WallClock
 from p2pmesh.protocols.inputs import Publish
 from p2pmesh.wire.canonical import fields, number, text
@@ -71,6 +72,10 @@ RESERVED_TOPICS = "__gossip_connectivity"
 
 ANY_HOPS = 255
 """The limit that is none; and the most hops that the wire can carry, which stand for all that are more."""
+
+ID_DIGITS = 32
+"""Hexadecimal digits of a broadcast's id. The 96 bits of a hash in it are for an origin alone to search for two
+broadcasts that share one, which takes 2^48 tries and harms nobody but their readers."""
 
 CLOCKS_AGREE = 5.0
 """Seconds by which a timestamp may be in our future before it shows that clocks differ."""
@@ -207,7 +212,7 @@ def is_proven(data: GossipData) -> bool:
 
 
 def _id_of(data: GossipData, covered: bytes) -> str:
-    return tree_of(data.origin_peer_id) + sha256(covered).hexdigest()[:32]
+    return tree_of(data.origin_peer_id) + sha256(covered).hexdigest()[: ID_DIGITS - TREE_DIGITS]
 
 
 def _covered(data: GossipData) -> bytes:
