@@ -13,7 +13,6 @@ from msgspec import Meta, Struct
 
 from p2pmesh.wire.fields import (
     MAX_ID,
-    MAX_IDS_IN_LIST,
     MAX_RECEIPTS,
     MAX_SDP,
     MAX_SIGNALS_IN_BATCH,
@@ -26,7 +25,6 @@ from p2pmesh.wire.fields import (
     Milliseconds,
     Part,
     PeerIds,
-    Prefix,
     PublicKey,
     Purpose,
     Reason,
@@ -191,30 +189,26 @@ class GossipGraft(Tagged, frozen=True, kw_only=True, tag="gossip_graft"):
     ids: MessageIds = ()
 
 
-class DigestPart(Part, frozen=True, kw_only=True):
-    """The sum of what a peer has below a prefix of keys: see `p2pmesh.protocols.broadcast.set_reconciliation`."""
-
-    prefix: Prefix
-    count: Count
-    sum: Annotated[bytes, Meta(min_length=8, max_length=8)]
-
-
 class GossipDigest(Tagged, frozen=True, kw_only=True, tag="gossip_digest"):
     """What is alive here, summed up: broadcasts of at least `beyond` and at most `within` of age."""
 
-    parts: Annotated[tuple[DigestPart, ...], Meta(max_length=MAX_IDS_IN_LIST)]
-    beyond: Milliseconds = 0
+    count: Count
+    sum: Annotated[bytes, Meta(min_length=8, max_length=8)]
+    """The exclusive or of the first 8 bytes of the SHA-256 of each id."""
     within: Milliseconds
+    beyond: Milliseconds = 0
 
 
 class GossipHave(Tagged, frozen=True, kw_only=True, tag="gossip_have"):
     """Broadcasts that are alive here. Answered by `GossipWant` in every case."""
 
     ids: MessageIds = ()
-    prefixes: Annotated[tuple[Prefix, ...], Meta(max_length=MAX_IDS_IN_LIST)] = ()
-    """These are all that this neighbour has below these prefixes."""
-    beyond: Milliseconds = 0
     within: Milliseconds = 0
+    """Unless it is 0, these are all of at most this age, and of at least `beyond`, that come after `after` and not
+    after `until`, in the order of ids as text."""
+    beyond: Milliseconds = 0
+    after: MessageId | None = None
+    until: MessageId | None = None
 
 
 class GossipWant(Tagged, frozen=True, kw_only=True, tag="gossip_want"):

@@ -14,7 +14,7 @@ import pytest
 from msgspec import NODEFAULT, inspect
 
 from p2pmesh.wire import packet_format as fragments
-from p2pmesh.wire.messages import Candidate, DigestPart, GossipData, Handshake, Message, Receipt, Signal
+from p2pmesh.wire.messages import Candidate, GossipData, Handshake, Message, Receipt, Signal
 from p2pmesh.wire.overlay import Contact, DhtRecord, KademliaCall
 from p2pmesh.wire.signaling import ERROR_CODES, JOIN_REFUSALS, KnownPeer, SignalingMessage
 
@@ -27,7 +27,6 @@ OBJECTS: dict[str, type[msgspec.Struct]] = {
     "known peer": KnownPeer,
     "broadcast": GossipData,
     "contact": Contact,
-    "digest part": DigestPart,
     "receipt": Receipt,
     "rpc": KademliaCall,
     "record": DhtRecord,

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator
 from enum import Enum
+from hashlib import sha256
 from typing import TYPE_CHECKING, TypeAlias
 
 from attrs import define, field
 from msgspec import structs
 
 from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.broadcast.set_reconciliation import key_of
 from p2pmesh.protocols.util.timers import Timers
 from p2pmesh.wire.messages import GossipData
 
@@ -27,6 +27,10 @@ MAX_HOLDERS = 64
 
 TREE_DIGITS = 8
 """First digits of an origin's id that name its tree; ids of its broadcasts begin with them."""
+
+
+SUM_SIZE = 8
+"""Bytes of the sum of a set of broadcasts."""
 
 
 class Due(Enum):
@@ -74,14 +78,15 @@ class StoredMessage:
     """Whether it was sent to any neighbour yet."""
     _holders: dict[PeerId, None] = field(factory=dict)
     _askers: dict[PeerId, int] = field(factory=dict)
-    _key: str = ""
+    _digest: int | None = None
 
     @property
-    def key(self) -> str:
-        """Its place in digests."""
-        if not self._key:
-            self._key = key_of(self.data.id)
-        return self._key
+    def digest(self) -> int:
+        """What it adds to the sum of a set: the first 64 bits of the SHA-256 of its id."""
+        if self._digest is None:
+            digest = sha256(self.data.id.encode("utf-8", "surrogatepass")).digest()
+            self._digest = int.from_bytes(digest[:SUM_SIZE], "big")
+        return self._digest
 
     @property
     def tree(self) -> str:

@@ -181,7 +181,7 @@ def test_a_new_link_between_peers_that_have_it_all_costs_one_question_and_no_pay
     messages = [entry[3] for entry in net.trace[start:] if len(entry) == 5]
     digest, answer = (message for message in messages if isinstance(message, GossipDigest | GossipHave | GossipWant))
     assert isinstance(digest, GossipDigest)
-    assert len(digest.parts) == 1
+    assert digest.count == 20
     assert answer == GossipWant()
     assert not any(isinstance(message, Gossip) for message in messages)
 
@@ -741,7 +741,7 @@ def test_messages_of_a_link_that_has_ended_are_ignored():
         GossipAck(new=("x",)),
         GossipIHave(ids=("x",)),
         GossipGraft(ids=("x",)),
-        GossipDigest(parts=(), within=1),
+        GossipDigest(count=1, sum=bytes(8), within=1),
         GossipHave(ids=("x",)),
         GossipWant(ids=("x",)),
         GossipHistory(within=1),
