@@ -110,16 +110,16 @@ class GossipData(Part, frozen=True, kw_only=True):
     """A payload of bytes, instead of `payload`."""
     key: PublicKey | None = None
     ttl: Milliseconds | None = None
-    max_hops: Hops = 255
-    """Links that it may cross; 255 is no limit."""
-    receipts: bool = True
-    """Whether the origin wants to know how many peers have it."""
     series: Milliseconds | None = None
     """Tells apart the counts that an origin has begun for a topic: the time it did, by its clock."""
     sequence: Milliseconds | None = None
     """Which of its broadcasts with that topic in that series this is, from 1."""
     age: Milliseconds = 0
     """How long the peers that it passed say they have kept it: see `p2pmesh.protocols.broadcast.validation`."""
+    max_hops: Hops = 255
+    """Links that it may cross; 255 is no limit."""
+    receipts: bool = True
+    """Whether the origin wants to know how many peers have it."""
     relayed_by: PeerIds = ()
     """Between the original's peers alone: who had it already."""
 

@@ -785,6 +785,13 @@ def test_what_came_far_is_not_too_far_for_an_original():
     assert told == {5}
 
 
+def test_links_to_originals_are_counted_with_the_others():
+    bare = Bare(LENIENT)
+    bare.up(ALICE, version=0)
+    bare.up(BOB, CAROL)
+    assert (bare.count("links"), bare.count("legacy.links")) == (3, 1)
+
+
 def test_an_originals_broadcast_is_passed_on_unproven_and_spares_whom_it_names():
     bare = Bare(LENIENT)
     bare.up(ALICE, BOB, version=0)
