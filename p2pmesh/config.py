@@ -250,9 +250,6 @@ class ReceiptsConfig:
     interim: float = _number(0.5, low=0.01)
     """How often a count that grows but is not settled is passed on: seldom while all is well, since hundreds of peers
     have answered by then; with the half of it a death loses hardly less, and there is a fifth more to send."""
-    handful: int = _number(8, low=1)
-    """So many peers are passed on at once: what a peer has counted and not passed on is lost if it dies. Simulated with
-    100 peers of which 10% leave each minute, half of them by a crash: 0.12% are never counted, without it 0.35%."""
     coalesce: float = _number(0.05, low=0)
     """A peer that was told something just now is told more only after this, all at once."""
     note_delay: float = _number(0.2, low=0)
