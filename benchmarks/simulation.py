@@ -22,7 +22,7 @@ import sys
 from time import perf_counter, process_time
 from typing import Any
 
-from p2pmesh.config import BroadcastConfig, MeshConfig
+from p2pmesh.config import MeshConfig
 from p2pmesh.simulation.discrete.invariants import check_islands, check_ring, islands, ring_cycles
 from p2pmesh.simulation.discrete.network import BareNetwork
 
@@ -30,8 +30,6 @@ SIZES = (100, 1_000, 10_000)
 QUICK = (100, 300)
 JOIN_EVERY = 0.01
 SETTLE = 30.0
-MAX_HOPS = 64
-"""Above the default, so that no broadcast is cut short in an overlay of 10,000 peers."""
 BROADCAST_EVERY = 0.5
 DELIVERY = 10.0
 HUGE_PAGES = {"PYTHONMALLOC": "malloc", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
@@ -61,7 +59,7 @@ def measure(peers: int, broadcasts: int, seed: int) -> dict[str, Any]:
     """One size, in this process."""
     gc.disable()
     began = perf_counter()
-    config = MeshConfig(max_peers=5, broadcast=BroadcastConfig(max_hops=MAX_HOPS))
+    config = MeshConfig(max_peers=5)
     net = BareNetwork(seed, config=config, strict=False)
     phase = Phase(net)
     for _ in range(peers):

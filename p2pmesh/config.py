@@ -189,9 +189,6 @@ class BroadcastConfig:
     """How long a message is offered to peers that lack it."""
     max_ttl: float = _number(600.0, low=0.1)
     """A message from elsewhere lives no longer than this, whatever it says."""
-    max_hops: int | None = field(default=None, validator=attrs.validators.optional(_at_least(1)))
-    """Links that a broadcast may cross if its call says nothing. None: by the size of the mesh; see
-    `p2pmesh.protocols.broadcast.validation`."""
     clock_skew: float = _number(300.0, low=0)
     """Tolerated between the origin's clock and ours."""
     ack_timeout: float = _number(1.0, low=0.01)
@@ -232,8 +229,6 @@ class BroadcastConfig:
     push_above: float = _number(0.6, low=0)
     """Without a tree, a copy is sent where at least this share of such copies was new lately, else offered. See
     `NoveltyEstimate`."""
-    swap_hops: int = _number(3, low=1)
-    """A tree is changed for a way that is this much shorter."""
     digest_every: float = _number(30.0, low=0.1)
     """Between comparisons with one neighbour of what both have."""
     pull_window: int = _number(64, low=1)
@@ -263,9 +258,6 @@ class ReceiptsConfig:
     interim: float = _number(0.5, low=0.01)
     """How often a count that grows but is not settled is passed on: seldom while all is well, since hundreds of peers
     have answered by then; with the half of it a death loses hardly less, and there is a fifth more to send."""
-    handful: int = _number(8, low=1)
-    """So many peers are passed on at once: what a peer has counted and not passed on is lost if it dies. Simulated with
-    100 peers of which 10% leave each minute, half of them by a crash: 0.12% are never counted, without it 0.35%."""
     coalesce: float = _number(0.05, low=0)
     """A peer that was told something just now is told more only after this, all at once."""
     note_delay: float = _number(0.2, low=0)

@@ -148,7 +148,6 @@ def gossip(**changes: Any) -> Gossip:
         origin_peer_id=ALICE.peer_id,
         timestamp=NOW,
         hops=1,
-        relayed_by=(),
         ttl=60_000,
         max_hops=32,
         series=NOW - 1000,
@@ -162,7 +161,7 @@ def unproven_gossip() -> Gossip:
     """A broadcast of a peer of the original, passed on."""
     original = PeerId(string.digits * 4)
     data = GossipData(
-        id="original-1", topic="chat", payload=1.5, origin_peer_id=original, timestamp=NOW, hops=2, relayed_by=()
+        id="original-1", topic="chat", payload=1.5, origin_peer_id=original, timestamp=NOW, hops=2
     )
     return Gossip(data=replace(data, receipts=False))
 

@@ -15,12 +15,10 @@ from p2pmesh.wire.fields import (
     MAX_CANDIDATES,
     MAX_FINGERPRINTS,
     MAX_ID,
-    MAX_IDS_IN_LIST,
     MAX_RECEIPTS,
     MAX_SDP,
     MAX_SIGNALS_IN_BATCH,
     Count,
-    HopCounts,
     Hops,
     Id,
     Mark,
@@ -29,7 +27,6 @@ from p2pmesh.wire.fields import (
     Milliseconds,
     Part,
     PeerIds,
-    Prefix,
     PublicKey,
     Purpose,
     Reason,
@@ -37,7 +34,6 @@ from p2pmesh.wire.fields import (
     Signature,
     Tagged,
     Topic,
-    Trees,
 )
 from p2pmesh.wire.overlay import (
     ContactReply,
@@ -179,9 +175,9 @@ class Answer(Tagged, frozen=True, kw_only=True, tag="answer"):
 
 
 class GossipData(Part, frozen=True, kw_only=True):
-    """A broadcast. `hops`, `relayed_by` and `age` change on the way; all the rest is the origin's and signed.
+    """A broadcast. `hops`, `age` and `relayed_by` change on the way; all the rest is the origin's and signed.
 
-    The fields that the original's peers can't do without have no default, so they are always written.
+    `hops`, which the original's peers can't do without, has no default, so it is always written.
     """
 
     id: MessageId
@@ -191,22 +187,24 @@ class GossipData(Part, frozen=True, kw_only=True):
     signature: Signature | None = None
     timestamp: Milliseconds
     hops: Hops
-    relayed_by: PeerIds
     encoding: Literal["text", "json"] | None = None
     """How to read `payload`: as it stands, or as JSON text. None from the original's peers, and beside a `blob`."""
     blob: bytes | None = None
     """A payload of bytes, instead of `payload`."""
     key: PublicKey | None = None
     ttl: Milliseconds | None = None
-    max_hops: Hops | None = None
-    receipts: bool = True
-    """Whether the origin wants to know how many peers have it."""
     series: Milliseconds | None = None
     """Tells apart the counts that an origin has begun for a topic: the time it did, by its clock."""
     sequence: Milliseconds | None = None
     """Which of its broadcasts with that topic in that series this is, from 1."""
     age: Milliseconds = 0
-    """How long it has been kept by the peers it passed: it ends at `ttl`, whatever their clocks say."""
+    """How long the peers that it passed say they have kept it: see `p2pmesh.protocols.broadcast.validation`."""
+    max_hops: Hops = 255
+    """Links that it may cross; 255 is no limit."""
+    receipts: bool = True
+    """Whether the origin wants to know how many peers have it."""
+    relayed_by: PeerIds = ()
+    """Between the original's peers alone: who had it already."""
 
 
 class Gossip(Tagged, frozen=True, kw_only=True, tag="gossip"):
@@ -258,10 +256,12 @@ class GossipIHave(Tagged, frozen=True, kw_only=True, tag="gossip_ihave"):
     """This neighbour has these broadcasts, and sends those that it is asked for by `GossipGraft`."""
 
     ids: MessageIds
-    hops: HopCounts = ()
-    """Links that each has crossed to get there."""
     size: Count = 0
     """Bytes of the largest payload."""
+    hops: Hops = 0
+    """Links that each has crossed to get there, at the most."""
+    age: Milliseconds = 0
+    """How long each has been kept, at the most."""
     offer: bool = False
     """Whether an answer is waited for: a `GossipGraft`, or a `GossipAck` from a peer that has it."""
 
@@ -270,34 +270,28 @@ class GossipGraft(Tagged, frozen=True, kw_only=True, tag="gossip_graft"):
     """Send these broadcasts, which you have announced, and from now on copies of all that their origins broadcast."""
 
     ids: MessageIds = ()
-    trees: Trees = ()
-    """More origins, by the first digits of their ids, whose broadcasts are wanted as copies from now on."""
-
-
-class DigestPart(Part, frozen=True, kw_only=True):
-    """The sum of what a peer has below a prefix of keys: see `p2pmesh.protocols.broadcast.set_reconciliation`."""
-
-    prefix: Prefix
-    count: Count
-    sum: Annotated[bytes, Meta(min_length=8, max_length=8)]
 
 
 class GossipDigest(Tagged, frozen=True, kw_only=True, tag="gossip_digest"):
     """What is alive here, summed up: broadcasts of at least `beyond` and at most `within` of age."""
 
-    parts: Annotated[tuple[DigestPart, ...], Meta(max_length=MAX_IDS_IN_LIST)]
-    beyond: Milliseconds = 0
+    count: Count
+    sum: Annotated[bytes, Meta(min_length=8, max_length=8)]
+    """The exclusive or of the first 8 bytes of the SHA-256 of each id."""
     within: Milliseconds
+    beyond: Milliseconds = 0
 
 
 class GossipHave(Tagged, frozen=True, kw_only=True, tag="gossip_have"):
     """Broadcasts that are alive here. Answered by `GossipWant` in every case."""
 
     ids: MessageIds = ()
-    prefixes: Annotated[tuple[Prefix, ...], Meta(max_length=MAX_IDS_IN_LIST)] = ()
-    """These are all that this neighbour has below these prefixes."""
-    beyond: Milliseconds = 0
     within: Milliseconds = 0
+    """Unless it is 0, these are all of at most this age, and of at least `beyond`, that come after `after` and not
+    after `until`, in the order of ids as text."""
+    beyond: Milliseconds = 0
+    after: MessageId | None = None
+    until: MessageId | None = None
 
 
 class GossipWant(Tagged, frozen=True, kw_only=True, tag="gossip_want"):

@@ -350,7 +350,7 @@ _RECEIPTS = 4
 _ENCODINGS: Final[tuple[Literal["text", "json"] | None, ...]] = (None, "text", "json", None)
 _MAX = 1 << 53
 _USUAL_TTL = 60_000
-_USUAL_HOPS = 64
+_ANY_HOPS = 255
 
 _plain_scalar = msgspec.json.Decoder(Scalar)
 _to_json = msgspec.json.Encoder().encode
@@ -372,8 +372,8 @@ class _GossipForm(Struct, frozen=True, array_like=True, tag=NUMBERS[Gossip]):
     before: Annotated[int, Meta(gt=-_MAX, lt=_MAX)] | None = None
     """How long before `timestamp` the series began."""
     ttl: Milliseconds | None = None
-    max_hops: Hops | None = None
-    """Of these two, if an origin that proves itself does not say, `_USUAL_TTL` and `_USUAL_HOPS`."""
+    """If an origin that proves itself does not say, `_USUAL_TTL`."""
+    max_hops: Hops = _ANY_HOPS
 
 
 def _pack_gossip(message: Gossip) -> list[Any]:
@@ -400,8 +400,9 @@ def _pack_gossip(message: Gossip) -> list[Any]:
         data.sequence,
         None if data.series is None else data.timestamp - data.series,
         None if is_proven and data.ttl == _USUAL_TTL else data.ttl,
-        None if is_proven and data.max_hops == _USUAL_HOPS else data.max_hops,
     ]
+    if data.max_hops != _ANY_HOPS:
+        return [*values, data.max_hops]
     while values[-1] is None:
         values.pop()
     return values
@@ -418,10 +419,7 @@ def _unpack_gossip(form: _GossipForm) -> Gossip:
     else:
         payload = form.body.decode()
     peer, key, signature = _unpack_origin(form.origin)
-    ttl, max_hops = form.ttl, form.max_hops
-    if key is not None:
-        ttl = _USUAL_TTL if ttl is None else ttl
-        max_hops = _USUAL_HOPS if max_hops is None else max_hops
+    ttl = _USUAL_TTL if form.ttl is None and key is not None else form.ttl
     timestamp = form.timestamp
     series = None if form.before is None else timestamp - form.before
     if series is not None and not 0 <= series < _MAX:
@@ -434,12 +432,11 @@ def _unpack_gossip(form: _GossipForm) -> Gossip:
         signature=signature,
         timestamp=timestamp,
         hops=form.hops,
-        relayed_by=(),
         encoding=_ENCODINGS[content],
         blob=blob,
         key=key,
         ttl=ttl,
-        max_hops=max_hops,
+        max_hops=form.max_hops,
         receipts=form.content >= _RECEIPTS,
         series=series,
         sequence=form.sequence,

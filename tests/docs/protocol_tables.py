@@ -21,7 +21,6 @@ from p2pmesh.wire.fields import Hops, MessageId, Part, Scalar
 from p2pmesh.wire.messages import (
     Candidate,
     Description,
-    DigestPart,
     Fingerprint,
     Gossip,
     GossipData,
@@ -47,7 +46,6 @@ OBJECTS: dict[str, type[msgspec.Struct]] = {
     "known peer": KnownPeer,
     "broadcast": GossipData,
     "contact": Contact,
-    "digest part": DigestPart,
     "receipt": Receipt,
     "rpc": KademliaCall,
     "record": DhtRecord,

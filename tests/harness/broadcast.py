@@ -84,7 +84,6 @@ def gossip(origin: Identity = ALICE, *, message_id: str = "m1", sign: bool = Tru
         "origin_peer_id": origin.peer_id,
         "timestamp": int(EPOCH * 1000),
         "hops": 0,
-        "relayed_by": (),
         "ttl": 60_000,
         "max_hops": 32,
         **fields,
@@ -96,11 +95,16 @@ def gossip(origin: Identity = ALICE, *, message_id: str = "m1", sign: bool = Tru
     return Gossip(data=made)
 
 
+def aged(seconds: float, *, now: float = 0.0, **fields: Any) -> Gossip:
+    """A broadcast that was sent so long before `now`, as its timestamp and its relays say."""
+    return gossip(age=int(seconds * 1000), timestamp=int((EPOCH + now - seconds) * 1000), **fields)
+
+
 def id_of(message: Gossip) -> str:
     return message.data.id
 
 
 def original(**fields: Any) -> Gossip:
     """A broadcast as an original's peer sends it."""
-    plain: dict[str, Any] = {"encoding": None, "ttl": None, "max_hops": None, "series": None, "sequence": None}
+    plain: dict[str, Any] = {"encoding": None, "ttl": None, "max_hops": 255, "series": None, "sequence": None}
     return gossip(sign=False, **{**plain, **fields})

@@ -1,11 +1,12 @@
 """Anti-entropy: neighbours compare what they have, and get what they lack.
 
-After Demers et al. (Epidemic algorithms for replicated database maintenance, PODC 1987), on sums over sets: see
-`set_reconciliation`. On each new link, and every 30 s, jittered, with one neighbour after the other, while there is
-anything: what is alive here is summed up and sent; a neighbour that has the same says so in an empty `gossip_want`,
-and that is all. Else finer sums go to and fro until what is lacking is known by its ids, and is pulled in pieces: at
-most `pull_window` on their way at once, each from one neighbour only. What comes so is announced to the other
-neighbours, not pushed: they may have it.
+After Demers et al. (Epidemic algorithms for replicated database maintenance, PODC 1987). On each new link, and every
+30 s, jittered, with one neighbour after the other, while there is anything: what is alive here is summed up in a number
+and an exclusive or, and sent; a neighbour that has the same says so in an empty `gossip_want`, and that is all. Else it
+lists what it has, is told what it lacks of the other's, and each pulls what it lacks in pieces: at most `pull_window`
+on their way at once, each from one neighbour only. What comes so is announced to the other neighbours, not pushed: they
+may have it. (Finer sums, as in Merkle trees, save less than 5% of all bytes while 50 broadcasts a second are sent over
+links that lose every tenth frame, and nothing at rest.)
 
 *Pulls that come to nothing.* A broadcast that was pulled and then refused leaves the window at once, and is not
 pulled from that neighbour again (`refused`). One that does not come at all holds the window up for `pull_timeout`;
@@ -37,22 +38,21 @@ from attrs import define
 from p2pmesh.config import BroadcastConfig
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.broadcast.eager_push import SendWindow
-from p2pmesh.protocols.broadcast.message_store import BroadcastTimers, Due, MessageStore
-from p2pmesh.protocols.broadcast.set_reconciliation import Digest
+from p2pmesh.protocols.broadcast.message_store import SUM_SIZE, BroadcastTimers, Due, MessageStore, StoredMessage
 from p2pmesh.protocols.broadcast.validation import BroadcastLimits
 from p2pmesh.protocols.util.limits import ExpiringSet
 from p2pmesh.protocols.util.timers import Backoff
 from p2pmesh.wire.fields import MAX_IDS_IN_LIST
-from p2pmesh.wire.messages import DigestPart, GossipDigest, GossipHave, GossipHistory, GossipWant
+from p2pmesh.wire.messages import GossipDigest, GossipHave, GossipHistory, GossipWant
 
 ON_ITS_WAY = 5_000
 """Milliseconds of age from which the periodic comparison counts."""
 EARLY = 1_000
 """Milliseconds before a peer began that count as after: ages leave out the time on links."""
-DIGESTS = 32
+DIGESTS = 8
 DIGESTS_IN = 10.0
-"""Digests of one neighbour that are looked at in so many seconds: it takes a few, and each costs a look at all we
-have."""
+"""Digests of one neighbour that are looked at in so many seconds: it takes one or two, with repetitions, and each may
+cost a list of all we have."""
 MAX_TO_PULL = 4096
 """Ids known to be lacking from one neighbour; more are found the next time."""
 MAX_PULLS = 3
@@ -144,11 +144,11 @@ class AntiEntropy:
         """Begin to live: what was sent before is not for us."""
         self._began = now
 
-    def is_before_us(self, topic: str, age: int, now: float) -> bool:
+    def is_before_us(self, topic: str, age: float, now: float) -> bool:
         """Whether a broadcast was sent before we began, and nobody has asked for it."""
-        if age <= self._lifetime(now):
+        if age * 1000 <= self._lifetime(now):
             return False
-        sent = now - age / 1000
+        sent = now - age
         return not any(wanted.topic in {None, topic} and wanted.until <= sent for wanted in self._wanted)
 
     def want_history(self, topic: str | None, seconds: float, now: float) -> Said:
@@ -210,52 +210,47 @@ class AntiEntropy:
 
     def _compare(self, peer: PeerId, beyond: int, now: float) -> Said:
         within = self._lifetime(now)
-        digest = self._digest(beyond, within, now)
-        if not len(digest):
+        ours = self._alive(beyond, within, now)
+        if not ours:
             return []  # a neighbour that has something asks us
         self._attempts[peer] = self._attempts.get(peer, 0) + 1
         self._timers.set((Due.DIGEST_AGAIN, peer, ""), now + self._backoff.delay(self._attempts[peer], self._rng))
         self._said_at[peer] = now
-        return [self._summed(peer, [digest.root()], beyond, within)]
+        return [(peer, self._summed(ours, beyond, within))]
 
-    def _summed(
-        self, peer: PeerId, parts: Sequence[DigestPart], beyond: int, within: int
-    ) -> tuple[PeerId, GossipDigest]:
+    def _summed(self, ours: Sequence[StoredMessage], beyond: int, within: int) -> GossipDigest:
         self.counts.digests += 1
-        return peer, GossipDigest(parts=tuple(parts), beyond=beyond, within=within)
+        total = 0
+        for message in ours:
+            total ^= message.digest
+        return GossipDigest(count=len(ours), sum=total.to_bytes(SUM_SIZE, "big"), within=within, beyond=beyond)
 
-    def _digest(self, beyond: int, within: int, now: float) -> Digest:
-        return Digest(
-            (message.key, message.data.id)
+    def _alive(self, beyond: int, within: int, now: float) -> list[StoredMessage]:
+        return [
+            message
             for message in self._store
-            if beyond <= message.age(now) <= within and self._limits.may_go_on(message)
-        )
+            if beyond <= message.age(now) <= within and self._limits.may_go_on(message, now)
+        ]
 
     # --- what neighbours say ------------------------------------------------------------------------------------------
 
     def digest(self, peer: PeerId, theirs: GossipDigest, now: float) -> Said:
-        """Compare a neighbour's sums with ours."""
+        """Compare a neighbour's sum with ours."""
         if self._is_too_much(peer, now):
             self.counts.digests_ignored += 1
             return []
         passed = self._answered(peer, now)
         self._timers.cancel((Due.FIRST_DIGEST, peer, ""))
-        is_whole = len(theirs.parts) == 1 and not theirs.parts[0].prefix
-        if is_whole and peer < self._me:
+        if peer < self._me:
             self._said_at.pop(peer, None)  # if both have begun at once, it leads
         beyond, within = self._ages(theirs.beyond, theirs.within, passed, now)
-        ours = self._digest(beyond, within, now)
-        if is_whole and within + EARLY < theirs.within:  # we are younger
-            return [self._summed(peer, [ours.root()], beyond, within)]
-        finer, listed, lacking = ours.compared(theirs.parts)
-        said: Said = []
-        if finer:
-            said.append(self._summed(peer, finer, beyond, within))
-        if listed:
-            said += _list(peer, ours, listed, beyond, within)
-        if lacking:
-            said += _name(peer, ours.ids(lacking))
-        return said if finer or listed or lacking else [(peer, GossipWant())]
+        ours = self._alive(beyond, within, now)
+        said = self._summed(ours, beyond, within)
+        if within + EARLY < theirs.within:  # we are younger
+            return [(peer, said)]
+        if (said.count, said.sum) == (theirs.count, theirs.sum):
+            return [(peer, GossipWant())]
+        return _list(peer, [message.data.id for message in ours], beyond, within)
 
     def _is_too_much(self, peer: PeerId, now: float) -> bool:
         since, count = self._heard.get(peer, (now, 0))
@@ -265,13 +260,22 @@ class AntiEntropy:
         return count >= DIGESTS
 
     def have(self, peer: PeerId, theirs: GossipHave, lacked: Iterable[str], now: float) -> Said:
-        """Pull what a neighbour names and we lack, and name what it lacks below its prefixes."""
+        """Pull what a neighbour names and we lack, and name what it lacks where it names all."""
         passed = self._answered(peer, now)
         said: Said = []
-        if theirs.prefixes:
-            ours = self._digest(*self._ages(theirs.beyond, theirs.within, passed, now), now)
-            named = set(theirs.ids)
-            said += _name(peer, [message_id for message_id in ours.ids(theirs.prefixes) if message_id not in named])
+        if theirs.within:
+            ages, named = self._ages(theirs.beyond, theirs.within, passed, now), set(theirs.ids)
+            ours = [message.data.id for message in self._alive(*ages, now)]
+            said += _name(
+                peer,
+                [
+                    message_id
+                    for message_id in ours
+                    if message_id not in named
+                    and (theirs.after is None or theirs.after < message_id)
+                    and (theirs.until is None or message_id <= theirs.until)
+                ],
+            )
         pull = self._pulls.get(peer)
         for message_id in lacked:
             if message_id in self._sources or (peer, message_id) in self._refused:
@@ -300,7 +304,7 @@ class AntiEntropy:
                 for message in self._store
                 if asked.topic in {None, message.data.topic}
                 and asked.beyond <= message.age(now) <= asked.within
-                and self._limits.may_go_on(message)
+                and self._limits.may_go_on(message, now)
             ],
         )
 
@@ -377,19 +381,13 @@ def _aged(age: int, passed: int) -> int:
     return age + passed if age else 0
 
 
-def _list(peer: PeerId, ours: Digest, prefixes: Sequence[str], beyond: int, within: int) -> Said:
-    """All that we have below these prefixes, as many of them in a frame as fit."""
-    frames: list[tuple[list[str], list[str]]] = [([], [])]
-    for prefix in prefixes:
-        more = ours.ids([prefix])[:MAX_IDS_IN_LIST]
-        some, ids = frames[-1]
-        if some and len(ids) + len(more) > MAX_IDS_IN_LIST:
-            some, ids = [], []
-            frames.append((some, ids))
-        some.append(prefix)
-        ids += more
+def _list(peer: PeerId, ids: Sequence[str], beyond: int, within: int) -> Said:
+    """All that we have, in as many frames as it takes; each says from where to where it goes."""
+    frames = _frames(sorted(ids)) or [()]
+    ends = [None, *(frame[-1] for frame in frames[:-1]), None]
     return [
-        (peer, GossipHave(ids=tuple(ids), prefixes=tuple(some), beyond=beyond, within=within)) for some, ids in frames
+        (peer, GossipHave(ids=some, within=within, beyond=beyond, after=ends[place], until=ends[place + 1]))
+        for place, some in enumerate(frames)
     ]
 
 

@@ -16,9 +16,10 @@ copies, and is forgotten with a half-life of 7 s (`FailurePressure`). And an ori
 five minutes has no tree: where so little is sent, its first message goes to everybody who is likely to lack it
 (`NoveltyEstimate`).
 
-A message lives for `ttl` from its first sending, measured by the peers that keep it (`age`); the origin's timestamp
-only bounds what they may claim, within `clock_skew`. Its id is made from its content, so that no other can pass for
-it, and is remembered for as long as any copy could still be accepted.
+A message lives for `ttl` from its first sending, measured by the peers that keep it (`age`), within what the origin's
+timestamp allows. What relays tell of its age and hops is not signed: of all that is told the best counts, so that a
+relay which lies keeps nothing from anybody (`validation`). Its id is made from its content, so that no other can pass
+for it, and is remembered for as long as any copy could still be accepted.
 
 On each link there is a window of unacknowledged messages and a backlog behind it. While any backlog is long, or acks
 on all links take far longer than they could, `Publish` waits (`publisher`); nothing else ever does. A peer that is
@@ -34,11 +35,11 @@ closed.
 The way of a message through this file: `handle`; for ours `_on_publish` and `_send_waiting`, for another's
 `_on_received`, `_on_gossip` and `_accept`; then `_store_message`, `_spread` and `_carry_out`, which makes the frames.
 
-Inputs: LinkUp, LinkDown, Received (gossip and its kin), Publish, WantHistory, MeshSize, CancelCall, Leave; the first
+Inputs: LinkUp, LinkDown, Received (gossip and its kin), Publish, WantHistory, CancelCall, Leave; the first
 input of any kind, at the latest `ServiceUp`, is when this peer began.
 Effects: SendFrame, DropLink, Emit (MessageReceived), Reply, Notify to the receipts (ChildrenAdded, ChildSettled).
 Messages: Gossip, GossipAck, GossipIHave, GossipGraft, GossipDigest, GossipHave, GossipWant, GossipHistory.
-Config: BroadcastConfig, and of MeshConfig `max_payload`, `max_peers` and `links.allow_unverified`.
+Config: BroadcastConfig, and of MeshConfig `max_payload` and `links.allow_unverified`.
 State: ids seen (`seen_ids`), neighbours of version 0, one heap of timers; the rest is in the parts, with their bounds.
 """
 
@@ -67,7 +68,7 @@ from p2pmesh.protocols.broadcast.eager_push import (
     SendWindow,
     Settled,
 )
-from p2pmesh.protocols.broadcast.lazy_push import Ask, GraftDecisions, GraftScheduler, LazyPush
+from p2pmesh.protocols.broadcast.lazy_push import Ask, GraftDecisions, GraftScheduler, LazyPush, announcement
 from p2pmesh.protocols.broadcast.legacy import PROBE, have_same_content, in_original_form, probe_response, without_proof
 from p2pmesh.protocols.broadcast.message_store import (
     NOBODY,
@@ -81,8 +82,8 @@ from p2pmesh.protocols.broadcast.message_store import (
 from p2pmesh.protocols.broadcast.plumtree import Plumtree
 from p2pmesh.protocols.broadcast.publisher import Publisher
 from p2pmesh.protocols.broadcast.validation import (
-    MAX_WIRE_HOPS,
     RESERVED_TOPICS,
+    SPREADS_IN,
     BroadcastLimits,
     Refusal,
     is_proven,
@@ -100,7 +101,7 @@ from p2pmesh.protocols.inputs import (
     Subsystem,
     WantHistory,
 )
-from p2pmesh.protocols.notices import ChildrenAdded, ChildSettled, Input, MeshSize
+from p2pmesh.protocols.notices import ChildrenAdded, ChildSettled, Input
 from p2pmesh.protocols.util.latency import LocalHealth
 from p2pmesh.protocols.util.limits import ExpiringSet
 from p2pmesh.protocols.util.timers import Timers
@@ -121,9 +122,6 @@ from p2pmesh.wire.payloads import unpack
 
 SLACK = 1.0
 """Seconds for which ids are remembered longer than a copy could be accepted, for what rounding does to times."""
-STILL_SPREADING = 2.0
-"""Seconds in which a broadcast is still on its way: one that a new neighbour had first goes on by the tree, and its
-receipts with it. Older ones are what we missed, and others hardly have: they are announced only."""
 LOST_PRESSURE = 1.0
 CLOSED_PRESSURE = 0.5
 """What the end of a link adds to the failure pressure, if it fell silent and if it was closed."""
@@ -182,8 +180,6 @@ class BroadcastCore:
                 self._on_link_up(peer, now)
             case LinkDown(peer, _, timed_out):
                 self._on_link_down(peer, now, was_lost=timed_out is not None)
-            case MeshSize(peers):
-                self._limits.mesh_size(peers)
             case WantHistory(topic, seconds):
                 self._say(self._anti_entropy.want_history(topic, seconds, now))
             case CancelCall(call):
@@ -212,8 +208,8 @@ class BroadcastCore:
                 case Due.ACKS:
                     pass  # `_take` sends them
                 case Due.ANNOUNCE:
-                    for peers, announcement in self._lazy_push.pop_due():
-                        self._effects.append(SendFrame(peers, announcement, urgent=True, patient=True))
+                    for peers, announced in self._lazy_push.pop_due(now):
+                        self._effects.append(SendFrame(peers, announced, urgent=True, patient=True))
                 case Due.EXPIRY:
                     self._on_expiry(message_id, now)
                 case Due.ROUND:
@@ -292,7 +288,7 @@ class BroadcastCore:
         self._on_link_down(peer.peer_id, now, was_lost=False)
         if peer.version == 0:
             self._originals[peer.peer_id] = peer
-            self._greet_original(peer.peer_id)
+            self._greet_original(peer.peer_id, now)
             return
         self._plumtree.up(self._eager_push.up(peer))
         self._say(self._anti_entropy.up(peer.peer_id, now))
@@ -310,9 +306,9 @@ class BroadcastCore:
         self._anti_entropy.down(peer)
         self._ask(self._graft.down(peer, now))
 
-    def _greet_original(self, peer: PeerId) -> None:
+    def _greet_original(self, peer: PeerId, now: float) -> None:
         """It can't say what it lacks: it gets what has gone to nobody yet."""
-        waiting = [message for message in self._store if not message.went_out and self._limits.may_go_on(message)]
+        waiting = [one for one in self._store if not one.went_out and self._limits.may_go_on(one, now)]
         for message in waiting[-self._config.greeting :] if self._config.greeting else ():
             if not message.is_held_by(peer):
                 message.went_out = True
@@ -355,18 +351,16 @@ class BroadcastCore:
             self._on_duplicate(sender, data, now)
         elif data.origin_peer_id == self._me:
             self._refuse(sender, data.id, Refusal.OURS, now)
-        elif not self._limits.may_come(data):
-            self._refuse(sender, data.id, Refusal.TOO_FAR, now)
-        elif (lifetime := self._limits.lifetime(data, now)) <= 0:
+        elif (age := self._limits.age(data, data.age, now)) >= self._limits.ttl(data):
             self._refuse(sender, data.id, Refusal.EXPIRED, now)
-        elif self._anti_entropy.is_before_us(data.topic, data.age, now):
+        elif self._anti_entropy.is_before_us(data.topic, min(age, data.age / 1000), now):
             self._refuse(sender, data.id, Refusal.BEFORE_US, now)
         elif payload_size(data) > self._max_payload:
             self._refuse(sender, data.id, Refusal.TOO_LARGE, now)
         else:
-            self._accept(sender, data, lifetime, now)
+            self._accept(sender, data, age, now)
 
-    def _accept(self, sender: RemotePeer, data: GossipData, lifetime: float, now: float) -> None:
+    def _accept(self, sender: RemotePeer, data: GossipData, age: float, now: float) -> None:
         """Deliver and pass on what we have not seen, if it is as it should be."""
         if sender.version == 0:
             data = without_proof(data)
@@ -385,9 +379,10 @@ class BroadcastCore:
         message = StoredMessage(
             data=data,
             parent=sender.peer_id,
-            hops=data.hops + 1,
+            hops=self._limits.hops(data, data.hops),
             since=now,
-            expires=now + lifetime,
+            born=now - age,
+            ttl=self._limits.ttl(data),
             size=payload_size(data),
             relayed_by=(*(data.relayed_by if sender.version == 0 else ()), sender.peer_id)[-MAX_PEERS_IN_LIST:],
         )
@@ -406,7 +401,7 @@ class BroadcastCore:
                     verified=verified,
                     series=data.series,
                     sequence=data.sequence,
-                    age=data.age / 1000,
+                    age=age,
                 )
             )
         )
@@ -440,12 +435,34 @@ class BroadcastCore:
     def _on_duplicate(self, sender: RemotePeer, data: GossipData, now: float) -> None:
         self._duplicates += 1
         link = self._links.get(sender.peer_id)
+        message = self._store.get(data.id)
         if link is not None:
             self._answer_duplicate(link, data.id, tree_of(data.origin_peer_id), now)
-            return
-        message = self._store.get(data.id)
-        if message is not None:
+            self._say(self._anti_entropy.refused(sender.peer_id, data.id, now))
+            if message is not None:
+                self._compare_ways(link, message, data.hops, data.age, now, answers=True)
+        elif message is not None:
             message.held_by(sender.peer_id)
+
+    def _compare_ways(
+        self, link: SendWindow, message: StoredMessage, hops: int, age: int, now: float, *, answers: bool
+    ) -> None:
+        """Believe what a neighbour tells of a broadcast's way if that is better, or answer that we know better.
+
+        What is mended so is announced to all, a parent included: they know of it what we believed.
+        """
+        peers: tuple[PeerId, ...] = ()
+        born = now - self._limits.age(message.data, age, now)
+        if self._limits.is_doubtful(message, message.hops, message.born):
+            message.hops = min(message.hops, self._limits.hops(message.data, hops))
+            message.born = max(message.born, min(born, message.since))
+            self._timers.set((Due.EXPIRY, NOBODY, message.data.id), message.expires)
+            if not self._limits.is_doubtful(message, message.hops, message.born):
+                peers = tuple(self._links)
+        elif answers and self._limits.is_doubtful(message, hops, born):
+            peers = (link.peer.peer_id,)
+        if peers:
+            self._effects.append(SendFrame(peers, announcement([message], now), urgent=True))
 
     def _answer_duplicate(self, link: SendWindow, message_id: str, tree_name: str, now: float) -> None:
         """Answer a copy or an offer of what we have seen: two that cross on a link stand for each other's acks."""
@@ -506,31 +523,23 @@ class BroadcastCore:
     def _on_ihave(self, link: SendWindow, heard: GossipIHave, now: float) -> None:
         """See what a neighbour has, and sends none of unasked."""
         grafts: GraftDecisions = []
-        for number, message_id in enumerate(heard.ids):
+        for message_id in heard.ids:
             tree_name = tree_of(message_id)
             if message_id not in self._seen:
                 parent = self._plumtree.parent_of(tree_name, now)
                 grafts += self._graft.announced(link, message_id, heard, parent, now)
             elif heard.offer:
                 self._answer_duplicate(link, message_id, tree_name, now)
-            else:
-                hops = heard.hops[number] if number < len(heard.hops) else MAX_WIRE_HOPS
-                self._on_announced(link, message_id, hops, now)
+            message = self._store.get(message_id)
+            if message is not None:
+                if not heard.offer:  # it needs no copy
+                    crossed = self._eager_push.crossed(link, message, now)
+                    self._carry_out(crossed or self._eager_push.spare(link, message), now)
+                self._compare_ways(link, message, heard.hops, heard.age, now, answers=heard.offer)
         self._ask(grafts)
 
-    def _on_announced(self, link: SendWindow, message_id: str, hops: int, now: float) -> None:
-        """A neighbour announces what we have: it needs no copy, and may be on a shorter way."""
-        message = self._store.get(message_id)
-        if message is None:
-            return
-        crossed = self._eager_push.crossed(link, message, now)
-        self._carry_out(crossed or self._eager_push.spare(link, message), now)
-        peer = link.peer.peer_id
-        if self._graft.keeps_promises(peer) and self._plumtree.is_worth_a_graft(link, message, hops, now):
-            self._effects.append(SendFrame((peer,), GossipGraft(trees=(message.tree,)), urgent=True))
-
     def _on_graft(self, link: SendWindow, graft: GossipGraft, now: float) -> None:
-        for tree_name in dict.fromkeys([*map(tree_of, graft.ids), *graft.trees]):
+        for tree_name in dict.fromkeys(map(tree_of, graft.ids)):
             self._plumtree.grafted(link, tree_name, now)
         self._serve(link, graft.ids, now)
 
@@ -541,8 +550,8 @@ class BroadcastCore:
             message = self._store.get(message_id)
             if message is not None:
                 self._carry_out(self._eager_push.spare(link, message), now)
-            elif message_id not in self._seen:
-                lacked.append(message_id)
+            if (message is None and message_id not in self._seen) or (message is not None and now >= message.expires):
+                lacked.append(message_id)  # or it is not as old as we believe
         self._say(self._anti_entropy.have(link.peer.peer_id, have, lacked, now))
 
     def _serve(self, link: SendWindow, ids: Sequence[str], now: float) -> None:
@@ -557,7 +566,7 @@ class BroadcastCore:
             if (
                 message is None
                 or message.parent == peer
-                or not self._limits.may_go_on(message)
+                or not self._limits.may_go_on(message, now)
                 or message.asked_by(peer) > self._config.serve_limit
             ):
                 self._carry_out(self._eager_push.stray(link, now), now)
@@ -584,14 +593,14 @@ class BroadcastCore:
         """Send a new message on: copies by eager links, announcements by lazy ones."""
         links: list[SendWindow] = []
         originals: tuple[PeerId, ...] = ()
-        if self._limits.may_go_on(message):
+        if self._limits.may_go_on(message, now):
             links = [link for peer, link in self._links.items() if not message.is_held_by(peer)]
             if self._originals:
                 told = message.relayed_by  # a hint that only those it comes from are spared for
                 originals = tuple([
                     peer for peer in self._originals if peer not in told and not message.is_held_by(peer)
                 ])
-        if was_pulled and message.age(now) > STILL_SPREADING * 1000:
+        if was_pulled and message.age(now) > SPREADS_IN * 1000:  # others hardly lack it
             targets = self._plumtree.all_lazy(message, links, now)
         else:
             extra = int(self._pressure.level(now))
@@ -612,9 +621,7 @@ class BroadcastCore:
             match decision:
                 case Send(peers, message, offered):
                     if offered:
-                        ids, hops = (message.data.id,), (message.hops,)
-                        offer = GossipIHave(ids=ids, hops=hops, size=message.size, offer=True)
-                        self._effects.append(SendFrame(peers, offer, urgent=True))
+                        self._effects.append(SendFrame(peers, announcement([message], now, offer=True), urgent=True))
                     else:
                         self._effects.append(SendFrame(peers, Gossip(data=message.outgoing(now))))
                 case Settled(message, peer, adopted):
@@ -632,7 +639,14 @@ class BroadcastCore:
         if data.receipts:
             children = tuple([link.peer.peer_id for link in links])
             added = ChildrenAdded(
-                data.id, message.parent, children, message.expires, silent, data.origin_peer_id, data.topic, called
+                data.id,
+                message.parent,
+                children,
+                message.since + message.ttl,
+                silent,
+                data.origin_peer_id,
+                data.topic,
+                called,
             )
             self._effects.append(Notify(Subsystem.RECEIPTS, added))
 
@@ -662,8 +676,12 @@ class BroadcastCore:
 
     def _on_expiry(self, message_id: str, now: float) -> None:
         message = self._store.get(message_id)
-        if message is not None:
-            self._give_up(message, now)
+        if message is None:
+            return
+        self._give_up(message, now)
+        if now < message.since + message.ttl - SPREADS_IN:  # it is not sure that its time is over
+            self._timers.set((Due.EXPIRY, NOBODY, message_id), message.since + message.ttl)
+        else:
             self._store.remove(message)
 
     def _give_up(self, message: StoredMessage, now: float) -> None:

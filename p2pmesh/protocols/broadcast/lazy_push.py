@@ -95,7 +95,7 @@ class LazyPush:
         if not self._waiting:
             self._timers.cancel(_ANNOUNCE)
 
-    def pop_due(self) -> list[tuple[tuple[PeerId, ...], GossipIHave]]:
+    def pop_due(self, now: float) -> list[tuple[tuple[PeerId, ...], GossipIHave]]:
         """What waits, for those who are not known to have it by now."""
         waiting, self._waiting = self._waiting, {}
         alike: dict[tuple[str, ...], tuple[list[PeerId], list[StoredMessage]]] = {}
@@ -107,17 +107,20 @@ class LazyPush:
         for peers, lacked in alike.values():
             self.announced += len(peers) * len(lacked)
             frames += [
-                (tuple(peers), _announcement(lacked[start : start + MAX_IDS_IN_LIST]))
+                (tuple(peers), announcement(lacked[start : start + MAX_IDS_IN_LIST], now))
                 for start in range(0, len(lacked), MAX_IDS_IN_LIST)
             ]
         return frames
 
 
-def _announcement(messages: Sequence[StoredMessage]) -> GossipIHave:
+def announcement(messages: Sequence[StoredMessage], now: float, *, offer: bool = False) -> GossipIHave:
+    """Say that these are here."""
     return GossipIHave(
         ids=tuple([message.data.id for message in messages]),
-        hops=tuple([message.hops for message in messages]),
         size=max(message.size for message in messages),
+        hops=max(message.hops for message in messages),
+        age=max(message.age(now) for message in messages),
+        offer=offer,
     )
 
 
@@ -238,10 +241,6 @@ class GraftScheduler:
         if entry is None:
             return []
         return self._withdraw(peer, message_id, entry, now)
-
-    def keeps_promises(self, peer: PeerId) -> bool:
-        """Whether this neighbour has sent what it was asked for, lately."""
-        return peer not in self._broken
 
     def down(self, peer: PeerId, now: float) -> GraftDecisions:
         """Ask others for what a neighbour was to bring whose link has ended."""

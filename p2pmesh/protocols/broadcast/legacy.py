@@ -71,6 +71,6 @@ def probe_response(probe: GossipData, me: PeerId, message_id: str, timestamp: in
         origin_peer_id=me,
         timestamp=timestamp,
         hops=0,
-        relayed_by=(),
+        relayed_by=(me,),
     )
     return Gossip(data=data)

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator
 from enum import Enum
+from hashlib import sha256
 from typing import TYPE_CHECKING, TypeAlias
 
 from attrs import define, field
 from msgspec import structs
 
 from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.broadcast.set_reconciliation import key_of
 from p2pmesh.protocols.util.timers import Timers
 from p2pmesh.wire.messages import GossipData
 
@@ -27,6 +27,10 @@ MAX_HOLDERS = 64
 
 TREE_DIGITS = 8
 """First digits of an origin's id that name its tree; ids of its broadcasts begin with them."""
+
+
+SUM_SIZE = 8
+"""Bytes of the sum of a set of broadcasts."""
 
 
 class Due(Enum):
@@ -60,9 +64,12 @@ class StoredMessage:
     parent: PeerId | None
     """The neighbour that gave it to us first; None for our own."""
     hops: int
-    """Links it has crossed."""
+    """Links it has crossed, by the best that was said."""
     since: float
-    expires: float
+    """When it came."""
+    born: float
+    """When it was sent, by the best that was said; never after it came."""
+    ttl: float
     size: int
     """Of the payload, in bytes."""
     relayed_by: tuple[PeerId, ...] = ()
@@ -71,14 +78,15 @@ class StoredMessage:
     """Whether it was sent to any neighbour yet."""
     _holders: dict[PeerId, None] = field(factory=dict)
     _askers: dict[PeerId, int] = field(factory=dict)
-    _key: str = ""
+    _digest: int | None = None
 
     @property
-    def key(self) -> str:
-        """Its place in digests."""
-        if not self._key:
-            self._key = key_of(self.data.id)
-        return self._key
+    def digest(self) -> int:
+        """What it adds to the sum of a set: the first 64 bits of the SHA-256 of its id."""
+        if self._digest is None:
+            digest = sha256(self.data.id.encode("utf-8", "surrogatepass")).digest()
+            self._digest = int.from_bytes(digest[:SUM_SIZE], "big")
+        return self._digest
 
     @property
     def tree(self) -> str:
@@ -101,9 +109,14 @@ class StoredMessage:
         self._askers[peer] = self._askers.get(peer, 0) + 1
         return self._askers[peer]
 
+    @property
+    def expires(self) -> float:
+        """Until when it is passed on."""
+        return self.born + self.ttl
+
     def age(self, now: float) -> int:
         """Milliseconds for which peers have kept it, us included."""
-        return self.data.age + max(0, int((now - self.since) * 1000))
+        return max(0, int((now - self.born) * 1000))
 
     def outgoing(self, now: float) -> GossipData:
         """What a neighbour is sent."""

@@ -25,15 +25,11 @@ then.
 
 The parent is kept while it lives, even if others are first now and then, and a peer that sends us copies besides is
 pruned. A neighbour takes its place that is still first when nobody was pruned for `HOLD`: all know by then whom they
-send copies to, so whatever is under way comes by one of the two, and the old parent is pruned after the new one has
-proved itself. Without that pause two broadcasts that overtake each other prune both, and what follows at once comes
-only when it is asked for.
+send copies to, so whatever is under way comes by one of the two. Without that pause two broadcasts that overtake each
+other prune both, and what follows at once comes only when it is asked for.
 
-A way that would be much shorter shows in an announcement with far fewer hops: its sender is asked for copies, too,
-and once they are first for a while it becomes the parent.
-
-In go new messages with the links that lack them, and what acks and announcements teach; out come `Targets`, the kind
-of ack that a duplicate deserves, and whether a shorter way is worth a graft.
+In go new messages with the links that lack them, and what acks teach; out come `Targets`, and the kind of ack that an
+offer or a duplicate deserves.
 State: at most `BroadcastConfig.trees` trees, in which sets of links are numbers in which each link has a bit.
 """
 
@@ -53,11 +49,6 @@ from p2pmesh.protocols.broadcast.message_store import StoredMessage
 
 HOLD = 1.0
 """Seconds that a prune and the acks after it take, on a bad link."""
-SWAP_PAUSE = 5.0
-"""Seconds between tries of a shorter way in one tree."""
-SWAP_WITHIN = 2.0
-"""Seconds after a broadcast came in for which what others say of its way is taken for the way that the next will
-take."""
 BUSY_WITH = 8
 """Unacknowledged broadcasts of a link that gets no more than its trees bring: so many are no sign of a loss but of
 much to do, and what comes late because of that must not cause more of it."""
@@ -91,9 +82,7 @@ class Tree:
     lazy: int = 0
     """Links that get announcements."""
     pruned_at: float = -math.inf
-    """When we last had a neighbour pruned, or asked one for copies."""
-    swapped_at: float = -math.inf
-    """When a shorter way was tried last."""
+    """When we last had a neighbour pruned."""
 
     def graft(self, bit: int) -> None:
         self.eager |= bit
@@ -193,7 +182,6 @@ class PlumtreeCounts:
 
     grafted: int = 0
     pruned: int = 0
-    swapped: int = 0
 
 
 class Plumtree:
@@ -285,17 +273,3 @@ class Plumtree:
         if tree is not None and tree.parent != link.peer.peer_id:
             self.counts.grafted += 1
             tree.graft(link.bit)
-
-    def is_worth_a_graft(self, link: SendWindow, message: StoredMessage, hops: int, now: float) -> bool:
-        """Whether the way by a neighbour that had it after so many hops is much shorter. If so, it is tried now."""
-        if message.hops - (hops + 1) < self._config.swap_hops or now - message.since > SWAP_WITHIN:
-            return False
-        tree = self._trees.get(message.tree, now)
-        if tree is None or tree.parent is None or tree.parent != message.parent or tree.parent == link.peer.peer_id:
-            return False
-        if tree.parent not in self._links or now - tree.swapped_at < SWAP_PAUSE:  # the original's know no trees
-            return False
-        self.counts.swapped += 1
-        tree.swapped_at = tree.pruned_at = now
-        tree.prune(link.bit)
-        return True

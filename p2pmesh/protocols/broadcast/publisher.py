@@ -91,14 +91,14 @@ class Publisher:
             series=series,
             sequence=sequence,
             hops=0,
-            relayed_by=(),
         )
         message = StoredMessage(
             data=signed(data, self._identity, self._network),
             parent=None,
             hops=0,
             since=now,
-            expires=now + draft.ttl,
+            born=now,
+            ttl=draft.ttl,
             size=draft.body.size,
             relayed_by=(me,),
         )

@@ -2,15 +2,26 @@ r"""What a broadcast may be: its options and limits, and the origin's signature.
 
 In goes what the application asks for, or a neighbour's message; out come a checked draft, seconds of life left, and
 whether a proof is right.
-State: the hop limit, which follows the size of the mesh.
+State: none.
 
-*Hops.* Unless its caller says otherwise, a broadcast may cross `16 + 4 log2(peers)` links, and 64 in any case. Trees
-grow from first arrivals and are as deep as the mesh is wide: a ring with one long link for each of 1,000 peers is 15
-links wide, one with three for each of 10,000 is 9 wide (measured). Four times that leaves room for repairs, which go
-roundabout ways; a message that goes in circles ends at dedupe, not here. Few peers are no reason for less than 64:
-they may be an island that becomes part of a large mesh within the message's ttl, where it is handed from neighbour to
-neighbour. With `max_peers` below 3 there is nothing but the ring, which is half as wide as it is long. While the size
-of the mesh is unknown, 4,096 peers are assumed.
+*Hops.* Unless its caller says otherwise, a broadcast crosses as many links as it takes: it goes over each once, and
+ends at peers that have seen it. A limit is for callers that want to reach what is near only.
+
+*Age.* A broadcast lives for `ttl` from its first sending. Clocks of peers may differ by `clock_skew`, which is longer
+than most broadcasts live, so relays tell how long they have kept it: its `age`, which no signature covers. A relay
+that lies must not make others drop, forget or withhold a broadcast. So an age counts for no more than the time since
+the signed timestamp, and for no less than that allows with the clocks as wrong as they may be. Where the timestamp
+lies in our future, the clocks differ by we don't know how much, and only ages tell: so peers with a wrong clock work
+as well as their neighbours are honest, and one that has none at all does with a `clock_skew` of years. A clock that
+is behind can make a broadcast live longer, by no more than `clock_skew`, and never longer than `ttl` from when it
+came.
+
+Where that leaves a lie, a better copy mends it. A broadcast that is refused for its age is not *seen*; one that is kept
+is kept for `ttl` from when it came, whatever its age, and passed on while its age allows. None is refused for its hops:
+they say whether it goes on, and a relay that means to keep it from us need not send it. The lowest age
+and the fewest hops that any copy or announcement tells of count. One that seemed to have come late or far when it came
+(`is_doubtful`) is announced anew once it turns out that it had not, since the peers that got it from us believe what
+we told them. And a peer that is told something doubtful of a broadcast is told what we know of it.
 
 *Signature.* `field(x)` is the length of `x` in bytes as a 32-bit big-endian number, followed by `x`. Text is UTF-8,
 numbers are 64-bit big-endian. The signature is Ed25519 (RFC 8032) over::
@@ -29,7 +40,8 @@ numbers are 64-bit big-endian. The signature is Ed25519 (RFC 8032) over::
     field(the payload: its text, its JSON text, or its bytes)
 
 The broadcast's id is the first 8 digits of the origin's id, followed by the first 24 hexadecimal digits of the
-SHA-256 of the same bytes. So an id stands for one content, and nobody can make another broadcast that passes for it.
+SHA-256 of the same bytes: 16 bytes. So an id stands for one content, and nobody can make another broadcast that passes
+for it.
 
 The signature proves the origin if the key's SHA-256 begins with the origin's id, the broadcast's id is right, and no
 signed field is absent. What changes on the way (`hops`, `relayedBy`, `age`) it does not cover.
@@ -47,7 +59,7 @@ from msgspec import Struct, structs
 from p2pmesh.config import MeshConfig
 from p2pmesh.errors import ConfigError, LocalProtocolError
 from p2pmesh.identity import Identity, peer_id_of, verify
-from p2pmesh.protocols.broadcast.message_store import StoredMessage, tree_of
+from p2pmesh.protocols.broadcast.message_store import TREE_DIGITS, StoredMessage, tree_of
 from p2pmesh.protocols.core import WallClock
 from p2pmesh.protocols.inputs import Publish
 from p2pmesh.wire.canonical import DEFAULT_NETWORK, covered, number, text
@@ -58,11 +70,19 @@ from p2pmesh.wire.payloads import Body, pack
 RESERVED_TOPICS = "__gossip_connectivity"
 """Topics that begin so are the original's own traffic: they reach no application."""
 
-MAX_WIRE_HOPS = 255
-"""Hops that the wire can carry."""
+ANY_HOPS = 255
+"""The limit that is none; and the most hops that the wire can carry, which stand for all that are more."""
 
-HOPS_UNKNOWN = 64
-"""Links that a broadcast may cross if nothing else is said, in a mesh whose size is unknown: `16 + 4 log2(4096)`."""
+ID_DIGITS = 32
+"""Hexadecimal digits of a broadcast's id. The 96 bits of a hash in it are for an origin alone to search for two
+broadcasts that share one, which takes 2^48 tries and harms nobody but their readers."""
+
+CLOCKS_AGREE = 5.0
+"""Seconds by which a timestamp may be in our future before it shows that clocks differ."""
+
+SPREADS_IN = 2.0
+"""Seconds in which a broadcast is still on its way. One that is older came late: to a peer that catches up, or by its
+relays' account."""
 
 _DOMAIN = b"p2pmesh gossip v1\0"
 
@@ -75,7 +95,6 @@ class Refusal(Enum):
 
     OURS = "ours"
     """In our name, but not of this process."""
-    TOO_FAR = "too_far"
     EXPIRED = "expired"
     BEFORE_US = "before_us"
     """Sent before we began, and the application has not asked for it."""
@@ -102,15 +121,7 @@ class BroadcastLimits:
     def __init__(self, config: MeshConfig, wall: WallClock) -> None:
         self._config = config.broadcast
         self._max_payload = config.max_payload
-        self._has_long_links = config.max_peers > 2
-        self._max_hops = min(config.broadcast.max_hops or HOPS_UNKNOWN, MAX_WIRE_HOPS)
         self._wall = wall
-
-    def mesh_size(self, peers: int) -> None:
-        """About so many peers are in the mesh."""
-        if self._config.max_hops is None:
-            hops = 16 + 4 * math.log2(max(2, peers)) if self._has_long_links else 16 + peers / 2
-            self._max_hops = min(max(math.ceil(hops), HOPS_UNKNOWN), MAX_WIRE_HOPS)
 
     def draft(self, event: Publish, now: float) -> Draft:
         """Check what the application asks for.
@@ -125,29 +136,42 @@ class BroadcastLimits:
         ttl = self._config.ttl if event.ttl is None else event.ttl
         if not isinstance(ttl, int | float) or not 0 < ttl <= self._config.max_ttl:
             raise ConfigError(f"ttl must be above 0 and at most {self._config.max_ttl:g} s, not {ttl!r:.60}")
-        max_hops = self._max_hops if event.max_hops is None else event.max_hops
-        if not isinstance(max_hops, int) or not 1 <= max_hops <= MAX_WIRE_HOPS:
-            raise ConfigError(f"max_hops must be a whole number from 1 to {MAX_WIRE_HOPS}, not {max_hops!r:.60}")
+        max_hops = ANY_HOPS if event.max_hops is None else event.max_hops
+        if not isinstance(max_hops, int) or not 1 <= max_hops <= ANY_HOPS:
+            raise ConfigError(f"max_hops must be a whole number from 1 to {ANY_HOPS}, not {max_hops!r:.60}")
         return Draft(event.topic, pack(event.payload, self._max_payload), ttl, max_hops, event.receipts, now)
 
-    def may_come(self, data: GossipData) -> bool:
-        """Whether it has not come too far."""
-        return data.hops < (self._max_hops if data.max_hops is None else data.max_hops)
+    def hops(self, data: GossipData, told: int) -> int:
+        """Links that it has crossed here, where a relay tells of so many: it may cross the one to us, if it comes."""
+        return min(told + 1, data.max_hops)
 
-    def may_go_on(self, message: StoredMessage) -> bool:
-        """Whether a neighbour would not find that it has come too far."""
-        return message.hops < (self._max_hops if message.data.max_hops is None else message.data.max_hops)
+    def may_go_on(self, message: StoredMessage, now: float) -> bool:
+        """Whether a neighbour would not find that it comes too late or has come too far."""
+        limit = message.data.max_hops
+        return (message.hops < limit or limit == ANY_HOPS) and now < message.expires
 
-    def lifetime(self, data: GossipData, now: float) -> float:
-        """Seconds that it has left: its ttl less its age, within what its timestamp allows."""
-        return min(self._ttl(data) - data.age / 1000, self.acceptable_for(data, now))
+    def age(self, data: GossipData, told: int, now: float) -> float:
+        """Seconds since it was sent, where a relay tells of so many milliseconds; see the head of this module.
+
+        What comes from a future that no clock may be in is too old for anything.
+        """
+        by_clock = self._wall(now) - data.timestamp / 1000
+        if by_clock < -self._config.clock_skew:
+            return math.inf
+        age = told / 1000 if by_clock < -CLOCKS_AGREE else min(told / 1000, max(0.0, by_clock))
+        return max(age, by_clock - self._config.clock_skew)
 
     def acceptable_for(self, data: GossipData, now: float) -> float:
-        """Seconds until no copy is accepted any more, whatever it says of its age; none if it is from the future."""
-        sent, wall, skew = data.timestamp / 1000, self._wall(now), self._config.clock_skew
-        return sent + self._ttl(data) + skew - wall if sent <= wall + skew else 0.0
+        """Seconds until no copy is accepted any more, whatever it says of its age."""
+        return data.timestamp / 1000 + self.ttl(data) + self._config.clock_skew - self._wall(now)
 
-    def _ttl(self, data: GossipData) -> float:
+    def is_doubtful(self, message: StoredMessage, hops: int, born: float) -> bool:
+        """Whether it would have come so late or so far, so sent and by so many hops, that better may be heard of it."""
+        limit = message.data.max_hops
+        return message.since - born > min(SPREADS_IN, message.ttl / 2) or limit / 2 < min(hops, ANY_HOPS // 2)
+
+    def ttl(self, data: GossipData) -> float:
+        """Seconds that it lives."""
         return self._config.ttl if data.ttl is None else min(data.ttl / 1000, self._config.max_ttl)
 
 
@@ -178,7 +202,7 @@ def is_signed(data: GossipData) -> bool:
 
 def is_proven(data: GossipData, network: bytes = DEFAULT_NETWORK) -> bool:
     """Whether it carries its origin's signature in this network, and that and the id are right."""
-    if data.key is None or data.signature is None or None in (data.ttl, data.max_hops, data.series, data.sequence):
+    if data.key is None or data.signature is None or None in (data.ttl, data.series, data.sequence):
         return False
     signable = _covered(data, network)
     if data.id != _id_of(data, signable) or peer_id_of(data.key) != data.origin_peer_id:
@@ -187,7 +211,7 @@ def is_proven(data: GossipData, network: bytes = DEFAULT_NETWORK) -> bool:
 
 
 def _id_of(data: GossipData, signable: bytes) -> str:
-    return tree_of(data.origin_peer_id) + sha256(signable).hexdigest()[:24]
+    return tree_of(data.origin_peer_id) + sha256(signable).hexdigest()[: ID_DIGITS - TREE_DIGITS]
 
 
 def _covered(data: GossipData, network: bytes) -> bytes:
@@ -204,7 +228,7 @@ def _covered(data: GossipData, network: bytes) -> bytes:
         number(data.sequence or 0),
         number(data.timestamp),
         number(data.ttl or 0),
-        number(data.max_hops or 0),
+        number(data.max_hops),
         b"\1" if data.receipts else b"\0",
         kind,
         body,

@@ -3,8 +3,7 @@
 An echo algorithm (Chang 1982, after Segall's propagation of information with feedback, 1983), made to last when links
 and peers don't. The peer that gave us a message first is our parent; one that took it from us as new is our child; so
 each message has a tree, rooted at its origin. A peer whose children have all settled tells its parent how many peers
-have the message by way of it, itself included; while some have not, it passes on what it has now and then, and each
-handful at once.
+have the message by way of it, itself included; while some have not, it passes on what it has now and then.
 
 **Never too many.** Think of a token that each peer makes when it gets a message, once. Tokens move towards the
 origin, and `reached` is how many have come there. What a peer tells another is the number of tokens that it has
@@ -444,8 +443,7 @@ class ReceiptsCore:
         state = relayed.state(self._most)
         if not relayed.is_noted or state == relayed.sent or not state[0]:
             return
-        untold = state[0] - (relayed.sent[0] if relayed.sent else 0)
-        if relayed.is_settled or self._left or untold >= self._config.handful:
+        if relayed.is_settled or self._left:
             self._timers.cancel(interim)
             self._outbox.tell(relayed.upstream, relayed.message_id, relayed.epoch, now)
         elif interim not in self._timers:

@@ -70,12 +70,24 @@ class Adversary(Enum):
     """Acknowledges broadcasts of others and passes none on."""
     FLOODER = "flooder"
     """Sends what no peer asked for: direct messages, offers of broadcasts that don't exist, receipts for nothing."""
+    AGES = "ages"
+    """Says of others' broadcasts that their time is over, or nearly so."""
+    HOPS = "hops"
+    """Says of others' broadcasts that they have come as far as they may, or nearly so."""
 
     def lets_pass(self, frame: SendFrame, peer: HostilePeer) -> bool:
         """Whether the peer sends what its cores ask it to."""
         match frame.message:
             case Gossip(data=GossipData(origin_peer_id=origin)) if self is Adversary.DROPPER:
                 return origin == peer.peer_id
+            case Gossip(data=data) if self in _ON_THE_WAY and data.origin_peer_id != peer.peer_id:
+                copy = Gossip(data=replace(data, **self._way_of(data.ttl or 0, data.max_hops, peer.rng)))
+                peer.send_frame(frame.peers, copy, urgent=frame.urgent)
+                return False
+            case GossipIHave() as heard if self in _ON_THE_WAY:
+                twisted = replace(heard, **self._way_of(60_000, 255, peer.rng))
+                peer.send_frame(frame.peers, twisted, urgent=frame.urgent)
+                return False
             case ReconnectionData() | Goodbye() as message if self is Adversary.LIAR:
                 lie = replace(message, peers=invented(peer.rng, 3))
                 peer.send_frame(frame.peers, lie, urgent=frame.urgent)
@@ -93,7 +105,7 @@ class Adversary(Enum):
         """Do one act of mischief. Called every `EVERY` seconds."""
         rng = peer.rng
         neighbours = peer.peers
-        if not neighbours or self in {Adversary.LIAR, Adversary.DROPPER}:
+        if not neighbours or self in {Adversary.LIAR, Adversary.DROPPER, *_ON_THE_WAY}:
             return
         target = rng.choice(neighbours)
         if self is Adversary.FLOODER:
@@ -101,6 +113,15 @@ class Adversary(Enum):
                 peer.send_frame((target,), _unasked(rng), urgent=True)
         elif rng.randrange(GARBAGE_EVERY) == 0:
             peer.send_bytes(target, _garbage(rng))
+
+    def _way_of(self, ttl: int, max_hops: int, rng: random.Random) -> dict[str, int]:
+        """What it says of a broadcast's way: the end of it, the last moment before, or the last third."""
+        if self is Adversary.AGES:
+            return {"age": max(0, ttl - rng.choice((0, 1, 100, ttl // 3)))}
+        return {"hops": max(0, max_hops - rng.choice((0, 1, 2, max_hops // 3)))}
+
+
+_ON_THE_WAY: Final = (Adversary.AGES, Adversary.HOPS)
 
 
 def invented(rng: random.Random, count: int) -> tuple[PeerId, ...]:

@@ -15,7 +15,7 @@ PEER = RemotePeer(PeerId("a" * 40), verified=True, version=1)
 
 def stored(message_id: str) -> StoredMessage:
     data = structs.replace(gossip(sign=False).data, id=message_id)
-    return StoredMessage(data, parent=None, hops=0, since=0.0, expires=60.0, size=100)
+    return StoredMessage(data, parent=None, hops=0, since=0.0, born=0.0, ttl=60.0, size=100)
 
 
 def test_an_estimate_grows_with_slow_acks_and_shrinks_again():

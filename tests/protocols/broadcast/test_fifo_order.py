@@ -185,3 +185,9 @@ def test_numbers_are_by_topic_and_no_series_comes_twice(clock):
     series, number = numbering.next("a", clock[2])
     assert series > 5
     assert number == 1
+
+
+def test_a_number_below_the_first_that_there_can_be_is_told_as_skipped():
+    ordering = FifoOrder(CONFIG)
+    ordering.add(said(1), 0.0)
+    assert ordering.add(said(0), 0.0) == [skipped(1)]

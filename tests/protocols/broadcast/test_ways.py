@@ -1,0 +1,250 @@
+"""Ages and hop counts, which no signature covers: relays that lie about them, and peers whose clocks are wrong."""
+
+import math
+
+import pytest
+
+from p2pmesh.config import MeshConfig
+from p2pmesh.protocols.inputs import WantHistory
+from p2pmesh.protocols.notices import ChildrenAdded
+from p2pmesh.simulation import BareNetwork, Conditions, Constant
+from p2pmesh.simulation.discrete.network import EPOCH
+from p2pmesh.simulation.faults.adversary import Adversary
+from p2pmesh.wire.messages import Gossip, GossipAck, GossipGraft, GossipHave, GossipHistory, GossipIHave, GossipWant
+from tests.harness.broadcast import ALICE, BOB, CAROL, Bare, aged, broadcast_config, gossip, id_of
+
+AHEAD = int((EPOCH - 200) * 1000)
+"""The timestamp of a fresh broadcast where our clock is 200 s ahead of its origin's: it proves nothing of its age."""
+
+
+def fresh(age=0, hops=0):
+    return gossip(timestamp=AHEAD, age=age, hops=hops)
+
+
+# --- ages -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("age", [1_000, 59_999, 60_000, 10**9])
+def test_a_fresh_broadcast_is_as_young_as_its_timestamp_whatever_relays_say(age):
+    bare = Bare()
+    bare.up(ALICE, BOB)
+    bare.hear(ALICE, gossip(age=age))
+    assert [event.age for event in bare.delivered()] == [0]
+    assert [message.data.age for _, message in bare.sent(Gossip)] == [0]
+    bare.wait_until(59)
+    assert bare.count("store.messages") == 1
+    bare.wait_until(62)
+    assert bare.count("store.messages") == 0
+
+
+def test_an_age_below_what_the_timestamp_allows_is_not_believed_either():
+    bare = Bare()
+    bare.now = 1000.0
+    bare.up(ALICE)
+    bare.now = 1345.0
+    bare.hear(ALICE, gossip(timestamp=int((EPOCH + 1000) * 1000)))
+    assert [event.age for event in bare.delivered()] == [45]
+    bare.hear(ALICE, gossip(message_id="m2", timestamp=int((EPOCH + 984) * 1000)))
+    assert bare.count("refused.expired") == 1
+
+
+@pytest.mark.parametrize("timestamp", [EPOCH + 10, EPOCH + 299])
+def test_where_our_clock_is_behind_ages_tell(timestamp):
+    bare = Bare()
+    bare.up(ALICE, BOB)
+    bare.hear(ALICE, gossip(timestamp=int(timestamp * 1000), age=61_000))
+    assert bare.count("refused.expired") == 1
+    bare.hear(ALICE, gossip(timestamp=int(timestamp * 1000), age=500))
+    assert [event.age for event in bare.delivered()] == [0.5]
+
+
+@pytest.mark.parametrize("wall", [0.0, 10 * EPOCH])
+def test_a_peer_without_a_clock_goes_by_ages_alone_if_its_config_says_so(wall):
+    bare = Bare(broadcast_config(clock_skew=math.inf if wall else 10 * EPOCH))
+    bare.core._limits._wall = lambda now: wall + now
+    bare.up(ALICE, BOB)
+    bare.hear(ALICE, gossip(age=61_000))
+    assert bare.count("refused.expired") == 1
+    bare.hear(ALICE, gossip(age=500))
+    assert [event.age for event in bare.delivered()] == [0.5]
+    bare.wait_until(59)
+    bare.hear(BOB, GossipGraft(ids=(id_of(gossip()),)))
+    assert [message.data.age for _, message in bare.sent(Gossip)] == [59_500]
+    bare.wait_until(62)
+    assert bare.count("store.messages") == 0
+
+
+def test_what_is_refused_for_its_age_is_taken_from_the_next():
+    bare = Bare()
+    bare.up(ALICE, BOB, CAROL)
+    bare.hear(ALICE, fresh(age=60_000))
+    assert (bare.delivered(), bare.count("refused.expired")) == ([], 1)
+    bare.hear(BOB, fresh())
+    assert len(bare.delivered()) == 1
+
+
+@pytest.mark.parametrize("better", ["copy", "offer", "announcement"])
+@pytest.mark.parametrize("dead", [False, True])
+def test_a_lower_age_extends_what_is_kept_and_all_are_told_who_believed_the_lie(better, dead):
+    bare = Bare()
+    bare.now = 100.0
+    bare.up(ALICE, BOB, CAROL)
+    bare.hear(ALICE, WANTED)
+    bare(WantHistory(None, 600))
+    bare.hear(ALICE, fresh(age=59_000))
+    assert len(bare.delivered()) == 1
+    assert {message.data.age for _, message in bare.sent(Gossip)} == {59_000}
+    for peer in (BOB, CAROL):
+        bare.hear(peer, GossipAck(new=(id_of(fresh()),)))
+    bare.wait(3 if dead else 0.5)
+    bare.hear(CAROL, GossipGraft(ids=(id_of(fresh()),)))
+    assert len(bare.sent(Gossip)) == (not dead)
+    passed = 3500 if dead else 1000
+    heard = GossipIHave(ids=(id_of(fresh()),), age=passed, offer=better == "offer")
+    bare.hear(BOB, fresh(age=passed) if better == "copy" else heard)
+    assert bare.delivered() == []
+    ((peers, told),) = bare.sent(GossipIHave)
+    assert peers == (ALICE.peer_id, BOB.peer_id, CAROL.peer_id)
+    assert told.age <= 4000
+    bare.wait(50)
+    bare.hear(CAROL, GossipGraft(ids=(id_of(fresh()),)))
+    assert len(bare.sent(Gossip)) == 1
+    bare.wait(10)
+    assert bare.count("store.messages") == 0
+
+
+WANTED = GossipAck()
+
+
+def test_an_age_can_not_extend_a_life_beyond_a_ttl_from_when_it_came():
+    bare = Bare()
+    bare.up(ALICE, BOB)
+    bare(WantHistory(None, 600))
+    bare.hear(ALICE, fresh(age=40_000))
+    bare.wait_until(10)
+    bare.hear(BOB, fresh(age=0))
+    bare.wait_until(59)
+    assert bare.count("store.messages") == 1
+    bare.wait_until(61)
+    assert bare.count("store.messages") == 0
+    for _ in range(3):
+        bare.hear(BOB, fresh(age=0))
+        bare.hear(BOB, GossipIHave(ids=(id_of(fresh()),)))
+        assert bare.sent(GossipIHave) == bare.delivered() == []
+
+
+def test_what_seems_dead_is_pulled_once_from_a_neighbour_that_has_it_alive():
+    bare = Bare()
+    bare.up(ALICE, BOB)
+    bare(WantHistory(None, 600))
+    bare.hear(ALICE, fresh(age=59_000))
+    have = GossipHave(ids=(id_of(fresh()),))
+    bare.hear(BOB, have)
+    assert bare.sent(GossipWant) == [((BOB.peer_id,), GossipWant())]
+    bare.wait_until(2)
+    bare.hear(BOB, have)
+    assert bare.sent(GossipWant) == [((BOB.peer_id,), GossipWant(ids=have.ids))]
+    bare.hear(BOB, fresh(age=59_500))
+    bare.hear(BOB, have)
+    assert bare.sent(GossipWant) == [((BOB.peer_id,), GossipWant())], "it was no better"
+    assert bare.count("anti_entropy.pulling") == 0
+
+
+def test_history_names_what_a_lie_made_old():
+    bare = Bare()
+    bare.up(ALICE, BOB)
+    bare.hear(ALICE, gossip(age=50_000))
+    bare.hear(BOB, GossipHistory(beyond=0, within=10_000))
+    assert bare.sent(GossipHave) == [((BOB.peer_id,), GossipHave(ids=(id_of(gossip()),)))]
+
+
+def test_receipts_count_on_for_as_long_as_a_lie_may_come_out():
+    bare = Bare()
+    bare.up(ALICE, BOB)
+    bare(WantHistory(None, 600))
+    bare.hear(ALICE, fresh(age=50_000))
+    (added,) = [event for event in bare.told if isinstance(event, ChildrenAdded)]
+    assert added.expires == 60
+
+
+def test_what_is_caught_up_on_late_is_old_still():
+    bare = Bare()
+    bare.now = 100.0
+    bare.up(ALICE, BOB)
+    bare(WantHistory(None, 600))
+    bare.hear(ALICE, aged(40, now=100))
+    assert [event.age for event in bare.delivered()] == [40]
+    bare.hear(BOB, aged(40, now=100))
+    assert bare.sent(GossipIHave) == []
+
+
+# --- hops -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("better", ["copy", "offer", "announcement"])
+def test_fewer_hops_let_a_broadcast_go_on(better):
+    bare = Bare()
+    bare.up(ALICE, BOB, CAROL)
+    bare.hear(ALICE, gossip(hops=31))
+    assert len(bare.delivered()) == 1
+    assert bare.sent(Gossip) == [], "it may cross 32 links"
+    message_id = id_of(gossip())
+    heard = GossipIHave(ids=(message_id,), hops=2, offer=better == "offer")
+    bare.hear(BOB, gossip(hops=2) if better == "copy" else heard)
+    ((peers, told),) = bare.sent(GossipIHave)
+    assert peers == (ALICE.peer_id, BOB.peer_id, CAROL.peer_id)
+    assert told.hops == 3
+    bare.hear(CAROL, GossipGraft(ids=(message_id,)))
+    assert [message.data.hops for _, message in bare.sent(Gossip)] == [3]
+
+
+def test_a_neighbour_that_was_told_of_too_many_hops_is_told_better():
+    bare = Bare()
+    bare.up(ALICE, BOB)
+    bare.hear(ALICE, gossip())
+    message_id = id_of(gossip())
+    bare.hear(BOB, gossip(hops=30))
+    ((peers, told),) = bare.sent(GossipIHave)
+    assert (peers, told.ids, told.hops) == ((BOB.peer_id,), (message_id,), 1)
+    bare.hear(BOB, GossipIHave(ids=(message_id,), hops=30))
+    assert bare.sent(GossipIHave) == [], "announcements, which may be of many, are not answered"
+
+
+def test_hops_that_fall_and_fall_are_told_of_once():
+    bare = Bare()
+    bare.up(ALICE, BOB, CAROL)
+    bare.hear(ALICE, gossip(hops=31))
+    told = 0
+    for hops in range(30, -1, -1):
+        bare.hear(BOB, GossipIHave(ids=(id_of(gossip()),), hops=hops))
+        told += len(bare.sent(GossipIHave))
+    assert told == 1
+
+
+# --- meshes with liars ------------------------------------------------------------------------------------------------
+
+LIARS = [Adversary.AGES, Adversary.HOPS]
+
+
+@pytest.mark.parametrize("lie", LIARS)
+@pytest.mark.parametrize("clocks", [0.0, 250.0])
+@pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.simulation) for seed in range(2, 11))])
+def test_where_a_fifth_of_the_peers_lie_about_ways_all_others_get_every_broadcast(seed, lie, clocks):
+    net = BareNetwork(seed, config=MeshConfig(max_peers=5), conditions=Conditions(latency=Constant(0.05)))
+    for _ in range(40):
+        net.add(clock_offset=net.rng.uniform(-clocks / 2, clocks / 2))
+        net.run(0.1)
+    net.run(15)
+    liars = net.rng.sample(range(40), 8)
+    for number in liars:
+        net.turn_hostile(net.nodes[number], lie)
+    honest = [node for node in net.nodes if node.number not in liars]
+    sent = []
+    for _ in range(10):
+        sent.append(net.publish(net.rng.choice(honest)))
+        net.run(1)
+    net.run(50)
+    missed = [sum(not one.has(node.number) for node in honest if node.number != one.origin) for one in sent]
+    assert missed == [0] * 10
+    assert not net.delivery_log.twice
+    assert all(one.reached <= one.count for one in sent)
