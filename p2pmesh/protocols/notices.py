@@ -9,6 +9,7 @@ from attrs import frozen
 
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.inputs import FromOutside, RemotePeer, Subsystem
+from p2pmesh.wire.fields import Trail, TrailId
 from p2pmesh.wire.messages import Message, Signal
 
 
@@ -110,7 +111,7 @@ class ReturnPath:
 
     peer: PeerId
     packet_id: str
-    path: tuple[PeerId, ...]
+    path: Trail
     """The peers it came through, the origin first; we are not in it."""
 
 
@@ -130,7 +131,7 @@ class Route:
     """Whether the receiver sends a `RouteReply`, which `RouteSucceeded` brings; else arrival alone counts."""
     way: ReturnPath | None = None
     """To be tried first: for peers that can't be found by their id yet, since they have just come."""
-    avoid: tuple[PeerId, ...] = ()
+    avoid: tuple[PeerId | TrailId, ...] = ()
     """Peers that it must not pass."""
     timeout: float = 10.0
     """Seconds."""
@@ -169,7 +170,6 @@ class RouteSucceeded:
 
     call: int
     peer: PeerId
-    hops: int
     message: Message | None = None
     """The answer, if there was to be one."""
 

@@ -13,7 +13,10 @@ from p2pmesh.wire.codec import decode, decode_signaling
 from p2pmesh.wire.messages import Message, Unknown
 from p2pmesh.wire.signaling import BootstrapPeers, SignalingMessage
 
-ID = "a" * 40
+
+def digits_of(pattern: str) -> int:
+    """How many hexadecimal digits a pattern asks for."""
+    return int(pattern[pattern.index("{") + 1 : pattern.index("}")])
 
 
 def dumps(value: Any) -> str:
@@ -23,8 +26,8 @@ def dumps(value: Any) -> str:
 def least(kind: inspect.Type) -> Any:
     """A small value of a type, as JSON has it."""
     match kind:
-        case inspect.StrType(pattern=str()):
-            return ID
+        case inspect.StrType(pattern=str() as pattern):
+            return "a" * digits_of(pattern)
         case inspect.StrType(min_length=low):
             return "x" * (low or 0)
         case inspect.BytesType(min_length=low):
@@ -61,9 +64,11 @@ class Edge(NamedTuple):
 def edges(kind: inspect.Type) -> Iterator[Edge]:
     """Values at the bounds of a type, and of all that it contains."""
     match kind:
-        case inspect.StrType(pattern=str()):
-            for wrong in ("a" * 39, "a" * 41, "A" * 40, "g" * 40, ID + "\n", ""):
-                yield Edge("id", ID, wrong)
+        case inspect.StrType(pattern=str() as pattern):
+            digits = digits_of(pattern)
+            right = "a" * digits
+            for wrong in (right[1:], right + "a", right.upper(), "g" * digits, right + "\n", ""):
+                yield Edge("id", right, wrong)
         case inspect.StrType(min_length=low, max_length=high):
             assert high is not None or low is None
             if high is not None:

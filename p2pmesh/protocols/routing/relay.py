@@ -24,10 +24,10 @@ from msgspec import structs
 
 from p2pmesh.config import MeshConfig
 from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.routing.forwarding_table import ForwardingTable, pick
-from p2pmesh.protocols.routing.packets import REQUESTS
+from p2pmesh.protocols.routing.forwarding_table import ForwardingTable, pick, trail_id
+from p2pmesh.protocols.routing.packets import REQUESTS, origin_of, response_to, visited_by
 from p2pmesh.protocols.util.limits import ExpiringSet, RateLimiter
-from p2pmesh.wire.fields import MAX_TRAIL, SEARCH
+from p2pmesh.wire.fields import MAX_TRAIL, SEARCH, TrailId
 from p2pmesh.wire.overlay import Packet
 
 SENT_FOR = 2.0
@@ -136,9 +136,12 @@ class Relay:
         return False
 
     def sent(self, peer: PeerId, packet: Packet, now: float) -> None:
-        """Take note of what a neighbour was given, unless it is a request of ours: those find other ways themselves."""
+        """Take note of what a neighbour was given.
+
+        Not of our requests, which find other ways themselves, nor of misses, which are hints.
+        """
         buffer = self._sent.get(peer)
-        if buffer is not None and not (packet.from_ == self._me and packet.kind in REQUESTS):
+        if buffer is not None and packet.kind != "miss" and not (packet.from_ == self._me and packet.kind in REQUESTS):
             buffer.add(packet, now)
 
     def link_up(self, peer: PeerId, now: float) -> list[Decision]:
@@ -168,15 +171,16 @@ class Relay:
         self._sent.pop(peer, None)
         return decisions
 
-    def pass_on(self, packet: Packet, path: tuple[PeerId, ...], now: float) -> Decision:
-        """Send a packet on that came by this path, the last of it our neighbour, or back if there is no way on."""
-        if packet.hops == 0:
-            return self._drop(packet, path)
-        visited = (*path, *packet.tried)
+    def pass_on(self, packet: Packet, path: tuple[TrailId, ...], now: float) -> Decision:
+        """Send a packet on that came through these relays, or back if there is no way on."""
+        visited, is_request = visited_by(packet, path), packet.kind in REQUESTS
         ahead = None if packet.nearest else self._table.along(packet.route, packet.to, visited)
         if ahead is not None:
-            return self._forward(ahead[0], packet, path, ahead[1:])
-        choices = self._table.nearer(packet.to, path, packet.tried, leaves=packet.nearest)
+            # No response comes back to the peers on its route, so it need not say where it was.
+            return self._forward(ahead[0], packet, path if is_request else (), ahead[1])
+        if packet.kind == "miss":
+            return self._drop(packet, path)
+        choices = self._table.nearer(packet.to, path, visited, leaves=packet.nearest)
         if not choices and not packet.nearest:
             strayed = self._table.strayed(packet.to, path)
             if packet.waits and not strayed:
@@ -185,7 +189,9 @@ class Relay:
                 return self._drop(packet, path)
             choices = self._table.ranked(packet.to, visited)
         peer = pick(choices, packet)
-        return self._give_back(packet, path) if peer is None else self._forward(peer, packet, path, packet.route)
+        if peer is None:
+            return self._give_back(packet, path)
+        return self._forward(peer, packet, path, packet.route if is_request else ())
 
     def _go_round(self, peer: PeerId, since: float, now: float) -> list[Decision]:
         """Send what this neighbour was given since then, and may have got or not, another way.
@@ -201,14 +207,15 @@ class Relay:
     def _send_round(self, packet: Packet, lost: PeerId, now: float) -> Decision:
         if packet.from_ == self._me:
             return Originate(packet)
-        if self._me in packet.tried and packet.hops:  # it was given back
-            tried = (*(peer for peer in packet.tried if peer != self._me), lost)
+        own, tried = trail_id(self._me), (*packet.tried, trail_id(lost))
+        if own in tried:  # it was given back
+            tried = tuple(hop for hop in tried if hop != own)
             return self._give_back(structs.replace(packet, tried=tried), packet.path)
-        return self.pass_on(structs.replace(packet, tried=(*packet.tried, lost)), packet.path, now)
+        return self.pass_on(structs.replace(packet, tried=tried), packet.path, now)
 
     def _has_way(self, packet: Packet) -> bool:
-        table = self._table
-        return packet.to in table or bool(table.nearer(packet.to, packet.path, packet.tried, leaves=False))
+        visited = visited_by(packet, packet.path)
+        return packet.to in self._table or bool(self._table.nearer(packet.to, packet.path, visited, leaves=False))
 
     def _park(self, packet: Packet, now: float) -> None:
         """Keep a copy; once, even if it comes back or copies of it pass."""
@@ -218,33 +225,31 @@ class Relay:
             self._parked.add(packet, now)
             self.counts.parked += 1
 
-    def _forward(self, peer: PeerId, packet: Packet, path: tuple[PeerId, ...], route: tuple[PeerId, ...]) -> Decision:
-        trail = len(path) + len(packet.tried)
-        if trail > MAX_TRAIL:
+    def _forward(self, peer: PeerId, packet: Packet, path: tuple[TrailId, ...], route: tuple[TrailId, ...]) -> Decision:
+        if len(path) + len(packet.tried) + len(route) > MAX_TRAIL:
             return self._drop(packet, path)
-        if trail + len(route) > MAX_TRAIL:
-            route = ()
         self.counts.relayed += 1
-        return Forward(peer, structs.replace(packet, path=path, route=route, hops=packet.hops - 1))
+        return Forward(peer, structs.replace(packet, path=path, route=route))
 
-    def _give_back(self, packet: Packet, path: tuple[PeerId, ...]) -> Decision:
+    def _give_back(self, packet: Packet, path: tuple[TrailId, ...]) -> Decision:
         """To the last peer on the path that is still a neighbour; one that is not is as good as a dead end."""
-        tried = (*packet.tried, self._me)
-        while path and (path[-1] not in self._table or path[-1] in self._table.shunned):
-            path, tried = path[:-1], (*tried, path[-1])
-        if not path or len(path) + len(tried) > MAX_TRAIL:
+        tried = (*packet.tried, trail_id(self._me))
+        peer = None
+        while path and peer is None:
+            peer = self._table.neighbour(path[-1])
+            tried = tried if peer is not None else (*tried, path[-1])
+            path = path[:-1]
+        if peer is None and packet.kind in REQUESTS:
+            peer = self._table.neighbour(trail_id(origin_of(packet)))
+        if peer is None or len(path) + len(tried) > MAX_TRAIL:
             self.counts.dropped_stuck += 1
             return None
         self.counts.given_back += 1
-        packet = structs.replace(packet, path=path[:-1], tried=tried, route=(), hops=packet.hops - 1)
-        return Forward(path[-1], packet)
+        return Forward(peer, structs.replace(packet, path=path, tried=tried, route=()))
 
-    def _drop(self, packet: Packet, path: tuple[PeerId, ...]) -> Decision:
+    def _drop(self, packet: Packet, path: tuple[TrailId, ...]) -> Decision:
         """End a packet here. The origin of a request is told that it won't arrive this way."""
         self.counts.dropped_hops += 1
         if packet.kind not in REQUESTS:
             return None
-        back, attempt = tuple(reversed(path[1:])), packet.attempt
-        return Originate(
-            Packet(id=packet.id, kind="miss", from_=self._me, to=packet.from_, attempt=attempt, route=back)
-        )
+        return Originate(response_to(packet, "miss", self._me, route=tuple(reversed(path))))

@@ -562,7 +562,7 @@ def routes(effects: list[Any]) -> list[Route]:
 def answer(core: KademliaCore, route: Route, peer: PeerId, now: float = 1.0, **fields: Any) -> list[Any]:
     assert isinstance(route.message, KademliaRpc)
     reply = KademliaCall(type=REPLIES[route.message.message.type], id=peer, **fields)
-    return core.handle(RouteSucceeded(route.call, peer, 1, KademliaRpc(message=reply)), now)
+    return core.handle(RouteSucceeded(route.call, peer, KademliaRpc(message=reply)), now)
 
 
 def test_a_get_ends_with_the_quorum_and_cancels_what_is_under_way():
@@ -826,7 +826,7 @@ def test_an_outcome_that_is_late_but_not_lost_counts():
     while core.next_deadline() < 9.9:
         core.expire(core.next_deadline())
     reply = KademliaCall(type="FIND_NODE_REPLY", id=identity(2).peer_id)
-    core.handle(RouteSucceeded(route.call, identity(2).peer_id, 1, KademliaRpc(message=reply)), 9.9)
+    core.handle(RouteSucceeded(route.call, identity(2).peer_id, KademliaRpc(message=reply)), 9.9)
     rpc = core.snapshot()["rpc"]
     assert (rpc["answered"], rpc["lost"]) == (1, 0)
 

@@ -64,8 +64,6 @@ def pass_by(net: RouteNet, sender: int, receiver: int, **fields: object) -> None
         to=who[3].id,
         timestamp=int(virtual_wall(net.now) * 1000),
         carry=encode(rpc("hello", who[0].id)),
-        hops=50,
-        path=() if sender == 0 else (who[0].id,),
     )
     net.inject(who[sender], who[receiver], signed(structs.replace(packet, **fields), who[0].identity))
 
@@ -165,23 +163,6 @@ def test_what_is_given_back_goes_past_who_is_silent_already():
     assert net.total("relay.sent_round") == 0
 
 
-def test_what_was_given_back_with_its_last_hop_ends_there():
-    net = RouteNet(10, [(0, 4), (4, 3), (3, 2), (4, 2)], latency=LATENCY)
-    go_dead(net, {3})
-    net.run(1)
-    who = net.nodes
-    back = Packet(id="p", kind="tell", from_=who[0].id, to=who[5].id, path=(who[0].id, who[4].id), hops=1)
-    net.meddle = lambda _sender, _receiver, message: message
-    net.inject(who[3], who[2], signed(back, who[0].identity))
-    go_dead(net, {3})
-    net.run(0.1)
-    assert hops(net, "tell") == [(2, 3)]
-    suspect(net, 2, 3)
-    net.run(1)
-    assert hops(net, "tell") == [(2, 3)]
-    assert who[2].count("relay.dropped_hops") == 1
-
-
 def test_what_looks_for_the_nearest_to_a_key_does_not_go_round():
     net = RouteNet(12, CHORDED, latency=LATENCY)
     go_dead(net, {2})
@@ -203,7 +184,7 @@ def test_copies_of_one_attempt_that_end_in_a_miss_each_count_as_one():
     ((_, first, packet),) = packets(net, "tell")
     net.meddle = lambda _sender, _receiver, message: message
     for _ in range(2):
-        miss = Packet(id=packet.id, kind="miss", from_=who[first].id, to=who[0].id, hops=5)
+        miss = Packet(id=packet.id, kind="miss", to=who[0].id)
         net.inject(who[first], who[0], miss)
     net.run(0.1)
     assert who[0].count("requests.missed") == 1

@@ -87,7 +87,7 @@ def test_with_one_link_into_the_mesh_an_offer_goes_through_it():
     assert (route.message.from_, route.message.to) == (ME.peer_id, BOB.peer_id)
     assert verify_offer(route.message.signal, ME.peer_id, BOB.peer_id).verified
     answer = sign_answer(BOB, ME.peer_id, description("answer", 2), route.message.signal)
-    assert peer.feed(RouteSucceeded(route.call, BOB.peer_id, 3)).effects == []
+    assert peer.feed(RouteSucceeded(route.call, BOB.peer_id)).effects == []
     assert peer.feed(routed_signal(BOB, answer)).effects == [FeedSignal(remote(BOB), answer)]
     assert (
         peer.counts("delivery.offers.sent"),
@@ -270,7 +270,7 @@ def test_a_rejection_goes_the_way_the_offer_came_and_names_it():
 
 def test_a_rejection_through_the_mesh_ends_the_attempt_and_its_alternatives_are_bounded():
     peer = offering()
-    peer.feed(RouteSucceeded(peer.routes[0].call, BOB.peer_id, 2))
+    peer.feed(RouteSucceeded(peer.routes[0].call, BOB.peer_id))
     made_up = tuple(f"{n:040x}" for n in range(64))
     peer.feed(routed(BOB, LinkRejected(reason="full", alternative_peers=(ME.peer_id, BOB.peer_id, *made_up))))
     assert peer.told == [Rejected(BOB.peer_id, "full", made_up[:MAX_ALTERNATIVES])]
@@ -382,7 +382,7 @@ def test_an_offer_to_a_peer_whose_own_offer_has_come_takes_its_recorded_way():
 
 def test_candidates_travel_together_after_a_little_while_or_when_they_are_enough():
     peer = offering("one")
-    peer.feed(RouteSucceeded(peer.routes[0].call, BOB.peer_id, 2))
+    peer.feed(RouteSucceeded(peer.routes[0].call, BOB.peer_id))
     for _ in range(3):
         assert peer.feed(LocalSignal(BOB.peer_id, CANDIDATE)).effects == []
     assert peer.wait(0.19).effects == []

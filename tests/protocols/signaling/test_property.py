@@ -81,7 +81,7 @@ EVENTS = st.one_of(
     st.builds(lambda name, other: Signaled(name, ConnectionRejected(from_=other.peer_id)), services, others),
     st.builds(lambda name, other: Signaled(name, SignalRejected(from_=other.peer_id)), services, others),
     st.builds(lambda name, other: Signaled(name, ServiceError(code="not_found", to=other.peer_id)), services, others),
-    st.builds(RouteSucceeded, numbers, st.just(OTHERS[0].peer_id), st.just(2)),
+    st.builds(RouteSucceeded, numbers, st.just(OTHERS[0].peer_id)),
     st.builds(RouteFailed, numbers, st.just("x")),
     st.just(FindPeers()),
 )
