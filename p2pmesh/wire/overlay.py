@@ -73,8 +73,6 @@ class Packet(Tagged, frozen=True, kw_only=True, tag="packet"):
     search: Hops = SEARCH
     """Links that it may still cross without coming nearer."""
     sealed: bool = False
-    waits: bool = False
-    """Whether a relay that can bring it no nearer may keep a copy for a moment, to send on once the ring is mended."""
     from_: Id | None = None
     """The origin. Never on the wire: it is the key's owner or, without a key, the sender."""
 

@@ -347,8 +347,8 @@ class DirectSender:
         return [self._start(packet, message.deadline, Delivery(message.id), now)]
 
     def _start(self, packet: Packet, deadline: float, purpose: Delivery | Inquiry, now: float) -> Start:
-        packet = structs.replace(packet, timestamp=self._wall_ms(now), waits=True)
-        return Start(PendingRequest(packet, deadline, purpose, hurried=True))
+        packet = structs.replace(packet, timestamp=self._wall_ms(now))
+        return Start(PendingRequest(packet, deadline, purpose))
 
     def _fail(self, message: DirectMessage, reason: str) -> list[Step]:
         self.counts.unreachable += 1

@@ -74,7 +74,6 @@ class _Question:
     """What somebody asked us by a packet."""
 
     attempt: int
-    waits: bool
     answer: Packet | None = None
 
 
@@ -129,7 +128,7 @@ class Receiver:
         self.counts.delivered += 1
         self.counts.hops += len(path) + 1
         if packet.kind == "ask":
-            self._questions.add(key, _Question(packet.attempt, packet.waits), now + SEEN_FOR, now)
+            self._questions.add(key, _Question(packet.attempt), now + SEEN_FOR, now)
         if direct is not None:
             return Taken(self._ack(packet), direct)
         way = ReturnPath(origin.peer_id, packet.id, (trail_id(origin.peer_id), *path))
@@ -154,7 +153,6 @@ class Receiver:
             to=way.peer,
             attempt=question.attempt,
             carry=encode(message),
-            waits=question.waits,
         )
         if is_urgent(answer):  # a large one is rather made anew, should the question be repeated
             question.answer = answer
@@ -193,7 +191,7 @@ class Receiver:
         return self._event(origin, message, payload, now, verified=True, hops=hops)
 
     def _ack(self, request: Packet) -> Packet:
-        return response_to(request, "ack", self._me, waits=request.waits)
+        return response_to(request, "ack", self._me)
 
     def _refusal(self, request: Packet, reason: str) -> Packet:
         return response_to(request, "refusal", self._me, carry=reason.encode("utf-8", "replace")[:MAX_REASON])

@@ -145,7 +145,7 @@ class RoutingCore:
             case LinkSuspected(peer):
                 self._go_round(self._table.link_suspected(peer), now)
             case LinkRecovered(peer):
-                self._on_link_recovered(peer, now)
+                self._go_round(self._table.link_recovered(peer), now)
             case NeighbourLinks(peer, links):
                 self._table.set_links(peer, links)
             case MeshSize(peers):
@@ -219,7 +219,7 @@ class RoutingCore:
         elif packet.nearest and self._table.is_nearest(packet.to, path, visited):
             self._on_arrived(packet, path, now)
         else:
-            self._carry_out((self._relay.pass_on(packet, path, now),), now)
+            self._carry_out((self._relay.pass_on(packet, path),), now)
 
     def _on_arrived(self, packet: Packet, path: tuple[TrailId, ...], now: float) -> None:
         """A packet has come to us as its receiver."""
@@ -279,7 +279,7 @@ class RoutingCore:
         if replaced is not None:
             self._carry_out(self._direct_sender.link_down(replaced, "it was replaced by a new one", now), now)
         if peer in self._table:
-            self._carry_out(self._relay.link_up(peer, now), now)
+            self._relay.link_up(peer)
             self._carry_out(self._requests.link_up(peer, now), now)
         self._go_round(shunned, now)
 
@@ -290,10 +290,6 @@ class RoutingCore:
         self._carry_out(self._relay.link_down(peer, now), now)
         if link is not None:
             self._carry_out(self._direct_sender.link_down(link, reason, now), now)
-
-    def _on_link_recovered(self, peer: PeerId, now: float) -> None:
-        self._go_round(self._table.link_recovered(peer), now)
-        self._carry_out(self._relay.unpark(now), now)
 
     def _go_round(self, shunned: list[PeerId], now: float) -> None:
         """Send what these were given, who are shunned from now on, another way: it may be lost.
