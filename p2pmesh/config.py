@@ -317,10 +317,8 @@ class RoutingConfig:
     """Links that a packet to a peer that may well be gone crosses from where it comes no nearer."""
     doubtful_misses: int = _number(2, low=1)
     """As `misses`, of such a packet."""
-    errands: int = _number(4096, low=1)
+    requests: int = _number(4096, low=1)
     """Packets of ours under way."""
-    least_hops: int = _number(128, low=1)
-    """Links that a packet may cross at least; more in a large mesh with few links each."""
     relay_rate: float = _number(1000.0, low=1)
     """Packets a second taken from one neighbour, and twice as many at once; what is above is dropped."""
     remembered_routes: int = _number(1024, low=1)

@@ -26,18 +26,19 @@ from msgspec.structs import replace
 
 from p2pmesh.config import KademliaConfig, network_of
 from p2pmesh.errors import RemoteProtocolError
-from p2pmesh.identity import Identity, SignatureMemo, peer_id_of
+from p2pmesh.identity import Identity, SignatureMemo
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.broadcast import validation
 from p2pmesh.protocols.kademlia.records import key_id, sign_record
 from p2pmesh.protocols.routing import packets
+from p2pmesh.protocols.routing.forwarding_table import trail_id
 from p2pmesh.protocols.routing.sealed_box import SEAL_SIZE, contact_of, seal_with
 from p2pmesh.protocols.signaling.handshake import sign_answer, sign_join, sign_offer
 from p2pmesh.wire import packet_format as channel
 from p2pmesh.wire.codec import decode, encode
 from p2pmesh.wire.messages import Description, Direct, Fingerprint, Gossip, GossipData, Offer
 from p2pmesh.wire.overlay import FindSuccessor, Packet
-from p2pmesh.wire.packing import NUMBERS, PROVEN, forms
+from p2pmesh.wire.packing import NUMBERS, forms
 
 ROOM = "vectors"
 NETWORK = network_of(ROOM)
@@ -107,9 +108,6 @@ def message_vectors() -> Iterator[Json]:
     for kind, number in NUMBERS.items():
         for full in (False, True):
             message = Example(count(100 * number)).message(kind, full=full)
-            if full and kind in PROVEN:
-                origin, key, _ = PROVEN[kind]
-                message = replace(message, **{origin: peer_id_of(getattr(message, key))})
             if isinstance(message, Gossip):
                 message = gossip() if full else unproven_gossip()
             yield message_vector(message)
@@ -160,9 +158,7 @@ def gossip(**changes: Any) -> Gossip:
 def unproven_gossip() -> Gossip:
     """A broadcast of a peer of the original, passed on."""
     original = PeerId(string.digits * 4)
-    data = GossipData(
-        id="original-1", topic="chat", payload=1.5, origin_peer_id=original, timestamp=NOW, hops=2
-    )
+    data = GossipData(id="original-1", topic="chat", payload=1.5, origin_peer_id=original, timestamp=NOW, hops=2)
     return Gossip(data=replace(data, receipts=False))
 
 
@@ -180,7 +176,6 @@ def packet(**changes: Any) -> Packet:
         to=BOB.peer_id,
         timestamp=NOW,
         carry=encode(FindSuccessor(key=BOB.peer_id)),
-        hops=128,
     )
     return packets.signed(replace(example, **changes), ALICE, NETWORK)
 
@@ -435,21 +430,21 @@ def is_malformed(frame: bytes) -> bool:
 
 
 def trail_vectors() -> Iterator[Json]:
-    """Packets as a neighbour hands them on, and what is wrong with their trails."""
-    peers = [identity(f"relay {number}").peer_id for number in range(3)]
-    trails: dict[str, Json] = {
-        "from its origin": {},
-        "relayed twice": {"path": (ALICE.peer_id, peers[0])},
-        "with a dead end": {"path": (ALICE.peer_id,), "tried": (peers[2],)},
-        "at a peer twice": {"path": (ALICE.peer_id, peers[0], peers[0])},
-        "not from its origin": {"path": (peers[0],)},
-        "from who had it before": {"path": (ALICE.peer_id, peers[1])},
+    """Packets as a neighbour hands them on, and the way that they have come, their origin not in it."""
+    relays = [identity(f"relay {number}").peer_id for number in range(3)]
+    first, second, third = map(trail_id, relays)
+    trails: dict[str, tuple[PeerId, Json]] = {
+        "from its origin": (ALICE.peer_id, {}),
+        "relayed once": (relays[0], {}),
+        "relayed twice": (relays[1], {"path": (first,)}),
+        "with a dead end": (relays[1], {"path": (first,), "tried": (third,)}),
+        "given back": (relays[1], {"path": (first,), "tried": (second,)}),
+        "a response on its route": (relays[1], {"kind": "answer", "route": (first,)}),
     }
-    for why, trail in trails.items():
-        sender = peers[1] if trail else ALICE.peer_id
+    for why, (sender, trail) in trails.items():
         carried = packet(**trail)
-        error = packets.trail_error(carried, sender, peer_id_of(b"me"))
-        yield {"why": why, "sender": sender, "ok": error is None, **message_vector(carried)}
+        path = packets.path_to_us(packets.received(carried, sender), sender)
+        yield {"why": why, "sender": sender, "path_to_us": path, **message_vector(replace(carried, from_=None))}
 
 
 # --- the file ---------------------------------------------------------------------------------------------------------

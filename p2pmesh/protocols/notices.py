@@ -7,6 +7,7 @@ from typing import Final, TypeAlias
 
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.inputs import FromOutside, RemotePeer, Subsystem, Value
+from p2pmesh.wire.fields import Trail, TrailId
 from p2pmesh.wire.messages import Description, LinkPurpose, Message, RejectReason
 
 
@@ -104,7 +105,7 @@ class ReturnPath(Value, frozen=True):
 
     peer: PeerId
     packet_id: str
-    path: tuple[PeerId, ...]
+    path: Trail
     """The peers it came through, the origin first; we are not in it."""
 
 
@@ -123,7 +124,7 @@ class Route(Value, frozen=True):
     """Whether the receiver sends a `RouteReply`, which `RouteSucceeded` brings; else arrival alone counts."""
     way: ReturnPath | None = None
     """To be tried first: for peers that can't be found by their id yet, since they have just come."""
-    avoid: tuple[PeerId, ...] = ()
+    avoid: tuple[PeerId | TrailId, ...] = ()
     """Peers that it must not pass."""
     timeout: float = 10.0
     """Seconds."""
@@ -158,7 +159,6 @@ class RouteSucceeded(Value, frozen=True):
 
     call: int
     peer: PeerId
-    hops: int
     message: Message | None = None
     """The answer, if there was to be one."""
 

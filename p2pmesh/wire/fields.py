@@ -24,6 +24,9 @@ MAX_IDS_IN_LIST = 256
 MAX_VALUE = 64 * 1024
 MAX_RING_LIST = 16
 MAX_TRAIL = 256
+"""Peers in each trail of a packet, and in all of them: no packet crosses more links."""
+TRAIL_DIGITS = 12
+"""Hexadecimal digits of an id by which a trail names a peer: 6 bytes, so that strangers share them by intent only."""
 MAX_RECEIPTS = 64
 SEARCH = 32
 """Links that a packet may cross without coming nearer to its target, dead ends included; it may cross as many again
@@ -31,7 +34,8 @@ once it has come nearer. On a whole ring, where it comes no nearer is where its 
 
 Id: TypeAlias = Annotated[PeerId, Meta(pattern=r"\A[0-9a-f]{40}\Z")]
 PeerIds: TypeAlias = Annotated[tuple[Id, ...], Meta(max_length=MAX_PEERS_IN_LIST)]
-Trail: TypeAlias = Annotated[tuple[Id, ...], Meta(max_length=MAX_TRAIL)]
+TrailId: TypeAlias = Annotated[str, Meta(pattern=r"\A[0-9a-f]{12}\Z")]
+Trail: TypeAlias = Annotated[tuple[TrailId, ...], Meta(max_length=MAX_TRAIL)]
 RingList: TypeAlias = Annotated[tuple[Id, ...], Meta(max_length=MAX_RING_LIST)]
 MessageId: TypeAlias = Annotated[str, Meta(min_length=1, max_length=MAX_ID)]
 MessageIds: TypeAlias = Annotated[tuple[MessageId, ...], Meta(max_length=MAX_IDS_IN_LIST)]

@@ -44,37 +44,37 @@ class Contact(Part, frozen=True, kw_only=True):
 class Packet(Tagged, frozen=True, kw_only=True, tag="packet"):
     """A message on its way over several links; see `p2pmesh.protocols.routing.packets`.
 
-    Relays change the fields from `hops` on; the others are the origin's, and signed.
+    The origin signs `id`, `kind`, `to`, `nearest`, `timestamp`, `sealed` and `carry`; relays change the others.
     """
 
     id: MessageId
     kind: Literal["tell", "ask", "ack", "answer", "refusal", "miss"]
     """`tell` wants an `ack`, `ask` an `answer`, both with its id. The receiver may send a `refusal` of either, and a
     peer that knows no way on a `miss`, which is a hint that nobody signs."""
-    from_: Id
     to: Id
-    nearest: bool = False
-    """It is for the peer whose id is nearest to `to` on the ring, never for its origin."""
-    timestamp: Milliseconds = 0
-    sealed: bool = False
     carry: bytes = b""
     """The message inside, encoded; then sealed if it says so. Of a refusal the reason."""
-    key: PublicKey | None = None
-    signature: Signature | None = None
-    hops: Hops = 0
-    """Links that it may cross yet."""
-    attempt: Hops = 0
-    """Of the same packet, from 0 on; later ones go other ways. In a response, which attempt it is to."""
     path: Trail = ()
-    """Peers that it came through, the origin first, without its sender; dead ends are not in it."""
-    tried: Trail = ()
-    """Dead ends. Is its sender among them, it gives the packet back."""
+    """Relays that a request came through, neither its origin nor its sender among them, nor dead ends. Of a response
+    those since it had to leave its route."""
+    key: PublicKey | None = None
+    """The origin's; left out with the signature where the origin's link to the receiver says as much."""
+    signature: Signature | None = None
+    timestamp: Milliseconds = 0
+    """When a request was made."""
     route: Trail = ()
     """Peers through which it shall go, as far as that works."""
+    attempt: Hops = 0
+    """Of the same packet, from 0 on; later ones go other ways. In a response, which attempt it is to."""
+    nearest: bool = False
+    """It is for the peer whose id is nearest to `to` on the ring, never for its origin."""
+    tried: Trail = ()
+    """Dead ends. Is its sender among them, it gives the packet back."""
     search: Hops = SEARCH
     """Links that it may still cross without coming nearer."""
-    waits: bool = False
-    """Whether a relay that can bring it no nearer may keep a copy for a moment, to send on once the ring is mended."""
+    sealed: bool = False
+    from_: Id | None = None
+    """The origin. Never on the wire: it is the key's owner or, without a key, the sender."""
 
 
 class ContactRequest(Tagged, frozen=True, kw_only=True, tag="contact_request"):

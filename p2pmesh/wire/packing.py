@@ -10,7 +10,6 @@ its default. What a field becomes follows from its type alone, so a new message 
 | a tuple of such digits, of `MessageId`, of numbers up to 255 | one blob, each at its place |
 | a `Literal` of texts | which one, from 0 |
 | a `Part` | an array of its fields, cut off in the same way |
-| the id, key and signature of a `PROVEN` origin | one blob: key and signature, or the id |
 | anything else | as it is, so `Any` is a scalar only |
 
 In: messages, and bytes that a peer sent. Out: bytes, and messages within all bounds. msgspec's decoder checks the
@@ -37,7 +36,6 @@ from p2pmesh.identity import PUBLIC_KEY_SIZE, SIGNATURE_SIZE, peer_id_of
 from p2pmesh.keyspace import ID_BITS, PeerId
 from p2pmesh.wire.fields import Count, Hops, MessageId, Milliseconds, Part, Scalar, Topic
 from p2pmesh.wire.messages import Gossip, GossipData, Message
-from p2pmesh.wire.overlay import Packet
 
 ARRAYS: Final = frozenset({*range(0x90, 0xA0), 0xDC})
 """What a packed message can begin with: an array of MessagePack of up to 65,535 entries. JSON text never does."""
@@ -144,32 +142,6 @@ MESSAGE_ID_FORM: Any = (
 """No `tuple[MessageId]`: in a union with bytes that ends msgspec's decoder with a segmentation fault (0.22)."""
 
 
-# --- origins ----------------------------------------------------------------------------------------------------------
-
-PROVEN: Final[dict[type[Struct], tuple[str, str, str]]] = {Packet: ("from_", "key", "signature")}
-"""Structs whose origin's id follows from its key: the fields that have the id, the key, and the signature. They are one
-in the array, at the place of the id."""
-
-_PROOF_SIZE = PUBLIC_KEY_SIZE + SIGNATURE_SIZE
-ORIGIN_FORM: Any = _bytes(_ID_SIZE, _PROOF_SIZE)
-"""A key and a signature; of an origin that proves nothing the id."""
-
-_id_of_key = lru_cache(maxsize=1024)(peer_id_of)
-
-
-def _pack_origin(peer: PeerId, key: bytes | None, signature: bytes | None) -> bytes:
-    return bytes.fromhex(peer) if key is None or signature is None else key + signature
-
-
-def _unpack_origin(origin: bytes) -> tuple[PeerId, bytes | None, bytes | None]:
-    if len(origin) == _PROOF_SIZE:
-        key = origin[:PUBLIC_KEY_SIZE]
-        return _id_of_key(key), key, origin[PUBLIC_KEY_SIZE:]
-    if len(origin) == _ID_SIZE:
-        return PeerId(origin.hex()), None, None
-    raise RemoteProtocolError(f"an origin of {len(origin)} bytes: neither an id nor a key and a signature")
-
-
 # --- any type ---------------------------------------------------------------------------------------------------------
 
 
@@ -256,17 +228,13 @@ class _Layout:
     """How one class of structs is written."""
 
     def __init__(self, kind: type[Struct], number: int | None) -> None:
-        names_of_origin = PROVEN.get(kind, ())
-        self._origin = names_of_origin[0] if names_of_origin else None
-        self._proof = names_of_origin[1:]
-        fields = [_field_of(field) for field in fields_of(kind) if field.name not in self._proof]
+        fields = [_field_of(field) for field in fields_of(kind)]
         described = [
-            (one.name, self._type_of(one)) if one.required else (one.name, self._type_of(one), one.packed)
-            for one in fields
+            (one.name, one.form.type) if one.required else (one.name, one.form.type, one.packed) for one in fields
         ]
         options: dict[str, Any] = {"frozen": True, "kw_only": True, "array_like": True, "tag": number}
         self.form: Any = msgspec.defstruct(f"_{kind.__name__}Form", described, module=__name__, **options)
-        names: dict[str, Any] = {"kind": kind, "pack_origin": _pack_origin, "unpack_origin": _unpack_origin}
+        names: dict[str, Any] = {"kind": kind}
         for one in fields:
             names |= {
                 f"default_{one.name}": one.default,
@@ -281,9 +249,6 @@ class _Layout:
         self.unpack: _Convert = names["unpack"]
         """The struct of what msgspec has read."""
 
-    def _type_of(self, field: _Field) -> Any:
-        return ORIGIN_FORM if field.name == self._origin else field.form.type
-
     def _packing(self, fields: list[_Field], number: int | None) -> Iterator[str]:
         """The code of `pack`: from the end, the first field that differs from its default says how much to write."""
         yield "def pack(message):"
@@ -294,9 +259,7 @@ class _Layout:
             value = f"message.{name}"
             is_plain = one.default is None or isinstance(one.default, bool)
             equals = f"is {one.default}" if is_plain else f"== default_{name}"
-            if name == self._origin:
-                entries.append(f"pack_origin({value}, {', '.join(f'message.{part}' for part in self._proof)})")
-            elif one.form.pack is None:
+            if one.form.pack is None:
                 entries.append(value)
             elif one.required:
                 entries.append(f"pack_{name}({value})")
@@ -311,15 +274,9 @@ class _Layout:
 
     def _unpacking(self, fields: list[_Field]) -> Iterator[str]:
         yield "def unpack(form):"
-        if self._origin:
-            yield f"    origin = unpack_origin(form.{self._origin})"
         yield "    return kind("
-        for at, name in enumerate((self._origin, *self._proof) if self._origin else ()):
-            yield f"        {name}=origin[{at}],"
         for one in fields:
             value = f"form.{one.name}"
-            if one.name == self._origin:
-                continue
             if one.form.unpack is None:
                 yield f"        {one.name}={value},"
             elif one.required:
@@ -349,6 +306,7 @@ _BLOB, _TEXT, _JSON, _PLAIN = range(4)
 _RECEIPTS = 4
 _ENCODINGS: Final[tuple[Literal["text", "json"] | None, ...]] = (None, "text", "json", None)
 _MAX = 1 << 53
+_PROOF_SIZE = PUBLIC_KEY_SIZE + SIGNATURE_SIZE
 _USUAL_TTL = 60_000
 _ANY_HOPS = 255
 
@@ -364,7 +322,8 @@ class _GossipForm(Struct, frozen=True, array_like=True, tag=NUMBERS[Gossip]):
     """What `body` is, plus 4 if the origin wants to know how many peers have it."""
     body: bytes
     id: MESSAGE_ID_FORM
-    origin: ORIGIN_FORM
+    origin: Annotated[bytes, Meta(min_length=_ID_SIZE, max_length=_PROOF_SIZE)]
+    """A key, from which its owner's id follows, and the signature; of an origin that proves nothing the id."""
     timestamp: Milliseconds
     hops: Hops
     age: Milliseconds = 0
@@ -385,15 +344,14 @@ def _pack_gossip(message: Gossip) -> list[Any]:
         content, body = _TEXT if encoding == "text" else _JSON, payload.encode()
     else:
         content, body = _PLAIN, _to_json(payload)
-    origin = _pack_origin(data.origin_peer_id, data.key, data.signature)
-    is_proven = len(origin) == _PROOF_SIZE
+    is_proven = data.key is not None and data.signature is not None
     values: list[Any] = [
         NUMBERS[Gossip],
         data.topic,
         content + _RECEIPTS if data.receipts else content,
         body,
         _pack_message_id(data.id),
-        origin,
+        data.key + data.signature if data.key and data.signature else bytes.fromhex(data.origin_peer_id),
         data.timestamp,
         data.hops,
         data.age,
@@ -406,6 +364,18 @@ def _pack_gossip(message: Gossip) -> list[Any]:
     while values[-1] is None:
         values.pop()
     return values
+
+
+_id_of_key = lru_cache(maxsize=1024)(peer_id_of)
+
+
+def _unpack_origin(origin: bytes) -> tuple[PeerId, bytes | None, bytes | None]:
+    if len(origin) == _PROOF_SIZE:
+        key = origin[:PUBLIC_KEY_SIZE]
+        return _id_of_key(key), key, origin[PUBLIC_KEY_SIZE:]
+    if len(origin) == _ID_SIZE:
+        return PeerId(origin.hex()), None, None
+    raise RemoteProtocolError(f"an origin of {len(origin)} bytes: neither an id nor a key and a signature")
 
 
 def _unpack_gossip(form: _GossipForm) -> Gossip:

@@ -31,7 +31,7 @@ from p2pmesh.wire.messages import (
     Signal,
 )
 from p2pmesh.wire.overlay import Contact, DhtRecord, KademliaCall
-from p2pmesh.wire.packing import MESSAGE_ID_FORM, NUMBERS, ORIGIN_FORM, PROVEN, forms
+from p2pmesh.wire.packing import MESSAGE_ID_FORM, NUMBERS, forms
 from p2pmesh.wire.signaling import KnownPeer, SignalingMessage
 
 PATH = Path(__file__).parents[2] / "docs" / "protocol.md"
@@ -168,8 +168,6 @@ def field_table(kind: type[msgspec.Struct], meanings: dict[str, str]) -> str:
 
 def form(hint: Any) -> str:
     """What a field of this type is in an array."""
-    if hint == ORIGIN_FORM:
-        return "origin"
     if hint in (MessageId, MESSAGE_ID_FORM):
         return "message id"
     if hint == Scalar or hint is Any:
@@ -202,9 +200,7 @@ def form(hint: Any) -> str:
 def layout(kind: type[msgspec.Struct]) -> str:
     """The fields of an array, in order; those in brackets may be absent from the end."""
     hints = get_type_hints(kind, include_extras=True)
-    origin, *proof = PROVEN.get(kind, ("",))
-    fields = [field for field in structs.fields(kind) if field.name not in proof]
-    hints |= {origin: ORIGIN_FORM}
+    fields = structs.fields(kind)
     last = max((at for at, field in enumerate(fields, 1) if field.required), default=0)
     cells = [f"`{field.name.strip('_')}` {form(hints[field.name])}" for field in fields]
     required, rest = cells[:last], cells[last:]

@@ -180,7 +180,7 @@ class Net(LinkedNet[Node]):
                 return
             asker, route = self._open_routes.pop(way.packet_id, (None, None))
             if asker is not None and route is not None:
-                self.feed(asker, RouteSucceeded(route.call, node.id, 4, message), route.owner)
+                self.feed(asker, RouteSucceeded(route.call, node.id, message), route.owner)
 
         self.later(4 * self.latency[1], back)
 

@@ -250,7 +250,7 @@ class DhtNet(Net[Peer]):
         asker = self.by_id.get(way.peer)
         if asker is None or self.lose(sender.id, asker.id, message):
             return
-        arrived = RouteSucceeded(int(way.packet_id), sender.id, 1, message)
+        arrived = RouteSucceeded(int(way.packet_id), sender.id, message)
         self.later(self.rng.uniform(*self.latency), lambda: self._end(asker, arrived))
 
     def _end(self, asker: Peer, outcome: RouteSucceeded | RouteFailed) -> None:

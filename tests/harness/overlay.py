@@ -150,7 +150,7 @@ class Peer(OneCore[OverlayCore]):
     def searched(self, *places: int) -> Self:
         """The next search for a long link finds these."""
         answer = SuccessorFound(vacant=tuple(map(at, places)))
-        return self.feed(RouteSucceeded(self.searching().call, at(0xFF), 3, answer))
+        return self.feed(RouteSucceeded(self.searching().call, at(0xFF), answer))
 
     def in_vain(self) -> Self:
         """What is dialed comes to nothing, until nothing more is dialed."""

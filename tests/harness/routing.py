@@ -12,6 +12,7 @@ import attrs
 
 from p2pmesh.config import MeshConfig
 from p2pmesh.events import DirectReceived
+from p2pmesh.identity import peer_id_of
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.core import Core, DropLink, Effect, Emit, Notify
 from p2pmesh.protocols.inputs import SendDirect, Subsystem
@@ -27,7 +28,7 @@ from p2pmesh.protocols.notices import (
 from p2pmesh.protocols.routing.routing import RoutingCore
 from p2pmesh.wire.codec import decode, encode
 from p2pmesh.wire.messages import Message
-from p2pmesh.wire.overlay import KademliaCall, KademliaRpc
+from p2pmesh.wire.overlay import KademliaCall, KademliaRpc, Packet
 from tests.harness.linked_net import LinkedNet, LinkedNode
 from tests.harness.virtual_time import identity, virtual_wall
 
@@ -35,6 +36,11 @@ from tests.harness.virtual_time import identity, virtual_wall
 def rpc(text: str, peer: PeerId) -> KademliaRpc:
     """A message that may travel."""
     return KademliaRpc(message=KademliaCall(type="PING", id=peer, rpc_id=text))
+
+
+def origin(sender: PeerId, packet: Packet) -> PeerId:
+    """The origin of a packet that this peer sends."""
+    return sender if packet.key is None else peer_id_of(packet.key)
 
 
 def counted(core: Core, path: str) -> int:

@@ -119,4 +119,4 @@ def routed(identity, message):
 
 def answered(route, message):
     """The reply to an offer of ours that went over a route."""
-    return RouteSucceeded(route.call, route.to, 3, message)
+    return RouteSucceeded(route.call, route.to, message)

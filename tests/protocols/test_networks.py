@@ -87,8 +87,6 @@ def test_a_packet() -> None:
         to=ME.peer_id,
         timestamp=NOW,
         carry=encode(FindSuccessor(key=ME.peer_id)),
-        hops=5,
-        path=(CAROL.peer_id,),
     )
     packet = packets.signed(packet, CAROL, THERE)
     assert packets.is_proven(packet, THERE)

@@ -98,16 +98,18 @@ def test_signed_messages_prove_their_origin() -> None:
     assert gossips
     assert all(validation.is_proven(data, NETWORK) for data in gossips)
     trails = [decode(hexadecimal(row["frame"])) for row in VECTORS["trails"]]
-    assert all(isinstance(packet, Packet) and packets.is_proven(packet, NETWORK) for packet in trails)
+    assert all(
+        isinstance(packet, Packet) and packets.is_proven(packets.received(packet, row["sender"]), NETWORK)
+        for packet, row in zip(trails, VECTORS["trails"], strict=True)
+    )
 
 
-def test_packets_with_trails_are_taken_or_not() -> None:
-    rows = VECTORS["trails"]
-    assert {row["ok"] for row in rows} == {True, False}
-    for row in rows:
+def test_trails_say_which_way_a_packet_has_come() -> None:
+    for row in VECTORS["trails"]:
         packet = decode(hexadecimal(row["frame"]))
         assert isinstance(packet, Packet)
-        assert (packets.trail_error(packet, row["sender"], peer_id_of(b"me")) is None) == row["ok"]
+        packet = packets.received(packet, row["sender"])
+        assert list(packets.path_to_us(packet, row["sender"])) == row["path_to_us"], row["why"]
 
 
 def test_packets_of_the_channel_are_records() -> None:

@@ -80,6 +80,7 @@ from p2pmesh.protocols.notices import (
 )
 from p2pmesh.protocols.util.timers import Timers
 from p2pmesh.protocols.util.window import CallTable
+from p2pmesh.wire.fields import Trail
 from p2pmesh.wire.messages import Message
 from p2pmesh.wire.overlay import FindBeyond, FindSuccessor, FoundBeyond, Merge, SuccessorFound
 
@@ -323,10 +324,10 @@ class IslandsCore:
 
     # --- calls to routing ---------------------------------------------------------------------------------------------
 
-    def _look_for(self, lookup: Lookup, now: float, avoid: tuple[PeerId, ...] = ()) -> bool:
+    def _look_for(self, lookup: Lookup, now: float, avoid: Trail = ()) -> bool:
         return self._look_up(lookup, lookup.peer, now, avoid)
 
-    def _look_up(self, call: Lookup | LookupForOther, key: PeerId, now: float, avoid: tuple[PeerId, ...]) -> bool:
+    def _look_up(self, call: Lookup | LookupForOther, key: PeerId, now: float, avoid: Trail) -> bool:
         """Find the peer at this place of our ring. Returns whether a look-up is under way."""
         self._counts.lookups += 1
         return self._call(call, key, FindSuccessor(key=key), now, nearest=True, avoid=avoid)
@@ -345,7 +346,7 @@ class IslandsCore:
         *,
         nearest: bool = False,
         way: ReturnPath | None = None,
-        avoid: tuple[PeerId, ...] = (),
+        avoid: Trail = (),
     ) -> bool:
         if self._calls.is_full:
             self._counts.refused += 1

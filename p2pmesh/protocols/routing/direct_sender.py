@@ -29,7 +29,7 @@ from p2pmesh.events import Payload
 from p2pmesh.keyspace import PeerId, short
 from p2pmesh.protocols.core import WallClock
 from p2pmesh.protocols.inputs import RemotePeer
-from p2pmesh.protocols.routing.packets import SEEN_FOR, content, refusal_of
+from p2pmesh.protocols.routing.packets import SEEN_FOR, content, origin_of, refusal_of
 from p2pmesh.protocols.routing.requests import Delivery, Inquiry, PendingRequest
 from p2pmesh.protocols.routing.sealed_box import Contacts, seal
 from p2pmesh.protocols.util.timers import Backoff, Timers
@@ -238,7 +238,7 @@ class DirectSender:
         """A request has got its response."""
         match purpose:
             case Delivery(message_id) if response.kind == "ack":
-                return self.acknowledged(response.from_, message_id)
+                return self.acknowledged(origin_of(response), message_id)
             case Delivery():
                 return self.given_up(purpose, refusal_of(response))
             case Inquiry(peer):
@@ -348,8 +348,8 @@ class DirectSender:
         return [self._start(packet, message.deadline, Delivery(message.id), now)]
 
     def _start(self, packet: Packet, deadline: float, purpose: Delivery | Inquiry, now: float) -> Start:
-        packet = structs.replace(packet, timestamp=self._wall_ms(now), waits=True)
-        return Start(PendingRequest(packet, deadline, purpose, hurried=True))
+        packet = structs.replace(packet, timestamp=self._wall_ms(now))
+        return Start(PendingRequest(packet, deadline, purpose))
 
     def _fail(self, message: DirectMessage, reason: str) -> list[Step]:
         self.counts.unreachable += 1

@@ -7,6 +7,9 @@ best of the rest for a while, and turns back where there is no rest. That is a d
 distance, which finds its target even while the ring is not whole. Suspected neighbours are shunned, unless all are
 suspected.
 
+Where a packet was, its trails name by the first digits of ids (`trail_id`). Who shares them with a visited peer may
+be passed by; a packet comes to its receiver all the same, whose id it has in full.
+
 In: links and suspicions, what neighbours say of their links, the size of the mesh.
 Out: next hops, best first; which neighbours are shunned from now on.
 State: an entry for each link to a member, with that neighbour's links.
@@ -20,12 +23,11 @@ from zlib import crc32
 
 from attrs import define, field
 
-from p2pmesh.keyspace import RING_SIZE, PeerId
+from p2pmesh.keyspace import ID_DIGITS, RING_SIZE, PeerId
 from p2pmesh.protocols.inputs import RemotePeer
+from p2pmesh.wire.fields import MAX_TRAIL, TRAIL_DIGITS, TrailId
 from p2pmesh.wire.overlay import Packet
 
-MOST_HOPS = 250
-"""Links within which a packet's trails fit its type."""
 CHOICES = 3
 """Best neighbours among which a repeated packet chooses: further from the best, it would lose its way in a mesh of
 few links."""
@@ -34,6 +36,13 @@ _UNKNOWN_SIZE = 1000
 """Peers that the mesh is taken to have before the overlay has estimated them."""
 _SPARE_HOPS = 16
 """Links above the expected length of a way: packets also go round obstacles."""
+_BITS_LEFT = 4 * (ID_DIGITS - TRAIL_DIGITS)
+"""Bits of an id that a trail leaves out."""
+
+
+def trail_id(peer: PeerId | TrailId) -> TrailId:
+    """What names a peer in a trail."""
+    return peer[:TRAIL_DIGITS]
 
 
 def _gap(a: int, b: int) -> int:
@@ -42,12 +51,17 @@ def _gap(a: int, b: int) -> int:
     return apart if apart <= _HALF_RING else RING_SIZE - apart
 
 
+def _place(hop: TrailId) -> int:
+    """About where a peer of a trail is on the ring."""
+    return int(hop, 16) << _BITS_LEFT
+
+
 @define(eq=False)
 class _Neighbour:
     """A peer that relays for us, and its links, as it says."""
 
     point: int
-    links: dict[PeerId, int] | None = None
+    links: list[tuple[TrailId, int]] | None = None
     """Its neighbours and their places on the ring; None until it has told."""
 
 
@@ -56,9 +70,9 @@ class ForwardingTable:
     """The neighbours that relay for us: members of the mesh only."""
 
     me: PeerId
-    least_hops: int
     mesh_size: int = _UNKNOWN_SIZE
     _neighbours: dict[PeerId, _Neighbour] = field(factory=dict)
+    _by_trail_id: dict[TrailId, PeerId] = field(factory=dict)
     _suspected: set[PeerId] = field(factory=set)
     shunned: frozenset[PeerId] = frozenset()
     """The suspected ones, unless all are: then the fault is rather ours, and there is nobody else to turn to."""
@@ -77,7 +91,7 @@ class ForwardingTable:
         self._suspected.discard(peer.peer_id)
         if peer.is_member:
             self._neighbours[peer.peer_id] = _Neighbour(int(peer.peer_id, 16))
-        return self._shun()
+        return self._changed()
 
     def link_suspected(self, peer: PeerId) -> list[PeerId]:
         """Send what is not for this peer itself another way, if there is one."""
@@ -94,7 +108,12 @@ class ForwardingTable:
         """Remove a peer whose link has ended."""
         self._neighbours.pop(peer, None)
         self._suspected.discard(peer)
-        self._shun()
+        self._changed()
+
+    def _changed(self) -> list[PeerId]:
+        # Of neighbours that share a trail id the lowest: any would do, but all runs have to agree.
+        self._by_trail_id = {trail_id(peer): peer for peer in sorted(self._neighbours, reverse=True)}
+        return self._shun()
 
     def _shun(self) -> list[PeerId]:
         before = self.shunned
@@ -106,11 +125,12 @@ class ForwardingTable:
         """Take note of a neighbour's own neighbours, as it says."""
         neighbour = self._neighbours.get(peer)
         if neighbour is not None:
-            neighbour.links = {link: int(link, 16) for link in links if link not in (self.me, peer)}
+            neighbour.links = [(trail_id(link), int(link, 16)) for link in links if link not in (self.me, peer)]
 
-    def hop_limit(self) -> int:
-        """Links that a packet of ours may cross: few enough to end a vain search."""
-        return max(self.least_hops, self.longest_way())
+    def neighbour(self, hop: TrailId) -> PeerId | None:
+        """The neighbour that a trail names, unless it is shunned."""
+        peer = self._by_trail_id.get(hop)
+        return None if peer in self.shunned else peer
 
     def longest_way(self) -> int:
         """Links that a packet of ours may have to cross in a mesh of this size: far more than it should.
@@ -119,63 +139,65 @@ class ForwardingTable:
         """
         long_links = max(0, len(self._neighbours) - 2)
         expected = 4 * math.log2(max(2, self.mesh_size)) ** 2 / (long_links + 1) if long_links else self.mesh_size / 2
-        return int(min(expected + _SPARE_HOPS, MOST_HOPS))
+        return int(min(expected + _SPARE_HOPS, MAX_TRAIL))
 
-    def along(self, route: tuple[PeerId, ...], to: PeerId, visited: Collection[PeerId]) -> tuple[PeerId, ...] | None:
+    def along(
+        self, route: tuple[TrailId, ...], to: PeerId, visited: Collection[TrailId]
+    ) -> tuple[PeerId, tuple[TrailId, ...]] | None:
         """The next hop, and the rest of a given route behind it, shortened where possible; None if it is lost."""
         if to in self._neighbours:
-            return (to,)
+            return to, ()
         for place in range(len(route) - 1, -1, -1):
-            peer = route[place]
-            if peer in self._neighbours and peer not in visited and peer not in self.shunned:
-                return route[place:]
+            peer = self.neighbour(route[place])
+            if peer is not None and route[place] not in visited:
+                return peer, route[place + 1 :]
         return None
 
-    def ranked(self, target: PeerId, visited: Collection[PeerId]) -> list[PeerId]:
+    def ranked(self, target: PeerId, visited: Collection[TrailId]) -> list[PeerId]:
         """Neighbours to go on with, best first; those that lead nowhere else only if all do."""
         found = self._scored(target, visited)
         return [peer for ends, _, _, peer in found if ends == found[0][0]]
 
-    def nearer(self, key: PeerId, path: tuple[PeerId, ...], tried: Collection[PeerId], *, leaves: bool) -> list[PeerId]:
-        """Neighbours that lead nearer to the key than we and the path are (its origin does not count), best first.
+    def nearer(
+        self, key: PeerId, path: tuple[TrailId, ...], visited: Collection[TrailId], *, leaves: bool
+    ) -> list[PeerId]:
+        """Neighbours that lead nearer to the key than we and the path are, best first.
 
         Those that lead nowhere else only with `leaves`.
         """
         goal = int(key, 16)
-        bar = min(_gap(int(peer, 16), goal) for peer in (*path[1:], self.me))
-        scored = self._scored(key, (*path, *tried))
+        bar = min([_gap(int(self.me, 16), goal), *(_gap(_place(hop), goal) for hop in path)])
+        scored = self._scored(key, visited)
         found = sorted((score, own, peer) for ends, score, own, peer in scored if score < bar and (leaves or not ends))
         return [peer for _, _, peer in found]
 
-    def strayed(self, target: PeerId, path: tuple[PeerId, ...]) -> int:
+    def strayed(self, target: PeerId, path: tuple[TrailId, ...]) -> int:
         """Links that a packet has crossed since it was nearest to its target; where it began does not count."""
         goal = int(target, 16)
-        gaps = [_gap(int(peer, 16), goal) for peer in (self.me, *path[:0:-1])]
+        gaps = [_gap(int(self.me, 16), goal), *(_gap(_place(hop), goal) for hop in reversed(path))]
         return gaps.index(min(gaps))
 
-    def is_nearest(self, key: PeerId, path: tuple[PeerId, ...], tried: Collection[PeerId]) -> bool:
+    def is_nearest(self, key: PeerId, path: tuple[TrailId, ...], visited: Collection[TrailId]) -> bool:
         """Whether a packet for the peer nearest to a key ends here.
 
         If nothing nearer is left but it was at a peer that is nearer, it goes back there. Its origin does not count.
         """
         goal = int(key, 16)
         own = _gap(int(self.me, 16), goal)
-        if any(_gap(int(peer, 16), goal) <= own for peer in path[1:]):
+        if any(_gap(_place(hop), goal) <= own for hop in path):
             return False
-        return not self.nearer(key, path, tried, leaves=True)
+        return not self.nearer(key, path, visited, leaves=True)
 
-    def _scored(self, target: PeerId, visited: Collection[PeerId]) -> list[tuple[bool, int, int, PeerId]]:
+    def _scored(self, target: PeerId, visited: Collection[TrailId]) -> list[tuple[bool, int, int, PeerId]]:
         """Each neighbour with whether it leads nowhere else, how near it brings to the target, and how near it is."""
-        goal, gone = int(target, 16), frozenset(visited)
-        if self.shunned:
-            gone |= self.shunned - {target}
+        goal, gone = int(target, 16), {*visited, *(trail_id(peer) for peer in self.shunned if peer != target)}
         found = []
         for peer, neighbour in self._neighbours.items():
-            if peer in gone:
+            if trail_id(peer) in gone:
                 continue
             own = best = _gap(neighbour.point, goal)
             leads_on = neighbour.links is None or not own
-            for other, point in (neighbour.links or {}).items():
+            for other, point in neighbour.links or ():
                 if other not in gone:
                     leads_on = True
                     apart = abs(point - goal)  # as `_gap`, which would take as long again to call

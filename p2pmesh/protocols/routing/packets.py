@@ -23,6 +23,7 @@ Pure functions of packets; no state.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any, Literal, TypeAlias
 
 from msgspec import structs
 
@@ -30,9 +31,10 @@ from p2pmesh.errors import RemoteProtocolError
 from p2pmesh.identity import Identity, peer_id_of, verify
 from p2pmesh.keyspace import PeerId, short
 from p2pmesh.protocols.inputs import Subsystem
+from p2pmesh.protocols.routing.forwarding_table import trail_id
 from p2pmesh.wire.canonical import DEFAULT_NETWORK, covered, number, text
 from p2pmesh.wire.codec import decode
-from p2pmesh.wire.fields import MAX_TRAIL
+from p2pmesh.wire.fields import TrailId
 from p2pmesh.wire.messages import Answer, Direct, GossipReceipts, LinkRejected, Message, Offer
 from p2pmesh.wire.overlay import (
     ContactReply,
@@ -85,17 +87,18 @@ MAX_REASON = 200
 
 _DOMAIN = b"p2pmesh packet v1\0"
 
+ResponseKind: TypeAlias = Literal["ack", "answer", "refusal", "miss"]
+
 
 def signed(packet: Packet, identity: Identity, network: bytes = DEFAULT_NETWORK) -> Packet:
     """The same packet with its origin's key and signature."""
-    return structs.replace(packet, key=identity.public_key, signature=identity.sign(_covered(packet, network)))
+    packet = structs.replace(packet, from_=identity.peer_id, key=identity.public_key)
+    return structs.replace(packet, signature=identity.sign(_covered(packet, network)))
 
 
 def is_proven(packet: Packet, network: bytes = DEFAULT_NETWORK) -> bool:
     """Whether it carries its origin's signature, and that is right in this network."""
     if packet.key is None or packet.signature is None:
-        return False
-    if peer_id_of(packet.key) != packet.from_:
         return False
     return verify(packet.key, packet.signature, _covered(packet, network))
 
@@ -110,26 +113,37 @@ def is_urgent(packet: Packet) -> bool:
     return not packet.sealed and is_small(packet)
 
 
+def received(packet: Packet, sender: PeerId) -> Packet:
+    """A packet as it came from this neighbour, with its origin, whatever it says of that itself."""
+    return structs.replace(packet, from_=sender if packet.key is None else peer_id_of(packet.key))
+
+
+def origin_of(packet: Packet) -> PeerId:
+    """The origin of a packet of ours, or one `received`."""
+    if packet.from_ is None:
+        raise AssertionError(packet)
+    return packet.from_
+
+
+def response_to(request: Packet, kind: ResponseKind, me: PeerId, **fields: Any) -> Packet:
+    """A response of ours."""
+    return Packet(id=request.id, kind=kind, from_=me, to=origin_of(request), attempt=request.attempt, **fields)
+
+
+def visited_by(packet: Packet, path: tuple[TrailId, ...]) -> tuple[TrailId, ...]:
+    """Where a packet that came through these relays does not go again."""
+    return (trail_id(origin_of(packet)), *path, *packet.tried)
+
+
 def is_returned(packet: Packet, sender: PeerId) -> bool:
     """Whether this neighbour gives back a packet that it got from us."""
-    return sender in packet.tried
+    return trail_id(sender) in packet.tried
 
 
-def trail_error(packet: Packet, sender: PeerId, me: PeerId) -> str | None:
-    """Say what is wrong with a packet's trails that no honest neighbour would send; None if nothing is."""
-    path, tried = packet.path, packet.tried
-    visited = {*path, *tried}
-    if len(visited) != len(path) + len(tried):
-        return "a packet that was at a peer twice"
-    if len(visited) + len(packet.route) > MAX_TRAIL:
-        return "a packet with a trail that is too long"
-    if me in visited or (packet.to in visited and not packet.nearest):
-        return "a packet that goes in a circle"
-    if is_returned(packet, sender):
-        return None if (path[0] if path else me) == packet.from_ else "a packet given back that has another origin"
-    if (path[0] if path else sender) != packet.from_:
-        return "a packet whose path does not begin at its origin"
-    return "a packet that its sender has had before" if sender in path else None
+def path_to_us(packet: Packet, sender: PeerId) -> tuple[TrailId, ...]:
+    """The relays that a packet has come through, its origin not among them."""
+    is_known = sender == packet.from_ or is_returned(packet, sender)
+    return packet.path if is_known else (*packet.path, trail_id(sender))
 
 
 def content(carry: bytes) -> Message | None:
@@ -147,8 +161,8 @@ def content(carry: bytes) -> Message | None:
 def refusal_of(response: Packet) -> str:
     """Why a receiver would not take a packet, in words."""
     if response.kind != "refusal":
-        return f"{short(response.from_)} answered what was not asked"
-    return f"{short(response.from_)} refused it: {response.carry[:MAX_REASON].decode('utf-8', 'replace')}"
+        return f"{short(origin_of(response))} answered what was not asked"
+    return f"{short(origin_of(response))} refused it: {response.carry[:MAX_REASON].decode('utf-8', 'replace')}"
 
 
 def _covered(packet: Packet, network: bytes) -> bytes:
@@ -157,7 +171,7 @@ def _covered(packet: Packet, network: bytes) -> bytes:
         network,
         text(packet.id),
         packet.kind.encode(),
-        packet.from_.encode(),
+        origin_of(packet).encode(),
         packet.to.encode(),
         b"\1" if packet.nearest else b"\0",
         number(packet.timestamp),

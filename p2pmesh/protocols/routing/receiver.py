@@ -2,7 +2,7 @@
 
 A request is acknowledged or answered as often as it comes. The origin of each has been proved already.
 
-In: requests with the path they came by, direct messages of neighbours, answers of other cores.
+In: requests with the relays they came through, direct messages of neighbours, answers of other cores.
 Out: `Taken` (the response to send, what to hand over); for a neighbour's direct message the event, or an error to
   blame it for.
 State: ids of `RoutingConfig.seen_ids` direct messages, and of as many other messages, each for `SEEN_FOR`; as long,
@@ -26,10 +26,12 @@ from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.core import WallClock
 from p2pmesh.protocols.inputs import RemotePeer
 from p2pmesh.protocols.notices import ReturnPath, RoutedReceived
-from p2pmesh.protocols.routing.packets import MAX_REASON, SEEN_FOR, content, is_urgent
+from p2pmesh.protocols.routing.forwarding_table import trail_id
+from p2pmesh.protocols.routing.packets import MAX_REASON, SEEN_FOR, content, is_urgent, origin_of, response_to
 from p2pmesh.protocols.routing.sealed_box import Contacts, unseal
 from p2pmesh.protocols.util.limits import ExpiringSet
 from p2pmesh.wire.codec import encode
+from p2pmesh.wire.fields import TrailId
 from p2pmesh.wire.messages import Direct, Message
 from p2pmesh.wire.overlay import ContactReply, ContactRequest, Packet
 from p2pmesh.wire.payloads import Body, unpack
@@ -72,7 +74,6 @@ class _Question:
     """What somebody asked us by a packet."""
 
     attempt: int
-    waits: bool
     answer: Packet | None = None
 
 
@@ -107,9 +108,9 @@ class Receiver:
 
     # --- requests -----------------------------------------------------------------------------------------------------
 
-    def request(self, packet: Packet, path: tuple[PeerId, ...], origin: RemotePeer, now: float) -> Taken:
-        """Take a request that came by this path."""
-        key = _Key(packet.from_, packet.id)
+    def request(self, packet: Packet, path: tuple[TrailId, ...], origin: RemotePeer, now: float) -> Taken:
+        """Take a request that came through these relays."""
+        key = _Key(origin.peer_id, packet.id)
         if packet.kind == "tell" and (key in self._heard or key in self._seen):
             self.counts.duplicates += 1
             return Taken(self._ack(packet))
@@ -121,19 +122,19 @@ class Receiver:
                 return Taken(structs.replace(question.answer, attempt=packet.attempt))
         try:
             message = self._open(packet, now)
-            direct = self._open_direct(packet, message, len(path), now) if isinstance(message, Direct) else None
+            direct = self._open_direct(packet, message, len(path) + 1, now) if isinstance(message, Direct) else None
         except RemoteProtocolError as error:
             self.counts.refused += 1
             return Taken(self._refusal(packet, str(error)))
         self.counts.delivered += 1
-        self.counts.hops += len(path)
+        self.counts.hops += len(path) + 1
         if packet.kind == "ask":
-            self._questions.add(key, _Question(packet.attempt, packet.waits), now + SEEN_FOR, now)
+            self._questions.add(key, _Question(packet.attempt), now + SEEN_FOR, now)
         if direct is not None:
             return Taken(self._ack(packet), direct)
-        way = ReturnPath(packet.from_, packet.id, path)
+        way = ReturnPath(origin.peer_id, packet.id, (trail_id(origin.peer_id), *path))
         if isinstance(message, ContactRequest):
-            self._contacts.learn(packet.from_, message.contact)
+            self._contacts.learn(origin.peer_id, message.contact)
             reply = ContactReply(contact=self._contacts.own(int(self._wall(now) * 1000)))
             return Taken(self.answer(way, reply) if packet.kind == "ask" else self._ack(packet))
         if packet.kind == "tell":
@@ -153,7 +154,6 @@ class Receiver:
             to=way.peer,
             attempt=question.attempt,
             carry=encode(message),
-            waits=question.waits,
         )
         if is_urgent(answer):  # a large one is rather made anew, should the question be repeated
             question.answer = answer
@@ -172,7 +172,7 @@ class Receiver:
                 raise RemoteProtocolError(f"it is {apart:.0f} s old or young, by the clock here: is yours right?")
         carry = packet.carry
         if packet.sealed:
-            carry = unseal(carry, self._box, packet.from_, self._me, packet.id, self._network)
+            carry = unseal(carry, self._box, origin_of(packet), self._me, packet.id, self._network)
         message = content(carry)
         if message is None:
             raise RemoteProtocolError("this type of message is not taken from packets")
@@ -187,17 +187,15 @@ class Receiver:
             raise RemoteProtocolError(
                 f"its payload has {size} bytes: too large for this peer, which takes {self._config.max_payload}"
             )
-        self._seen.add(_Key(packet.from_, packet.id), None, now + SEEN_FOR, now)
-        return self._event(packet.from_, message, payload, now, verified=True, hops=hops)
+        origin = origin_of(packet)
+        self._seen.add(_Key(origin, packet.id), None, now + SEEN_FOR, now)
+        return self._event(origin, message, payload, now, verified=True, hops=hops)
 
     def _ack(self, request: Packet) -> Packet:
-        origin, attempt = request.from_, request.attempt
-        return Packet(id=request.id, kind="ack", from_=self._me, to=origin, attempt=attempt, waits=request.waits)
+        return response_to(request, "ack", self._me)
 
     def _refusal(self, request: Packet, reason: str) -> Packet:
-        origin, attempt = request.from_, request.attempt
-        carry = reason.encode("utf-8", "replace")[:MAX_REASON]
-        return Packet(id=request.id, kind="refusal", from_=self._me, to=origin, attempt=attempt, carry=carry)
+        return response_to(request, "refusal", self._me, carry=reason.encode("utf-8", "replace")[:MAX_REASON])
 
     # --- direct messages from neighbours ------------------------------------------------------------------------------
 

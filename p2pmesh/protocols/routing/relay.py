@@ -3,14 +3,11 @@
 A packet carries all that its relays need: where it was, which of that are dead ends, how far it may go. A relay takes
 as many from each neighbour as it has agreed to, and no more.
 
-For a moment it keeps what may need another way. What it just gave to a neighbour that falls silent goes round that
-one. What found nothing nearer, because the ring is torn here, is parked and goes on once a new link mends the ring;
-it has gone on searching meanwhile, and the receiver delivers it once.
+For a moment it keeps what it gave to a neighbour, in case that falls silent: then it goes round that one.
 
-In: packets for others, each with the path it came by; all that was sent to each neighbour; links and suspicions.
+In: packets for others, each with the relays it came through; all that was sent to each neighbour; links, suspicions.
 Out: `Forward` to a neighbour, `Originate` (a packet of ours to send, a miss for one), or nothing.
-State: a resend buffer for each link to a member, one for parked packets, and which copies were parked; a rate for
-  each link.
+State: a resend buffer for each link to a member, and a rate for each link.
 """
 
 from __future__ import annotations
@@ -24,24 +21,20 @@ from msgspec import structs
 
 from p2pmesh.config import MeshConfig
 from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.routing.forwarding_table import ForwardingTable, pick
-from p2pmesh.protocols.routing.packets import REQUESTS
-from p2pmesh.protocols.util.limits import ExpiringSet, RateLimiter
-from p2pmesh.wire.fields import MAX_TRAIL, SEARCH
+from p2pmesh.protocols.routing.forwarding_table import ForwardingTable, pick, trail_id
+from p2pmesh.protocols.routing.packets import REQUESTS, origin_of, response_to, visited_by
+from p2pmesh.protocols.util.limits import RateLimiter
+from p2pmesh.wire.fields import MAX_TRAIL, SEARCH, TrailId
 from p2pmesh.wire.overlay import Packet
 
 SENT_FOR = 2.0
 """Seconds for which what a neighbour was given is kept: longer than it takes to suspect it."""
 IN_FLIGHT = 0.25
 """Seconds: what a neighbour was given so shortly before its link ended, it may not have read."""
-PARKED_FOR = 6.0
-"""Seconds for which a packet waits for the ring to be mended: about as long as that takes after a crash."""
 BUFFERED_PACKETS = 64
 """Packets in one resend buffer. It is no promise: the origin repeats what nobody acknowledges."""
 BUFFERED_BYTES = 256 * 1024
 """Bytes that they carry in all; one alone may be larger."""
-_PARKED_IDS = 4 * BUFFERED_PACKETS
-"""Parked packets that are remembered, so that none is parked twice: more than can be parked at a time."""
 
 
 class Forward(NamedTuple):
@@ -69,18 +62,15 @@ class RelayCounts:
     given_back: int = 0
     sent_round: int = 0
     """Of what was given to a neighbour that fell silent or was lost."""
-    parked: int = 0
-    unparked: int = 0
     dropped_hops: int = 0
     dropped_stuck: int = 0
     dropped_rate: int = 0
 
 
 class ResendBuffer:
-    """The last packets that were sent or parked, each for so many seconds; the oldest go where there is no room."""
+    """The last packets that a neighbour was given, each for `SENT_FOR`; the oldest go where there is no room."""
 
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
+    def __init__(self) -> None:
         self._packets: deque[tuple[float, Packet]] = deque()
         self._bytes = 0
 
@@ -89,7 +79,7 @@ class ResendBuffer:
 
     def add(self, packet: Packet, now: float) -> None:
         """Keep one more."""
-        packets, since = self._packets, now - self._seconds
+        packets, since = self._packets, now - SENT_FOR
         packets.append((now, packet))
         self._bytes += len(packet.carry)
         while (
@@ -99,10 +89,10 @@ class ResendBuffer:
         ):
             self._bytes -= len(packets.popleft()[1].carry)
 
-    def take_all(self, since: float) -> list[tuple[float, Packet]]:
-        """Empty it. What was kept since then, and when, in the order in which it came."""
+    def take_all(self, since: float) -> list[Packet]:
+        """Empty it. What was kept since then, in the order in which it came."""
         packets, self._packets, self._bytes = self._packets, deque(), 0
-        return [(at, packet) for at, packet in packets if at >= since]
+        return [packet for at, packet in packets if at >= since]
 
 
 class Relay:
@@ -115,16 +105,13 @@ class Relay:
         rate = config.routing.relay_rate
         self._rates = RateLimiter(config.max_peers + 1, rate, 2 * rate)  # as `RoutingConfig.relay_rate` says
         self._sent: dict[PeerId, ResendBuffer] = {}
-        self._parked = ResendBuffer(PARKED_FOR)
-        self._parked_once: ExpiringSet[tuple[str, str, int], None] = ExpiringSet(_PARKED_IDS)
 
     def snapshot(self) -> dict[str, Any]:
         """What became of packets, and how many are kept since they may need another way."""
-        buffered = len(self._parked) + sum(map(len, self._sent.values()))
         return {
             **attrs.asdict(self.counts),
             "buffers": len(self._sent),
-            "buffered": buffered,
+            "buffered": sum(map(len, self._sent.values())),
             "rates": len(self._rates),
         }
 
@@ -136,115 +123,94 @@ class Relay:
         return False
 
     def sent(self, peer: PeerId, packet: Packet, now: float) -> None:
-        """Take note of what a neighbour was given, unless it is a request of ours: those find other ways themselves."""
+        """Take note of what a neighbour was given.
+
+        Not of our requests, which find other ways themselves, nor of misses, which are hints.
+        """
         buffer = self._sent.get(peer)
-        if buffer is not None and not (packet.from_ == self._me and packet.kind in REQUESTS):
+        if buffer is not None and packet.kind != "miss" and not (packet.from_ == self._me and packet.kind in REQUESTS):
             buffer.add(packet, now)
 
-    def link_up(self, peer: PeerId, now: float) -> list[Decision]:
-        """Keep what a new neighbour is given; what waits for it goes on."""
-        self._sent[peer] = ResendBuffer(SENT_FOR)
-        return self.unpark(now)
-
-    def unpark(self, now: float) -> list[Decision]:
-        """Send on what is parked and can come nearer now."""
-        decisions = []
-        for at, packet in self._parked.take_all(now - PARKED_FOR):
-            if self._has_way(packet):
-                self.counts.unparked += 1
-                decisions.append(self.pass_on(structs.replace(packet, waits=False), packet.path, now))
-            else:
-                self._parked.add(packet, at)
-        return decisions
+    def link_up(self, peer: PeerId) -> None:
+        """Keep what a new neighbour is given."""
+        self._sent[peer] = ResendBuffer()
 
     def link_suspected(self, peer: PeerId, now: float) -> list[Decision]:
         """Send what this neighbour was just given another way: it may never have come to it."""
-        return self._go_round(peer, now - SENT_FOR, now)
+        return self._go_round(peer, now - SENT_FOR)
 
     def link_down(self, peer: PeerId, now: float) -> list[Decision]:
         """Send what was under way to a neighbour that is gone another way."""
         self._rates.forget(peer)
-        decisions = self._go_round(peer, now - IN_FLIGHT, now)
+        decisions = self._go_round(peer, now - IN_FLIGHT)
         self._sent.pop(peer, None)
         return decisions
 
-    def pass_on(self, packet: Packet, path: tuple[PeerId, ...], now: float) -> Decision:
-        """Send a packet on that came by this path, the last of it our neighbour, or back if there is no way on."""
-        if packet.hops == 0:
-            return self._drop(packet, path)
-        visited = (*path, *packet.tried)
+    def pass_on(self, packet: Packet, path: tuple[TrailId, ...]) -> Decision:
+        """Send a packet on that came through these relays, or back if there is no way on."""
+        visited, is_request = visited_by(packet, path), packet.kind in REQUESTS
         ahead = None if packet.nearest else self._table.along(packet.route, packet.to, visited)
         if ahead is not None:
-            return self._forward(ahead[0], packet, path, ahead[1:])
-        choices = self._table.nearer(packet.to, path, packet.tried, leaves=packet.nearest)
+            # No response comes back to the peers on its route, so it need not say where it was.
+            return self._forward(ahead[0], packet, path if is_request else (), ahead[1])
+        if packet.kind == "miss":
+            return self._drop(packet, path)
+        choices = self._table.nearer(packet.to, path, visited, leaves=packet.nearest)
         if not choices and not packet.nearest:
             strayed = self._table.strayed(packet.to, path)
-            if packet.waits and not strayed:
-                self._park(structs.replace(packet, path=path), now)
             if strayed + len(packet.tried) >= min(packet.search, SEARCH):
                 return self._drop(packet, path)
             choices = self._table.ranked(packet.to, visited)
         peer = pick(choices, packet)
-        return self._give_back(packet, path) if peer is None else self._forward(peer, packet, path, packet.route)
+        if peer is None:
+            return self._give_back(packet, path)
+        return self._forward(peer, packet, path, packet.route if is_request else ())
 
-    def _go_round(self, peer: PeerId, since: float, now: float) -> list[Decision]:
+    def _go_round(self, peer: PeerId, since: float) -> list[Decision]:
         """Send what this neighbour was given since then, and may have got or not, another way.
 
         Except what looks for the nearest to a key: with this peer left out, that might end at the wrong one.
         """
         buffer = self._sent.get(peer)
-        packets = [packet for _, packet in buffer.take_all(since)] if buffer is not None else []
-        packets = [packet for packet in packets if packet.to != peer and not packet.nearest]
+        kept = buffer.take_all(since) if buffer is not None else []
+        packets = [packet for packet in kept if packet.to != peer and not packet.nearest]
         self.counts.sent_round += len(packets)
-        return [self._send_round(packet, peer, now) for packet in packets]
+        return [self._send_round(packet, peer) for packet in packets]
 
-    def _send_round(self, packet: Packet, lost: PeerId, now: float) -> Decision:
+    def _send_round(self, packet: Packet, lost: PeerId) -> Decision:
         if packet.from_ == self._me:
             return Originate(packet)
-        if self._me in packet.tried and packet.hops:  # it was given back
-            tried = (*(peer for peer in packet.tried if peer != self._me), lost)
+        own, tried = trail_id(self._me), (*packet.tried, trail_id(lost))
+        if own in tried:  # it was given back
+            tried = tuple(hop for hop in tried if hop != own)
             return self._give_back(structs.replace(packet, tried=tried), packet.path)
-        return self.pass_on(structs.replace(packet, tried=(*packet.tried, lost)), packet.path, now)
+        return self.pass_on(structs.replace(packet, tried=tried), packet.path)
 
-    def _has_way(self, packet: Packet) -> bool:
-        table = self._table
-        return packet.to in table or bool(table.nearer(packet.to, packet.path, packet.tried, leaves=False))
-
-    def _park(self, packet: Packet, now: float) -> None:
-        """Keep a copy; once, even if it comes back or copies of it pass."""
-        key = (packet.id, packet.kind, packet.attempt)
-        if key not in self._parked_once:
-            self._parked_once.add(key, None, now + PARKED_FOR, now)
-            self._parked.add(packet, now)
-            self.counts.parked += 1
-
-    def _forward(self, peer: PeerId, packet: Packet, path: tuple[PeerId, ...], route: tuple[PeerId, ...]) -> Decision:
-        trail = len(path) + len(packet.tried)
-        if trail > MAX_TRAIL:
+    def _forward(self, peer: PeerId, packet: Packet, path: tuple[TrailId, ...], route: tuple[TrailId, ...]) -> Decision:
+        if len(path) + len(packet.tried) + len(route) > MAX_TRAIL:
             return self._drop(packet, path)
-        if trail + len(route) > MAX_TRAIL:
-            route = ()
         self.counts.relayed += 1
-        return Forward(peer, structs.replace(packet, path=path, route=route, hops=packet.hops - 1))
+        return Forward(peer, structs.replace(packet, path=path, route=route))
 
-    def _give_back(self, packet: Packet, path: tuple[PeerId, ...]) -> Decision:
+    def _give_back(self, packet: Packet, path: tuple[TrailId, ...]) -> Decision:
         """To the last peer on the path that is still a neighbour; one that is not is as good as a dead end."""
-        tried = (*packet.tried, self._me)
-        while path and (path[-1] not in self._table or path[-1] in self._table.shunned):
-            path, tried = path[:-1], (*tried, path[-1])
-        if not path or len(path) + len(tried) > MAX_TRAIL:
+        tried = (*packet.tried, trail_id(self._me))
+        peer = None
+        while path and peer is None:
+            peer = self._table.neighbour(path[-1])
+            tried = tried if peer is not None else (*tried, path[-1])
+            path = path[:-1]
+        if peer is None and packet.kind in REQUESTS:
+            peer = self._table.neighbour(trail_id(origin_of(packet)))
+        if peer is None or len(path) + len(tried) > MAX_TRAIL:
             self.counts.dropped_stuck += 1
             return None
         self.counts.given_back += 1
-        packet = structs.replace(packet, path=path[:-1], tried=tried, route=(), hops=packet.hops - 1)
-        return Forward(path[-1], packet)
+        return Forward(peer, structs.replace(packet, path=path, tried=tried, route=()))
 
-    def _drop(self, packet: Packet, path: tuple[PeerId, ...]) -> Decision:
+    def _drop(self, packet: Packet, path: tuple[TrailId, ...]) -> Decision:
         """End a packet here. The origin of a request is told that it won't arrive this way."""
         self.counts.dropped_hops += 1
         if packet.kind not in REQUESTS:
             return None
-        back, attempt = tuple(reversed(path[1:])), packet.attempt
-        return Originate(
-            Packet(id=packet.id, kind="miss", from_=self._me, to=packet.from_, attempt=attempt, route=back)
-        )
+        return Originate(response_to(packet, "miss", self._me, route=tuple(reversed(path))))

@@ -4,13 +4,9 @@ How long a response is waited for follows from how long others took (RFC 6298), 
 from all of them; it doubles with each attempt, and grows with the bytes in flight. A response says which attempt it
 answers, so a late one counts as what it is.
 
-Where somebody waits for a direct message to arrive, that is too long: a peer in the way of the first attempt may be
-dead, and the next goes another way. So these are hurried: repeated sooner, and the second time as soon as the first.
-(Not so the calls of other cores: while thousands join, there is enough on the way.)
-
 In: requests to start and cancel, responses, misses, packets given back, links and suspicions, timeouts.
 Out: `Attempt` (send it to this neighbour), `GivenUp`, or nothing; of a response, the request that it ends.
-State: at most `RoutingConfig.errands` requests, each with a timer; times of answers of
+State: at most `RoutingConfig.requests` requests, each with a timer; times of answers of
   `RoutingConfig.remembered_routes` peers.
 """
 
@@ -28,13 +24,12 @@ from p2pmesh.keyspace import PeerId, short
 from p2pmesh.protocols.inputs import Subsystem
 from p2pmesh.protocols.notices import Route
 from p2pmesh.protocols.routing.forwarding_table import ForwardingTable
-from p2pmesh.protocols.routing.packets import is_small
+from p2pmesh.protocols.routing.packets import is_small, origin_of
 from p2pmesh.protocols.util.latency import RoundTripTimes
 from p2pmesh.protocols.util.timers import Timers
+from p2pmesh.wire.fields import TrailId
 from p2pmesh.wire.overlay import Packet
 
-_HURRIED_DEVIATIONS = 2
-"""Mean deviations that the answer to a hurried request may be late; RFC 6298 waits for 4."""
 _DOUBLINGS = 2
 """Times that the wait for a response doubles: then it stays."""
 _SHORT_WAY = 64
@@ -72,12 +67,10 @@ class PendingRequest:
     deadline: float
     purpose: Purpose
     """Given back with the outcome."""
-    route: tuple[PeerId, ...] = ()
+    route: tuple[TrailId, ...] = ()
     """Hops to try first, where a way is known beforehand."""
-    avoid: tuple[PeerId, ...] = ()
+    avoid: tuple[TrailId, ...] = ()
     """Peers that it must not pass: dead ends from the start."""
-    hurried: bool = False
-    """Somebody waits for a direct message."""
     most_misses: int | None = None
     """Misses until it is given up; None for as many as usual."""
     sent: list[float] = field(factory=list)
@@ -150,7 +143,7 @@ class Requests:
 
     def start(self, request: PendingRequest, now: float) -> Decision:
         """Make the first attempt."""
-        if len(self._requests) >= self._config.errands:
+        if len(self._requests) >= self._config.requests:
             self.counts.failed += 1
             return GivenUp(request.purpose, f"{len(self._requests)} packets are under way already: try again later")
         self._requests[request.packet.id] = request
@@ -190,7 +183,7 @@ class Requests:
             self.counts.stray_responses += 1
             return None
         if response.attempt < len(request.sent) and is_small(request.packet):
-            self._times.sample(response.from_, now - request.sent[response.attempt])
+            self._times.sample(origin_of(response), now - request.sent[response.attempt])
         if response.kind == "answer":
             self.counts.answered += 1
         elif response.kind == "ack":
@@ -214,8 +207,7 @@ class Requests:
         if request is None or packet.attempt != len(request.sent) - 1:
             self.counts.stray_responses += 1
             return None
-        attempt = self._launch(request, packet.tried, packet.hops - 1) if packet.hops else None
-        return attempt or self._stuck(request, now)
+        return self._launch(request, packet.tried) or self._stuck(request, now)
 
     def link_up(self, peer: PeerId, now: float) -> list[Decision]:
         """Use a new link to a receiver at once."""
@@ -232,7 +224,7 @@ class Requests:
     def link_suspected(self, peer: PeerId) -> list[Decision]:
         """Send what went out by a neighbour that fell silent by another, in the same attempt."""
         return [
-            self._launch(request, request.avoid, self._table.hop_limit())
+            self._launch(request, request.avoid)
             for request in self._requests.values()
             if request.first_hop == peer and (request.packet.to != peer or request.packet.nearest)
         ]
@@ -251,21 +243,18 @@ class Requests:
         if not self._table:
             what = "the key" if request.packet.nearest else short(request.packet.to)
             return self._give_up(request, f"no route to {what}: there is no link to anybody who could bring it")
-        return self._launch(request, request.avoid, self._table.hop_limit()) or self._stuck(request, now)
+        return self._launch(request, request.avoid) or self._stuck(request, now)
 
     def _response_time(self, request: PendingRequest) -> float:
         """Seconds in which a response to the next attempt should come (RFC 6298's retransmission timeout)."""
         attempt, times = len(request.sent), self._times.of(request.packet.to)
         if times is None:
             expected = self._config.ack_timeout * max(1.0, self._table.longest_way() / _SHORT_WAY)
-        elif request.hurried:
-            expected = max(self._config.least_wait, times.expected(deviations=_HURRIED_DEVIATIONS))
-            attempt = max(0, attempt - 1)
         else:
             expected = max(self._config.least_wait, times.expected())
         return expected * 2.0 ** min(attempt, _DOUBLINGS)
 
-    def _launch(self, request: PendingRequest, tried: tuple[PeerId, ...], hops: int) -> Attempt | None:
+    def _launch(self, request: PendingRequest, tried: tuple[TrailId, ...]) -> Attempt | None:
         """Send it by the best first hop that was not taken yet; None if there is none."""
         packet = request.packet
         attempt = len(request.sent) - 1
@@ -276,10 +265,10 @@ class Requests:
             return None
         request.first_hop = first
         request.used[first] = None
-        rest = () if ahead is None else ahead[1:]
-        return Attempt(first, structs.replace(packet, attempt=attempt, hops=hops, tried=tried, route=rest))
+        rest = () if ahead is None else ahead[1]
+        return Attempt(first, structs.replace(packet, attempt=attempt, tried=tried, route=rest))
 
-    def _first_hop(self, request: PendingRequest, tried: tuple[PeerId, ...]) -> PeerId | None:
+    def _first_hop(self, request: PendingRequest, tried: tuple[TrailId, ...]) -> PeerId | None:
         """The best that was not taken yet.
 
         For a key only those on our side of it, if there are any: on the other it would end at once.

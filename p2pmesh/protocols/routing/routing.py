@@ -60,7 +60,7 @@ from p2pmesh.protocols.notices import (
     RouteSucceeded,
 )
 from p2pmesh.protocols.routing.direct_sender import AckTimeout, Cancel, DirectSender, Finish, Start, Step, Transmit
-from p2pmesh.protocols.routing.forwarding_table import ForwardingTable
+from p2pmesh.protocols.routing.forwarding_table import ForwardingTable, trail_id
 from p2pmesh.protocols.routing.packets import (
     CARRIED_TYPES,
     REQUESTS,
@@ -68,9 +68,12 @@ from p2pmesh.protocols.routing.packets import (
     is_proven,
     is_returned,
     is_urgent,
+    origin_of,
+    path_to_us,
+    received,
     refusal_of,
     signed,
-    trail_error,
+    visited_by,
 )
 from p2pmesh.protocols.routing.receiver import Receiver
 from p2pmesh.protocols.routing.relay import Forward, Originate, Relay
@@ -87,7 +90,7 @@ from p2pmesh.protocols.routing.requests import (
 from p2pmesh.protocols.routing.sealed_box import Contacts
 from p2pmesh.protocols.util.timers import Timers
 from p2pmesh.wire.codec import encode
-from p2pmesh.wire.fields import SEARCH
+from p2pmesh.wire.fields import SEARCH, TrailId
 from p2pmesh.wire.messages import PROTOCOL_VERSION, Direct, DirectAck, Message
 from p2pmesh.wire.overlay import Packet
 
@@ -102,7 +105,6 @@ class _Counts:
     dropped_unproven: int = 0
     bad_signature: int = 0
     dropped_loop: int = 0
-    """Each of these ended the link that it came by."""
     dropped_stranger: int = 0
 
 
@@ -120,7 +122,7 @@ class RoutingCore:
         self._effects: Effects = []
         self._left = False
         self._links: dict[PeerId, RemotePeer] = {}
-        self._table = ForwardingTable(self._me, config.routing.least_hops)
+        self._table = ForwardingTable(self._me)
         self._relay = Relay(config, self._table)
         self._requests = Requests(config, rng, self._table, self._timers)
         self._contacts = Contacts(identity, config.max_payload, config.routing.remembered_routes, self._network)
@@ -144,7 +146,7 @@ class RoutingCore:
             case LinkSuspected(peer):
                 self._go_round(self._table.link_suspected(peer), now)
             case LinkRecovered(peer):
-                self._on_link_recovered(peer, now)
+                self._go_round(self._table.link_recovered(peer), now)
             case NeighbourLinks(peer, links):
                 self._table.set_links(peer, links)
             case MeshSize(peers):
@@ -190,7 +192,6 @@ class RoutingCore:
             "forwarding_table": {
                 "relays": len(table),
                 "shunned": len(table.shunned),
-                "hop_limit": table.hop_limit(),
             },
             "relay": self._relay.snapshot(),
             "requests": self._requests.snapshot(),
@@ -206,31 +207,34 @@ class RoutingCore:
             return
         if not self._relay.admits(sender, now):
             return
-        error = trail_error(packet, sender, self._me)
-        if error is not None:
-            self._counts.dropped_loop += 1
-            self._effects.append(DropLink(sender, error, blame=True))
-            return
-        is_back = is_returned(packet, sender)
-        path = packet.path if is_back else (*packet.path, sender)
-        if is_back and packet.from_ == self._me:
+        packet = received(packet, sender)
+        path = path_to_us(packet, sender)
+        if packet.to == self._me and not packet.nearest:
+            self._on_arrived(packet, path, now)
+        elif packet.key is None and packet.kind != "miss":
+            self._counts.dropped_unproven += 1  # passed on, it would count as ours
+        elif packet.from_ == self._me and is_returned(packet, sender):
             self._carry_out((self._requests.given_back(packet, now),), now)
-        elif self._table.is_nearest(packet.to, path, packet.tried) if packet.nearest else packet.to == self._me:
-            self._on_arrived(packet, path, sender, now)
+        elif trail_id(self._me) in (visited := visited_by(packet, path)):
+            self._counts.dropped_loop += 1
+        elif packet.nearest and self._table.is_nearest(packet.to, path, visited):
+            self._on_arrived(packet, path, now)
         else:
-            self._carry_out((self._relay.pass_on(packet, path, now),), now)
+            self._carry_out((self._relay.pass_on(packet, path),), now)
 
-    def _on_arrived(self, packet: Packet, path: tuple[PeerId, ...], sender: PeerId, now: float) -> None:
+    def _on_arrived(self, packet: Packet, path: tuple[TrailId, ...], now: float) -> None:
         """A packet has come to us as its receiver."""
         if packet.kind == "miss":
             self._carry_out((self._requests.missed(packet.id, packet.attempt, now),), now)
             return
-        origin = self._proven_origin(packet, path, sender)
-        if origin is None:
+        if packet.key is not None and not is_proven(packet, self._network):
+            self._counts.bad_signature += 1
             return
         if packet.kind not in REQUESTS:
-            self._on_response(packet, len(path), now)
+            self._on_response(packet, now)
             return
+        peer = origin_of(packet)
+        origin = self._links.get(peer) or RemotePeer(peer, True, PROTOCOL_VERSION, packet.key)
         response, message = self._receiver.request(packet, path, origin, now)
         if response is not None:
             self._respond(response, path, now)
@@ -242,23 +246,10 @@ class RoutingCore:
             case None:
                 pass
 
-    def _proven_origin(self, packet: Packet, path: tuple[PeerId, ...], sender: PeerId) -> RemotePeer | None:
-        """The origin, proved by its signature, or by the link if the packet crossed no other; None if by nothing."""
-        link = self._links.get(packet.from_)
-        if packet.signature is None and packet.key is None:
-            if link is not None and path == (sender,):
-                return link
-            self._counts.dropped_unproven += 1
-            return None
-        if not is_proven(packet, self._network):
-            self._counts.bad_signature += 1
-            return None
-        return link or RemotePeer(packet.from_, True, PROTOCOL_VERSION, packet.key)
-
-    def _on_response(self, response: Packet, hops: int, now: float) -> None:
+    def _on_response(self, response: Packet, now: float) -> None:
         match self._requests.responded(response, now):
             case Route() as route:
-                self._effects.append(Notify(route.owner, _outcome(route, response, hops)))
+                self._effects.append(Notify(route.owner, _outcome(route, response)))
             case Delivery() | Inquiry() as purpose:
                 self._carry_out(self._direct_sender.responded(purpose, response, now), now)
             case None:
@@ -289,7 +280,7 @@ class RoutingCore:
         if replaced is not None:
             self._carry_out(self._direct_sender.link_down(replaced, "it was replaced by a new one", now), now)
         if peer in self._table:
-            self._carry_out(self._relay.link_up(peer, now), now)
+            self._relay.link_up(peer)
             self._carry_out(self._requests.link_up(peer, now), now)
         self._go_round(shunned, now)
 
@@ -300,10 +291,6 @@ class RoutingCore:
         self._carry_out(self._relay.link_down(peer, now), now)
         if link is not None:
             self._carry_out(self._direct_sender.link_down(link, reason, now), now)
-
-    def _on_link_recovered(self, peer: PeerId, now: float) -> None:
-        self._go_round(self._table.link_recovered(peer), now)
-        self._carry_out(self._relay.unpark(now), now)
 
     def _go_round(self, shunned: list[PeerId], now: float) -> None:
         """Send what these were given, who are shunned from now on, another way: it may be lost.
@@ -336,7 +323,7 @@ class RoutingCore:
             now + route.timeout,
             route,
             route=() if route.way is None else tuple(reversed(route.way.path[1:])),
-            avoid=route.avoid,
+            avoid=tuple(map(trail_id, route.avoid)),
             most_misses=self._config.routing.doubtful_misses if route.doubtful else None,
         )
         self._carry_out((self._requests.start(request, now),), now)
@@ -344,7 +331,7 @@ class RoutingCore:
     def _on_route_reply(self, way: ReturnPath, message: Message, now: float) -> None:
         answer = self._receiver.answer(way, message)
         if answer is not None:
-            self._respond(answer, way.path, now)
+            self._respond(answer, way.path[1:], now)
 
     def _on_leave(self, now: float) -> None:
         self._left = True
@@ -391,18 +378,17 @@ class RoutingCore:
             case Delivery() | Inquiry():
                 self._carry_out(self._direct_sender.given_up(purpose, reason), now)
 
-    def _respond(self, response: Packet, path: tuple[PeerId, ...], now: float) -> None:
-        """Send a response back the way that its request came."""
-        self._originate(structs.replace(response, route=tuple(reversed(path[1:]))), now)
+    def _respond(self, response: Packet, path: tuple[TrailId, ...], now: float) -> None:
+        """Send a response back through the relays that its request came by."""
+        self._originate(structs.replace(response, route=tuple(reversed(path))), now)
 
     def _originate(self, packet: Packet, now: float) -> None:
         """Send a packet of ours to which nobody responds."""
         ahead = self._table.along(packet.route, packet.to, ())
-        if ahead is None and (ranked := self._table.ranked(packet.to, ())):
-            ahead = (ranked[0], *packet.route)
+        if ahead is None and packet.kind != "miss" and (ranked := self._table.ranked(packet.to, ())):
+            ahead = (ranked[0], ())
         if ahead is not None:
-            packet = structs.replace(packet, hops=self._table.hop_limit(), route=ahead[1:])
-            self._send_own(ahead[0], packet, now)
+            self._send_own(ahead[0], structs.replace(packet, route=ahead[1]), now)
 
     def _send_own(self, peer: PeerId, packet: Packet, now: float) -> None:
         """Send a packet of ours: with our signature, unless the link to its receiver says as much."""
@@ -413,18 +399,18 @@ class RoutingCore:
 
     def _send(self, peer: PeerId, packet: Packet, now: float) -> None:
         self._relay.sent(peer, packet, now)
-        self._effects.append(SendFrame((peer,), packet, urgent=is_urgent(packet)))
+        self._effects.append(SendFrame((peer,), structs.replace(packet, from_=None), urgent=is_urgent(packet)))
 
 
-def _outcome(route: Route, response: Packet, hops: int) -> RouteSucceeded | RouteFailed:
+def _outcome(route: Route, response: Packet) -> RouteSucceeded | RouteFailed:
     """What the response to its packet means for a route."""
     if response.kind == "ack" and not route.answered:
-        return RouteSucceeded(route.call, response.from_, hops)
+        return RouteSucceeded(route.call, origin_of(response))
     if response.kind == "answer" and route.answered:
         try:
             answer = content(response.carry)
         except RemoteProtocolError as error:
-            return RouteFailed(route.call, f"a malformed answer from {short(response.from_)}: {error}")
+            return RouteFailed(route.call, f"a malformed answer from {short(origin_of(response))}: {error}")
         if answer is not None:
-            return RouteSucceeded(route.call, response.from_, hops, answer)
+            return RouteSucceeded(route.call, origin_of(response), answer)
     return RouteFailed(route.call, refusal_of(response))

@@ -31,7 +31,7 @@ def bounds_of(snapshot: Mapping[str, Any], config: MeshConfig) -> Iterator[tuple
     yield "routing.receiver.seen_ids", receiver["seen_ids"], config.routing.seen_ids
     yield "routing.receiver.heard_ids", receiver["heard_ids"], config.routing.seen_ids
     yield "routing.receiver.questions", receiver["questions"], config.routing.remembered_routes
-    yield "routing.requests.in_flight", routing["requests"]["in_flight"], config.routing.errands
+    yield "routing.requests.in_flight", routing["requests"]["in_flight"], config.routing.requests
     yield "routing.contacts", routing["contacts"], config.routing.remembered_routes
     yield "routing.forwarding_table.relays", routing["forwarding_table"]["relays"], links
     overlay = snapshot["overlay"]

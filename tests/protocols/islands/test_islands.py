@@ -94,12 +94,12 @@ class Core:
 
     def found(self, who, route=None):
         """The look-up ends at this peer."""
-        return self.feed(RouteSucceeded((route or self.route).call, who, 3, SuccessorFound()))
+        return self.feed(RouteSucceeded((route or self.route).call, who, SuccessorFound()))
 
     def beyond(self, who, route=None, **lists):
         """The far end of the bridge answers."""
         route = route or self.route
-        return self.feed(RouteSucceeded(route.call, route.to, 3, FoundBeyond(peer=who, **lists)))
+        return self.feed(RouteSucceeded(route.call, route.to, FoundBeyond(peer=who, **lists)))
 
     def missing(self, who):
         """This peer is a suspect that was looked for in vain."""
@@ -439,7 +439,7 @@ def test_a_place_is_looked_up_for_others_but_not_by_where_they_come_from():
     assert not core.feed(asked).out  # the packet came again
     core.feed(RouteFailed(core.feed(other).route.call, "no way"))
     assert core.count("for_others_failed") == 1
-    core.feed(RouteSucceeded(lookup.call, NEAR, 2, SuccessorFound(successors=(OTHER,))))
+    core.feed(RouteSucceeded(lookup.call, NEAR, SuccessorFound(successors=(OTHER,))))
     assert core.told(RouteReply) == [RouteReply(way, FoundBeyond(peer=NEAR, successors=(OTHER,)))]
 
 

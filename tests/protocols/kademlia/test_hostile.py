@@ -162,7 +162,7 @@ def test_an_answer_that_was_not_asked_for_changes_nothing(net):
     lie = NodesFound(peers=made_up(peer.id))
     before = peer.stats["routing_table"]
     way = ReturnPath(STRANGER.peer_id, "x", (STRANGER.peer_id,))
-    assert peer.core.handle(RouteSucceeded(10_000, STRANGER.peer_id, 3, lie), net.now) == []
+    assert peer.core.handle(RouteSucceeded(10_000, STRANGER.peer_id, lie), net.now) == []
     assert peer.core.handle(RouteFailed(10_001, "why"), net.now) == []
     assert peer.core.handle(RoutedReceived(remote(STRANGER), lie, way), net.now) == []
     assert peer.core.handle(Received(STRANGER.peer_id, lie), net.now) == []

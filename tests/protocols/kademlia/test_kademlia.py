@@ -542,7 +542,7 @@ def routes(effects: list[Any]) -> list[Route]:
 
 def answer(core: KademliaCore, route: Route, peer: PeerId, now: float = 1.0, **fields: Any) -> list[Any]:
     reply = ValueStored(held=True) if isinstance(route.message, StoreValue) else NodesFound(**fields)
-    return core.handle(RouteSucceeded(route.call, peer, 1, reply), now)
+    return core.handle(RouteSucceeded(route.call, peer, reply), now)
 
 
 def test_a_get_ends_with_the_quorum_and_cancels_what_is_under_way():
@@ -792,6 +792,6 @@ def test_an_outcome_that_is_late_but_not_lost_counts():
     route = core.handle(DhtFindNode(1, identity(2).peer_id), 0.0)[-1].input
     while core.next_deadline() < 9.9:
         core.expire(core.next_deadline())
-    core.handle(RouteSucceeded(route.call, identity(2).peer_id, 1, NodesFound()), 9.9)
+    core.handle(RouteSucceeded(route.call, identity(2).peer_id, NodesFound()), 9.9)
     rpc = core.snapshot()["rpc"]
     assert (rpc["answered"], rpc["lost"]) == (1, 0)

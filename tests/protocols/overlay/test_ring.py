@@ -163,7 +163,7 @@ def test_who_is_at_the_end_of_the_list_says_who_comes_before_it_and_is_next_to_u
     peer = torn()
     left = [place for place in ALL if not 0x80 < place < 0xB0]
     end = peer.placing(at(0xC0))
-    peer.in_vain().feed(RouteSucceeded(end.call, at(0xC8), 3, finds(0xC8, left)))
+    peer.in_vain().feed(RouteSucceeded(end.call, at(0xC8), finds(0xC8, left)))
     assert peer.dialed == [at(0xB0)]
     peer.up(0xB0, says(0xB0, ring=left))
     assert not [route for route in peer.wait(300).routes() if route.message.key in {ME, at(0xC0)}]
@@ -172,7 +172,7 @@ def test_who_is_at_the_end_of_the_list_says_who_comes_before_it_and_is_next_to_u
 def test_the_ring_is_torn_no_more_if_who_is_at_the_end_of_the_list_knows_nobody_in_between():
     peer = torn()
     left = [place for place in ALL if 0x20 <= place <= 0x80]
-    peer.feed(RouteSucceeded(peer.placing(at(0xC0)).call, at(0x20), 1, finds(0x20, left)))
+    peer.feed(RouteSucceeded(peer.placing(at(0xC0)).call, at(0x20), finds(0x20, left)))
     assert not [route for route in peer.wait(300).routes() if route.message.key in {ME, at(0xC0)}]
 
 
@@ -187,17 +187,17 @@ def left_beyond(*dead):
 
 def test_what_a_neighbour_says_of_our_place_settles_it_unless_the_ring_is_torn_on_both_sides():
     torn_once, place = left_beyond(0x88)
-    torn_once.feed(RouteSucceeded(place.call, at(0x78), 3, finds(0x78, (0x78, 0x80, 0xE0))))
+    torn_once.feed(RouteSucceeded(place.call, at(0x78), finds(0x78, (0x78, 0x80, 0xE0))))
     assert torn_once.wait(9).dialed == [], "nobody is between"
     adrift, place = left_beyond(0x88, 0x78)
-    adrift.feed(RouteSucceeded(place.call, at(0x20), 3, finds(0x20, (0x20, 0x80, 0xE0))))
+    adrift.feed(RouteSucceeded(place.call, at(0x20), finds(0x20, (0x20, 0x80, 0xE0))))
     assert at(0x70) in adrift.wait(9).dialed, "they know no more of our place than we do"
 
 
 def test_who_knows_one_neighbour_of_ours_does_not_settle_our_place():
     peer = Peer(4).up(0x20, says(0x20, ring=(0x20,)))
     place = peer.found(0x90).in_vain().placing(ME)
-    peer.in_vain().feed(RouteSucceeded(place.call, at(0x20), 1, SuccessorFound()))
+    peer.in_vain().feed(RouteSucceeded(place.call, at(0x20), SuccessorFound()))
     assert at(0x90) in peer.wait(10).dialed
 
 
@@ -224,7 +224,7 @@ def test_a_place_that_neighbours_do_not_confirm_is_looked_up_ever_more_rarely_an
 def test_who_answers_the_look_up_of_our_place_says_who_is_next_to_us():
     peer = Peer(4).up(0x20, says(0x20))
     ring = [place for place in ALL if place != 0x80]
-    peer.feed(RouteSucceeded(peer.placing(ME).call, at(0x90), 3, finds(0x90, ring)))
+    peer.feed(RouteSucceeded(peer.placing(ME).call, at(0x90), finds(0x90, ring)))
     assert set(peer.dialed) == {at(0x88), at(0x78)}
 
 
@@ -301,7 +301,7 @@ def test_a_newcomer_looks_for_a_long_link_and_says_that_it_joins():
 
 def test_who_welcomes_us_is_dialed_and_then_nothing_more_is_searched():
     peer, route = searching()
-    peer.feed(RouteSucceeded(route.call, at(0x20), 3, SuccessorFound(welcome=True)))
+    peer.feed(RouteSucceeded(route.call, at(0x20), SuccessorFound(welcome=True)))
     assert peer.dialed == [at(0x20)]
     peer.up(0x20, says(0x20))
     assert peer.wait(600).routes() == []
@@ -312,7 +312,7 @@ def test_a_dial_that_failed_is_followed_by_another_search_but_not_for_ever():
     peer, route = searching()
     found = 1
     for _ in range(2000):
-        peer.feed(RouteSucceeded(route.call, at(0x20), 3, SuccessorFound(welcome=True))).in_vain()
+        peer.feed(RouteSucceeded(route.call, at(0x20), SuccessorFound(welcome=True))).in_vain()
         routes = peer.wait(1000 if found > 200 else 5).routes()
         if routes:
             route = routes[-1]
@@ -368,23 +368,23 @@ def test_a_look_up_of_whose_outcome_nothing_is_heard_is_made_again():
     assert placing.wait(13).routes() == [], "routing may still say what became of it"
     again = placing.placing(ME)
     assert again.call != lost.call
-    assert placing.feed(RouteSucceeded(lost.call, at(0x90), 3, finds(0x90))).dialed == [], "too late"
+    assert placing.feed(RouteSucceeded(lost.call, at(0x90), finds(0x90))).dialed == [], "too late"
     peer, lost = searching(search_timeout=10.0)
     assert peer.wait(13).routes() == []
     again = peer.searching()
     assert again.call != lost.call
-    assert peer.feed(RouteSucceeded(lost.call, at(0x20), 3, SuccessorFound(welcome=True))).dialed == []
-    assert peer.feed(RouteSucceeded(again.call, at(0x20), 3, SuccessorFound(welcome=True))).dialed == [at(0x20)]
+    assert peer.feed(RouteSucceeded(lost.call, at(0x20), SuccessorFound(welcome=True))).dialed == []
+    assert peer.feed(RouteSucceeded(again.call, at(0x20), SuccessorFound(welcome=True))).dialed == [at(0x20)]
     assert peer.snap()["lost_outcomes"] == placing.snap()["lost_outcomes"] == 1
 
 
 def test_a_look_up_that_was_answered_is_not_taken_for_lost():
     peer, route = searching()
-    peer.feed(RouteSucceeded(route.call, at(0x20), 3, SuccessorFound(welcome=True))).up(0x20, says(0x20)).wait(60)
+    peer.feed(RouteSucceeded(route.call, at(0x20), SuccessorFound(welcome=True))).up(0x20, says(0x20)).wait(60)
     assert peer.snap()["lost_outcomes"] == peer.snap()["fix_fingers"]["vain"] == 0
     placing = Peer(2).up(0x20, says(0x20))
     found = finds(0x90, [place for place in ALL if place != 0x80])
-    placing.feed(RouteSucceeded(placing.placing(ME).call, at(0x90), 3, found))
+    placing.feed(RouteSucceeded(placing.placing(ME).call, at(0x90), found))
     placing.feed(LinkDown(at(0x20), "closed")).placed().wait(60)
     assert placing.snap()["lost_outcomes"] == 0
 
@@ -465,7 +465,7 @@ def test_a_peer_that_answers_every_look_up_with_itself_gets_one_offer_for_each_a
     liar = at(0x20)
     for _ in range(100):
         lie = SuccessorFound(welcome=True, vacant=(liar, ME), successors=(liar, ME))
-        assert set(peer.feed(RouteSucceeded(route.call, liar, 1, lie)).dialed) <= {liar}
+        assert set(peer.feed(RouteSucceeded(route.call, liar, lie)).dialed) <= {liar}
         routes = peer.in_vain().wait(30).routes()
         if not routes:
             break
@@ -494,7 +494,7 @@ def test_lists_that_go_round_in_circles_end_where_they_turn_back():
 def test_answers_that_nobody_asked_for_are_ignored():
     peer = Peer(4).placed()
     lie = SuccessorFound(welcome=True, vacant=(at(1),), successors=(at(0x81),))
-    assert peer.feed(RouteSucceeded(99, at(0x20), 1, lie)).effects == []
+    assert peer.feed(RouteSucceeded(99, at(0x20), lie)).effects == []
     assert peer.feed(RouteFailed(99, "x")).effects == []
     assert peer.hear(0x88, lie).effects == []
     assert peer.hear(0x20, says(0x20)).effects == []  # not a neighbour
@@ -529,7 +529,7 @@ EVENTS = st.one_of(
     st.builds(
         Received, SOME.map(at), st.one_of(SAID, FOUND, st.builds(Stabilise, serial=st.integers(0, 3), peers=LISTS))
     ),
-    st.builds(RouteSucceeded, st.integers(1, 20), PLACES.map(at), st.just(1), st.one_of(st.none(), FOUND)),
+    st.builds(RouteSucceeded, st.integers(1, 20), PLACES.map(at), st.one_of(st.none(), FOUND)),
     st.builds(RouteFailed, st.integers(1, 20), st.just("x")),
     st.builds(lambda place, question: (place, question), PLACES, QUESTION),
     st.sampled_from([0.1, 3.0, 100.0]),

@@ -40,7 +40,7 @@ def test_a_slot_that_the_ring_needs_is_not_taken_by_a_long_link():
     peer = Peer(max_peers=3, unverified=True).linked(0x70, 0x90).settled(0x70, 0x90)
     search = peer.searching()
     peer.feed(LinkDown(at(0x90), "reset")).feed(offered(0x20, version=0))
-    assert peer.feed(RouteSucceeded(search.call, at(0x10), 3, SuccessorFound(welcome=True))).dialed == []
+    assert peer.feed(RouteSucceeded(search.call, at(0x10), SuccessorFound(welcome=True))).dialed == []
 
 
 def test_who_was_promised_a_link_gets_the_place_of_the_longest_one_that_has_settled():
@@ -232,11 +232,11 @@ def test_a_leaf_that_was_promised_a_place_takes_no_neighbours_place():
 def test_a_leaf_moves_to_a_better_place_that_it_has_looked_up():
     welcome = SuccessorFound(welcome=True)
     leaf = Peer(max_peers=1).linked(0x10).hear(0x10, says(0x10))
-    leaf.feed(RouteSucceeded(leaf.placing().call, at(0x78), 3, welcome))
+    leaf.feed(RouteSucceeded(leaf.placing().call, at(0x78), welcome))
     assert [drop.peer for drop in leaf.got(DropLink)] == [at(0x10)]
     assert leaf.feed(LinkDown(at(0x10), "closed")).dialed == [at(0x78)]
     leaf.up(0x78, says(0x78, ring=[*ALL, 0x7C]))
-    assert leaf.feed(RouteSucceeded(leaf.placing().call, at(0x10), 3, welcome)).got(DropLink) == []
+    assert leaf.feed(RouteSucceeded(leaf.placing().call, at(0x10), welcome)).got(DropLink) == []
 
 
 def test_a_leaf_that_is_linked_to_a_leaf_looks_for_somebody_else():

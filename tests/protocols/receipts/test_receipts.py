@@ -118,7 +118,7 @@ class Bare(OneCore[ReceiptsCore]):
         assert isinstance(route.message, GossipReceipts)
         assert route.message.number is not None
         message = GossipReceipts(noted=(route.message.number,), unknown=unknown)
-        return self(RouteSucceeded(route.call, route.to, 3, message))
+        return self(RouteSucceeded(route.call, route.to, message))
 
     def blamed(self) -> list[Any]:
         return [drop.peer for drop in self.got(DropLink) if drop.blame]
@@ -924,7 +924,7 @@ def test_routes_under_way_are_bounded_and_the_others_follow():
 def test_a_box_whose_last_broadcast_is_forgotten_goes_though_its_receipts_were_never_noted():
     bare = lost_parent(noted=False)
     (route,) = bare.routes()
-    bare(RouteSucceeded(route.call, A, 3, GossipReceipts()))
+    bare(RouteSucceeded(route.call, A, GossipReceipts()))
     assert bare.core.snapshot()["outbox"]["boxes"] == 2
     bare.wait_until(80)
     assert bare.core.snapshot()["relayed"] == 0
@@ -1054,7 +1054,7 @@ inputs = st.one_of(
     ),
     st.builds(ChildSettled, ids, peer_ids, st.booleans()),
     st.builds(RoutedReceived, everybody.map(remote), told, st.just(ReturnPath(A, "packet", ()))),
-    st.builds(RouteSucceeded, st.integers(0, 30), peer_ids, st.just(3), st.none() | told),
+    st.builds(RouteSucceeded, st.integers(0, 30), peer_ids, st.none() | told),
     st.builds(RouteFailed, st.integers(0, 30), st.just("no")),
     st.builds(MeshSize, st.sampled_from([1, 5, 10_000])),
     st.floats(0.01, 30.0),

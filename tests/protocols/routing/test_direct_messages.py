@@ -12,6 +12,7 @@ from msgspec import structs
 
 from p2pmesh.config import MeshConfig, RoutingConfig
 from p2pmesh.errors import MeshClosed, PeerUnreachable, RemoteProtocolError
+from p2pmesh.identity import peer_id_of
 from p2pmesh.protocols.core import SendFrame
 from p2pmesh.protocols.inputs import CancelCall, Leave, LinkUp, Received, RemotePeer, SendDirect
 from p2pmesh.protocols.routing.packets import content, signed
@@ -22,7 +23,7 @@ from p2pmesh.wire.codec import encode
 from p2pmesh.wire.messages import Direct, Message
 from p2pmesh.wire.overlay import ContactReply, ContactRequest, Packet
 from tests.harness.examples import examples
-from tests.harness.routing import Node, RouteNet, ring, small_world
+from tests.harness.routing import Node, RouteNet, origin, ring, small_world
 from tests.harness.virtual_time import identity, remote, virtual_wall
 
 ALICE, BOB, EVE = identity(0), identity(1), identity(2)
@@ -77,10 +78,11 @@ def test_the_contact_record_is_asked_for_once():
     asked, answered = ({packet.id: packet for *_, packet in packets(net, kind)} for kind in ("ask", "answer"))
     assert list(asked) == list(answered)
     for packet in (*asked.values(), *answered.values()):
+        assert packet.key is not None
         message = content(packet.carry)
         assert isinstance(message, ContactRequest | ContactReply)
         assert message.contact.serial // 1000 == int(EPOCH)
-        assert is_contact_of(message.contact, packet.from_)
+        assert is_contact_of(message.contact, peer_id_of(packet.key))
     assert len(asked) == 1
     assert [event.payload for event in net.nodes[3].directs] == ["one", "two", "three", "four"]
 
@@ -119,7 +121,7 @@ def test_direct_messages_to_peers_without_a_link_do_not_overtake_and_calls_do(si
     assert isinstance(question.message, Packet)
     assert question.urgent
     record = ContactReply(contact=contact_of(BOB, 1024 * 1024, 0))
-    answer = Packet(id=question.message.id, kind="answer", from_=B, to=A, carry=encode(record), path=(B,))
+    answer = Packet(id=question.message.id, kind="answer", from_=B, to=A, carry=encode(record))
     (message,) = core.handle(Received(EVE.peer_id, signed(answer, BOB)), 0.1)
     assert isinstance(message, SendFrame)
     assert not message.urgent
@@ -217,19 +219,21 @@ def test_relays_can_not_read_a_message():
     assert event.payload == "attack at dawn"
     boxes = packets(net, "tell")
     assert [(a, b) for a, b, _ in boxes] == [(0, 1), (1, 2), (2, 3)]
-    for _, _, packet in boxes:
+    for sender, _, packet in boxes:
         assert b"dawn" not in encode(packet)
         with pytest.raises(RemoteProtocolError):
             content(packet.carry)
         for relay in (net.nodes[1], net.nodes[2]):
             with pytest.raises(RemoteProtocolError, match="does not open"):
-                unseal(packet.carry, relay.identity.box_key(), packet.from_, packet.to, packet.id)
+                unseal(
+                    packet.carry, relay.identity.box_key(), origin(net.nodes[sender].id, packet), packet.to, packet.id
+                )
 
 
 def forge(packet: Packet, relay: Node) -> list[Packet]:
     """What a relay could make of a sealed packet."""
     flipped = bytes([packet.carry[-1] ^ 1])
-    as_own = structs.replace(packet, from_=relay.id, path=())
+    as_own = structs.replace(packet, path=())
     return [
         structs.replace(packet, carry=packet.carry[:-1] + flipped),
         structs.replace(packet, id="f" * 32),
@@ -284,7 +288,7 @@ def test_relays_can_not_put_their_own_key_into_a_contact_record():
     net.meddle = meddle
     call = net.send(0, 3, "secret")
     net.run(20)
-    assert {peer for peer, _ in net.nodes[0].blamed} == {net.nodes[1].id}
+    assert net.nodes[0].count("requests.stray_responses") > 0
     assert net.nodes[0].replies[call].error is None
     assert [event.payload for event in net.nodes[3].directs] == ["secret"]
 
@@ -293,7 +297,7 @@ def test_a_black_hole_on_the_way_is_bypassed():
     net = RouteNet(30, small_world(30, 4))
 
     def meddle(sender: Node, _receiver: Node, message: Message) -> Message | None:
-        relays = isinstance(message, Packet) and message.from_ != sender.id
+        relays = isinstance(message, Packet) and origin(sender.id, message) != sender.id
         return None if sender.number == 11 and relays else message
 
     net.meddle = meddle

@@ -23,6 +23,7 @@ from p2pmesh.protocols.notices import (
     RouteReply,
     RouteSucceeded,
 )
+from p2pmesh.protocols.routing.forwarding_table import trail_id
 from p2pmesh.protocols.routing.packets import signed
 from p2pmesh.protocols.routing.routing import RoutingCore
 from p2pmesh.protocols.routing.sealed_box import contact_of, seal
@@ -37,7 +38,7 @@ from tests.harness.virtual_time import identity
 CONFIG = MeshConfig(
     max_peers=4,
     max_payload=1000,
-    routing=RoutingConfig(pending=3, window=2, seen_ids=4, errands=5, remembered_routes=3, relay_rate=20),
+    routing=RoutingConfig(pending=3, window=2, seen_ids=4, requests=5, remembered_routes=3, relay_rate=20),
 )
 BOUNDS = {
     "direct_sender.in_flight": 3,
@@ -59,7 +60,8 @@ BOX = ME.box_key().public_key().public_bytes_raw()
 people = st.sampled_from(PEOPLE)
 ids = people.map(lambda one: one.peer_id)
 names = st.sampled_from([f"m{number}" for number in range(6)])
-trails = st.lists(ids, max_size=5, unique=True).map(tuple)
+trails = st.lists(ids.map(trail_id), max_size=5, unique=True).map(tuple)
+links = st.lists(ids, max_size=5, unique=True).map(tuple)
 inner: st.SearchStrategy[Message] = st.one_of(
     st.builds(rpc, names, ids),
     st.builds(Direct, id=names, payload=st.just("x"), encoding=st.sampled_from([None, "text", "json"])),
@@ -86,14 +88,13 @@ def packets(draw: Any) -> Packet:
         timestamp=draw(st.sampled_from([0, int(EPOCH * 1000)])),
         sealed=sealed,
         carry=carry,
-        hops=draw(st.sampled_from([0, 1, 30, 255])),
         attempt=draw(st.sampled_from([0, 1, 255])),
         path=draw(trails),
         tried=draw(trails),
         route=draw(trails),
     )
     if draw(st.booleans()):
-        packet = structs.replace(packet, path=(packet.from_, *packet.path[:2]), tried=())
+        packet = structs.replace(packet, path=packet.path[:3], tried=())
     return signed(packet, origin) if draw(st.booleans()) else packet
 
 
@@ -102,7 +103,7 @@ steps = st.one_of(
     st.tuples(neighbours, packets()),
     st.tuples(neighbours, packets()),
     st.tuples(neighbours, st.sampled_from(["up", "original", "down", "send", "route", "near"])),
-    st.tuples(neighbours, trails),
+    st.tuples(neighbours, links),
     st.tuples(st.none(), st.sampled_from([0.1, 1.0, 30.0, 1000.0])),
 )
 

@@ -80,9 +80,9 @@ EVENTS = st.one_of(
     st.builds(lambda name, other: Signaled(name, ConnectionRejected(from_=other.peer_id)), services, others),
     st.builds(lambda name, other: Signaled(name, SignalRejected(from_=other.peer_id)), services, others),
     st.builds(lambda name, other: Signaled(name, ServiceError(code="not_found", to=other.peer_id)), services, others),
-    st.builds(RouteSucceeded, numbers, st.just(OTHERS[0].peer_id), st.just(2), st.none() | st.builds(answer, numbers)),
+    st.builds(RouteSucceeded, numbers, st.just(OTHERS[0].peer_id), st.none() | st.builds(answer, numbers)),
     st.builds(
-        lambda call, reason: RouteSucceeded(call, OTHERS[0].peer_id, 2, LinkRejected(reason=reason)), numbers, reasons
+        lambda call, reason: RouteSucceeded(call, OTHERS[0].peer_id, LinkRejected(reason=reason)), numbers, reasons
     ),
     st.builds(RouteFailed, numbers, st.just("x")),
     st.just(FindPeers()),
