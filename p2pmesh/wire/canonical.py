@@ -8,11 +8,6 @@ from __future__ import annotations
 
 import struct
 
-from p2pmesh.config import network_of
-
-DEFAULT_NETWORK = network_of("")
-"""That of the room without a name."""
-
 _length = struct.Struct(">I").pack
 _long = struct.Struct(">Q").pack
 

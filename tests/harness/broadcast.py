@@ -19,7 +19,7 @@ from p2pmesh.simulation.discrete.network import EPOCH
 from p2pmesh.wire.messages import Gossip, GossipAck, GossipData, Message
 from tests.harness.core import IDENTITIES
 from tests.harness.one_core import OneCore
-from tests.harness.virtual_time import remote, virtual_wall
+from tests.harness.virtual_time import NETWORK, remote, virtual_wall
 
 ME, ALICE, BOB, CAROL, DAVE = IDENTITIES[:5]
 
@@ -90,7 +90,7 @@ def gossip(origin: Identity = ALICE, *, message_id: str = "m1", sign: bool = Tru
     }
     made = GossipData(**data)  # type: ignore[arg-type]
     if sign:
-        made = signed(made, origin)
+        made = signed(made, origin, NETWORK)
         NAMES[made.id] = message_id
     return Gossip(data=made)
 

@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 
 import attrs
 
+from p2pmesh.config import MeshConfig
 from p2pmesh.events import Event
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId
@@ -19,6 +20,8 @@ from p2pmesh.protocols.inputs import RemotePeer, Subsystem
 from p2pmesh.protocols.notices import Input
 from p2pmesh.simulation.discrete.network import EPOCH
 
+NETWORK = MeshConfig().network
+"""Of a mesh whose config names no room."""
 MOST_STEPS = 2_000_000
 """More than any test takes in one run."""
 

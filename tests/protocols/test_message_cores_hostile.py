@@ -33,7 +33,7 @@ from p2pmesh.wire.messages import (
 )
 from tests.harness.core import IDENTITIES, Net
 from tests.harness.examples import examples
-from tests.harness.virtual_time import remote
+from tests.harness.virtual_time import NETWORK, remote
 
 CONFIG = MeshConfig(
     max_peers=3,
@@ -63,6 +63,7 @@ REAL = [
             hops=0,
         ),
         NEIGHBOURS[number % 2],
+        NETWORK,
     )
     for number in range(6)
 ]
@@ -93,7 +94,9 @@ data = st.builds(
     sequence=st.sampled_from([None, 1, 2]),
     age=numbers,
 )
-by_somebody = st.builds(lambda made, peer: signed(made_by(made, peer), peer), data, st.sampled_from(NEIGHBOURS))
+by_somebody = st.builds(
+    lambda made, peer: signed(made_by(made, peer), peer, NETWORK), data, st.sampled_from(NEIGHBOURS)
+)
 
 
 def made_by(made: GossipData, peer) -> GossipData:

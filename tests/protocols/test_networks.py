@@ -26,7 +26,7 @@ from p2pmesh.protocols.signaling.handshake import sign_answer, sign_offer, verif
 from p2pmesh.simulation.discrete import kernel
 from p2pmesh.simulation.discrete.network import EPOCH, BareNetwork
 from p2pmesh.simulation.model.signatures import StandInSignatures
-from p2pmesh.wire.canonical import DEFAULT_NETWORK, covered
+from p2pmesh.wire.canonical import covered
 from p2pmesh.wire.codec import encode
 from p2pmesh.wire.overlay import FindSuccessor, Packet
 from tests.harness.broadcast import Bare, gossip
@@ -45,7 +45,7 @@ def test_rooms_and_keys_make_networks() -> None:
     assert len(set(networks)) == len(networks)
     assert {len(network) for network in networks} == {16}
     assert MeshConfig(room="a").network == network_of("a")
-    assert MeshConfig().network == DEFAULT_NETWORK
+    assert MeshConfig().network == network_of("")
 
 
 def test_an_offer() -> None:
@@ -122,17 +122,24 @@ def test_a_value_of_the_dht() -> None:
         verify_record(made.record, EPOCH, config, HERE)
 
 
-def test_whatever_a_mesh_signs_and_seals_names_its_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[bytes] = []
+def test_whatever_a_mesh_signs_verifies_and_seals_names_its_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    signed: list[bytes] = []
+    verified: list[bytes] = []
+    boxes: list[bytes] = []
 
     class Recorder(StandInSignatures):
         def sign(self, identity: Identity, data: bytes) -> bytes:
-            seen.append(data)
+            signed.append(data)
             return super().sign(identity, data)
 
+        def verify(self, public_key: bytes, signature: bytes, data: bytes) -> bool:
+            verified.append(data)
+            assert super().verify(public_key, signature, data), data
+            return True
+
     def recorded(domain: bytes, network: bytes, *values: bytes) -> bytes:
-        seen.append(covered(domain, network, *values))
-        return seen[-1]
+        boxes.append(covered(domain, network, *values))
+        return boxes[-1]
 
     monkeypatch.setattr(kernel, "StandInSignatures", Recorder)
     monkeypatch.setattr(sealed_box, "covered", recorded)
@@ -145,10 +152,10 @@ def test_whatever_a_mesh_signs_and_seals_names_its_network(monkeypatch: pytest.M
             net.send(node, net.nodes[(node.number + 5) % 10].identity.peer_id, "hello")
             net.put(node, f"key {node.number}", "value")
         net.run(30)
-    domains = {b"signal", b"gossip", b"packet", b"contact", b"box", b"dht record"}
-    for domain in domains:
-        signed = [data for data in seen if data.startswith(b"p2pmesh %b v1\0" % domain)]
-        assert signed, domain
-        assert all(data.partition(b"\0")[2].startswith(b"\0\0\0\x10" + HERE) for data in signed), domain
-    others = [data for data in seen if data[8:].partition(b" v1\0")[0] not in domains]
-    assert all(data.startswith(b"p2pmesh join v1\0\0\0\0\x04here") for data in others)
+    domains = {b"signal", b"gossip", b"packet", b"contact", b"dht record"}
+    for seen, expected in ((signed, domains), (verified, domains), (boxes, {b"box", b"contact"})):
+        named = {data[8:].partition(b" v1\0")[0] for data in seen}
+        assert named - {b"join"} == expected
+        for data in seen:
+            is_join = data.startswith(b"p2pmesh join v1\0")
+            assert data.partition(b"\0")[2].startswith(b"\0\0\0\x04here" if is_join else b"\0\0\0\x10" + HERE)

@@ -62,7 +62,7 @@ from p2pmesh.identity import Identity, peer_id_of, verify
 from p2pmesh.protocols.broadcast.message_store import TREE_DIGITS, StoredMessage, tree_of
 from p2pmesh.protocols.core import WallClock
 from p2pmesh.protocols.inputs import Publish
-from p2pmesh.wire.canonical import DEFAULT_NETWORK, covered, number, text
+from p2pmesh.wire.canonical import covered, number, text
 from p2pmesh.wire.fields import MAX_TOPIC
 from p2pmesh.wire.messages import GossipData
 from p2pmesh.wire.payloads import Body, pack
@@ -186,7 +186,7 @@ def _check_topic(topic: str) -> None:
         raise LocalProtocolError(f"a topic is text that UTF-8 can carry, not {topic!r:.60}") from error
 
 
-def signed(data: GossipData, identity: Identity, network: bytes = DEFAULT_NETWORK) -> GossipData:
+def signed(data: GossipData, identity: Identity, network: bytes) -> GossipData:
     """The same broadcast with its id, and its origin's key and signature if a key can prove that origin."""
     signable = _covered(data, network)
     message_id = _id_of(data, signable)
@@ -200,7 +200,7 @@ def is_signed(data: GossipData) -> bool:
     return data.key is not None or data.signature is not None
 
 
-def is_proven(data: GossipData, network: bytes = DEFAULT_NETWORK) -> bool:
+def is_proven(data: GossipData, network: bytes) -> bool:
     """Whether it carries its origin's signature in this network, and that and the id are right."""
     if data.key is None or data.signature is None or None in (data.ttl, data.series, data.sequence):
         return False

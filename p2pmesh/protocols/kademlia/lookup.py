@@ -33,7 +33,6 @@ from p2pmesh.protocols.core import WallClock
 from p2pmesh.protocols.kademlia.records import BadRecord, VerifiedRecord, verify_record
 from p2pmesh.protocols.kademlia.routing_table import RoutingTable
 from p2pmesh.protocols.util.timers import Timers
-from p2pmesh.wire.canonical import DEFAULT_NETWORK
 from p2pmesh.wire.overlay import FindNode, FindValue, NodesFound
 
 G = TypeVar("G")
@@ -261,7 +260,7 @@ class QueryPool(Generic[G]):
     """All lookups of one peer: those under way, and those that wait for their turn."""
 
     def __init__(
-        self, me: PeerId, config: KademliaConfig, table: RoutingTable, wall: WallClock, network: bytes = DEFAULT_NETWORK
+        self, me: PeerId, config: KademliaConfig, table: RoutingTable, wall: WallClock, network: bytes
     ) -> None:
         self.counts: QueryCounts = QueryCounts()
         self._me = me

@@ -29,7 +29,7 @@ from p2pmesh.errors import ConfigError, PayloadTooLarge, RemoteProtocolError
 from p2pmesh.events import Payload
 from p2pmesh.identity import Identity, peer_id_of, verify
 from p2pmesh.keyspace import ID_BITS, PeerId
-from p2pmesh.wire.canonical import DEFAULT_NETWORK, covered, number, text
+from p2pmesh.wire.canonical import covered, number, text
 from p2pmesh.wire.overlay import DhtRecord
 from p2pmesh.wire.payloads import Body, pack, unpack
 
@@ -92,7 +92,7 @@ def sign_record(
     timestamp: int,
     ttl: float,
     config: KademliaConfig,
-    network: bytes = DEFAULT_NETWORK,
+    network: bytes,
 ) -> VerifiedRecord:
     """Make a record of ours.
 
@@ -114,9 +114,7 @@ def sign_record(
     return VerifiedRecord(record, identity.peer_id, body.size)
 
 
-def verify_record(
-    record: DhtRecord, wall: float, config: KademliaConfig, network: bytes = DEFAULT_NETWORK
-) -> VerifiedRecord:
+def verify_record(record: DhtRecord, wall: float, config: KademliaConfig, network: bytes) -> VerifiedRecord:
     """Check a record that a peer of this network sent, at that wall time.
 
     Raises:
@@ -142,7 +140,7 @@ def verify_record(
     return VerifiedRecord(record, peer_id_of(record.publisher_key), size)
 
 
-def signed_bytes(record: DhtRecord, network: bytes = DEFAULT_NETWORK) -> bytes:
+def signed_bytes(record: DhtRecord, network: bytes) -> bytes:
     """What the signature of a record covers."""
     if record.blob is not None:
         kind, body = b"blob", record.blob

@@ -32,7 +32,7 @@ from p2pmesh.identity import Identity, peer_id_of, verify
 from p2pmesh.keyspace import PeerId, short
 from p2pmesh.protocols.inputs import Subsystem
 from p2pmesh.protocols.routing.forwarding_table import trail_id
-from p2pmesh.wire.canonical import DEFAULT_NETWORK, covered, number, text
+from p2pmesh.wire.canonical import covered, number, text
 from p2pmesh.wire.codec import decode
 from p2pmesh.wire.fields import TrailId
 from p2pmesh.wire.messages import Answer, Direct, GossipReceipts, LinkRejected, Message, Offer
@@ -90,13 +90,13 @@ _DOMAIN = b"p2pmesh packet v1\0"
 ResponseKind: TypeAlias = Literal["ack", "answer", "refusal", "miss"]
 
 
-def signed(packet: Packet, identity: Identity, network: bytes = DEFAULT_NETWORK) -> Packet:
+def signed(packet: Packet, identity: Identity, network: bytes) -> Packet:
     """The same packet with its origin's key and signature."""
     packet = structs.replace(packet, from_=identity.peer_id, key=identity.public_key)
     return structs.replace(packet, signature=identity.sign(_covered(packet, network)))
 
 
-def is_proven(packet: Packet, network: bytes = DEFAULT_NETWORK) -> bool:
+def is_proven(packet: Packet, network: bytes) -> bool:
     """Whether it carries its origin's signature, and that is right in this network."""
     if packet.key is None or packet.signature is None:
         return False

@@ -42,7 +42,7 @@ from p2pmesh.errors import RemoteProtocolError
 from p2pmesh.identity import PUBLIC_KEY_SIZE, Identity, peer_id_of, verify
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.util.limits import LruTable
-from p2pmesh.wire.canonical import DEFAULT_NETWORK, covered, number, text
+from p2pmesh.wire.canonical import covered, number, text
 from p2pmesh.wire.messages import PROTOCOL_VERSION
 from p2pmesh.wire.overlay import Contact
 
@@ -54,9 +54,7 @@ _CONTACT = b"p2pmesh contact v1\0"
 _NONCE = bytes(12)
 
 
-def seal(
-    plain: bytes, box: bytes, sender: PeerId, receiver: PeerId, packet_id: str, network: bytes = DEFAULT_NETWORK
-) -> bytes:
+def seal(plain: bytes, box: bytes, sender: PeerId, receiver: PeerId, packet_id: str, network: bytes) -> bytes:
     """Seal bytes for the owner of the X25519 public key `box`.
 
     Raises:
@@ -72,7 +70,7 @@ def seal_with(
     sender: PeerId,
     receiver: PeerId,
     packet_id: str,
-    network: bytes = DEFAULT_NETWORK,
+    network: bytes,
 ) -> bytes:
     """As `seal`, with a one-time key that the caller has drawn and never uses again: for test vectors."""
     public = once.public_key().public_bytes_raw()
@@ -86,7 +84,7 @@ def unseal(
     sender: PeerId,
     receiver: PeerId,
     packet_id: str,
-    network: bytes = DEFAULT_NETWORK,
+    network: bytes,
 ) -> bytes:
     """Open a box.
 
@@ -104,7 +102,7 @@ def unseal(
         raise RemoteProtocolError("a sealed message that does not open") from error
 
 
-def contact_of(identity: Identity, max_payload: int, wall_ms: int, network: bytes = DEFAULT_NETWORK) -> Contact:
+def contact_of(identity: Identity, max_payload: int, wall_ms: int, network: bytes) -> Contact:
     """Make our own record."""
     box = identity.box_key().public_key().public_bytes_raw()
     signature = identity.sign(_covered(box, PROTOCOL_VERSION, wall_ms, max_payload, network))
@@ -118,7 +116,7 @@ def contact_of(identity: Identity, max_payload: int, wall_ms: int, network: byte
     )
 
 
-def is_contact_of(contact: Contact, peer: PeerId, network: bytes = DEFAULT_NETWORK) -> bool:
+def is_contact_of(contact: Contact, peer: PeerId, network: bytes) -> bool:
     """Whether a record is this peer's in this network, by its own signature."""
     signable = _covered(contact.box, contact.version, contact.serial, contact.max_payload, network)
     return peer_id_of(contact.key) == peer and verify(contact.key, contact.signature, signable)
@@ -127,7 +125,7 @@ def is_contact_of(contact: Contact, peer: PeerId, network: bytes = DEFAULT_NETWO
 class Contacts:
     """Our own contact record, and a bounded number of others', those used last."""
 
-    def __init__(self, identity: Identity, max_payload: int, limit: int, network: bytes = DEFAULT_NETWORK) -> None:
+    def __init__(self, identity: Identity, max_payload: int, limit: int, network: bytes) -> None:
         self._identity = identity
         self._max_payload = max_payload
         self._network = network

@@ -55,7 +55,7 @@ from p2pmesh.errors import RemoteProtocolError
 from p2pmesh.identity import Identity, peer_id_of, verify
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.inputs import RemotePeer
-from p2pmesh.wire.canonical import DEFAULT_NETWORK, field, number, text
+from p2pmesh.wire.canonical import field, number, text
 from p2pmesh.wire.messages import PROTOCOL_VERSION, Description, Handshake, Offer, Signal
 from p2pmesh.wire.sdp import fingerprints_of, read_sdp, write_sdp
 from p2pmesh.wire.signaling import Join
@@ -66,21 +66,17 @@ _SIGNAL_DOMAIN = b"p2pmesh signal v1\0"
 _JOIN_DOMAIN = b"p2pmesh join v1\0"
 
 
-def sign_offer(identity: Identity, to: PeerId, offer: Offer, *, network: bytes = DEFAULT_NETWORK) -> Signal:
+def sign_offer(identity: Identity, to: PeerId, offer: Offer, *, network: bytes) -> Signal:
     """The offer as a service carries it, with our proof that it is for `to`."""
     return _signal("offer", identity, to, offer.description, (), network, offer.links, offer.purpose)
 
 
-def sign_answer(
-    identity: Identity, to: PeerId, answer: Description, offer: Description, *, network: bytes = DEFAULT_NETWORK
-) -> Signal:
+def sign_answer(identity: Identity, to: PeerId, answer: Description, offer: Description, *, network: bytes) -> Signal:
     """The answer as a service carries it, with our proof that it is for this very offer of `to`."""
     return _signal("answer", identity, to, answer, fingerprints_of(offer), network)
 
 
-def verify_offer(
-    signal: Signal, sender: PeerId, receiver: PeerId, *, network: bytes = DEFAULT_NETWORK
-) -> tuple[RemotePeer, Description]:
+def verify_offer(signal: Signal, sender: PeerId, receiver: PeerId, *, network: bytes) -> tuple[RemotePeer, Description]:
     """Who makes this offer, which came to `receiver` in the name of `sender`, and what it describes.
 
     Raises:
@@ -90,7 +86,7 @@ def verify_offer(
 
 
 def verify_answer(
-    answer: Signal, offer: Description, sender: PeerId, receiver: PeerId, *, network: bytes = DEFAULT_NETWORK
+    answer: Signal, offer: Description, sender: PeerId, receiver: PeerId, *, network: bytes
 ) -> tuple[RemotePeer, Description]:
     """Who answers `receiver`'s `offer`, in the name of `sender`, and what the answer describes.
 

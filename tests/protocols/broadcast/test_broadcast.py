@@ -36,6 +36,7 @@ from p2pmesh.wire.messages import (
 from tests.harness.broadcast import ALICE, BOB, CAROL, DAVE, ME, NAMES, Bare, broadcast_config, gossip, id_of, original
 from tests.harness.core import IDENTITIES, Net, connected, line
 from tests.harness.examples import examples
+from tests.harness.virtual_time import NETWORK
 
 SLOW = examples(40)
 LENIENT = MeshConfig(links=LinkConfig(allow_unverified=True))
@@ -215,7 +216,7 @@ def test_publish_replies_first_then_tells_the_receipts_then_sends():
     assert isinstance(frame, SendFrame)
     assert frame.peers == (ALICE.peer_id, BOB.peer_id)
     data = frame.message.data  # type: ignore[union-attr]
-    assert is_proven(data)
+    assert is_proven(data, NETWORK)
     assert (data.hops, data.payload, data.encoding, data.ttl, data.max_hops) == (0, '{"a":[1]}', "json", 60_000, 255)
 
 
@@ -361,8 +362,8 @@ def test_without_receipts_nothing_is_told_and_the_flag_is_signed():
     bare(Publish(1, "chat", 1, receipts=False))
     data = bare.sent(Gossip)[0][1].data
     assert bare.told == []
-    assert is_proven(data)
-    assert not is_proven(structs.replace(data, receipts=True))
+    assert is_proven(data, NETWORK)
+    assert not is_proven(structs.replace(data, receipts=True), NETWORK)
 
 
 def test_our_own_broadcast_that_comes_back_is_a_duplicate():
@@ -586,7 +587,7 @@ def test_a_proof_survives_either_encoding(payload, text):
 
 
 def forged(data: GossipData) -> list[GossipData]:
-    other = signed(structs.replace(data, payload="other"), ALICE)
+    other = signed(structs.replace(data, payload="other"), ALICE, NETWORK)
     return [
         structs.replace(data, payload="changed"),
         structs.replace(data, topic="changed"),

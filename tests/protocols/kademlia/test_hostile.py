@@ -28,7 +28,7 @@ from p2pmesh.wire.overlay import (
     ValueStored,
 )
 from tests.harness.kademlia import DhtNet
-from tests.harness.virtual_time import identity, remote
+from tests.harness.virtual_time import NETWORK, identity, remote
 
 CONFIG = KademliaConfig(k=4)
 ROOMY = attrs.evolve(CONFIG, max_value=64 * 1024)
@@ -48,7 +48,7 @@ def net():
 
 def record(net, *, key="key", value="value", by=STRANGER, at=0.0, ttl=600.0, config=ROOMY) -> DhtRecord:
     timestamp = int((EPOCH + net.now + at) * 1000)
-    return sign_record(by, key_id(key), value, timestamp, ttl, config).record
+    return sign_record(by, key_id(key), value, timestamp, ttl, config, NETWORK).record
 
 
 def store(net, peer, value, by=STRANGER):
@@ -269,7 +269,7 @@ def sign(net, **fields) -> DhtRecord:
         signature=bytes(64),
         **fields,
     )
-    return structs.replace(bare, signature=STRANGER.sign(signed_bytes(bare)))
+    return structs.replace(bare, signature=STRANGER.sign(signed_bytes(bare, NETWORK)))
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ from p2pmesh.simulation import BareNetwork
 from p2pmesh.simulation.discrete.network import EPOCH
 from p2pmesh.wire.overlay import DhtRecord, FindNode, FindValue, NodesFound, StoreValue, ValueStored
 from tests.harness.kademlia import DhtNet, reply_of
-from tests.harness.virtual_time import identity, remote, virtual_wall
+from tests.harness.virtual_time import NETWORK, identity, remote, virtual_wall
 
 SMALL = KademliaConfig(k=4)
 
@@ -243,7 +243,7 @@ def test_a_peer_that_knows_well_more_than_k_that_are_nearer_takes_no_value():
     for number in range(300):
         key = key_id(f"key {number}")
         nearer = sum(xor_distance(one.peer_id, key) < xor_distance(peer.id, key) for one in contacts)
-        record = sign_record(contacts[0], key, "value", int((EPOCH + net.now) * 1000), 3600.0, SMALL).record
+        record = sign_record(contacts[0], key, "value", int((EPOCH + net.now) * 1000), 3600.0, SMALL, NETWORK).record
         answer = net.ask(contacts[0], peer, StoreValue(record=record))
         taken[nearer] = answer.held
         net.run(1.0)
@@ -548,7 +548,7 @@ def answer(core: KademliaCore, route: Route, peer: PeerId, now: float = 1.0, **f
 def test_a_get_ends_with_the_quorum_and_cancels_what_is_under_way():
     core, _ = bare_core(quorum=2, alpha=5)
     key = key_id("key")
-    record = sign_record(identity(50), key, "value", int(EPOCH * 1000), 3600.0, SMALL).record
+    record = sign_record(identity(50), key, "value", int(EPOCH * 1000), 3600.0, SMALL, NETWORK).record
     asked = routes(core.handle(DhtGet(1, "key"), 1.0))
     assert len(asked) == 6, "alpha, and whichever peer is next to the key"
     assert not any(isinstance(effect, Reply) for effect in answer(core, asked[1], asked[1].to, record=record))
@@ -583,7 +583,7 @@ def test_only_so_many_lookups_for_upkeep_run_at_once_and_they_hinder_no_call():
     held = 0
     for number in range(8):
         publisher = identity(70 + number)
-        record = sign_record(publisher, key_id("key"), number, int(EPOCH * 1000), 86_400.0, SMALL).record
+        record = sign_record(publisher, key_id("key"), number, int(EPOCH * 1000), 86_400.0, SMALL, NETWORK).record
         way = ReturnPath(publisher.peer_id, "packet", (publisher.peer_id,))
         core.handle(RoutedReceived(remote(publisher), StoreValue(record=record), way), 1.0)
         held += 1
@@ -618,7 +618,9 @@ def test_a_peer_that_has_left_does_nothing_any_more():
 
 def record_of(number: int, *, key: str = "key", at: float = 0.0) -> DhtRecord:
     timestamp = int((EPOCH + at) * 1000)
-    return sign_record(identity(number), key_id(key), f"by {number} at {at}", timestamp, 86_400.0, SMALL).record
+    return sign_record(
+        identity(number), key_id(key), f"by {number} at {at}", timestamp, 86_400.0, SMALL, NETWORK
+    ).record
 
 
 def is_stored(core: KademliaCore, record: DhtRecord, now: float) -> bool:

@@ -10,7 +10,7 @@ from p2pmesh.keyspace import PeerId, xor_distance
 from p2pmesh.protocols.kademlia.record_store import RecordStore, StoreResult
 from p2pmesh.protocols.kademlia.records import VerifiedRecord, key_id, sign_record
 from tests.harness.kademlia import TOLD_AFTER, DhtNet
-from tests.harness.virtual_time import identity
+from tests.harness.virtual_time import NETWORK, identity
 
 ME = PeerId("0" * 40)
 CONFIG = KademliaConfig(stored_values=8, publisher_values=3, key_values=2, publisher_bytes=4096, stored_bytes=8192)
@@ -23,7 +23,7 @@ def _memo():
 
 
 def value(key: str, by: Identity, *, size: int = 10, timestamp: int = 1000) -> VerifiedRecord:
-    return sign_record(by, key_id(key), b"x" * size, timestamp, 100.0, KademliaConfig())
+    return sign_record(by, key_id(key), b"x" * size, timestamp, 100.0, KademliaConfig(), NETWORK)
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def test_when_it_is_full_the_farthest_gives_way_to_what_is_nearer(store):
 def test_what_is_just_as_far_does_not_give_way(store):
     values = fill(store, 8)
     farthest = max(values, key=lambda one: xor_distance(ME, one.record.key))
-    same_key = sign_record(identity(60), farthest.record.key, b"x", 1000, 100.0, KademliaConfig())
+    same_key = sign_record(identity(60), farthest.record.key, b"x", 1000, 100.0, KademliaConfig(), NETWORK)
     assert store.put(same_key, 100.0).result is StoreResult.FULL
 
 

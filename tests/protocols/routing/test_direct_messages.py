@@ -24,7 +24,7 @@ from p2pmesh.wire.messages import Direct, Message
 from p2pmesh.wire.overlay import ContactReply, ContactRequest, Packet
 from tests.harness.examples import examples
 from tests.harness.routing import Node, RouteNet, origin, ring, small_world
-from tests.harness.virtual_time import identity, remote, virtual_wall
+from tests.harness.virtual_time import NETWORK, identity, remote, virtual_wall
 
 ALICE, BOB, EVE = identity(0), identity(1), identity(2)
 
@@ -82,7 +82,7 @@ def test_the_contact_record_is_asked_for_once():
         message = content(packet.carry)
         assert isinstance(message, ContactRequest | ContactReply)
         assert message.contact.serial // 1000 == int(EPOCH)
-        assert is_contact_of(message.contact, peer_id_of(packet.key))
+        assert is_contact_of(message.contact, peer_id_of(packet.key), NETWORK)
     assert len(asked) == 1
     assert [event.payload for event in net.nodes[3].directs] == ["one", "two", "three", "four"]
 
@@ -120,9 +120,9 @@ def test_direct_messages_to_peers_without_a_link_do_not_overtake_and_calls_do(si
     assert isinstance(question, SendFrame)
     assert isinstance(question.message, Packet)
     assert question.urgent
-    record = ContactReply(contact=contact_of(BOB, 1024 * 1024, 0))
+    record = ContactReply(contact=contact_of(BOB, 1024 * 1024, 0, NETWORK))
     answer = Packet(id=question.message.id, kind="answer", from_=B, to=A, carry=encode(record))
-    (message,) = core.handle(Received(EVE.peer_id, signed(answer, BOB)), 0.1)
+    (message,) = core.handle(Received(EVE.peer_id, signed(answer, BOB, NETWORK)), 0.1)
     assert isinstance(message, SendFrame)
     assert not message.urgent
 
@@ -226,7 +226,12 @@ def test_relays_can_not_read_a_message():
         for relay in (net.nodes[1], net.nodes[2]):
             with pytest.raises(RemoteProtocolError, match="does not open"):
                 unseal(
-                    packet.carry, relay.identity.box_key(), origin(net.nodes[sender].id, packet), packet.to, packet.id
+                    packet.carry,
+                    relay.identity.box_key(),
+                    origin(net.nodes[sender].id, packet),
+                    packet.to,
+                    packet.id,
+                    NETWORK,
                 )
 
 
@@ -238,9 +243,9 @@ def forge(packet: Packet, relay: Node) -> list[Packet]:
         structs.replace(packet, carry=packet.carry[:-1] + flipped),
         structs.replace(packet, id="f" * 32),
         structs.replace(packet, sealed=False),
-        signed(structs.replace(packet, carry=packet.carry[:-1] + flipped), relay.identity),
-        signed(as_own, relay.identity),
-        signed(structs.replace(as_own, id="f" * 32), relay.identity),
+        signed(structs.replace(packet, carry=packet.carry[:-1] + flipped), relay.identity, NETWORK),
+        signed(as_own, relay.identity, NETWORK),
+        signed(structs.replace(as_own, id="f" * 32), relay.identity, NETWORK),
     ]
 
 
@@ -281,8 +286,8 @@ def test_relays_can_not_put_their_own_key_into_a_contact_record():
 
     def meddle(sender: Node, _receiver: Node, message: Message) -> Message:
         if sender.number == 1 and isinstance(message, Packet) and message.kind == "answer":
-            own = ContactReply(contact=contact_of(sender.identity, 1000, 0))
-            return signed(structs.replace(message, carry=encode(own)), sender.identity)
+            own = ContactReply(contact=contact_of(sender.identity, 1000, 0, NETWORK))
+            return signed(structs.replace(message, carry=encode(own)), sender.identity, NETWORK)
         return message
 
     net.meddle = meddle
@@ -330,7 +335,7 @@ def test_a_payload_that_is_too_large_for_its_receiver_says_so():
 def test_a_message_that_ignores_the_limit_is_refused():
     net = RouteNet(8, ring(8), configs={3: MeshConfig(max_payload=1000)})
     alice, bob = net.nodes[0], net.nodes[3]
-    boast = ContactRequest(contact=contact_of(bob.identity, 2000, 0))
+    boast = ContactRequest(contact=contact_of(bob.identity, 2000, 0, NETWORK))
     net.route(3, alice.id, boast, answered=True)
     net.run(5)
     call = net.send(0, 3, b"x" * 1500)
@@ -393,9 +398,9 @@ BOX = BOB.box_key().public_key().public_bytes_raw()
 
 @given(plain=st.binary(max_size=100), packet_id=st.text(min_size=1, max_size=10))
 def test_a_box_opens_for_its_receiver_only_and_in_its_packet_only(plain, packet_id):
-    sealed = seal(plain, BOX, A, B, packet_id)
+    sealed = seal(plain, BOX, A, B, packet_id, NETWORK)
     assert len(sealed) == len(plain) + SEAL_SIZE
-    assert unseal(sealed, BOB.box_key(), A, B, packet_id) == plain
+    assert unseal(sealed, BOB.box_key(), A, B, packet_id, NETWORK) == plain
     for key, sender, receiver, name in (
         (EVE.box_key(), A, B, packet_id),
         (BOB.box_key(), E, B, packet_id),
@@ -403,32 +408,32 @@ def test_a_box_opens_for_its_receiver_only_and_in_its_packet_only(plain, packet_
         (BOB.box_key(), A, B, packet_id + "x"),
     ):
         with pytest.raises(RemoteProtocolError):
-            unseal(sealed, key, sender, receiver, name)
+            unseal(sealed, key, sender, receiver, name, NETWORK)
 
 
 @given(sealed=st.binary(max_size=100))
 def test_what_is_no_box_does_not_open(sealed):
     for wrong in (sealed, bytes(32) + sealed, b"\1" + bytes(31) + sealed):
         with pytest.raises(RemoteProtocolError):
-            unseal(wrong, BOB.box_key(), A, B, "id")
+            unseal(wrong, BOB.box_key(), A, B, "id", NETWORK)
 
 
 def test_for_a_key_of_low_order_nothing_is_sealed():
     with pytest.raises(RemoteProtocolError):
-        seal(b"x", bytes(32), A, B, "id")
+        seal(b"x", bytes(32), A, B, "id", NETWORK)
 
 
 def test_two_boxes_of_the_same_message_have_nothing_in_common():
-    assert seal(b"x" * 50, BOX, A, B, "id")[:40] != seal(b"x" * 50, BOX, A, B, "id")[:40]
+    assert seal(b"x" * 50, BOX, A, B, "id", NETWORK)[:40] != seal(b"x" * 50, BOX, A, B, "id", NETWORK)[:40]
 
 
 def test_a_contact_record_is_its_owners_or_none():
-    contact = contact_of(BOB, 1000, 5)
-    assert is_contact_of(contact, B)
-    assert not is_contact_of(contact, A)
-    eve = contact_of(EVE, 1000, 5)
+    contact = contact_of(BOB, 1000, 5, NETWORK)
+    assert is_contact_of(contact, B, NETWORK)
+    assert not is_contact_of(contact, A, NETWORK)
+    eve = contact_of(EVE, 1000, 5, NETWORK)
     for change in ({"box": eve.box}, {"max_payload": 1}, {"serial": 6}, {"version": 2}, {"key": eve.key}):
-        assert not is_contact_of(structs.replace(contact, **change), B)
+        assert not is_contact_of(structs.replace(contact, **change), B, NETWORK)
 
 
 def test_an_identity_has_one_box_key_for_ever_and_no_other_has_it():
@@ -437,29 +442,29 @@ def test_an_identity_has_one_box_key_for_ever_and_no_other_has_it():
 
 
 def test_a_newer_record_takes_the_place_of_an_older_one_and_their_number_is_bounded():
-    contacts = Contacts(ALICE, 1000, limit=3)
-    old, new = contact_of(BOB, 1000, 5), contact_of(BOB, 1000, 6)
+    contacts = Contacts(ALICE, 1000, limit=3, network=NETWORK)
+    old, new = contact_of(BOB, 1000, 5, NETWORK), contact_of(BOB, 1000, 6, NETWORK)
     for record in (old, new, old):
         assert contacts.learn(B, record)
     assert contacts.get(B) == new
     for number in range(10):
-        contacts.learn(identity(number).peer_id, contact_of(identity(number), 1, 1))
+        contacts.learn(identity(number).peer_id, contact_of(identity(number), 1, 1, NETWORK))
     assert len(contacts) == 3
 
 
 def test_of_contact_records_those_used_last_are_kept():
-    contacts = Contacts(ALICE, 1000, limit=2)
+    contacts = Contacts(ALICE, 1000, limit=2, network=NETWORK)
     for one in (BOB, EVE):
-        contacts.learn(one.peer_id, contact_of(one, 1, 1))
+        contacts.learn(one.peer_id, contact_of(one, 1, 1, NETWORK))
     assert contacts.get(B) is not None
-    contacts.learn(A, contact_of(ALICE, 1, 1))
+    contacts.learn(A, contact_of(ALICE, 1, 1, NETWORK))
     assert contacts.get(B) is not None
     assert contacts.get(E) is None
 
 
 def test_a_stranger_that_asks_for_our_record_with_another_ones_gets_it_and_is_not_believed():
     net = RouteNet(8, ring(8))
-    net.route(2, net.nodes[0].id, ContactRequest(contact=contact_of(identity(77), 1, 1)), answered=True)
+    net.route(2, net.nodes[0].id, ContactRequest(contact=contact_of(identity(77), 1, 1, NETWORK)), answered=True)
     net.run(3)
     assert net.nodes[0].count("contacts") == 0
     assert net.nodes[2].outcomes

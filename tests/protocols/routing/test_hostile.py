@@ -33,7 +33,7 @@ from p2pmesh.wire.messages import Direct, Goodbye, Message
 from p2pmesh.wire.overlay import ContactReply, ContactRequest, Packet
 from tests.harness.examples import examples
 from tests.harness.routing import RouteNet, counted, rpc, small_world
-from tests.harness.virtual_time import identity
+from tests.harness.virtual_time import NETWORK, identity
 
 CONFIG = MeshConfig(
     max_peers=4,
@@ -65,8 +65,8 @@ links = st.lists(ids, max_size=5, unique=True).map(tuple)
 inner: st.SearchStrategy[Message] = st.one_of(
     st.builds(rpc, names, ids),
     st.builds(Direct, id=names, payload=st.just("x"), encoding=st.sampled_from([None, "text", "json"])),
-    people.map(lambda one: ContactRequest(contact=contact_of(one, 1000, 1))),
-    people.map(lambda one: ContactReply(contact=contact_of(one, 1000, 1))),
+    people.map(lambda one: ContactRequest(contact=contact_of(one, 1000, 1, NETWORK))),
+    people.map(lambda one: ContactReply(contact=contact_of(one, 1000, 1, NETWORK))),
     st.just(Goodbye(reason="")),
 )
 
@@ -78,7 +78,7 @@ def packets(draw: Any) -> Packet:
     sealed = draw(st.booleans())
     carry = draw(st.one_of(inner.map(encode), st.binary(max_size=40)))
     if sealed and draw(st.booleans()):
-        carry = seal(carry, BOX, origin.peer_id, ME.peer_id, packet_id)
+        carry = seal(carry, BOX, origin.peer_id, ME.peer_id, packet_id, NETWORK)
     packet = Packet(
         id=packet_id,
         kind=draw(st.sampled_from(["tell", "ask", "ack", "answer", "refusal", "miss"])),
@@ -95,7 +95,7 @@ def packets(draw: Any) -> Packet:
     )
     if draw(st.booleans()):
         packet = structs.replace(packet, path=packet.path[:3], tried=())
-    return signed(packet, origin) if draw(st.booleans()) else packet
+    return signed(packet, origin, NETWORK) if draw(st.booleans()) else packet
 
 
 neighbours = st.sampled_from(NEIGHBOURS)

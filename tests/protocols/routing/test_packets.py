@@ -26,7 +26,7 @@ from p2pmesh.wire.messages import GossipWant, Message
 from p2pmesh.wire.overlay import Packet
 from tests.harness.examples import examples
 from tests.harness.routing import Node, RouteNet, origin, ring, rpc, small_world
-from tests.harness.virtual_time import identity
+from tests.harness.virtual_time import NETWORK, identity
 
 KEYS = st.integers(0, RING_SIZE - 1).map(lambda number: PeerId(f"{number:040x}"))
 
@@ -564,7 +564,7 @@ def test_an_answer_that_a_relay_makes_up_is_dropped():
     def meddle(sender: Node, _receiver: Node, message: Message) -> Message:
         if sender.number == 1 and isinstance(message, Packet) and message.kind == "answer":
             forged = structs.replace(message, carry=encode(rpc("lie", sender.id)))
-            return signed(forged, sender.identity)
+            return signed(forged, sender.identity, NETWORK)
         return message
 
     net.meddle = meddle
@@ -629,7 +629,7 @@ def test_a_message_that_does_not_travel_is_refused():
 
 def strange(to: PeerId = TO, **fields: object) -> Packet:
     """A packet whose origin is far away."""
-    return signed(Packet(id="p", kind="tell", to=to, **fields), STRANGER)  # type: ignore[arg-type]
+    return signed(Packet(id="p", kind="tell", to=to, **fields), STRANGER, NETWORK)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -769,7 +769,7 @@ def test_a_packet_whose_trails_are_full_ends_and_its_origin_is_told(room, fits):
     origin, sender = net.nodes[2], net.nodes[1]
     nobody = PeerId(f"{int(net.nodes[0].id, 16) ^ 1:040x}")
     packet = Packet(id="p", kind="tell", to=nobody, path=STRANGERS[: MAX_TRAIL - 3 - room], route=STRANGERS[-3:])
-    net.inject(sender, net.nodes[0], signed(packet, origin.identity))
+    net.inject(sender, net.nodes[0], signed(packet, origin.identity, NETWORK))
     net.run(1)
     sent = [one for a, b, one in net.sent if (a, b) == (0, 9) and isinstance(one, Packet)]
     assert [one.path for one in sent] == ([(*packet.path, trail_id(sender.id))] if fits else [])
@@ -818,7 +818,7 @@ def test_a_neighbour_may_have_only_so_many_packets_relayed():
     net = RouteNet(10, ring(10), config=with_config(relay_rate=10))
     flood = net.nodes[1]
     for number in range(50):
-        packet = signed(Packet(id=str(number), kind="tell", to=net.nodes[8].id), flood.identity)
+        packet = signed(Packet(id=str(number), kind="tell", to=net.nodes[8].id), flood.identity, NETWORK)
         net.inject(flood, net.nodes[0], packet)
     net.run(0.06)
     assert net.nodes[0].count("relay.relayed") == 20

@@ -17,7 +17,7 @@ from p2pmesh.wire.codec import encode
 from p2pmesh.wire.fields import SEARCH
 from p2pmesh.wire.overlay import Packet
 from tests.harness.routing import RouteNet, ring, rpc
-from tests.harness.virtual_time import virtual_wall
+from tests.harness.virtual_time import NETWORK, virtual_wall
 
 LATENCY = 0.05
 BUFFERED_PACKETS, BUFFERED_BYTES = 64, 256 * 1024
@@ -63,7 +63,7 @@ def pass_by(net: RouteNet, sender: int, receiver: int, **fields: object) -> None
         timestamp=int(virtual_wall(net.now) * 1000),
         carry=encode(rpc("hello", who[0].id)),
     )
-    net.inject(who[sender], who[receiver], signed(structs.replace(packet, **fields), who[0].identity))
+    net.inject(who[sender], who[receiver], signed(structs.replace(packet, **fields), who[0].identity, NETWORK))
 
 
 def arrived_at_first(net: RouteNet, number: int, call: int) -> bool:

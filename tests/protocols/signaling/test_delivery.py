@@ -63,12 +63,12 @@ from tests.harness.signaling import (
     routed,
     way_back,
 )
-from tests.harness.virtual_time import remote
+from tests.harness.virtual_time import NETWORK, remote
 
 OFFER, ANSWER = description("offer", 1), description("answer", 1)
 HIS_OFFER, HIS_ANSWER = description("offer", 2), description("answer", 2)
 OFFERED = routed(BOB, offer(2))
-SERVED = from_peer(BOB, sign_offer(BOB, ME.peer_id, offer(2)))
+SERVED = from_peer(BOB, sign_offer(BOB, ME.peer_id, offer(2), network=NETWORK))
 NOT_HERE = ServiceError(message=f"Peer {BOB.peer_id} not found.", code="not_found", to=BOB.peer_id)
 
 
@@ -130,7 +130,7 @@ def test_an_offer_that_no_route_brings_tries_each_service_once_the_one_that_know
     tried = []
     while peer.sent:
         ((service, message),) = peer.sent
-        assert verify_offer(message.signal, ME.peer_id, BOB.peer_id)[1] == OFFER
+        assert verify_offer(message.signal, ME.peer_id, BOB.peer_id, network=NETWORK)[1] == OFFER
         tried.append(service)
         peer.signaled(NOT_HERE, service)
     assert tried == ["two", "one", "three"]
@@ -212,7 +212,7 @@ def test_the_end_of_an_attempt_is_the_end_of_its_route(end):
 def test_an_answer_that_a_service_brings_ends_the_route():
     peer = offering("one")
     (route,) = peer.routes
-    peer.signaled(from_peer(BOB, sign_answer(BOB, ME.peer_id, HIS_ANSWER, OFFER)))
+    peer.signaled(from_peer(BOB, sign_answer(BOB, ME.peer_id, HIS_ANSWER, OFFER, network=NETWORK)))
     assert peer.cancelled == [route.call]
     assert len(peer.got(FeedSignal)) == 1
     assert peer.feed(RouteFailed(route.call, "too late")).effects == []
@@ -244,7 +244,7 @@ def test_an_answer_is_the_reply_to_the_offer_and_goes_again_where_that_comes_aga
     ]
     ((service, message),) = peer.signaled(SERVED).sent
     assert service == "one"
-    assert verify_answer(message.signal, HIS_OFFER, ME.peer_id, BOB.peer_id)[1] == ANSWER
+    assert verify_answer(message.signal, HIS_OFFER, ME.peer_id, BOB.peer_id, network=NETWORK)[1] == ANSWER
     again = RoutedReceived(remote(BOB), offer(2), way_back(BOB, CAROL.peer_id))
     assert peer.feed(again).replies == [(way_back(BOB, CAROL.peer_id), answer(1))]
     assert peer.counts("offer_answer.repeated_offers") == 3
@@ -255,7 +255,7 @@ def test_what_came_by_a_service_is_answered_by_that_service_even_with_links_into
     peer.signaled(BootstrapPeers(peers=(KnownPeer(id=BOB.peer_id),)), "two")
     assert [service for service, _ in peer.feed(LocalSignal(BOB.peer_id, ANSWER)).sent] == ["one"]
     assert [service for service, _ in peer.feed(RejectOffer(BOB.peer_id, "closing")).sent] == ["one"]
-    peer.signaled(from_peer(BOB, sign_offer(BOB, ME.peer_id, offer(3))), "one")
+    peer.signaled(from_peer(BOB, sign_offer(BOB, ME.peer_id, offer(3), network=NETWORK)), "one")
     peer.feed(ServiceDown("one", "cut")).feed(LocalSignal(BOB.peer_id, ANSWER))
     assert [service for service, _ in peer.sent] == ["two"]
     peer.feed(ServiceDown("two", "cut")).feed(RejectOffer(BOB.peer_id, "closing"))
@@ -357,7 +357,7 @@ def test_when_offers_cross_the_one_that_is_answered_takes_the_place_of_ours():
 
 def test_once_theirs_is_answered_an_answer_to_our_offer_that_a_service_brings_comes_too_late():
     peer = Peer().join().feed(LocalSignal(BOB.peer_id, OFFER)).signaled(SERVED).feed(LocalSignal(BOB.peer_id, ANSWER))
-    peer.signaled(from_peer(BOB, sign_answer(BOB, ME.peer_id, HIS_ANSWER, OFFER)))
+    peer.signaled(from_peer(BOB, sign_answer(BOB, ME.peer_id, HIS_ANSWER, OFFER, network=NETWORK)))
     assert peer.got(FeedSignal) == []
     assert [(message.reason, message.about) for _, message in peer.sent] == [("no_attempt", mark_of(HIS_ANSWER))]
     assert peer.counts("offer_answer.unasked_answers") == 1
@@ -433,7 +433,7 @@ def test_only_what_its_origin_signed_for_us_counts(event, count):
 
 
 def test_an_offer_with_somebody_elses_proof_goes_no_further():
-    peer = Peer().join().signaled(from_peer(EVE, sign_offer(BOB, ME.peer_id, offer(2))))
+    peer = Peer().join().signaled(from_peer(EVE, sign_offer(BOB, ME.peer_id, offer(2), network=NETWORK)))
     assert peer.told == []
     assert peer.counts("offer_answer.false_offers") == 1
 

@@ -21,6 +21,7 @@ from p2pmesh.protocols.signaling.handshake import (
 from p2pmesh.wire.messages import PROTOCOL_VERSION, RING, Description, Fingerprint, IceCandidate, Offer, Signal
 from p2pmesh.wire.sdp import fingerprints_of, read_sdp, write_sdp
 from p2pmesh.wire.signaling import Join
+from tests.harness.virtual_time import NETWORK
 
 ALICE, BOB, EVE = (Identity.from_seed(bytes([n]) * 32) for n in (1, 2, 3))
 NOBODY = Identity.unverified("ab" * 20)
@@ -45,7 +46,7 @@ ANSWER = description("answer", 2)
 
 
 def signed_offer(identity: Identity, to: Identity, **said) -> Signal:
-    return sign_offer(identity, to.peer_id, Offer(description=OFFER, **said))
+    return sign_offer(identity, to.peer_id, Offer(description=OFFER, **said), network=NETWORK)
 
 
 def test_an_offer_is_verified_as_its_signers():
@@ -53,14 +54,14 @@ def test_an_offer_is_verified_as_its_signers():
     assert read_sdp(signed.sdp) == OFFER
     assert signed.p2pmesh is not None
     assert (signed.p2pmesh.links, signed.p2pmesh.purpose) == (2, RING)
-    remote, read = verify_offer(signed, ALICE.peer_id, BOB.peer_id)
+    remote, read = verify_offer(signed, ALICE.peer_id, BOB.peer_id, network=NETWORK)
     assert remote == RemotePeer(ALICE.peer_id, verified=True, version=PROTOCOL_VERSION, public_key=ALICE.public_key)
     assert read == OFFER
 
 
 def test_an_answer_is_verified_with_the_offer_it_answers():
-    answer = sign_answer(BOB, ALICE.peer_id, ANSWER, OFFER)
-    remote, read = verify_answer(answer, OFFER, BOB.peer_id, ALICE.peer_id)
+    answer = sign_answer(BOB, ALICE.peer_id, ANSWER, OFFER, network=NETWORK)
+    remote, read = verify_answer(answer, OFFER, BOB.peer_id, ALICE.peer_id, network=NETWORK)
     assert remote.verified
     assert read == ANSWER
 
@@ -68,12 +69,12 @@ def test_an_answer_is_verified_with_the_offer_it_answers():
 def test_a_signal_without_a_proof_comes_from_the_original():
     expected = RemotePeer(ALICE.peer_id, verified=False, version=0)
     offer, answer = (Signal(type=kind, sdp=write_sdp(facts)) for kind, facts in (("offer", OFFER), ("answer", ANSWER)))
-    assert verify_offer(offer, ALICE.peer_id, BOB.peer_id) == (expected, OFFER)
-    assert verify_answer(answer, OFFER, ALICE.peer_id, BOB.peer_id) == (expected, ANSWER)
+    assert verify_offer(offer, ALICE.peer_id, BOB.peer_id, network=NETWORK) == (expected, OFFER)
+    assert verify_answer(answer, OFFER, ALICE.peer_id, BOB.peer_id, network=NETWORK) == (expected, ANSWER)
 
 
 def test_a_key_that_is_not_of_the_id_is_ours_but_unverified():
-    remote, _ = verify_offer(signed_offer(NOBODY, BOB), NOBODY.peer_id, BOB.peer_id)
+    remote, _ = verify_offer(signed_offer(NOBODY, BOB), NOBODY.peer_id, BOB.peer_id, network=NETWORK)
     assert (remote.verified, remote.version) == (False, PROTOCOL_VERSION)
 
 
@@ -126,19 +127,19 @@ OTHER_LINE = f"a=fingerprint:sha-256 {fingerprint(9)}"
 )
 def test_a_changed_offer_is_refused(signal, sender, receiver):
     with pytest.raises(RemoteProtocolError):
-        verify_offer(signal, sender.peer_id, receiver.peer_id)
+        verify_offer(signal, sender.peer_id, receiver.peer_id, network=NETWORK)
 
 
 def test_an_answer_is_no_answer_to_another_offer_nor_to_somebody_else():
-    answer = sign_answer(BOB, ALICE.peer_id, ANSWER, OFFER)
+    answer = sign_answer(BOB, ALICE.peer_id, ANSWER, OFFER, network=NETWORK)
     with pytest.raises(RemoteProtocolError):
-        verify_answer(answer, description("offer", 7), BOB.peer_id, ALICE.peer_id)
+        verify_answer(answer, description("offer", 7), BOB.peer_id, ALICE.peer_id, network=NETWORK)
     with pytest.raises(RemoteProtocolError):
-        verify_answer(answer, OFFER, BOB.peer_id, EVE.peer_id)
+        verify_answer(answer, OFFER, BOB.peer_id, EVE.peer_id, network=NETWORK)
     with pytest.raises(RemoteProtocolError):
-        verify_answer(msgspec.structs.replace(answer, type="offer"), OFFER, BOB.peer_id, ALICE.peer_id)
+        verify_answer(msgspec.structs.replace(answer, type="offer"), OFFER, BOB.peer_id, ALICE.peer_id, network=NETWORK)
     with pytest.raises(RemoteProtocolError):
-        verify_offer(msgspec.structs.replace(answer, type="offer"), BOB.peer_id, ALICE.peer_id)
+        verify_offer(msgspec.structs.replace(answer, type="offer"), BOB.peer_id, ALICE.peer_id, network=NETWORK)
 
 
 @given(st.text(max_size=300), st.integers(min_value=0, max_value=500))
@@ -146,7 +147,9 @@ def test_no_description_raises_anything_but_a_protocol_error(text, at):
     sdp = SIGNED.sdp or ""
     sdp = f"{sdp[:at]}{text}{sdp[at:]}"
     try:
-        remote, read = verify_offer(msgspec.structs.replace(SIGNED, sdp=sdp), ALICE.peer_id, BOB.peer_id)
+        remote, read = verify_offer(
+            msgspec.structs.replace(SIGNED, sdp=sdp), ALICE.peer_id, BOB.peer_id, network=NETWORK
+        )
     except RemoteProtocolError:
         return
     assert remote.verified

@@ -33,7 +33,7 @@ from p2pmesh.wire.signaling import (
 )
 from tests.harness.examples import examples
 from tests.harness.signaling import CANDIDATE, ME, Peer, answer, description, from_peer, offer, routed
-from tests.harness.virtual_time import remote
+from tests.harness.virtual_time import NETWORK, remote
 
 OTHERS = [Identity.from_seed(bytes([n]) * 32) for n in range(40, 46)]
 SERVICES = ["one", "two"]
@@ -47,12 +47,12 @@ reasons = st.sampled_from(["max_peers_reached", "cancelled", "no_attempt", "clos
 
 @functools.cache
 def offer_of(other, number):
-    return sign_offer(other, ME.peer_id, offer(number))
+    return sign_offer(other, ME.peer_id, offer(number), network=NETWORK)
 
 
 @functools.cache
 def answer_of(other, number):
-    return sign_answer(other, ME.peer_id, description("answer", number), description("offer", number))
+    return sign_answer(other, ME.peer_id, description("answer", number), description("offer", number), network=NETWORK)
 
 
 EVENTS = st.one_of(

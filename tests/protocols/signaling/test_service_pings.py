@@ -9,7 +9,7 @@ from p2pmesh.protocols.signaling.handshake import mark_of, sign_offer
 from p2pmesh.wire.messages import LinkRejected
 from p2pmesh.wire.signaling import Ack, BootstrapPeers, ConnectionRejected, KnownPeer, ServiceError
 from tests.harness.signaling import BOB, CAROL, EVE, ME, Peer, answer, answered, description, from_peer, offer, routed
-from tests.harness.virtual_time import remote
+from tests.harness.virtual_time import NETWORK, remote
 
 # --- rejections that come late ----------------------------------------------------------------------------------------
 
@@ -29,7 +29,7 @@ def test_who_takes_its_own_offer_back_may_answer_ours_still():
 def test_an_answer_that_came_too_late_does_not_end_a_newer_attempt():
     peer = Peer().join()
     for n in (7, 8):
-        peer.signaled(from_peer(BOB, sign_offer(BOB, ME.peer_id, offer(n))))
+        peer.signaled(from_peer(BOB, sign_offer(BOB, ME.peer_id, offer(n), network=NETWORK)))
         peer.feed(LocalSignal(BOB.peer_id, description("answer", n)))
     late, newest = (
         ConnectionRejected(from_=BOB.peer_id, reason="no_attempt", about=mark_of(description("answer", n)))

@@ -49,6 +49,7 @@ from p2pmesh.wire.signaling import (
 )
 from p2pmesh.wire.signaling import Leave as LeaveMessage
 from tests.harness.signaling import BOB, CANDIDATE, EVE, ME, ORIGINAL, Peer, bare, description, from_peer, offer
+from tests.harness.virtual_time import NETWORK
 
 # --- services ---------------------------------------------------------------------------------------------------------
 
@@ -174,7 +175,7 @@ def test_a_topology_that_asks_all_the_time_is_heard_ever_more_rarely_until_it_ha
 def test_leaving_tells_the_joined_services_and_nothing_follows():
     peer = Peer().join("one").feed(ServiceUp("two")).feed(Leave())
     assert peer.sent == [("one", LeaveMessage(peer_id=ME.peer_id))]
-    assert peer.signaled(from_peer(BOB, sign_offer(BOB, ME.peer_id, offer(1)))).effects == []
+    assert peer.signaled(from_peer(BOB, sign_offer(BOB, ME.peer_id, offer(1), network=NETWORK))).effects == []
     assert peer.wait(100).effects == []
 
 
@@ -200,9 +201,9 @@ def test_an_offer_is_signed_with_our_links_and_its_answer_fed():
     peer = Peer().join().feed(LinkUp(RemotePeer(ORIGINAL.peer_id, False, 0)))
     sent = peer.dial(BOB.peer_id)
     assert sent.p2pmesh.links == 1
-    remote, facts = verify_offer(sent, ME.peer_id, BOB.peer_id)
+    remote, facts = verify_offer(sent, ME.peer_id, BOB.peer_id, network=NETWORK)
     assert (remote.verified, facts) == (True, description("offer", 1))
-    answer = sign_answer(BOB, ME.peer_id, description("answer", 2), description("offer", 1))
+    answer = sign_answer(BOB, ME.peer_id, description("answer", 2), description("offer", 1), network=NETWORK)
     peer.signaled(from_peer(BOB, answer))
     assert peer.effects == [FeedSignal(RemotePeer(BOB.peer_id, True, 1, BOB.public_key), description("answer", 2))]
     assert peer.signaled(from_peer(BOB, answer)).effects == []
@@ -214,10 +215,15 @@ def test_an_offer_is_signed_with_our_links_and_its_answer_fed():
         pytest.param(lambda true: bare("answer", 9), id="proof left out"),
         pytest.param(lambda true: msgspec.structs.replace(true, sdp=bare("answer", 9).sdp), id="swapped"),
         pytest.param(
-            lambda true: sign_answer(EVE, ME.peer_id, description("answer", 9), description("offer", 1)), id="other key"
+            lambda true: sign_answer(
+                EVE, ME.peer_id, description("answer", 9), description("offer", 1), network=NETWORK
+            ),
+            id="other key",
         ),
         pytest.param(
-            lambda true: sign_answer(BOB, ME.peer_id, description("answer", 2), description("offer", 9)),
+            lambda true: sign_answer(
+                BOB, ME.peer_id, description("answer", 2), description("offer", 9), network=NETWORK
+            ),
             id="other offer",
         ),
         pytest.param(lambda true: Signal(type="answer", sdp="garbage"), id="garbage"),
@@ -226,7 +232,7 @@ def test_an_offer_is_signed_with_our_links_and_its_answer_fed():
 def test_a_false_answer_is_ignored_and_the_true_one_still_counts(lie):
     peer = Peer().join()
     peer.dial(BOB.peer_id)
-    true = sign_answer(BOB, ME.peer_id, description("answer", 2), description("offer", 1))
+    true = sign_answer(BOB, ME.peer_id, description("answer", 2), description("offer", 1), network=NETWORK)
     assert peer.signaled(from_peer(BOB, lie(true))).effects == []
     assert len(peer.signaled(from_peer(BOB, true)).got(FeedSignal)) == 1
     assert peer.counts("offer_answer.false_answers") + peer.counts("offer_answer.unverified_answers") == 1
@@ -235,7 +241,9 @@ def test_a_false_answer_is_ignored_and_the_true_one_still_counts(lie):
 def test_an_answer_that_nobody_waits_for_frees_its_sender():
     peer = Peer().join()
     peer.dial(BOB.peer_id)
-    answer = from_peer(BOB, sign_answer(BOB, ME.peer_id, description("answer", 2), description("offer", 1)))
+    answer = from_peer(
+        BOB, sign_answer(BOB, ME.peer_id, description("answer", 2), description("offer", 1), network=NETWORK)
+    )
     peer.feed(LinkLost(BOB.peer_id, "too late")).signaled(answer)
     ((_, message),) = peer.sent
     assert isinstance(message, ConnectionRejected)
@@ -288,19 +296,19 @@ def test_rejections_reach_the_topology():
 
 def test_a_good_offer_reaches_the_topology_and_our_answer_is_bound_to_it():
     peer = Peer().join()
-    his = sign_offer(BOB, ME.peer_id, offer(2, links=3, purpose="ring"))
+    his = sign_offer(BOB, ME.peer_id, offer(2, links=3, purpose="ring"), network=NETWORK)
     peer.signaled(from_peer(BOB, his))
     remote = RemotePeer(BOB.peer_id, True, 1, BOB.public_key)
     assert peer.told == [Offered(remote, description("offer", 2), 3, "ring")]
     peer.feed(LocalSignal(BOB.peer_id, description("answer", 1)))
     ((transport, message),) = peer.sent
     assert transport == "one"
-    assert verify_answer(message.signal, description("offer", 2), ME.peer_id, BOB.peer_id)[0].verified
+    assert verify_answer(message.signal, description("offer", 2), ME.peer_id, BOB.peer_id, network=NETWORK)[0].verified
 
 
 def test_an_offer_that_comes_by_two_services_counts_once():
     peer = Peer().join("one", "two")
-    message = from_peer(BOB, sign_offer(BOB, ME.peer_id, offer(2)))
+    message = from_peer(BOB, sign_offer(BOB, ME.peer_id, offer(2), network=NETWORK))
     assert peer.signaled(message, "one").told
     assert peer.signaled(message, "two").effects == []
     peer.now += SAME_OFFER
@@ -311,7 +319,7 @@ def test_a_false_offer_is_dropped_and_told_but_not_over_and_over():
     peer = Peer().join()
 
     def forged(n):
-        true = sign_offer(BOB, ME.peer_id, offer(2))
+        true = sign_offer(BOB, ME.peer_id, offer(2), network=NETWORK)
         return from_peer(BOB, msgspec.structs.replace(true, sdp=bare("offer", n).sdp))
 
     peer.signaled(forged(9))
@@ -324,7 +332,7 @@ def test_a_false_offer_is_dropped_and_told_but_not_over_and_over():
     assert peer.counts("offer_answer.false_offers") == 3
 
 
-@pytest.mark.parametrize("signal", [bare("offer", 2), sign_offer(ORIGINAL, ME.peer_id, offer(2))])
+@pytest.mark.parametrize("signal", [bare("offer", 2), sign_offer(ORIGINAL, ME.peer_id, offer(2), network=NETWORK)])
 def test_unverified_peers_are_turned_down_unless_allowed(signal):
     peer = Peer().join().signaled(from_peer(ORIGINAL, signal))
     assert peer.told == []
@@ -371,7 +379,7 @@ def test_candidates_wait_for_the_answer_and_strays_are_dropped():
         assert peer.signaled(from_peer(BOB, CANDIDATE)).effects == []
     assert peer.counts("offer_answer.stray_candidates") == 1
     assert peer.counts("offer_answer.excess_candidates") == 5
-    answer = sign_answer(BOB, ME.peer_id, description("answer", 2), description("offer", 1))
+    answer = sign_answer(BOB, ME.peer_id, description("answer", 2), description("offer", 1), network=NETWORK)
     fed = peer.signaled(from_peer(BOB, answer)).got(FeedSignal)
     candidate = read_candidate(CANDIDATE.candidate.candidate)
     assert [effect.signal for effect in fed] == [description("answer", 2), *[candidate] * MAX_EARLY]
@@ -380,7 +388,7 @@ def test_candidates_wait_for_the_answer_and_strays_are_dropped():
 
 def test_a_batch_is_taken_apart():
     peer = Peer().join()
-    his = sign_offer(BOB, ME.peer_id, offer(2))
+    his = sign_offer(BOB, ME.peer_id, offer(2), network=NETWORK)
     peer.signaled(PeerSignals(from_=BOB.peer_id, signals=(his, CANDIDATE, Signal(type="renegotiate"))))
     assert [type(effect) for effect in peer.effects] == [Notify, FeedSignal]
     assert peer.counts("offer_answer.other_signals") == 1
@@ -435,7 +443,7 @@ def test_a_lying_service_can_not_put_itself_between_two_verified_peers():
     true = alice.dial(BOB.peer_id)
     for lie in (
         msgspec.structs.replace(true, sdp=bare("offer", 66).sdp),
-        relayed(sign_offer(mallory, BOB.peer_id, offer(66))),
+        relayed(sign_offer(mallory, BOB.peer_id, offer(66), network=NETWORK)),
         bare("offer", 66),
     ):
         bob.signaled(PeerSignal(from_=ME.peer_id, to=BOB.peer_id, signal=lie))
