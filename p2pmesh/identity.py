@@ -13,6 +13,7 @@ import stat
 import tempfile
 from collections import OrderedDict
 from contextvars import ContextVar, Token
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -36,6 +37,7 @@ _MAX_FILE = 64 * 1024
 """Far more than a PEM file has."""
 
 
+@lru_cache(maxsize=1024)
 def peer_id_of(public_key: bytes) -> PeerId:
     """The id that belongs to a raw 32-byte Ed25519 public key."""
     return PeerId(hashlib.sha256(public_key).digest()[: ID_BITS // 8].hex())

@@ -19,7 +19,7 @@ def field(value: bytes) -> bytes:
 
 def fields(*values: bytes) -> bytes:
     """One field after the other."""
-    return b"".join(map(field, values))
+    return b"".join([_length(len(value)) + value for value in values])
 
 
 def covered(domain: bytes, network: bytes, *values: bytes) -> bytes:

@@ -11,7 +11,6 @@ input, the only error out of here is `RemoteProtocolError`, after time and memor
 
 from __future__ import annotations
 
-import math
 from contextlib import suppress
 from typing import Annotated, Any, Generic, TypeVar, get_args
 
@@ -22,7 +21,7 @@ from msgspec.structs import replace
 
 from p2pmesh.errors import RemoteProtocolError
 from p2pmesh.wire.messages import Direct, Gossip, GossipData, Message, Unknown
-from p2pmesh.wire.packing import ARRAYS, NUMBERED, number_of, pack, unpack
+from p2pmesh.wire.packing import ARRAYS, NUMBERED, number_of, pack, portable, unpack
 from p2pmesh.wire.signaling import MAX_BOOTSTRAP, BootstrapPeers, KnownPeer, SignalingMessage
 
 MAX_DEPTH = 100
@@ -108,14 +107,7 @@ def decode(frame: bytes, *, limit: int | None = None) -> Message | Unknown:
     """
     _check_size(frame, limit)
     if frame[0] >= FIRST_PACKED:
-        message = _unpacked(frame)
-        if isinstance(message, Gossip):
-            payload = message.data.payload
-        elif isinstance(message, Direct):
-            payload = message.payload
-        else:
-            return message
-        return _checked(message) if isinstance(payload, int | float) else message
+        return _unpacked(frame)
     decoded: Message | Unknown = _decode(frame, _TEXT)
     return _checked(decoded)
 
@@ -225,26 +217,16 @@ def _salvaged_bootstrap(raw: bytes) -> BootstrapPeers | None:
 
 
 def _checked(message: Message | Unknown) -> Message | Unknown:
-    """Hold what the types can't say: depth, and numbers that both encodings can carry."""
+    """Hold what the types of JSON can't say: depth, and numbers that both encodings can carry."""
     match message:
         case Gossip(data=GossipData(payload=int() | float() as number) as data):
-            payload = _portable(number)
+            payload = portable(number)
             return message if payload is number else replace(message, data=replace(data, payload=payload))
         case Direct(payload=float() as number):
-            _portable(number)
+            portable(number)
         case Direct(payload=list() | dict() as payload) if is_too_deep(payload):
             raise RemoteProtocolError(f"a bad 'direct' message: its payload nests deeper than {MAX_DEPTH}")
     return message
-
-
-def _portable(number: float) -> float:
-    """A number that may be sent on in either encoding: beyond 64 bits the double that a JavaScript sender holds."""
-    try:
-        if not math.isfinite(number):
-            raise RemoteProtocolError("a bad message: its payload is not a finite number")
-        return number if -(1 << 63) <= number < 1 << 64 else float(number)
-    except OverflowError as error:
-        raise RemoteProtocolError("a bad message: its payload is a number beyond all bounds") from error
 
 
 def _shortened(error: Exception) -> str:

@@ -19,9 +19,10 @@ broadcast, which is nearly all that a busy mesh sends, has a form of its own: se
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache, lru_cache, reduce
+from functools import cache, reduce
 from operator import or_
 from types import NoneType, UnionType
 from typing import Annotated, Any, Final, Literal, NamedTuple, TypeAlias, Union, cast, get_args, get_origin
@@ -57,6 +58,22 @@ class _Form(NamedTuple):
     type: Any
     pack: _Convert | None = None
     unpack: _Convert | None = None
+
+
+def portable(value: Scalar) -> Scalar:
+    """A scalar that may be sent on in either encoding: of a number beyond 64 bits the double that JavaScript holds.
+
+    Raises:
+      RemoteProtocolError: if it is a number that is not finite.
+    """
+    if not isinstance(value, int | float):
+        return value
+    try:
+        if not math.isfinite(value):
+            raise RemoteProtocolError("a bad message: its payload is not a finite number")
+        return value if -(1 << 63) <= value < 1 << 64 else float(value)
+    except OverflowError as error:
+        raise RemoteProtocolError("a bad message: its payload is a number beyond all bounds") from error
 
 
 # --- texts of digits --------------------------------------------------------------------------------------------------
@@ -148,8 +165,8 @@ MESSAGE_ID_FORM: Any = (
 def _form_of(hint: Any) -> _Form:
     if hint == MessageId:
         return _Form(MESSAGE_ID_FORM, _pack_message_id, _unpack_message_id)
-    if hint == Scalar or hint is Any:
-        return _Form(Scalar)
+    if hint is Any:
+        return _Form(Scalar, unpack=portable)
     if get_origin(hint) in {Union, UnionType}:
         return _optional_form(hint)
     if get_origin(hint) is Literal:
@@ -310,7 +327,7 @@ _PROOF_SIZE = PUBLIC_KEY_SIZE + SIGNATURE_SIZE
 _USUAL_TTL = 60_000
 _ANY_HOPS = 255
 
-_plain_scalar = msgspec.json.Decoder(Scalar)
+_plain_scalar = msgspec.json.Decoder(Scalar).decode
 _to_json = msgspec.json.Encoder().encode
 
 
@@ -337,27 +354,33 @@ class _GossipForm(Struct, frozen=True, array_like=True, tag=NUMBERS[Gossip]):
 
 def _pack_gossip(message: Gossip) -> list[Any]:
     data = message.data
-    encoding, payload = data.encoding, data.payload
+    encoding, payload, key, signature = data.encoding, data.payload, data.key, data.signature
     if data.blob is not None:
         content, body = _BLOB, data.blob
     elif encoding is not None and isinstance(payload, str):
         content, body = _TEXT if encoding == "text" else _JSON, payload.encode()
     else:
         content, body = _PLAIN, _to_json(payload)
-    is_proven = data.key is not None and data.signature is not None
+    ttl: int | None = data.ttl
+    if key and signature:
+        origin = key + signature
+        if ttl == _USUAL_TTL:
+            ttl = None
+    else:
+        origin = bytes.fromhex(data.origin_peer_id)
     values: list[Any] = [
         NUMBERS[Gossip],
         data.topic,
         content + _RECEIPTS if data.receipts else content,
         body,
         _pack_message_id(data.id),
-        data.key + data.signature if data.key and data.signature else bytes.fromhex(data.origin_peer_id),
+        origin,
         data.timestamp,
         data.hops,
         data.age,
         data.sequence,
         None if data.series is None else data.timestamp - data.series,
-        None if is_proven and data.ttl == _USUAL_TTL else data.ttl,
+        ttl,
     ]
     if data.max_hops != _ANY_HOPS:
         return [*values, data.max_hops]
@@ -366,34 +389,29 @@ def _pack_gossip(message: Gossip) -> list[Any]:
     return values
 
 
-_id_of_key = lru_cache(maxsize=1024)(peer_id_of)
-
-
-def _unpack_origin(origin: bytes) -> tuple[PeerId, bytes | None, bytes | None]:
-    if len(origin) == _PROOF_SIZE:
-        key = origin[:PUBLIC_KEY_SIZE]
-        return _id_of_key(key), key, origin[PUBLIC_KEY_SIZE:]
-    if len(origin) == _ID_SIZE:
-        return PeerId(origin.hex()), None, None
-    raise RemoteProtocolError(f"an origin of {len(origin)} bytes: neither an id nor a key and a signature")
-
-
 def _unpack_gossip(form: _GossipForm) -> Gossip:
-    content = form.content & 3
+    content, body, origin, ttl, timestamp = form.content & 3, form.body, form.origin, form.ttl, form.timestamp
     payload: Scalar = None
-    blob = None
+    blob = key = signature = series = None
     if content == _BLOB:
-        blob = form.body
+        blob = body
     elif content == _PLAIN:
-        payload = _plain_scalar.decode(form.body)
+        payload = portable(_plain_scalar(body))
     else:
-        payload = form.body.decode()
-    peer, key, signature = _unpack_origin(form.origin)
-    ttl = _USUAL_TTL if form.ttl is None and key is not None else form.ttl
-    timestamp = form.timestamp
-    series = None if form.before is None else timestamp - form.before
-    if series is not None and not 0 <= series < _MAX:
-        raise RemoteProtocolError("a series that began outside of time")
+        payload = body.decode()
+    if len(origin) == _PROOF_SIZE:
+        key, signature = origin[:PUBLIC_KEY_SIZE], origin[PUBLIC_KEY_SIZE:]
+        peer = peer_id_of(key)
+        if ttl is None:
+            ttl = _USUAL_TTL
+    elif len(origin) == _ID_SIZE:
+        peer = PeerId(origin.hex())
+    else:
+        raise RemoteProtocolError(f"an origin of {len(origin)} bytes: neither an id nor a key and a signature")
+    if form.before is not None:
+        series = timestamp - form.before
+        if not 0 <= series < _MAX:
+            raise RemoteProtocolError("a series that began outside of time")
     data = GossipData(
         id=name.hex() if isinstance(name := form.id, bytes) else _unpack_message_id(name),
         topic=form.topic,
