@@ -58,10 +58,8 @@ from p2pmesh.wire.messages import (
     LinkRejected,
     Message,
     ReconnectionData,
-    RelayBatch,
-    RelaySignal,
 )
-from p2pmesh.wire.overlay import FindSuccessor, KademliaRpc, Merge, Neighbours, Packet, Stabilise, SuccessorFound
+from p2pmesh.wire.overlay import FindSuccessor, Merge, Neighbours, Packet, Stabilise, SuccessorFound
 
 _INPUTS: Mapping[tuple[Subsystem, ...], tuple[type[Input], ...]] = {
     tuple(Subsystem): (LinkUp, LinkDown, Leave),
@@ -78,12 +76,11 @@ AUDIENCE: Mapping[type[Input], tuple[Subsystem, ...]] = {kind: who for who, kind
 
 _REPAIR = GossipDigest, GossipHave, GossipWant, GossipHistory
 _MESSAGES: Mapping[Subsystem, tuple[type[Message], ...]] = {
-    Subsystem.SIGNALING: (LinkRejected, RelaySignal, RelayBatch),
+    Subsystem.SIGNALING: (LinkRejected,),
     Subsystem.OVERLAY: (ReconnectionData, Goodbye, Neighbours, Stabilise, FindSuccessor, SuccessorFound),
     Subsystem.ROUTING: (Direct, DirectAck, Packet),
     Subsystem.BROADCAST: (Gossip, GossipAck, GossipIHave, GossipGraft, *_REPAIR),
     Subsystem.RECEIPTS: (GossipReceipts,),
-    Subsystem.KADEMLIA: (KademliaRpc,),
     Subsystem.ISLANDS: (Merge,),
 }
 OWNERS: Mapping[type[Message], Subsystem | None] = {

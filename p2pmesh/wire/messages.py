@@ -17,7 +17,6 @@ from p2pmesh.wire.fields import (
     MAX_ID,
     MAX_RECEIPTS,
     MAX_SDP,
-    MAX_SIGNALS_IN_BATCH,
     Count,
     Hops,
     Id,
@@ -43,7 +42,6 @@ from p2pmesh.wire.overlay import (
     FindSuccessor,
     FindValue,
     FoundBeyond,
-    KademliaRpc,
     Merge,
     Neighbours,
     NodesFound,
@@ -365,38 +363,6 @@ class LinkRejected(Tagged, frozen=True, kw_only=True, tag="link_rejected"):
     """Which offer, where this is no reply: see `signaling.handshake.mark_of`."""
 
 
-# --- what the original's peers relay ----------------------------------------------------------------------------------
-
-
-class RelaySignal(Tagged, frozen=True, kw_only=True, tag="relay_signal"):
-    from_: Id
-    to: Id
-    signal: Signal
-    timestamp: Milliseconds = 0
-    relay_path: PeerIds = ()
-
-
-class RelayAck(Tagged, frozen=True, kw_only=True, tag="relay_ack"):
-    from_: Id
-    to: Id
-    original_timestamp: Milliseconds = 0
-    received_timestamp: Milliseconds = 0
-    relay_path: PeerIds = ()
-
-
-class RelayFailure(Tagged, frozen=True, kw_only=True, tag="relay_failure"):
-    from_: Id
-    to: Id
-    target_peer: Id | None = None
-    reason: Reason = ""
-    timestamp: Milliseconds = 0
-
-
-class RelayBatch(Tagged, frozen=True, kw_only=True, tag="batched_signals"):
-    from_: Id
-    signals: Annotated[tuple[Signal, ...], Meta(max_length=MAX_SIGNALS_IN_BATCH)] = ()
-
-
 # --- anything else ----------------------------------------------------------------------------------------------------
 
 
@@ -433,14 +399,9 @@ Message: TypeAlias = (
     | Merge
     | FindBeyond
     | FoundBeyond
-    | RelaySignal
-    | RelayAck
-    | RelayFailure
-    | RelayBatch
     | FindNode
     | FindValue
     | NodesFound
     | StoreValue
     | ValueStored
-    | KademliaRpc
 )

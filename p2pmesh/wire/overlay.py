@@ -7,7 +7,6 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from p2pmesh.wire.fields import (
-    MAX_ID,
     MAX_VALUE,
     SEARCH,
     Count,
@@ -221,19 +220,3 @@ class StoreValue(Tagged, frozen=True, kw_only=True, tag="store_value"):
 
 class ValueStored(Tagged, frozen=True, kw_only=True, tag="value_stored"):
     held: bool = False
-
-
-class KademliaCall(Part, frozen=True, kw_only=True):
-    """A call of the original's peers, which nobody answers."""
-
-    type: Annotated[str, Meta(max_length=32)]
-    id: Id
-    rpc_id: Annotated[str, Meta(max_length=MAX_ID)] | None = None
-    in_reply_to: Annotated[str, Meta(max_length=MAX_ID)] | None = None
-    target_id: Id | None = None
-    key: Annotated[str, Meta(max_length=MAX_ID)] | None = None
-    peers: PeerIds = ()
-
-
-class KademliaRpc(Tagged, frozen=True, kw_only=True, tag="kademlia_rpc"):
-    message: KademliaCall

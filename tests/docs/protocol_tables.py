@@ -30,7 +30,7 @@ from p2pmesh.wire.messages import (
     Receipt,
     Signal,
 )
-from p2pmesh.wire.overlay import Contact, DhtRecord, KademliaCall
+from p2pmesh.wire.overlay import Contact, DhtRecord
 from p2pmesh.wire.packing import MESSAGE_ID_FORM, NUMBERS, forms
 from p2pmesh.wire.signaling import KnownPeer, SignalingMessage
 
@@ -47,7 +47,6 @@ OBJECTS: dict[str, type[msgspec.Struct]] = {
     "broadcast": GossipData,
     "contact": Contact,
     "receipt": Receipt,
-    "rpc": KademliaCall,
     "record": DhtRecord,
 }
 OBJECT_NAMES = {kind: name for name, kind in OBJECTS.items()}

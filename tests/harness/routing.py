@@ -28,14 +28,16 @@ from p2pmesh.protocols.notices import (
 from p2pmesh.protocols.routing.routing import RoutingCore
 from p2pmesh.wire.codec import decode, encode
 from p2pmesh.wire.messages import Message
-from p2pmesh.wire.overlay import KademliaCall, KademliaRpc, Packet
+from p2pmesh.wire.overlay import DhtRecord, Packet, StoreValue
 from tests.harness.linked_net import LinkedNet, LinkedNode
 from tests.harness.virtual_time import identity, virtual_wall
 
 
-def rpc(text: str, peer: PeerId) -> KademliaRpc:
+def rpc(text: str, peer: PeerId) -> StoreValue:
     """A message that may travel."""
-    return KademliaRpc(message=KademliaCall(type="PING", id=peer, rpc_id=text))
+    nobody, unsigned = bytes(32), bytes(64)
+    record = DhtRecord(key=peer, payload=text, timestamp=0, ttl=0, publisher_key=nobody, signature=unsigned)
+    return StoreValue(record=record)
 
 
 def origin(sender: PeerId, packet: Packet) -> PeerId:

@@ -10,21 +10,7 @@ import pytest
 from p2pmesh.errors import RemoteProtocolError
 from p2pmesh.keyspace import PeerId
 from p2pmesh.wire.codec import decode, decode_signaling, encode
-from p2pmesh.wire.messages import (
-    Direct,
-    Gossip,
-    GossipAck,
-    GossipData,
-    Message,
-    ReconnectionData,
-    RelayAck,
-    RelayBatch,
-    RelayFailure,
-    RelaySignal,
-    Signal,
-    Unknown,
-)
-from p2pmesh.wire.overlay import KademliaCall, KademliaRpc
+from p2pmesh.wire.messages import Direct, Gossip, GossipAck, GossipData, Message, ReconnectionData, Signal, Unknown
 from p2pmesh.wire.signaling import (
     Ack,
     BootstrapPeers,
@@ -107,51 +93,13 @@ def test_its_gossip_is_understood() -> None:
             {"type": "connection_rejected", "from": A, "reason": "max_peers_reached", "alternativePeers": [B]},
             Unknown("connection_rejected"),
         ),
-        (
-            {"type": "relay_signal", "from": A, "to": B, "signal": {"type": "offer", "sdp": "v=0"}, "timestamp": 5},
-            RelaySignal(from_=A, to=B, signal=Signal(type="offer", sdp="v=0"), timestamp=5),
-        ),
-        (
-            {
-                "type": "relay_ack",
-                "to": A,
-                "from": B,
-                "originalTimestamp": 1,
-                "receivedTimestamp": 2,
-                "relayPath": [A],
-            },
-            RelayAck(to=A, from_=B, original_timestamp=1, received_timestamp=2, relay_path=(A,)),
-        ),
-        (
-            {
-                "type": "relay_failure",
-                "to": A,
-                "from": B,
-                "targetPeer": A,
-                "reason": "Peer not connected",
-                "timestamp": 5,
-            },
-            RelayFailure(to=A, from_=B, target_peer=A, reason="Peer not connected", timestamp=5),
-        ),
-        ({"type": "batched_signals", "from": A, "signals": []}, RelayBatch(from_=A)),
+        ({"type": "relay_signal", "from": A, "to": B, "signal": {}, "timestamp": 5}, Unknown("relay_signal")),
+        ({"type": "relay_ack", "to": A, "from": B, "relayPath": [A]}, Unknown("relay_ack")),
+        ({"type": "relay_failure", "to": A, "from": B, "targetPeer": A, "reason": ""}, Unknown("relay_failure")),
+        ({"type": "batched_signals", "from": A, "signals": []}, Unknown("batched_signals")),
         ({"type": "optimized_relay_signal"}, Unknown("optimized_relay_signal")),
         ({"type": "optimized_relay_confirmation"}, Unknown("optimized_relay_confirmation")),
-        (
-            {"type": "kademlia_rpc", "message": {"type": "FIND_NODE", "id": A, "rpcId": "c" * 40, "targetId": B}},
-            KademliaRpc(message=KademliaCall(type="FIND_NODE", id=A, rpc_id="c" * 40, target_id=B)),
-        ),
-        (
-            {
-                "type": "kademlia_rpc",
-                "message": {
-                    "type": "FIND_NODE_REPLY",
-                    "id": A,
-                    "inReplyTo": "c" * 40,
-                    "contacts": [{"id": B, "address": None, "lastSeen": 1, "failureCount": 0}],
-                },
-            },
-            KademliaRpc(message=KademliaCall(type="FIND_NODE_REPLY", id=A, in_reply_to="c" * 40)),
-        ),
+        ({"type": "kademlia_rpc", "message": {"type": "FIND_NODE", "id": A}}, Unknown("kademlia_rpc")),
         ({"type": "kademlia_rpc_response", "rpcMessage": {}}, Unknown("kademlia_rpc_response")),
         ({"type": "broadcast", "topic": "t", "payload": 1}, Unknown("broadcast")),
     ],

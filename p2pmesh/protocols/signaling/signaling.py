@@ -12,11 +12,10 @@ else, and a false answer does not end an attempt. What comes over a route was si
 
 Inputs: ServiceUp, ServiceDown, Signaled, RoutedReceived, RouteSucceeded, RouteFailed, Received, LocalSignal,
   SetLinkPurpose, RejectOffer, PingViaService, RouteHint, FindPeers, LinkUp, LinkDown, LinkLost, Leave.
-Effects: SendSignaling, ServiceRefused, FeedSignal, SendFrame, Emit (TransportUp, TransportDown, PeerFailed); Notify to
+Effects: SendSignaling, ServiceRefused, FeedSignal, Emit (TransportUp, TransportDown, PeerFailed); Notify to
   routing (Route, RouteReply, CancelRoute), overlay (ServiceUp and ServiceDown (of joined services only), Offered,
   Rejected, PeersFound, PeerGone) and islands (ServicePeers, SeenViaService).
-Messages: all that a service sends, `join` and `leave`; in packets `offer`, `answer` and `link_rejected`; from peers of
-  the original `relay_signal`, answered by `relay_failure`.
+Messages: all that a service sends, `join` and `leave`; in packets `offer`, `answer` and `link_rejected`.
 Config: SignalingConfig; `max_peers`, `room`, `join_token`; `allow_unverified` and `ice_servers` of LinkConfig.
 State: the links, and purposes of links (`remembered_offers`); the parts name theirs, and their bounds.
 """
@@ -35,16 +34,7 @@ from p2pmesh.config import MeshConfig
 from p2pmesh.events import PeerFailed, TransportDown, TransportUp
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.core import (
-    Effects,
-    Emit,
-    FeedSignal,
-    Notify,
-    SendFrame,
-    SendSignaling,
-    ServiceRefused,
-    WallClock,
-)
+from p2pmesh.protocols.core import Effects, Emit, FeedSignal, Notify, SendSignaling, ServiceRefused, WallClock
 from p2pmesh.protocols.inputs import (
     Leave,
     LinkDown,
@@ -88,34 +78,17 @@ from p2pmesh.protocols.signaling.delivery import ByMesh, ByService, Lost, OfferD
 from p2pmesh.protocols.signaling.handshake import mark_of, sign_offer
 from p2pmesh.protocols.signaling.offer_answer import AnswerHeard, Feed, OfferAnswer, Response, Verdict
 from p2pmesh.protocols.signaling.service_sessions import Change, Closed, Opened, SendJoin, ServicePings, ServiceSessions
-from p2pmesh.protocols.util.limits import LruTable, RateLimiter
+from p2pmesh.protocols.util.limits import LruTable
 from p2pmesh.wire import signaling as wire
-from p2pmesh.wire.messages import (
-    PROTOCOL_VERSION,
-    Answer,
-    Description,
-    LinkPurpose,
-    LinkRejected,
-    Offer,
-    RelayFailure,
-    RelaySignal,
-    Signal,
-)
+from p2pmesh.wire.messages import PROTOCOL_VERSION, Answer, Description, LinkPurpose, LinkRejected, Offer, Signal
 
 _NOT_FOUND = re.compile(r"Peer ([0-9a-f]{40}) not found")
 _REPLACED = "Another client joined with your ID"  # the original's server has texts only
 
-LOOP, TOO_LONG, NOT_FOR_YOU = "Relay loop detected", "Relay path too long", "Peer not connected"
-"""Reasons of `relay_failure`, in the original's words."""
-MOST_RELAYS = 3
-"""Peers of the original that a signal passes."""
-REFUSALS, REFUSALS_PER_SECOND = 10.0, 1.0
-"""Answers to an original that wants signals relayed, at once and in the long run: it asks once for each dial."""
-
 
 @define
 class SignalingCounts:
-    """Messages that were ignored, and why; signals that were refused."""
+    """Messages that were ignored, and why."""
 
     after_down: int = 0
     unexpected: int = 0
@@ -124,7 +97,6 @@ class SignalingCounts:
     for_others: int = 0
     unverified_origins: int = 0
     unrouted: int = 0
-    relays_refused: int = 0
     unsendable: int = 0
 
 
@@ -144,7 +116,6 @@ class SignalingCore:
         self._delivery = OfferDelivery(config, self._sessions.joined_services)
         self._offers = OfferAnswer(identity, config)
         self._purposes = LruTable[LinkPurpose](config.signaling.remembered_offers)
-        self._refusals = RateLimiter(config.max_peers, REFUSALS_PER_SECOND, REFUSALS)
         self._counts = SignalingCounts()
         self._errors = dict.fromkeys((*wire.ERROR_CODES, "other"), 0)
         """Errors of services, by their codes; those that we don't know count as one."""
@@ -170,7 +141,7 @@ class SignalingCore:
             case RouteFailed():
                 self._carry_out(self._delivery.unrouted(event.call, event.reason, now), now)
             case Received():
-                self._on_received(event, now)
+                self._counts.unrouted += 1  # ours come over routes
             case LocalSignal():
                 self._on_local_signal(event.peer, event.description, now)
             case SetLinkPurpose():
@@ -370,17 +341,6 @@ class SignalingCore:
                 self._hear_rejection(None, Rejected(event.peer, reason, others), own.mark, now)
             case _:
                 self._counts.unexpected += 1
-
-    def _on_received(self, event: Received, now: float) -> None:
-        """Something that should have come over a route came from a neighbour, as the original's peers send it."""
-        match event.message:
-            case RelaySignal() as relayed if self._links.get(event.peer) == 0:
-                self._counts.relays_refused += 1
-                if self._refusals.take(event.peer, now):
-                    wall_ms = int(self._wall(now) * 1000)
-                    self._effects.append(SendFrame((event.peer,), _refusal(relayed, event.peer, self._me, wall_ms)))
-            case _:
-                self._counts.unrouted += 1
 
     # --- from our own link layer --------------------------------------------------------------------------------------
 
@@ -583,10 +543,3 @@ class SignalingCore:
 
     def _tell(self, subsystem: Subsystem, notice: Input) -> None:
         self._effects.append(Notify(subsystem, notice))
-
-
-def _refusal(relayed: RelaySignal, sender: PeerId, me: PeerId, wall_ms: int) -> RelayFailure:
-    """What tells a peer of the original that we relay nothing for it: its peers would throw away what we pass on."""
-    path = relayed.relay_path
-    reason = LOOP if me in path else TOO_LONG if len(path) >= MOST_RELAYS else NOT_FOR_YOU
-    return RelayFailure(from_=me, to=sender, target_peer=relayed.to, reason=reason, timestamp=wall_ms)

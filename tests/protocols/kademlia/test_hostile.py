@@ -17,16 +17,7 @@ from p2pmesh.protocols.kademlia.records import key_id, sign_record, signed_bytes
 from p2pmesh.protocols.notices import ReturnPath, RoutedReceived, RouteFailed, RouteSucceeded
 from p2pmesh.simulation.discrete.network import EPOCH
 from p2pmesh.wire.codec import decode, encode
-from p2pmesh.wire.overlay import (
-    DhtRecord,
-    FindNode,
-    FindValue,
-    KademliaCall,
-    KademliaRpc,
-    NodesFound,
-    StoreValue,
-    ValueStored,
-)
+from p2pmesh.wire.overlay import DhtRecord, FindNode, FindValue, NodesFound, StoreValue, ValueStored
 from tests.harness.kademlia import DhtNet
 from tests.harness.virtual_time import NETWORK, identity, remote
 
@@ -177,7 +168,6 @@ def test_an_answer_that_was_not_asked_for_changes_nothing(net):
 @pytest.mark.parametrize(
     "message",
     [
-        KademliaRpc(message=KademliaCall(type="FIND_NODE", id=STRANGER.peer_id, target_id=STRANGER.peer_id)),
         ValueStored(held=True),
         NodesFound(peers=(STRANGER.peer_id,)),
     ],

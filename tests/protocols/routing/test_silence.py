@@ -338,7 +338,7 @@ def test_silence_of_who_is_no_neighbour_changes_nothing():
 
 
 def carrying(size: int, number: int = 0) -> Packet:
-    nobody = rpc("", RouteNet(1).nodes[0].id).message.id
+    nobody = rpc("", RouteNet(1).nodes[0].id).record.key
     return Packet(id=str(number), kind="tell", from_=nobody, to=nobody, carry=bytes(size))
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from p2pmesh.config import IceServer, LinkConfig, SignalingConfig
 from p2pmesh.identity import Identity
-from p2pmesh.protocols.core import FeedSignal, Notify, SendFrame
+from p2pmesh.protocols.core import FeedSignal, Notify
 from p2pmesh.protocols.inputs import (
     Leave,
     LinkDown,
@@ -36,7 +36,7 @@ from p2pmesh.protocols.signaling.delivery import GATHERING, NO_WAY
 from p2pmesh.protocols.signaling.handshake import mark_of, sign_answer, sign_offer, verify_answer, verify_offer
 from p2pmesh.protocols.signaling.offer_answer import MAX_ALTERNATIVES, MAX_TRICKLED
 from p2pmesh.protocols.util.window import OUTCOME_GRACE
-from p2pmesh.wire.messages import PINNED, Answer, LinkRejected, Offer, RelayBatch, RelayFailure, RelaySignal
+from p2pmesh.wire.messages import PINNED, Answer, DirectAck, LinkRejected, Offer
 from p2pmesh.wire.signaling import (
     BootstrapPeers,
     ConnectionRejected,
@@ -414,11 +414,9 @@ def test_candidates_that_a_service_brings_reach_the_attempt_and_are_bounded():
     [
         (routed(ME, offer(2)), "messages.from_ourselves"),
         (routed(ORIGINAL, offer(2)), "messages.unverified_origins"),
-        (routed(BOB, RelayFailure(from_=BOB.peer_id, to=ME.peer_id)), "messages.unexpected"),
+        (routed(BOB, DirectAck(id="a")), "messages.unexpected"),
         (routed(BOB, answer(2)), "messages.unexpected"),
         (routed(BOB, Offer(description=HIS_ANSWER)), "messages.unexpected"),
-        (Received(CAROL.peer_id, RelaySignal(from_=BOB.peer_id, to=ME.peer_id, signal=CANDIDATE)), "messages.unrouted"),
-        (Received(CAROL.peer_id, RelayBatch(from_=BOB.peer_id, signals=(CANDIDATE,))), "messages.unrouted"),
         (Received(CAROL.peer_id, offer(2)), "messages.unrouted"),
         (
             Received(CAROL.peer_id, LinkRejected(reason="closing", alternative_peers=(EVE.peer_id,))),
@@ -457,27 +455,6 @@ def test_a_service_that_floods_in_a_peers_name_does_not_silence_it_in_the_mesh()
         peer.signaled(from_peer(BOB, forged))
     assert peer.counts("offer_answer.excess_offers") == 7
     assert len(peer.feed(OFFERED).told) == 1
-
-
-@pytest.mark.parametrize(
-    ("path", "reason"),
-    [
-        ((), "Peer not connected"),
-        ((ORIGINAL.peer_id, ME.peer_id), "Relay loop detected"),
-        (tuple(f"{n:040x}" for n in range(3)), "Relay path too long"),
-    ],
-)
-def test_nothing_is_relayed_for_peers_of_the_original_and_they_are_told(path, reason):
-    peer = Peer().in_mesh().feed(LinkUp(RemotePeer(ORIGINAL.peer_id, False, 0)))
-    asked = RelaySignal(from_=ORIGINAL.peer_id, to=BOB.peer_id, signal=bare("offer", 1), relay_path=path)
-    (frame,) = peer.feed(Received(ORIGINAL.peer_id, asked)).effects
-    assert isinstance(frame, SendFrame)
-    assert frame.peers == (ORIGINAL.peer_id,)
-    assert (frame.message.to, frame.message.target_peer) == (ORIGINAL.peer_id, BOB.peer_id)
-    assert frame.message.reason == reason
-    refused = sum(len(peer.feed(Received(ORIGINAL.peer_id, asked)).effects) for _ in range(50))
-    assert refused < 10
-    assert peer.counts("messages.relays_refused") == 51
 
 
 def test_tables_stay_bounded_and_what_the_mesh_has_no_room_for_goes_by_a_service():
