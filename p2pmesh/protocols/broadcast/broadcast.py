@@ -523,7 +523,7 @@ class BroadcastCore:
     def _on_ihave(self, link: SendWindow, heard: GossipIHave, now: float) -> None:
         """See what a neighbour has, and sends none of unasked."""
         grafts: GraftDecisions = []
-        for message_id in heard.ids:
+        for message_id in dict.fromkeys(heard.ids):
             tree_name = tree_of(message_id)
             if message_id not in self._seen:
                 parent = self._plumtree.parent_of(tree_name, now)
