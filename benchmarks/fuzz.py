@@ -1,11 +1,12 @@
-"""Mutated frames through the codec and a link session: how many were refused, and that nothing else was raised.
+"""Mutated frames through the codec and a link session, and descriptions: how many were refused; nothing else raised.
 
     python benchmarks/fuzz.py --json                         # 100,000 frames: some seconds
     python benchmarks/fuzz.py --frames 10000000              # some minutes
 
 Each starts as one of the shipped test vectors, packed or as JSON, gets one to four mutations (bits flipped, cut off,
 spliced with another, types changed, lengths that lie, repetitions), and goes through a session to the codec; every
-eighth time the packet of the channel is mutated, too. What is decoded is encoded again and must come back as it was.
+eighth time the packet of the channel is mutated, too, and every sixteenth time an SDP goes through its parser. What is
+decoded is encoded again and must come back as it was.
 The exit status is 1 if anything but `RemoteProtocolError` was raised.
 """
 
@@ -24,6 +25,7 @@ from p2pmesh.protocols.link.session import LinkSession
 from p2pmesh.wire import packet_format as channel
 from p2pmesh.wire.codec import decode, encode
 from p2pmesh.wire.messages import Unknown
+from p2pmesh.wire.sdp import read_sdp, write_sdp
 
 MAX_FRAME = 1 << 20
 SHOWN = 10
@@ -72,9 +74,15 @@ class Fuzz:
         bad = [bytes.fromhex(row["frame"]) for row in vectors["malformed_messages"]]
         self._frames = frames * (1 + 3 * len(bad) // len(frames)) + bad
         self._packets = [bytes.fromhex(row["packet"]) for row in vectors["channel"]]
+        rows = [*vectors["descriptions"], *vectors["malformed_descriptions"]]
+        self._texts = [row["sdp"].encode() for row in rows]
         self._session = self._new_session()
         self.counts: dict[str, int] = dict.fromkeys(
-            ("decoded", "unknown", "refused", "packets", "packets_refused", "raised_otherwise"), 0
+            (
+                *("decoded", "unknown", "refused", "packets", "packets_refused"),
+                *("descriptions", "descriptions_refused", "raised_otherwise"),
+            ),
+            0,
         )
         self.broken: list[str] = []
 
@@ -84,6 +92,9 @@ class Fuzz:
             frame = self._mutated(self._frames[self._below(len(self._frames))])
             try:
                 self._through_session(frame, damaged=number % 8 == 7)
+                if number % 16 == 15:
+                    frame = self._mutated(self._rng.choice(self._texts))
+                    self._through_parser(frame.decode("utf-8", "surrogateescape"))
             except Exception as error:  # that is what is looked for
                 self.counts["raised_otherwise"] += 1
                 if len(self.broken) < SHOWN:
@@ -121,6 +132,17 @@ class Fuzz:
         text = frame[0] < 0x80
         again = decode(encode(message, text=text))
         if again != message:
+            raise AssertionError(f"comes back as {again}")
+
+    def _through_parser(self, sdp: str) -> None:
+        self.counts["descriptions"] += 1
+        try:
+            facts = read_sdp(sdp)
+        except RemoteProtocolError:
+            self.counts["descriptions_refused"] += 1
+            return
+        again = read_sdp(write_sdp(facts))
+        if (again.ufrag, again.pwd, again.role, again.mid) != (facts.ufrag, facts.pwd, facts.role, facts.mid):
             raise AssertionError(f"comes back as {again}")
 
     def _mutated(self, frame: bytes) -> bytes:

@@ -24,21 +24,23 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from msgspec import inspect, msgpack
 from msgspec.structs import replace
 
-from p2pmesh.config import KademliaConfig, network_of
+from p2pmesh.config import KademliaConfig, LinkConfig, network_of
 from p2pmesh.errors import RemoteProtocolError
 from p2pmesh.identity import Identity, SignatureMemo
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.broadcast import validation
 from p2pmesh.protocols.kademlia.records import key_id, sign_record
+from p2pmesh.protocols.link.session import LinkSession
 from p2pmesh.protocols.routing import packets
 from p2pmesh.protocols.routing.forwarding_table import trail_id
 from p2pmesh.protocols.routing.sealed_box import SEAL_SIZE, contact_of, seal_with
 from p2pmesh.protocols.signaling.handshake import sign_answer, sign_join, sign_offer
 from p2pmesh.wire import packet_format as channel
 from p2pmesh.wire.codec import decode, encode
-from p2pmesh.wire.messages import Description, Direct, Fingerprint, Gossip, GossipData, Offer
+from p2pmesh.wire.messages import Description, Direct, DirectAck, Fingerprint, Gossip, GossipAck, GossipData, Offer
 from p2pmesh.wire.overlay import FindSuccessor, Packet
 from p2pmesh.wire.packing import NUMBERS, forms
+from p2pmesh.wire.sdp import read_sdp, write_sdp
 
 ROOM = "vectors"
 NETWORK = network_of(ROOM)
@@ -277,6 +279,7 @@ def channel_vectors() -> Iterator[Json]:
             hello + channel.credit_record(channel.BULK, 1 << 21) + channel.credit_record(channel.URGENT, 1 << 21),
             channel.frame_header(channel.BULK, 3) + b"abc" + channel.frame_header(channel.URGENT, 0),
             start + more + channel.more_header(channel.BULK, len(last)) + last,
+            start + channel.frame_header(channel.URGENT, 1) + b"x" + more,
             channel.u32_record(channel.PING, 7) + channel.u32_record(channel.PONG, (1 << 32) - 1),
             channel.END_RECORD,
         ),
@@ -308,6 +311,57 @@ def malformed_channel_vectors() -> Iterator[Json]:
             yield {"why": why, "packet": raw.hex()}
             continue
         raise AssertionError(f"taken: {why}")
+
+
+HELLO = channel.u32_record(channel.HELLO, 1 << 20)
+START = channel.start_header(channel.BULK, 1200, 512) + bytes(512)
+MORE = channel.more_header(channel.BULK, 512) + bytes(512)
+CREDIT = channel.credit_record(channel.BULK, 1 << 20)
+FRAME = channel.frame_header(channel.BULK, 0)
+
+
+def new_session() -> LinkSession:
+    """The receiver of channel packets: it takes frames of up to 16 KiB, and grants 64 KiB for each lane."""
+    session = LinkSession(LinkConfig(receive_window=1 << 16), 1 << 14, channel.MAX_PACKET, 0.0)
+    session.next_packet(0.0)  # with its HELLO and CREDIT
+    return session
+
+
+def malformed_session_vectors() -> Iterator[Json]:
+    """Rows of well-formed packets of which the last must not come when it comes."""
+    for why, packets_ in {
+        "a frame before HELLO": [FRAME],
+        "a second HELLO": [HELLO, HELLO],
+        "a HELLO again in one packet": [HELLO + HELLO],
+        "a MORE without a START": [HELLO, MORE],
+        "a START within a frame": [HELLO, START, START],
+        "a FRAME within a frame": [HELLO, START, FRAME],
+        "a MORE beyond the end": [HELLO, START, MORE, MORE],
+        "a fragment of 511 bytes that is not the last": [HELLO, START, channel.more_header(0, 511) + bytes(511)],
+        "a START of a whole frame": [HELLO, channel.start_header(channel.BULK, 512, 512) + bytes(512)],
+        "a START beyond the limit": [HELLO, channel.start_header(channel.BULK, (1 << 14) + 1, 512) + bytes(512)],
+        "frames beyond the credit": [HELLO, FRAME * 1024, FRAME],
+        "credit that falls": [HELLO, CREDIT, channel.credit_record(channel.BULK, (1 << 20) - 1)],
+        "credit of 2^53": [HELLO, channel.credit_record(channel.BULK, 1 << 53)],
+        "END within a frame": [HELLO, START, channel.END_RECORD],
+        "a record after END": [HELLO, channel.END_RECORD, FRAME],
+    }.items():
+        if not is_cut_off(packets_):
+            raise AssertionError(f"taken: {why}")
+        yield {"why": why, "packets": [packet_.hex() for packet_ in packets_]}
+
+
+def is_cut_off(packets_: list[bytes]) -> bool:
+    """Whether the last of these packets ends a session, and none before."""
+    session = new_session()
+    *before, last = packets_
+    for one in before:
+        session.receive_packet(one, 0.0)
+    try:
+        session.receive_packet(last, 0.0)
+    except RemoteProtocolError:
+        return True
+    return False
 
 
 # --- malformed frames -------------------------------------------------------------------------------------------------
@@ -356,6 +410,12 @@ def beyond(kind: inspect.Type) -> Iterator[tuple[str, Any]]:
             if high is not None:
                 yield "too long", bytes(high + 1)
                 yield "wrong type", 5
+                yield "no length that it may have", bytes((low or 0) + 1)
+        case inspect.StrType(pattern=str()):
+            yield "too short", "x"
+            yield "too long", "x" * 257
+            yield "wrong type", 5
+            yield "a character that it may not have", "x" * 22 + "\u00e9"
         case inspect.StrType(min_length=low, max_length=high):
             if low:
                 yield "too short", "x" * (low - 1)
@@ -371,6 +431,7 @@ def beyond(kind: inspect.Type) -> Iterator[tuple[str, Any]]:
             yield "wrong type", 1
         case inspect.LiteralType(values=values):
             yield "out of range", len(values)
+            yield "wrong type", "x"
         case inspect.UnionType(types=types):
             for one in types:
                 yield from beyond(one)
@@ -406,6 +467,8 @@ def malformed_vectors() -> Iterator[Json]:
         "a map": b"\x81\xa4type\xa6direct",
         "no number": b"\x90",
         "a number that is none": b"\x91\xa1x",
+        "an id of 32 digits as text": msgpack.encode([NUMBERS[DirectAck], ["0f" * 16]]),
+        "ids of 32 digits as text": msgpack.encode([NUMBERS[GossipAck], ["0f" * 16, "1f" * 16]]),
         "cut off": whole[:-1],
         "something after the end": whole + b"\x00",
         "an array of 2^32 - 1 entries": b"\xdd\xff\xff\xff\xff",
@@ -440,11 +503,79 @@ def trail_vectors() -> Iterator[Json]:
         "with a dead end": (relays[1], {"path": (first,), "tried": (third,)}),
         "given back": (relays[1], {"path": (first,), "tried": (second,)}),
         "a response on its route": (relays[1], {"kind": "answer", "route": (first,)}),
+        "named for another origin": (relays[0], {"from_": BOB.peer_id}),
     }
     for why, (sender, trail) in trails.items():
+        named = trail.pop("from_", None)
         carried = packet(**trail)
         path = packets.path_to_us(packets.received(carried, sender), sender)
-        yield {"why": why, "sender": sender, "path_to_us": path, **message_vector(replace(carried, from_=None))}
+        yield {"why": why, "sender": sender, "path_to_us": path, **message_vector(replace(carried, from_=named))}
+
+
+# --- descriptions -----------------------------------------------------------------------------------------------------
+
+SHA_256, SHA_1 = "sha-256 " + ":".join(["A1"] * 32), "SHA-1 " + ":".join(["b2"] * 20)
+SDP = (
+    "v=0",
+    "o=- 1 2 IN IP4 127.0.0.1",
+    "s=-",
+    "t=0 0",
+    "a=group:BUNDLE data",
+    f"a=fingerprint:{SHA_256}",
+    "m=application 9 UDP/DTLS/SCTP webrtc-datachannel",
+    "c=IN IP4 0.0.0.0",
+    "a=candidate:1 1 udp 2130706431 192.0.2.1 50000 typ host generation 0",
+    "a=candidate:2 1 UDP 2113937151 0f9a6d5c-7c1f-4a34-a4a3-0123456789ab.local 50001 typ host",
+    "a=candidate:3 1 tcp 1518280447 192.0.2.1 9 typ host tcptype active",
+    "a=candidate:4 1 udp 1694498815 2001:db8::1 50002 typ srflx raddr 0.0.0.0 rport 0",
+    "a=ice-ufrag:Ufr4",
+    "a=ice-pwd:0123456789abcdefghijAB",
+    "a=ice-options:trickle",
+    f"a=fingerprint:{SHA_1}",
+    "a=setup:actpass",
+    "a=mid:data",
+)
+
+
+def description_vectors() -> Iterator[Json]:
+    """Texts, the facts in them, and what is written of those."""
+    full = "a=sctp-port:5001", "a=max-message-size:262144", "a=ice-lite", "a=end-of-candidates"
+    answer = [line.replace("actpass", "active") for line in SDP if "candidate" not in line and "SHA-1" not in line]
+    for lines in (SDP, (*SDP, *full), (*answer, SDP[8], *full)):
+        text = "".join(f"{line}\r\n" for line in lines)
+        facts = read_sdp(text)
+        yield {"sdp": text, "facts": json.loads(msgspec.json.encode(facts)), "written": write_sdp(facts)}
+
+
+def malformed_description_vectors() -> Iterator[Json]:
+    """Texts that are refused."""
+    changes: dict[str, tuple[str, str]] = {
+        f"no {name}": (f"a={name}", f"b={name}") for name in ("ice-ufrag", "ice-pwd", "setup", "mid", "fingerprint")
+    }
+    changes |= {
+        "no data channel": ("m=", "x="),
+        "two sections": ("c=", f"{SDP[6]}\r\nc="),
+        "audio": ("m=application 9 UDP/DTLS/SCTP webrtc-datachannel", "m=audio 9 UDP/TLS/RTP/SAVPF 0"),
+        "a user name of 3 characters": ("Ufr4", "Ufr"),
+        "a password with a space": (string.digits, "01234 56789"),
+        "a role that is none": ("actpass", "holdconn"),
+        "a fingerprint of another length": (":A1:A1", ":A1"),
+        "a fingerprint of no digits": ("A1:A1", "G1:A1"),
+        "a fingerprint of an unknown hash": ("sha-256", "sha-257"),
+        "a fingerprint of MD5": (SHA_256, "md5 " + ":".join(["A1"] * 16)),
+        "a fingerprint that hides": ("a=mid", f"\u2028a=fingerprint:{SHA_1}\r\na=mid"),
+        "a control character": ("s=-", "s=\0"),
+        "a port of SCTP that is none": ("a=mid", "a=sctp-port:65536\r\na=mid"),
+    }
+    whole = "".join(f"{line}\r\n" for line in SDP)
+    for why, (old, new) in changes.items():
+        text = whole.replace(old, new)
+        try:
+            read_sdp(text)
+        except RemoteProtocolError:
+            yield {"why": why, "sdp": text}
+            continue
+        raise AssertionError(f"taken: {why}")
 
 
 # --- the file ---------------------------------------------------------------------------------------------------------
@@ -462,10 +593,13 @@ def vectors() -> Json:
         "boxes": list(box_vectors()),
         "messages": list(message_vectors()),
         "trails": list(trail_vectors()),
+        "descriptions": list(description_vectors()),
         "channel": list(channel_vectors()),
         "malformed_messages": list(malformed_vectors()),
         "malformed_boxes": list(malformed_box_vectors()),
+        "malformed_descriptions": list(malformed_description_vectors()),
         "malformed_channel": list(malformed_channel_vectors()),
+        "malformed_sessions": list(malformed_session_vectors()),
     }
 
 

@@ -35,8 +35,8 @@ _LARGEST_NUMBER: Final = (1 << 32) - 1
 _MEDIA = re.compile(r"m=application [0-9]{1,5} (?:UDP|TCP)/DTLS/SCTP webrtc-datachannel")
 _NUMBER = re.compile(r"[0-9]{1,10}")
 _FINGERPRINT = re.compile(r"a=fingerprint:([A-Za-z0-9-]{1,16}) +([0-9A-Fa-f]{2}(?::[0-9A-Fa-f]{2}){15,63}) *")
-# Would end a line for one parser and not for another, so that a fingerprint could hide from us.
-_FORBIDDEN = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\x85\u2028\u2029]")
+# Would end a line for one parser and not for another, so that a fingerprint could hide from us; and halves of pairs.
+_FORBIDDEN = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\x85\u2028\u2029\ud800-\udfff]")
 _CANDIDATE = re.compile(
     r"[A-Za-z0-9+/]{1,64} 1 udp (?P<priority>[0-9]{1,10})"
     r" (?P<host>[0-9A-Fa-f.:]{2,45}|[0-9A-Za-z-]{11,58}\.local) (?P<port>[0-9]{1,5}) typ (?P<kind>host|srflx|relay)"
@@ -53,7 +53,7 @@ def read_sdp(sdp: str) -> Description:
       RemoteProtocolError: if it does not describe exactly one data channel section, or could be read in two ways.
     """
     if _FORBIDDEN.search(sdp):
-        raise RemoteProtocolError("a description holds control characters")
+        raise RemoteProtocolError("a description holds what is no text")
     facts: dict[str, object] = {"maxMessage": _UNSAID_MAX_MESSAGE}
     fingerprints: dict[Fingerprint, None] = {}
     candidates: list[str] = []

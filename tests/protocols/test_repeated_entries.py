@@ -7,15 +7,7 @@ from typing import Any
 import pytest
 
 from p2pmesh.protocols.core import SendFrame
-from p2pmesh.wire.messages import (
-    Gossip,
-    GossipAck,
-    GossipGraft,
-    GossipHave,
-    GossipIHave,
-    GossipWant,
-    Message,
-)
+from p2pmesh.wire.messages import Gossip, GossipAck, GossipGraft, GossipHave, GossipIHave, GossipWant, Message
 from tests.harness.broadcast import ALICE, BOB, CAROL, Bare, gossip, id_of
 
 HERE, LACKED = gossip(ALICE, message_id="here"), gossip(ALICE, message_id="lacked")

@@ -187,7 +187,8 @@ def test_aiortc_reads_what_is_written(sdp: str) -> None:
         ("a=fingerprint:sha-256", "a=fingerprint:sha-1", "malformed fingerprint"),
         ("a=fingerprint:sha-256", "a=fingerprint:sha-3", "malformed fingerprint"),
         ("a=setup:actpass\n", f"a=setup:actpass\n a=fingerprint:{FINGERPRINT}\n", "malformed fingerprint"),
-        ("a=setup:actpass\n", f"a=setup:actpass\x0ba=fingerprint:{FINGERPRINT}\n", "control characters"),
+        ("a=setup:actpass\n", f"a=setup:actpass\x0ba=fingerprint:{FINGERPRINT}\n", "no text"),
+        ("a=setup:actpass\n", "a=setup:\ud83dactpass\n", "no text"),
     ],
 )
 def test_what_is_no_description_of_one_data_channel_is_refused(line: str, instead: str, complaint: str) -> None:

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from p2pmesh.cli.vectors import NETWORK, text
+from p2pmesh.cli.vectors import NETWORK, new_session, text
 from p2pmesh.config import network_of
 from p2pmesh.errors import RemoteProtocolError
 from p2pmesh.identity import Identity, peer_id_of, verify
@@ -20,10 +20,11 @@ from p2pmesh.protocols.kademlia.records import key_id
 from p2pmesh.protocols.routing import packets
 from p2pmesh.protocols.routing.sealed_box import SEAL_SIZE, unseal
 from p2pmesh.wire.codec import decode, encode
-from p2pmesh.wire.messages import Gossip
+from p2pmesh.wire.messages import Description, Gossip
 from p2pmesh.wire.overlay import Packet
 from p2pmesh.wire.packet_format import parse_packet
 from p2pmesh.wire.packing import NUMBERED, NUMBERS
+from p2pmesh.wire.sdp import read_sdp, write_sdp
 
 SHIPPED = (files("p2pmesh.wire") / "vectors.json").read_text(encoding="utf-8")
 VECTORS: dict[str, Any] = json.loads(SHIPPED)
@@ -112,6 +113,29 @@ def test_trails_say_which_way_a_packet_has_come() -> None:
         assert list(packets.path_to_us(packet, row["sender"])) == row["path_to_us"], row["why"]
 
 
+def test_trails_are_those_of_the_key_that_signed_whatever_origin_they_name() -> None:
+    (row,) = (row for row in VECTORS["trails"] if "from" in row["message"])
+    packet = decode(hexadecimal(row["frame"]))
+    assert isinstance(packet, Packet)
+    assert packet.from_ is not None
+    origin = packets.received(packet, row["sender"]).from_
+    assert origin not in {packet.from_, row["sender"]}
+    assert origin == peer_id_of(packet.key or b"")
+
+
+def test_descriptions_are_the_facts_of_a_text_and_make_a_text() -> None:
+    for row in VECTORS["descriptions"]:
+        facts = msgspec.convert(row["facts"], Description, str_keys=True)
+        assert facts == read_sdp(row["sdp"])
+        assert write_sdp(facts) == row["written"]
+
+
+@pytest.mark.parametrize("row", VECTORS["malformed_descriptions"], ids=itemgetter("why"))
+def test_what_is_no_description_is_refused(row: dict[str, Any]) -> None:
+    with pytest.raises(RemoteProtocolError):
+        read_sdp(row["sdp"])
+
+
 def test_packets_of_the_channel_are_records() -> None:
     for row in VECTORS["channel"]:
         records = [{"kind": kind, "body": body.hex()} for kind, body in parse_packet(hexadecimal(row["packet"]))]
@@ -124,9 +148,22 @@ def test_what_is_no_packet_of_the_channel_is_refused(row: dict[str, Any]) -> Non
         parse_packet(hexadecimal(row["packet"]))
 
 
+@pytest.mark.parametrize("row", VECTORS["malformed_sessions"], ids=itemgetter("why"))
+def test_a_packet_of_the_channel_that_must_not_come_ends_the_session(row: dict[str, Any]) -> None:
+    *before, last = map(hexadecimal, row["packets"])
+    session = new_session()
+    for packet in before:
+        session.receive_packet(packet, 0.0)
+    with pytest.raises(RemoteProtocolError):
+        session.receive_packet(last, 0.0)
+
+
 def test_what_is_no_message_is_refused() -> None:
     whys = {row["why"].rpartition(": ")[2] for row in VECTORS["malformed_messages"]}
-    assert {"too short", "too long", "wrong type", "nested", "too many", "too few fields", "out of range"} <= whys
+    assert {
+        *("too short", "too long", "wrong type", "nested", "too many", "too few fields", "out of range"),
+        *("no length that it may have", "a character that it may not have", "an id of 32 digits as text"),
+    } <= whys
     for row in VECTORS["malformed_messages"]:
         with pytest.raises(RemoteProtocolError):
             decode(hexadecimal(row["frame"]))
