@@ -12,13 +12,8 @@ _length = struct.Struct(">I").pack
 _long = struct.Struct(">Q").pack
 
 
-def field(value: bytes) -> bytes:
-    """The length of a value in bytes as a 32-bit big-endian number, followed by the value."""
-    return _length(len(value)) + value
-
-
 def fields(*values: bytes) -> bytes:
-    """One field after the other."""
+    """Each value after its length in bytes, a 32-bit big-endian number."""
     return b"".join([_length(len(value)) + value for value in values])
 
 

@@ -46,7 +46,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
 import msgspec
@@ -55,7 +55,7 @@ from p2pmesh.errors import RemoteProtocolError
 from p2pmesh.identity import Identity, peer_id_of, verify
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.inputs import RemotePeer
-from p2pmesh.wire.canonical import field, number, text
+from p2pmesh.wire.canonical import covered, fields, number, text
 from p2pmesh.wire.messages import PROTOCOL_VERSION, Description, Handshake, Offer, Signal
 from p2pmesh.wire.sdp import fingerprints_of, read_sdp, write_sdp
 from p2pmesh.wire.signaling import Join
@@ -171,29 +171,22 @@ def _signal_bytes(
     own: tuple[str, ...],
     offered: tuple[str, ...],
 ) -> bytes:
-    return b"".join((
+    said = covered(
         _SIGNAL_DOMAIN,
-        field(network),
-        field(struct.pack(">H", version)),
-        field(kind.encode()),
-        field(sender.encode()),
-        field(receiver.encode()),
-        field(b"" if links is None else struct.pack(">I", links)),
-        field(text(purpose or "")),
-        _list(own),
-        _list(offered),
-    ))
+        network,
+        struct.pack(">H", version),
+        kind.encode(),
+        sender.encode(),
+        receiver.encode(),
+        b"" if links is None else struct.pack(">I", links),
+        text(purpose or ""),
+    )
+    return said + _list(own) + _list(offered)
 
 
 def _join_bytes(room: str, peer_id: PeerId, wall_ms: int) -> bytes:
-    return b"".join((
-        _JOIN_DOMAIN,
-        field(text(room)),
-        field(peer_id.encode()),
-        field(number(wall_ms)),
-    ))
+    return _JOIN_DOMAIN + fields(text(room), peer_id.encode(), number(wall_ms))
 
 
-def _list(items: Iterable[str]) -> bytes:
-    fields = [field(item.encode()) for item in items]
-    return struct.pack(">I", len(fields)) + b"".join(fields)
+def _list(items: Sequence[str]) -> bytes:
+    return struct.pack(">I", len(items)) + fields(*map(str.encode, items))
