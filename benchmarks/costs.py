@@ -1,14 +1,14 @@
 """What a peer costs when nobody asks anything of it: bytes of joins and of rest, start of a process, idle links.
 
     python benchmarks/costs.py --json                                   # all, a line each; about an hour
-    python benchmarks/costs.py traffic --peers 100 --links 5 --json     # a minute
+    python benchmarks/costs.py traffic --peers 100 --links 5 --json     # two minutes
     python benchmarks/costs.py start idle --versus ../before --json     # beside another checkout
 
 `traffic` runs bare peers in virtual time, all subsystems on, over links of 50 ms: its figures are exact. A peer joins
 every 50 ms (from 5,000 on, every 20 ms). For each mesh and seed: "join_bytes" of control that each peer sent over links
 until a minute after the last join; "join_events" of the simulator; "rest_bytes_per_s" of control for each peer in the
-ten minutes after that, with nothing asked of it; "rest_dht_share" of them; "stored_bytes_per_s", the same in ten
-minutes with 100 values in the DHT; "broadcast_100", the frame of a broadcast of 100 bytes; "packets", their mean sizes
+ten minutes after that, with nothing asked of it; "rest_dht_share" of them; "stored_bytes_per_s", the same in an
+hour with 100 values in the DHT; "broadcast_100", the frame of a broadcast of 100 bytes; "packets", their mean sizes
 while peers joined; "join_kinds" and "rest_kinds", bytes by kind. From 5,000 peers on only a minute of rest is measured,
 and nothing is stored.
 

@@ -20,6 +20,8 @@ AFTER_JOINS: Final = 60.0
 REST: Final = 600.0
 REST_OF_MANY: Final = 60.0
 VALUES: Final = 100
+STORED: Final = 3600.0
+"""Seconds: holders see to a value once in an hour."""
 
 BROADCAST: Final = Gossip.__name__
 DHT: Final = ("FindNode", "FindValue", "NodesFound", "StoreValue", "ValueStored")
@@ -124,5 +126,5 @@ def with_values(net: BareNetwork, kinds: Kinds, peers: int) -> float:
         net.put(net.rng.choice(net.nodes), f"key {number}", "x" * 64)
     net.run(AFTER_JOINS)
     kinds.begin()
-    net.run(REST)
-    return round(kinds.control / peers / REST, 1)
+    net.run(STORED)
+    return round(kinds.control / peers / STORED, 1)
