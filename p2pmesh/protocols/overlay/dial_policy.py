@@ -25,7 +25,7 @@ from msgspec import Struct
 
 from p2pmesh.config import TopologyConfig
 from p2pmesh.keyspace import PeerId, nearness, predecessor, ring_neighbours, successor
-from p2pmesh.protocols.overlay.passive_view import Evidence, PassiveView
+from p2pmesh.protocols.overlay.passive_view import PassiveView
 from p2pmesh.protocols.overlay.slots import ATTEMPTS, Slots, State
 from p2pmesh.protocols.util.timers import Backoff, RetryPacer
 
@@ -174,7 +174,7 @@ class DialPolicy:
         return found
 
     def _swap(self, peer: PeerId, held: list[PeerId], now: float) -> Swap | None:
-        uncertain = now > self._slots.merging_until and self._passive.of(peer).until[Evidence.FOUND] <= now
+        uncertain = now > self._slots.merging_until and self._passive.of(peer).found_until <= now
         losers = self._slots.expendable(now, ring_neighbours(self._me, [*held, peer]), uncertain=uncertain)
         return Swap(losers[0], peer) if losers else None
 

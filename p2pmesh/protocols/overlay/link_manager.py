@@ -29,7 +29,7 @@ from p2pmesh.protocols.overlay.dial_policy import (
     Step,
     Swap,
 )
-from p2pmesh.protocols.overlay.passive_view import Evidence, PassiveView
+from p2pmesh.protocols.overlay.passive_view import SILENT_LASTS, PassiveView
 from p2pmesh.protocols.overlay.slots import ATTEMPTS, BRIDGE_HOLDS, Occupant, Slot, Slots, State
 from p2pmesh.wire.messages import BRIDGE, LEAF, LONG, PINNED, RING, LinkPurpose, RejectReason
 
@@ -304,7 +304,7 @@ class LinkManager:
     def cancel(self, peer: PeerId, now: float) -> Slot:
         """Give up an attempt for another peer."""
         self.counts.cancelled += 1
-        self._passive.cut_short(peer, now)
+        self._passive.pause(peer, now + self._config.retry_first)
         return self._slots.pop(peer)
 
     def evict(self, peer: PeerId, occupant: Occupant, now: float) -> tuple[PeerId, ...]:
@@ -326,9 +326,9 @@ class LinkManager:
             soon = event.timed_out is None and not slot.evicted_us
             pause = self._config.retry_first if soon else self._config.min_link_age
             self._passive.pause(peer, now + pause * self._rng.uniform(0.5, 1.0))
-            self._passive.note(peer, Evidence.VOUCHED, now, holds=False)
+            self._passive.of(peer).vouched = False
             if event.timed_out is not None:
-                self._passive.disbelieve(peer, Evidence.SILENT, now)
+                self._passive.disbelieve(peer, now + SILENT_LASTS)
         if slot.next_occupant is None and not slot.given_up:
             self.policy.filling.reset()
         return slot

@@ -94,7 +94,7 @@ from p2pmesh.protocols.overlay.dial_policy import Ask, Dial, GiveUp, PinnedLinks
 from p2pmesh.protocols.overlay.find_successor import SuccessorLookup
 from p2pmesh.protocols.overlay.fix_fingers import FingerSearch
 from p2pmesh.protocols.overlay.link_manager import NOT_A_FAILURE, Admit, LinkManager, Refuse, Replace
-from p2pmesh.protocols.overlay.passive_view import Evidence, PassiveView, Said
+from p2pmesh.protocols.overlay.passive_view import PassiveView, Said
 from p2pmesh.protocols.overlay.ring_join import RingJoin
 from p2pmesh.protocols.overlay.slots import ATTEMPTS, Occupant, Slot, Slots, State
 from p2pmesh.protocols.overlay.successor_list import Stabilisation, SuccessorLists
@@ -351,7 +351,7 @@ class OverlayCore:
         before, slot.told, slot.told_at = slot.told, said, now
         if slot.leaf != said.leaf:
             slot.leaf, self._unbalanced = said.leaf, True
-            self._passive.note(peer, Evidence.LEAF, now, holds=said.leaf)
+            self._passive.of(peer).leaf = said.leaf
         self._refresh(now)
         if before is None or before.links != said.links:
             self._notify(Subsystem.ROUTING, NeighbourLinks(peer, said.links))
@@ -408,7 +408,7 @@ class OverlayCore:
 
     def _on_peer_gone(self, peer: PeerId, now: float) -> None:
         if peer in self._slots:
-            self._passive.note(peer, Evidence.GONE, now)
+            self._passive.doubt(peer)
         else:
             self._passive.departed(peer, now)
 
