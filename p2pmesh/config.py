@@ -165,8 +165,6 @@ class ChordConfig:
     """Between exchanges of successor lists with a neighbour; as the original."""
     fix_fingers_every: float = _number(30.0, low=0.1)
     """Between searches for long links while some are missing; as the original."""
-    shuffle_every: float = _number(60.0, low=0.1)
-    """A neighbour is told of some peers that it may not know: HyParView's stock for repair, at 6 bytes a second."""
     search_first: float = _number(0.5, low=0.01)
     search_cap: float = _number(15.0, low=0.01)
     """Between searches that came to nothing, jittered and doubled."""

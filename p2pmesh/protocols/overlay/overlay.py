@@ -109,7 +109,7 @@ all looking."""
 QUIET = (Received, RoutedReceived, RouteSucceeded, RouteFailed, PeersFound)
 """Frequent inputs that mostly leave the slots as they are. If they do change what is to be dialed, handlers say so."""
 
-Timer = Literal["balance", "tell", "stabilise", "shuffle", "place", "place_lost", "search", "search_lost"]
+Timer = Literal["balance", "tell", "stabilise", "place", "place_lost", "search", "search_lost"]
 
 
 @define
@@ -207,8 +207,6 @@ class OverlayCore:
                     self._tell_changes()
                 case "stabilise":
                     self._stabilise(now)
-                case "shuffle":
-                    self._shuffle(now)
                 case "place":
                     self._look_for_place(now)
                 case "search":
@@ -264,10 +262,8 @@ class OverlayCore:
         self._lookup.board.strike(peer)
         self._send(*self._stabilisation.announcement(peer))
         self._tell_soon(now)
-        every: dict[Timer, float] = {"stabilise": self._config.stabilise_every, "shuffle": self._config.shuffle_every}
-        for timer, pause in every.items():
-            if timer not in self._timers:
-                self._timers.set(timer, now + pause * self._rng.uniform(0.5, 1.5))
+        if "stabilise" not in self._timers:
+            self._timers.set("stabilise", now + self._config.stabilise_every * self._rng.uniform(0.5, 1.5))
 
     def _on_link_down(self, event: LinkDown, now: float) -> None:
         peer, slot = event.peer, self._links.ended(event, now)
@@ -363,10 +359,7 @@ class OverlayCore:
         self._ring_changed(now)
 
     def _on_stabilise(self, peer: PeerId, slot: Slot, said: Stabilise, now: float) -> None:
-        if said.peers:
-            self._stabilisation.heard_of(said.peers)
-            self._learn(said.peers, "hearsay", now)
-        elif said.serial is None:
+        if said.serial is None:
             self._send(*self._stabilisation.announcement(peer))
         if self._stabilisation.has_missed(slot, said):
             self._send((peer,), Stabilise())
@@ -597,14 +590,6 @@ class OverlayCore:
         if self._slots.links():
             self._timers.set("stabilise", now + self._config.stabilise_every * self._rng.uniform(0.9, 1.1))
 
-    def _shuffle(self, now: float) -> None:
-        if not self._slots.members():
-            return
-        self._timers.set("shuffle", now + self._config.shuffle_every * self._rng.uniform(0.9, 1.1))
-        picked = self._stabilisation.shuffle(self._rng)
-        if picked is not None:
-            self._send(*picked, urgent=False)
-
     # --- our place ----------------------------------------------------------------------------------------------------
 
     def _see_to_place(self, now: float) -> None:
@@ -684,8 +669,8 @@ class OverlayCore:
     def _learn_strangers(self, peers: Iterable[PeerId], source: Said, now: float) -> None:
         self._learn([peer for peer in peers if not self._slots.is_link(peer)], source, now)
 
-    def _send(self, peers: tuple[PeerId, ...], message: Message, *, urgent: bool = True) -> None:
-        self._effects.append(SendFrame(peers, message, urgent))
+    def _send(self, peers: tuple[PeerId, ...], message: Message) -> None:
+        self._effects.append(SendFrame(peers, message, urgent=True))
 
     def _notify(self, subsystem: Subsystem, notice: Input) -> None:
         self._effects.append(Notify(subsystem, notice))

@@ -6,16 +6,13 @@ neighbours first, and washes out within some rounds; merging lists with those th
 dead going round.
 
 `SuccessorLists` is the view, made of the neighbours' slots. `Stabilisation` decides what is said to whom:
-`Neighbours` on each new link and when something has changed, serial numbers to compare now and then, and some peers
-to know (HyParView's shuffle: Leitao et al., 2007).
+`Neighbours` on each new link and when something has changed, and serial numbers to compare now and then.
 
-State: two lists of `ChordConfig.successors` peers, a serial number for each neighbour, 32 peers heard of.
+State: two lists of `ChordConfig.successors` peers, a serial number for each neighbour.
 """
 
 from __future__ import annotations
 
-import random
-from collections import deque
 from typing import NamedTuple
 
 from attrs import define
@@ -42,8 +39,6 @@ NOTICEABLE = 1.25
 """Factor by which the mesh has to grow or shrink to be news."""
 SPLICED = 20.0
 """Seconds in which a newcomer has linked to both peers that it came between. A link that lasts longer is a long one."""
-SHUFFLED = 8
-"""Ids told in a shuffle."""
 
 
 class SuccessorLists:
@@ -177,7 +172,6 @@ class Stabilisation:
         self._said: Neighbours | None = None
         self._serial = 0
         self._sent: dict[PeerId, int] = {}
-        self._heard: deque[PeerId] = deque(maxlen=4 * SHUFFLED)
         self.counts: _Counts = _Counts()
 
     def announcement(self, *peers: PeerId, saying: Neighbours | None = None) -> Announcement:
@@ -216,22 +210,6 @@ class Stabilisation:
             return False
         self.counts.missed += 1
         return True
-
-    def heard_of(self, peers: tuple[PeerId, ...]) -> None:
-        """These were told us in a shuffle."""
-        self._heard.extend(peers)
-
-    def shuffle(self, rng: random.Random) -> tuple[tuple[PeerId], Stabilise] | None:
-        """Some peers, for a neighbour that may not know them; None if we know none."""
-        members = self._slots.members()
-        if not members:
-            return None
-        peer = rng.choice(members)
-        told = [slot.told.links for other, slot in self._slots.links() if slot.told is not None and other != peer]
-        heard = dict.fromkeys((*self._heard, *(other for links in told for other in links)))
-        stock = [other for other in heard if other not in {peer, self._me}]
-        picked = tuple(rng.sample(stock, k=min(SHUFFLED, len(stock))))
-        return ((peer,), Stabilise(peers=picked)) if picked else None
 
     def link_ended(self, peer: PeerId) -> None:
         self._sent.pop(peer, None)

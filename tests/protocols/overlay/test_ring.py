@@ -103,15 +103,6 @@ def test_at_rest_there_is_next_to_nothing_to_say():
     assert not [frame for frame in frames if isinstance(frame.message, Neighbours)]
 
 
-def test_peers_are_shuffled_now_and_then_with_those_that_may_not_know_them():
-    peer = Peer(4).placed().up(0x20, says(0x20, links=range(0x21, 0x40)))
-    shuffles = [message.peers for _, message in peer.wait(200).sent(Stabilise) if message.peers]
-    assert 2 <= len(shuffles) <= 4
-    assert all(0 < len(peers) <= 8 and ME not in peers for peers in shuffles)
-    before = peer.known
-    assert peer.hear(0x88, Stabilise(peers=(at(1), at(2), ME))).known == before + 2
-
-
 # --- the ring ---------------------------------------------------------------------------------------------------------
 
 
@@ -191,7 +182,7 @@ def test_what_a_neighbour_says_of_our_place_settles_it_unless_the_ring_is_torn_o
     assert torn_once.wait(9).dialed == [], "nobody is between"
     adrift, place = left_beyond(0x88, 0x78)
     adrift.feed(RouteSucceeded(place.call, at(0x20), finds(0x20, (0x20, 0x80, 0xE0))))
-    assert at(0x70) in adrift.wait(9).dialed, "they know no more of our place than we do"
+    assert at(0x70) in adrift.wait(9).in_vain().dialed, "they know no more of our place than we do"
 
 
 def test_who_knows_one_neighbour_of_ours_does_not_settle_our_place():
@@ -466,7 +457,7 @@ def test_a_peer_that_answers_every_look_up_with_itself_gets_one_offer_for_each_a
     for _ in range(100):
         lie = SuccessorFound(welcome=True, vacant=(liar, ME), successors=(liar, ME))
         assert set(peer.feed(RouteSucceeded(route.call, liar, lie)).dialed) <= {liar}
-        routes = peer.in_vain().wait(30).routes()
+        routes = peer.in_vain().wait(20).routes()  # the pause is longer
         if not routes:
             break
         route = routes[-1]
