@@ -596,9 +596,7 @@ class OverlayCore:
         """While our neighbours on the ring are not sure, our place is looked for."""
         if self._join.is_placed():
             self._timers.cancel("place")
-            place = self._join.placed()
-            if place is not None:
-                self._passive.settled_between(*place, now)
+            self._join.placed()
         elif "place" not in self._timers and self._join.call is None:
             self._timers.set("place", now + self._join.delay(self._rng))
 
@@ -617,8 +615,6 @@ class OverlayCore:
                 self._unbalanced |= self._links.policy.far_found((answerer,), now)
         else:
             near = self._join.next_to_us(answerer, found)
-            if len(near) == 2 and not self._join.is_adrift:
-                self._passive.settled_between(*near, now)
             self._learn_strangers(near or [answerer], "ring", now)
         self._learn((answerer, *found.successors, *found.predecessors), "hearsay", now)
         self._see_to_place(now)

@@ -186,16 +186,6 @@ class PassiveView:
         """It is said to have left, but has a slot."""
         self.of(peer).gone = True
 
-    def settled_between(self, before: PeerId, after: PeerId, now: float) -> None:
-        """Nobody is between us and those two: peers there are let be for a while, but for those that have just come."""
-        for peer, known in self._peers.items():
-            if known.leaf or (known.vouched and not known.misses):
-                continue
-            if between(before, peer, self._me) or between(self._me, peer, after):
-                rests = self._config.retry_cap if known.misses else self._config.min_link_age
-                known.rests_until = max(known.rests_until, now + rests)
-                known.vouched = False
-
     # --- how attempts and links went ----------------------------------------------------------------------------------
 
     def linked(self, peer: PeerId, version: int, *, leaf: bool, now: float) -> None:

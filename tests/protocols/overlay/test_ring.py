@@ -167,24 +167,6 @@ def test_the_ring_is_torn_no_more_if_who_is_at_the_end_of_the_list_knows_nobody_
     assert not [route for route in peer.wait(300).routes() if route.message.key in {ME, at(0xC0)}]
 
 
-def left_beyond(*dead):
-    """A peer whose neighbours on the ring at these places have died, and its next look-up of its place."""
-    peer = Peer(6).placed().up(0x20, says(0x20)).up(0xE0, says(0xE0)).wait(3)
-    for place in dead:
-        peer.feed(LinkDown(at(place), "silent", 5.0))
-    place = peer.placing(ME)
-    return peer.in_vain(), place
-
-
-def test_what_a_neighbour_says_of_our_place_settles_it_unless_the_ring_is_torn_on_both_sides():
-    torn_once, place = left_beyond(0x88)
-    torn_once.feed(RouteSucceeded(place.call, at(0x78), finds(0x78, (0x78, 0x80, 0xE0))))
-    assert torn_once.wait(9).dialed == [], "nobody is between"
-    adrift, place = left_beyond(0x88, 0x78)
-    adrift.feed(RouteSucceeded(place.call, at(0x20), finds(0x20, (0x20, 0x80, 0xE0))))
-    assert at(0x70) in adrift.wait(9).in_vain().dialed, "they know no more of our place than we do"
-
-
 def test_who_knows_one_neighbour_of_ours_does_not_settle_our_place():
     peer = Peer(4).up(0x20, says(0x20, ring=(0x20,)))
     place = peer.found(0x90).in_vain().placing(ME)

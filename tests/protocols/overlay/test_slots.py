@@ -196,13 +196,6 @@ def test_who_fell_silent_is_not_dialed_because_neighbours_that_have_not_noticed_
     assert peer.found(0x90, source="ring").dialed == []
 
 
-def test_once_the_ring_is_agreed_those_that_failed_between_are_left_alone():
-    peer = Peer(max_peers=4).linked(0x70, 0x90).found(0x88)
-    peer.feed(LinkLost(at(0x88), "no answer")).settled(0x70, 0x90)
-    assert peer.wait(55).dialed == []
-    assert peer.found(0x88, source="ring").dialed == [at(0x88)]
-
-
 # --- leaves -----------------------------------------------------------------------------------------------------------
 
 
