@@ -142,7 +142,7 @@ class TopologyConfig:
     """Attempts of ours at a time: they take slots, and most of them succeed."""
     known_peers: int = _number(256, low=1)
     """Peers remembered besides the links; HyParView's passive view is 30 for 10,000 peers, ids are small."""
-    alternatives: int = _number(3, low=0)
+    alternatives: int = _number(3, low=1)
     """Ids told to a peer that is rejected or evicted; as the original."""
     min_link_age: float = _number(10.0, low=0)
     """A link younger than this is not given up for a newcomer, nor more than one in this time, so that links don't

@@ -311,7 +311,7 @@ class LinkManager:
         """Give up a link for another peer. Which peers to name instead."""
         self.counts.evicted += 1
         peers = dict.fromkeys((occupant.peer, *self.alternatives(peer, now)))
-        return tuple(peers)[: max(1, self._config.alternatives)]
+        return tuple(peers)[: self._config.alternatives]
 
     def ended(self, event: LinkDown, now: float) -> Slot | None:
         """Free the slot of a link that is down, and learn from how it ended. Gives the slot."""

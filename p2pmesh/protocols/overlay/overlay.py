@@ -291,9 +291,9 @@ class OverlayCore:
         for row, clockwise in rows:
             if row[:1] != (lost,) or slot.evicted_us:
                 continue
-            others = row[2:] if self._join.tear(row, clockwise=clockwise) else ()
+            self._join.tear(row, clockwise=clockwise)
             self._learn_strangers(row[1:2], "ring", now)
-            self._learn_strangers(others, "list", now)
+            self._learn_strangers(row[2:], "list", now)
         self._ring_changed(now)
 
     def _on_link_lost(self, peer: PeerId, reason: str, now: float) -> None:

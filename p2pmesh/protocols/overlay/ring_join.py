@@ -96,13 +96,11 @@ class RingJoin:
 
     # --- where the ring is torn ---------------------------------------------------------------------------------------
 
-    def tear(self, lost: tuple[PeerId, ...], *, clockwise: bool) -> bool:
-        """The peer next to us on that side, the first of this list, is gone. False if it is torn there already."""
+    def tear(self, lost: tuple[PeerId, ...], *, clockwise: bool) -> None:
+        """The peer next to us on that side, the first of this list, is gone."""
         self._mend()
-        if self.is_leaf or len(lost) < 2 or clockwise in self._torn:
-            return False
-        self._torn[clockwise] = lost[-1]
-        return True
+        if not self.is_leaf and len(lost) > 1:
+            self._torn.setdefault(clockwise, lost[-1])
 
     def _mend(self) -> None:
         """Somebody from the list, or nearer, is linked."""
