@@ -200,10 +200,6 @@ class FingerSearch:
         """A third of the long links, rounded up: what is sought at once when others have gone."""
         return -(-self._most // 3)
 
-    def _worth_a_pause(self) -> int:
-        """Two thirds of what is wanted, rounded up: with fewer long links, vain searches are taken up again."""
-        return -(-2 * self._target // 3)
-
     def _start(self, at: float) -> None:
         self.is_on = True
         self._failures = self._pauses = 0
@@ -219,6 +215,6 @@ class FingerSearch:
         self._joins = False
         self._failures = 0
         self._pauses += 1
-        self.is_on = self._pauses <= MOST_PAUSES and self._far < self._worth_a_pause()
+        self.is_on = self._pauses <= MOST_PAUSES
         pause = self._config.fix_fingers_every * 2.0 ** (self._pauses - 1)
         self._not_before = now + pause * self._rng.uniform(0.8, 1.2)
