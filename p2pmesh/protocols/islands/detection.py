@@ -19,7 +19,6 @@ from attrs import asdict, define
 
 from p2pmesh.config import IslandsConfig
 from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.util.limits import RateLimiter
 
 CROWD = 1.5
 """Seconds over which peers that all see the same begin to act, so that the first may be enough."""
@@ -33,8 +32,6 @@ SHRUNK = 0.7
 """Factor: a mesh that has fewer of its peers left than this has lost more than the usual."""
 SHRUNK_FOR = 120.0
 """Seconds for which that is remembered: until most of the lost peers were asked for."""
-GREETINGS, GREET_EVERY = 3.0, 10.0
-"""Peers that ask for us and are looked for at once, and seconds for another: anybody can ask, by a service."""
 
 
 @define
@@ -74,7 +71,6 @@ class Detection:
         self._vain = 0
         """Bridges in a row that did not open."""
         self._shrunk_until = -1.0
-        self._greetings = RateLimiter(1, 1 / GREET_EVERY, GREETINGS)
         self.size: int = 1
         """About so many peers are on our island."""
         self.counts: DetectionCounts = DetectionCounts()
@@ -189,7 +185,3 @@ class Detection:
         self._wanted[peer] = now
         if len(self._wanted) > MAX_WANTED:
             self._wanted.popitem(last=False)
-
-    def may_greet(self, me: PeerId, now: float) -> bool:
-        """Whether one more peer that asks for us is looked for."""
-        return self._greetings.take(me, now)

@@ -183,8 +183,6 @@ class OverlayCore:
                 self._on_connect(call, peer, now)
             case CancelCall(call):
                 self._pins.cancel(call)
-            case OpenBridge(peer, by_us=False):
-                self._links.admission.promise(peer, now, leaf=False)
             case OpenBridge(peer) if not self._leaving:
                 self._follow(self._links.bridge(peer, now), now)
             case MergeStarted(until) if not self._leaving:

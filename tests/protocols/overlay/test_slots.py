@@ -11,8 +11,9 @@ from p2pmesh.config import LinkConfig, SignalingConfig, TopologyConfig
 from p2pmesh.protocols.core import AcceptOffer, DropLink, SendFrame
 from p2pmesh.protocols.inputs import Connect, Leave, LinkDown, LinkLost, LinkUp, PeersFound, Received, RemotePeer
 from p2pmesh.protocols.notices import MergeStarted, OpenBridge, Rejected, RejectOffer, RouteSucceeded
+from p2pmesh.protocols.overlay.admission import MOST_PROMISES, Admission
 from p2pmesh.protocols.overlay.passive_view import DEPARTED_LASTS, PATIENCE, PassiveView
-from p2pmesh.protocols.overlay.slots import BRIDGE_HOLDS, SLOW
+from p2pmesh.protocols.overlay.slots import BRIDGE_HOLDS, SLOW, Slots
 from p2pmesh.wire.messages import BRIDGE, LEAF, LONG, PINNED, RING, Goodbye, ReconnectionData
 from p2pmesh.wire.overlay import FindSuccessor, SuccessorFound
 from tests.harness.overlay import ALL, ME, Peer, at, offered, says
@@ -43,19 +44,25 @@ def test_a_slot_that_the_ring_needs_is_not_taken_by_a_long_link():
     assert peer.feed(RouteSucceeded(search.call, at(0x10), SuccessorFound(welcome=True))).dialed == []
 
 
+def welcomed(peer, place):
+    """The peer, which has told a newcomer at this place that it is welcome."""
+    assert peer.asked(FindSuccessor(key=at(place), seeks_link=True, joins=True), place).welcome
+    return peer
+
+
 def test_who_was_promised_a_link_gets_the_place_of_the_longest_one_that_has_settled():
-    peer = Peer(max_peers=5).linked(0x70, 0x90, 0x00, 0xC0).linked(0x20)
+    peer = Peer(max_peers=5).linked(0x70, 0x90, 0x00, 0xC0).linked(0x20).settled(0x70, 0x90, 0x00, 0xC0, 0x20)
     assert [told.reason for told in peer.feed(offered(0x30, links=2)).told] == ["max_peers_reached"]
-    peer.feed(OpenBridge(at(0x30), by_us=False)).feed(offered(0x30, links=2))
+    welcomed(peer, 0x30).feed(offered(0x30, links=2))
     assert [drop.peer for drop in peer.got(DropLink)] == [at(0x00)]
     peer.feed(LinkDown(at(0x00), "closed"))
     assert [effect.peer.peer_id for effect in peer.got(AcceptOffer)] == [at(0x30)]
 
 
 def test_a_promise_holds_once_and_not_for_long():
-    peer = Peer(max_peers=3).linked(0x70, 0x90, 0x00).feed(OpenBridge(at(0x30), by_us=False)).wait(16)
+    peer = welcomed(Peer(max_peers=3).linked(0x70, 0x90, 0x00).settled(0x70, 0x90, 0x00), 0x30).wait(16)
     assert peer.feed(offered(0x30, links=2)).got(DropLink) == []
-    peer.feed(OpenBridge(at(0x30), by_us=False)).feed(offered(0x30, links=2))
+    welcomed(peer, 0x30).feed(offered(0x30, links=2))
     assert len(peer.got(DropLink)) == 1
 
 
@@ -139,11 +146,10 @@ def test_only_peers_that_somebody_vouches_for_are_named_to_others():
 
 
 def test_promises_are_bounded():
-    peer = Peer(max_peers=3).linked(0x70, 0x90, 0x00)
+    admission = Admission(ME, 3, Slots(ME, 3), TopologyConfig())
     for place in range(100):
-        peer.feed(OpenBridge(at(place), by_us=False))
-    assert peer.feed(offered(0x01, links=2)).got(DropLink) == []
-    assert len(peer.feed(offered(0x62, links=2)).got(DropLink)) == 1
+        admission.promise(at(place), 0.0, leaf=True)
+    assert [place for place in range(100) if admission.is_leaf(at(place))] == list(range(100 - MOST_PROMISES, 100))
 
 
 def test_a_superfluous_link_is_closed_by_the_lower_id_and_missed_by_nobody():
