@@ -174,9 +174,6 @@ class ChordConfig:
     """For one search: time for a few attempts over routes of 20 links."""
     dial_patience: float = _number(4.0, low=0.1)
     """A link to a peer that was found should have opened by then; else the next is searched."""
-    board: int = _number(64, low=1)
-    board_lasts: float = _number(300.0, low=1)
-    """Peers that seek a long link are remembered by those they asked, so many for so long."""
 
 
 @frozen(kw_only=True)

@@ -237,7 +237,7 @@ class OverlayCore:
             },
             "ring_join": asdict(self._join.counts),
             "fix_fingers": {"seeks": self._fingers.is_on, **asdict(self._fingers.counts)},
-            "find_successor": {"board": len(self._lookup.board), **asdict(self._lookup.counts)},
+            "find_successor": asdict(self._lookup.counts),
         }
 
     def _take(self, now: float) -> Effects:
@@ -257,7 +257,6 @@ class OverlayCore:
             self._close(peer, NO_SLOT)
         if not remote.is_member or self._leaving:
             return
-        self._lookup.board.strike(peer)
         self._send(*self._stabilisation.announcement(peer))
         self._tell_soon(now)
         if "stabilise" not in self._timers:

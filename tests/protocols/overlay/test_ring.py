@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2pmesh.config import ChordConfig
-from p2pmesh.keyspace import ID_BITS, RING_SIZE, PeerId, bracket, nearness, onward, ring_distance
+from p2pmesh.keyspace import RING_SIZE, PeerId, bracket, nearness, onward, ring_distance
 from p2pmesh.protocols.core import DropLink, SendFrame
 from p2pmesh.protocols.inputs import Leave, LinkDown, LinkLost, Received, Subsystem
 from p2pmesh.protocols.notices import (
@@ -21,8 +21,7 @@ from p2pmesh.protocols.notices import (
     RouteFailed,
     RouteSucceeded,
 )
-from p2pmesh.protocols.overlay.find_successor import MOST_NAMED, RendezvousBoard
-from p2pmesh.protocols.overlay.fix_fingers import REPAIRED, draw_key, levels, snap
+from p2pmesh.protocols.overlay.fix_fingers import REPAIRED, draw_key
 from p2pmesh.protocols.overlay.passive_view import HEARSAY_WAITS
 from p2pmesh.wire.fields import MAX_RING_LIST
 from p2pmesh.wire.messages import ReconnectionData
@@ -377,14 +376,6 @@ def test_a_newcomer_is_welcome_where_a_settled_long_link_can_be_given_up_but_rar
     assert peer.wait(20).asked(question, 0x28).welcome
 
 
-def test_two_who_look_for_a_long_link_hear_of_each_other():
-    peer = Peer(max_peers=3).placed().up(0x20, says(0x20))
-    question = FindSuccessor(key=at(0x81), seeks_link=True)
-    assert peer.asked(question, 0x10).vacant == ()
-    assert peer.asked(question, 0x18).vacant == (at(0x10),)
-    assert at(0x18) in peer.asked(question, 0x28).vacant
-
-
 def test_neighbours_with_free_slots_are_named():
     peer = Peer(3).placed().up(0x20, says(0x20, free=1))
     assert peer.asked(FindSuccessor(key=at(0x81), seeks_link=True), 0x10).vacant == (at(0x20),)
@@ -407,27 +398,6 @@ def test_keys_follow_the_harmonic_law(seed, size):
     if size >= 1000:  # as many in the nearer half by logarithm as in the farther
         middle = int(RING_SIZE / size**0.5)
         assert 60 <= sum(way < middle for way in ways) <= 140
-
-
-@given(st.integers(0, 2**160 - 1), st.integers(1, 100_000))
-def test_the_grid_gets_coarser_until_all_keys_meet_in_one_point(place, size):
-    key = PeerId(f"{place:040x}")
-    assert snap(key, 0, size) == key
-    assert snap(key, levels(size) - 1, size) == PeerId("0" * 40) or levels(size) == 1
-    for level in range(1, levels(size)):
-        assert len(snap(key, level, size)) == ID_BITS // 4
-    assert levels(size) <= 7
-
-
-def test_the_board_is_bounded_and_forgets():
-    board = RendezvousBoard(limit=4, lasts=100.0)
-    for place in range(10):
-        board.note(at(place), float(place))
-    assert len(board) == 4
-    assert board.name(10, 20.0, without=at(9)) == [at(8), at(7), at(6)]
-    assert board.name(10, 20.0, without=at(1)) == [at(9), at(8), at(7), at(6)]
-    assert board.name(10, 20.0, without=at(1)) == [at(9)]
-    assert board.name(10, 500.0, without=at(1)) == []
 
 
 # --- whatever comes ---------------------------------------------------------------------------------------------------
@@ -534,7 +504,7 @@ def test_whatever_comes_all_that_is_said_is_in_bounds(max_peers, events):
                     continue
                 answer = peer.asked(question, place)
                 assert len(answer.vacant) <= MAX_RING_LIST
-                assert len(answer.vacant) <= MOST_NAMED + len(linked)
+                assert len(answer.vacant) <= len(linked)
                 assert at(place) not in answer.vacant
             case _:
                 peer.feed(event)
