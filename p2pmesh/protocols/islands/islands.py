@@ -235,13 +235,12 @@ class IslandsCore:
     def _on_link_up(self, remote: RemotePeer, now: float) -> None:
         peer = remote.peer_id
         self._links[peer] = remote.is_member
-        pause = self._detection.linked(peer, now)
+        pause = self._detection.linked(peer)
         if pause is not None:
             self._timers.set(_Timer("confirm", peer), now + pause)
 
     def _on_link_down(self, peer: PeerId) -> None:
         self._links.pop(peer, None)
-        self._detection.unlinked(peer)
 
     def _on_link_broken(self, peer: PeerId, now: float) -> None:
         self._suspect(peer, now)
@@ -451,7 +450,7 @@ class IslandsCore:
         """Try to get a link to this peer, unless another bridge has opened, or is tried."""
         if now < self._bridges.waits_until or peer in self._links:
             return
-        self._detection.want_bridge(peer, now)
+        self._detection.want_bridge()
         self._tell(Subsystem.OVERLAY, OpenBridge(peer))
         if self._bridges.may_flood(now):
             self._flood(self._bridges.new(peer, wanted=True), (), now)

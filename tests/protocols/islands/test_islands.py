@@ -14,7 +14,6 @@ from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.core import Emit, Notify, SendFrame
 from p2pmesh.protocols.inputs import Leave, LinkUp, PeersFound, Received, RemotePeer
 from p2pmesh.protocols.islands.bridge_merge import FLOODS, MAX_FLOODS, MAX_PATH, TRIED_FOR
-from p2pmesh.protocols.islands.detection import MAX_WANTED, Detection
 from p2pmesh.protocols.islands.islands import MAX_CALLS, MAX_FOR_OTHERS, IslandsCore
 from p2pmesh.protocols.islands.recovery import MAX_CASES, IslandRecovery
 from p2pmesh.protocols.notices import (
@@ -578,13 +577,3 @@ def test_of_too_many_islands_the_one_known_longest_is_forgotten():
     assert all(recovery.suspect(one, 5.0) for one in known)
     assert recovery.snapshot()["healing"] == MAX_CASES
     assert [recovery.came_back(one, 8.0) for one in known] == [None] + [3.0] * MAX_CASES
-
-
-def test_of_too_many_wanted_bridges_the_oldest_counts_for_none():
-    """A link that opens late is looked into only if it is remembered that a bridge was wanted."""
-    wanted = [peer(1000 + number) for number in range(MAX_WANTED + 1)]
-    detection = Detection(IslandsConfig(), {}, random.Random(1))
-    for one in wanted:
-        detection.want_bridge(one, 0.0)
-    assert detection.linked(wanted[0], 1.0) is None
-    assert [detection.linked(one, 1.0) for one in wanted[1:]] == [0.0] * MAX_WANTED
