@@ -319,7 +319,6 @@ class LinkManager:
         if slot is None:
             return None
         self.counts.closed += 1
-        self.policy.link_ended(now)
         if slot.said_goodbye:
             self._passive.departed(peer, now)
         else:

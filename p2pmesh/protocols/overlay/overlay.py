@@ -284,7 +284,7 @@ class OverlayCore:
         """If a peer next to us is gone, the next in its list takes its place, or one of the others."""
         self._stabilisation.link_ended(lost)
         rows = ((self._lists.successors, True), (self._lists.predecessors, False))
-        self._refresh(now)
+        self._lists.refresh(now)
         for row, clockwise in rows:
             if row[:1] != (lost,) or slot.evicted_us:
                 continue
@@ -341,11 +341,11 @@ class OverlayCore:
             slot.given_up = False
 
     def _on_neighbours(self, peer: PeerId, slot: Slot, said: Neighbours, now: float) -> None:
-        before, slot.told, slot.told_at = slot.told, said, now
+        before, slot.told = slot.told, said
         if slot.leaf != said.leaf:
             slot.leaf, self._unbalanced = said.leaf, True
             self._passive.of(peer).leaf = said.leaf
-        self._refresh(now)
+        self._lists.refresh(now)
         if before is None or before.links != said.links:
             self._notify(Subsystem.ROUTING, NeighbourLinks(peer, said.links))
         near, hearsay = self._stabilisation.named(peer, before, said)
@@ -549,12 +549,6 @@ class OverlayCore:
             self._close(peer, "the ring is closed without this link")
 
     # --- the ring -----------------------------------------------------------------------------------------------------
-
-    def _refresh(self, now: float) -> None:
-        """See which peers are next to us. One that has just become so is asked for its lists of today."""
-        for peer in self._lists.refresh(now):
-            if not self._leaving:
-                self._send((peer,), Stabilise())
 
     def _ring_changed(self, now: float) -> None:
         if self._leaving:

@@ -308,18 +308,6 @@ def test_a_link_that_is_long_again_once_the_ring_is_closed_needs_no_other():
     assert searches(peer.wait(600)) == []
 
 
-def test_lists_that_a_neighbour_told_when_it_was_not_next_to_us_are_asked_for_again_and_not_told_on():
-    peer = Peer(max_peers=4).placed().up(0xC0, says(0xC0)).wait(60)
-    peer.feed(LinkDown(at(0x88), "gone"))
-    assert ((at(0xC0),), Stabilise()) in peer.sent(Stabilise)
-    told = peer.wait(1).sent(Neighbours)
-    assert {message.successors for _, message in told} == {(at(0xC0),)}
-    peer.hear(0xC0, says(0xC0, serial=2))
-    told = peer.wait(1).sent(Neighbours)
-    assert [message.successors[:2] for _, message in told] == [(at(0xC0), at(0xC8))]
-    assert peer.sent(Stabilise) == []
-
-
 def test_who_gave_way_to_a_newcomer_looks_for_another_long_link():
     (route,) = searches(displaced(with_long_links(), 0x20).wait(6))
     assert not route.message.joins

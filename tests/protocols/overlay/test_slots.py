@@ -128,16 +128,6 @@ def test_all_are_told_of_each_other_when_we_leave():
     assert at(0x70) in told[at(0x90)]
 
 
-def test_after_the_end_of_a_link_peers_that_nobody_vouches_for_have_to_wait_for_better_ones():
-    peer = Peer(max_peers=4).linked(0x70, 0x90, 0x20).found(0xA0, source="hearsay").wait(60)
-    peer.feed(LinkDown(at(0x90), "silent", 5.0))
-    assert peer.dialed == []
-    assert peer.found(0x98, source="ring").dialed == [at(0x98)]
-    alone = Peer(max_peers=4).linked(0x70, 0x90, 0x20).feed(LinkDown(at(0x90), "silent", 5.0))
-    assert alone.feed(PeersFound((at(0xA0),), "hearsay")).dialed == []
-    assert alone.wait(5).dialed == [at(0xA0)]
-
-
 def test_only_peers_that_somebody_vouches_for_are_named_to_others():
     known = PassiveView(ME, TopologyConfig(), random.Random(1))
     known.learn([at(1)], "ring", 0.0)
