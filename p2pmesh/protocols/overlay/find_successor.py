@@ -38,12 +38,9 @@ class SuccessorLookup:
         """What to say. If it says `welcome`, the asker has to be let in."""
         self.counts.answered += 1
         welcome = (question.seeks_link or question.leaf) and self._welcomes(asker, question, now)
-        return SuccessorFound(
-            successors=self._lists.successors,
-            predecessors=self._lists.predecessors,
-            vacant=self._vacant(asker, question) if question.seeks_link and not welcome else (),
-            welcome=welcome,
-        )
+        if question.seeks_link:  # it does not ask for its place
+            return SuccessorFound(vacant=() if welcome else self._vacant(asker, question), welcome=welcome)
+        return SuccessorFound(successors=self._lists.successors, predecessors=self._lists.predecessors, welcome=welcome)
 
     def _vacant(self, asker: PeerId, question: FindSuccessor) -> tuple[PeerId, ...]:
         """Neighbours that say they have a slot for a long link."""

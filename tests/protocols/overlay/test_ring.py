@@ -366,7 +366,9 @@ def test_a_newcomer_is_welcome_where_a_settled_long_link_can_be_given_up_but_rar
 
 def test_neighbours_with_free_slots_are_named():
     peer = Peer(3).placed().up(0x20, says(0x20, free=1))
-    assert peer.asked(FindSuccessor(key=at(0x81), seeks_link=True), 0x10).vacant == (at(0x20),)
+    answer = peer.asked(FindSuccessor(key=at(0x81), seeks_link=True), 0x10)
+    assert answer.vacant == (at(0x20),)
+    assert answer.successors == answer.predecessors == (), "it does not ask for its place"
 
 
 def test_who_looks_up_its_own_place_is_expected_to_come_and_dialed_if_it_does_not():
