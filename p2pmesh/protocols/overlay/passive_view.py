@@ -35,8 +35,6 @@ if a link to it has worked before."""
 HEARSAY_WAITS = 3.0
 """Seconds until a peer that was only named is dialed, and half as long again at most: by then we know our place, and
 it is mostly somebody else's."""
-
-
 UNREACHABLE_LASTS = 300.0
 """Seconds for which no link of ours is given up for a peer that failed `TRUST` times: what kept it away may have healed
 by then. Doubled with each failure more, for a peer that a service announces and nobody can reach costs its neighbours
