@@ -35,7 +35,7 @@ from p2pmesh.simulation.discrete.traffic import NAMES
 from p2pmesh.wire.packet_format import HEADER_SIZE, PING, PONG, u32_record
 
 SETTLE: Final = 300.0
-"""Shuffles of the assembled mesh: each peer has told others five times of some that it knows."""
+"""Seconds until the assembled mesh has come to rest."""
 SOON, LATE = 10.0, 60.0
 """Seconds within which a broadcast is everywhere, once all is well and while the mesh mends."""
 MENDED: Final = 120.0

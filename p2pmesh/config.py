@@ -142,7 +142,7 @@ class TopologyConfig:
     """Attempts of ours at a time: they take slots, and most of them succeed."""
     known_peers: int = _number(256, low=1)
     """Peers remembered besides the links; HyParView's passive view is 30 for 10,000 peers, ids are small."""
-    alternatives: int = _number(3, low=0)
+    alternatives: int = _number(3, low=1)
     """Ids told to a peer that is rejected or evicted; as the original."""
     min_link_age: float = _number(10.0, low=0)
     """A link younger than this is not given up for a newcomer, nor more than one in this time, so that links don't
@@ -165,8 +165,6 @@ class ChordConfig:
     """Between exchanges of successor lists with a neighbour; as the original."""
     fix_fingers_every: float = _number(30.0, low=0.1)
     """Between searches for long links while some are missing; as the original."""
-    shuffle_every: float = _number(60.0, low=0.1)
-    """A neighbour is told of some peers that it may not know: HyParView's stock for repair, at 6 bytes a second."""
     search_first: float = _number(0.5, low=0.01)
     search_cap: float = _number(15.0, low=0.01)
     """Between searches that came to nothing, jittered and doubled."""
@@ -176,9 +174,6 @@ class ChordConfig:
     """For one search: time for a few attempts over routes of 20 links."""
     dial_patience: float = _number(4.0, low=0.1)
     """A link to a peer that was found should have opened by then; else the next is searched."""
-    board: int = _number(64, low=1)
-    board_lasts: float = _number(300.0, low=1)
-    """Peers that seek a long link are remembered by those they asked, so many for so long."""
 
 
 @frozen(kw_only=True)

@@ -184,8 +184,6 @@ class OpenBridge(Value, frozen=True):
     """
 
     peer: PeerId
-    by_us: bool = True
-    """Whether we make the offer; else its offer is let in when it comes."""
 
 
 class MergeStarted(Value, frozen=True):
@@ -223,8 +221,6 @@ class Sighting(Enum):
     """It answered our ping."""
     ABSENT = "absent"
     """None of them knows it."""
-    PINGED_US = "pinged us"
-    """It asks for us: it does not find us in the mesh."""
     LINKED = "linked"
     """A link to it is open that a service brought about, and the mesh did not."""
 

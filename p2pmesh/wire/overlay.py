@@ -109,8 +109,6 @@ class Stabilise(Tagged, frozen=True, kw_only=True, tag="stabilise"):
     """My last `Neighbours` to you has this serial; without one: send me yours."""
 
     serial: Count | None = None
-    peers: RingList = ()
-    """Some peers that the receiver may not know of."""
 
 
 class FindSuccessor(Tagged, frozen=True, kw_only=True, tag="find_successor"):

@@ -45,7 +45,7 @@ def test_a_newcomer_finds_its_place(seed):
     check(newcomer(mesh(30, seed)), NEWCOMER)
 
 
-@pytest.mark.parametrize("seed", [2, 3, 4])
+@pytest.mark.parametrize("seed", SEEDS)
 def test_a_partition_heals(seed):
     check(healing(mesh(12, seed), random.Random(seed)), HEALING)
 

@@ -5,8 +5,8 @@ A *suspect* fell silent, or was named by a service. A suspect that a look-up doe
 so that an island of any size asks as often; to those that answer a bridge is wanted.
 
 In: links, what the services name, what came of look-ups and pings, the size of the mesh. Out: whom to suspect, when to
-look or to ask next, and whom. State: at most `IslandsConfig.suspects` suspects, the peers that each of our services
-named last, and `MAX_WANTED` bridges that were wanted lately.
+look or to ask next, and whom. State: at most `IslandsConfig.suspects` suspects, and the peers that each of our
+services named last.
 """
 
 from __future__ import annotations
@@ -19,22 +19,15 @@ from attrs import asdict, define
 
 from p2pmesh.config import IslandsConfig
 from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.util.limits import RateLimiter
 
 CROWD = 1.5
 """Seconds over which peers that all see the same begin to act, so that the first may be enough."""
-BRIDGE_WANTED = 25.0
-"""Seconds within which a link counts as the bridge that was wanted."""
-MAX_WANTED = 8
-"""Bridges that were wanted and may still open: one is tried at a time, so there is hardly ever a second."""
 MAX_BACKOFF = 3
 """Doublings of the least time between two pings while no bridge opens: to 40 s, in an island of a few."""
 SHRUNK = 0.7
 """Factor: a mesh that has fewer of its peers left than this has lost more than the usual."""
 SHRUNK_FOR = 120.0
 """Seconds for which that is remembered: until most of the lost peers were asked for."""
-GREETINGS, GREET_EVERY = 3.0, 10.0
-"""Peers that ask for us and are looked for at once, and seconds for another: anybody can ask, by a service."""
 
 
 @define
@@ -69,12 +62,9 @@ class Detection:
         self._rng = rng
         self._suspects: OrderedDict[PeerId, Suspect] = OrderedDict()
         self._named: dict[str, tuple[PeerId, ...]] = {}
-        self._wanted: OrderedDict[PeerId, float] = OrderedDict()
-        """Peers to which a bridge was wanted, and when."""
         self._vain = 0
         """Bridges in a row that did not open."""
         self._shrunk_until = -1.0
-        self._greetings = RateLimiter(1, 1 / GREET_EVERY, GREETINGS)
         self.size: int = 1
         """About so many peers are on our island."""
         self.counts: DetectionCounts = DetectionCounts()
@@ -111,18 +101,16 @@ class Detection:
         """When a suspect is looked for."""
         return earliest + self._config.patience * self._rng.uniform(0.0, 0.5)
 
-    def linked(self, peer: PeerId, now: float) -> float | None:
+    def linked(self, peer: PeerId) -> float | None:
         """A link is open. Returns in how many seconds to see whether it is a bridge; None if nothing says so."""
         suspect = self._suspects.pop(peer, None)
-        if self._wanted.pop(peer, -BRIDGE_WANTED) > now - BRIDGE_WANTED:
+        if suspect is None or not suspect.missing:
+            return None
+        if suspect.asked_at >= 0:  # it is the bridge that we wanted
             self._vain = 0
             return 0.0
         # Several links may open in the same moment: the first to have looked is enough.
-        return CROWD * self._rng.random() if suspect is not None and suspect.missing else None
-
-    def unlinked(self, peer: PeerId) -> None:
-        """A bridge that opens later is another."""
-        self._wanted.pop(peer, None)
+        return self.crowd()
 
     def drop(self, peer: PeerId) -> None:
         """Suspect it no longer."""
@@ -182,14 +170,7 @@ class Detection:
             self._shrunk_until = now + SHRUNK_FOR
         return shrunk
 
-    def want_bridge(self, peer: PeerId, now: float) -> None:
-        """A link to this peer is wanted."""
+    def want_bridge(self) -> None:
+        """A link to a peer that answered is wanted."""
         self.counts.bridges += 1
         self._vain += 1
-        self._wanted[peer] = now
-        if len(self._wanted) > MAX_WANTED:
-            self._wanted.popitem(last=False)
-
-    def may_greet(self, me: PeerId, now: float) -> bool:
-        """Whether one more peer that asks for us is looked for."""
-        return self._greetings.take(me, now)

@@ -10,9 +10,9 @@ only to peers that remember others.
   answered by itself, or else by the nearest peer). If it is not there, it is *missing*. The same goes for one of the
   peers that a service names when we come back to it, or that several services name.
 - *Ping.* The signaling services are asked for missing peers, so often that an island of any size asks every few seconds
-  in all. To a peer that answers there, a link is wanted: a *bridge*. The pinged peer looks for the asker in the same
-  way, and makes room for it. A peer of which the services know nothing is forgotten; if the mesh has shrunk, the
-  services are asked for peers next to us, since after a mass failure the survivors may be many small islands.
+  in all. To a peer that answers there, a link is wanted: a *bridge*, for which a full peer gives up a long link. A peer
+  of which the services know nothing is forgotten; if the mesh has shrunk, the services are asked for peers next to us,
+  since after a mass failure the survivors may be many small islands.
 - *Confirm.* A bridge, or a link that a service brought about where the mesh did not, joins two islands only if the peer
   that is nearest to us beyond it is not at its place on our side.
 - *Merge.* Each end of the bridge then floods `merge` on its side. Some peers that hear it, so many on each side, ask
@@ -88,14 +88,12 @@ MAX_CALLS = 512
 """Calls to routing at once. Ours are a few for each suspect and bridge; of more, they wait or are left out."""
 MAX_FOR_OTHERS = 256
 """Of them for peers beyond a bridge: about as many as there are seeds, so that they leave room for our own."""
-GREETING = 1.5
-"""Seconds that a pinged peer has to look for the asker, and to make room for it."""
 
 
 class Lookup(Struct, frozen=True):
     """We look for a peer at its place on our ring."""
 
-    purpose: Literal["check", "ping", "greet", "confirm", "witness"]
+    purpose: Literal["check", "ping", "confirm", "witness"]
     peer: PeerId
     far: PeerId | None = None
     """The far end of the bridge that it is about."""
@@ -124,7 +122,7 @@ Outcome: TypeAlias = RouteSucceeded | RouteFailed | None
 class _Timer(Struct, frozen=True):
     """What is due, and of which peer or flood."""
 
-    kind: Literal["check", "ping", "unanswered", "bridge", "confirm", "seek", "watch"]
+    kind: Literal["check", "ping", "unanswered", "confirm", "seek", "watch"]
     of: str = ""
 
 
@@ -141,7 +139,6 @@ class IslandsCounts:
     for_others_refused: int = 0
     refused: int = 0
     unanswered: int = 0
-    greeted: int = 0
     confirms: int = 0
     merges: int = 0
     seeks: int = 0
@@ -209,8 +206,6 @@ class IslandsCore:
                     self._ping(now)
                 case "unanswered":
                     self._counts.unanswered += 1
-                case "bridge":
-                    self._open_bridge(PeerId(timer.of), now)
                 case "confirm":
                     self._confirm(PeerId(timer.of), now)
                 case "seek":
@@ -240,13 +235,12 @@ class IslandsCore:
     def _on_link_up(self, remote: RemotePeer, now: float) -> None:
         peer = remote.peer_id
         self._links[peer] = remote.is_member
-        pause = self._detection.linked(peer, now)
+        pause = self._detection.linked(peer)
         if pause is not None:
             self._timers.set(_Timer("confirm", peer), now + pause)
 
     def _on_link_down(self, peer: PeerId) -> None:
         self._links.pop(peer, None)
-        self._detection.unlinked(peer)
 
     def _on_link_broken(self, peer: PeerId, now: float) -> None:
         self._suspect(peer, now)
@@ -259,9 +253,6 @@ class IslandsCore:
         match sighting:
             case Sighting.ANSWERED | Sighting.ABSENT:
                 self._on_pong(peer, now, is_there=sighting is Sighting.ANSWERED)
-            case Sighting.PINGED_US:
-                if peer not in self._links and self._detection.may_greet(self._me, now):
-                    self._look_for(Lookup("greet", peer), now)
             case Sighting.LINKED:
                 self._on_stranger(peer, now)
             case _:
@@ -274,7 +265,7 @@ class IslandsCore:
         self._timers.cancel(_Timer("unanswered", peer))
         if is_there:
             self._suspect_island(peer, now, "a signaling service reaches it, and the mesh does not")
-            self._timers.set(_Timer("bridge", peer), now + GREETING)
+            self._open_bridge(peer, now)
         elif self._detection.unknown_to_services(peer, now):
             self._tell(Subsystem.SIGNALING, FindPeers())
 
@@ -388,10 +379,6 @@ class IslandsCore:
         match lookup.purpose:
             case "check" | "ping":
                 self._looked_for_suspect(lookup.peer, now, found=found, pings=lookup.purpose == "ping")
-            case "greet":
-                if not found:
-                    self._counts.greeted += 1
-                    self._tell(Subsystem.OVERLAY, OpenBridge(lookup.peer, by_us=False))
             case "confirm":
                 if not found and far in self._links and now >= self._bridges.quiet_until:
                     self._confirmed(far, now)
@@ -463,7 +450,7 @@ class IslandsCore:
         """Try to get a link to this peer, unless another bridge has opened, or is tried."""
         if now < self._bridges.waits_until or peer in self._links:
             return
-        self._detection.want_bridge(peer, now)
+        self._detection.want_bridge()
         self._tell(Subsystem.OVERLAY, OpenBridge(peer))
         if self._bridges.may_flood(now):
             self._flood(self._bridges.new(peer, wanted=True), (), now)

@@ -25,7 +25,7 @@ from msgspec import Struct
 
 from p2pmesh.config import TopologyConfig
 from p2pmesh.keyspace import PeerId, nearness, predecessor, ring_neighbours, successor
-from p2pmesh.protocols.overlay.passive_view import Evidence, PassiveView
+from p2pmesh.protocols.overlay.passive_view import PassiveView
 from p2pmesh.protocols.overlay.slots import ATTEMPTS, Slots, State
 from p2pmesh.protocols.util.timers import Backoff, RetryPacer
 
@@ -33,9 +33,6 @@ HEDGE = 2.0
 """Seconds that the first dial of a peer without links has for itself."""
 FAR_LASTS = 5.0
 """Seconds for which what a search has found for a long link is worth dialing."""
-WORD_COMES = 1.0
-"""Seconds after the end of a link in which only peers are dialed that somebody vouches for: within them neighbours
-say who is next to us now, and whom we happen to know is mostly not."""
 COMPANY = 2
 """Links that a peer wants at least, wherever they lead."""
 PERSISTS = 15.0
@@ -97,20 +94,9 @@ class DialPolicy:
         self.filling: RetryPacer = RetryPacer(backoff, rng)
         self.room_making: RetryPacer = RetryPacer(backoff, rng)
         self.look_again: float = math.inf
-        self._word_until = -math.inf
         self._far: list[PeerId] = []
         self._far_until = -math.inf
         self._far_dial: PeerId | None = None
-
-    def link_ended(self, now: float) -> None:
-        """Neighbours will say which peer takes its place, if it was one of the ring."""
-        self._word_until = now + WORD_COMES
-
-    def _awaits_word(self, now: float) -> bool:
-        if now >= self._word_until or not self._slots.are(State.OPEN):
-            return False
-        self._later(self._word_until)
-        return True
 
     def far_found(self, peers: tuple[PeerId, ...], now: float) -> bool:
         """A search found these for a long link, the best first. Whether there is one to dial."""
@@ -143,7 +129,7 @@ class DialPolicy:
         held = self._slots.on_ring(now)
         vouched = [peer for peer in held if not self._is_hearsay(peer, now)]
         nearer = self._nearer(vouched, now, worthy=True)
-        if not nearer and self._slots.free() > 0 and not self._awaits_word(now):
+        if not nearer and self._slots.free() > 0:
             nearer = self._nearer(held, now, worthy=False)
         if not nearer:
             self._later(self._slots.next_slow(now))
@@ -174,7 +160,7 @@ class DialPolicy:
         return found
 
     def _swap(self, peer: PeerId, held: list[PeerId], now: float) -> Swap | None:
-        uncertain = now > self._slots.merging_until and self._passive.of(peer).until[Evidence.FOUND] <= now
+        uncertain = now > self._slots.merging_until and self._passive.of(peer).found_until <= now
         losers = self._slots.expendable(now, ring_neighbours(self._me, [*held, peer]), uncertain=uncertain)
         return Swap(losers[0], peer) if losers else None
 
@@ -183,8 +169,6 @@ class DialPolicy:
     def _company_step(self, now: float) -> Step | None:
         wanted = min(COMPANY, self._max_peers)
         if self._slots.free() <= 0 or len(self._slots.are(State.OPEN, *ATTEMPTS)) >= wanted:
-            return None
-        if self._awaits_word(now):
             return None
         ready = self._passive.ready(now, without={*self._slots.held(), *self._slots})
         if not ready:

@@ -1,15 +1,12 @@
 """Find successor: the answers of a peer to those that look up a key which it is nearest to.
 
 The other side of `ring_join` and `fix_fingers`. An answer names the peers around the key (Chord, section 4). A peer
-that seeks a long link is welcome if there is a slot, or hears of others that may have one; the *board* remembers who
-asked before.
+that seeks a long link is welcome if there is a slot, or hears of neighbours that have one.
 
-State: the board, `ChordConfig.board` peers for `board_lasts` seconds.
+State: when room was made last.
 """
 
 from __future__ import annotations
-
-from collections import OrderedDict
 
 from attrs import define
 
@@ -19,9 +16,6 @@ from p2pmesh.protocols.overlay.slots import Slots
 from p2pmesh.protocols.overlay.successor_list import SuccessorLists
 from p2pmesh.wire.fields import MAX_RING_LIST
 from p2pmesh.wire.overlay import FindSuccessor, SuccessorFound
-
-MOST_NAMED = 3
-"""Peers from the board in one answer."""
 
 
 @define
@@ -38,29 +32,20 @@ class SuccessorLookup:
         self._lists = lists
         self._slots = slots
         self._made_room_at = -self._min_link_age
-        self.board: RendezvousBoard = RendezvousBoard(config.chord.board, config.chord.board_lasts)
         self.counts: _Counts = _Counts()
 
     def answer(self, asker: PeerId, question: FindSuccessor, now: float) -> SuccessorFound:
         """What to say. If it says `welcome`, the asker has to be let in."""
         self.counts.answered += 1
         welcome = (question.seeks_link or question.leaf) and self._welcomes(asker, question, now)
-        found = SuccessorFound(
-            successors=self._lists.successors,
-            predecessors=self._lists.predecessors,
-            vacant=self._vacant(asker, question, now) if question.seeks_link and not welcome else (),
-            welcome=welcome,
-        )
-        if question.seeks_link:
-            self.board.note(asker, now)
-        return found
+        if question.seeks_link:  # it does not ask for its place
+            return SuccessorFound(vacant=() if welcome else self._vacant(asker, question), welcome=welcome)
+        return SuccessorFound(successors=self._lists.successors, predecessors=self._lists.predecessors, welcome=welcome)
 
-    def _vacant(self, asker: PeerId, question: FindSuccessor, now: float) -> tuple[PeerId, ...]:
-        """Peers that may have a slot for a long link: those that asked here before, and neighbours that say so."""
-        free = [peer for peer, slot in self._slots.links() if slot.vacant]
-        near = sorted(free, key=lambda peer: nearness(peer, question.key))
-        named = self.board.name(MOST_NAMED, now, without=asker)
-        return tuple(peer for peer in dict.fromkeys((*named, *near)) if peer != asker)[:MAX_RING_LIST]
+    def _vacant(self, asker: PeerId, question: FindSuccessor) -> tuple[PeerId, ...]:
+        """Neighbours that say they have a slot for a long link."""
+        free = [peer for peer, slot in self._slots.links() if slot.vacant and peer != asker]
+        return tuple(sorted(free, key=lambda peer: nearness(peer, question.key)))[:MAX_RING_LIST]
 
     def _welcomes(self, asker: PeerId, question: FindSuccessor, now: float) -> bool:
         """Whether there is a slot, or a settled long link can be given up: for newcomers and leaves, and rarely."""
@@ -75,50 +60,3 @@ class SuccessorLookup:
             return False
         self._made_room_at = now
         return True
-
-
-@define
-class _Note:
-    until: float
-    named: int = 0
-
-
-class RendezvousBoard:
-    """Peers that asked here for a long link, the last ones last. Bounded.
-
-    Args:
-      limit: of peers on it.
-      lasts: seconds that one stays on it.
-      most_named: times that one is named to others, which have linked to it then, or could not.
-    """
-
-    def __init__(self, limit: int, lasts: float, most_named: int = 2) -> None:
-        self._limit = limit
-        self._lasts = lasts
-        self._most_named = most_named
-        self._notes: OrderedDict[PeerId, _Note] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._notes)
-
-    def note(self, peer: PeerId, now: float) -> None:
-        """It asks."""
-        self._notes.pop(peer, None)
-        self._notes[peer] = _Note(now + self._lasts)
-        while len(self._notes) > self._limit:
-            self._notes.popitem(last=False)
-
-    def strike(self, peer: PeerId) -> None:
-        """It is gone, or has what it wanted."""
-        self._notes.pop(peer, None)
-
-    def name(self, most: int, now: float, *, without: PeerId) -> list[PeerId]:
-        """Some of those that still wait, the last ones first: they are the likeliest to be there."""
-        while self._notes and next(iter(self._notes.values())).until <= now:
-            self._notes.popitem(last=False)
-        named = [peer for peer in reversed(self._notes) if peer != without][:most]
-        for peer in named:
-            self._notes[peer].named += 1
-            if self._notes[peer].named >= self._most_named:
-                del self._notes[peer]
-        return named

@@ -6,10 +6,8 @@ two ways:
 
 - A peer that has *just come* is let in by the peer at its key, which gives up a long link for it. So links keep to
   the law: with what is left over alone, 1,000 peers of 3 links that came one by one would need 28 hops instead of 18.
-- A peer that lost a link by that has to find another such peer. Each search is noted by the peer that answers it on
-  its *board* (`find_successor`), which names those that asked before. If one search finds nobody, the next one's key
-  is snapped to a grid, an eighth as fine each time and at last a single point, so that two that seek meet at the
-  latest there, and mostly where the law would have them.
+- A peer that lost a link by that has to find another such peer: the one at the key names those of its neighbours that
+  have a free slot (`find_successor`).
 
 All slots are filled while the mesh takes a newcomer in: the newcomer seeks, and so does a peer that had to give up a
 link for that. When a link is lost because a peer has gone, others are sought only once fewer than a third of the long
@@ -28,14 +26,12 @@ import random
 from attrs import define
 
 from p2pmesh.config import ChordConfig
-from p2pmesh.keyspace import ID_BITS, ID_DIGITS, RING_SIZE, PeerId, nearness
+from p2pmesh.keyspace import ID_DIGITS, RING_SIZE, PeerId, nearness
 from p2pmesh.protocols.overlay.slots import Slots
 from p2pmesh.protocols.overlay.successor_list import SuccessorLists
 from p2pmesh.protocols.util.timers import Backoff
 from p2pmesh.wire.overlay import FindSuccessor
 
-COARSER = 3
-"""Bits by which the grid gets coarser from level to level."""
 NEAREST = 2
 """Places on the ring that a long link should span at least: the next one has a link of its own."""
 MOST_PAUSES = 6
@@ -53,22 +49,6 @@ def draw_key(me: PeerId, size: int, rng: random.Random) -> PeerId:
     share = math.exp(rng.uniform(math.log(least), math.log(0.5)))
     way = int(share * RING_SIZE) * rng.choice((1, -1))
     return _as_id(int(me, 16) + way)
-
-
-def levels(size: int) -> int:
-    """Of the grids, until there is a single point."""
-    return 1 + max(0, math.ceil((math.log2(max(size, 1)) - 1) / COARSER))
-
-
-def snap(key: PeerId, level: int, size: int) -> PeerId:
-    """The point of the grid that is nearest to `key`: level 0 has none, the last one has a single point."""
-    bits = int(math.log2(max(size, 1))) - COARSER * level
-    if level == 0:
-        return key
-    if bits < 1 or level >= levels(size) - 1:
-        return _as_id(0)
-    step = 1 << (ID_BITS - bits)
-    return _as_id((int(key, 16) + step // 2) // step * step)
 
 
 def _as_id(place: int) -> PeerId:
@@ -190,19 +170,13 @@ class FingerSearch:
         due = self.next_search(now)
         if due is None or due > now:
             return None
-        size = self._lists.size()
-        self._key = draw_key(self._me, size, self._rng)
+        self._key = draw_key(self._me, self._lists.size(), self._rng)
         self.counts.searches += 1
-        key = snap(self._key, self._failures % levels(size), size)
-        return FindSuccessor(key=key, seeks_link=True, joins=self._joins)
+        return FindSuccessor(key=self._key, seeks_link=True, joins=self._joins)
 
     def _enough(self) -> int:
         """A third of the long links, rounded up: what is sought at once when others have gone."""
         return -(-self._most // 3)
-
-    def _worth_a_pause(self) -> int:
-        """Two thirds of what is wanted, rounded up: with fewer long links, vain searches are taken up again."""
-        return -(-2 * self._target // 3)
 
     def _start(self, at: float) -> None:
         self.is_on = True
@@ -219,6 +193,6 @@ class FingerSearch:
         self._joins = False
         self._failures = 0
         self._pauses += 1
-        self.is_on = self._pauses <= MOST_PAUSES and self._far < self._worth_a_pause()
+        self.is_on = self._pauses <= MOST_PAUSES
         pause = self._config.fix_fingers_every * 2.0 ** (self._pauses - 1)
         self._not_before = now + pause * self._rng.uniform(0.8, 1.2)

@@ -29,7 +29,7 @@ from p2pmesh.protocols.overlay.dial_policy import (
     Step,
     Swap,
 )
-from p2pmesh.protocols.overlay.passive_view import Evidence, PassiveView
+from p2pmesh.protocols.overlay.passive_view import SILENT_LASTS, PassiveView
 from p2pmesh.protocols.overlay.slots import ATTEMPTS, BRIDGE_HOLDS, Occupant, Slot, Slots, State
 from p2pmesh.wire.messages import BRIDGE, LEAF, LONG, PINNED, RING, LinkPurpose, RejectReason
 
@@ -304,14 +304,14 @@ class LinkManager:
     def cancel(self, peer: PeerId, now: float) -> Slot:
         """Give up an attempt for another peer."""
         self.counts.cancelled += 1
-        self._passive.cut_short(peer, now)
+        self._passive.pause(peer, now + self._config.retry_first)
         return self._slots.pop(peer)
 
     def evict(self, peer: PeerId, occupant: Occupant, now: float) -> tuple[PeerId, ...]:
         """Give up a link for another peer. Which peers to name instead."""
         self.counts.evicted += 1
         peers = dict.fromkeys((occupant.peer, *self.alternatives(peer, now)))
-        return tuple(peers)[: max(1, self._config.alternatives)]
+        return tuple(peers)[: self._config.alternatives]
 
     def ended(self, event: LinkDown, now: float) -> Slot | None:
         """Free the slot of a link that is down, and learn from how it ended. Gives the slot."""
@@ -319,16 +319,15 @@ class LinkManager:
         if slot is None:
             return None
         self.counts.closed += 1
-        self.policy.link_ended(now)
         if slot.said_goodbye:
             self._passive.departed(peer, now)
         else:
             soon = event.timed_out is None and not slot.evicted_us
             pause = self._config.retry_first if soon else self._config.min_link_age
             self._passive.pause(peer, now + pause * self._rng.uniform(0.5, 1.0))
-            self._passive.note(peer, Evidence.VOUCHED, now, holds=False)
+            self._passive.of(peer).vouched = False
             if event.timed_out is not None:
-                self._passive.disbelieve(peer, Evidence.SILENT, now)
+                self._passive.disbelieve(peer, now + SILENT_LASTS)
         if slot.next_occupant is None and not slot.given_up:
             self.policy.filling.reset()
         return slot

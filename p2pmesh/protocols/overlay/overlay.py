@@ -94,7 +94,7 @@ from p2pmesh.protocols.overlay.dial_policy import Ask, Dial, GiveUp, PinnedLinks
 from p2pmesh.protocols.overlay.find_successor import SuccessorLookup
 from p2pmesh.protocols.overlay.fix_fingers import FingerSearch
 from p2pmesh.protocols.overlay.link_manager import NOT_A_FAILURE, Admit, LinkManager, Refuse, Replace
-from p2pmesh.protocols.overlay.passive_view import Evidence, PassiveView, Said
+from p2pmesh.protocols.overlay.passive_view import PassiveView, Said
 from p2pmesh.protocols.overlay.ring_join import RingJoin
 from p2pmesh.protocols.overlay.slots import ATTEMPTS, Occupant, Slot, Slots, State
 from p2pmesh.protocols.overlay.successor_list import Stabilisation, SuccessorLists
@@ -109,7 +109,7 @@ all looking."""
 QUIET = (Received, RoutedReceived, RouteSucceeded, RouteFailed, PeersFound)
 """Frequent inputs that mostly leave the slots as they are. If they do change what is to be dialed, handlers say so."""
 
-Timer = Literal["balance", "tell", "stabilise", "shuffle", "place", "place_lost", "search", "search_lost"]
+Timer = Literal["balance", "tell", "stabilise", "place", "place_lost", "search", "search_lost"]
 
 
 @define
@@ -183,8 +183,6 @@ class OverlayCore:
                 self._on_connect(call, peer, now)
             case CancelCall(call):
                 self._pins.cancel(call)
-            case OpenBridge(peer, by_us=False):
-                self._links.admission.promise(peer, now, leaf=False)
             case OpenBridge(peer) if not self._leaving:
                 self._follow(self._links.bridge(peer, now), now)
             case MergeStarted(until) if not self._leaving:
@@ -207,8 +205,6 @@ class OverlayCore:
                     self._tell_changes()
                 case "stabilise":
                     self._stabilise(now)
-                case "shuffle":
-                    self._shuffle(now)
                 case "place":
                     self._look_for_place(now)
                 case "search":
@@ -241,7 +237,7 @@ class OverlayCore:
             },
             "ring_join": asdict(self._join.counts),
             "fix_fingers": {"seeks": self._fingers.is_on, **asdict(self._fingers.counts)},
-            "find_successor": {"board": len(self._lookup.board), **asdict(self._lookup.counts)},
+            "find_successor": asdict(self._lookup.counts),
         }
 
     def _take(self, now: float) -> Effects:
@@ -261,13 +257,10 @@ class OverlayCore:
             self._close(peer, NO_SLOT)
         if not remote.is_member or self._leaving:
             return
-        self._lookup.board.strike(peer)
         self._send(*self._stabilisation.announcement(peer))
         self._tell_soon(now)
-        every: dict[Timer, float] = {"stabilise": self._config.stabilise_every, "shuffle": self._config.shuffle_every}
-        for timer, pause in every.items():
-            if timer not in self._timers:
-                self._timers.set(timer, now + pause * self._rng.uniform(0.5, 1.5))
+        if "stabilise" not in self._timers:
+            self._timers.set("stabilise", now + self._config.stabilise_every * self._rng.uniform(0.5, 1.5))
 
     def _on_link_down(self, event: LinkDown, now: float) -> None:
         peer, slot = event.peer, self._links.ended(event, now)
@@ -291,13 +284,13 @@ class OverlayCore:
         """If a peer next to us is gone, the next in its list takes its place, or one of the others."""
         self._stabilisation.link_ended(lost)
         rows = ((self._lists.successors, True), (self._lists.predecessors, False))
-        self._refresh(now)
+        self._lists.refresh(now)
         for row, clockwise in rows:
             if row[:1] != (lost,) or slot.evicted_us:
                 continue
-            others = row[2:] if self._join.tear(row, clockwise=clockwise) else ()
+            self._join.tear(row, clockwise=clockwise)
             self._learn_strangers(row[1:2], "ring", now)
-            self._learn_strangers(others, "list", now)
+            self._learn_strangers(row[2:], "list", now)
         self._ring_changed(now)
 
     def _on_link_lost(self, peer: PeerId, reason: str, now: float) -> None:
@@ -348,11 +341,11 @@ class OverlayCore:
             slot.given_up = False
 
     def _on_neighbours(self, peer: PeerId, slot: Slot, said: Neighbours, now: float) -> None:
-        before, slot.told, slot.told_at = slot.told, said, now
+        before, slot.told = slot.told, said
         if slot.leaf != said.leaf:
             slot.leaf, self._unbalanced = said.leaf, True
-            self._passive.note(peer, Evidence.LEAF, now, holds=said.leaf)
-        self._refresh(now)
+            self._passive.of(peer).leaf = said.leaf
+        self._lists.refresh(now)
         if before is None or before.links != said.links:
             self._notify(Subsystem.ROUTING, NeighbourLinks(peer, said.links))
         near, hearsay = self._stabilisation.named(peer, before, said)
@@ -363,10 +356,7 @@ class OverlayCore:
         self._ring_changed(now)
 
     def _on_stabilise(self, peer: PeerId, slot: Slot, said: Stabilise, now: float) -> None:
-        if said.peers:
-            self._stabilisation.heard_of(said.peers)
-            self._learn(said.peers, "hearsay", now)
-        elif said.serial is None:
+        if said.serial is None:
             self._send(*self._stabilisation.announcement(peer))
         if self._stabilisation.has_missed(slot, said):
             self._send((peer,), Stabilise())
@@ -408,7 +398,7 @@ class OverlayCore:
 
     def _on_peer_gone(self, peer: PeerId, now: float) -> None:
         if peer in self._slots:
-            self._passive.note(peer, Evidence.GONE, now)
+            self._passive.doubt(peer)
         else:
             self._passive.departed(peer, now)
 
@@ -560,12 +550,6 @@ class OverlayCore:
 
     # --- the ring -----------------------------------------------------------------------------------------------------
 
-    def _refresh(self, now: float) -> None:
-        """See which peers are next to us. One that has just become so is asked for its lists of today."""
-        for peer in self._lists.refresh(now):
-            if not self._leaving:
-                self._send((peer,), Stabilise())
-
     def _ring_changed(self, now: float) -> None:
         if self._leaving:
             return
@@ -597,23 +581,13 @@ class OverlayCore:
         if self._slots.links():
             self._timers.set("stabilise", now + self._config.stabilise_every * self._rng.uniform(0.9, 1.1))
 
-    def _shuffle(self, now: float) -> None:
-        if not self._slots.members():
-            return
-        self._timers.set("shuffle", now + self._config.shuffle_every * self._rng.uniform(0.9, 1.1))
-        picked = self._stabilisation.shuffle(self._rng)
-        if picked is not None:
-            self._send(*picked, urgent=False)
-
     # --- our place ----------------------------------------------------------------------------------------------------
 
     def _see_to_place(self, now: float) -> None:
         """While our neighbours on the ring are not sure, our place is looked for."""
         if self._join.is_placed():
             self._timers.cancel("place")
-            place = self._join.placed()
-            if place is not None:
-                self._passive.settled_between(*place, now)
+            self._join.placed()
         elif "place" not in self._timers and self._join.call is None:
             self._timers.set("place", now + self._join.delay(self._rng))
 
@@ -632,8 +606,6 @@ class OverlayCore:
                 self._unbalanced |= self._links.policy.far_found((answerer,), now)
         else:
             near = self._join.next_to_us(answerer, found)
-            if len(near) == 2 and not self._join.is_adrift:
-                self._passive.settled_between(*near, now)
             self._learn_strangers(near or [answerer], "ring", now)
         self._learn((answerer, *found.successors, *found.predecessors), "hearsay", now)
         self._see_to_place(now)
@@ -684,8 +656,8 @@ class OverlayCore:
     def _learn_strangers(self, peers: Iterable[PeerId], source: Said, now: float) -> None:
         self._learn([peer for peer in peers if not self._slots.is_link(peer)], source, now)
 
-    def _send(self, peers: tuple[PeerId, ...], message: Message, *, urgent: bool = True) -> None:
-        self._effects.append(SendFrame(peers, message, urgent))
+    def _send(self, peers: tuple[PeerId, ...], message: Message) -> None:
+        self._effects.append(SendFrame(peers, message, urgent=True))
 
     def _notify(self, subsystem: Subsystem, notice: Input) -> None:
         self._effects.append(Notify(subsystem, notice))

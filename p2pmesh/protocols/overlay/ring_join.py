@@ -9,7 +9,7 @@ nearest that it has there, may agree to be next to it, having lost all in betwee
 side from when the peer next to us there is gone, until somebody from its list is linked; or until the peer nearest to
 the end of that list, which is looked up, knows nobody between us and whoever is next to us now.
 
-In: what the successor lists and answers say. Out: what to look up and when, and between whom we are.
+In: what the successor lists and answers say. Out: what to look up and when, and who is next to us.
 """
 
 from __future__ import annotations
@@ -51,7 +51,6 @@ class RingJoin:
         self._slots = slots
         self.is_leaf: bool = is_leaf
         self._looked = 0
-        self._agreed: tuple[PeerId, PeerId] | None = None
         self._torn: dict[bool, PeerId] = {}
         """The sides, clockwise or not, on which the ring is torn, with the end of the list that we had."""
         self._key = me
@@ -70,12 +69,9 @@ class RingJoin:
             return False
         return home in bracket(self._me, home, told.predecessors, told.successors, told.links, self._lists.limit)
 
-    def placed(self) -> tuple[PeerId, PeerId] | None:
-        """We are: between whom, if that is news."""
+    def placed(self) -> None:
+        """We are: the next time we are not, we look soon."""
         self._looked = 0
-        before = self._agreed
-        self._agreed = None if self.is_leaf else (self._lists.predecessors[0], self._lists.successors[0])
-        return None if self._agreed == before else self._agreed
 
     def delay(self, rng: random.Random) -> float:
         """Seconds until we look for it."""
@@ -100,18 +96,11 @@ class RingJoin:
 
     # --- where the ring is torn ---------------------------------------------------------------------------------------
 
-    def tear(self, lost: tuple[PeerId, ...], *, clockwise: bool) -> bool:
-        """The peer next to us on that side, the first of this list, is gone. False if it is torn there already."""
+    def tear(self, lost: tuple[PeerId, ...], *, clockwise: bool) -> None:
+        """The peer next to us on that side, the first of this list, is gone."""
         self._mend()
-        if self.is_leaf or len(lost) < 2 or clockwise in self._torn:
-            return False
-        self._torn[clockwise] = lost[-1]
-        return True
-
-    @property
-    def is_adrift(self) -> bool:
-        """Whether the ring is torn on both sides: then peers near us know no more of our place than we do."""
-        return len(self._torn) > 1
+        if not self.is_leaf and len(lost) > 1:
+            self._torn.setdefault(clockwise, lost[-1])
 
     def _mend(self) -> None:
         """Somebody from the list, or nearer, is linked."""

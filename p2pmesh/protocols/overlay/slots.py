@@ -1,7 +1,7 @@
 """The slots: what each of the `max_peers` places for a link is taken by, and which of them could be given up.
 
 The one table of neighbours, which all parts look at. The link manager takes and frees slots; what other parts note in
-one is theirs alone: `pinned` (pinned links), `next_from`, `next_until` and `spare` (successor lists). A *slot* is an
+one is theirs alone: `pinned` (pinned links), `next_until` and `spare` (successor lists). A *slot* is an
 attempt of ours (dialing), one of theirs (answering), an open link, or a link that is being closed; the latter two are
 *neighbours*, and their slots keep what they said of themselves.
 
@@ -72,9 +72,6 @@ class Slot:
     """The peer is no part of the ring."""
     told: Neighbours | None = None
     """What the peer said of itself last."""
-    told_at: float = -math.inf
-    next_from: float = -math.inf
-    """Since when the peer is next to us on the ring, among our links."""
     next_until: float = -math.inf
     """When the peer was last next to us on the ring, among our links."""
     spare: bool = False

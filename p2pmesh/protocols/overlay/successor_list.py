@@ -6,16 +6,13 @@ neighbours first, and washes out within some rounds; merging lists with those th
 dead going round.
 
 `SuccessorLists` is the view, made of the neighbours' slots. `Stabilisation` decides what is said to whom:
-`Neighbours` on each new link and when something has changed, serial numbers to compare now and then, and some peers
-to know (HyParView's shuffle: Leitao et al., 2007).
+`Neighbours` on each new link and when something has changed, and serial numbers to compare now and then.
 
-State: two lists of `ChordConfig.successors` peers, a serial number for each neighbour, 32 peers heard of.
+State: two lists of `ChordConfig.successors` peers, a serial number for each neighbour.
 """
 
 from __future__ import annotations
 
-import random
-from collections import deque
 from typing import NamedTuple
 
 from attrs import define
@@ -36,14 +33,10 @@ from p2pmesh.protocols.overlay.slots import Slot, Slots
 from p2pmesh.wire.fields import MAX_PEERS_IN_LIST
 from p2pmesh.wire.overlay import Neighbours, Stabilise
 
-FRESH_LIST = 2.0
-"""Seconds for which a list holds that is not renewed with each change."""
 NOTICEABLE = 1.25
 """Factor by which the mesh has to grow or shrink to be news."""
 SPLICED = 20.0
 """Seconds in which a newcomer has linked to both peers that it came between. A link that lasts longer is a long one."""
-SHUFFLED = 8
-"""Ids told in a shuffle."""
 
 
 class SuccessorLists:
@@ -65,24 +58,15 @@ class SuccessorLists:
         self.successors: tuple[PeerId, ...] = ()
         self.predecessors: tuple[PeerId, ...] = ()
 
-    def refresh(self, now: float) -> list[PeerId]:
-        """A link, or what a neighbour says, has changed.
-
-        Returns:
-          Peers that have just become next to us since another has gone, whose lists are from before that.
-        """
-        were_next, were_outdated = self.next, self.outdated()
-        for peer in were_next:
+    def refresh(self, now: float) -> None:
+        """A link, or what a neighbour says, has changed."""
+        for peer in self.next:
             if self._slots.is_link(peer):
                 self._slots[peer].next_until = now
         members = self._slots.settled_members()
         self.next = ring_neighbours(self._me, members)
-        for peer in self.next:
-            if peer not in were_next:
-                self._slots[peer].next_from = now
         self.successors = self._onward(successor(self._me, members), clockwise=True)
         self.predecessors = self._onward(predecessor(self._me, members), clockwise=False)
-        return [peer for peer in self.outdated() if peer not in were_outdated]
 
     def _onward(self, first: PeerId | None, *, clockwise: bool) -> tuple[PeerId, ...]:
         told = None if first is None else self._slots[first].told
@@ -98,11 +82,6 @@ class SuccessorLists:
     def kept_free(self) -> int:
         """Slots that are kept for neighbours on the ring that we lack."""
         return max(0, 2 - len(self.next))
-
-    def outdated(self) -> list[PeerId]:
-        """Neighbours on the ring whose lists are from when they were not next to us, and heard of our changes only."""
-        them = ((peer, self._slots[peer]) for peer in self.next if self._slots.is_link(peer))
-        return [peer for peer, slot in them if slot.told_at < slot.next_from - FRESH_LIST]
 
     def is_agreed(self) -> bool:
         """Whether our neighbours on the ring take us for theirs."""
@@ -177,7 +156,6 @@ class Stabilisation:
         self._said: Neighbours | None = None
         self._serial = 0
         self._sent: dict[PeerId, int] = {}
-        self._heard: deque[PeerId] = deque(maxlen=4 * SHUFFLED)
         self.counts: _Counts = _Counts()
 
     def announcement(self, *peers: PeerId, saying: Neighbours | None = None) -> Announcement:
@@ -217,28 +195,12 @@ class Stabilisation:
         self.counts.missed += 1
         return True
 
-    def heard_of(self, peers: tuple[PeerId, ...]) -> None:
-        """These were told us in a shuffle."""
-        self._heard.extend(peers)
-
-    def shuffle(self, rng: random.Random) -> tuple[tuple[PeerId], Stabilise] | None:
-        """Some peers, for a neighbour that may not know them; None if we know none."""
-        members = self._slots.members()
-        if not members:
-            return None
-        peer = rng.choice(members)
-        told = [slot.told.links for other, slot in self._slots.links() if slot.told is not None and other != peer]
-        heard = dict.fromkeys((*self._heard, *(other for links in told for other in links)))
-        stock = [other for other in heard if other not in {peer, self._me}]
-        picked = tuple(rng.sample(stock, k=min(SHUFFLED, len(stock))))
-        return ((peer,), Stabilise(peers=picked)) if picked else None
-
     def link_ended(self, peer: PeerId) -> None:
         self._sent.pop(peer, None)
 
     def _saying(self) -> Neighbours:
         """What we have to say, but for the serial number."""
-        lists, outdated = self._lists, self._lists.outdated()
+        lists = self._lists
         free = self._max_peers - len(self._slots.links()) - lists.kept_free()
         links = dict.fromkeys((*(peer for peer in lists.next if self._slots.is_link(peer)), *self._slots.members()))
         return Neighbours(
@@ -246,11 +208,6 @@ class Stabilisation:
             links=tuple(links)[:MAX_PEERS_IN_LIST],
             free=max(0, min(free, 0xFFFF)),
             leaf=self._max_peers < 2,
-            successors=_sure_of(lists.successors, outdated),
-            predecessors=_sure_of(lists.predecessors, outdated),
+            successors=lists.successors,
+            predecessors=lists.predecessors,
         )
-
-
-def _sure_of(row: tuple[PeerId, ...], outdated: list[PeerId]) -> tuple[PeerId, ...]:
-    """What is told of a list of ours: if it was made from outdated ones, those who have gone since may stand in it."""
-    return row[:1] if row and row[0] in outdated else row

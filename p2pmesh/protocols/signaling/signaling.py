@@ -307,7 +307,6 @@ class SignalingCore:
             self._delivery.reached(sender, came, now)
             pong = wire.Ack(to=sender, from_=self._me, answers=True)
             self._effects.append(SendSignaling(came.transport, pong))
-            self._tell(Subsystem.ISLANDS, SeenViaService(sender, Sighting.PINGED_US))
 
     # --- from other peers, through the mesh ---------------------------------------------------------------------------
 

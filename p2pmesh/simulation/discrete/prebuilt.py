@@ -7,7 +7,7 @@ Ten thousand peers that join one after another take a quarter of an hour. Where 
 mesh is put together instead: a link between each two neighbours on the ring, and long links by the law that the overlay
 draws fingers by, within `max_peers`. All open in one moment, and both ends are told of them as of any others; then each
 peer joins the signaling service. From there on everything takes its ordinary course: neighbours exchange their
-neighbours, successor lists fill, passive views are shuffled, and peers with a free slot look for a link, until no link
+neighbours, successor lists fill, and peers with a free slot look for a link, until no link
 opens any more.
 
 What such peers lack is a past: none was ever turned away, evicted or missed, and each knows only the peers that it has
@@ -30,7 +30,7 @@ from p2pmesh.simulation.discrete.network import BareNetwork
 from p2pmesh.simulation.discrete.node import BareNode
 
 SETTLE: Final = 40.0
-"""Seconds until successor lists are full, and each peer has taken part in some shuffles."""
+"""Seconds until successor lists are full."""
 LOOK_EVERY: Final = 10.0
 """Seconds without a new link after which the mesh counts as at rest."""
 REST_WITHIN: Final = 300.0

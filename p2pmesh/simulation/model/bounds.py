@@ -41,7 +41,6 @@ def bounds_of(snapshot: Mapping[str, Any], config: MeshConfig) -> Iterator[tuple
     lists = overlay["successor_list"]
     yield "overlay.successors", len(lists["successors"]), config.chord.successors
     yield "overlay.predecessors", len(lists["predecessors"]), config.chord.successors
-    yield "overlay.board", overlay["find_successor"]["board"], config.chord.board
     signaling, offers = snapshot["signaling"]["delivery"], snapshot["signaling"]["offer_answer"]
     yield "signaling.remembered_peers", signaling["remembered_peers"], config.signaling.remembered_peers
     yield "signaling.routes", signaling["routes"], config.signaling.routes

@@ -39,7 +39,7 @@ from p2pmesh.protocols.notices import (
     SetLinkPurpose,
 )
 from p2pmesh.protocols.overlay.dial_policy import HEDGE, ROOM_COMES
-from p2pmesh.protocols.overlay.passive_view import POLICY, TRUST, Evidence, PassiveView
+from p2pmesh.protocols.overlay.passive_view import TRUST, UNREACHABLE_LASTS, PassiveView
 from p2pmesh.wire.messages import BRIDGE, LEAF, LONG, PINNED, RING, Goodbye, ReconnectionData
 from tests.harness.examples import examples
 from tests.harness.mesh import Net, Node
@@ -107,17 +107,6 @@ def test_a_dial_on_hearsay_keeps_nobody_away_for_whom_somebody_vouches():
 def test_an_offer_in_hand_is_not_given_up_to_find_out_whether_a_nearer_peer_is_there():
     peer = Peer(max_peers=3).linked(0x70, 0x20).feed(offered(0x98, links=2)).found(0x90, source="ring")
     assert [drop.peer for drop in peer.got(DropLink)] == [at(0x20)]
-
-
-def test_a_peer_whose_dials_are_cut_short_twice_is_worth_no_link_until_somebody_vouches_for_it_again():
-    known, peer = PassiveView(ME, TopologyConfig(), random.Random(1)), at(0x90)
-    known.learn((peer,), "ring", 0.0)
-    known.cut_short(peer, 1.0)
-    assert known.worth_a_link(peer, 2.0)
-    known.cut_short(peer, 3.0)
-    assert not known.worth_a_link(peer, 4.0)
-    known.learn((peer,), "ring", 4.0)
-    assert known.worth_a_link(peer, 5.0)
 
 
 def test_a_newcomer_through_us_gets_the_place_of_the_longest_link_rather_than_that_of_its_new_neighbour():
@@ -534,7 +523,7 @@ def test_known_peers_are_bounded_and_those_that_failed_go_first():
 def test_a_peer_said_to_be_gone_is_forgotten_after_some_failures():
     known = PassiveView(ME, TopologyConfig(), random.Random(1))
     known.learn([at(1)], "bootstrap", 0.0)
-    known.note(at(1), Evidence.GONE, 0.0)
+    known.doubt(at(1))
     for _ in range(TRUST):
         assert list(known) == [at(1)]
         known.missed(at(1), 0.0)
@@ -551,7 +540,7 @@ def test_a_peer_that_failed_too_often_is_worth_a_link_again_ever_later():
     known.learn([at(1)], "bootstrap", 0.0)
     for misses in range(1, TRUST + 3):
         known.missed(at(1), 0.0)
-        patience = POLICY[Evidence.UNREACHABLE].lasts * 2 ** (misses - TRUST)
+        patience = UNREACHABLE_LASTS * 2 ** (misses - TRUST)
         assert is_worth_it(0.0) == (misses < TRUST)
         assert is_worth_it(patience - 1.0) == (misses < TRUST)
         assert is_worth_it(patience + 1.0)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2pmesh.config import ChordConfig
-from p2pmesh.keyspace import ID_BITS, RING_SIZE, PeerId, bracket, nearness, onward, ring_distance
+from p2pmesh.keyspace import RING_SIZE, PeerId, bracket, nearness, onward, ring_distance
 from p2pmesh.protocols.core import DropLink, SendFrame
 from p2pmesh.protocols.inputs import Leave, LinkDown, LinkLost, Received, Subsystem
 from p2pmesh.protocols.notices import (
@@ -21,8 +21,7 @@ from p2pmesh.protocols.notices import (
     RouteFailed,
     RouteSucceeded,
 )
-from p2pmesh.protocols.overlay.find_successor import MOST_NAMED, RendezvousBoard
-from p2pmesh.protocols.overlay.fix_fingers import REPAIRED, draw_key, levels, snap
+from p2pmesh.protocols.overlay.fix_fingers import REPAIRED, draw_key
 from p2pmesh.protocols.overlay.passive_view import HEARSAY_WAITS
 from p2pmesh.wire.fields import MAX_RING_LIST
 from p2pmesh.wire.messages import ReconnectionData
@@ -103,15 +102,6 @@ def test_at_rest_there_is_next_to_nothing_to_say():
     assert not [frame for frame in frames if isinstance(frame.message, Neighbours)]
 
 
-def test_peers_are_shuffled_now_and_then_with_those_that_may_not_know_them():
-    peer = Peer(4).placed().up(0x20, says(0x20, links=range(0x21, 0x40)))
-    shuffles = [message.peers for _, message in peer.wait(200).sent(Stabilise) if message.peers]
-    assert 2 <= len(shuffles) <= 4
-    assert all(0 < len(peers) <= 8 and ME not in peers for peers in shuffles)
-    before = peer.known
-    assert peer.hear(0x88, Stabilise(peers=(at(1), at(2), ME))).known == before + 2
-
-
 # --- the ring ---------------------------------------------------------------------------------------------------------
 
 
@@ -174,24 +164,6 @@ def test_the_ring_is_torn_no_more_if_who_is_at_the_end_of_the_list_knows_nobody_
     left = [place for place in ALL if 0x20 <= place <= 0x80]
     peer.feed(RouteSucceeded(peer.placing(at(0xC0)).call, at(0x20), finds(0x20, left)))
     assert not [route for route in peer.wait(300).routes() if route.message.key in {ME, at(0xC0)}]
-
-
-def left_beyond(*dead):
-    """A peer whose neighbours on the ring at these places have died, and its next look-up of its place."""
-    peer = Peer(6).placed().up(0x20, says(0x20)).up(0xE0, says(0xE0)).wait(3)
-    for place in dead:
-        peer.feed(LinkDown(at(place), "silent", 5.0))
-    place = peer.placing(ME)
-    return peer.in_vain(), place
-
-
-def test_what_a_neighbour_says_of_our_place_settles_it_unless_the_ring_is_torn_on_both_sides():
-    torn_once, place = left_beyond(0x88)
-    torn_once.feed(RouteSucceeded(place.call, at(0x78), finds(0x78, (0x78, 0x80, 0xE0))))
-    assert torn_once.wait(9).dialed == [], "nobody is between"
-    adrift, place = left_beyond(0x88, 0x78)
-    adrift.feed(RouteSucceeded(place.call, at(0x20), finds(0x20, (0x20, 0x80, 0xE0))))
-    assert at(0x70) in adrift.wait(9).dialed, "they know no more of our place than we do"
 
 
 def test_who_knows_one_neighbour_of_ours_does_not_settle_our_place():
@@ -336,18 +308,6 @@ def test_a_link_that_is_long_again_once_the_ring_is_closed_needs_no_other():
     assert searches(peer.wait(600)) == []
 
 
-def test_lists_that_a_neighbour_told_when_it_was_not_next_to_us_are_asked_for_again_and_not_told_on():
-    peer = Peer(max_peers=4).placed().up(0xC0, says(0xC0)).wait(60)
-    peer.feed(LinkDown(at(0x88), "gone"))
-    assert ((at(0xC0),), Stabilise()) in peer.sent(Stabilise)
-    told = peer.wait(1).sent(Neighbours)
-    assert {message.successors for _, message in told} == {(at(0xC0),)}
-    peer.hear(0xC0, says(0xC0, serial=2))
-    told = peer.wait(1).sent(Neighbours)
-    assert [message.successors[:2] for _, message in told] == [(at(0xC0), at(0xC8))]
-    assert peer.sent(Stabilise) == []
-
-
 def test_who_gave_way_to_a_newcomer_looks_for_another_long_link():
     (route,) = searches(displaced(with_long_links(), 0x20).wait(6))
     assert not route.message.joins
@@ -404,17 +364,11 @@ def test_a_newcomer_is_welcome_where_a_settled_long_link_can_be_given_up_but_rar
     assert peer.wait(20).asked(question, 0x28).welcome
 
 
-def test_two_who_look_for_a_long_link_hear_of_each_other():
-    peer = Peer(max_peers=3).placed().up(0x20, says(0x20))
-    question = FindSuccessor(key=at(0x81), seeks_link=True)
-    assert peer.asked(question, 0x10).vacant == ()
-    assert peer.asked(question, 0x18).vacant == (at(0x10),)
-    assert at(0x18) in peer.asked(question, 0x28).vacant
-
-
 def test_neighbours_with_free_slots_are_named():
     peer = Peer(3).placed().up(0x20, says(0x20, free=1))
-    assert peer.asked(FindSuccessor(key=at(0x81), seeks_link=True), 0x10).vacant == (at(0x20),)
+    answer = peer.asked(FindSuccessor(key=at(0x81), seeks_link=True), 0x10)
+    assert answer.vacant == (at(0x20),)
+    assert answer.successors == answer.predecessors == (), "it does not ask for its place"
 
 
 def test_who_looks_up_its_own_place_is_expected_to_come_and_dialed_if_it_does_not():
@@ -436,27 +390,6 @@ def test_keys_follow_the_harmonic_law(seed, size):
         assert 60 <= sum(way < middle for way in ways) <= 140
 
 
-@given(st.integers(0, 2**160 - 1), st.integers(1, 100_000))
-def test_the_grid_gets_coarser_until_all_keys_meet_in_one_point(place, size):
-    key = PeerId(f"{place:040x}")
-    assert snap(key, 0, size) == key
-    assert snap(key, levels(size) - 1, size) == PeerId("0" * 40) or levels(size) == 1
-    for level in range(1, levels(size)):
-        assert len(snap(key, level, size)) == ID_BITS // 4
-    assert levels(size) <= 7
-
-
-def test_the_board_is_bounded_and_forgets():
-    board = RendezvousBoard(limit=4, lasts=100.0)
-    for place in range(10):
-        board.note(at(place), float(place))
-    assert len(board) == 4
-    assert board.name(10, 20.0, without=at(9)) == [at(8), at(7), at(6)]
-    assert board.name(10, 20.0, without=at(1)) == [at(9), at(8), at(7), at(6)]
-    assert board.name(10, 20.0, without=at(1)) == [at(9)]
-    assert board.name(10, 500.0, without=at(1)) == []
-
-
 # --- whatever comes ---------------------------------------------------------------------------------------------------
 
 
@@ -466,7 +399,7 @@ def test_a_peer_that_answers_every_look_up_with_itself_gets_one_offer_for_each_a
     for _ in range(100):
         lie = SuccessorFound(welcome=True, vacant=(liar, ME), successors=(liar, ME))
         assert set(peer.feed(RouteSucceeded(route.call, liar, lie)).dialed) <= {liar}
-        routes = peer.in_vain().wait(30).routes()
+        routes = peer.in_vain().wait(20).routes()  # the pause is longer
         if not routes:
             break
         route = routes[-1]
@@ -526,9 +459,7 @@ SOME = st.sampled_from([0x10, 0x78, 0x7F, 0x81, 0x88, 0xF0])
 EVENTS = st.one_of(
     st.tuples(st.just("up"), SOME, st.booleans()),
     st.tuples(st.just("down"), SOME, st.booleans()),
-    st.builds(
-        Received, SOME.map(at), st.one_of(SAID, FOUND, st.builds(Stabilise, serial=st.integers(0, 3), peers=LISTS))
-    ),
+    st.builds(Received, SOME.map(at), st.one_of(SAID, FOUND, st.builds(Stabilise, serial=st.integers(0, 3)))),
     st.builds(RouteSucceeded, st.integers(1, 20), PLACES.map(at), st.one_of(st.none(), FOUND)),
     st.builds(RouteFailed, st.integers(1, 20), st.just("x")),
     st.builds(lambda place, question: (place, question), PLACES, QUESTION),
@@ -561,7 +492,7 @@ def test_whatever_comes_all_that_is_said_is_in_bounds(max_peers, events):
                     continue
                 answer = peer.asked(question, place)
                 assert len(answer.vacant) <= MAX_RING_LIST
-                assert len(answer.vacant) <= MOST_NAMED + len(linked)
+                assert len(answer.vacant) <= len(linked)
                 assert at(place) not in answer.vacant
             case _:
                 peer.feed(event)

@@ -11,8 +11,9 @@ from p2pmesh.config import LinkConfig, SignalingConfig, TopologyConfig
 from p2pmesh.protocols.core import AcceptOffer, DropLink, SendFrame
 from p2pmesh.protocols.inputs import Connect, Leave, LinkDown, LinkLost, LinkUp, PeersFound, Received, RemotePeer
 from p2pmesh.protocols.notices import MergeStarted, OpenBridge, Rejected, RejectOffer, RouteSucceeded
-from p2pmesh.protocols.overlay.passive_view import PATIENCE, POLICY, Evidence, PassiveView
-from p2pmesh.protocols.overlay.slots import BRIDGE_HOLDS, SLOW
+from p2pmesh.protocols.overlay.admission import MOST_PROMISES, Admission
+from p2pmesh.protocols.overlay.passive_view import DEPARTED_LASTS, PATIENCE, PassiveView
+from p2pmesh.protocols.overlay.slots import BRIDGE_HOLDS, SLOW, Slots
 from p2pmesh.wire.messages import BRIDGE, LEAF, LONG, PINNED, RING, Goodbye, ReconnectionData
 from p2pmesh.wire.overlay import FindSuccessor, SuccessorFound
 from tests.harness.overlay import ALL, ME, Peer, at, offered, says
@@ -43,19 +44,25 @@ def test_a_slot_that_the_ring_needs_is_not_taken_by_a_long_link():
     assert peer.feed(RouteSucceeded(search.call, at(0x10), SuccessorFound(welcome=True))).dialed == []
 
 
+def welcomed(peer, place):
+    """The peer, which has told a newcomer at this place that it is welcome."""
+    assert peer.asked(FindSuccessor(key=at(place), seeks_link=True, joins=True), place).welcome
+    return peer
+
+
 def test_who_was_promised_a_link_gets_the_place_of_the_longest_one_that_has_settled():
-    peer = Peer(max_peers=5).linked(0x70, 0x90, 0x00, 0xC0).linked(0x20)
+    peer = Peer(max_peers=5).linked(0x70, 0x90, 0x00, 0xC0).linked(0x20).settled(0x70, 0x90, 0x00, 0xC0, 0x20)
     assert [told.reason for told in peer.feed(offered(0x30, links=2)).told] == ["max_peers_reached"]
-    peer.feed(OpenBridge(at(0x30), by_us=False)).feed(offered(0x30, links=2))
+    welcomed(peer, 0x30).feed(offered(0x30, links=2))
     assert [drop.peer for drop in peer.got(DropLink)] == [at(0x00)]
     peer.feed(LinkDown(at(0x00), "closed"))
     assert [effect.peer.peer_id for effect in peer.got(AcceptOffer)] == [at(0x30)]
 
 
 def test_a_promise_holds_once_and_not_for_long():
-    peer = Peer(max_peers=3).linked(0x70, 0x90, 0x00).feed(OpenBridge(at(0x30), by_us=False)).wait(16)
+    peer = welcomed(Peer(max_peers=3).linked(0x70, 0x90, 0x00).settled(0x70, 0x90, 0x00), 0x30).wait(16)
     assert peer.feed(offered(0x30, links=2)).got(DropLink) == []
-    peer.feed(OpenBridge(at(0x30), by_us=False)).feed(offered(0x30, links=2))
+    welcomed(peer, 0x30).feed(offered(0x30, links=2))
     assert len(peer.got(DropLink)) == 1
 
 
@@ -121,31 +128,18 @@ def test_all_are_told_of_each_other_when_we_leave():
     assert at(0x70) in told[at(0x90)]
 
 
-def test_after_the_end_of_a_link_peers_that_nobody_vouches_for_have_to_wait_for_better_ones():
-    peer = Peer(max_peers=4).linked(0x70, 0x90, 0x20).found(0xA0, source="hearsay").wait(60)
-    peer.feed(LinkDown(at(0x90), "silent", 5.0))
-    assert peer.dialed == []
-    assert peer.found(0x98, source="ring").dialed == [at(0x98)]
-    alone = Peer(max_peers=4).linked(0x70, 0x90, 0x20).feed(LinkDown(at(0x90), "silent", 5.0))
-    assert alone.feed(PeersFound((at(0xA0),), "hearsay")).dialed == []
-    assert alone.wait(5).dialed == [at(0xA0)]
-
-
 def test_only_peers_that_somebody_vouches_for_are_named_to_others():
     known = PassiveView(ME, TopologyConfig(), random.Random(1))
     known.learn([at(1)], "ring", 0.0)
     known.learn([at(2)], "hearsay", 0.0)
-    vouched = POLICY[Evidence.VOUCHED].lasts
-    assert known.in_good_standing(vouched - 1) == [at(1)]
-    assert known.in_good_standing(vouched + 1) == []
+    assert known.in_good_standing(0.0) == [at(1)]
 
 
 def test_promises_are_bounded():
-    peer = Peer(max_peers=3).linked(0x70, 0x90, 0x00)
+    admission = Admission(ME, 3, Slots(ME, 3), TopologyConfig())
     for place in range(100):
-        peer.feed(OpenBridge(at(place), by_us=False))
-    assert peer.feed(offered(0x01, links=2)).got(DropLink) == []
-    assert len(peer.feed(offered(0x62, links=2)).got(DropLink)) == 1
+        admission.promise(at(place), 0.0, leaf=True)
+    assert [place for place in range(100) if admission.is_leaf(at(place))] == list(range(100 - MOST_PROMISES, 100))
 
 
 def test_a_superfluous_link_is_closed_by_the_lower_id_and_missed_by_nobody():
@@ -189,20 +183,13 @@ def test_who_said_goodbye_is_not_believed_to_be_there_because_others_say_so():
     peer.feed(Received(at(0x90), Goodbye(reason="bye"))).feed(LinkDown(at(0x90), "closed"))
     for source in ("ring", "hearsay"):
         assert peer.found(0x90, source=source).dialed == []
-    assert at(0x90) not in peer.wait(POLICY[Evidence.DEPARTED].lasts / 2).dialed
+    assert at(0x90) not in peer.wait(DEPARTED_LASTS / 2).dialed
     assert len(peer.feed(offered(0x90, links=0)).got(AcceptOffer)) == 1
 
 
 def test_who_fell_silent_is_not_dialed_because_neighbours_that_have_not_noticed_name_it():
     peer = Peer(max_peers=3).linked(0x70, 0x90).feed(LinkDown(at(0x90), "silent", 5.0))
     assert peer.found(0x90, source="ring").dialed == []
-
-
-def test_once_the_ring_is_agreed_those_that_failed_between_are_left_alone():
-    peer = Peer(max_peers=4).linked(0x70, 0x90).found(0x88)
-    peer.feed(LinkLost(at(0x88), "no answer")).settled(0x70, 0x90)
-    assert peer.wait(55).dialed == []
-    assert peer.found(0x88, source="ring").dialed == [at(0x88)]
 
 
 # --- leaves -----------------------------------------------------------------------------------------------------------
