@@ -219,12 +219,6 @@ class OfferDelivery:
         self._open.put(offer.to, offer)
         return steps + self._next_or_lost(offer, now)
 
-    def again(self, lost: OwnOffer, came: Came, now: float) -> list[Step]:
-        """Send an offer that found no way by the one that theirs has come since; none if that was tried."""
-        if lost.way is not None or lost.first is not None:
-            return []
-        return self.send(OwnOffer(lost.to, lost.offer, lost.mark).along(came), now)
-
     def answered(self, offer: OwnOffer, remote: RemotePeer) -> list[Step]:
         """Its answer has come."""
         offer.answered_by = remote

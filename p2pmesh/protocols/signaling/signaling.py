@@ -12,11 +12,10 @@ else, and a false answer does not end an attempt. What comes over a route was si
 
 Inputs: ServiceUp, ServiceDown, Signaled, RoutedReceived, RouteSucceeded, RouteFailed, Received, LocalSignal,
   SetLinkPurpose, RejectOffer, PingViaService, RouteHint, FindPeers, LinkUp, LinkDown, LinkLost, Leave.
-Effects: SendSignaling, ServiceRefused, FeedSignal, SendFrame, Emit (TransportUp, TransportDown, PeerFailed); Notify to
+Effects: SendSignaling, ServiceRefused, FeedSignal, Emit (TransportUp, TransportDown, PeerFailed); Notify to
   routing (Route, RouteReply, CancelRoute), overlay (ServiceUp and ServiceDown (of joined services only), Offered,
   Rejected, PeersFound, PeerGone) and islands (ServicePeers, SeenViaService).
-Messages: all that a service sends, `join` and `leave`; in packets `offer`, `answer` and `link_rejected`; from peers of
-  the original `relay_signal`, answered by `relay_failure`.
+Messages: all that a service sends, `join` and `leave`; in packets `offer`, `answer` and `link_rejected`.
 Config: SignalingConfig; `max_peers`, `room`, `join_token`; `allow_unverified` and `ice_servers` of LinkConfig.
 State: the links, and purposes of links (`remembered_offers`); the parts name theirs, and their bounds.
 """
@@ -35,16 +34,7 @@ from p2pmesh.config import MeshConfig
 from p2pmesh.events import PeerFailed, TransportDown, TransportUp
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.core import (
-    Effects,
-    Emit,
-    FeedSignal,
-    Notify,
-    SendFrame,
-    SendSignaling,
-    ServiceRefused,
-    WallClock,
-)
+from p2pmesh.protocols.core import Effects, Emit, FeedSignal, Notify, SendSignaling, ServiceRefused, WallClock
 from p2pmesh.protocols.inputs import (
     Leave,
     LinkDown,
@@ -88,29 +78,12 @@ from p2pmesh.protocols.signaling.delivery import ByMesh, ByService, Lost, OfferD
 from p2pmesh.protocols.signaling.handshake import mark_of, sign_offer
 from p2pmesh.protocols.signaling.offer_answer import AnswerHeard, Feed, OfferAnswer, Response, Verdict
 from p2pmesh.protocols.signaling.service_sessions import Change, Closed, Opened, SendJoin, ServicePings, ServiceSessions
-from p2pmesh.protocols.util.limits import LruTable, RateLimiter
+from p2pmesh.protocols.util.limits import LruTable
 from p2pmesh.wire import signaling as wire
-from p2pmesh.wire.messages import (
-    PROTOCOL_VERSION,
-    Answer,
-    Description,
-    LinkPurpose,
-    LinkRejected,
-    Offer,
-    RelayFailure,
-    RelaySignal,
-    Signal,
-)
+from p2pmesh.wire.messages import PROTOCOL_VERSION, Answer, Description, LinkPurpose, LinkRejected, Offer, Signal
 
 _NOT_FOUND = re.compile(r"Peer ([0-9a-f]{40}) not found")
 _REPLACED = "Another client joined with your ID"  # the original's server has texts only
-
-LOOP, TOO_LONG, NOT_FOR_YOU = "Relay loop detected", "Relay path too long", "Peer not connected"
-"""Reasons of `relay_failure`, in the original's words."""
-MOST_RELAYS = 3
-"""Peers of the original that a signal passes."""
-REFUSALS, REFUSALS_PER_SECOND = 10.0, 1.0
-"""Answers to an original that wants signals relayed, at once and in the long run: it asks once for each dial."""
 
 
 @define
@@ -124,7 +97,6 @@ class SignalingCounts:
     for_others: int = 0
     unverified_origins: int = 0
     unrouted: int = 0
-    relays_refused: int = 0
     unsendable: int = 0
 
 
@@ -144,7 +116,6 @@ class SignalingCore:
         self._delivery = OfferDelivery(config, self._sessions.joined_services)
         self._offers = OfferAnswer(identity, config)
         self._purposes = LruTable[LinkPurpose](config.signaling.remembered_offers)
-        self._refusals = RateLimiter(config.max_peers, REFUSALS_PER_SECOND, REFUSALS)
         self._counts = SignalingCounts()
         self._errors = dict.fromkeys((*wire.ERROR_CODES, "other"), 0)
         """Errors of services, by their codes; those that we don't know count as one."""
@@ -170,7 +141,7 @@ class SignalingCore:
             case RouteFailed():
                 self._carry_out(self._delivery.unrouted(event.call, event.reason, now), now)
             case Received():
-                self._on_received(event, now)
+                self._counts.unrouted += 1  # it should have come over a route
             case LocalSignal():
                 self._on_local_signal(event.peer, event.description, now)
             case SetLinkPurpose():
@@ -371,17 +342,6 @@ class SignalingCore:
             case _:
                 self._counts.unexpected += 1
 
-    def _on_received(self, event: Received, now: float) -> None:
-        """Something that should have come over a route came from a neighbour, as the original's peers send it."""
-        match event.message:
-            case RelaySignal() as relayed if self._links.get(event.peer) == 0:
-                self._counts.relays_refused += 1
-                if self._refusals.take(event.peer, now):
-                    wall_ms = int(self._wall(now) * 1000)
-                    self._effects.append(SendFrame((event.peer,), _refusal(relayed, event.peer, self._me, wall_ms)))
-            case _:
-                self._counts.unrouted += 1
-
     # --- from our own link layer --------------------------------------------------------------------------------------
 
     def _on_local_signal(self, peer: PeerId, description: Description, now: float) -> None:
@@ -396,13 +356,9 @@ class SignalingCore:
         self._respond(response, now)
 
     def _offer(self, peer: PeerId, description: Description, now: float) -> None:
-        purpose, delivery = self._purposes.pop(peer), self._delivery
-        offer = Offer(description=description, links=len(self._links), purpose=purpose)
-        own = OwnOffer(peer, offer, mark_of(description)).along(delivery.way_to(peer, now))
-        heard = self._offers.live(peer)
-        if heard is not None and isinstance(heard.came, ByMesh):
-            own.along(heard.came)
-        self._carry_out(delivery.send(own, now), now)
+        offer = Offer(description=description, links=len(self._links), purpose=self._purposes.pop(peer))
+        own = OwnOffer(peer, offer, mark_of(description)).along(self._delivery.way_to(peer, now))
+        self._carry_out(self._delivery.send(own, now), now)
 
     # --- from other cores ---------------------------------------------------------------------------------------------
 
@@ -553,14 +509,9 @@ class SignalingCore:
     def _lost(self, own: OwnOffer, reason: str, now: float) -> None:
         """No way is left for an offer of ours."""
         peer = own.to
-        heard = self._offers.live(peer)
-        if heard is not None:
-            # Of two that cross, the lower id's is answered: ours goes again, by the way that theirs has come since.
-            if heard.sender.version > 0 and self._me < peer:
-                self._carry_out(self._delivery.again(own, heard.came, now), now)
-            return
-        self._close(peer, now)
-        self._tell(Subsystem.OVERLAY, Rejected(peer, reason))
+        if self._offers.live(peer) is None:  # else theirs, which has come since, may still be answered
+            self._close(peer, now)
+            self._tell(Subsystem.OVERLAY, Rejected(peer, reason))
 
     def _apply(self, changes: Iterable[Change], now: float) -> None:
         """Tell of services that come and go."""
@@ -583,10 +534,3 @@ class SignalingCore:
 
     def _tell(self, subsystem: Subsystem, notice: Input) -> None:
         self._effects.append(Notify(subsystem, notice))
-
-
-def _refusal(relayed: RelaySignal, sender: PeerId, me: PeerId, wall_ms: int) -> RelayFailure:
-    """What tells a peer of the original that we relay nothing for it: its peers would throw away what we pass on."""
-    path = relayed.relay_path
-    reason = LOOP if me in path else TOO_LONG if len(path) >= MOST_RELAYS else NOT_FOR_YOU
-    return RelayFailure(from_=me, to=sender, target_peer=relayed.to, reason=reason, timestamp=wall_ms)

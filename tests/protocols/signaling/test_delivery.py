@@ -10,7 +10,7 @@ import pytest
 
 from p2pmesh.config import IceServer, LinkConfig, SignalingConfig
 from p2pmesh.identity import Identity
-from p2pmesh.protocols.core import FeedSignal, Notify, SendFrame
+from p2pmesh.protocols.core import FeedSignal, Notify
 from p2pmesh.protocols.inputs import (
     Leave,
     LinkDown,
@@ -374,25 +374,11 @@ def test_an_offer_of_ours_that_is_lost_does_not_end_the_attempt_that_theirs_bega
     assert len(peer.feed(LocalSignal(low.peer_id, ANSWER)).replies) == 1
 
 
-def test_an_offer_of_ours_that_theirs_gives_way_to_goes_again_by_the_way_of_theirs_if_it_was_lost():
-    peer = offering()
-    (ours,) = peer.routes
-    peer.feed(OFFERED)
-    (again,) = peer.feed(RouteFailed(ours.call, "x")).routes
-    assert (again.message, again.way) == (ours.message, way_back(BOB))
-    assert peer.feed(RouteFailed(again.call, "x")).effects == []
-
-
 def test_with_an_offer_of_ours_that_is_taken_back_theirs_that_crossed_it_is_turned_down():
     peer = offering().feed(OFFERED).feed(RejectOffer(BOB.peer_id, "cancelled"))
     (route,) = peer.routes
     assert (route.message.reason, route.message.about, route.way) == ("cancelled", mark_of(OFFER), None)
     assert [(way, message.reason) for way, message in peer.replies] == [(way_back(BOB), "max_peers_reached")]
-
-
-def test_an_offer_to_a_peer_whose_own_offer_has_come_takes_its_recorded_way():
-    peer = Peer().in_mesh().feed(OFFERED).feed(LocalSignal(BOB.peer_id, OFFER))
-    assert [route.way for route in peer.routes] == [way_back(BOB)]
 
 
 # --- candidates -------------------------------------------------------------------------------------------------------
@@ -457,27 +443,6 @@ def test_a_service_that_floods_in_a_peers_name_does_not_silence_it_in_the_mesh()
         peer.signaled(from_peer(BOB, forged))
     assert peer.counts("offer_answer.excess_offers") == 7
     assert len(peer.feed(OFFERED).told) == 1
-
-
-@pytest.mark.parametrize(
-    ("path", "reason"),
-    [
-        ((), "Peer not connected"),
-        ((ORIGINAL.peer_id, ME.peer_id), "Relay loop detected"),
-        (tuple(f"{n:040x}" for n in range(3)), "Relay path too long"),
-    ],
-)
-def test_nothing_is_relayed_for_peers_of_the_original_and_they_are_told(path, reason):
-    peer = Peer().in_mesh().feed(LinkUp(RemotePeer(ORIGINAL.peer_id, False, 0)))
-    asked = RelaySignal(from_=ORIGINAL.peer_id, to=BOB.peer_id, signal=bare("offer", 1), relay_path=path)
-    (frame,) = peer.feed(Received(ORIGINAL.peer_id, asked)).effects
-    assert isinstance(frame, SendFrame)
-    assert frame.peers == (ORIGINAL.peer_id,)
-    assert (frame.message.to, frame.message.target_peer) == (ORIGINAL.peer_id, BOB.peer_id)
-    assert frame.message.reason == reason
-    refused = sum(len(peer.feed(Received(ORIGINAL.peer_id, asked)).effects) for _ in range(50))
-    assert refused < 10
-    assert peer.counts("messages.relays_refused") == 51
 
 
 def test_tables_stay_bounded_and_what_the_mesh_has_no_room_for_goes_by_a_service():
