@@ -78,17 +78,6 @@ class OwnOffer:
     failure: str = ""
     """What became of the last way that failed."""
 
-    def along(self, came: Came | None) -> OwnOffer:
-        """Let it go first the way that something came."""
-        match came:
-            case ByMesh(way):
-                self.way = way
-            case ByService(transport):
-                self.first = transport
-            case None:
-                pass
-        return self
-
     @property
     def service(self) -> str | None:
         """The service that has it, unless it is on its way through the mesh."""

@@ -357,8 +357,9 @@ class SignalingCore:
 
     def _offer(self, peer: PeerId, description: Description, now: float) -> None:
         offer = Offer(description=description, links=len(self._links), purpose=self._purposes.pop(peer))
-        own = OwnOffer(peer, offer, mark_of(description)).along(self._delivery.way_to(peer, now))
-        self._carry_out(self._delivery.send(own, now), now)
+        came = self._delivery.way_to(peer, now)
+        way, first = (came.way, None) if isinstance(came, ByMesh) else (None, came.transport if came else None)
+        self._carry_out(self._delivery.send(OwnOffer(peer, offer, mark_of(description), way, first), now), now)
 
     # --- from other cores ---------------------------------------------------------------------------------------------
 

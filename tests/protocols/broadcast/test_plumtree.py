@@ -9,9 +9,10 @@ import pytest
 from msgspec import structs
 
 from p2pmesh.config import MeshConfig
+from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.broadcast.eager_push import FailurePressure
-from p2pmesh.protocols.broadcast.plumtree import BUSY_WITH, NoveltyEstimate, Trees
+from p2pmesh.protocols.broadcast.plumtree import BUSY_WITH, NoveltyEstimate
 from p2pmesh.protocols.core import SendFrame
 from p2pmesh.protocols.inputs import LinkDown, Publish
 from p2pmesh.protocols.notices import ChildrenAdded, ChildSettled
@@ -343,13 +344,18 @@ def test_unrest_halves_and_is_bounded():
 
 
 def test_trees_are_bounded_and_the_origin_silent_for_longest_is_forgotten():
-    trees = Trees(3, 100)
-    for number in range(10):
-        trees.grown(f"t{number}", None, number)
-        trees.grown("t0", None, number)
-    assert len(trees) == 3
-    assert trees.get("t0", 10) is not None
-    assert trees.get("t7", 10) is None
+    bare = Bare(broadcast_config(trees=3))
+    bare.up(BOB, CAROL)
+    origins = [Identity.from_seed(bytes([number]) * 32) for number in range(100, 110)]
+    for origin in origins:
+        bare.hear(BOB, gossip(origin, message_id="first"))
+        bare.hear(BOB, gossip(origins[0], message_id=origin.peer_id))
+    assert bare.count("plumtree.trees") == 3
+    asked = []
+    for origin in (origins[0], origins[7], origins[9]):
+        bare.hear(CAROL, GossipIHave(ids=(id_of(gossip(origin, message_id="next")),)))
+        asked.append(len(bare.sent(GossipGraft)))
+    assert asked == [0, 1, 0], "only without a tree, and so without a parent, at once"
 
 
 # --- hostile neighbours -----------------------------------------------------------------------------------------------
