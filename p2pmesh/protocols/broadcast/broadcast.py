@@ -569,7 +569,7 @@ class BroadcastCore:
                 or not self._limits.may_go_on(message, now)
                 or message.asked_by(peer) > self._config.serve_limit
             ):
-                self._carry_out(self._eager_push.stray(link, now), now)
+                self._eager_push.stray()
                 continue
             if message_id not in link:
                 self._add_children(message, (link,))

@@ -5,9 +5,7 @@ In go messages with the links that they are meant for, and the neighbours' acks;
 
 On each link there is a window of unacknowledged messages (TCP's idea) and a backlog of those that wait for it. Each
 is on its way as a copy, or as an *offer*: an announcement that has to be answered, by a graft or an ack. A link that
-falls behind while others don't is taken out of all trees: until its backlog is gone it gets offers only, and its peer
-asks for what it can't get elsewhere. If it stays behind, or acknowledges nothing at all, for `slow_patience`, it is
-closed.
+falls behind while others don't holds no publisher back; if it stays behind for `slow_patience`, it is closed.
 
 State: for each link at most `window` messages and `window_bytes` on their way and `backlog` that wait, and fewer than
 `MAX_ACKS_WAITING` acks that we owe it.
@@ -34,13 +32,6 @@ from p2pmesh.wire.messages import GossipAck
 
 RETRY_PRESSURE = 0.25
 """What a retry adds to the failure pressure."""
-DEAF_AFTER = 5
-"""Attempts at one broadcast after which a link that brings no acks at all is given up: 15 to 30 s."""
-DEAF_TO = 3
-"""Unacknowledged broadcasts that it takes for that: a single one may be too large for that neighbour."""
-STALLED_AFTER = 3
-"""Attempts at one broadcast, while no other is acknowledged either: about 2 s, so that `Publish` does not hang on a
-neighbour that has died in silence or never answers."""
 SLUGGISH_AFTER = 0.5
 """Seconds that acks take longer than the shortest ever seen, because so much is before them."""
 SLUGGISH_WITH = 8
@@ -49,10 +40,6 @@ ACK_TIME = 0.1
 """Seconds that an ack takes, before one was measured."""
 MAX_ACKS_WAITING = 16
 """Acks that wait for one neighbour: a quarter of its window, by default."""
-STRAYS = 1000
-STRAYS_IN = 10.0
-"""A neighbour that asks for so many broadcasts within so many seconds that are not here, or that it got already, is
-sent away."""
 HALF_LIFE = 7.0
 """Seconds in which the failure pressure halves."""
 MAX_PRESSURE = 16.0
@@ -90,8 +77,6 @@ class InFlight:
     """One broadcast on one link, sent and not acknowledged."""
 
     message: StoredMessage
-    acks_before: int
-    """Acks that its link had brought when it was sent."""
     sent_at: float
     offered: bool
     attempts: int = 1
@@ -108,22 +93,12 @@ class SendWindow:
         self.bit: int = bit
         """Stands for this link in sets of links that are numbers: a power of two, unlike all other links' of now."""
         self.round_trip: RoundTripTime = RoundTripTime()
-        self.is_stalled: bool = False
-        """Whether it lets broadcasts lie unacknowledged, all of them."""
         self.behind_since: float | None = None
-        """Since when it is so far behind other links that it gets offers only, until its backlog is empty."""
-        self.is_closing: bool = False
-        """Whether it was given up and is to be closed."""
-        self.heard_at: float | None = None
-        """When the last ack came; before the first, when the first broadcast was sent."""
+        """Since when it is behind other links, until its backlog is empty; never, once it was given up."""
         self.in_flight: Window[str, InFlight] = Window(config.window, config.window_bytes)
         self.backlog: dict[str, StoredMessage] = {}
         self._backlog_bytes = 0
-        self.asked_for: set[str] = set()
-        self._acks = 0
         self._config = config
-        self._strays = 0
-        self._strays_since = -math.inf
 
     @property
     def is_full(self) -> bool:
@@ -168,20 +143,15 @@ class SendWindow:
         return dropped
 
     def relaunch(self, now: float) -> InFlight | None:
-        """Move the oldest that waits into the window, if there is room: as an offer if the link is behind."""
-        if not self.backlog:
-            return None
-        message = next(iter(self.backlog.values()))
-        offered = self.behind_since is not None and message.data.id not in self.asked_for
-        size = 0 if offered else message.size
-        if not self.in_flight.has_room(size):
+        """Move the oldest that waits into the window, if there is room."""
+        message = next(iter(self.backlog.values()), None)
+        if message is None or not self.in_flight.has_room(message.size):
             return None
         self.unpark(message.data.id)
-        return self._start(message, size, now, offered=offered)
+        return self._start(message, message.size, now, offered=False)
 
     def unpark(self, message_id: str) -> bool:
         """Take it out of the backlog; False if it is not there. Once that is empty, the link is not behind any more."""
-        self.asked_for.discard(message_id)
         message = self.backlog.pop(message_id, None)
         if message is None:
             return False
@@ -195,44 +165,20 @@ class SendWindow:
         if self.in_flight.pop(message_id) is None:
             self.unpark(message_id)
 
-    def repeat(self, entry: InFlight, now: float) -> None:
-        """Count one attempt more, and see whether anything else was acknowledged meanwhile."""
-        entry.attempts += 1
-        entry.repeated_at = now
-        if entry.attempts >= STALLED_AFTER and entry.acks_before == self._acks:
-            self.is_stalled = True
-
     def heard(self, entry: InFlight | None, now: float) -> None:
-        """Note an ack for something that is on its way, or waits.
+        """Note an ack for something that is on its way; for None, it is for something that waits.
 
         Which attempt an ack is for is only sure if there was but one (Karn), or if it comes sooner after the last than
         any answer could: then it was merely late (as Eifel finds out, RFC 3522), and how late must be learned.
         """
-        self.lives(now)
-        if entry is None:
-            return
-        if entry.attempts == 1 or (
-            entry.attempts == 2 and now - entry.repeated_at < self.round_trip.mean(ACK_TIME) / 2
+        if entry is not None and (
+            entry.attempts == 1
+            or (entry.attempts == 2 and now - entry.repeated_at < self.round_trip.mean(ACK_TIME) / 2)
         ):
             self.round_trip.sample(now - entry.sent_at)
 
-    def lives(self, now: float) -> None:
-        """Note that the neighbour takes part."""
-        self._acks += 1
-        self.is_stalled = False
-        self.heard_at = now
-
-    def stray(self, now: float) -> bool:
-        """Note that it was asked for what is not to be had. Whether that was once too often."""
-        if now - self._strays_since > STRAYS_IN:
-            self._strays, self._strays_since = 0, now
-        self._strays += 1
-        return self._strays == STRAYS
-
     def _start(self, message: StoredMessage, size: int, now: float, *, offered: bool) -> InFlight:
-        if not self.in_flight:
-            self.heard_at = now
-        entry = InFlight(message, self._acks, now, offered)
+        entry = InFlight(message, now, offered)
         self.in_flight.add(message.data.id, entry, size)
         return entry
 
@@ -304,12 +250,9 @@ class EagerPush:
         self._backoff = Backoff(config.ack_timeout, config.max_ttl)
 
     def is_congested(self, now: float) -> bool:
-        """Whether those who make new broadcasts should wait.
-
-        Not for neighbours that are as good as gone, nor for one that is slower than all others.
-        """
-        alive = [link for link in self.links.values() if not link.is_stalled]
-        steady = [link for link in alive if link.behind_since is None] or alive
+        """Whether those who make new broadcasts should wait; not for links that are slower than others."""
+        links = self.links.values()
+        steady = [link for link in links if link.behind_since is None] or list(links)
         return any(link.is_full for link in steady) or (bool(steady) and all(link.is_sluggish(now) for link in steady))
 
     def is_overloaded(self, now: float) -> bool:
@@ -361,9 +304,7 @@ class EagerPush:
         link.settle(message_id)
         if self._launch(link, message, now, offered=False):
             return [self._send((peer,), message, offered=False)]
-        decisions = self._park(link, message, now)
-        link.asked_for.add(message_id)  # it goes as a copy, even if the link is behind
-        return [*decisions, *self._pump(link, now)]  # an offer may have left its place
+        return [*self._park(link, message, now), *self._pump(link, now)]  # an offer may have left its place
 
     def retry(self, peer: PeerId, message_id: str, now: float) -> PushDecisions:
         """Repeat what was not acknowledged in time, up to a limit."""
@@ -376,19 +317,14 @@ class EagerPush:
             self._timers.set((Due.RETRY, peer, message_id), now + self._config.ack_timeout)
             return []
         self._pressure.add(RETRY_PRESSURE, now)
-        decisions: PushDecisions = []
-        silence = 0.0 if link.heard_at is None else now - link.heard_at
-        is_deaf = link.is_stalled and entry.attempts >= DEAF_AFTER and len(link.in_flight) >= DEAF_TO
-        if is_deaf and silence > self._config.slow_patience:
-            decisions += self._close(link, f"too slow: no ack for {silence:.0f} s")
         if entry.attempts > self._config.retries:
             self.counts.given_up += 1
-            return decisions + self._settle(link, entry.message, adopted=False, now=now)
+            return self._settle(link, entry.message, adopted=False, now=now)
         self.counts.retried += 1
-        link.repeat(entry, now)
+        entry.attempts += 1
+        entry.repeated_at = now
         self._await_ack(link, message_id, entry.attempts, now)
-        decisions.append(self._send((link.peer.peer_id,), entry.message, offered=entry.offered))
-        return decisions
+        return [self._send((peer,), entry.message, offered=entry.offered)]
 
     def judge(self, now: float) -> PushDecisions:
         """See which links are behind: more waits for them than should, while for another nothing waits."""
@@ -403,7 +339,10 @@ class EagerPush:
                 self.counts.fell_behind += 1
                 link.behind_since = now
             elif now - link.behind_since > self._config.slow_patience:
-                decisions += self._close(link, f"too slow: behind for {self._config.slow_patience:g} s")
+                self.counts.closed += 1
+                link.behind_since = math.inf  # said once
+                reason = f"too slow: behind for {self._config.slow_patience:g} s"
+                decisions.append(CloseLink(link.peer.peer_id, reason))
         return decisions
 
     # --- what neighbours say ------------------------------------------------------------------------------------------
@@ -426,7 +365,6 @@ class EagerPush:
         """
         if message.data.id not in link.in_flight:
             return []
-        link.lives(now)
         message.held_by(link.peer.peer_id)
         self.counts.acked += 1
         return self._settle(link, message, adopted=False, now=now)
@@ -447,12 +385,9 @@ class EagerPush:
                 decisions += self._settle(link, message, adopted=False, now=now)
         return decisions
 
-    def stray(self, link: SendWindow, now: float) -> PushDecisions:
+    def stray(self) -> None:
         """Count a question for what is not here, or was sent there often enough."""
         self.counts.strays += 1
-        if link.stray(now):
-            return [CloseLink(link.peer.peer_id, "it asks for broadcasts that are not here", blame=True)]
-        return []
 
     # --- what follows -------------------------------------------------------------------------------------------------
 
@@ -471,13 +406,6 @@ class EagerPush:
         if link.is_full:
             decisions += self.judge(now)
         return decisions
-
-    def _close(self, link: SendWindow, reason: str) -> PushDecisions:
-        if link.is_closing:
-            return []
-        link.is_closing = True
-        self.counts.closed += 1
-        return [CloseLink(link.peer.peer_id, reason)]
 
     def _await_ack(self, link: SendWindow, message_id: str, attempts: int, now: float) -> None:
         wait = self._backoff.delay(attempts, self._rng) + link.patience() + self._health.patience(now)

@@ -6,11 +6,10 @@ has it, and says nothing. While links fail, somebody may be waiting to hear of i
 only.
 
 *Grafts.* Nobody is asked while a parent in the tree may still bring what was announced; a while after, the first that
-announced it is asked, and the next one soon after that. Waiting times follow from measured round-trips. Neighbours
-that keep their promises are asked first: one that announces what it then does not send is asked last, and in the end
-its link is closed. A neighbour that *offered* a broadcast waits for an answer, and counts on us for its receipt. It
-is asked, or told that the broadcast came another way once it did: never before, since in the end it may be the one
-that is asked.
+announced it is asked, and the next one soon after that. Waiting times follow from measured round-trips. A neighbour
+that time and again does not send what it announces is sent away. One that *offered* a broadcast waits for an answer,
+and counts on us for its receipt. It is asked, or told that the broadcast came another way once it did: never before,
+since in the end it may be the one that is asked.
 
 In go messages with their lazy links, and neighbours' announcements; out come announcements to send, `Ask` (graft this
 from that neighbour) and `CloseLink`.
@@ -275,7 +274,7 @@ class GraftScheduler:
 
     def _ask_next(self, message_id: str, entry: _Awaited, now: float) -> GraftDecisions:
         entry.waits_for = None
-        peer = min(entry.announcers, key=lambda one: (entry.announcers[one], self._times_broken(one)), default=None)
+        peer = min(entry.announcers, key=entry.announcers.__getitem__, default=None)
         link = None if peer is None else self._links.get(peer)
         if peer is None or link is None or entry.announcers[peer] >= MAX_ASKS:
             self.counts.dropped += 1
@@ -291,10 +290,6 @@ class GraftScheduler:
         entry.waits_for, entry.was_asked = peer, True
         self._timers.set((Due.GRAFT, NOBODY, message_id), now + wait + self._health.patience(now))
         return [Ask(peer, message_id)]
-
-    def _times_broken(self, peer: PeerId) -> int:
-        broken = self._broken.get(peer)
-        return 0 if broken is None else broken.count
 
     def _broke(self, peer: PeerId, now: float) -> GraftDecisions:
         """Note that it was asked for what it had announced, and did not send it in time."""

@@ -93,49 +93,6 @@ class Tree:
         self.eager &= ~bit
 
 
-class Trees:
-    """The trees of the origins heard last."""
-
-    def __init__(self, limit: int, life: float) -> None:
-        self._limit = limit
-        self._life = life
-        self._trees: OrderedDict[str, Tree] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._trees)
-
-    def get(self, name: str, now: float) -> Tree | None:
-        """The tree of an origin, unless that was silent for too long."""
-        tree = self._trees.get(name)
-        if tree is None or now - tree.heard_at > self._life:
-            return None
-        return tree
-
-    def grown(self, name: str, parent: PeerId | None, now: float) -> Tree:
-        """The tree of an origin that something new has come from, by this neighbour."""
-        tree = self.get(name, now)
-        if tree is None:
-            tree = self._trees[name] = Tree(parent, now)
-            if len(self._trees) > self._limit:
-                self._trees.popitem(last=False)
-        self._trees.move_to_end(name)
-        tree.heard_at = now
-        if tree.parent is None or now - tree.pruned_at >= HOLD:
-            tree.parent = parent
-        return tree
-
-    def link_up(self, bit: int) -> None:
-        for tree in self._trees.values():
-            tree.prune(bit)
-
-    def link_down(self, peer: PeerId, bit: int) -> None:
-        for tree in self._trees.values():
-            tree.eager &= ~bit
-            tree.lazy &= ~bit
-            if tree.parent == peer:
-                tree.parent = None
-
-
 class NoveltyEstimate:
     """How likely somebody is to lack a broadcast that has come so many hops: the share of those who did, lately.
 
@@ -191,7 +148,7 @@ class Plumtree:
         self.counts: PlumtreeCounts = PlumtreeCounts()
         self._config = config
         self._links = links
-        self._trees = Trees(config.trees, config.tree_life)
+        self._trees: OrderedDict[str, Tree] = OrderedDict()  # by origins, the one heard last at the end
         self._novelty = NoveltyEstimate()
 
     def __len__(self) -> int:
@@ -199,11 +156,16 @@ class Plumtree:
 
     def up(self, link: SendWindow) -> None:
         """Begin with a link: it is lazy in every tree."""
-        self._trees.link_up(link.bit)
+        for tree in self._trees.values():
+            tree.prune(link.bit)
 
     def down(self, link: SendWindow) -> None:
         """Forget a link that has ended."""
-        self._trees.link_down(link.peer.peer_id, link.bit)
+        for tree in self._trees.values():
+            tree.eager &= ~link.bit
+            tree.lazy &= ~link.bit
+            if tree.parent == link.peer.peer_id:
+                tree.parent = None
 
     def targets(self, message: StoredMessage, links: Sequence[SendWindow], extra: int, now: float) -> Targets:
         """Sort the links by which a new broadcast goes on; `extra` lazy ones get copies, because much goes wrong."""
@@ -230,8 +192,22 @@ class Plumtree:
         self._grown(message, now)
         return Targets((), (), links)
 
+    def _tree(self, name: str, now: float) -> Tree | None:
+        """The tree of an origin, unless that was silent for too long."""
+        tree = self._trees.get(name)
+        return tree if tree is not None and now - tree.heard_at <= self._config.tree_life else None
+
     def _grown(self, message: StoredMessage, now: float) -> Tree:
-        tree = self._trees.grown(message.tree, message.parent, now)
+        """The tree of an origin that something new has come from."""
+        tree = self._tree(message.tree, now)
+        if tree is None:
+            tree = self._trees[message.tree] = Tree(message.parent, now)
+            if len(self._trees) > self._config.trees:
+                self._trees.popitem(last=False)
+        self._trees.move_to_end(message.tree)
+        tree.heard_at = now
+        if tree.parent is None or now - tree.pruned_at >= HOLD:
+            tree.parent = message.parent
         parent = None if message.parent is None or tree.parent != message.parent else self._links.get(message.parent)
         if parent is not None:
             tree.prune(parent.bit)
@@ -239,12 +215,12 @@ class Plumtree:
 
     def parent_of(self, tree_name: str, now: float) -> SendWindow | None:
         """The link to the parent in a tree, if there is one."""
-        tree = self._trees.get(tree_name, now)
+        tree = self._tree(tree_name, now)
         return None if tree is None or tree.parent is None else self._links.get(tree.parent)
 
     def learn(self, link: SendWindow, message: StoredMessage, kind: AckKind, now: float) -> None:
         """Grow the tree by what a copy or an offer of ours was worth."""
-        tree = self._trees.get(message.tree, now)
+        tree = self._tree(message.tree, now)
         if tree is None or not (tree.eager | tree.lazy) & link.bit:
             self._novelty.learn(message.hops, new=kind is AckKind.NEW)
         if tree is None or kind is AckKind.HAD:
@@ -257,19 +233,19 @@ class Plumtree:
 
     def ack_for_offer(self, peer: PeerId, tree_name: str, now: float) -> AckKind:
         """What to say to a neighbour whose offer was not taken up: only the parent is to go on."""
-        tree = self._trees.get(tree_name, now)
+        tree = self._tree(tree_name, now)
         return AckKind.HAD if tree is not None and tree.parent == peer else AckKind.PRUNE
 
     def ack_for_duplicate(self, peer: PeerId, tree_name: str, now: float) -> AckKind:
         """What to say to a neighbour that has sent what we had. Parents stay for a while after a prune."""
-        kind, tree = self.ack_for_offer(peer, tree_name, now), self._trees.get(tree_name, now)
+        kind, tree = self.ack_for_offer(peer, tree_name, now), self._tree(tree_name, now)
         if kind is AckKind.PRUNE and tree is not None:
             tree.pruned_at = now
         return kind
 
     def grafted(self, link: SendWindow, tree_name: str, now: float) -> None:
         """Make a neighbour a child that wants to be one."""
-        tree = self._trees.get(tree_name, now)
+        tree = self._tree(tree_name, now)
         if tree is not None and tree.parent != link.peer.peer_id:
             self.counts.grafted += 1
             tree.graft(link.bit)

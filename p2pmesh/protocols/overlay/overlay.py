@@ -31,7 +31,7 @@ Inputs: LinkUp, LinkDown, LinkLost, Received, RoutedReceived, RouteSucceeded, Ro
   MergeStarted, Leave.
 Effects: WantLink, AcceptOffer, DropLink, SendFrame, Reply, Notify(SIGNALING, SetLinkPurpose | RejectOffer |
   FindPeers), Notify(ROUTING, Route | RouteReply | NeighbourLinks), Notify(ISLANDS, LinkBroken),
-  Notify(ROUTING and BROADCAST and RECEIPTS and ISLANDS, MeshSize), Notify(KADEMLIA, PeersFound),
+  Notify(ROUTING and RECEIPTS and ISLANDS, MeshSize), Notify(KADEMLIA, PeersFound),
   Emit(PeerConnected | PeerDisconnected | PeerTimedOut | PeerFailed | PeerEvicted).
 Messages: ReconnectionData, Goodbye, Neighbours, Stabilise; over routes FindSuccessor and its answer SuccessorFound.
 Config: TopologyConfig, ChordConfig, `MeshConfig.max_peers`, `LinkConfig.allow_unverified` and `connect_timeout`.
@@ -565,7 +565,7 @@ class OverlayCore:
     def _tell_changes(self) -> None:
         size = self._lists.new_size()
         if size is not None:
-            for subsystem in (Subsystem.ROUTING, Subsystem.BROADCAST, Subsystem.RECEIPTS, Subsystem.ISLANDS):
+            for subsystem in (Subsystem.ROUTING, Subsystem.RECEIPTS, Subsystem.ISLANDS):
                 self._notify(subsystem, MeshSize(size))
         row = (*reversed(self._lists.predecessors), *self._lists.successors)
         if row != self._row_told:

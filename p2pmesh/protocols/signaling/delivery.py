@@ -78,17 +78,6 @@ class OwnOffer:
     failure: str = ""
     """What became of the last way that failed."""
 
-    def along(self, came: Came | None) -> OwnOffer:
-        """Let it go first the way that something came."""
-        match came:
-            case ByMesh(way):
-                self.way = way
-            case ByService(transport):
-                self.first = transport
-            case None:
-                pass
-        return self
-
     @property
     def service(self) -> str | None:
         """The service that has it, unless it is on its way through the mesh."""
@@ -218,12 +207,6 @@ class OfferDelivery:
         self._counts.sent += 1
         self._open.put(offer.to, offer)
         return steps + self._next_or_lost(offer, now)
-
-    def again(self, lost: OwnOffer, came: Came, now: float) -> list[Step]:
-        """Send an offer that found no way by the one that theirs has come since; none if that was tried."""
-        if lost.way is not None or lost.first is not None:
-            return []
-        return self.send(OwnOffer(lost.to, lost.offer, lost.mark).along(came), now)
 
     def answered(self, offer: OwnOffer, remote: RemotePeer) -> list[Step]:
         """Its answer has come."""

@@ -355,13 +355,10 @@ class SignalingCore:
         self._respond(response, now)
 
     def _offer(self, peer: PeerId, description: Description, now: float) -> None:
-        purpose, delivery = self._purposes.pop(peer), self._delivery
-        offer = Offer(description=description, links=len(self._links), purpose=purpose)
-        own = OwnOffer(peer, offer, mark_of(description)).along(delivery.way_to(peer, now))
-        heard = self._offers.live(peer)
-        if heard is not None and isinstance(heard.came, ByMesh):
-            own.along(heard.came)
-        self._carry_out(delivery.send(own, now), now)
+        offer = Offer(description=description, links=len(self._links), purpose=self._purposes.pop(peer))
+        came = self._delivery.way_to(peer, now)
+        way, first = (came.way, None) if isinstance(came, ByMesh) else (None, came.transport if came else None)
+        self._carry_out(self._delivery.send(OwnOffer(peer, offer, mark_of(description), way, first), now), now)
 
     # --- from other cores ---------------------------------------------------------------------------------------------
 
@@ -512,14 +509,9 @@ class SignalingCore:
     def _lost(self, own: OwnOffer, reason: str, now: float) -> None:
         """No way is left for an offer of ours."""
         peer = own.to
-        heard = self._offers.live(peer)
-        if heard is not None:
-            # Of two that cross, the lower id's is answered: ours goes again, by the way that theirs has come since.
-            if heard.sender.version > 0 and self._me < peer:
-                self._carry_out(self._delivery.again(own, heard.came, now), now)
-            return
-        self._close(peer, now)
-        self._tell(Subsystem.OVERLAY, Rejected(peer, reason))
+        if self._offers.live(peer) is None:  # else theirs, which has come since, may still be answered
+            self._close(peer, now)
+            self._tell(Subsystem.OVERLAY, Rejected(peer, reason))
 
     def _apply(self, changes: Iterable[Change], now: float) -> None:
         """Tell of services that come and go."""

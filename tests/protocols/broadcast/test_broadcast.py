@@ -260,23 +260,19 @@ def test_publish_waits_while_a_link_has_a_long_backlog_and_goes_on_in_order():
     assert list(bare.replies) == [6]
 
 
-def test_a_neighbour_that_acknowledges_nothing_holds_publishers_back_for_a_moment_only():
+def test_a_lone_neighbour_that_acknowledges_nothing_holds_publishers_back_until_its_link_ends():
     bare = Bare(broadcast_config(window=2, publish_room=2))
     bare.up(ALICE)
     calls = iter(range(1000))
-    sent = []
     while not bare.count("publisher.waiting"):
         bare(Publish(next(calls), "chat", "x"))
-        sent += [message.data.id for _, message in bare.sent(Gossip)]
-    bare.wait_until(3.5)
+    bare.wait_until(5)
+    assert bare.count("publisher.waiting") == 1
+    bare(LinkDown(ALICE.peer_id, "timed out"))
     assert bare.count("publisher.waiting") == 0
-    assert bare.count("eager_push.in_flight") > 0
-    bare.hear(ALICE, GossipAck(new=(sent[0],)))
-    bare(Publish(next(calls), "chat", "x"))
-    assert bare.count("publisher.waiting") == 1, "now it counts again"
 
 
-def test_a_link_that_is_slower_than_others_gets_offers_and_holds_nobody_back():
+def test_a_link_that_is_slower_than_others_holds_nobody_back():
     bare = Bare(broadcast_config(window=2, publish_room=2))
     bare.up(ALICE, BOB)
     unanswered = []
@@ -287,11 +283,8 @@ def test_a_link_that_is_slower_than_others_gets_offers_and_holds_nobody_back():
     assert bare.count("publisher.waiting") == 0
     assert bare.count("eager_push.fell_behind") == 1
     bare.hear(ALICE, GossipAck(new=(unanswered.pop(0),)))
-    ((peers, offer),) = bare.sent(GossipIHave)
-    assert (peers, offer.offer) == ((ALICE.peer_id,), True)
-    bare.hear(ALICE, GossipGraft(ids=offer.ids))
-    assert bare.sent(Gossip) == [], "its turn comes when the window has room"
-    unanswered += sent_to(bare, ALICE)  # the offer's place in the window goes to the next that waits
+    assert [peers for peers, _ in bare.sent(Gossip)] == [(ALICE.peer_id,)], "its window has room for one of its backlog"
+    unanswered += sent_to(bare, ALICE)
     while unanswered:
         bare.hear(ALICE, GossipAck(had=(unanswered.pop(0),)))
         unanswered += sent_to(bare, ALICE)
@@ -314,17 +307,8 @@ def test_a_link_that_stays_behind_is_given_up():
         bare.hear(ALICE, GossipAck(had=(unanswered.pop(0),)))  # one in half a second is not enough
         unanswered += sent_to(bare, ALICE)
         bare.wait(0.5)
-    assert {(drop.peer, drop.blame) for drop in dropped} == {(ALICE.peer_id, False)}
+    assert [(drop.peer, drop.blame) for drop in dropped] == [(ALICE.peer_id, False)], "once"
     assert dropped[0].reason.startswith("too slow")
-
-
-def test_a_neighbour_that_never_acknowledges_is_given_up():
-    bare = Bare(broadcast_config(slow_patience=5))
-    bare.up(ALICE)
-    for call in range(3):
-        bare(Publish(call, "chat", 1))
-    bare.wait_until(59)
-    assert [drop.peer for drop in bare.dropped()] == [ALICE.peer_id]
 
 
 def sent_to(bare: Bare, neighbour: Identity) -> list[str]:

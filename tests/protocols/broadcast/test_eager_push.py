@@ -43,7 +43,7 @@ def test_acks_of_repeated_messages_teach_nothing():
     link.launch(stored("a"), now=0.0)
     hop = link.in_flight.get("a")
     assert hop is not None
-    link.repeat(hop, 1.0)
+    hop.attempts, hop.repeated_at = 2, 1.0
     link.heard(hop, 50.0)
     link.settle("a")
     assert link.patience() == 0

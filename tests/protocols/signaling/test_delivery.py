@@ -374,25 +374,11 @@ def test_an_offer_of_ours_that_is_lost_does_not_end_the_attempt_that_theirs_bega
     assert len(peer.feed(LocalSignal(low.peer_id, ANSWER)).replies) == 1
 
 
-def test_an_offer_of_ours_that_theirs_gives_way_to_goes_again_by_the_way_of_theirs_if_it_was_lost():
-    peer = offering()
-    (ours,) = peer.routes
-    peer.feed(OFFERED)
-    (again,) = peer.feed(RouteFailed(ours.call, "x")).routes
-    assert (again.message, again.way) == (ours.message, way_back(BOB))
-    assert peer.feed(RouteFailed(again.call, "x")).effects == []
-
-
 def test_with_an_offer_of_ours_that_is_taken_back_theirs_that_crossed_it_is_turned_down():
     peer = offering().feed(OFFERED).feed(RejectOffer(BOB.peer_id, "cancelled"))
     (route,) = peer.routes
     assert (route.message.reason, route.message.about, route.way) == ("cancelled", mark_of(OFFER), None)
     assert [(way, message.reason) for way, message in peer.replies] == [(way_back(BOB), "max_peers_reached")]
-
-
-def test_an_offer_to_a_peer_whose_own_offer_has_come_takes_its_recorded_way():
-    peer = Peer().in_mesh().feed(OFFERED).feed(LocalSignal(BOB.peer_id, OFFER))
-    assert [route.way for route in peer.routes] == [way_back(BOB)]
 
 
 # --- candidates -------------------------------------------------------------------------------------------------------
