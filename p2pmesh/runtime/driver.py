@@ -104,20 +104,36 @@ class Driver:
         task_status.started()
         try:
             while True:
-                await self._step()
+                with trio.CancelScope(deadline=self._core.next_deadline()) as alarm:
+                    await self._handle_all(alarm)
+                self._finish_turn()
         finally:
             self._is_running = False
             self._behind.unpark_all()
 
-    async def _step(self) -> None:
-        with trio.CancelScope(deadline=self._core.next_deadline()):  # as move_on_at, without its generator
+    async def _handle_all(self, alarm: trio.CancelScope) -> None:
+        """Handle inputs until the alarm rings.
+
+        One scope for many inputs, since a scope costs as much as what a core does with an input. The alarm only comes
+        nearer: a deadline that moved away is looked at when the old one comes.
+        """
+        while True:
             item = await self._receiver.receive()
             self._take(item)
             self._take_more()
+            deadline = self._finish_turn()
+            if deadline < alarm.deadline:
+                alarm.deadline = deadline
+
+    def _finish_turn(self) -> float:
+        """Do what is due, and let go what was sent. Gives the core's next deadline."""
         now = trio.current_time()
-        if self._core.next_deadline() <= now:
+        deadline = self._core.next_deadline()
+        if deadline <= now:
             self._dispatch(self._core.expire(now))
+            deadline = self._core.next_deadline()
         self._flush()
+        return deadline
 
     async def caught_up(self) -> None:
         """Wait until all that was posted so far is handled, or never will be because the driver has ended."""
