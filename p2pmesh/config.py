@@ -83,12 +83,13 @@ class LinkConfig:
     """Go on writing once it has drained to this."""
     receive_window: int = _number(2 * MIB, low=64 * KIB)
     """Credit given to the sender: how much may wait unread. Must hold the largest frame."""
-    keepalive_idle: float = _number(2.0, low=0.05)
-    """Ping after this long without a packet from the peer."""
+    keepalive_idle: float = _number(3.0, low=0.05)
+    """Ping after this long without a packet from the peer, or up to a fifth less, so that one end pings for both."""
     keepalive_interval: float = _number(1.0, low=0.05)
     """Between further pings."""
-    keepalive_pings: int = _number(3, low=1)
-    """Unanswered pings until the peer is given up: about 5 s after it fell silent, against 33 s of ICE consent."""
+    keepalive_pings: int = _number(2, low=1)
+    """Unanswered pings until the peer is given up: about 5 s after it fell silent, against 33 s of ICE consent. More of
+    them in the same time find no more: a ping that is lost is sent again after SCTP's 1 s, and holds up the next."""
     doubt_after: float = _number(0.5, low=0.05)
     """A peer that says nothing for so long, and two round trips, after something was sent to it is doubted: the link
     stays, but packets go another way. It is pinged after half of that time."""

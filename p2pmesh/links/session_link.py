@@ -18,6 +18,10 @@ from p2pmesh.protocols.inputs import RemotePeer
 from p2pmesh.protocols.link.legacy_session import LegacySession
 from p2pmesh.protocols.link.session import LinkSession
 
+ALARM_SLACK = 0.1
+"""Seconds that a link's alarm may ring before its deadline: moving it with each packet costs more than that it rings
+for nothing now and then, which in turn costs as much as a packet."""
+
 
 class Carrier(abc.ABC):
     """What carries packets to one peer, whole, in order, each once: a data channel. Open when it is given to a link.
@@ -275,11 +279,11 @@ class SessionLink(Link):
         self._set_alarm()
 
     def _set_alarm(self) -> None:
-        """Let `run` wake earlier if need be; a deadline that moved away is looked at when the old one comes."""
+        """Let `run` wake in time; a deadline that moved away by little is looked at when the old one comes."""
         alarm = self._alarm
         if alarm is not None:
             deadline = self._session.next_deadline()
-            if deadline < alarm.deadline:
+            if not 0 <= deadline - alarm.deadline <= ALARM_SLACK:
                 alarm.deadline = deadline
 
     def _expire(self) -> None:

@@ -198,8 +198,8 @@ async def test_a_frozen_peer_times_out_after_five_seconds(autojump_clock: MockCl
         start = trio.current_time()
         with pytest.raises(LinkTimedOut) as caught:
             await left.receive()
-        assert 2.9 < trio.current_time() - start < 5.1
-        assert caught.value.silent_for == pytest.approx(5, abs=0.1)
+        assert 1.3 < trio.current_time() - start < 5.1
+        assert 4.3 <= caught.value.silent_for <= 5.1, "the wait for the first ping is jittered"
         with pytest.raises(LinkTimedOut):
             await left.send(b"")
 

@@ -268,6 +268,7 @@ async def test_what_is_too_large_for_one_peer_costs_no_link(autojump_clock, size
             bob.learn()
         for n in (1, size, 2):
             alice.keeper.send((bob.peer_id,), Direct(id="d", payload="x" * n), urgent=False)
+            alice.keeper.flush()
             await trio.sleep(1)
         assert alice.slots == {bob.peer_id: "open"}
         assert alice.keeper.snapshot()["frames_too_large"] == (size > small.max_frame)

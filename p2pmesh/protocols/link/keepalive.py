@@ -1,6 +1,8 @@
 """Whether the peer of a link is still there: when to ping it, when to doubt it, and when to give it up.
 
 - Silence: a peer that says nothing for `keepalive_idle` is pinged, up to `keepalive_pings` times, and then given up.
+  On a link at rest both ends hear the last packet at about the same time, so the wait is jittered: the end that waits
+  less pings, the other hears that and begins to wait anew, and one ping serves both.
 - Our own lateness: if our timer comes late (the process lags, or was stopped), we doubt ourselves first: we start
   counting anew and wait longer from then on (Lifeguard's local health multiplier: Dadgar, Phillips, Currey 2018,
   section IV.A). This is a count of late timers, which each link keeps for itself; `util.local_health` measures seconds
@@ -31,6 +33,8 @@ PINGS_REMEMBERED = 8
 """Unanswered pings whose round trip can still be measured."""
 MEASURE_EVERY = 15.0
 """Seconds after which a link that is never silent is pinged, for the sake of its round trip time."""
+JITTER = 0.2
+"""Share of `keepalive_idle` by which the wait may be shorter: far more than a round trip, so pings rarely cross."""
 FIRST_ROUND_TRIP = 0.5
 """Seconds that a round trip is taken for as long as none was measured: two of them are RFC 6298's first second."""
 
@@ -41,6 +45,7 @@ class Keepalive:
     def __init__(self, config: LinkConfig, now: float) -> None:
         self._config = config
         self._heard_at = now
+        self._idle = config.keepalive_idle
         self._pinged_at = now
         self._unanswered = 0
         self._lateness = 0
@@ -64,6 +69,7 @@ class Keepalive:
     def heard(self, now: float) -> None:
         """A packet came."""
         self._heard_at = now
+        self._idle = self._config.keepalive_idle * (1 - JITTER * (now * 1000 % 1))  # the microseconds are random enough
         self._unanswered = 0
         self._asked_at = math.inf
         self._probed = self.silent = False
@@ -160,7 +166,7 @@ class Keepalive:
         factor = 1 + self._lateness
         if self._unanswered:
             return self._pinged_at + self._config.keepalive_interval * factor
-        return self._heard_at + self._config.keepalive_idle * factor
+        return self._heard_at + self._idle * factor
 
     def _doubt_ends(self) -> float:
         """When the peer should have said something, or, once it was pinged, when it must have."""

@@ -66,7 +66,7 @@ def test_a_crashed_neighbour_to_whom_nothing_is_sent_is_doubted_after_the_first_
     }
     after = {node.number: when_doubted(net, node, victim.peer_id) - crashed for node in neighbours_of(net, victim)}
     net.stop(victim)
-    net.run(2.9)
+    net.run(idle + 0.9)
     assert {number: now for now, number, _ in told} == pytest.approx({n: heard[n] + idle + after[n] for n in heard})
 
 
