@@ -68,7 +68,6 @@ class Driver:
         self._notices: deque[Input] = deque()
         self._behind = trio.lowlevel.ParkingLot()
         self._is_running = False
-        self._alarm: trio.CancelScope | None = None  # while it waits for an input
         self._sender, self._receiver = trio.open_memory_channel[_Item](inbox_size)
         self._handled = 0
         self._dropped = 0
@@ -99,24 +98,6 @@ class Driver:
             with suppress(trio.WouldBlock):  # a full inbox keeps the driver awake, and notices come first
                 self._sender.send_nowait(_WAKE)
 
-    def tell(self, event: Input) -> None:
-        """As `post`, from another core's turn, which flushes: handled now if this core is at rest.
-
-        To wake the driver's task for it would cost as much as the core does.
-        """
-        alarm = self._alarm
-        if alarm is None or self._notices:
-            self.post(event)
-            return
-        self._alarm = None
-        try:
-            self._handle(event)
-        except Exception as error:
-            error.add_note(f"in {type(self._core).__name__}")  # since it leaves by the task of the core that told
-            raise
-        self._alarm = alarm
-        self._set(alarm, self._core.next_deadline())
-
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Drive the core until cancelled."""
         self._is_running = True
@@ -137,19 +118,12 @@ class Driver:
         nearer: a deadline that moved away is looked at when the old one comes.
         """
         while True:
-            self._alarm = alarm
-            try:
-                item = await self._receiver.receive()
-            finally:
-                self._alarm = None
+            item = await self._receiver.receive()
             self._take(item)
             self._take_more()
-            self._set(alarm, self._finish_turn())
-
-    @staticmethod
-    def _set(alarm: trio.CancelScope, deadline: float) -> None:
-        if deadline < alarm.deadline:
-            alarm.deadline = deadline
+            deadline = self._finish_turn()
+            if deadline < alarm.deadline:
+                alarm.deadline = deadline
 
     def _finish_turn(self) -> float:
         """Do what is due, and let go what was sent. Gives the core's next deadline."""

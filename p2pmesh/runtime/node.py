@@ -160,11 +160,10 @@ class Node:
     # --- effects ------------------------------------------------------------------------------------------------------
 
     def _dispatch(self, effects: Effects) -> None:
-        notices: list[Notify] = []  # for last: what another core makes of them comes after what this one has decided
         for effect in effects:
             match effect:  # the most frequent first
                 case Notify():
-                    notices.append(effect)
+                    self.drivers[effect.subsystem].post(effect.input)
                 case SendFrame():
                     self.keeper.send(effect.peers, effect.message, urgent=effect.urgent, patient=effect.patient)
                 case Emit():
@@ -188,8 +187,6 @@ class Node:
                     self.receipts.progress(effect.message_id, effect.reached)
                 case _:
                     assert_never(effect)
-        for notice in notices:
-            self.drivers[notice.subsystem].tell(notice.input)
 
     def _flush(self) -> None:
         """Let what a core has sent to a peer travel together, however many inputs it took."""

@@ -133,56 +133,6 @@ async def test_notices_are_bounded_but_changes_of_state_always_get_in(nursery):
     assert core.seen == [PeerGone(PEER)] * MAX_NOTICES + changes
 
 
-async def test_a_core_at_rest_is_told_at_once(nursery):
-    core, done = Recorder(), []
-    driver = Driver(core, done.extend, inbox_size=10)
-    driver.tell(Leave())
-    assert not core.seen, "it does not run yet"
-    await nursery.start(driver.run)
-    await trio.testing.wait_all_tasks_blocked()
-    driver.tell(PeerGone(PEER))
-    assert core.seen == done == [Leave(), PeerGone(PEER)]
-    driver.post(LinkDown(PEER, "gone"))
-    driver.tell(CancelCall(1))
-    assert len(core.seen) == 2, "what was posted before comes first"
-    await driver.caught_up()
-    assert core.seen[2:] == [LinkDown(PEER, "gone"), CancelCall(1)]
-
-
-async def test_a_core_that_is_told_something_while_it_works_takes_it_afterwards(nursery):
-    core = Recorder()
-
-    def dispatch(effects):
-        if effects == [Leave()]:
-            driver.tell(CancelCall(1))
-            assert core.seen == [Leave()]
-
-    driver = Driver(core, dispatch, inbox_size=10)
-    await nursery.start(driver.run)
-    await trio.testing.wait_all_tasks_blocked()
-    driver.tell(Leave())
-    await driver.caught_up()
-    assert core.seen == [Leave(), CancelCall(1)]
-
-
-async def test_a_deadline_may_move_either_way(nursery, autojump_clock):
-    core = Recorder(deadline=trio.current_time() + 5.0)
-    driver = Driver(core, lambda effects: None, inbox_size=10)
-    await nursery.start(driver.run)
-    await trio.testing.wait_all_tasks_blocked()
-    start = trio.current_time()
-    core.deadline = start + 20.0
-    await trio.sleep(10)
-    assert not core.expired
-    for tell, after in ((driver.tell, 2.0), (driver.post, 3.0)):
-        before = trio.current_time()
-        core.deadline = before + after
-        tell(Leave())
-        await trio.sleep(10)
-        assert core.expired.pop() == pytest.approx(before + after)
-        assert not core.expired
-
-
 async def test_a_bug_in_a_subsystem_names_it():
     async def broken(*, task_status):
         task_status.started()
