@@ -10,8 +10,6 @@ import random
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
-import attrs
-
 from p2pmesh.config import MeshConfig
 from p2pmesh.simulation import BareNetwork, BareNode, Conditions, Constant
 from p2pmesh.simulation.discrete.cost_meter import read_meter
@@ -54,10 +52,8 @@ def check(figures: Figures, limits: Mapping[str, Limit]) -> None:
 # --- building ---------------------------------------------------------------------------------------------------------
 
 
-def new_network(seed: int, *, max_peers: int = MAX_PEERS, dht: bool = True) -> BareNetwork:
-    config = MeshConfig(max_peers=max_peers)
-    config = attrs.evolve(config, kademlia=attrs.evolve(config.kademlia, enabled=dht))
-    return BareNetwork(seed, config=config, conditions=Conditions(latency=Constant(LATENCY)))
+def new_network(seed: int, *, max_peers: int = MAX_PEERS) -> BareNetwork:
+    return BareNetwork(seed, config=MeshConfig(max_peers=max_peers), conditions=Conditions(latency=Constant(LATENCY)))
 
 
 def add_peers(net: BareNetwork, count: int) -> None:
@@ -66,9 +62,9 @@ def add_peers(net: BareNetwork, count: int) -> None:
         net.run(JOIN_EVERY)
 
 
-def mesh(count: int, seed: int, *, max_peers: int = MAX_PEERS, settle: float = 20.0, dht: bool = True) -> BareNetwork:
-    """A mesh at rest. Without a DHT, whose lookups look like direct messages from outside, those can be metered."""
-    net = new_network(seed, max_peers=max_peers, dht=dht)
+def mesh(count: int, seed: int, *, max_peers: int = MAX_PEERS, settle: float = 20.0) -> BareNetwork:
+    """A mesh at rest."""
+    net = new_network(seed, max_peers=max_peers)
     add_peers(net, count)
     net.run(settle)
     return net

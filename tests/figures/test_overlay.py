@@ -7,28 +7,28 @@ import pytest
 from tests.figures.measures import Limit, check, healing, joins, mesh, newcomer, rest
 
 JOINS = {  # of 30 peers, ten a second
-    "whole_s": Limit(7, today=4.1),
-    "frames": Limit(22_000, today=14_204),
-    "bytes": Limit(19_000_000, today=10_324_168),
-    "links_opened": Limit(110, today=80),
-    "service_messages": Limit(420, today=294),
+    "whole_s": Limit(7, today=3.7),
+    "frames": Limit(5_300, today=3_520),
+    "bytes": Limit(1_300_000, today=849_600),
+    "links_opened": Limit(110, today=78),
+    "service_messages": Limit(420, today=312),
 }
 NEWCOMER = {  # to 30 peers at rest
     "whole_s": Limit(2, today=1.3),
-    "frames": Limit(950, today=518),
-    "bytes": Limit(690_000, today=345_443),
-    "links_opened": Limit(12, today=7.5),
+    "frames": Limit(510, today=339),
+    "bytes": Limit(125_000, today=82_350),
+    "links_opened": Limit(12, today=7),
     "service_messages": Limit(13, today=9),
 }
 HEALING = {  # of 12 peers in two halves
-    "whole_s": Limit(15, today=6.2),
-    "frames": Limit(2_200, today=1_357),
-    "bytes": Limit(1_300_000, today=833_698),
-    "links_opened": Limit(24, today=15),
+    "whole_s": Limit(15, today=11.4),
+    "frames": Limit(1_500, today=1_000),
+    "bytes": Limit(380_000, today=253_400),
+    "links_opened": Limit(24, today=14),
 }
 REST = {  # of 20 peers
-    "frames_per_peer_per_s": Limit(1.1, today=0.69),
-    "bytes_per_peer_per_s": Limit(700, today=451),
+    "frames_per_peer_per_s": Limit(0.2, today=0.135),
+    "bytes_per_peer_per_s": Limit(0.6, today=0.405),
     "links_opened": Limit(2, today=0),
     "service_messages": Limit(0, today=0),
 }

@@ -349,7 +349,7 @@ class DirectSender:
 
     def _start(self, packet: Packet, deadline: float, purpose: Delivery | Inquiry, now: float) -> Start:
         packet = structs.replace(packet, timestamp=self._wall_ms(now))
-        return Start(PendingRequest(packet, deadline, purpose))
+        return Start(PendingRequest(packet, deadline, purpose, hurried=True))
 
     def _fail(self, message: DirectMessage, reason: str) -> list[Step]:
         self.counts.unreachable += 1

@@ -4,6 +4,10 @@ How long a response is waited for follows from how long others took (RFC 6298), 
 from all of them; it doubles with each attempt, and grows with the bytes in flight. A response says which attempt it
 answers, so a late one counts as what it is.
 
+Where somebody waits for a direct message to arrive, that is too long: a peer in the way of the first attempt may be
+dead, and the next goes another way. So these are hurried: repeated sooner, and the second time as soon as the first.
+(Not so the calls of other cores: while thousands join, there is enough on the way.)
+
 In: requests to start and cancel, responses, misses, packets given back, links and suspicions, timeouts.
 Out: `Attempt` (send it to this neighbour), `GivenUp`, or nothing; of a response, the request that it ends.
 State: at most `RoutingConfig.requests` requests, each with a timer; times of answers of
@@ -30,6 +34,8 @@ from p2pmesh.protocols.util.timers import Timers
 from p2pmesh.wire.fields import TrailId
 from p2pmesh.wire.overlay import Packet
 
+_HURRIED_DEVIATIONS = 2
+"""Mean deviations that the answer to a hurried request may be late; RFC 6298 waits for 4."""
 _DOUBLINGS = 2
 """Times that the wait for a response doubles: then it stays."""
 _SHORT_WAY = 64
@@ -71,6 +77,8 @@ class PendingRequest:
     """Hops to try first, where a way is known beforehand."""
     avoid: tuple[TrailId, ...] = ()
     """Peers that it must not pass: dead ends from the start."""
+    hurried: bool = False
+    """Somebody waits for a direct message."""
     most_misses: int | None = None
     """Misses until it is given up; None for as many as usual."""
     sent: list[float] = field(factory=list)
@@ -250,6 +258,9 @@ class Requests:
         attempt, times = len(request.sent), self._times.of(request.packet.to)
         if times is None:
             expected = self._config.ack_timeout * max(1.0, self._table.longest_way() / _SHORT_WAY)
+        elif request.hurried:
+            expected = max(self._config.least_wait, times.expected(deviations=_HURRIED_DEVIATIONS))
+            attempt = max(0, attempt - 1)
         else:
             expected = max(self._config.least_wait, times.expected())
         return expected * 2.0 ** min(attempt, _DOUBLINGS)

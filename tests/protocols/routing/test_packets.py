@@ -438,6 +438,16 @@ def test_answers_that_come_sooner_than_that_do_not_hurry_attempts_beyond_a_limit
     assert are_about(attempts_of(net, 0, 4), [0.6, 1.2, 1.2])
 
 
+def test_direct_messages_are_repeated_sooner():
+    net = RouteNet(10, ring(10), latency=0.001)
+    for _ in range(40):
+        net.send(0, 3)
+        net.run(1)
+    lost(net, 0)
+    net.send(0, 3)
+    assert are_about(attempts_of(net, 0, 4), [0.3, 0.6, 1.2, 1.2])
+
+
 def test_attempts_take_each_first_hop_in_turn_and_begin_again_after_the_last():
     net = RouteNet(10, [*ring(10), (0, 5)])
     lost(net, 0)
