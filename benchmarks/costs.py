@@ -7,10 +7,10 @@
 `traffic` runs bare peers in virtual time, all subsystems on, over links of 50 ms: its figures are exact. A peer joins
 every 50 ms (from 5,000 on, every 20 ms). For each mesh and seed: "join_bytes" of control that each peer sent over links
 until a minute after the last join; "join_events" of the simulator; "rest_bytes_per_s" of control for each peer in the
-ten minutes after that, with nothing asked of it; "rest_dht_share" of them; "stored_bytes_per_s", the same in an
-hour with 100 values in the DHT; "broadcast_100", the frame of a broadcast of 100 bytes; "packets", their mean sizes
-while peers joined; "join_kinds" and "rest_kinds", bytes by kind. From 5,000 peers on only a minute of rest is measured,
-and nothing is stored.
+ten minutes after that, with nothing asked of it; "rest_dht_share" of them; "dht_packets", mean sizes of its requests
+and answers while 100 values are put into it; "stored_bytes_per_s" as above, in the hour after that; "broadcast_100",
+the frame of a broadcast of 100 bytes; "packets", their mean sizes while peers joined; "join_kinds" and "rest_kinds",
+bytes by kind. From 5,000 peers on only a minute of rest is measured, and nothing is stored.
 
 `start` is the CPU time of a fresh interpreter, user and system, the least of `--rounds`: "trio_s" of `import trio`,
 "import_s" of `import p2pmesh`, "links_s" with all that a mesh loads for its WebRTC links.

@@ -116,15 +116,17 @@ def traffic(peers: int, max_peers: int, seed: int) -> dict[str, Any]:
     net.run(1.0)
     figures["broadcast_100"] = round(kinds.sizes[BROADCAST] / kinds.frames_of[BROADCAST])
     if peers < MANY:
-        figures["stored_bytes_per_s"] = with_values(net, kinds, peers)
+        figures |= with_values(net, kinds, peers)
     return figures
 
 
-def with_values(net: BareNetwork, kinds: Kinds, peers: int) -> float:
-    """Bytes for each peer and second, at rest, with values in the DHT."""
+def with_values(net: BareNetwork, kinds: Kinds, peers: int) -> dict[str, Any]:
+    """Values come into the DHT, and stay there at rest."""
+    kinds.begin()
     for number in range(VALUES):
         net.put(net.rng.choice(net.nodes), f"key {number}", "x" * 64)
     net.run(AFTER_JOINS)
+    packets = {kind: size for kind, size in kinds.means().items() if kind.endswith(DHT)}
     kinds.begin()
     net.run(STORED)
-    return round(kinds.control / peers / STORED, 1)
+    return {"dht_packets": packets, "stored_bytes_per_s": round(kinds.control / peers / STORED, 1)}
