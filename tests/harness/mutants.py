@@ -177,7 +177,7 @@ def tests_of(root: Path, path: str) -> tuple[str, ...]:
     """The tests that mirror a module."""
     folder = f"tests/{Path(path).relative_to('p2pmesh').parent.as_posix()}"
     if (root / folder).is_dir() and folder != "tests/protocols":
-        return (folder,)
+        return (folder, "tests/protocols/test_statistics.py") if folder.startswith("tests/protocols") else (folder,)
     return ("tests/protocols", "tests/runtime")
 
 

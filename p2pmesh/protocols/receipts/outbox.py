@@ -322,8 +322,7 @@ class Outbox:
         if not receipts:
             return None
         self._number += 1
-        is_whole = len(receipts) == len(told)
-        box.in_flight[self._number] = told if is_whole else {message_id: told[message_id] for message_id in receipts}
+        box.in_flight[self._number] = {message_id: told[message_id] for message_id in receipts}
         if len(box.sent_at) >= MOST_TIMED:
             del box.sent_at[next(iter(box.sent_at))]
         box.sent_at[self._number] = now

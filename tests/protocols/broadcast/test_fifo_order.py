@@ -128,8 +128,9 @@ def test_at_the_end_all_that_is_held_back_is_delivered():
     ordering = FifoOrder(CONFIG)
     ordering.add(said(1), 0.0)
     ordering.add(said(3), 0.0)
+    ordering.add(said(4), 0.0)
     ordering.add(said(8, BOB), 0.0)
-    assert ordering.drain() == [skipped(1), said(3), said(8, BOB)]
+    assert ordering.drain() == [skipped(1), said(3), said(4), said(8, BOB)]
 
 
 arrivals = st.lists(
