@@ -236,7 +236,7 @@ class Mesh:
           topic: Up to 256 characters.
           payload: Bytes, or anything that JSON can carry, up to `MeshConfig.max_payload` bytes encoded.
           ttl: Seconds for which it is offered to peers that lack it. Default: `BroadcastConfig.ttl`.
-          max_hops: Links it may cross, 1 to 254, to reach what is near only. Default: as many as it takes.
+          max_hops: Links it may cross, 1 to 255, to reach what is near only. Default: 255, which is no limit.
           receipts: Whether peers answer, so that `Receipt.settled` can tell.
 
         Raises:
