@@ -201,7 +201,8 @@ class LinkManager:
 
     def bridge(self, peer: PeerId, now: float) -> Step | None:
         """What to do for a bridge to another island."""
-        if peer == self._me or peer in self._slots or peer in self._slots.held():
+        is_held = peer in self._slots or peer in self._slots.held()
+        if peer == self._me or is_held or not self._passive.may_dial(peer, now):
             return None
         self._passive.learn((peer,), "wanted", now)
         self._bridge_to = peer
@@ -249,7 +250,7 @@ class LinkManager:
         self.counts.rejected += 1
         return self.alternatives(remote.peer_id, now, only_links=remote.version == 0)
 
-    def attempt_failed(self, peer: PeerId, now: float) -> Slot | None:
+    def attempt_failed(self, peer: PeerId, now: float, *, hopeless: bool = False) -> Slot | None:
         """Free the slot of an attempt, and give it; None if it was none, or not this one."""
         slot = self._slots.get(peer)
         if slot is None or slot.state not in ATTEMPTS:
@@ -260,6 +261,8 @@ class LinkManager:
         self._slots.pop(peer, None)
         self.counts.failed += 1
         self._passive.missed(peer, now, may_forget=bool(self._slots.are(State.OPEN)))
+        if hopeless:
+            self._passive.despair(peer, now)
         self.policy.filling.failed(now)
         if slot.made_room:
             self.policy.room_making.failed(now)

@@ -157,8 +157,8 @@ class OverlayCore:
                 self._on_link_up(remote, now)
             case LinkDown():
                 self._on_link_down(event, now)
-            case LinkLost(peer, reason):
-                self._on_link_lost(peer, reason, now)
+            case LinkLost():
+                self._on_link_lost(event, now)
             case Received(peer, message):
                 self._on_received(peer, message, now)
             case RoutedReceived():
@@ -293,10 +293,10 @@ class OverlayCore:
             self._learn_strangers(row[2:], "list", now)
         self._ring_changed(now)
 
-    def _on_link_lost(self, peer: PeerId, reason: str, now: float) -> None:
-        slot = self._links.attempt_failed(peer, now)
+    def _on_link_lost(self, event: LinkLost, now: float) -> None:
+        slot = self._links.attempt_failed(event.peer, now, hopeless=event.hopeless)
         if slot is not None:
-            self._attempt_ended(peer, slot, reason)
+            self._attempt_ended(event.peer, slot, event.reason)
 
     def _attempt_ended(self, peer: PeerId, slot: Slot, reason: str) -> None:
         if self._pins.is_held(peer):  # another follows
@@ -472,7 +472,7 @@ class OverlayCore:
             self._follow(self._links.pin(peer, now, again=True), now)
         for peer in self._links.overdue(now):
             self._drop(peer, "no link in time")
-            self._on_link_lost(peer, "no link in time", now)
+            self._on_link_lost(LinkLost(peer, "no link in time"), now)
         moment = min(self._links.next_overdue(), self._pins.next_overdue())
         if self._links.can_dial():
             while (step := self._links.step(now)) is not None:
