@@ -8,8 +8,11 @@ nox -s coverage         lines and branches that the tests don't reach
 nox -s bench            benchmarks, as JSON
 nox -s mutants          whether tests notice changes: `-- --sample 100 --seed 1`
 nox -s sdist            the tests of the source distribution, as a packager runs them
+nox -s newest           the tests against the newest releases of what we reach into; `.ci/weekly` runs it
+nox -s fuzz-datagrams   a million mutated datagrams to a link, for a night
 """
 
+import re
 from pathlib import Path
 
 import nox
@@ -20,6 +23,8 @@ nox.options.error_on_missing_interpreters = False
 PYTHONS = ["3.11", "3.12", "3.13"]
 ADVISORY = "ASYNC114,ASYNC910,ASYNC911,ASYNC912,ASYNC913"
 """Optional rules of flake8-async that find fault with startable tasks and with the driver loop."""
+BOUNDED = r'^    "[a-z0-9-]+>=[0-9.]+,<'
+"""A line of pyproject.toml with a dependency that has an upper bound."""
 CODE = ["p2pmesh", "tests", "examples", "benchmarks", "noxfile.py"]
 
 
@@ -96,6 +101,25 @@ def bench(session: nox.Session) -> None:
     session.run("python", "benchmarks/broadcast.py", "--json")
     session.run("python", "benchmarks/overlay.py", "--json", "--quick")
     session.run("python", "benchmarks/gossip.py", "--json", "--quick")
+
+
+@nox.session
+def newest(session: nox.Session) -> None:
+    """The tests against the newest releases of the libraries that pyproject.toml keeps below a version.
+
+    Their internals are used: a failure here says what has to be looked at before the bound is raised.
+    """
+    install(session, "test")
+    bounded = [line.split('"')[1] for line in Path("pyproject.toml").read_text().splitlines() if re.search(BOUNDED, line)]
+    session.install("--upgrade", "--no-deps", *(re.split("[<>=~]", name)[0] for name in bounded))
+    session.run("pytest", "tests/links", *session.posargs)
+    session.run("pytest", "-m", "webrtc", *session.posargs)
+
+
+@nox.session(name="fuzz-datagrams")
+def fuzz_datagrams(session: nox.Session) -> None:
+    session.install(".")
+    session.run("python", "benchmarks/fuzz_datagrams.py", "--datagrams", "1000000", "--json", *session.posargs)
 
 
 @nox.session
