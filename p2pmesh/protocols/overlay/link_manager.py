@@ -291,7 +291,7 @@ class LinkManager:
             slot.state, slot.since = State.OPEN, now
         slot.version, slot.is_member = remote.version, remote.is_member
         slot.leaf = slot.leaf or not remote.is_member
-        self._passive.linked(peer, remote.version, leaf=slot.leaf, now=now)
+        self._passive.linked(peer, remote.version, leaf=slot.leaf)
         if slot.made_room:
             self.policy.room_making.reset()
         return room

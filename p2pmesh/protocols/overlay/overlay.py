@@ -397,9 +397,7 @@ class OverlayCore:
     # --- offers and rejections ----------------------------------------------------------------------------------------
 
     def _on_peer_gone(self, peer: PeerId, now: float) -> None:
-        if peer in self._slots:
-            self._passive.doubt(peer)
-        else:
+        if peer not in self._slots:
             self._passive.departed(peer, now)
 
     def _on_offered(self, event: Offered, now: float) -> None:
