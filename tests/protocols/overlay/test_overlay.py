@@ -304,15 +304,10 @@ def test_an_unproven_offer_does_not_cost_an_open_link():
     assert [told.reason for told in peer.told if isinstance(told, RejectOffer)] == ["already_linked"]
 
 
-def test_the_end_of_an_attempt_that_just_gave_way_to_an_offer_does_not_end_the_answer():
-    peer = Peer().found(0x10).feed(offered(0x10)).feed(LinkLost(at(0x10), "no link in time"))
-    assert peer.core.snapshot()["attempts"] == [at(0x10)]
+def test_an_answer_that_is_taken_for_ended_with_the_attempt_that_gave_way_to_it_gets_its_slot_again():
+    peer = Peer().found(0x10).feed(offered(0x10)).feed(LinkLost(at(0x10), "no answer"))
+    assert peer.attempts == []
     assert peer.up(0x10).links == [at(0x10)]
-
-
-def test_an_attempt_of_which_the_link_layer_never_speaks_again_ends():
-    peer = Peer().found(0x10).feed(offered(0x10)).feed(LinkLost(at(0x10), "no link in time")).wait(30)
-    assert DropLink(at(0x10), "no link in time") in peer.effects
 
 
 def test_a_smaller_peer_of_the_original_is_asked_for_its_offer():
