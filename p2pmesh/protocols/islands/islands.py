@@ -196,7 +196,7 @@ class IslandsCore:
         return min(self._timers.next_deadline(), self._calls.next_deadline())
 
     def expire(self, now: float) -> Effects:
-        for call in self._calls.pop_overdue(now):
+        for call in self._calls.pop_overdue(now).values():
             self._call_ended(call, None, now)
         for timer in self._timers.pop_due(now):
             match timer.kind:

@@ -193,7 +193,7 @@ class OverlayCore:
         return min(self._timers.next_deadline(), self._calls.next_deadline())
 
     def expire(self, now: float) -> Effects:
-        for look_up in self._calls.pop_overdue(now):
+        for look_up in self._calls.pop_overdue(now).values():
             self._look_up_ended(look_up, None, now)
         for timer in self._timers.pop_due(now):
             match timer:

@@ -78,7 +78,7 @@ class CallTable(Generic[V]):
 
     __slots__ = ("_last", "_limit", "_open", "_patience", "lost")
 
-    def __init__(self, limit: int, timeout: float) -> None:
+    def __init__(self, limit: float, timeout: float) -> None:
         """Make one for `limit` calls at once that are to end within `timeout` seconds."""
         self._limit = limit
         self._patience = timeout + OUTCOME_GRACE
@@ -111,8 +111,8 @@ class CallTable(Generic[V]):
     def next_deadline(self) -> float:
         return next(iter(self._open.values()))[0] if self._open else math.inf
 
-    def pop_overdue(self, now: float) -> list[V]:
-        """End the calls whose outcome has stayed away, and return them."""
+    def pop_overdue(self, now: float) -> dict[int, V]:
+        """End the calls whose outcome has stayed away, and return them by their numbers."""
         overdue = [call for call, (deadline, _) in self._open.items() if deadline <= now]
         self.lost += len(overdue)
-        return [self._open.pop(call)[1] for call in overdue]
+        return {call: self._open.pop(call)[1] for call in overdue}
