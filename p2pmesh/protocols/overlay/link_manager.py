@@ -186,7 +186,7 @@ class LinkManager:
         step = self.policy.step(now)
         if not isinstance(step, Dial) or not self.must_offer(step.peer):
             return step
-        self._passive.missed(step.peer, now)
+        self._missed(step.peer, now)
         return Ask(step.peer)
 
     def pin(self, peer: PeerId, now: float, *, again: bool = False) -> Step | None:
@@ -251,11 +251,14 @@ class LinkManager:
             return None
         self._slots.pop(peer, None)
         self.counts.failed += 1
-        self._passive.missed(peer, now, may_forget=bool(self._slots.are(State.OPEN)))
+        self._missed(peer, now)
         self.policy.filling.failed(now)
         if slot.made_room:
             self.policy.room_making.failed(now)
         return slot
+
+    def _missed(self, peer: PeerId, now: float) -> None:
+        self._passive.missed(peer, now, may_forget=bool(self._slots.are(State.OPEN)))
 
     # --- links --------------------------------------------------------------------------------------------------------
 

@@ -170,7 +170,7 @@ class PassiveView:
         known = self._peers[peer]
         known.misses, known.leaf = 0, leaf
 
-    def missed(self, peer: PeerId, now: float, *, may_forget: bool = False) -> None:
+    def missed(self, peer: PeerId, now: float, *, may_forget: bool) -> None:
         """An attempt at it came to nothing. After too many it may be forgotten, if we have others."""
         known = self._peers.get(peer)
         if known is None:

@@ -341,7 +341,9 @@ def test_a_stranger_is_looked_into_twice_before_it_is_taken_for_another_islands(
     core = Core().link(NEAR, FAR).feed(SeenViaService(FAR, Sighting.LINKED)).wait(4)
     assert not core.beyond(BEYOND).found(NEAR).sent()
     core.wait(4)
-    assert core.beyond(BEYOND).found(NEAR).sent()
+    frames = core.beyond(BEYOND).found(NEAR).sent()
+    assert [frame.peers for frame in frames] == [(FAR,), (NEAR,)]
+    assert all(frame.urgent for frame in frames)
 
 
 def test_the_far_end_looks_for_itself():

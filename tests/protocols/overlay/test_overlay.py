@@ -508,7 +508,7 @@ def test_a_cancelled_connect_gets_no_reply_and_pins_nothing():
 def test_known_peers_are_bounded_and_those_that_failed_go_first():
     known = PassiveView(ME, TopologyConfig(known_peers=4), random.Random(1))
     known.learn([at(1), at(2), at(3), at(4)], "bootstrap", 0.0)
-    known.missed(at(3), 0.0)
+    known.missed(at(3), 0.0, may_forget=False)
     known.learn([at(5)], "bootstrap", 0.0)
     assert list(known) == [at(1), at(2), at(4), at(5)]
     known.learn([at(1), at(6), ME], "bootstrap", 0.0)
@@ -525,7 +525,7 @@ def test_a_peer_that_failed_too_often_is_worth_no_link_before_it_was_found_or_ha
         known.learn([at(1)], "bootstrap", 0.0)
         for misses in range(TRUST + 2):
             assert known.of(at(1)).is_worth_a_link == (misses < TRUST)
-            known.missed(at(1), 0.0)
+            known.missed(at(1), 0.0, may_forget=False)
         known.learn([at(1)], "bootstrap", 0.0)
         assert not known.of(at(1)).is_worth_a_link
         redeem()

@@ -31,7 +31,7 @@ def test_a_peer_that_was_tried_in_vain_is_tried_again_ever_later():
     known = PassiveView(ME, TopologyConfig(retry_first=1.0, retry_cap=60.0), random.Random(1))
     known.learn([at(0x10)], "bootstrap", 0.0)
     for misses in range(6):
-        known.missed(at(0x10), 0.0)
+        known.missed(at(0x10), 0.0, may_forget=False)
         wait = next(wait for wait in range(10_000) if at(0x10) in known.ready(wait / 100, ())) / 100
         assert 0.5 * 2**misses <= wait <= 2**misses + 0.01
 

@@ -323,5 +323,5 @@ def test_a_peer_that_failed_too_often_is_forgotten_by_those_who_have_links():
     for _ in range(PATIENCE):
         assert list(known) == [at(1), at(2)]
         known.missed(at(1), 0.0, may_forget=True)
-        known.missed(at(2), 0.0)
+        known.missed(at(2), 0.0, may_forget=False)
     assert list(known) == [at(2)]
