@@ -174,7 +174,7 @@ def _inert_ranges(tree: ast.Module) -> Iterator[_Range]:
 def _marks_of_arguments(arguments: ast.arguments) -> Iterator[_Range]:
     """The bare `*` before arguments that are given by name only."""
     if arguments.kwonlyargs and arguments.vararg is None:
-        before = [argument for argument in (*arguments.posonlyargs, *arguments.args, *arguments.defaults)]
+        before = (*arguments.posonlyargs, *arguments.args, *arguments.defaults)
         first = arguments.kwonlyargs[0]
         last = max(((one.end_lineno or 0, one.end_col_offset or 0) for one in before), default=(first.lineno, 0))
         yield last, (first.lineno, first.col_offset)
