@@ -450,7 +450,7 @@ class IslandsCore:
         """Try to get a link to this peer, unless another bridge has opened, or is tried."""
         if now < self._bridges.waits_until or peer in self._links:
             return
-        self._detection.want_bridge()
+        self._detection.counts.bridges += 1
         self._tell(Subsystem.OVERLAY, OpenBridge(peer))
         if self._bridges.may_flood(now):
             self._flood(self._bridges.new(peer, wanted=True), (), now)
@@ -479,13 +479,13 @@ class IslandsCore:
             self._seek_place(merge.id, now)
 
     def _flood(self, merge: Merge, without: tuple[PeerId, ...], now: float) -> None:
-        onward = self._bridges.flood(merge, without, now)
+        onward, to = self._bridges.flood(merge, without, now)
         if not merge.wanted:  # a bridge is there: nobody needs another, and the rings become one
             for peer in self._detection:
                 self._check_later(peer, self._bridges.quiet_until)
             self._tell(Subsystem.OVERLAY, MergeStarted(now + 2 * self._config.quiet))
-        if onward.to:
-            self._effects.append(SendFrame(onward.to, onward.merge, urgent=True))
+        if to:
+            self._effects.append(SendFrame(to, onward, urgent=True))
 
     def _seek_place(self, flood: str, now: float) -> None:
         """Ask for those next to us beyond the bridge that this flood tells of."""
