@@ -256,6 +256,7 @@ class Presence:
                 "clock_skew",
                 f"The join's timestamp is {(last - timestamp) / 1000:.3f} s behind the last join of this id: sign a new"
                 " one for each connection, by a clock that does not go back.",
+                later_than=last,
             )
         if not verify_join(join):
             return Refusal(
@@ -378,7 +379,8 @@ class Presence:
 
     def _error(self, client: int, refusal: Refusal) -> None:
         self._errors[refusal.code] += 1
-        self._send(client, ServiceError(message=refusal.message, code=refusal.code, to=refusal.to))
+        error = ServiceError(message=refusal.message, code=refusal.code, to=refusal.to, later_than=refusal.later_than)
+        self._send(client, error)
 
     def _close(self, client: _Client, code: int, reason: str) -> None:
         self._leave_room(client)
