@@ -83,7 +83,7 @@ class Node:
         }
         self.keeper: LinkKeeper = LinkKeeper(dialer, config.links, config.max_peers, self._report, self._deliver)
         self.services: dict[str, Service] = {
-            transport.name: Service(transport, config.signaling, rng, self._deliver_signaled)
+            transport.name: Service(transport, config.signaling, rng, self._deliver_signaled, dialer.prefer)
             for transport in transports
         }
         self._startup = _Startup(tuple(self.services))
