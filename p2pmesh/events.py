@@ -32,7 +32,7 @@ class PeerConnected:
 
 @frozen
 class PeerDisconnected:
-    """The link to this peer has ended, by either side, for the reason given: the one end of what `PeerConnected` began."""
+    """The link to this peer has ended, by either side, for the reason given: the end of what `PeerConnected` began."""
 
     peer_id: PeerId
     reason: str

@@ -101,3 +101,51 @@ async def test_who_waits_for_links_is_told_when_the_mesh_is_left(autojump_clock)
             await alice.leave()
         with pytest.raises(MeshClosed):
             await alice.linked()
+
+
+@pytest.mark.parametrize("call", ["send", "connect", "put", "get", "find_node", "broadcast"])
+async def test_calls_that_are_made_at_once_wait_for_a_first_link(autojump_clock, call):
+    async with simulated_meshes(3, seed=1) as world:
+        alice, *_ = world.meshes
+        await world.linked()
+        await alice.dht.put("k", 1)
+        async with world.peer() as late:
+            assert not late.peers
+            with trio.fail_after(10):
+                match call:
+                    case "send":
+                        await late.send(alice.peer_id, 1)
+                    case "connect":
+                        await late.connect(alice.peer_id)
+                        assert alice.peer_id in late.peers
+                    case "put":
+                        assert await late.dht.put("other", 1) >= 3
+                    case "get":
+                        found = await late.dht.get("k")
+                        assert found is not None
+                    case "find_node":
+                        assert len(await late.dht.find_node(alice.peer_id)) >= 3
+                    case _:
+                        outcome = await (await late.broadcast("t", 1)).settled()
+                        assert outcome.reached == 3
+
+
+async def test_calls_of_the_first_of_all_wait_for_the_second(autojump_clock):
+    async with simulated_meshes(1, seed=1) as world:
+        (alice,) = world.meshes
+        second = world.identity(1).peer_id
+        done = []
+
+        async def call(what, *args):
+            await what(*args)
+            done.append(what)
+
+        with trio.fail_after(20):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(call, alice.send, second, 1)
+                await trio.sleep(4)
+                nursery.start_soon(call, alice.connect, second)
+                nursery.start_soon(call, alice.dht.put, "k", 1)
+                assert not done
+                await world.join(1)
+        assert len(done) == 3
