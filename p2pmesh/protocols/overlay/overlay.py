@@ -262,10 +262,7 @@ class OverlayCore:
         peer, slot = event.peer, self._links.ended(event, now)
         if slot is None:
             return
-        if event.timed_out is None:
-            self._emit(PeerDisconnected(peer, slot.farewell or event.reason))
-        else:
-            self._emit(PeerTimedOut(peer, event.timed_out))
+        self._emit(_end_of(peer, slot, event))
         if not (slot.said_goodbye or slot.evicted_us or slot.given_up):
             self._notify(Subsystem.ISLANDS, LinkBroken(peer))
         if slot.next_occupant is not None:
@@ -323,10 +320,10 @@ class OverlayCore:
         if slot.evicted_us:
             return
         slot.evicted_us, slot.spliced = True, peer in self._slots.ring()
-        slot.farewell = slot.farewell or f"gave us up: {said.reason}"
+        slot.farewell = slot.farewell or said.reason
+        slot.alternatives = tuple(other for other in said.peers if other != self._me)
         if slot.spliced:
             self._passive.urge(said.peers[:1], now)
-        self._emit(PeerEvicted(peer, said.reason, tuple(other for other in said.peers if other != self._me)))
 
     def _on_goodbye(self, peer: PeerId, slot: Slot, said: Goodbye, now: float) -> None:
         self._unbalanced = True
@@ -648,3 +645,11 @@ class OverlayCore:
 
     def _reply(self, calls: list[int], error: MeshError | None = None) -> None:
         self._effects.extend(Reply(call, error=error) for call in calls)
+
+
+def _end_of(peer: PeerId, slot: Slot, down: LinkDown) -> PeerDisconnected:
+    """The one event that ends what `PeerConnected` began."""
+    reason = slot.farewell or down.reason
+    if slot.evicted_us:
+        return PeerEvicted(peer, reason, slot.alternatives)
+    return PeerDisconnected(peer, reason) if down.timed_out is None else PeerTimedOut(peer, reason, down.timed_out)
