@@ -19,6 +19,7 @@ from p2pmesh.config import KademliaConfig
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.inputs import Subsystem
 from p2pmesh.protocols.notices import Route, RouteSucceeded
+from p2pmesh.protocols.util.latency import LocalHealth
 from p2pmesh.protocols.util.timers import Timers
 from p2pmesh.wire.overlay import FindNode, FindValue, NodesFound, StoreValue, ValueStored
 
@@ -72,11 +73,11 @@ class _Pending(NamedTuple, Generic[P]):
 class RpcClient(Generic[P]):
     """The requests under way, by their numbers."""
 
-    def __init__(self, config: KademliaConfig) -> None:
+    def __init__(self, config: KademliaConfig, health: LocalHealth | None = None) -> None:
         self.counts: RpcCounts = RpcCounts()
         self._timeout = config.rpc_timeout
         self._pending: dict[int, _Pending[P]] = {}
-        self._timers: Timers[int] = Timers()  # for when each is lost
+        self._timers: Timers[int] = Timers(health)  # for when each is lost
 
     def start(self, purpose: P, to: PeerId, request: Request, now: float, *, nearest: bool = False) -> Route:
         """Give the route for a request to a peer, or with `nearest` to whichever is next to that id on the ring.
@@ -86,7 +87,7 @@ class RpcClient(Generic[P]):
         self.counts.sent += 1
         number = self.counts.sent
         self._pending[number] = _Pending(purpose, None if nearest else to, ANSWERS[type(request)])
-        self._timers.set(number, now + LOST_AFTER * self._timeout)
+        self._timers.wait(number, now + LOST_AFTER * self._timeout)
         return Route(
             owner=Subsystem.KADEMLIA,
             call=number,

@@ -98,6 +98,7 @@ from p2pmesh.protocols.overlay.passive_view import PassiveView, Said
 from p2pmesh.protocols.overlay.ring_join import RingJoin
 from p2pmesh.protocols.overlay.slots import ATTEMPTS, Occupant, Slot, Slots, State
 from p2pmesh.protocols.overlay.successor_list import Stabilisation, SuccessorLists
+from p2pmesh.protocols.util.latency import LocalHealth
 from p2pmesh.protocols.util.timers import Timers
 from p2pmesh.wire.messages import Goodbye, Message, ReconnectionData, RejectReason
 from p2pmesh.wire.overlay import FindSuccessor, Neighbours, Stabilise, SuccessorFound
@@ -122,7 +123,14 @@ class _Counts:
 class OverlayCore:
     """The overlay of one peer: see the module."""
 
-    def __init__(self, identity: Identity, config: MeshConfig, rng: random.Random, wall: WallClock) -> None:
+    def __init__(
+        self,
+        identity: Identity,
+        config: MeshConfig,
+        rng: random.Random,
+        wall: WallClock,
+        health: LocalHealth | None = None,
+    ) -> None:
         self._me = me = identity.peer_id
         self._allow_unverified = config.links.allow_unverified
         self._config = config.chord
@@ -137,7 +145,7 @@ class OverlayCore:
         self._join = RingJoin(me, lists, slots, is_leaf=config.max_peers < 2)
         self._fingers = FingerSearch(me, config.max_peers, lists, slots, config.chord, rng)
         self._lookup = SuccessorLookup(config, lists, slots)
-        self._timers = Timers[Timer]()
+        self._timers = Timers[Timer](health)
         self._last_call = 0
         self._counts = _Counts()
         self._leaving = False
@@ -644,7 +652,7 @@ class OverlayCore:
             Subsystem.OVERLAY, self._last_call, question.key, question, nearest=True, answered=True, timeout=timeout
         )
         self._notify(Subsystem.ROUTING, route)
-        self._timers.set(lost, now + OUTCOME_LOST * timeout)
+        self._timers.wait(lost, now + OUTCOME_LOST * timeout)
         return self._last_call
 
     def _learn(self, peers: Iterable[PeerId], source: Said, now: float) -> None:

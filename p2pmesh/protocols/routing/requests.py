@@ -247,7 +247,7 @@ class Requests:
         wait = self._response_time(request) * self._rng.uniform(1 - _JITTER, 1 + _JITTER)
         wait += self._bytes / self._slowest_link  # what is queued is not lost
         request.sent.append(now)
-        self._timers.set(ResponseTimeout(request.packet.id), min(now + wait, request.deadline))
+        self._timers.wait(ResponseTimeout(request.packet.id), min(now + wait, request.deadline))
         if not self._table:
             what = "the key" if request.packet.nearest else short(request.packet.to)
             return self._give_up(request, f"no route to {what}: there is no link to anybody who could bring it")
