@@ -25,7 +25,7 @@ from p2pmesh.events import (
 )
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId, short
-from p2pmesh.links.link import Dialer
+from p2pmesh.links.link import Dialer, local_health
 from p2pmesh.protocols.core import (
     AcceptOffer,
     DropLink,
@@ -78,7 +78,7 @@ class Node:
         self.receipts: OpenReceipts = OpenReceipts()
         self.drivers: dict[Subsystem, Driver] = {
             subsystem: Driver(core, self._dispatch, config.inbox, self._flush)
-            for subsystem, core in build_cores(identity, config, rng, wall).items()
+            for subsystem, core in build_cores(identity, config, rng, wall, local_health()).items()
         }
         self.keeper: LinkKeeper = LinkKeeper(dialer, config.links, config.max_peers, self._report, self._deliver)
         self.services: dict[str, Service] = {

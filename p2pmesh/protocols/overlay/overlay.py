@@ -98,6 +98,7 @@ from p2pmesh.protocols.overlay.passive_view import PassiveView, Said
 from p2pmesh.protocols.overlay.ring_join import RingJoin
 from p2pmesh.protocols.overlay.slots import ATTEMPTS, Occupant, Slot, Slots, State
 from p2pmesh.protocols.overlay.successor_list import Stabilisation, SuccessorLists
+from p2pmesh.protocols.util.latency import LocalHealth
 from p2pmesh.protocols.util.timers import Timers
 from p2pmesh.protocols.util.window import CallTable
 from p2pmesh.wire.messages import Goodbye, Message, ReconnectionData, RejectReason
@@ -120,7 +121,14 @@ class _Counts:
 class OverlayCore:
     """The overlay of one peer: see the module."""
 
-    def __init__(self, identity: Identity, config: MeshConfig, rng: random.Random, wall: WallClock) -> None:
+    def __init__(
+        self,
+        identity: Identity,
+        config: MeshConfig,
+        rng: random.Random,
+        wall: WallClock,
+        health: LocalHealth | None = None,
+    ) -> None:
         self._me = me = identity.peer_id
         self._allow_unverified = config.links.allow_unverified
         self._config = config.chord
@@ -135,8 +143,8 @@ class OverlayCore:
         self._join = RingJoin(me, lists, slots, is_leaf=config.max_peers < 2)
         self._fingers = FingerSearch(me, config.max_peers, lists, slots, config.chord, rng)
         self._lookup = SuccessorLookup(config, lists, slots)
-        self._timers = Timers[Timer]()
-        self._calls = CallTable[LookUp](2, config.chord.search_timeout)
+        self._timers = Timers[Timer](health)
+        self._calls = CallTable[LookUp](2, config.chord.search_timeout, health)
         self._counts = _Counts()
         self._leaving = False
         self._unbalanced = False
