@@ -16,7 +16,17 @@ from typing import TypeAlias
 
 from tests.netlab import nat
 from tests.netlab.lab import Lab, PeerProcess, until
-from tests.netlab.verdict import LINK_ENDS, Case, Report, all_entered, all_linked, arrivals, hush, reasons
+from tests.netlab.verdict import (
+    LINK_ENDS,
+    Case,
+    Report,
+    all_entered,
+    all_linked,
+    arrivals,
+    hush,
+    reasons,
+    untrue_failures,
+)
 
 Act: TypeAlias = Callable[[PeerProcess], object]
 
@@ -44,6 +54,10 @@ class Watch:
         time.sleep(BEFORE)
         self.fault = self.heal = time.monotonic()
 
+    def struck(self) -> None:
+        """The fault is there: what is sent from now on meets it."""
+        self.fault = self.heal = time.monotonic()
+
     def healed(self) -> None:
         self.heal = time.monotonic()
 
@@ -56,6 +70,7 @@ class Watch:
         report["fault_s"] = round(self.heal - self.fault, 1)
         report.due_none("missing", self.missing(one, two))
         report.due_none("twice", sum(arrivals(peer, "t")[1] for peer in (*one, *two)))
+        report.due_none("said_to_have_failed_but_arrived", untrue_failures((*one, *two), "t"))
         report["sent"] = sum(len(peer.of("sent")) for peer in (*one, *two))
         later = {"1to2": self.after_fault(one, two), "2to1": self.after_fault(two, one)}
         caught_up = [x["at"] - self.heal for lines in later.values() for sent, x in lines if sent < self.heal < x["at"]]
@@ -111,6 +126,7 @@ def single(act: Act, undo: Act, seconds: float, *, after: float = 30, crossed: f
         victim = watch.peers[2]
         others = [peer for peer in watch.peers if peer is not victim]
         act(victim)
+        watch.struck()
         time.sleep(seconds)
         watch.healed()
         undo(victim)
@@ -154,6 +170,7 @@ def partition(seconds: float, *, ways: str = "both", server: bool = True, ttl: f
                 rules += ["INPUT -s 10.9.0.2", "OUTPUT -d 10.9.0.2"]
             for rule in rules:
                 peer.space(f"iptables -A {rule} -j DROP")
+        watch.struck()
         time.sleep(seconds)
         watch.healed()
         for peer in two:
@@ -173,6 +190,7 @@ def server_gone(seconds: float) -> Case:
         watch = Watch([lab.peer(f"p{i}", URL) for i in range(1, 6)])
         peers = list(watch.peers)
         server.kill()
+        watch.struck()
         time.sleep(seconds)
         lab.cable(lab.space("p9"), "eth0", lab.spaces["hub"], "br0", ["10.9.0.19/24"])
         if seconds > 10:
@@ -206,6 +224,7 @@ def rebind(how: str) -> Case:
         router = lab.spaces["r1"]
         masquerade = "iptables -t nat -F POSTROUTING; iptables -t nat -A POSTROUTING -o wan -j MASQUERADE"
         router(f"{masquerade} --random-fully; conntrack -F")
+        watch.struck()
         time.sleep(1)
         router(masquerade)
         watch.healed()

@@ -17,7 +17,17 @@ from statistics import linear_regression
 from attrs import asdict, define, frozen
 
 from tests.netlab.lab import Lab, LabError, PeerProcess, Process, until
-from tests.netlab.verdict import LINK_ENDS, Case, Report, all_entered, all_linked, arrivals, hush, percentile
+from tests.netlab.verdict import (
+    LINK_ENDS,
+    Case,
+    Report,
+    all_entered,
+    all_linked,
+    arrivals,
+    hush,
+    percentile,
+    untrue_failures,
+)
 
 URL = "ws://10.9.0.2:8080"
 SETTLED = 5.0
@@ -204,6 +214,7 @@ class Soak:
         receipts = [x for life in lives for x in life.peer.of("receipt")]
         report["receipts"] = len(receipts)
         report["receipts_failed"] = sum(x["kind"] != "Delivered" for x in receipts)
+        report.due_none("said_to_have_failed_but_arrived", untrue_failures([life.peer for life in lives], "soak"))
         report["reached"] = dict(sorted(Counter(x["reached"] for x in receipts).items()))
         failed = {life.peer.name: [x["error"][:200] for x in life.peer.of("ended")] for life in lives}
         report.due_none("ended", {name: errors for name, errors in failed.items() if errors})

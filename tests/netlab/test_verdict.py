@@ -10,7 +10,7 @@ from tests.netlab.__main__ import EXPERIMENTS, main, parse
 from tests.netlab.changes import Watch
 from tests.netlab.lab import LabError
 from tests.netlab.soak import Soak, growth_an_hour
-from tests.netlab.verdict import Report, attempt, judge_broadcasts, judge_directs, percentile
+from tests.netlab.verdict import Report, attempt, judge_broadcasts, judge_directs, percentile, untrue_failures
 
 
 class Told:
@@ -75,6 +75,11 @@ def test_a_broadcast_that_came_twice_is_noticed():
 def test_a_receipt_that_is_not_true_is_noticed(receipts):
     a, b = Told("a", sent(0), *receipts), Told("b", got("a", 0))
     assert broadcasts(a, b).failed == ["receipts: 0 of 1 tell of all peers"]
+
+
+def test_a_broadcast_said_to_have_reached_nobody_that_somebody_has_is_noticed():
+    a, b = Told("a", sent(0), receipt(0, 0, "Failed"), sent(1), receipt(1, 0, "Failed")), Told("b", got("a", 0))
+    assert untrue_failures([a, b], "soak") == 1
 
 
 def test_nothing_sent_is_no_success():

@@ -120,6 +120,17 @@ def arrivals(peer: PeerProcess, tag: str) -> tuple[dict[tuple[str, int], Line], 
     return first, twice
 
 
+def untrue_failures(peers: Sequence[PeerProcess], tag: str) -> int:
+    """How many broadcasts were said to have reached nobody, and are there."""
+    somewhere = {key for peer in peers for key in arrivals(peer, tag)[0]}
+    return sum(
+        x["kind"] == "Failed" and x["reached"] == 0 and (peer.id, x["n"]) in somewhere
+        for peer in peers
+        for x in peer.of("receipt")
+        if x["tag"] == tag
+    )
+
+
 def absent(peers: Sequence[PeerProcess], tag: str) -> int:
     """How many broadcasts with a tag are still missing, at all the others."""
     sent = {peer.id: [x["n"] for x in peer.of("sent") if x["tag"] == tag] for peer in peers}
