@@ -26,7 +26,7 @@ from typing import Any
 import attrs
 import trio
 
-from p2pmesh import DirectReceived, IceServer, Mesh, MessageReceived, open_mesh
+from p2pmesh import DirectReceived, IceServer, Mesh, MeshError, MessageReceived, open_mesh
 
 HEAD = struct.Struct(">dI8s")
 """What a payload begins with: when it was sent, its number, its tag."""
@@ -212,6 +212,8 @@ async def main(options: argparse.Namespace) -> None:
         tell("left")
     except Exception as error:
         tell("ended", error=f"{type(error).__name__}: {error}", s=round(time.monotonic() - began, 3))
+        if isinstance(error, MeshError):  # told in words; of others one wants the traceback
+            sys.exit(1)
         raise
 
 

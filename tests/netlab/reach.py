@@ -23,6 +23,8 @@ from tests.netlab.verdict import (
 )
 
 URL = "ws://10.9.0.2:8080"
+SETTLE = 12.0
+"""Seconds until what began as islands is one mesh: receipts count exactly when it is."""
 TALK = 30.0
 """Seconds of broadcasts, one a second from each."""
 FAILED_DIALS = 12
@@ -36,6 +38,7 @@ def judge(report: Report, peers: Sequence[PeerProcess], impossible: int) -> None
     linked = all_linked(peers)
     report["all_linked_s"] = linked and round(max(0, linked - entered), 1)
     report.due(linked is not None, "not all have a link")
+    time.sleep(SETTLE)
     for peer in peers:
         peer.do("broadcast", count=int(TALK), rate=1, size=200, tag="b")
     for peer in peers:

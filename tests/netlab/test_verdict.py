@@ -129,8 +129,9 @@ def test_what_ends_its_ttl_before_the_fault_is_healed_is_not_due():
 # --- the soak ---------------------------------------------------------------------------------------------------------
 
 
-def soaked(*peers, killed=None, finish=1000.0):
+def soaked(*peers, killed=None, finish=1000.0, hogs=0):
     made = Soak.__new__(Soak)
+    made.options = SimpleNamespace(hogs=hogs)
     made.lives = [soak.Life(peer, True, (killed or {}).get(peer.name)) for peer in peers]
     made.living = {peer.name: life for peer, life in zip(peers, made.lives, strict=True)}
     made.finish = finish
@@ -143,6 +144,8 @@ def test_deliveries_are_due_while_both_live():
     made = soaked(a, b, late, killed={"b": 100.0})
     assert [(number, to.peer.name) for _, number, _, to in made.due()] == [(1, "b"), (3, "late")]
     assert made.missing() == [("a", 3, 200.0, "late")]
+    slow = soaked(a, b, killed={"b": 60.0}, hogs=1)
+    assert list(slow.due()) == []  # it may be on its way when the receiver dies
 
 
 @pytest.mark.parametrize(
