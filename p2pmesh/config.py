@@ -371,7 +371,7 @@ class KademliaConfig:
     silent: int = _number(256, low=0)
     """Peers remembered, for a minute, as not answering, so that not every lookup waits for them anew."""
     handovers: int = _number(1024, low=1)
-    """Values that wait to be handed to a peer that should hold them; above it the oldest waits for republishing."""
+    """Values that wait to be handed to a peer that should hold them; those above wait for republishing."""
 
     def __attrs_post_init__(self) -> None:
         if self.k > MAX_K:

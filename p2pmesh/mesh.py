@@ -151,6 +151,21 @@ class Mesh:
         """How many neighbours there are, at most `max_peers`."""
         return len(self._node.peers)
 
+    async def linked(self, count: int = 1) -> None:
+        """Wait until there are `count` neighbours or more: for the first one, by default.
+
+        No call needs it: `send`, `broadcast`, `connect` and those of `dht` wait for a first link themselves.
+
+        Raises:
+          ConfigError: if `count` is not a whole number from 1 to `max_peers`; it is a `ValueError`.
+          MeshClosed: if the mesh was left.
+        """
+        most = self._node.config.max_peers
+        if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= most:
+            raise ConfigError(f"count is a whole number of links, from 1 to max_peers ({most}), not {count!r:.60}")
+        self._check_open()
+        await self._node.linked(count)
+
     @asynccontextmanager
     async def events(self, *, buffer: int | None = None) -> AsyncIterator[Subscription[Event]]:
         """A stream of everything that happens from now on. One that lags loses its oldest, and is told by a `Lagged`.

@@ -9,14 +9,27 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Mapping
-from typing import Self
+from typing import Final, Self
 
 import trio
 from attrs import frozen
 
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.inputs import RemotePeer
+from p2pmesh.protocols.util.latency import LocalHealth
 from p2pmesh.wire.messages import Description, Facts, IceCandidate
+
+_HEALTH: Final = trio.lowlevel.RunVar[LocalHealth]("p2pmesh local health")
+
+
+def local_health() -> LocalHealth:
+    """How late this Trio run is: one measure for all the meshes and links in it."""
+    try:
+        return _HEALTH.get()
+    except LookupError:
+        health = LocalHealth()
+        _HEALTH.set(health)
+        return health
 
 
 class LinkError(trio.BrokenResourceError):

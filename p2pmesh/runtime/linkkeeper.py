@@ -21,7 +21,16 @@ from attrs import define, field
 from p2pmesh.config import LinkConfig
 from p2pmesh.errors import LocalProtocolError, RemoteProtocolError
 from p2pmesh.keyspace import PeerId, short
-from p2pmesh.links.link import Attempt, AttemptFailed, Dialer, Link, LinkError, LinkProtocolError, LinkTimedOut
+from p2pmesh.links.link import (
+    Attempt,
+    AttemptFailed,
+    Dialer,
+    Link,
+    LinkError,
+    LinkProtocolError,
+    LinkTimedOut,
+    local_health,
+)
 from p2pmesh.protocols.inputs import (
     NO_SLOT,
     LinkDown,
@@ -420,7 +429,7 @@ class LinkKeeper:
         return taken
 
     def _judge_full(self, entry: _Open, lane: _Lane) -> None:
-        now = trio.current_time()
+        now = trio.current_time() - local_health().lost
         lane.full_since = now if lane.full_since is None else lane.full_since
         if now - lane.full_since > self._config.outbox_patience:
             entry.why = entry.why or f"too slow: its queue was full for {self._config.outbox_patience:g} s"

@@ -276,7 +276,7 @@ class OfferDelivery:
 
     def expire(self, now: float) -> list[Step]:
         """Give up routes of whose outcome nothing was heard."""
-        overdue = self._routes.pop_overdue(now)
+        overdue = self._routes.pop_overdue(now).values()
         return [step for offer in overdue for step in self._fall_back(offer, "nothing was heard of it", now)]
 
     # --- ways ---------------------------------------------------------------------------------------------------------
