@@ -120,7 +120,7 @@ class _Sockets:
     def snapshot(self) -> dict[str, Any]:
         return self._presence.snapshot() | {
             "connections": self._connections.taken,
-            "backlog": self._backlog.size,
+            "backlog": self._backlog.unread + self._backlog.unfinished,
             "refused": self._refused,
             "dropped": dict(sorted(self._dropped.items())),
             "failures": dict(sorted(self._failures.items())),
@@ -361,6 +361,8 @@ async def open_signaling_server(
     """
     config = _checked(config or ServerConfig(), ServerConfig, "config")
     _checked(tls, ssl.SSLContext | None, "tls")
+    if status is not None and (not isinstance(status, tuple) or len(status) != 2):
+        raise ConfigError(f"status of a signaling server is a host and a port, not {status!r:.60}")
     sockets = _Sockets(config, tls, _checked(pages or {}, Mapping, "pages"), status_apart=status is not None)
     async with AsyncExitStack() as unless_serving:
         listeners = await _listeners(host, port, unless_serving)
