@@ -211,6 +211,7 @@ class _Sockets:
     async def _upgrade(self, stream: trio.abc.Stream, tcp: trio.SocketStream, guest: _Guest) -> WebSocket | None:
         """Read a request, and answer it if it is for a page."""
         http = HttpConnection(stream, self._config.head_size)
+        turned_away = False
         try:
             request = await http.request()
             if request is None:
@@ -226,8 +227,10 @@ class _Sockets:
         except BadRequest as error:
             response = error.response
         except _TurnedAway:
+            turned_away = True
+        if turned_away:  # without a place, so it is not waited for
             await http.respond(Response(429, b"too many connections from this address: try again later\n"))
-            raise
+            raise _TurnedAway
         await self._respond(http, tcp, response)
         await _aclose(stream)
         return None
