@@ -4,6 +4,8 @@ nox                     lint, types, tests
 nox -s webrtc           tests over real WebRTC links
 nox -s simulate         the longer simulations and property tests
 nox -s soak             property tests for a night
+nox -s networks         networks in a box, as root: NATs, bad cables, changes; `-- nat --sets stun` for some
+nox -s soak-real        15 minutes of processes at work, some killed: `-- --minutes 60 --hogs 6`
 nox -s coverage         lines and branches that the tests don't reach
 nox -s bench            benchmarks, as JSON
 nox -s fuzz             what strangers may send, mutated: link frames, and the signaling server's heads, frames and TLS
@@ -70,7 +72,29 @@ def simulate(session: nox.Session) -> None:
 def soak(session: nox.Session) -> None:
     """The property tests for as long as a night lasts: `-- -k topology` for some of them."""
     install(session, "test")
-    session.run("pytest", "-m", "not webrtc", "--timeout", "0", *session.posargs, env={"HYPOTHESIS_PROFILE": "soak"})
+    session.run(
+        "pytest",
+        "-m",
+        "not webrtc and not networks",
+        "--timeout",
+        "0",
+        *session.posargs,
+        env={"HYPOTHESIS_PROFILE": "soak"},
+    )
+
+
+@nox.session
+def networks(session: nox.Session) -> None:
+    """Namespaces, NATs, bad cables: all experiments but the soak, an hour, or those that are named."""
+    install(session, "test")
+    session.run("python", "-m", "tests.netlab", *(session.posargs or ["all"]))
+
+
+@nox.session(name="soak-real")
+def soak_real(session: nox.Session) -> None:
+    """Processes at work, some of which are killed; fails unless everything due came once and nobody was blamed."""
+    install(session, "test")
+    session.run("python", "-m", "tests.netlab", "soak", *session.posargs)
 
 
 @nox.session
