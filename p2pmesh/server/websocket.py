@@ -29,7 +29,8 @@ _RESERVE: Final = 16 * KIB
 """What the server itself may say to a client whose outbox is full: some 150 messages. And what a client is sent by
 another, if it has read all before, though the backlog is full: no offer is larger."""
 _LAST: Final = 256 * KIB
-"""Bytes that a client may have under way when it is closed; one that sends on is cut off."""
+"""Bytes that a client may have under way when it is closed, and a piece of less counts for 1 KiB; one that sends on is
+cut off."""
 _TINY: Final = 512
 """No network cuts a message into pieces so small: who sends such ones keeps the server busy with nothing."""
 _POLICY: Final = 1008
@@ -236,7 +237,7 @@ class WebSocket:
     async def _discard(self) -> None:
         left = _LAST
         while left > 0 and (data := await self._tcp.receive_some(_CHUNK)):
-            left -= len(data)
+            left -= max(len(data), KIB)
         if left <= 0:
             self.drop("flood")
 
