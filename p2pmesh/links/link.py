@@ -49,7 +49,14 @@ class LinkProtocolError(LinkError):
 
 
 class AttemptFailed(Exception):
-    """A link could not be opened; the text says why, for people."""
+    """A link could not be opened; the text says why, for people.
+
+    It is `hopeless` if the next attempt will fail too, since no address of ours can send to any of the peer's.
+    """
+
+    def __init__(self, reason: str, *, hopeless: bool = False) -> None:
+        super().__init__(reason)
+        self.hopeless = hopeless
 
 
 @frozen(kw_only=True)

@@ -86,6 +86,8 @@ class LinkLost(Value, frozen=True):
 
     peer: PeerId
     reason: str
+    hopeless: bool = False
+    """No address of ours can send to any of the peer's: another attempt will fail, too, for as long as that is so."""
 
 
 NO_SLOT = "no slot left"

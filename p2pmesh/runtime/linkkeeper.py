@@ -239,13 +239,13 @@ class LinkKeeper:
         signals: trio.MemoryReceiveChannel[tuple[RemotePeer, Facts]],
     ) -> None:
         """One attempt, and the life of the link that it becomes."""
-        link, reason = None, ""
+        link, reason, hopeless = None, "", False
         with attempting.scope, signals:
             with trio.move_on_after(self._config.connect_timeout):
                 try:
                     link = await self._open(peer, remote, offer, signals, attempting)
                 except AttemptFailed as error:
-                    reason = str(error)
+                    reason, hopeless = str(error), error.hopeless
         if not reason:
             why = attempting.trouble and f": {attempting.trouble}"
             reason = f"no link within {self._config.connect_timeout:g} s{why}"
@@ -256,7 +256,7 @@ class LinkKeeper:
             if mine:
                 self._counts.failed += 1
                 logger.debug("no link to %s: %s", short(peer), reason)
-                self._report(LinkLost(peer, reason))
+                self._report(LinkLost(peer, reason, hopeless))
             return
         if mine:
             await self._keep(link)
