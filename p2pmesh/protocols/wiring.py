@@ -18,8 +18,10 @@ from p2pmesh.protocols.inputs import (
     DhtFindNode,
     DhtGet,
     DhtPut,
+    InboxRead,
     Leave,
     LinkDown,
+    LinkLoad,
     LinkLost,
     LinkRecovered,
     LinkSuspected,
@@ -67,7 +69,7 @@ _INPUTS: Mapping[tuple[Subsystem, ...], tuple[type[Input], ...]] = {
     (Subsystem.SIGNALING, Subsystem.BROADCAST): (ServiceUp,),  # for broadcast the first is the beginning
     (Subsystem.SIGNALING,): (ServiceDown, Signaled, LocalSignal),
     (Subsystem.OVERLAY,): (PeersFound, PeerGone, Connect),
-    (Subsystem.ROUTING,): (LinkSuspected, LinkRecovered, SendDirect),
+    (Subsystem.ROUTING,): (LinkSuspected, LinkRecovered, SendDirect, InboxRead, LinkLoad),
     (Subsystem.BROADCAST,): (Publish, WantHistory),
     (Subsystem.KADEMLIA,): (DhtPut, DhtGet, DhtFindNode),
 }
