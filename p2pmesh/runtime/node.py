@@ -26,7 +26,7 @@ from p2pmesh.events import (
 )
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId, short
-from p2pmesh.links.link import Dialer
+from p2pmesh.links.link import Dialer, local_health
 from p2pmesh.protocols.core import (
     AcceptOffer,
     DropLink,
@@ -82,11 +82,11 @@ class Node:
         self.receipts: OpenReceipts = OpenReceipts()
         self.drivers: dict[Subsystem, Driver] = {
             subsystem: Driver(core, self._dispatch, config.inbox, self._flush)
-            for subsystem, core in build_cores(identity, config, rng, wall).items()
+            for subsystem, core in build_cores(identity, config, rng, wall, local_health()).items()
         }
         self.keeper: LinkKeeper = LinkKeeper(dialer, config.links, config.max_peers, self._report, self._deliver)
         self.services: dict[str, Service] = {
-            transport.name: Service(transport, config.signaling, rng, self._deliver_signaled)
+            transport.name: Service(transport, config.signaling, rng, self._deliver_signaled, dialer.prefer)
             for transport in transports
         }
         self._startup = _Startup(tuple(self.services))

@@ -80,8 +80,6 @@ class Slot:
     """The peer's offer named a purpose for which we let it in: a bridge, or that its application wants this link."""
     held_until: float = -math.inf
     """It is a bridge between islands, and not given up before that: by then they have merged, or it was none."""
-    replaced: bool = False
-    """Their offer came while one of ours was under way, whose end may still be reported."""
     farewell: str | None = None
     """Why the link ends, where we know better than the link layer."""
     next_occupant: Occupant | None = None

@@ -415,7 +415,7 @@ class DirectSender:
         wait += message.recipient.in_flight.bytes / self._slowest_link
         if link is not None and link.version == 0:
             wait = LEGACY_CHECK
-        self._timers.set(AckTimeout(message.id), now + wait)
+        self._timers.wait(AckTimeout(message.id), now + wait)
 
     # --- no room at the recipient -------------------------------------------------------------------------------------
 

@@ -289,7 +289,7 @@ class Requests:
         wait = self._response_time(request) * self._rng.uniform(1 - _JITTER, 1 + _JITTER)
         wait += self._bytes / self._slowest_link  # what is queued is not lost
         request.sent.append(now)
-        self._timers.set(ResponseTimeout(request.packet.id), min(now + wait, request.deadline))
+        self._timers.wait(ResponseTimeout(request.packet.id), min(now + wait, request.deadline))
         if not self._table:
             return self._give_up(request, self._no_link(request))
         return self._launch(request, request.avoid) or self._stuck(request, now)

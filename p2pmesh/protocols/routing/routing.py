@@ -101,6 +101,7 @@ from p2pmesh.protocols.routing.requests import (
     ResponseTimeout,
 )
 from p2pmesh.protocols.routing.sealed_box import Contacts
+from p2pmesh.protocols.util.latency import LocalHealth
 from p2pmesh.protocols.util.timers import Timers
 from p2pmesh.wire.codec import encode
 from p2pmesh.wire.fields import SEARCH, TrailId
@@ -124,14 +125,21 @@ class _Counts:
 class RoutingCore:
     """The routes and direct messages of one peer."""
 
-    def __init__(self, identity: Identity, config: MeshConfig, rng: random.Random, wall: WallClock) -> None:
+    def __init__(
+        self,
+        identity: Identity,
+        config: MeshConfig,
+        rng: random.Random,
+        wall: WallClock,
+        health: LocalHealth | None = None,
+    ) -> None:
         self._identity = identity
         self._me = identity.peer_id
         self._config = config
         self._network = config.network
         self._rng = rng
         self._wall = wall
-        self._timers: Timers[NamedTuple] = Timers()
+        self._timers: Timers[NamedTuple] = Timers(health)
         self._effects: Effects = []
         self._left = False
         self._links: dict[PeerId, RemotePeer] = {}
