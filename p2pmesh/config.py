@@ -246,9 +246,6 @@ class ReceiptsConfig:
 
     table: int = _number(8192, low=1)
     """Broadcasts of ours that are counted, and as many of others; above it the oldest is settled as it stands."""
-    grace: float = _number(5.0, low=0)
-    """A broadcast that nobody took has failed after this long, rather than at the end of its ttl: about as long as it
-    takes to get a first link."""
     interim: float = _number(0.5, low=0.01)
     """How often a count that grows but is not settled is passed on: seldom while all is well, since hundreds of peers
     have answered by then; with the half of it a death loses hardly less, and there is a fifth more to send."""

@@ -219,7 +219,7 @@ class LinkLoad(Value, frozen=True):
 
 
 class Unsent(Value, frozen=True):
-    """The link to this peer did not take a message. Goes to the core that owns its type."""
+    """The link to this peer did not take a message. Goes to the core that owns its type, broadcasts to receipts."""
 
     peer: PeerId
     message: Message

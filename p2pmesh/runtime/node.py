@@ -43,9 +43,9 @@ from p2pmesh.protocols.core import (
     WallClock,
     WantLink,
 )
-from p2pmesh.protocols.inputs import Leave, PeersFound, Received, Subsystem, Unsent
+from p2pmesh.protocols.inputs import Leave, PeersFound, Received, Subsystem
 from p2pmesh.protocols.notices import Input
-from p2pmesh.protocols.wiring import AUDIENCE, OWNERS, build_cores
+from p2pmesh.protocols.wiring import OWNERS, audience_of, build_cores
 from p2pmesh.receipts import Delivered, Failed, OpenReceipts
 from p2pmesh.runtime.bus import Bus
 from p2pmesh.runtime.calls import Calls
@@ -163,12 +163,7 @@ class Node:
 
     def _report(self, event: Input) -> None:
         """Post an input of the shell to the subsystems that it concerns."""
-        if isinstance(event, Unsent):
-            owner = OWNERS[type(event.message)]
-            if owner is not None:
-                self.drivers[owner].post(event)
-            return
-        for subsystem in AUDIENCE[type(event)]:
+        for subsystem in audience_of(event):
             self.drivers[subsystem].post(event)
 
     async def _deliver(self, peer: PeerId, message: Message) -> None:

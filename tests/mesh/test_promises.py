@@ -11,13 +11,17 @@ import trio.lowlevel
 
 from p2pmesh import (
     ConfigError,
+    Delivered,
     DirectReceived,
+    Failed,
+    LinkConfig,
     MeshClosed,
     MeshConfig,
     PeerBusy,
     PeerConnected,
     PeerDisconnected,
     PeerEvicted,
+    PeerRefused,
     PeerTimedOut,
     PeerUnreachable,
     RoutingConfig,
@@ -397,3 +401,64 @@ async def test_a_peer_that_takes_nothing_any_more_is_given_up(autojump_clock):
             await alice.send(bob.peer_id, "hello")
         assert 5 <= trio.current_time() - began < 12
         stuck.set()
+
+
+# --- broadcasts -------------------------------------------------------------------------------------------------------
+
+
+async def test_what_everybody_gets_later_has_not_failed(autojump_clock):
+    """Alone for a moment, as after a sleep or with all links lost, is no failure."""
+    async with simulated_meshes(3, seed=1) as world:
+        await world.linked()
+        alice = world.meshes[0]
+        cut = world.partition([alice], world.meshes[1:], keeps_service=False)
+        await world.until(lambda: not alice.peers)
+        receipt = await alice.broadcast("t", "later", ttl=60)
+        await trio.sleep(25)
+        assert receipt.outcome is None
+        world.heal(cut)
+        with trio.fail_after(35):
+            outcome = await receipt.settled()
+        assert isinstance(outcome, Delivered)
+        await world.delivered(receipt)
+
+
+async def test_a_broadcast_that_nobody_takes_has_failed_when_its_ttl_is_over(autojump_clock):
+    async with simulated_meshes(1, seed=1) as world:
+        (alice,) = world.meshes
+        receipt = await alice.broadcast("t", "nobody", ttl=20)
+        with trio.move_on_after(19.9):
+            await receipt.settled()
+        assert receipt.outcome is None
+        with trio.fail_after(0.2):
+            assert isinstance(await receipt.settled(), Failed)
+
+
+async def test_what_is_too_large_for_all_neighbours_fails_at_once_and_reaches_nobody_later(autojump_clock):
+    large = MeshConfig(max_payload=2**22, links=LinkConfig(receive_window=2**23))
+    async with simulated_meshes(2, seed=1) as world, world.peer(config=large) as big:
+        await big.linked(2)
+        began = trio.current_time()
+        receipt = await big.broadcast("t", bytes(2**21), ttl=60)
+        outcome = await receipt.settled()
+        assert trio.current_time() - began < 1
+        assert isinstance(outcome, Failed)
+        assert "too large" in outcome.reason
+        with pytest.raises(PeerRefused, match="too large"):
+            await big.send(world.meshes[0].peer_id, bytes(2**21))
+        async with world.peer(config=large) as other, other.subscribe("t") as news:
+            await trio.sleep(30)
+            assert not waiting(news)
+        assert len(big.peers) == 2, "it cost no link"
+
+
+async def test_a_payload_goes_to_those_who_take_it_and_not_to_others(autojump_clock):
+    large = MeshConfig(max_payload=2**22, links=LinkConfig(receive_window=2**23))
+    async with simulated_meshes(1, seed=1) as world, world.peer(config=large) as big:
+        await big.linked()
+        async with world.peer(config=large) as other, other.subscribe("t") as news:
+            await big.linked(2)
+            receipt = await big.broadcast("t", bytes(2**21))
+            outcome = await receipt.settled()
+            assert outcome.reached == 1
+            assert len((await news.receive()).payload) == 2**21
