@@ -131,9 +131,9 @@ def bench(session: nox.Session) -> None:
 def fuzz(session: nox.Session) -> None:
     """Millions of mutated frames, request heads and datagrams, for a night; the test suite has a short run of each."""
     install(session, "test")
-    session.run("python", "benchmarks/fuzz.py", "--json", "--frames", "10000000", *session.posargs)
+    session.run("python", "benchmarks/fuzz.py", "--json", "--frames", "10000000")
     counts = ("--heads", "1000000", "--frames", "10000000", "--handshakes", "10000")
-    session.run("python", "benchmarks/fuzz_server.py", "--json", *counts, *session.posargs)
+    session.run("python", "benchmarks/fuzz_server.py", "--json", *counts)
     session.run("python", "benchmarks/fuzz_datagrams.py", "--json", "--datagrams", "1000000")
 
 
@@ -148,7 +148,6 @@ def newest(session: nox.Session) -> None:
     session.install("--upgrade", "--no-deps", *bounded)
     session.run("pytest", "tests/links", *session.posargs)
     session.run("pytest", "-m", "webrtc", *session.posargs)
-
 
 
 @nox.session

@@ -246,9 +246,6 @@ class ReceiptsConfig:
 
     table: int = _number(8192, low=1)
     """Broadcasts of ours that are counted, and as many of others; above it the oldest is settled as it stands."""
-    grace: float = _number(5.0, low=0)
-    """A broadcast that nobody took has failed after this long, rather than at the end of its ttl: about as long as it
-    takes to get a first link."""
     interim: float = _number(0.5, low=0.01)
     """How often a count that grows but is not settled is passed on: seldom while all is well, since hundreds of peers
     have answered by then; with the half of it a death loses hardly less, and there is a fifth more to send."""
@@ -289,8 +286,9 @@ class RoutingConfig:
 
     ack_timeout: float = _number(1.0, low=0.01)
     """For the first attempt; over routes, as long as nothing is known of them."""
-    retries: int = _number(4, low=0)
-    """Of a direct message over one link."""
+    waiting: int = _number(1024, low=1)
+    """Messages of others that found our application's inbox full and are asked for once it has room; of more, the first
+    come again by themselves, after some seconds."""
     pending: int = _number(1024, low=1)
     """Direct messages of ours that wait for an ack; above it a `send` waits."""
     window: int = _number(64, low=1)
@@ -299,7 +297,7 @@ class RoutingConfig:
     """Ids remembered so that nothing is delivered twice: of direct messages, and as many of what else came over routes.
     """
     patience: float = _number(30.0, low=0.1)
-    """Seconds for which a direct message to a peer without a link is tried: about as long as over a link."""
+    """Seconds for which a direct message is tried: without an answer, and over a link without progress either."""
     least_wait: float = _number(0.3, low=0.01)
     """Seconds between two attempts over routes at least."""
     attempts: int = _number(10, low=1)
@@ -424,6 +422,10 @@ class MeshConfig:
     """For goodbyes when the mesh is left."""
     event_buffer: int = _number(64, low=1)
     """Items a subscriber may lag behind by default, before the oldest are dropped."""
+    direct_inbox: int = _number(256, low=1)
+    """Direct messages that may wait for the application, in each stream of them or for the first; then senders wait."""
+    direct_inbox_bytes: int = _number(16 * MIB, low=1)
+    """Bytes of those; one alone may be larger."""
     inbox: int = _number(64, low=1)
     """Inputs that may wait for one subsystem before their senders wait."""
     links: LinkConfig = LinkConfig()

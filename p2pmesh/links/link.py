@@ -72,6 +72,8 @@ class LinkStats:
     pings_sent: int = 0
     queued_bytes: int = 0
     """Taken by `send`, not yet with the carrier."""
+    buffered_bytes: int = 0
+    """With the carrier, and not gone yet."""
     unread_bytes: int = 0
     """Received, not yet taken by `receive`."""
     send_credit: int = 0
@@ -90,6 +92,11 @@ class Link(trio.abc.Channel[bytes]):
     @abc.abstractmethod
     def peer(self) -> RemotePeer:
         """Who is at the other end."""
+
+    @property
+    @abc.abstractmethod
+    def max_frame(self) -> int:
+        """The largest frame that both sides take, in bytes."""
 
     @property
     @abc.abstractmethod
