@@ -23,7 +23,7 @@ from p2pmesh.keyspace import PeerId
 from p2pmesh.links.link import Attempt, AttemptFailed, Dialer, Link
 from p2pmesh.links.session_link import SessionLink
 from p2pmesh.links.webrtc.carrier import SDP_ERRORS, WebRTCCarrier
-from p2pmesh.links.webrtc.event_loop import LinkLoop, open_link_loop
+from p2pmesh.links.webrtc.event_loop import LinkLoop, open_link_loop, refuse_other_loops
 from p2pmesh.protocols.inputs import RemotePeer
 from p2pmesh.wire.messages import Description, Facts, IceCandidate
 from p2pmesh.wire.sdp import read_sdp, write_candidate, write_sdp
@@ -104,6 +104,7 @@ class WebRTCDialer(Dialer):
         self._check_ice_servers()
 
     async def __aenter__(self) -> Self:
+        refuse_other_loops()
         self._loop = await self._stack.enter_async_context(open_link_loop())
         return self
 

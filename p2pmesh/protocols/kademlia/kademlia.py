@@ -365,8 +365,6 @@ class KademliaCore:
 
     def _put(self, event: DhtPut, now: float) -> None:
         ttl = self._config.ttl if event.ttl is None else event.ttl
-        if not 1 <= ttl <= self._config.max_ttl:
-            raise ConfigError(f"a value's ttl is 1 to {self._config.max_ttl:g} seconds, not {ttl!r}")
         key = key_id(event.key)
         # One that is put after another is newer, also within the same millisecond or when the clock was set back.
         self._last_timestamp = max(self._last_timestamp + 1, int(self._wall(now) * 1000))
