@@ -9,7 +9,8 @@ from typing import Annotated, TypeAlias
 
 from msgspec import Meta
 
-from p2pmesh.config import MAX_ROOM, MAX_TOKEN
+from p2pmesh.config import MAX_ROOM as MAX_ROOM
+from p2pmesh.config import MAX_TOKEN as MAX_TOKEN
 from p2pmesh.wire.fields import (
     MAX_SIGNALS_IN_BATCH,
     Id,
@@ -79,6 +80,8 @@ class ServiceError(Tagged, frozen=True, kw_only=True, tag="error"):
     """One of `ERROR_CODES`."""
     to: Id | None = None
     """The peer that a relayed message could not be brought to."""
+    later_than: Milliseconds | None = None
+    """With `clock_skew`: what the timestamp of a join of this id has to exceed."""
 
 
 ERROR_CODES = {
