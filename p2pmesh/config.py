@@ -15,6 +15,7 @@ from p2pmesh.checks import flag_field, instance, text_field
 from p2pmesh.checks import number_field as _number
 from p2pmesh.errors import ConfigError
 from p2pmesh.ice_servers import IceServer as IceServer
+from p2pmesh.ice_servers import IceServersLike as IceServersLike
 from p2pmesh.ice_servers import ice_servers_of
 
 KIB = 1024

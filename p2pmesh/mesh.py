@@ -164,7 +164,8 @@ class Mesh:
           ConfigError: if `count` is not a whole number from 1 to `max_peers`; it is a `ValueError`.
           MeshClosed: if the mesh was left.
         """
-        number("count", count, low=1, high=self._node.config.max_peers, whole=True)
+        most = self._node.config.max_peers
+        number(f"the count of links, from 1 to max_peers ({most}),", count, low=1, high=most, whole=True)
         self._check_open()
         await self._node.linked(count)
 
