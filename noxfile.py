@@ -52,6 +52,7 @@ def types(session: nox.Session) -> None:
     install(session, "dev")
     session.run("mypy")
     session.run("pyright", "--ignoreexternal", "--verifytypes", "p2pmesh")
+    session.run("pyright", "tests/typed_sample.py")
 
 
 @nox.session(python=PYTHONS)

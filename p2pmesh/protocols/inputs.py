@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from msgspec import Struct
 
-from p2pmesh.events import Payload
+from p2pmesh.events import PayloadLike
 from p2pmesh.keyspace import PeerId
 from p2pmesh.wire.messages import Facts, Message
+from p2pmesh.wire.payloads import Body
 from p2pmesh.wire.signaling import SignalingMessage
 
 
@@ -169,7 +170,7 @@ class Publish(Value, frozen=True):
 
     call: int
     topic: str
-    payload: Payload
+    payload: PayloadLike | Body
     ttl: float | None = None
     max_hops: int | None = None
     receipts: bool = True
@@ -193,7 +194,7 @@ class SendDirect(Value, frozen=True):
 
     call: int
     peer: PeerId
-    payload: Payload
+    payload: PayloadLike | Body
 
 
 class InboxRead(Value, frozen=True):
@@ -242,7 +243,7 @@ class DhtPut(Value, frozen=True):
 
     call: int
     key: str
-    value: Payload
+    value: PayloadLike | Body
     ttl: float | None = None
 
 

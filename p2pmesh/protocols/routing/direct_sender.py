@@ -28,7 +28,7 @@ from msgspec import structs
 
 from p2pmesh.config import MeshConfig
 from p2pmesh.errors import MeshClosed, MeshError, PeerBusy, PeerRefused, PeerUnreachable, RemoteProtocolError
-from p2pmesh.events import Payload
+from p2pmesh.events import PayloadLike
 from p2pmesh.keyspace import PeerId, short
 from p2pmesh.protocols.core import WallClock
 from p2pmesh.protocols.inputs import LinkLoad, RemotePeer, Unsent
@@ -197,7 +197,7 @@ class DirectSender:
         """Whether any call waits."""
         return bool(self._held_up)
 
-    def send(self, call: int, peer: PeerId, payload: Payload) -> list[Step]:
+    def send(self, call: int, peer: PeerId, payload: PayloadLike | Body) -> list[Step]:
         """Take a message for a peer; `pump` sends it as soon as there is room."""
         if self._closed:
             return [Finish(call, MeshClosed("the mesh was left"))]
