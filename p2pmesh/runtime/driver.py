@@ -37,7 +37,7 @@ from p2pmesh.protocols.notices import Input
 MAX_NOTICES = 4096
 """Posted inputs that may wait. A core runs as often as those that post to it, so only a bug or a starved process comes
 near. Beyond it inputs are dropped and counted, but never `STATE_CHANGES`. The outcome of a route may be among them, so
-each core that waits for one has a time-out of its own (`CallTable`, `OUTCOME_LOST`, `LOST_AFTER`)."""
+each core that waits for one has a time-out of its own (`CallTable`, `LOST_AFTER`)."""
 STATE_CHANGES = (LinkUp, LinkDown, LinkSuspected, LinkRecovered, LinkLost, ServiceUp, ServiceDown, CancelCall, Leave)
 """Inputs without which a core would hold for true what no longer is. As few as links, services and calls."""
 BURST = 32

@@ -62,6 +62,7 @@ class _Attempting:
 
     scope: trio.CancelScope
     feed: trio.MemorySendChannel[tuple[RemotePeer, Facts]]
+    trouble: str = ""
 
 
 @define
@@ -199,6 +200,7 @@ class LinkKeeper:
         """Statistics of the keeper and of each link."""
         return {
             **attrs.asdict(self._counts, recurse=False),
+            **self._dialer.counts,
             "attempting": sorted(self._attempts),
             "open": {peer: attrs.asdict(entry.link.stats, recurse=False) for peer, entry in self._links.items()},
         }
@@ -237,14 +239,16 @@ class LinkKeeper:
         signals: trio.MemoryReceiveChannel[tuple[RemotePeer, Facts]],
     ) -> None:
         """One attempt, and the life of the link that it becomes."""
-        link = None
-        reason = f"no link within {self._config.connect_timeout:g} s"
+        link, reason = None, ""
         with attempting.scope, signals:
             with trio.move_on_after(self._config.connect_timeout):
                 try:
-                    link = await self._open(peer, remote, offer, signals)
+                    link = await self._open(peer, remote, offer, signals, attempting)
                 except AttemptFailed as error:
                     reason = str(error)
+        if not reason:
+            why = attempting.trouble and f": {attempting.trouble}"
+            reason = f"no link within {self._config.connect_timeout:g} s{why}"
         mine = self._attempts.get(peer) is attempting
         if mine:
             del self._attempts[peer]
@@ -265,11 +269,13 @@ class LinkKeeper:
         remote: RemotePeer | None,
         offer: Description | None,
         signals: trio.MemoryReceiveChannel[tuple[RemotePeer, Facts]],
+        attempting: _Attempting,
     ) -> Link:
         attempt = await (self._dialer.offer(peer) if offer is None else self._dialer.answer(peer, offer))
         try:
             await trio.lowlevel.checkpoint_if_cancelled()  # given up meanwhile: its offer must not go out any more
             self._report(LocalSignal(peer, attempt.description))
+            attempt.trickle(lambda candidate: self._report(LocalSignal(peer, candidate)))
             while remote is None:
                 sender, signal = await signals.receive()
                 await attempt.feed(signal)
@@ -277,6 +283,7 @@ class LinkKeeper:
                     remote = sender
             return await self._open_while_feeding(attempt, remote, signals)
         finally:
+            attempting.trouble = attempt.trouble
             with trio.move_on_after(self._config.close_timeout, shield=True):
                 await attempt.aclose()
 

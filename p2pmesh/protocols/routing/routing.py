@@ -157,6 +157,8 @@ class RoutingCore:
                 self._go_round(self._table.link_recovered(peer), now)
             case NeighbourLinks(peer, links):
                 self._table.set_links(peer, links)
+                for other in links:
+                    self._requests.heard(other, now)
             case MeshSize(peers):
                 self._table.mesh_size = peers
             case Route():
@@ -242,6 +244,7 @@ class RoutingCore:
             self._on_response(packet, now)
             return
         peer = origin_of(packet)
+        self._requests.heard(peer, now)
         origin = self._links.get(peer) or RemotePeer(peer, True, PROTOCOL_VERSION, packet.key)
         response, message = self._receiver.request(packet, path, origin, now)
         if response is not None:
