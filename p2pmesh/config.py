@@ -230,7 +230,8 @@ class BroadcastConfig:
     comparisons (3). What it asks for beyond that is left out without a word, which stalls its pulls for its
     `pull_timeout`."""
     slow_patience: float = _number(10.0, low=0.1)
-    """A link that stays behind the others for this long is given up; as `outbox_patience`."""
+    """A link that acknowledges nothing for this long is not waited for while others move; one for which something has
+    waited for longer, while others acknowledge at once what came later, is given up; as `outbox_patience`."""
 
 
 @frozen(kw_only=True)

@@ -22,10 +22,11 @@ relay which lies keeps nothing from anybody (`validation`). Its id is made from 
 for it, and is remembered for as long as any copy could still be accepted.
 
 On each link there is a window of unacknowledged messages and a backlog behind it. While any backlog is long, or acks
-on all links take far longer than they could, `Publish` waits (`publisher`); nothing else ever does. A peer that is
-slow because there is too much to do gets more time, not more to do: waiting times follow measured round-trips and our
-own lag (`LocalHealth`), and what is merely late is neither repeated nor asked for elsewhere. One link that is slower
-than the others is taken out of the trees instead, and closed if that does not help.
+on any link take far longer than they could, `Publish` waits until the last broadcast of ours was taken (`publisher`);
+nothing else ever does. A peer that is slow because there is too much to do gets more time, not more to do: waiting
+times follow measured round-trips and what we lose ourselves (`LocalHealth`), few copies are on their way to it at once,
+and what is merely late is neither repeated nor asked for elsewhere. Only a link that is left far behind by others,
+which are not slow, is closed.
 
 Peers of the original project acknowledge nothing and prove nothing: they get each message once, and what they send is
 delivered, and passed on, as unproven; only where `LinkConfig.allow_unverified` lets them in (`legacy`). A message
@@ -281,9 +282,9 @@ class BroadcastCore:
 
     def _send_waiting(self, now: float) -> None:
         """Send broadcasts of ours, in the order of the calls, while the links can take them."""
-        if self._eager_push.is_congested(now):
+        if self._eager_push.is_congested(self._publisher.last, now):
             self._carry_out(self._eager_push.judge(now), now)
-        while self._publisher and not self._eager_push.is_congested(now):
+        while self._publisher and not self._eager_push.is_congested(self._publisher.last, now):
             call, called, message = self._publisher.next_message(now)
             self._effects.append(Reply(call, value=message.data.id))
             self._store_message(message, now)

@@ -77,6 +77,7 @@ class BareNode:
       number: in the order in which peers came; traces and fault plans name it by that.
       identity: its keys.
       health: how late it is.
+      pace: seconds that each thing takes that comes over a link; 0 for none.
       since: when it was started; `until`, when its process ended.
       joined_at: when a signaling service first let it in; infinite before.
       hostile: what it does against the others, if anything.
@@ -86,6 +87,7 @@ class BareNode:
     """
 
     __slots__ = (
+        "_busy_until",
         "_deadlines",
         "_expires",
         "_handles",
@@ -108,6 +110,7 @@ class BareNode:
         "links",
         "net",
         "number",
+        "pace",
         "peer_id",
         "service",
         "service_failures",
@@ -143,6 +146,8 @@ class BareNode:
         self._expires = [core.expire for core in ordered]
         self._wakes = [math.inf] * len(ordered)
         self._stopped_at = 0.0
+        self._busy_until = 0.0
+        self.pace: float = 0.0
         self._inputs: deque[tuple[int, Input]] = deque()  # that wait for cores, by the cores' places
         self.links: BareLinks = BareLinks(net, self, config.max_peers)
         self.line: Line | None = None
@@ -228,6 +233,18 @@ class BareNode:
         deadline = self._deadlines[place]()
         if deadline < self._wakes[place]:
             self._wake_at(place, deadline)
+
+    def arrive_in_turn(self, end: End, cargo: Cargo) -> None:
+        """Take what came once all that came before is done, at the pace of this peer."""
+        turn = max(self.net.now, self._busy_until) + self.pace
+        self._busy_until = turn
+        self.net.at(turn, self.arrive, end, cargo)
+
+    def work_at(self, pace: float) -> None:
+        """Have each thing that comes take so many seconds from now on."""
+        self.pace = pace
+        for end in self.links.ends.values():
+            end.arrive = self.arrive_in_turn if pace else self.arrive
 
     def _drain(self) -> None:
         """Give the cores the inputs that wait for them, and those that follow."""
