@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeAlias
@@ -87,7 +88,8 @@ def all_linked(peers: Sequence[PeerProcess], count: int = 1, timeout: float = 40
     """Wait until each has so many links; the moment when the last first had them, None if that does not come."""
     if not until(lambda: all(peer.links >= count for peer in peers), timeout):
         return None
-    moments: list[float] = [next(x["at"] for x in peer.of("PeerConnected") if x["links"] >= count) for peer in peers]
+    now = time.monotonic()
+    moments = [min((x["at"] for x in peer.of("PeerConnected") if x["links"] >= count), default=now) for peer in peers]
     return max(moments)
 
 
