@@ -149,8 +149,10 @@ def _inert_ranges(tree: ast.Module) -> Iterator[_Range]:
         match node:
             case ast.arg(annotation=ast.expr() as annotation):
                 yield _range(annotation)
-            case ast.FunctionDef(returns=ast.expr() as returns):
-                yield _range(returns)
+            case ast.FunctionDef(args=arguments, returns=returns):
+                yield from _marks_of_arguments(arguments)
+                if returns is not None:
+                    yield _range(returns)
             case ast.AnnAssign(annotation=ast.Name(id="TypeAlias")):
                 yield _range(node)
             case ast.AnnAssign():
@@ -167,6 +169,15 @@ def _inert_ranges(tree: ast.Module) -> Iterator[_Range]:
                 yield _range(statement)
             case _:
                 pass
+
+
+def _marks_of_arguments(arguments: ast.arguments) -> Iterator[_Range]:
+    """The bare `*` before arguments that are given by name only."""
+    if arguments.kwonlyargs and arguments.vararg is None:
+        before = (*arguments.posonlyargs, *arguments.args, *arguments.defaults)
+        first = arguments.kwonlyargs[0]
+        last = max(((one.end_lineno or 0, one.end_col_offset or 0) for one in before), default=(first.lineno, 0))
+        yield last, (first.lineno, first.col_offset)
 
 
 def _range(node: Any) -> _Range:

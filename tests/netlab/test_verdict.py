@@ -10,7 +10,15 @@ from tests.netlab.__main__ import EXPERIMENTS, main, parse
 from tests.netlab.changes import Watch
 from tests.netlab.lab import LabError
 from tests.netlab.soak import Soak, growth_an_hour
-from tests.netlab.verdict import Report, attempt, judge_broadcasts, judge_directs, percentile, untrue_failures
+from tests.netlab.verdict import (
+    Report,
+    attempt,
+    judge_broadcasts,
+    judge_directs,
+    percentile,
+    uneven_links,
+    untrue_failures,
+)
 
 
 class Told:
@@ -193,6 +201,13 @@ def test_times_have_limits_that_slack_stretches():
 def test_percentiles_are_values_that_were_measured():
     assert [percentile([3, 1, 2, 4], part) for part in (0, 0.5, 0.99, 1)] == [1, 2, 4, 4]
     assert percentile([], 0.5) is None
+
+
+def test_links_that_end_twice_or_never_are_noticed():
+    begins, ends = {"ev": "PeerConnected", "peer_id": "b"}, {"ev": "PeerTimedOut", "peer_id": "b"}
+    assert uneven_links(Told("a", begins, ends, begins)) == []
+    assert uneven_links(Told("a", begins, ends, {**ends, "ev": "PeerDisconnected"})) == [("a", "b", -1)]
+    assert uneven_links(Told("a", begins, begins)) == [("a", "b", 2)]
 
 
 def test_errors_in_logs_and_labs_that_fail_are_failures(tmp_path):

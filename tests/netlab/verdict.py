@@ -10,7 +10,8 @@ from typing import Any, TypeAlias
 
 from tests.netlab.lab import Lab, LabError, Line, PeerProcess, until
 
-LINK_ENDS = ("PeerDisconnected", "PeerTimedOut")
+LINK_ENDS = ("PeerDisconnected", "PeerTimedOut", "PeerEvicted")
+"""Events of which exactly one ends what a `PeerConnected` began."""
 
 
 class Report:
@@ -67,6 +68,7 @@ def attempt(title: str, case: Case, *, logs: str | None = None, slack: float = 1
         report["complaints"] = found
         wrong = [line for line in found if line.startswith(("ERROR", "Traceback"))]
         report.due(not wrong, f"errors in logs: {wrong}")
+        report.due_none("links_without_one_end", [x for peer in lab.peers.values() for x in uneven_links(peer)])
         report["logs"] = str(lab.folder)
     return report
 
@@ -193,6 +195,13 @@ def judge_directs(report: Report, peers: Sequence[PeerProcess], *, tag: str = "p
 def timeouts(peers: Iterable[PeerProcess], since: float = 0) -> int:
     """How many links were given up because the other side seemed silent."""
     return sum(len(peer.of("PeerTimedOut", since=since)) for peer in peers)
+
+
+def uneven_links(peer: PeerProcess) -> list[tuple[str, str, int]]:
+    """Neighbours for which the links that began, less those that ended, are not one or none: how many they are."""
+    open_links = Counter(x["peer_id"] for x in peer.of("PeerConnected"))
+    open_links.subtract(x["peer_id"] for x in peer.of(*LINK_ENDS))
+    return [(peer.name, neighbour, count) for neighbour, count in open_links.items() if count not in {0, 1}]
 
 
 def reasons(peers: Iterable[PeerProcess], *kinds: str, since: float = 0) -> dict[str, int]:

@@ -16,7 +16,6 @@ from collections import OrderedDict
 from collections.abc import Mapping
 
 from attrs import asdict, define
-from msgspec import Struct
 
 from p2pmesh.config import IslandsConfig
 from p2pmesh.keyspace import PeerId, bracket
@@ -36,13 +35,6 @@ SPREAD = 1.5
 """Seconds over which seeds look for their places beyond a bridge."""
 STRANGE = 3.0
 """Seconds until a stranger's island is looked for: two newcomers may meet by a service, and find their places first."""
-
-
-class Flood(Struct, frozen=True):
-    """A flood that goes on to these peers, if there are any."""
-
-    merge: Merge
-    to: tuple[PeerId, ...]
 
 
 @define
@@ -112,8 +104,8 @@ class BridgeMerge:
         self.counts.floods_dropped += not may
         return may
 
-    def flood(self, merge: Merge, without: tuple[PeerId, ...], now: float) -> Flood:
-        """Remember a flood, and be quiet for a while. Returns how it goes on."""
+    def flood(self, merge: Merge, without: tuple[PeerId, ...], now: float) -> tuple[Merge, tuple[PeerId, ...]]:
+        """Remember a flood, and be quiet for a while. Returns it as it goes on, and to whom."""
         self._floods[merge.id] = merge
         if len(self._floods) > MAX_FLOODS:
             self._floods.popitem(last=False)
@@ -123,9 +115,9 @@ class BridgeMerge:
             self.quiet_until = now + self._config.quiet
         onward = Merge(id=merge.id, bridge=merge.bridge, path=(*merge.path, self._me), wanted=merge.wanted)
         if len(merge.path) >= MAX_PATH:
-            return Flood(onward, ())
-        others = (peer for peer, is_member in self._links.items() if is_member)
-        return Flood(onward, tuple(peer for peer in others if peer not in without and peer != merge.bridge))
+            return onward, ()
+        left_out = {*without, merge.bridge}
+        return onward, tuple(peer for peer, is_member in self._links.items() if is_member and peer not in left_out)
 
     def seed_pause(self, merge: Merge, size: int) -> float | None:
         """Seconds until we look for our place beyond the bridge; None if others do: some hundred seeds are enough."""

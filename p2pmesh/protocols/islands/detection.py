@@ -22,8 +22,6 @@ from p2pmesh.keyspace import PeerId
 
 CROWD = 1.5
 """Seconds over which peers that all see the same begin to act, so that the first may be enough."""
-MAX_BACKOFF = 3
-"""Doublings of the least time between two pings while no bridge opens: to 40 s, in an island of a few."""
 SHRUNK = 0.7
 """Factor: a mesh that has fewer of its peers left than this has lost more than the usual."""
 SHRUNK_FOR = 120.0
@@ -62,8 +60,6 @@ class Detection:
         self._rng = rng
         self._suspects: OrderedDict[PeerId, Suspect] = OrderedDict()
         self._named: dict[str, tuple[PeerId, ...]] = {}
-        self._vain = 0
-        """Bridges in a row that did not open."""
         self._shrunk_until = -1.0
         self.size: int = 1
         """About so many peers are on our island."""
@@ -107,7 +103,6 @@ class Detection:
         if suspect is None or not suspect.missing:
             return None
         if suspect.asked_at >= 0:  # it is the bridge that we wanted
-            self._vain = 0
             return 0.0
         # Several links may open in the same moment: the first to have looked is enough.
         return self.crowd()
@@ -143,8 +138,8 @@ class Detection:
 
     def ping_pause(self) -> float:
         """Seconds until the services are asked next."""
-        least = self._config.probe_least * 2.0 ** min(self._vain, MAX_BACKOFF)
-        return max(least, self.size * self._config.probe_every) * self._rng.uniform(0.0, 2.0)
+        every = max(self._config.probe_least, self.size * self._config.probe_every)
+        return every * self._rng.uniform(0.0, 2.0)
 
     def next_to_ping(self, now: float) -> PeerId | None:
         """For whom to ask the services. Forgets suspects that fell silent too long ago to come back."""
@@ -169,8 +164,3 @@ class Detection:
         if shrunk:
             self._shrunk_until = now + SHRUNK_FOR
         return shrunk
-
-    def want_bridge(self) -> None:
-        """A link to a peer that answered is wanted."""
-        self.counts.bridges += 1
-        self._vain += 1

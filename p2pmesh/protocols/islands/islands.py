@@ -78,6 +78,7 @@ from p2pmesh.protocols.notices import (
     ServicePeers,
     Sighting,
 )
+from p2pmesh.protocols.util.latency import LocalHealth
 from p2pmesh.protocols.util.timers import Timers
 from p2pmesh.protocols.util.window import CallTable
 from p2pmesh.wire.fields import Trail
@@ -147,14 +148,21 @@ class IslandsCounts:
 class IslandsCore:
     """What one peer does about islands: see the module."""
 
-    def __init__(self, identity: Identity, config: MeshConfig, rng: random.Random, wall: WallClock) -> None:
+    def __init__(
+        self,
+        identity: Identity,
+        config: MeshConfig,
+        rng: random.Random,
+        wall: WallClock,
+        health: LocalHealth | None = None,
+    ) -> None:
         del wall
         self._me = identity.peer_id
         self._config = config.islands
         self._links: dict[PeerId, bool] = {}
         """Neighbours, and whether each is a member: verified, and of our protocol."""
-        self._timers = Timers[_Timer]()
-        self._calls = CallTable[Call](MAX_CALLS, config.islands.lookup_timeout)
+        self._timers = Timers[_Timer](health)
+        self._calls = CallTable[Call](MAX_CALLS, config.islands.lookup_timeout, health)
         self._counts = IslandsCounts()
         self._detection = Detection(config.islands, self._links, rng)
         self._recovery = IslandRecovery(self._me, config.islands, self._links, rng)
@@ -196,7 +204,7 @@ class IslandsCore:
         return min(self._timers.next_deadline(), self._calls.next_deadline())
 
     def expire(self, now: float) -> Effects:
-        for call in self._calls.pop_overdue(now):
+        for call in self._calls.pop_overdue(now).values():
             self._call_ended(call, None, now)
         for timer in self._timers.pop_due(now):
             match timer.kind:
@@ -425,7 +433,7 @@ class IslandsCore:
                 self._timers.set(PING, now + self._detection.crowd())
             return
         if pings:
-            self._timers.set(_Timer("unanswered", peer), now + self._config.probe_timeout)
+            self._timers.wait(_Timer("unanswered", peer), now + self._config.probe_timeout)
             self._tell(Subsystem.SIGNALING, PingViaService(peer))
         if self._detection.miss(peer, now, pinged=pings):
             self._timers.set(PING, max(now, self._bridges.quiet_until) + self._detection.crowd())
@@ -450,7 +458,7 @@ class IslandsCore:
         """Try to get a link to this peer, unless another bridge has opened, or is tried."""
         if now < self._bridges.waits_until or peer in self._links:
             return
-        self._detection.want_bridge()
+        self._detection.counts.bridges += 1
         self._tell(Subsystem.OVERLAY, OpenBridge(peer))
         if self._bridges.may_flood(now):
             self._flood(self._bridges.new(peer, wanted=True), (), now)
@@ -479,13 +487,13 @@ class IslandsCore:
             self._seek_place(merge.id, now)
 
     def _flood(self, merge: Merge, without: tuple[PeerId, ...], now: float) -> None:
-        onward = self._bridges.flood(merge, without, now)
+        onward, to = self._bridges.flood(merge, without, now)
         if not merge.wanted:  # a bridge is there: nobody needs another, and the rings become one
             for peer in self._detection:
                 self._check_later(peer, self._bridges.quiet_until)
             self._tell(Subsystem.OVERLAY, MergeStarted(now + 2 * self._config.quiet))
-        if onward.to:
-            self._effects.append(SendFrame(onward.to, onward.merge, urgent=True))
+        if to:
+            self._effects.append(SendFrame(to, onward, urgent=True))
 
     def _seek_place(self, flood: str, now: float) -> None:
         """Ask for those next to us beyond the bridge that this flood tells of."""

@@ -12,7 +12,7 @@ DHT that nobody uses costs nothing.
 Each request has a purpose and each lookup a goal, plain values that say here what is to be done with what comes of
 it: see `_conclude` and `_finish`.
 
-Inputs: LinkUp, LinkDown, PeersFound (from the overlay: the peers around us on the ring), Received, RoutedReceived,
+Inputs: LinkUp, LinkDown, PeersFound (from the overlay: the peers around us on the ring), RoutedReceived,
 RouteSucceeded, RouteFailed, DhtPut, DhtGet, DhtFindNode, CancelCall, Leave.
 Effects: Notify routing (Route, CancelRoute, RouteReply), Reply.
 Messages: FindNode, FindValue and their answer NodesFound, StoreValue and its answer ValueStored, over routes only.
@@ -44,7 +44,6 @@ from p2pmesh.protocols.inputs import (
     LinkDown,
     LinkUp,
     PeersFound,
-    Received,
     RemotePeer,
     Subsystem,
 )
@@ -62,6 +61,7 @@ from p2pmesh.protocols.notices import (
     RouteReply,
     RouteSucceeded,
 )
+from p2pmesh.protocols.util.latency import LocalHealth
 from p2pmesh.protocols.util.limits import RateLimiter
 from p2pmesh.protocols.util.timers import Timers
 from p2pmesh.wire.messages import Message
@@ -128,7 +128,7 @@ class RequestCounts:
     refused: int = 0
     """Requests of peers that do not take part, and values that were not taken."""
     unasked: int = 0
-    """What is no request, and what came over links."""
+    """What is no request."""
 
 
 @define
@@ -144,7 +144,14 @@ class CallCounts:
 class KademliaCore:
     """The DHT, one peer of it."""
 
-    def __init__(self, identity: Identity, config: MeshConfig, rng: random.Random, wall: WallClock) -> None:
+    def __init__(
+        self,
+        identity: Identity,
+        config: MeshConfig,
+        rng: random.Random,
+        wall: WallClock,
+        health: LocalHealth | None = None,
+    ) -> None:
         self._identity = identity
         self._me = me = identity.peer_id
         self._config = settings = config.kademlia
@@ -155,7 +162,7 @@ class KademliaCore:
         self._left = False
         self._limiter = RateLimiter(settings.requesters, settings.requests_per_second, settings.request_burst)
         self._table = RoutingTable(me, settings)
-        self._rpc: RpcClient[Purpose] = RpcClient(settings)
+        self._rpc: RpcClient[Purpose] = RpcClient(settings, health)
         self._queries: QueryPool[Goal] = QueryPool(me, settings, self._table, wall, config.network)
         self._republisher = Republisher(me, settings, rng, wall, self._table)
         self._timers: Timers[int] = Timers()  # calls that wait for a first link
@@ -181,8 +188,6 @@ class KademliaCore:
                 self._on_link_down(event, now)
             case PeersFound(peers) if self._is_on:
                 self._republisher.around(self._table.around(peers), now)
-            case Received():
-                self._requests.unasked += 1  # from the original's peers, or not asked for: ours come by routes
             case DhtPut() | DhtGet() | DhtFindNode():
                 self._on_call(event, now)
             case CancelCall(call):
@@ -190,7 +195,7 @@ class KademliaCore:
             case Leave():
                 self._on_leave()
             case _:
-                pass  # for other cores
+                pass  # for other cores; what comes over links is none of ours
         return self._take()
 
     def next_deadline(self) -> float:
@@ -340,7 +345,7 @@ class KademliaCore:
             self._timers.cancel(call)
             self._reply(call, error=MeshClosed("the mesh was left before this call was done"))
         self._queries.cancel_all()
-        self._cancel(self._rpc.cancel_all())
+        self._rpc = RpcClient(self._config)
         self._republisher.stop()
 
     def _begin_early(self, call: int, now: float) -> None:

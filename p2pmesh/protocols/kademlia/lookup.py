@@ -271,7 +271,6 @@ class QueryPool(Generic[G]):
         self._running: dict[Query[G], None] = {}
         self._waiting: deque[Query[G]] = deque()
         self._background: deque[Query[G]] = deque()
-        self._background_running = 0
         self._limits: Timers[Query[G]] = Timers()
 
     def __contains__(self, query: Query[G]) -> bool:
@@ -291,10 +290,10 @@ class QueryPool(Generic[G]):
 
         Its entry is to be requested, by a route to whichever peer is nearest, then what its lookup asks for.
         """
-        if self._background and self._background_running < BACKGROUND_QUERIES:
-            self._background_running += 1
+        background = sum(query.is_background for query in self._running)
+        if self._background and background < BACKGROUND_QUERIES:
             query = self._background.popleft()
-        elif self._waiting and len(self._running) - self._background_running < self._config.lookups:
+        elif self._waiting and len(self._running) - background < self._config.lookups:
             query = self._waiting.popleft()
         else:
             return None
@@ -347,7 +346,6 @@ class QueryPool(Generic[G]):
         if query not in self._running:
             return []
         del self._running[query]
-        self._background_running -= query.is_background
         self._limits.cancel(query)
         requests = list(query.requests)
         query.requests.clear()

@@ -3,7 +3,7 @@
 They stay until they expire (Maymounkov and Mazieres 2002, section 2.5). Where there is no room, the values whose keys
 are farthest from our id go first, since others are nearer to them than we are.
 
-In: verified records, the time. Out: what became of a record, and the keys of those that had to go.
+In: verified records, the time. Out: what became of a record.
 State: the values, bounded by `KademliaConfig.stored_values`, `stored_bytes`, `publisher_values`, `publisher_bytes` and
 `key_values`.
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from enum import Enum
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 from attrs import define
 
@@ -35,13 +35,6 @@ class StoreResult(Enum):
     """There is a newer one here, which stays."""
     FULL = "full"
     """There is no room for it."""
-
-
-class Put(NamedTuple):
-    """What became of a value, and which values had to go for it."""
-
-    result: StoreResult
-    gone: tuple[RecordKey, ...] = ()
 
 
 @define(eq=False)
@@ -73,6 +66,8 @@ class RecordStore:
     def __init__(self, me: PeerId, config: KademliaConfig) -> None:
         self.size: int = 0
         """Bytes of all values."""
+        self.turns: Timers[RecordKey] = Timers()
+        """When each is republished from here: forgotten with it."""
         self._me = me
         self._config = config
         self._keys: dict[PeerId, dict[PeerId, Stored]] = {}
@@ -101,21 +96,20 @@ class RecordStore:
             return values.get(publisher)
         return max(values.values(), key=lambda stored: (stored.verified.record.timestamp, stored.verified.publisher))
 
-    def put(self, verified: VerifiedRecord, until: float) -> Put:
+    def put(self, verified: VerifiedRecord, until: float) -> StoreResult:
         """Store a value, which replaces an older one of the same publisher under the same key."""
         old = self.get((verified.record.key, verified.publisher))
         if old is not None and old.verified.record.timestamp > verified.record.timestamp:
-            return Put(StoreResult.OUTDATED)
+            return StoreResult.OUTDATED
         if old is not None and old.verified.record == verified.record:
-            return Put(StoreResult.KNOWN)
+            return StoreResult.KNOWN
         leaving = self._make_room(verified, old) if self._has_share(verified, old) else None
         if leaving is None:
-            return Put(StoreResult.FULL)
-        gone = [stored.record_key for stored in (leaving if old is None else [*leaving, old])]
-        for record_key in gone:
-            self.remove(record_key)
+            return StoreResult.FULL
+        for stored in leaving if old is None else [*leaving, old]:
+            self.remove(stored.record_key)
         self._insert(Stored(verified), until)
-        return Put(StoreResult.NEW, tuple(gone))
+        return StoreResult.NEW
 
     def remove(self, record_key: RecordKey) -> None:
         """Forget a value."""
@@ -125,6 +119,7 @@ class RecordStore:
         if not values:
             del self._keys[key]
         self._expiry.cancel(record_key)
+        self.turns.cancel(record_key)
         share = self._shares[publisher]
         share.values -= 1
         share.size -= stored.verified.size
@@ -137,12 +132,10 @@ class RecordStore:
         """When the next value expires."""
         return self._expiry.next_deadline()
 
-    def expire(self, now: float) -> list[RecordKey]:
-        """Forget the values that have expired; their keys."""
-        expired = self._expiry.pop_due(now)
-        for record_key in expired:
+    def expire(self, now: float) -> None:
+        """Forget the values that have expired."""
+        for record_key in self._expiry.pop_due(now):
             self.remove(record_key)
-        return expired
 
     def snapshot(self) -> dict[str, object]:
         return {"values": self._count, "bytes": self.size}

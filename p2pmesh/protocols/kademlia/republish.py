@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import random
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 from attrs import asdict, define
@@ -39,10 +39,8 @@ HOLDER_SLACK = 1.25
 """A factor: a peer holds a value while it knows no more than this times k that are nearer; some may be gone."""
 HANDOVER_REACH = 2
 """Peers on either side of a newcomer that hand it values: the one next to it may be new itself, or not know of it."""
-HANDOVER_INTERVAL = 0.5
-HANDOVER_BATCH = 8
-"""Values handed over at once, and seconds until the next ones: a newcomer gets thousands in minutes, and no link is
-swamped."""
+HANDOVER_PACE = 1 / 16
+"""Seconds for each value that waits to be handed over: a newcomer gets thousands in minutes, and no link is swamped."""
 HURRIED_REPUBLISH = 60.0
 """Seconds within which a holder republishes a value once half of the peers around it have changed; then the others skip
 it."""
@@ -91,9 +89,8 @@ class Republisher:
         self._wall = wall
         self._table = table
         self._published: OrderedDict[PeerId, VerifiedRecord] = OrderedDict()  # ours by their keys, the latest last
-        self._turns: Timers[RecordKey] = Timers()
-        self._handovers: OrderedDict[tuple[RecordKey, PeerId], None] = OrderedDict()
-        self._next_batch: float | None = None
+        self._own_turns: Timers[PeerId] = Timers()  # of those, by their keys
+        self._handovers: Timers[tuple[RecordKey, PeerId]] = Timers()
 
     # --- values -------------------------------------------------------------------------------------------------------
 
@@ -102,8 +99,7 @@ class Republisher:
         left = verified.expires - self._wall(now)
         if left <= 0 or not self._is_at_home(verified.record.key, now):
             return False
-        result, gone = self.store.put(verified, now + left)
-        self._forget_turns(gone)
+        result = self.store.put(verified, now + left)
         stored = self.store.get((verified.record.key, verified.publisher))
         if stored is None or result in {StoreResult.OUTDATED, StoreResult.FULL}:
             return False
@@ -124,11 +120,9 @@ class Republisher:
         key = verified.record.key
         self._published[key] = verified
         self._published.move_to_end(key)
-        self._put_off((key, self._me), now)
+        self._own_turns.set(key, self._next_turn(now))
         if len(self._published) > self._config.publications:
-            oldest, _ = self._published.popitem(last=False)
-            if self.store.get((oldest, self._me)) is None:
-                self._turns.cancel((oldest, self._me))
+            self._own_turns.cancel(self._published.popitem(last=False)[0])
 
     def local(self, key: PeerId, publisher: PeerId | None, now: float) -> VerifiedRecord | None:
         """The newest value that we have ourselves."""
@@ -141,7 +135,7 @@ class Republisher:
     def joined(self, now: float) -> None:
         """We have just come into the mesh: the values that we published before are to be found there soon."""
         for key in self._published:
-            self._turns.set((key, self._me), now + SETTLING * self._rng.uniform(0.5, 1.5))
+            self._own_turns.set(key, now + SETTLING * self._rng.uniform(0.5, 1.5))
 
     # --- peers that come and go ---------------------------------------------------------------------------------------
 
@@ -159,7 +153,7 @@ class Republisher:
             self._measure(stored, now)
             before, stored.changes = stored.changes, stored.changes + len(near)
             if before < half <= stored.changes:
-                self._turns.set(stored.record_key, now + HURRIED_REPUBLISH * self._rng.random())
+                self.store.turns.set(stored.record_key, now + HURRIED_REPUBLISH * self._rng.random())
             for between, peer in near:
                 if between < HANDOVER_REACH and _is_within(stored, peer):
                     self._hand_over(stored.record_key, peer, now)
@@ -171,89 +165,68 @@ class Republisher:
         stored.radius = xor_distance(nearest[-1], key) if len(nearest) == self._config.k else None
 
     def _hand_over(self, record_key: RecordKey, peer: PeerId, now: float) -> None:
-        self._handovers[record_key, peer] = None
-        if len(self._handovers) > self._config.handovers:
-            self._handovers.popitem(last=False)
+        waiting = len(self._handovers)
+        if waiting >= self._config.handovers:
             self.counts.handovers_dropped += 1
-        if self._next_batch is None:
-            self._next_batch = now + SETTLING * self._rng.uniform(0.5, 1.5)
+        else:
+            settled = now + SETTLING * self._rng.uniform(0.5, 1.5)
+            self._handovers.set((record_key, peer), settled + waiting * HANDOVER_PACE)
 
     # --- time ---------------------------------------------------------------------------------------------------------
 
     def next_deadline(self) -> float:
         """When something is due."""
-        first = min(self.store.next_deadline(), self._turns.next_deadline())
-        return first if self._next_batch is None else min(first, self._next_batch)
+        timers = (self.store, self.store.turns, self._own_turns, self._handovers)
+        return min(one.next_deadline() for one in timers)
 
     def expire(self, now: float) -> list[Upkeep]:
         """Forget what has expired; what is to be handed over and republished now."""
-        self._forget_turns(self.store.expire(now))
+        self.store.expire(now)
         upkeep: list[Upkeep] = []
-        if self._next_batch is not None and self._next_batch <= now:
-            upkeep += self._next_handovers(now)
-        for record_key in self._turns.pop_due(now):
-            verified = self._take_turn(record_key, now)
-            if verified is not None:
-                upkeep.append(Republish(verified))
+        for record_key, peer in self._handovers.pop_due(now):
+            stored = self.store.get(record_key)
+            if stored is not None and not self._table.is_silent(peer, now):
+                self.counts.handed_over += 1
+                upkeep.append(HandOver(stored.verified, peer))
+        for record_key in self.store.turns.pop_due(now):
+            stored = self.store.get(record_key)
+            if stored is not None:
+                self._turn_done(stored, now)
+                upkeep.append(self._republish(stored.verified))
+        for key in self._own_turns.pop_due(now):
+            if self._published[key].expires <= self._wall(now):
+                del self._published[key]
+            else:
+                self._own_turns.set(key, self._next_turn(now))
+                upkeep.append(self._republish(self._published[key]))
         return upkeep
 
     def stop(self) -> None:
         """Hand over and republish nothing any more."""
-        self._handovers.clear()
-        self._next_batch = None
-        self._turns = Timers()
+        self._handovers, self._own_turns, self.store.turns = Timers(), Timers(), Timers()
 
     def snapshot(self) -> dict[str, Any]:
         return {
             **asdict(self.counts),
             "published": len(self._published),
             "handovers": len(self._handovers),
-            "turns": len(self._turns),
+            "turns": len(self.store.turns) + len(self._own_turns),
         }
-
-    def _next_handovers(self, now: float) -> list[HandOver]:
-        batch = []
-        for _ in range(min(HANDOVER_BATCH, len(self._handovers))):
-            (record_key, peer), _ = self._handovers.popitem(last=False)
-            stored = self.store.get(record_key)
-            if stored is not None and not self._table.is_silent(peer, now):
-                self.counts.handed_over += 1
-                batch.append(HandOver(stored.verified, peer))
-        self._next_batch = now + HANDOVER_INTERVAL if self._handovers else None
-        return batch
 
     # --- republishing -------------------------------------------------------------------------------------------------
 
-    def _put_off(self, record_key: RecordKey, now: float) -> None:
-        self._turns.set(record_key, now + self._config.republish * self._rng.uniform(0.75, 1.25))
+    def _next_turn(self, now: float) -> float:
+        return now + self._config.republish * self._rng.uniform(0.75, 1.25)
 
-    def _turn_done(self, stored: Stored, now: float, *, skipped: bool) -> None:
+    def _turn_done(self, stored: Stored, now: float, *, skipped: bool = False) -> None:
         """A peer has seen to a value just now, we or another holder: our next turn comes later."""
         self.counts.skipped += skipped
         stored.changes = 0
-        self._put_off(stored.record_key, now)
+        self.store.turns.set(stored.record_key, self._next_turn(now))
 
-    def _forget_turns(self, gone: Iterable[RecordKey]) -> None:
-        """The store has let go of these values: we republish them no more, unless they are our own."""
-        for key, publisher in gone:
-            if publisher != self._me or key not in self._published:
-                self._turns.cancel((key, publisher))
-
-    def _take_turn(self, record_key: RecordKey, now: float) -> VerifiedRecord | None:
-        """The value to be republished under this key; None if it has expired."""
-        key, publisher = record_key
-        stored = self.store.get(record_key)
-        own = self._published.get(key) if publisher == self._me else None
-        verified = own or (None if stored is None else stored.verified)
-        if verified is None or verified.expires <= self._wall(now):
-            if own is not None:
-                del self._published[key]
-            return None
+    def _republish(self, verified: VerifiedRecord) -> Republish:
         self.counts.republished += 1
-        if stored is not None:
-            stored.changes = 0
-        self._put_off(record_key, now)
-        return verified
+        return Republish(verified)
 
     def lacking(self, verified: VerifiedRecord, query: Query[Any], now: float) -> list[PeerId]:
         """The peers to be given a value, of the k nearest that a lookup has found: none if it found a newer one."""
@@ -268,7 +241,6 @@ class Republisher:
             stored.radius = xor_distance(nearest[-1], key)
         if stored is not None and not self._is_at_home(key, now):
             self.store.remove(stored.record_key)
-            self._forget_turns([stored.record_key])
         return [peer for peer in nearest if peer != self._me and peer not in query.holders]
 
 

@@ -2,15 +2,16 @@
 
 A request goes by way of the routing core, which ends each in one `RouteSucceeded` or `RouteFailed`. The shell drops
 such notices while a core is thousands of them behind (`runtime.driver`), so a request whose outcome does not come
-ends here: nobody waits for ever. That says nothing about the peer.
+ends by itself (`CallTable`). That says nothing about the peer.
 
 In: requests with the purpose they have, outcomes of their routes, the time. Out: the `Route` to be taken; what became
 of a request, with its purpose, which only the core understands.
-State: the requests under way, each for at most `LOST_AFTER` times the time-out of a request.
+State: the requests under way, as many as the core has lookups and values to store for.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Final, Generic, NamedTuple, TypeVar
 
 from attrs import asdict, define
@@ -19,7 +20,8 @@ from p2pmesh.config import KademliaConfig
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.inputs import Subsystem
 from p2pmesh.protocols.notices import Route, RouteSucceeded
-from p2pmesh.protocols.util.timers import Timers
+from p2pmesh.protocols.util.latency import LocalHealth
+from p2pmesh.protocols.util.window import CallTable
 from p2pmesh.wire.overlay import FindNode, FindValue, NodesFound, StoreValue, ValueStored
 
 P = TypeVar("P")
@@ -32,8 +34,6 @@ ANSWERS: Final[dict[type[Request], type[Answer]]] = {
     FindValue: NodesFound,
     StoreValue: ValueStored,
 }
-LOST_AFTER = 2.0
-"""Times `KademliaConfig.rpc_timeout`: routing ends a route within one, and may itself be late on a busy machine."""
 
 
 class Outcome(NamedTuple, Generic[P]):
@@ -58,8 +58,6 @@ class RpcCounts:
     unanswered: int = 0
     bad_replies: int = 0
     """Answers of another type."""
-    lost: int = 0
-    """Requests of which routing never told the outcome."""
 
 
 class _Pending(NamedTuple, Generic[P]):
@@ -72,11 +70,10 @@ class _Pending(NamedTuple, Generic[P]):
 class RpcClient(Generic[P]):
     """The requests under way, by their numbers."""
 
-    def __init__(self, config: KademliaConfig) -> None:
+    def __init__(self, config: KademliaConfig, health: LocalHealth | None = None) -> None:
         self.counts: RpcCounts = RpcCounts()
         self._timeout = config.rpc_timeout
-        self._pending: dict[int, _Pending[P]] = {}
-        self._timers: Timers[int] = Timers()  # for when each is lost
+        self._pending = CallTable[_Pending[P]](math.inf, config.rpc_timeout, health)
 
     def start(self, purpose: P, to: PeerId, request: Request, now: float, *, nearest: bool = False) -> Route:
         """Give the route for a request to a peer, or with `nearest` to whichever is next to that id on the ring.
@@ -84,9 +81,7 @@ class RpcClient(Generic[P]):
         Its `call` is the request's number.
         """
         self.counts.sent += 1
-        number = self.counts.sent
-        self._pending[number] = _Pending(purpose, None if nearest else to, ANSWERS[type(request)])
-        self._timers.set(number, now + LOST_AFTER * self._timeout)
+        number = self._pending.open(_Pending(purpose, None if nearest else to, ANSWERS[type(request)]), now)
         return Route(
             owner=Subsystem.KADEMLIA,
             call=number,
@@ -100,15 +95,11 @@ class RpcClient(Generic[P]):
 
     def cancel(self, number: int) -> bool:
         """Forget a request; whether it was under way."""
-        return self._pop(number) is not None
-
-    def cancel_all(self) -> list[int]:
-        """Forget all requests; those that were under way."""
-        return [number for number in list(self._pending) if self.cancel(number)]
+        return self._pending.close(number) is not None
 
     def succeeded(self, event: RouteSucceeded) -> Outcome[P] | None:
         """Take an answer; None if its request is over already."""
-        pending = self._pop(event.call)
+        pending = self._pending.close(event.call)
         if pending is None:
             return None
         answer = event.message
@@ -120,7 +111,7 @@ class RpcClient(Generic[P]):
 
     def failed(self, number: int) -> Outcome[P] | None:
         """End a request that got no answer in its time; None if it is over already."""
-        pending = self._pop(number)
+        pending = self._pending.close(number)
         if pending is None:
             return None
         self.counts.unanswered += 1
@@ -128,17 +119,14 @@ class RpcClient(Generic[P]):
 
     def next_deadline(self) -> float:
         """When a request is lost."""
-        return self._timers.next_deadline()
+        return self._pending.next_deadline()
 
     def expire(self, now: float) -> list[Outcome[P]]:
         """Requests that are given up because their outcome is lost."""
-        lost = [(number, self._pending.pop(number)) for number in self._timers.pop_due(now)]
-        self.counts.lost += len(lost)
-        return [Outcome(number, pending.purpose, pending.to, None, is_lost=True) for number, pending in lost]
+        return [
+            Outcome(number, pending.purpose, pending.to, None, is_lost=True)
+            for number, pending in self._pending.pop_overdue(now).items()
+        ]
 
     def snapshot(self) -> dict[str, int]:
-        return {"pending": len(self._pending), **asdict(self.counts)}
-
-    def _pop(self, number: int) -> _Pending[P] | None:
-        self._timers.cancel(number)
-        return self._pending.pop(number, None)
+        return {"pending": len(self._pending), "lost": self._pending.lost, **asdict(self.counts)}

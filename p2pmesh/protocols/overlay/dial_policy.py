@@ -127,7 +127,7 @@ class DialPolicy:
         if self._max_peers < 2:
             return None
         held = self._slots.on_ring(now)
-        vouched = [peer for peer in held if not self._is_hearsay(peer, now)]
+        vouched = [peer for peer in held if not self._is_hearsay(peer)]
         nearer = self._nearer(vouched, now, worthy=True)
         if not nearer and self._slots.free() > 0:
             nearer = self._nearer(held, now, worthy=False)
@@ -147,9 +147,9 @@ class DialPolicy:
             return None
         return next((swap for peer in nearer if (swap := self._swap(peer, vouched, now)) is not None), None)
 
-    def _is_hearsay(self, peer: PeerId, now: float) -> bool:
+    def _is_hearsay(self, peer: PeerId) -> bool:
         """Whether it is dialed though nobody vouches for it: that keeps no peer away for which somebody does."""
-        return self._slots.state(peer) is State.DIALING and not self._passive.worth_a_link(peer, now)
+        return self._slots.state(peer) is State.DIALING and not self._passive.of(peer).is_worth_a_link
 
     def _nearer(self, held: list[PeerId], now: float, *, worthy: bool) -> list[PeerId]:
         """Known peers that are nearer on the ring than all of those."""

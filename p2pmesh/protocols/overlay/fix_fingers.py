@@ -65,7 +65,6 @@ class FingerSearch:
     """The search of one peer for long links.
 
     Attributes:
-      call: the look-up that is under way.
       is_on: whether long links are sought, now or after a pause.
     """
 
@@ -95,25 +94,20 @@ class FingerSearch:
         self._joins = True
         self._target = self._most
         self._merging_until = -math.inf
-        self.call: int | None = None
+        self._is_asking = False
         self.is_on: bool = self._most > 0
         self.counts: _Counts = _Counts()
 
     # --- what happens -------------------------------------------------------------------------------------------------
 
-    def slots_changed(self, *, displaced: bool, now: float) -> bool:
-        """Slots may have been taken or got free; `displaced` if a newcomer took our place with a neighbour.
-
-        Returns:
-          Whether it makes a difference to searching.
-        """
+    def slots_changed(self, *, displaced: bool, now: float) -> None:
+        """Slots may have been taken or got free; `displaced` if a newcomer took our place with a neighbour."""
         before, self._free = self._free, max(0, self._slots.free())
         if displaced and self._most:
             self._target = self._most if now > self._merging_until else self._enough()
             self._start(now + REPAIRED)
         elif self._free > before and self._dialing:  # the dial failed, as it seems
             self._failed(now)
-        return displaced or self._free != before
 
     def settle_for_less(self, until: float) -> None:
         """Two rings become one: slots are passed from hand to hand, and get free at the end.
@@ -134,14 +128,9 @@ class FingerSearch:
             self._target = self._enough()
             self._start(now + REPAIRED)
 
-    def nothing_found(self, now: float) -> None:
-        """The look-up came to nothing."""
-        self.call = None
-        self._failed(now)
-
     def found(self, candidates: tuple[PeerId, ...], now: float) -> tuple[PeerId, ...]:
-        """The look-up gave these peers: which of them to dial, the nearest to the key first."""
-        self.call = None
+        """The look-up gave these peers, if any: which of them to dial, the nearest to the key first."""
+        self._is_asking = False
         strangers = [peer for peer in dict.fromkeys(candidates) if peer != self._me and not self._slots.is_link(peer)]
         if not strangers:
             self._failed(now)
@@ -154,7 +143,7 @@ class FingerSearch:
 
     def next_search(self, now: float) -> float | None:
         """When to search next; None for not before something changes."""
-        if self.call is not None or not self.is_on or not self._slots.members():
+        if self._is_asking or not self.is_on or not self._slots.members():
             return None
         if self._far >= self._target:
             self.is_on = self._joins = False
@@ -172,6 +161,7 @@ class FingerSearch:
             return None
         self._key = draw_key(self._me, self._lists.size(), self._rng)
         self.counts.searches += 1
+        self._is_asking = True
         return FindSuccessor(key=self._key, seeks_link=True, joins=self._joins)
 
     def _enough(self) -> int:

@@ -40,8 +40,6 @@ NOT_A_FAILURE = frozenset({FULL, NO_SLOT, "already_linked", "closing", INITIATOR
 RESTARTED = 15.0
 """Seconds: a verified offer over a link that has been open so long comes from a peer that was restarted; an offer
 that was under way when the link opened is older than an attempt lasts."""
-GIVES_UP_AFTER = 5.0
-"""Seconds after the end of its time until an attempt is ended of which the link layer says nothing."""
 
 
 @define
@@ -93,7 +91,6 @@ class LinkManager:
         self._me = me
         self._max_peers = config.max_peers
         self._config = config.topology
-        self._attempt_limit = config.links.connect_timeout + GIVES_UP_AFTER
         self._allow_unverified = config.links.allow_unverified
         self._rng = rng
         self._slots = slots
@@ -158,12 +155,13 @@ class LinkManager:
         its_turn = event.reason == INITIATOR_CONFLICT and not event.offer_instead
         if its_turn:
             self._pins.hold(peer, now + OFFER_COMES)
-        elif attempting and event.reason == FULL and self._pins.may_go_on(peer, now):
+        elif (
+            attempting and (event.reason == FULL or self._comes_late(event.reason)) and self._pins.may_go_on(peer, now)
+        ):
             self._pins.hold(peer, now + ROOM_COMES * self._rng.uniform(0.75, 1.25))
         if slot is not None and event.reason in TAKEN_BACK and slot.state is not State.ANSWERING:
             return None
         if slot is not None and attempting:
-            slot.replaced = False  # this attempt is what ends, not the one that gave way to it
             self.counts.turned_down += 1
             self.attempt_failed(peer, now)
         if event.offer_instead:
@@ -190,7 +188,7 @@ class LinkManager:
         step = self.policy.step(now)
         if not isinstance(step, Dial) or not self.must_offer(step.peer):
             return step
-        self._passive.missed(step.peer, now)
+        self._missed(step.peer, now)
         return Ask(step.peer)
 
     def pin(self, peer: PeerId, now: float, *, again: bool = False) -> Step | None:
@@ -232,7 +230,7 @@ class LinkManager:
 
     def answer(self, occupant: Occupant, offer: Offered, now: float) -> None:
         """Take a slot for this offer of theirs."""
-        previous, purpose = self._slots.get(occupant.peer), purpose_of(offer)
+        purpose = purpose_of(offer)
         self._slots[occupant.peer] = Slot(
             State.ANSWERING,
             now,
@@ -240,7 +238,6 @@ class LinkManager:
             leaf=occupant.leaf,
             called=purpose if purpose in CALLS else None,
             held_until=now + BRIDGE_HOLDS if purpose == BRIDGE else -math.inf,
-            replaced=previous is not None and previous.state is State.DIALING,
         )
         self.counts.accepted += 1
 
@@ -249,31 +246,25 @@ class LinkManager:
         self.counts.rejected += 1
         return self.alternatives(remote.peer_id, now, only_links=remote.version == 0)
 
+    def _comes_late(self, reason: str) -> bool:
+        """Whether a peer that is not found may just not be there yet, as we ourselves were not a moment ago."""
+        return reason == NOT_FOUND and not self._slots.are(State.OPEN)
+
     def attempt_failed(self, peer: PeerId, now: float) -> Slot | None:
-        """Free the slot of an attempt, and give it; None if it was none, or not this one."""
+        """Free the slot of an attempt, and give it; None if it was none."""
         slot = self._slots.get(peer)
         if slot is None or slot.state not in ATTEMPTS:
             return None
-        if slot.replaced and slot.since == now:  # that was the attempt of ours which gave way just now
-            slot.replaced = False
-            return None
         self._slots.pop(peer, None)
         self.counts.failed += 1
-        self._passive.missed(peer, now, may_forget=bool(self._slots.are(State.OPEN)))
+        self._missed(peer, now)
         self.policy.filling.failed(now)
         if slot.made_room:
             self.policy.room_making.failed(now)
         return slot
 
-    def overdue(self, now: float) -> list[PeerId]:
-        """Answers of which the link layer has long said nothing."""
-        answering = self._slots.are(State.ANSWERING)
-        return [peer for peer in answering if self._slots[peer].since + self._attempt_limit <= now]
-
-    def next_overdue(self) -> float:
-        """When the next of them is."""
-        answering = self._slots.are(State.ANSWERING)
-        return min((self._slots[peer].since + self._attempt_limit for peer in answering), default=math.inf)
+    def _missed(self, peer: PeerId, now: float) -> None:
+        self._passive.missed(peer, now, may_forget=bool(self._slots.are(State.OPEN)))
 
     # --- links --------------------------------------------------------------------------------------------------------
 
@@ -291,7 +282,7 @@ class LinkManager:
             slot.state, slot.since = State.OPEN, now
         slot.version, slot.is_member = remote.version, remote.is_member
         slot.leaf = slot.leaf or not remote.is_member
-        self._passive.linked(peer, remote.version, leaf=slot.leaf, now=now)
+        self._passive.linked(peer, remote.version, leaf=slot.leaf)
         if slot.made_room:
             self.policy.room_making.reset()
         return room

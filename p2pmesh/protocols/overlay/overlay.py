@@ -98,31 +98,37 @@ from p2pmesh.protocols.overlay.passive_view import PassiveView, Said
 from p2pmesh.protocols.overlay.ring_join import RingJoin
 from p2pmesh.protocols.overlay.slots import ATTEMPTS, Occupant, Slot, Slots, State
 from p2pmesh.protocols.overlay.successor_list import Stabilisation, SuccessorLists
+from p2pmesh.protocols.util.latency import LocalHealth
 from p2pmesh.protocols.util.timers import Timers
+from p2pmesh.protocols.util.window import CallTable
 from p2pmesh.wire.messages import Goodbye, Message, ReconnectionData, RejectReason
 from p2pmesh.wire.overlay import FindSuccessor, Neighbours, Stabilise, SuccessorFound
 
-OUTCOME_LOST = 1.5
-"""Factor: a look-up of which nothing is heard for so many times `ChordConfig.search_timeout` counts as failed.
-Routing says by that time-out what became of it; a notice that was dropped, in a peer that is overloaded, must not end
-all looking."""
 QUIET = (Received, RoutedReceived, RouteSucceeded, RouteFailed, PeersFound)
 """Frequent inputs that mostly leave the slots as they are. If they do change what is to be dialed, handlers say so."""
 
-Timer = Literal["balance", "tell", "stabilise", "place", "place_lost", "search", "search_lost"]
+Timer = Literal["balance", "tell", "stabilise", "place", "search"]
+LookUp = Literal["place", "search"]
+"""What was looked up: our place, or a peer for a long link; one of each at once."""
 
 
 @define
 class _Counts:
     ignored: int = 0
     superfluous: int = 0
-    lost_outcomes: int = 0
 
 
 class OverlayCore:
     """The overlay of one peer: see the module."""
 
-    def __init__(self, identity: Identity, config: MeshConfig, rng: random.Random, wall: WallClock) -> None:
+    def __init__(
+        self,
+        identity: Identity,
+        config: MeshConfig,
+        rng: random.Random,
+        wall: WallClock,
+        health: LocalHealth | None = None,
+    ) -> None:
         self._me = me = identity.peer_id
         self._allow_unverified = config.links.allow_unverified
         self._config = config.chord
@@ -137,8 +143,8 @@ class OverlayCore:
         self._join = RingJoin(me, lists, slots, is_leaf=config.max_peers < 2)
         self._fingers = FingerSearch(me, config.max_peers, lists, slots, config.chord, rng)
         self._lookup = SuccessorLookup(config, lists, slots)
-        self._timers = Timers[Timer]()
-        self._last_call = 0
+        self._timers = Timers[Timer](health)
+        self._calls = CallTable[LookUp](2, config.chord.search_timeout, health)
         self._counts = _Counts()
         self._leaving = False
         self._unbalanced = False
@@ -163,10 +169,8 @@ class OverlayCore:
                 self._on_received(peer, message, now)
             case RoutedReceived():
                 self._on_routed_received(event, now)
-            case RouteSucceeded():
-                self._on_route_succeeded(event, now)
-            case RouteFailed(call):
-                self._on_route_failed(call, now)
+            case RouteSucceeded(call) | RouteFailed(call):
+                self._look_up_ended(self._calls.close(call), event, now)
             case ServiceUp(transport):
                 self._links.services[transport] = None
             case ServiceDown(transport):
@@ -194,9 +198,11 @@ class OverlayCore:
         return self._take(now)
 
     def next_deadline(self) -> float:
-        return self._timers.next_deadline()
+        return min(self._timers.next_deadline(), self._calls.next_deadline())
 
     def expire(self, now: float) -> Effects:
+        for look_up in self._calls.pop_overdue(now).values():
+            self._look_up_ended(look_up, None, now)
         for timer in self._timers.pop_due(now):
             match timer:
                 case "balance":
@@ -209,9 +215,6 @@ class OverlayCore:
                     self._look_for_place(now)
                 case "search":
                     self._search(now)
-                case "place_lost" | "search_lost":
-                    self._counts.lost_outcomes += 1
-                    self._on_route_failed(self._join.call if timer == "place_lost" else self._fingers.call, now)
         return self._take(now)
 
     def snapshot(self) -> Mapping[str, Any]:
@@ -225,6 +228,7 @@ class OverlayCore:
             "leaves": slots.guests(),
             "ring": list(ring_neighbours(self._me, [peer for peer in slots.on_ring() if peer in open_links])),
             **asdict(self._counts),
+            "lost_outcomes": self._calls.lost,
             "link_manager": asdict(self._links.counts),
             "passive_view": {"known": len(self._passive)},
             "successor_list": {
@@ -266,10 +270,7 @@ class OverlayCore:
         peer, slot = event.peer, self._links.ended(event, now)
         if slot is None:
             return
-        if event.timed_out is None:
-            self._emit(PeerDisconnected(peer, slot.farewell or event.reason))
-        else:
-            self._emit(PeerTimedOut(peer, event.timed_out))
+        self._emit(_end_of(peer, slot, event))
         if not (slot.said_goodbye or slot.evicted_us or slot.given_up):
             self._notify(Subsystem.ISLANDS, LinkBroken(peer))
         if slot.next_occupant is not None:
@@ -327,10 +328,10 @@ class OverlayCore:
         if slot.evicted_us:
             return
         slot.evicted_us, slot.spliced = True, peer in self._slots.ring()
-        slot.farewell = slot.farewell or f"gave us up: {said.reason}"
+        slot.farewell = slot.farewell or said.reason
+        slot.alternatives = tuple(other for other in said.peers if other != self._me)
         if slot.spliced:
             self._passive.urge(said.peers[:1], now)
-        self._emit(PeerEvicted(peer, said.reason, tuple(other for other in said.peers if other != self._me)))
 
     def _on_goodbye(self, peer: PeerId, slot: Slot, said: Goodbye, now: float) -> None:
         self._unbalanced = True
@@ -375,31 +376,25 @@ class OverlayCore:
             self._links.admission.promise(asker, now, leaf=question.leaf)
         self._notify(Subsystem.ROUTING, RouteReply(event.way, answer))
 
-    def _on_route_succeeded(self, event: RouteSucceeded, now: float) -> None:
-        found = event.message
-        if not isinstance(found, SuccessorFound):
-            self._on_route_failed(event.call, now)
-        elif event.call == self._join.call:
-            self._place_found(event.peer, found, now)
-        elif event.call == self._fingers.call:
-            self._search_answered(event.peer, found, now)
-
-    def _on_route_failed(self, call: int | None, now: float) -> None:
-        if call == self._join.call:
-            self._join.call = None
-            self._timers.cancel("place_lost")
-            self._see_to_place(now)
-        elif call == self._fingers.call:
-            self._timers.cancel("search_lost")
-            self._fingers.nothing_found(now)
-            self._set_search(now)
+    def _look_up_ended(self, look_up: LookUp | None, outcome: RouteSucceeded | RouteFailed | None, now: float) -> None:
+        """A look-up has ended; without an outcome if that was lost."""
+        match look_up, outcome:
+            case "place", RouteSucceeded(peer=answerer, message=SuccessorFound() as found):
+                self._place_found(answerer, found, now)
+            case "place", _:
+                self._see_to_place(now)
+            case "search", RouteSucceeded(peer=answerer, message=SuccessorFound() as found):
+                self._search_answered(answerer, found, now)
+            case "search", _:
+                self._fingers.found((), now)
+                self._set_search(now)
+            case _:
+                pass  # it was not ours, or has ended before
 
     # --- offers and rejections ----------------------------------------------------------------------------------------
 
     def _on_peer_gone(self, peer: PeerId, now: float) -> None:
-        if peer in self._slots:
-            self._passive.doubt(peer)
-        else:
+        if peer not in self._slots:
             self._passive.departed(peer, now)
 
     def _on_offered(self, event: Offered, now: float) -> None:
@@ -446,8 +441,7 @@ class OverlayCore:
 
     def _on_leave(self, now: float) -> None:
         self._leaving = True
-        self._timers = Timers()
-        self._join.call = self._fingers.call = None
+        self._timers, self._calls = Timers(), CallTable(0, 0.0)
         self._reply(self._pins.settle_all(), MeshClosed("the mesh is being left"))
         for peer in self._slots.are(State.OPEN):  # all are told before any is closed: they are told of each other
             alternatives = self._links.alternatives(peer, now)
@@ -470,10 +464,7 @@ class OverlayCore:
         self._unbalanced = False
         for peer in self._pins.overdue(now):
             self._follow(self._links.pin(peer, now, again=True), now)
-        for peer in self._links.overdue(now):
-            self._drop(peer, "no link in time")
-            self._on_link_lost(peer, "no link in time", now)
-        moment = min(self._links.next_overdue(), self._pins.next_overdue())
+        moment = self._pins.next_overdue()
         if self._links.can_dial():
             while (step := self._links.step(now)) is not None:
                 self._follow(step, now)
@@ -482,8 +473,8 @@ class OverlayCore:
             self._timers.set("balance", max(moment, now))
         else:
             self._timers.cancel("balance")
-        if self._fingers.slots_changed(displaced=self._displaced, now=now):
-            self._set_search(now)
+        self._fingers.slots_changed(displaced=self._displaced, now=now)
+        self._set_search(now)
         self._displaced = False
 
     def _follow(self, step: Step | None, now: float) -> None:
@@ -588,19 +579,17 @@ class OverlayCore:
         if self._join.is_placed():
             self._timers.cancel("place")
             self._join.placed()
-        elif "place" not in self._timers and self._join.call is None:
+        elif "place" not in self._timers and "place" not in self._calls.values():
             self._timers.set("place", now + self._join.delay(self._rng))
 
     def _look_for_place(self, now: float) -> None:
         if self._join.is_placed() or not self._slots.members():
             return
-        self._join.call = self._look_up(self._join.question(), "place_lost", now)
+        self._look_up("place", self._join.question(), now)
         if self._join.wants_services():
             self._notify(Subsystem.SIGNALING, FindPeers())
 
     def _place_found(self, answerer: PeerId, found: SuccessorFound, now: float) -> None:
-        self._join.call = None
-        self._timers.cancel("place_lost")
         if self._join.is_leaf:
             if found.welcome and not self._slots.is_link(answerer):
                 self._unbalanced |= self._links.policy.far_found((answerer,), now)
@@ -623,11 +612,10 @@ class OverlayCore:
     def _search(self, now: float) -> None:
         question = self._fingers.question(now)
         if question is not None:
-            self._fingers.call = self._look_up(question, "search_lost", now)
+            self._look_up("search", question, now)
         self._set_search(now)
 
     def _search_answered(self, answerer: PeerId, found: SuccessorFound, now: float) -> None:
-        self._timers.cancel("search_lost")
         peers = self._fingers.found(((answerer,) if found.welcome else ()) + found.vacant, now)
         if peers:
             self._unbalanced |= self._links.policy.far_found(peers, now)
@@ -636,16 +624,11 @@ class OverlayCore:
 
     # --- helpers ------------------------------------------------------------------------------------------------------
 
-    def _look_up(self, question: FindSuccessor, lost: Timer, now: float) -> int:
-        """Ask the peer nearest to a key. The timer is due if nothing is heard of what became of that."""
-        self._last_call += 1
-        timeout = self._config.search_timeout
-        route = Route(
-            Subsystem.OVERLAY, self._last_call, question.key, question, nearest=True, answered=True, timeout=timeout
-        )
+    def _look_up(self, look_up: LookUp, question: FindSuccessor, now: float) -> None:
+        """Ask the peer nearest to a key."""
+        call, timeout = self._calls.open(look_up, now), self._config.search_timeout
+        route = Route(Subsystem.OVERLAY, call, question.key, question, nearest=True, answered=True, timeout=timeout)
         self._notify(Subsystem.ROUTING, route)
-        self._timers.set(lost, now + OUTCOME_LOST * timeout)
-        return self._last_call
 
     def _learn(self, peers: Iterable[PeerId], source: Said, now: float) -> None:
         others = tuple(dict.fromkeys(peer for peer in peers if peer != self._me))
@@ -670,3 +653,11 @@ class OverlayCore:
 
     def _reply(self, calls: list[int], error: MeshError | None = None) -> None:
         self._effects.extend(Reply(call, error=error) for call in calls)
+
+
+def _end_of(peer: PeerId, slot: Slot, down: LinkDown) -> PeerDisconnected:
+    """The one event that ends what `PeerConnected` began."""
+    reason = slot.farewell or down.reason
+    if slot.evicted_us:
+        return PeerEvicted(peer, reason, slot.alternatives)
+    return PeerDisconnected(peer, reason) if down.timed_out is None else PeerTimedOut(peer, reason, down.timed_out)

@@ -23,22 +23,17 @@ from attrs import define
 from p2pmesh.config import TopologyConfig
 from p2pmesh.keyspace import PeerId, between
 from p2pmesh.protocols.inputs import Source
+from p2pmesh.protocols.util.limits import LruTable
 from p2pmesh.protocols.util.timers import Backoff
 
 TRUST = 3
-"""Attempts at a peer that may fail in a row before it stops being worth a link of ours, or is forgotten if said to be
-gone: an attempt may fail by bad luck, three don't."""
+"""Attempts at a peer that may fail in a row before it stops being worth a link of ours: an attempt may fail by bad
+luck, three don't."""
 PATIENCE = 8
-PROVEN_PATIENCE = 12
-"""Attempts in a row that may fail before a peer is forgotten by one that has links: some two minutes; and about five
-if a link to it has worked before."""
+"""Attempts in a row that may fail before a peer is forgotten by one that has links: some two minutes."""
 HEARSAY_WAITS = 3.0
 """Seconds until a peer that was only named is dialed, and half as long again at most: by then we know our place, and
 it is mostly somebody else's."""
-UNREACHABLE_LASTS = 300.0
-"""Seconds for which no link of ours is given up for a peer that failed `TRUST` times: what kept it away may have healed
-by then. Doubled with each failure more, for a peer that a service announces and nobody can reach costs its neighbours
-a link each time."""
 FOUND_LASTS = 20.0
 """Seconds for which a link on the ring may be given up for a peer found at its place, rather than a long one."""
 DEPARTED_LASTS = 60.0
@@ -93,27 +88,19 @@ class Known:
     """It is no part of the ring, as it said: it may have one link only, or does not prove who it is."""
     vouched: bool = False
     """A source that should know said that it is there, and did not just name it."""
-    proven: bool = False
-    """A link to it has opened before: tried again a tier sooner, and remembered longer."""
-    gone: bool = False
-    """It is said to have left, but we have reason to doubt that: forgotten if attempts fail."""
     rests_until: float = -math.inf
     """Not to be tried before, without that being held against it."""
-    unreachable_until: float = -math.inf
-    """Attempts at it failed `TRUST` times in a row, or more."""
     found_until: float = -math.inf
     """We have just found it at its place ourselves: it is as good as certain that there will be a link to it."""
-
-    def forgive(self) -> None:
-        """Attempts that failed are held against it no more."""
-        self.misses, self.unreachable_until = 0, -math.inf
 
     @property
     def is_leaf(self) -> bool:
         return self.leaf or self.version == 0
 
-    def is_worth_a_link(self, now: float) -> bool:
-        return self.vouched and not self.gone and self.unreachable_until <= now
+    @property
+    def is_worth_a_link(self) -> bool:
+        """Whether to give up a link to try this peer: it could break the mesh for a peer that isn't there."""
+        return self.vouched and self.misses < TRUST
 
 
 class PassiveView:
@@ -126,7 +113,7 @@ class PassiveView:
         self._config = config
         self._rng = rng
         self._peers: OrderedDict[PeerId, Known] = OrderedDict()
-        self._absent: OrderedDict[PeerId, float] = OrderedDict()
+        self._absent = LruTable[float](config.known_peers)
         """Until when peers that departed or fell silent are not believed to be there. Most have left the table."""
         grace = config.announced_grace
         self._sources = {**SOURCES, "joined": Word(waits=(0.75 * grace, grace))}
@@ -152,13 +139,9 @@ class PassiveView:
                 known = self._add(peer)
                 known.rests_until = wait
                 news = True
-            elif known.gone:
-                known.forgive()
-                known.gone, known.rests_until = False, wait
-                news = True
             known.vouched |= word.vouches
             if word.finds:
-                known.forgive()
+                known.misses = 0
                 known.found_until, known.rests_until = now + FOUND_LASTS, -math.inf
             self._peers.move_to_end(peer)
         if word.urges:
@@ -169,8 +152,7 @@ class PassiveView:
         """The peer itself spoke to us."""
         known = self._peers.get(peer) or self._add(peer)
         known.version = version
-        known.gone = False
-        self._absent.pop(peer, None)
+        self._absent.pop(peer)
         self._peers.move_to_end(peer)
 
     def urge(self, peers: Iterable[PeerId], now: float) -> None:
@@ -180,30 +162,22 @@ class PassiveView:
             if known is not None and known.misses < TRUST and not self._is_absent(peer, now):
                 known.rests_until = -math.inf
 
-    def doubt(self, peer: PeerId) -> None:
-        """It is said to have left, but has a slot."""
-        self.of(peer).gone = True
-
     # --- how attempts and links went ----------------------------------------------------------------------------------
 
-    def linked(self, peer: PeerId, version: int, *, leaf: bool, now: float) -> None:
+    def linked(self, peer: PeerId, version: int, *, leaf: bool) -> None:
         """A link to it opened."""
         self.heard(peer, version)
         known = self._peers[peer]
-        known.forgive()
-        known.proven, known.leaf = True, leaf
+        known.misses, known.leaf = 0, leaf
 
-    def missed(self, peer: PeerId, now: float, *, may_forget: bool = False) -> None:
+    def missed(self, peer: PeerId, now: float, *, may_forget: bool) -> None:
         """An attempt at it came to nothing. After too many it may be forgotten, if we have others."""
         known = self._peers.get(peer)
         if known is None:
             return
         known.misses += 1
-        known.rests_until = now + self._backoff.delay(max(1, known.misses - known.proven), self._rng)
-        if known.misses >= TRUST:
-            known.unreachable_until = now + UNREACHABLE_LASTS * 2.0 ** min(known.misses - TRUST, 32)
-        patience = TRUST if known.gone else PROVEN_PATIENCE if known.proven else PATIENCE
-        if known.misses >= patience and (known.gone or may_forget):
+        known.rests_until = now + self._backoff.delay(known.misses, self._rng)
+        if known.misses >= PATIENCE and may_forget:
             del self._peers[peer]
 
     def forgive(self) -> None:
@@ -213,7 +187,7 @@ class PassiveView:
         there is no hurry.
         """
         for known in self._peers.values():
-            known.forgive()
+            known.misses = 0
 
     def pause(self, peer: PeerId, until: float) -> None:
         """Don't try it before then, without holding anything against it."""
@@ -227,16 +201,13 @@ class PassiveView:
 
     def disbelieve(self, peer: PeerId, until: float) -> None:
         """It is probably gone: others may not know yet, and still name it."""
-        self._absent.pop(peer, None)
-        self._absent[peer] = until
-        if len(self._absent) > self._limit:
-            self._absent.popitem(last=False)
+        self._absent.put(peer, until)
 
     def forget(self, peer: PeerId) -> None:
         self._peers.pop(peer, None)
 
     def _is_absent(self, peer: PeerId, now: float) -> bool:
-        return self._absent.get(peer, -math.inf) > now
+        return (self._absent.get(peer) or -math.inf) > now
 
     # --- what follows -------------------------------------------------------------------------------------------------
 
@@ -252,17 +223,12 @@ class PassiveView:
         """When the next peer may be tried that may not be now."""
         return min((end for known in self._peers.values() if (end := known.rests_until) > now), default=math.inf)
 
-    def worth_a_link(self, peer: PeerId, now: float) -> bool:
-        """Whether to give up a link to try this peer: it could break the mesh for a peer that isn't there."""
-        known = self._peers.get(peer)
-        return known is not None and known.is_worth_a_link(now)
-
     def in_good_standing(self, now: float) -> list[PeerId]:
         """Peers that somebody vouches for, and nothing speaks against: fit to be named to others."""
         return [
             peer
             for peer, known in self._peers.items()
-            if known.vouched and not known.misses and not known.gone and not self._is_absent(peer, now)
+            if known.vouched and not known.misses and not self._is_absent(peer, now)
         ]
 
     def nearer(
@@ -281,7 +247,7 @@ class PassiveView:
                 continue  # most peers
             follows = best_after is None or between(me, peer, best_after)
             precedes = best_before is None or between(best_before, peer, me)
-            if known.is_leaf or (worthy and not known.is_worth_a_link(now)):
+            if known.is_leaf or (worthy and not known.is_worth_a_link):
                 continue
             if known.rests_until > now:
                 moment = min(moment, known.rests_until)

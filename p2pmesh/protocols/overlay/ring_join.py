@@ -38,12 +38,7 @@ class _Counts:
 
 
 class RingJoin:
-    """The search of one peer for its place.
-
-    Attributes:
-      call: the look-up that is under way.
-      is_leaf: whether we have one slot only.
-    """
+    """The search of one peer for its place; of a leaf if `is_leaf`, with one slot only."""
 
     def __init__(self, me: PeerId, lists: SuccessorLists, slots: Slots, *, is_leaf: bool) -> None:
         self._me = me
@@ -55,7 +50,6 @@ class RingJoin:
         """The sides, clockwise or not, on which the ring is torn, with the end of the list that we had."""
         self._key = me
         self._backoff = Backoff(FIRST_LOOK_UP, LOOK_UP_CAP)
-        self.call: int | None = None
         self.counts: _Counts = _Counts()
 
     def is_placed(self) -> bool:

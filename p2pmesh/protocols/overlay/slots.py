@@ -80,12 +80,12 @@ class Slot:
     """The peer's offer named a purpose for which we let it in: a bridge, or that its application wants this link."""
     held_until: float = -math.inf
     """It is a bridge between islands, and not given up before that: by then they have merged, or it was none."""
-    replaced: bool = False
-    """Their offer came while one of ours was under way, whose end may still be reported."""
     farewell: str | None = None
     """Why the link ends, where we know better than the link layer."""
     next_occupant: Occupant | None = None
     evicted_us: bool = False
+    alternatives: tuple[PeerId, ...] = ()
+    """Whom it told us of, then."""
     """The peer said that it gives us up; it stays where it is on the ring."""
     spliced: bool = False
     """The peer was next to us on the ring then, so the one that took our place there takes its place here."""

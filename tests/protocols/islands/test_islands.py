@@ -14,6 +14,7 @@ from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.core import Emit, Notify, SendFrame
 from p2pmesh.protocols.inputs import Leave, LinkUp, PeersFound, Received, RemotePeer
 from p2pmesh.protocols.islands.bridge_merge import FLOODS, MAX_FLOODS, MAX_PATH, TRIED_FOR
+from p2pmesh.protocols.islands.detection import Detection
 from p2pmesh.protocols.islands.islands import MAX_CALLS, MAX_FOR_OTHERS, IslandsCore
 from p2pmesh.protocols.islands.recovery import MAX_CASES, IslandRecovery
 from p2pmesh.protocols.notices import (
@@ -157,6 +158,15 @@ def test_suspects_are_not_looked_for_for_ever():
             core.found(NEAR)
     assert core.count("detection.suspects") == 0
     assert not core.wait(1000).out
+
+
+def test_a_suspect_is_asked_for_up_to_its_last_moment_and_then_forgotten():
+    detection = Detection(IslandsConfig(suspect_lasts=100), {}, random.Random(1))
+    detection.suspect(FAR, 5.0)
+    detection.miss(FAR, 20.0, pinged=False)
+    assert detection.next_to_ping(104.9) == FAR
+    assert detection.next_to_ping(105.0) is None
+    assert FAR not in detection
 
 
 def test_whom_a_service_names_is_looked_for_if_there_are_several_or_it_names_again():
@@ -331,7 +341,9 @@ def test_a_stranger_is_looked_into_twice_before_it_is_taken_for_another_islands(
     core = Core().link(NEAR, FAR).feed(SeenViaService(FAR, Sighting.LINKED)).wait(4)
     assert not core.beyond(BEYOND).found(NEAR).sent()
     core.wait(4)
-    assert core.beyond(BEYOND).found(NEAR).sent()
+    frames = core.beyond(BEYOND).found(NEAR).sent()
+    assert [frame.peers for frame in frames] == [(FAR,), (NEAR,)]
+    assert all(frame.urgent for frame in frames)
 
 
 def test_the_far_end_looks_for_itself():

@@ -12,7 +12,6 @@ from p2pmesh.errors import RemoteProtocolError
 from p2pmesh.identity import SignatureMemo
 from p2pmesh.keyspace import PeerId, xor_distance
 from p2pmesh.protocols.core import Notify
-from p2pmesh.protocols.inputs import Received
 from p2pmesh.protocols.kademlia.records import key_id, sign_record, signed_bytes
 from p2pmesh.protocols.notices import ReturnPath, RoutedReceived, RouteFailed, RouteSucceeded
 from p2pmesh.simulation.discrete.network import EPOCH
@@ -156,10 +155,9 @@ def test_an_answer_that_was_not_asked_for_changes_nothing(net):
     assert peer.core.handle(RouteSucceeded(10_000, STRANGER.peer_id, lie), net.now) == []
     assert peer.core.handle(RouteFailed(10_001, "why"), net.now) == []
     assert peer.core.handle(RoutedReceived(remote(STRANGER), lie, way), net.now) == []
-    assert peer.core.handle(Received(STRANGER.peer_id, lie), net.now) == []
     assert peer.stats["routing_table"] == before
     assert not net.knows(peer, STRANGER.peer_id)
-    assert peer.stats["requests"]["unasked"] == 2
+    assert peer.stats["requests"]["unasked"] == 1
 
 
 # --- requests ---------------------------------------------------------------------------------------------------------

@@ -121,6 +121,16 @@ def test_lists_that_our_place_is_not_in_say_nothing_of_it():
     assert peer.known == 17
 
 
+def test_the_first_lists_of_a_neighbour_elsewhere_are_remembered_and_later_ones_only_of_those_next_to_us():
+    peer = Peer(4).placed()
+    known = peer.known
+    peer.up(0x20, says(0x20))
+    assert peer.known > known + 1
+    known = peer.known
+    assert peer.hear(0x20, says(0x20, ring=[*ALL, 0x24])).known == known
+    assert peer.hear(0x88, says(0x88, ring=[*ALL, 0xA4])).known == known + 1
+
+
 def test_the_next_in_the_list_is_dialed_when_a_neighbour_on_the_ring_dies():
     peer = Peer(4).placed().wait(1)
     assert peer.feed(LinkDown(at(0x88), "silent", 5.0)).dialed == [at(0x90)]
@@ -176,6 +186,13 @@ def test_who_knows_one_neighbour_of_ours_does_not_settle_our_place():
 def test_the_next_in_the_list_is_not_dialed_when_a_neighbour_on_the_ring_gives_us_up():
     peer = Peer(4).placed().wait(1).hear(0x88, ReconnectionData(reason="make_room", peers=(), timestamp=1))
     assert peer.feed(LinkDown(at(0x88), "closed by the peer")).dialed == []
+
+
+def test_only_who_took_our_place_beside_a_neighbour_is_dialed_before_its_time():
+    peer = Peer(4).placed().wait(5).found(0x86, 0x84, source="hearsay")
+    assert peer.dialed == []
+    notice = ReconnectionData(reason="make_room", peers=(at(0x86), at(0x84)), timestamp=1)
+    assert peer.hear(0x88, notice).dialed == [at(0x86)]
 
 
 def test_a_place_that_neighbours_do_not_confirm_is_looked_up_ever_more_rarely_and_then_the_services_are_asked():

@@ -980,6 +980,19 @@ def test_a_lost_parent_that_is_back_is_told_what_is_in_doubt_if_it_is_the_same_p
     assert bare.receipts() == told
 
 
+def test_one_answer_may_settle_a_debt_to_a_lost_parent_and_end_another_broadcasts_hold_on_it():
+    bare = lost_parent(noted=False)
+    bare(RouteFailed(bare.routes()[0].call, "nobody knows it"))
+    bare.wait_until(0.2)
+    bare(LinkUp(remote(ALICE)))
+    bare(ChildrenAdded("n", A, (C,), 60.0, origin=ROOT))
+    bare(ChildSettled("n", C, adopted=False))
+    bare.hear(A, GossipReceipts(epoch=EPOCH_OF_PEERS))
+    assert bare.receipts() == [(A, 2, True), (A, 1, True)]
+    bare.notes(A, unknown=("n",))
+    assert bare.core.snapshot()["counts"]["parents_lost"] == 2
+
+
 def test_a_parent_whose_link_is_back_before_its_route_fails_is_not_lost():
     bare = lost_parent()
     bare.says(B, 4)

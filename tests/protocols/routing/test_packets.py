@@ -202,6 +202,16 @@ def test_a_way_that_is_gone_does_not_keep_a_packet_from_arriving():
     arrived(net, 0, call)
 
 
+def test_every_other_attempt_goes_by_the_known_way():
+    net = RouteNet(20, small_world(20, 4))
+    nobody, by = identity(1299).peer_id, trail_id(net.nodes[1].id)
+    net.route(0, nobody, way=ReturnPath(nobody, "x", (trail_id(nobody), STRANGERS[0], by)), timeout=30.0)
+    net.run(30)
+    by_way = {one.attempt: bool(one.route) for a, _, one in net.sent if a == 0 and isinstance(one, Packet)}
+    assert len(by_way) > 3
+    assert by_way == {attempt: attempt % 2 == 0 for attempt in by_way}
+
+
 def test_a_packet_turns_back_where_there_is_no_way_on():
     net = RouteNet(10, [(0, 4), (4, 3), (3, 2), (0, 8), (8, 9), (9, 1), (1, 5)])
     call = net.route(0, net.nodes[5].id, answered=True)

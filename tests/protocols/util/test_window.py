@@ -47,8 +47,8 @@ def test_a_call_whose_outcome_stays_away_ends_by_itself():
     calls = CallTable[str](2, 10.0)
     late, _ = calls.open("a", 0.0), calls.open("b", 1.0)
     assert calls.next_deadline() == 10.0 + OUTCOME_GRACE
-    assert calls.pop_overdue(9.9 + OUTCOME_GRACE) == []
-    assert calls.pop_overdue(10.0 + OUTCOME_GRACE) == ["a"]
+    assert calls.pop_overdue(9.9 + OUTCOME_GRACE) == {}
+    assert calls.pop_overdue(10.0 + OUTCOME_GRACE) == {1: "a"}
     assert (len(calls), calls.lost, calls.close(late)) == (1, 1, None)
-    assert calls.pop_overdue(100.0) == ["b"]
+    assert calls.pop_overdue(100.0) == {2: "b"}
     assert calls.next_deadline() == math.inf
