@@ -203,6 +203,15 @@ def test_percentiles_are_values_that_were_measured():
     assert percentile([], 0.5) is None
 
 
+def test_a_peer_whose_mesh_crashes_is_noticed(tmp_path):
+    crashed, refused = Told("a", entered(), {"ev": "ended", "error": "E"}), Told("b", {"ev": "ended", "error": "E"})
+
+    def case(lab, report):
+        lab.peers.update(a=crashed, b=refused)
+
+    assert attempt("case", case, logs=str(tmp_path)).failed == ["crashed: {'a': 'E'}"]
+
+
 def test_links_that_end_twice_or_never_are_noticed():
     begins, ends = {"ev": "PeerConnected", "peer_id": "b"}, {"ev": "PeerTimedOut", "peer_id": "b"}
     assert uneven_links(Told("a", begins, ends, begins)) == []
@@ -212,7 +221,8 @@ def test_links_that_end_twice_or_never_are_noticed():
 
 def test_errors_in_logs_and_labs_that_fail_are_failures(tmp_path):
     def case(lab, report):
-        (lab.folder / "p1.err").write_text("2026 a INFO fine\n2026 a WARNING hm\n2026 a ERROR bad\nTraceback (most\n")
+        (lab.folder / "p1.err").write_text("2026 a INFO fine\n2026 a WARNING hm\n2026 a ERROR bad\n")
+        (lab.folder / "p2.err").write_text("  + Exception Group Traceback (most recent call last):\n")
         raise LabError("no cable")
 
     report = attempt("case", case, logs=str(tmp_path))

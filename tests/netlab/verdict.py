@@ -68,6 +68,7 @@ def attempt(title: str, case: Case, *, logs: str | None = None, slack: float = 1
         report["complaints"] = found
         wrong = [line for line in found if line.startswith(("ERROR", "Traceback"))]
         report.due(not wrong, f"errors in logs: {wrong}")
+        report.due_none("crashed", crashes(lab))
         report.due_none("links_without_one_end", [x for peer in lab.peers.values() for x in uneven_links(peer)])
         report["logs"] = str(lab.folder)
     return report
@@ -197,6 +198,12 @@ def timeouts(peers: Iterable[PeerProcess], since: float = 0) -> int:
     return sum(len(peer.of("PeerTimedOut", since=since)) for peer in peers)
 
 
+def crashes(lab: Lab) -> dict[str, str]:
+    """Peers whose mesh ended by an error after they had joined, and the error."""
+    told = [(peer.name, peer.of("entered"), peer.of("ended")) for peer in lab.peers.values()]
+    return {name: ended[0]["error"][:200] for name, entered, ended in told if entered and ended}
+
+
 def uneven_links(peer: PeerProcess) -> list[tuple[str, str, int]]:
     """Neighbours for which the links that began, less those that ended, are not one or none: how many they are."""
     open_links = Counter(x["peer_id"] for x in peer.of("PeerConnected"))
@@ -218,6 +225,6 @@ def complaints(lab: Lab) -> dict[str, int]:
             for level in ("WARNING", "ERROR"):
                 if f" {level} " in line:
                     found[f"{level} {line.partition(f' {level} ')[2][:110]}"] += 1
-            if line.startswith("Traceback"):
+            if "Traceback (most recent call last)" in line:
                 found["Traceback"] += 1
     return dict(found)
