@@ -46,7 +46,7 @@ class Report:
         """Note a figure that has to be 0 or empty."""
         self[name] = found
         if found:
-            self.failed.append(f"{name}: {found}")
+            self.failed.append(f"{name}: {str(found)[:200]}")
 
     def as_json(self) -> dict[str, Any]:
         return {"case": self.case, **self.figures, "failed": self.failed}
