@@ -8,6 +8,7 @@ nox -s networks         networks in a box, as root: NATs, bad cables, changes; `
 nox -s soak-real        15 minutes of processes at work, some killed: `-- --minutes 60 --hogs 6`
 nox -s coverage         lines and branches that the tests don't reach
 nox -s bench            benchmarks, as JSON
+nox -s fuzz             what strangers may send, mutated: link frames, and the signaling server's heads, frames and TLS
 nox -s mutants          whether tests notice changes: `-- --sample 100 --seed 1`
 nox -s sdist            the tests of the source distribution, as a packager runs them
 """
@@ -120,6 +121,15 @@ def bench(session: nox.Session) -> None:
     session.run("python", "benchmarks/broadcast.py", "--json")
     session.run("python", "benchmarks/overlay.py", "--json", "--quick")
     session.run("python", "benchmarks/gossip.py", "--json", "--quick")
+
+
+@nox.session
+def fuzz(session: nox.Session) -> None:
+    """Millions of mutated frames and request heads, for a night; the test suite has a short run of each."""
+    install(session, "test")
+    session.run("python", "benchmarks/fuzz.py", "--json", "--frames", "10000000", *session.posargs)
+    counts = ("--heads", "1000000", "--frames", "10000000", "--handshakes", "10000")
+    session.run("python", "benchmarks/fuzz_server.py", "--json", *counts, *session.posargs)
 
 
 @nox.session
