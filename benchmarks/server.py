@@ -218,7 +218,13 @@ async def serve() -> None:
     from p2pmesh.server.app import open_signaling_server
     from p2pmesh.server.config import ServerConfig
 
-    config = ServerConfig(clients_per_address=20_000, messages_per_second=1e6, message_burst=1_000_000)
+    config = ServerConfig(
+        clients_per_address=20_000,
+        connects_per_second=1e6,
+        connect_burst=1_000_000,
+        messages_per_second=1e6,
+        message_burst=1_000_000,
+    )
     async with open_signaling_server(HOST, config=config) as server:
         print(server.port, flush=True)
         await trio.sleep_forever()

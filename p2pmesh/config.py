@@ -13,6 +13,8 @@ import attrs
 from attrs import field, frozen
 
 from p2pmesh.errors import ConfigError
+from p2pmesh.ice_servers import IceServer as IceServer
+from p2pmesh.ice_servers import ice_servers_of
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -45,20 +47,16 @@ def _number(default: Any, *, low: float = 0) -> Any:
 
 
 @frozen(kw_only=True)
-class IceServer:
-    """A STUN or TURN server: `stun:host:port`, or `turn:host:port?transport=udp` with user name and credential."""
-
-    urls: str
-    username: str | None = None
-    credential: str | None = field(default=None, repr=False)
-
-
-@frozen(kw_only=True)
 class LinkConfig:
     """Links to neighbours."""
 
-    ice_servers: tuple[IceServer, ...] = ()
-    """None by default: peers on one machine or one network need none, and nothing is contacted unasked."""
+    ice_servers: tuple[IceServer, ...] = field(default=(), converter=ice_servers_of)
+    """None by default: peers on one machine or one network need none, and nothing is contacted unasked. URLs, and what
+    a browser takes (`{"urls": [...]}`), do as well; all of them are asked."""
+    gathering_timeout: float = _number(0.75, low=0.05)
+    """An offer or answer waits this long at most for names and for STUN and TURN servers, and leaves with the addresses
+    that are there: one lost datagram is asked for again after 0.5 s, and two peers that wait one after the other
+    still link within 2 s. What is found later is told afterwards."""
     allow_unverified: bool = False
     """Link to peers that can't prove their id, such as the original's. Off: else a lying signaling server could drop
     the proofs of two verified peers and put itself between them."""
@@ -123,7 +121,7 @@ class SignalingConfig:
     """Offers kept, of ours and of others each, until they are answered: far more than links are attempted at once."""
     mesh_timeout: float = _number(3.0, low=0.1)
     """An offer that was not answered through the mesh by then goes by a service: 20 links of 50 ms, there and back, are
-    2 s. With `LinkConfig.ice_servers` it is 5 s more: a server that does not answer is waited for so long."""
+    2 s. With `LinkConfig.ice_servers` it is `LinkConfig.gathering_timeout` more: so long an answerer waits for them."""
     routes: int = _number(128, low=1)
     """Offers under way through the mesh; more go by a service."""
     offers_per_second: float = _number(1.0, low=0.01)

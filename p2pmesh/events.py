@@ -1,8 +1,11 @@
 """What a mesh tells its application: frozen events, one class for each thing that can happen.
 
 `Mesh.events()` delivers all of them; `Mesh.subscribe()` only `MessageReceived`, `Mesh.messages()` only
-`DirectReceived`. For each `PeerConnected` there comes exactly one `PeerDisconnected` or `PeerTimedOut` of the same
-peer.
+`DirectReceived`.
+
+A link's life is a `PeerConnected` and then exactly one `PeerDisconnected` of the same peer, whatever ends the link: a
+silent death is a `PeerTimedOut` and an eviction a `PeerEvicted`, which are kinds of it, and what is open when the mesh
+is left ends before the stream does. So a set that adds at the one and removes at the other is `Mesh.peers`.
 """
 
 from __future__ import annotations
@@ -29,19 +32,25 @@ class PeerConnected:
 
 @frozen
 class PeerDisconnected:
-    """The link to this peer is closed, by either side, for the reason given."""
+    """The link to this peer has ended, by either side, for the reason given: the end of what `PeerConnected` began."""
 
     peer_id: PeerId
     reason: str
 
 
 @frozen
-class PeerTimedOut:
-    """The link to this peer was closed because the peer fell silent without a word."""
+class PeerTimedOut(PeerDisconnected):
+    """It has ended because the peer fell silent without a word."""
 
-    peer_id: PeerId
     silent_for: float
     """Seconds since it was last heard."""
+
+
+@frozen
+class PeerEvicted(PeerDisconnected):
+    """It has ended because the peer gave it up, and told us of others."""
+
+    alternatives: tuple[PeerId, ...]
 
 
 @frozen
@@ -50,15 +59,6 @@ class PeerFailed:
 
     peer_id: PeerId
     reason: str
-
-
-@frozen
-class PeerEvicted:
-    """This peer gave up its link to us and told us of others; a `PeerDisconnected` follows."""
-
-    peer_id: PeerId
-    reason: str
-    alternatives: tuple[PeerId, ...]
 
 
 @frozen

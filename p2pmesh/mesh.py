@@ -15,10 +15,11 @@ from typing import Any
 import attrs
 import trio
 
-from p2pmesh.config import IceServer, MeshConfig
+from p2pmesh.config import MeshConfig
 from p2pmesh.dht import Dht
 from p2pmesh.errors import ConfigError, LocalProtocolError, MeshClosed, MeshError
 from p2pmesh.events import DirectReceived, Event, MessageReceived, Payload
+from p2pmesh.ice_servers import IceServersLike
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId, parse_peer_id
 from p2pmesh.links.link import Dialer
@@ -43,7 +44,7 @@ async def open_mesh(
     identity: Identity | None = None,
     room: str | None = None,
     max_peers: int | None = None,
-    ice_servers: Iterable[IceServer] | None = None,
+    ice_servers: IceServersLike | None = None,
     allow_unverified: bool | None = None,
     bootstrap_peers: Iterable[str] = (),
     kademlia_k: int | None = None,
@@ -62,7 +63,8 @@ async def open_mesh(
       identity: Who this peer is. Default: a new `Identity` for this block.
       room: Meshes in different rooms of a service don't meet. Default: "".
       max_peers: Hard cap on open links, 1 or more. Default: 3.
-      ice_servers: STUN and TURN servers, for peers behind NATs. Default: none.
+      ice_servers: STUN and TURN servers, for peers behind NATs: URLs, `IceServer`s, or what a browser takes. Default:
+        none.
       allow_unverified: Link to peers that can't prove their id, such as the original project's. Default: False.
       bootstrap_peers: Ids of peers to try, besides those that the services name.
       kademlia_k: How many peers hold a value of the DHT: the same throughout a mesh. Default: 20.
@@ -148,6 +150,21 @@ class Mesh:
     def peer_count(self) -> int:
         """How many neighbours there are, at most `max_peers`."""
         return len(self._node.peers)
+
+    async def linked(self, count: int = 1) -> None:
+        """Wait until there are `count` neighbours or more: for the first one, by default.
+
+        No call needs it: `send`, `broadcast`, `connect` and those of `dht` wait for a first link themselves.
+
+        Raises:
+          ConfigError: if `count` is not a whole number from 1 to `max_peers`; it is a `ValueError`.
+          MeshClosed: if the mesh was left.
+        """
+        most = self._node.config.max_peers
+        if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= most:
+            raise ConfigError(f"count is a whole number of links, from 1 to max_peers ({most}), not {count!r:.60}")
+        self._check_open()
+        await self._node.linked(count)
 
     @asynccontextmanager
     async def events(self, *, buffer: int | None = None) -> AsyncIterator[Subscription[Event]]:
@@ -330,14 +347,14 @@ def _settings(
     config: MeshConfig | None,
     room: str | None,
     max_peers: int | None,
-    ice_servers: Iterable[IceServer] | None,
+    ice_servers: IceServersLike | None,
     allow_unverified: bool | None,
     kademlia_k: int | None,
 ) -> MeshConfig:
     """The config with the options that were given in the place of its fields."""
     settings = MeshConfig() if config is None else config
     if ice_servers is not None:
-        settings = attrs.evolve(settings, links=attrs.evolve(settings.links, ice_servers=tuple(ice_servers)))
+        settings = attrs.evolve(settings, links=attrs.evolve(settings.links, ice_servers=ice_servers))
     if allow_unverified is not None:
         settings = attrs.evolve(settings, links=attrs.evolve(settings.links, allow_unverified=allow_unverified))
     if kademlia_k is not None:

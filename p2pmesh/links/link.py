@@ -8,15 +8,28 @@ credits, keepalive) is decided by the sans-IO core `p2pmesh.protocols.link.sessi
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable
-from typing import Self
+from collections.abc import Callable, Mapping
+from typing import Final, Self
 
 import trio
 from attrs import frozen
 
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.inputs import RemotePeer
-from p2pmesh.wire.messages import Description, Facts
+from p2pmesh.protocols.util.latency import LocalHealth
+from p2pmesh.wire.messages import Description, Facts, IceCandidate
+
+_HEALTH: Final = trio.lowlevel.RunVar[LocalHealth]("p2pmesh local health")
+
+
+def local_health() -> LocalHealth:
+    """How late this Trio run is: one measure for all the meshes and links in it."""
+    try:
+        return _HEALTH.get()
+    except LookupError:
+        health = LocalHealth()
+        _HEALTH.set(health)
+        return health
 
 
 class LinkError(trio.BrokenResourceError):
@@ -153,7 +166,16 @@ class Attempt(trio.abc.AsyncResource):
     @property
     @abc.abstractmethod
     def description(self) -> Description:
-        """Our offer or answer with all its candidates, to be brought to the peer."""
+        """Our offer or answer, to be brought to the peer."""
+
+    def trickle(self, tell: Callable[[IceCandidate], None]) -> None:
+        """Have this called with each address that is found later, to be brought to the peer too. It must not raise."""
+        del tell
+
+    @property
+    def trouble(self) -> str:
+        """What stands in the way, for people, as far as it can be told; empty if that is nothing in particular."""
+        return ""
 
     @abc.abstractmethod
     async def feed(self, signal: Facts) -> None:
@@ -177,6 +199,15 @@ class Dialer(trio.abc.AsyncResource):
 
     async def __aenter__(self) -> Self:
         return self
+
+    def prefer(self, address: str) -> None:
+        """Take this local address first from now on: a signaling service was reached from it."""
+        del address
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """Statistics of what lies below the links: always the same keys."""
+        return {"datagrams_dropped": 0}
 
     @abc.abstractmethod
     async def offer(self, peer: PeerId) -> Attempt:

@@ -13,7 +13,7 @@ import trio
 
 from p2pmesh.config import LinkConfig
 from p2pmesh.errors import RemoteProtocolError
-from p2pmesh.links.link import Link, LinkError, LinkProtocolError, LinkStats, LinkTimedOut
+from p2pmesh.links.link import Link, LinkError, LinkProtocolError, LinkStats, LinkTimedOut, local_health
 from p2pmesh.protocols.inputs import RemotePeer
 from p2pmesh.protocols.link.legacy_session import LegacySession
 from p2pmesh.protocols.link.session import LinkSession
@@ -71,7 +71,7 @@ class SessionLink(Link):
         self._session = (
             LegacySession(config)
             if peer.version == 0
-            else LinkSession(config, max_frame, carrier.max_packet, trio.current_time())
+            else LinkSession(config, max_frame, carrier.max_packet, trio.current_time(), local_health())
         )
         self._sending = [False, False]
         self._receiving = False

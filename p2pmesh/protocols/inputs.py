@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from p2pmesh.events import Payload
 from p2pmesh.keyspace import PeerId
-from p2pmesh.wire.messages import Description, Message
+from p2pmesh.wire.messages import Facts, Message
 from p2pmesh.wire.signaling import SignalingMessage
 
 
@@ -120,10 +120,10 @@ class Signaled(Value, frozen=True):
 
 
 class LocalSignal(Value, frozen=True):
-    """Our own link layer has an offer or answer for this peer. Goes to signaling."""
+    """Our own link layer has an offer or answer for this peer, or a late candidate. Goes to signaling."""
 
     peer: PeerId
-    description: Description
+    signal: Facts
 
 
 Source: TypeAlias = Literal["config", "bootstrap", "joined", "rejection", "hearsay", "ring", "list", "beyond"]

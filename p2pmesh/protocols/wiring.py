@@ -42,6 +42,7 @@ from p2pmesh.protocols.overlay.overlay import OverlayCore
 from p2pmesh.protocols.receipts.receipts import ReceiptsCore
 from p2pmesh.protocols.routing.routing import RoutingCore
 from p2pmesh.protocols.signaling.signaling import SignalingCore
+from p2pmesh.protocols.util.latency import LocalHealth
 from p2pmesh.wire.messages import (
     Direct,
     DirectAck,
@@ -88,18 +89,21 @@ OWNERS: Mapping[type[Message], Subsystem | None] = {
 """The core that gets a neighbour's message; None for those that come inside packets only, or say nothing to us."""
 
 
-def build_cores(identity: Identity, config: MeshConfig, rng: random.Random, wall: WallClock) -> dict[Subsystem, Core]:
+def build_cores(
+    identity: Identity, config: MeshConfig, rng: random.Random, wall: WallClock, health: LocalHealth | None = None
+) -> dict[Subsystem, Core]:
     """All cores of one peer, each with randomness of its own, so that one core's draws don't change another's."""
+    health = health or LocalHealth()
 
     def own() -> random.Random:
         return random.Random(rng.getrandbits(64))
 
     return {
         Subsystem.SIGNALING: SignalingCore(identity, config, own(), wall),
-        Subsystem.OVERLAY: OverlayCore(identity, config, own(), wall),
-        Subsystem.ROUTING: RoutingCore(identity, config, own(), wall),
-        Subsystem.BROADCAST: BroadcastCore(identity, config, own(), wall),
-        Subsystem.RECEIPTS: ReceiptsCore(identity, config, own(), wall),
-        Subsystem.KADEMLIA: KademliaCore(identity, config, own(), wall),
-        Subsystem.ISLANDS: IslandsCore(identity, config, own(), wall),
+        Subsystem.OVERLAY: OverlayCore(identity, config, own(), wall, health),
+        Subsystem.ROUTING: RoutingCore(identity, config, own(), wall, health),
+        Subsystem.BROADCAST: BroadcastCore(identity, config, own(), wall, health),
+        Subsystem.RECEIPTS: ReceiptsCore(identity, config, own(), wall, health),
+        Subsystem.KADEMLIA: KademliaCore(identity, config, own(), wall, health),
+        Subsystem.ISLANDS: IslandsCore(identity, config, own(), wall, health),
     }

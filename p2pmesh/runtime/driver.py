@@ -3,10 +3,14 @@
 The core's state belongs to this task alone. Inputs come in two ways. *Upwards*, from the network and the application,
 `put` waits while the inbox is full: that is the backpressure. *Sideways*, from other cores and from the link keeper,
 `post` never waits: two bounded queues that wait for each other would stop the mesh.
+
+A driver knows when its core wanted to be woken, and so how late this process is: it notes that in `LocalHealth`, which
+all that waits for other peers goes by.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -15,6 +19,7 @@ from typing import Any, Final, TypeAlias
 import trio
 from attrs import frozen
 
+from p2pmesh.links.link import local_health
 from p2pmesh.protocols.core import Core, Effects
 from p2pmesh.protocols.inputs import (
     CancelCall,
@@ -65,6 +70,8 @@ class Driver:
         self._core = core
         self._dispatch = dispatch
         self._flush = flush  # called after all that was handled at once
+        self._health = local_health()
+        self._due = math.inf  # when something was to be done, as we saw it last
         self._notices: deque[Input] = deque()
         self._behind = trio.lowlevel.ParkingLot()
         self._is_running = False
@@ -128,10 +135,13 @@ class Driver:
     def _finish_turn(self) -> float:
         """Do what is due, and let go what was sent. Gives the core's next deadline."""
         now = trio.current_time()
+        if self._due <= now:
+            self._health.note(self._due, now)
         deadline = self._core.next_deadline()
         if deadline <= now:
             self._dispatch(self._core.expire(now))
             deadline = self._core.next_deadline()
+        self._due = max(deadline, now)
         self._flush()
         return deadline
 

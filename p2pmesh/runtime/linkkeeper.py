@@ -21,7 +21,16 @@ from attrs import define, field
 from p2pmesh.config import LinkConfig
 from p2pmesh.errors import LocalProtocolError, RemoteProtocolError
 from p2pmesh.keyspace import PeerId, short
-from p2pmesh.links.link import Attempt, AttemptFailed, Dialer, Link, LinkError, LinkProtocolError, LinkTimedOut
+from p2pmesh.links.link import (
+    Attempt,
+    AttemptFailed,
+    Dialer,
+    Link,
+    LinkError,
+    LinkProtocolError,
+    LinkTimedOut,
+    local_health,
+)
 from p2pmesh.protocols.inputs import (
     NO_SLOT,
     LinkDown,
@@ -53,6 +62,7 @@ class _Attempting:
 
     scope: trio.CancelScope
     feed: trio.MemorySendChannel[tuple[RemotePeer, Facts]]
+    trouble: str = ""
 
 
 @define
@@ -190,6 +200,7 @@ class LinkKeeper:
         """Statistics of the keeper and of each link."""
         return {
             **attrs.asdict(self._counts, recurse=False),
+            **self._dialer.counts,
             "attempting": sorted(self._attempts),
             "open": {peer: attrs.asdict(entry.link.stats, recurse=False) for peer, entry in self._links.items()},
         }
@@ -228,14 +239,16 @@ class LinkKeeper:
         signals: trio.MemoryReceiveChannel[tuple[RemotePeer, Facts]],
     ) -> None:
         """One attempt, and the life of the link that it becomes."""
-        link = None
-        reason = f"no link within {self._config.connect_timeout:g} s"
+        link, reason = None, ""
         with attempting.scope, signals:
             with trio.move_on_after(self._config.connect_timeout):
                 try:
-                    link = await self._open(peer, remote, offer, signals)
+                    link = await self._open(peer, remote, offer, signals, attempting)
                 except AttemptFailed as error:
                     reason = str(error)
+        if not reason:
+            why = attempting.trouble and f": {attempting.trouble}"
+            reason = f"no link within {self._config.connect_timeout:g} s{why}"
         mine = self._attempts.get(peer) is attempting
         if mine:
             del self._attempts[peer]
@@ -256,11 +269,13 @@ class LinkKeeper:
         remote: RemotePeer | None,
         offer: Description | None,
         signals: trio.MemoryReceiveChannel[tuple[RemotePeer, Facts]],
+        attempting: _Attempting,
     ) -> Link:
         attempt = await (self._dialer.offer(peer) if offer is None else self._dialer.answer(peer, offer))
         try:
             await trio.lowlevel.checkpoint_if_cancelled()  # given up meanwhile: its offer must not go out any more
             self._report(LocalSignal(peer, attempt.description))
+            attempt.trickle(lambda candidate: self._report(LocalSignal(peer, candidate)))
             while remote is None:
                 sender, signal = await signals.receive()
                 await attempt.feed(signal)
@@ -268,6 +283,7 @@ class LinkKeeper:
                     remote = sender
             return await self._open_while_feeding(attempt, remote, signals)
         finally:
+            attempting.trouble = attempt.trouble
             with trio.move_on_after(self._config.close_timeout, shield=True):
                 await attempt.aclose()
 
@@ -413,7 +429,7 @@ class LinkKeeper:
         return taken
 
     def _judge_full(self, entry: _Open, lane: _Lane) -> None:
-        now = trio.current_time()
+        now = trio.current_time() - local_health().lost
         lane.full_since = now if lane.full_since is None else lane.full_since
         if now - lane.full_since > self._config.outbox_patience:
             entry.why = entry.why or f"too slow: its queue was full for {self._config.outbox_patience:g} s"

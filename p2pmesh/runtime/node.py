@@ -13,20 +13,19 @@ from typing import Any, Final, assert_never
 import trio
 
 from p2pmesh.config import MeshConfig
-from p2pmesh.errors import JoinRefused, TransportUnavailable
+from p2pmesh.errors import JoinRefused, MeshClosed, TransportUnavailable
 from p2pmesh.events import (
     Event,
     MessageDelivered,
     MessageFailed,
     PeerConnected,
     PeerDisconnected,
-    PeerTimedOut,
     TransportDown,
     TransportUp,
 )
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId, short
-from p2pmesh.links.link import Dialer
+from p2pmesh.links.link import Dialer, local_health
 from p2pmesh.protocols.core import (
     AcceptOffer,
     DropLink,
@@ -79,14 +78,16 @@ class Node:
         self.receipts: OpenReceipts = OpenReceipts()
         self.drivers: dict[Subsystem, Driver] = {
             subsystem: Driver(core, self._dispatch, config.inbox, self._flush)
-            for subsystem, core in build_cores(identity, config, rng, wall).items()
+            for subsystem, core in build_cores(identity, config, rng, wall, local_health()).items()
         }
         self.keeper: LinkKeeper = LinkKeeper(dialer, config.links, config.max_peers, self._report, self._deliver)
         self.services: dict[str, Service] = {
-            transport.name: Service(transport, config.signaling, rng, self._deliver_signaled)
+            transport.name: Service(transport, config.signaling, rng, self._deliver_signaled, dialer.prefer)
             for transport in transports
         }
         self._startup = _Startup(tuple(self.services))
+        self._linked = trio.lowlevel.ParkingLot()
+        self._is_closed = False
         self._ignored = 0
 
     async def start(self, nursery: trio.Nursery, bootstrap_peers: Sequence[PeerId]) -> None:
@@ -104,6 +105,18 @@ class Node:
             self._report(PeersFound(tuple(bootstrap_peers), "config"))
         await self._startup.wait()
 
+    async def linked(self, count: int) -> None:
+        """Wait until there are so many neighbours.
+
+        Raises:
+          MeshClosed: if the mesh is left first.
+        """
+        while len(self.peers) < count:
+            if self._is_closed:
+                raise MeshClosed("the mesh was left before it had so many links")
+            await self._linked.park()
+        await trio.lowlevel.checkpoint()
+
     async def leave(self) -> None:
         """Say goodbye to neighbours and services, and wait for as long as `leave_timeout` until all is said."""
         self._report(Leave())
@@ -115,7 +128,11 @@ class Node:
                 await service.drained()
 
     def close(self) -> None:
-        """Nothing comes any more: end what waits."""
+        """Nothing comes any more: end what waits, and the links whose end nobody will tell of."""
+        for peer in list(self.peers):
+            self._emit(PeerDisconnected(peer, "the mesh was left"))
+        self._is_closed = True
+        self._linked.unpark_all()
         self.calls.close()
         self.bus.close()
         self.receipts.close()
@@ -197,8 +214,9 @@ class Node:
         match event:
             case PeerConnected():
                 self.peers[event.peer_id] = event.verified
-            case PeerDisconnected() | PeerTimedOut():
-                self.peers.pop(event.peer_id, None)
+                self._linked.unpark_all()
+            case PeerDisconnected() if self.peers.pop(event.peer_id, None) is None:
+                return  # it was ended by `close` already
             case TransportUp():
                 self._startup.up()
             case TransportDown():

@@ -44,12 +44,18 @@ class Service:
         config: SignalingConfig,
         rng: random.Random,
         deliver: Callable[[Input], Awaitable[None]],
+        prefer: Callable[[str], None],
     ) -> None:
-        """Make it; `deliver` takes what happens in its order: a service's last words come before its `ServiceDown`."""
+        """Make it.
+
+        `deliver` takes what happens in its order: a service's last words come before its `ServiceDown`. `prefer` takes
+        the address of this machine that has led to it.
+        """
         self.transport = transport
         self.name: str = transport.name
         self._config = config
         self._deliver = deliver
+        self._prefer = prefer
         self._retry = Retry(Backoff(config.retry_first, config.retry_cap), rng)
         self._counts = _Counts()
         self._outbox: trio.MemorySendChannel[SignalingMessage] | None = None
@@ -111,6 +117,9 @@ class Service:
 
     async def _carry(self, connection: Connection) -> str:
         self._counts.connected += 1
+        local_host = getattr(connection, "local_host", None)
+        if local_host is not None:
+            self._prefer(local_host)
         since = trio.current_time()
         sender, receiver = trio.open_memory_channel[SignalingMessage](self._config.outbox)
         self._outbox = sender

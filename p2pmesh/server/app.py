@@ -6,36 +6,60 @@ core around the same `Presence` (CPU of a connect with join / of a relayed offer
 The difference is tasks and hand-overs: here a client is two tasks and a byte buffer, and what waits goes out in one
 write. `benchmarks/server.py` measures on.
 
-What goes wrong with a client ends that client's connection. What is wrong with the server itself comes out of
-`open_signaling_server`, in an exception group.
+What goes wrong with a client ends that client's connection, whatever it is: libraries raise more than they declare, and
+each connection has a guard that counts and goes on. Of what the system runs out of, connections that wait are taken
+later. Only what is wrong at the start comes out of `open_signaling_server`.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import itertools
 import logging
+import math
 import random
 import ssl
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager, suppress
-from typing import Any, Final
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from typing import Any, Final, Self, TypeVar
 
 import trio
 from attrs import field, frozen
 
+from p2pmesh.errors import ConfigError
+from p2pmesh.protocols.util.limits import RateLimiter, TokenBucket
+from p2pmesh.server.addresses import Address, Networks, Places, counted_as, read_address
 from p2pmesh.server.config import ServerConfig
-from p2pmesh.server.http import BadRequest, HttpConnection, Page, Response, answer, wants_websocket
+from p2pmesh.server.http import (
+    BadRequest,
+    HttpConnection,
+    Page,
+    Response,
+    accept_upgrade,
+    answer,
+    check_origin,
+    wants_websocket,
+)
+from p2pmesh.server.listening import accept_all, open_listeners
 from p2pmesh.server.metrics import Metrics
 from p2pmesh.server.presence import Close, Order, Presence, Send
-from p2pmesh.server.websocket import UpgradeRefused, WebSocket
+from p2pmesh.server.proxies import BadProxyHeader, customer, hosts, read_proxy_header
+from p2pmesh.server.websocket import Backlog, WebSocket
+
+T = TypeVar("T")
 
 _GOING_AWAY: Final = 1001
+_LAST_PORT: Final = 65_535
 _HOUSEKEEPING: Final = 1.0
 """Seconds between looks at the clock: exact enough for time-outs of tens of seconds, and cheap for 10,000 clients."""
 _WILDCARDS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # ruff: ignore[hardcoded-bind-all-interfaces] - not bound here, only shown as something to dial
+
+_BROKEN: Final = (trio.BrokenResourceError, trio.ClosedResourceError)
+_LINGER: Final = 64 * 1024
+"""Bytes of a request that are read after it was refused, so that the client can read why."""
+_COMPLAINTS: Final = (10, 10.0)
+"""Warnings at once, and seconds until there may be one more: who can cause them can cause many."""
 
 _log = logging.getLogger(__name__)
 
@@ -50,6 +74,8 @@ class SignalingServer:
     url: str
     """What a client on this machine opens: `ws://...`, or `wss://...`."""
     _snapshot: Callable[[], dict[str, Any]] = field(repr=False)
+    status_url: str | None = None
+    """Where `/healthz` and `/metrics` are: `http://...`, or `https://...`."""
 
     def snapshot(self) -> dict[str, Any]:
         """Statistics that JSON can carry."""
@@ -59,29 +85,45 @@ class SignalingServer:
 class _Sockets:
     """Brings clients and `Presence` together."""
 
-    def __init__(self, config: ServerConfig, tls: ssl.SSLContext | None, pages: Mapping[str, Page]) -> None:
+    def __init__(
+        self, config: ServerConfig, tls: ssl.SSLContext | None, pages: Mapping[str, Page], *, status_apart: bool = False
+    ) -> None:
         self._config = config
         self._tls = tls
         self._presence = Presence(config, random.Random(), _wall)
         self._clients: dict[int, WebSocket] = {}
         self._numbers = itertools.count(1)
-        self._connections = 0
-        self._addresses: Counter[str] = Counter()
+        rates = RateLimiter(config.remembered_addresses, config.connects_per_second, config.connect_burst)
+        self._connections = Places(
+            config.max_clients + config.spare_connections, config.clients_per_address + config.spare_per_address, rates
+        )
+        self._status_connections = Places(config.spare_connections, config.spare_connections, rates)
+        self._backlog = Backlog(config.backlog)
+        self._proxies = Networks(config.proxy_headers)
+        self._proxies_by_protocol = Networks(config.proxy_protocol)
         self._refused = 0
         self._dropped: Counter[str] = Counter()
+        self._failures: Counter[str] = Counter()
+        self._complaints = TokenBucket(1 / _COMPLAINTS[1], _COMPLAINTS[0], -math.inf)
         self._left = trio.Event()
         self._closing = False
-        self._pages = {
-            "/": lambda: Response(426, b"this is a p2pmesh signaling server: connect by WebSocket\n"),
+        self._status: dict[str, Page] = {
             "/healthz": lambda: Response(200, b"ok\n"),
             "/metrics": Metrics(self.snapshot).page,
-        } | dict(pages)
+        }
+        self._pages: dict[str, Page] = {
+            "/": lambda: Response(426, b"this is a p2pmesh signaling server: connect by WebSocket\n"),
+            **({} if status_apart else self._status),
+            **pages,
+        }
 
     def snapshot(self) -> dict[str, Any]:
         return self._presence.snapshot() | {
-            "connections": self._connections,
+            "connections": self._connections.taken,
+            "backlog": self._backlog.size,
             "refused": self._refused,
             "dropped": dict(sorted(self._dropped.items())),
+            "failures": dict(sorted(self._failures.items())),
         }
 
     async def keep_house(self) -> None:
@@ -89,9 +131,16 @@ class _Sockets:
         while True:
             await trio.sleep(min(_HOUSEKEEPING, self._config.ping_interval / 4, self._config.ping_timeout / 4))
             now = trio.current_time()
-            self._carry_out(self._presence.expire(now))
+            try:
+                self._carry_out(self._presence.expire(now))
+            except Exception as error:  # ruff: ignore[blind-except] - as in `serve`
+                self._failed("time-outs", error)
             for client in self._clients.values():
-                client.keep_alive(now)
+                try:
+                    client.keep_alive(now)
+                except Exception as error:  # ruff: ignore[blind-except] - as in `serve`
+                    self._failed("time-outs", error)
+                    client.drop("error")
 
     async def say_goodbye(self) -> None:
         """Close every client, and wait until they are gone."""
@@ -102,57 +151,96 @@ class _Sockets:
             self._left = trio.Event()
             await self._left.wait()
 
-    async def serve(self, stream: trio.SocketStream) -> None:
-        """One connection, from its first byte to its last; the listener's task closes the socket in the end."""
-        address = _address_of(stream)
-        if not self._has_place(address):
-            self._refused += 1
-            return
-        self._connections += 1
-        self._addresses[address] += 1
+    def accept_failed(self, error: OSError) -> None:
+        """The system has no descriptor or no memory for one more connection."""
+        self._failed("accept", error)
+
+    async def serve(self, tcp: trio.SocketStream) -> None:
+        """One connection, from its first byte to its last; the listener's task closes the socket in the end.
+
+        Whatever goes wrong with it, also what no library declares, ends it alone.
+        """
         try:
-            await self._serve_stream(stream, address)
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            with _Guest(self._connections, _peer_of(tcp)) as guest:
+                await self._serve_guest(tcp, guest)
+        except* _BROKEN:
             pass  # gone before it could be served: its own affair
-        finally:
-            self._connections -= 1
-            self._addresses[address] -= 1
-            if not self._addresses[address]:
-                del self._addresses[address]
-
-    def _has_place(self, address: str) -> bool:
-        config = self._config
-        return (
-            self._connections < config.max_clients + config.spare_connections
-            and self._addresses[address] < config.clients_per_address + config.spare_per_address
-        )
-
-    async def _serve_stream(self, tcp: trio.SocketStream, address: str) -> None:
-        with trio.move_on_after(self._config.head_timeout) as scope:
-            stream = await self._encrypted(tcp)
-            http = HttpConnection(stream, self._config.head_size)
-            try:
-                request = await http.request()
-                if request is None:
-                    return
-                if not wants_websocket(request):
-                    await http.respond(answer(request, self._pages))
-                    await _aclose(stream)
-                    return
-                client = WebSocket(stream, self._config)
-                client.accept(list(request.headers), request.target.decode("ascii", "replace"), http.leftovers())
-            except BadRequest as error:
-                await http.respond(error.response)
-                return
-            except UpgradeRefused as error:
-                await http.respond(Response(400, f"{error}\n".encode()))
-                return
-        if scope.cancelled_caught:
+        except* (_TurnedAway, BadProxyHeader):
             self._refused += 1
-            return
-        await self._serve_client(client, address)
+        except* Exception as group:  # ruff: ignore[blind-except] - that is what the guard is for
+            self._failed("connection", group)
+
+    async def serve_status(self, tcp: trio.SocketStream) -> None:
+        """One connection to the address that only `/healthz` and `/metrics` have."""
+        try:
+            with (
+                _Guest(self._status_connections, _peer_of(tcp)) as guest,
+                trio.move_on_after(self._config.head_timeout),
+            ):
+                guest.enter(by_rate=False)
+                stream = await self._encrypted(tcp)
+                http = HttpConnection(stream, self._config.head_size)
+                try:
+                    request = await http.request()
+                    response = None if request is None else answer(request, self._status)
+                except BadRequest as error:
+                    response = error.response
+                if response is not None:
+                    await self._respond(http, tcp, response)
+        except* (*_BROKEN, _TurnedAway):
+            pass
+        except* Exception as group:  # ruff: ignore[blind-except] - that is what the guard is for
+            self._failed("connection", group)
+
+    async def _serve_guest(self, tcp: trio.SocketStream, guest: _Guest) -> None:
+        with trio.move_on_after(self._config.head_timeout) as scope:
+            speaks_first = guest.address in self._proxies_by_protocol
+            guest.enter(by_rate=not speaks_first and guest.address not in self._proxies)
+            if speaks_first:
+                address = await read_proxy_header(tcp.receive_some)
+                guest.speaks_for(address, by_rate=address not in self._proxies)
+            stream = await self._encrypted(tcp)
+            client = await self._upgrade(stream, tcp, guest)
+        if scope.cancelled_caught:
+            raise _TurnedAway
+        if client is not None:
+            await self._serve_client(client, guest.name)
+            with trio.move_on_after(self._config.close_timeout):
+                await _aclose(stream)
+
+    async def _upgrade(self, stream: trio.abc.Stream, tcp: trio.SocketStream, guest: _Guest) -> WebSocket | None:
+        """Read a request, and answer it if it is for a page."""
+        http = HttpConnection(stream, self._config.head_size)
+        try:
+            request = await http.request()
+            if request is None:
+                return None
+            proxy = guest.address if guest.address in self._proxies else None
+            if proxy is not None:
+                guest.speaks_for(customer(proxy, request, self._proxies), by_rate=True)
+            if wants_websocket(request):
+                accepted = accept_upgrade(request)
+                check_origin(request, hosts(request, forwarded=proxy is not None), self._config.allowed_origins)
+                return WebSocket(stream, tcp, self._config, self._backlog, accepted, http.leftovers())
+            response = answer(request, self._pages)
+        except BadRequest as error:
+            response = error.response
+        except _TurnedAway:
+            await http.respond(Response(429, b"too many connections from this address: try again later\n"))
+            raise
+        await self._respond(http, tcp, response)
+        await _aclose(stream)
+        return None
+
+    async def _respond(self, http: HttpConnection, tcp: trio.SocketStream, response: Response) -> None:
+        """Answer, and wait for the client to end: what is closed with bytes unread loses the last ones it sent."""
+        await http.respond(response)
+        if isinstance(tcp, trio.abc.HalfCloseableStream):
+            await tcp.send_eof()
         with trio.move_on_after(self._config.close_timeout):
-            await _aclose(stream)
+            left = _LINGER
+            while left > 0 and (data := await tcp.receive_some(left)):
+                left -= len(data)
 
     async def _encrypted(self, tcp: trio.SocketStream) -> trio.abc.Stream:
         if self._tls is None:
@@ -164,22 +252,22 @@ class _Sockets:
     async def _serve_client(self, client: WebSocket, address: str) -> None:
         number = next(self._numbers)
         self._clients[number] = client
-        self._carry_out(self._presence.connected(number, address, trio.current_time()))
-        if self._closing:
-            client.close(_GOING_AWAY, "server shutting down")
 
         def on_message(message: bytes) -> None:
             self._carry_out(self._presence.received(number, message, trio.current_time()))
 
         try:
+            self._carry_out(self._presence.connected(number, address, trio.current_time()))
+            if self._closing:
+                client.close(_GOING_AWAY, "server shutting down")
             await client.run(on_message)
         finally:
             del self._clients[number]
-            self._carry_out(self._presence.disconnected(number, trio.current_time()))
             self._left.set()
             if client.dropped is not None:
                 self._dropped[client.dropped] += 1
                 _log.debug("client %d from %s dropped: %s", number, address, client.dropped)
+            self._carry_out(self._presence.disconnected(number, trio.current_time()))
 
     def _carry_out(self, orders: Iterable[Order]) -> None:
         for order in orders:
@@ -187,23 +275,60 @@ class _Sockets:
             if client is None:
                 continue
             match order:
-                case Send(text=text):
-                    client.post(text)
+                case Send(text=text, sender=sender):
+                    if not client.post(text, sender):
+                        self._carry_out(self._presence.undelivered(sender, order.client))
                 case Close(code=code, reason=reason):
                     client.close(code, reason)
 
+    def _failed(self, where: str, error: BaseException) -> None:
+        self._failures[where] += 1
+        if self._complaints.take_if_there(trio.current_time()):
+            _log.warning("signaling server: %s: %r; going on", where, error, exc_info=error)
 
-async def _listen(
-    sockets: _Sockets,
-    listeners: list[trio.SocketListener],
-    connections: trio.Nursery,
-    *,
-    task_status: trio.TaskStatus[trio.CancelScope] = trio.TASK_STATUS_IGNORED,
-) -> None:
-    """Take connections until cancelled. What was taken lives on in `connections`."""
-    with trio.CancelScope() as scope:
-        task_status.started(scope)
-        await trio.serve_listeners(sockets.serve, listeners, handler_nursery=connections)
+
+class _TurnedAway(Exception):
+    """A connection that there is no place for, or that does not say in time what it wants."""
+
+
+class _Guest:
+    """Whom a connection is from, and the place that it has. Leaving the block frees it."""
+
+    def __init__(self, places: Places, address: Address | None) -> None:
+        self._places = places
+        self._has_place = False
+        self.address = address
+        self.name: str = counted_as(address)
+        """What it counts for."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._has_place:
+            self._places.free(self.name)
+
+    def enter(self, *, by_rate: bool) -> None:
+        """Take a place; `by_rate` unless it is a proxy's, which may have to speak for many first.
+
+        Raises:
+          _TurnedAway: if there is none.
+        """
+        self._has_place = self._places.take(self.name, trio.current_time() if by_rate else None)
+        if not self._has_place:
+            raise _TurnedAway
+
+    def speaks_for(self, address: Address | None, *, by_rate: bool) -> None:
+        """A proxy's connection counts for its customer now; for the proxy itself if that is all that is known.
+
+        Raises:
+          _TurnedAway: if there is no place for this one.
+        """
+        self._places.free(self.name)
+        self._has_place = False
+        self.address = address or self.address
+        self.name = counted_as(self.address)
+        self.enter(by_rate=by_rate)
 
 
 @asynccontextmanager
@@ -214,30 +339,45 @@ async def open_signaling_server(
     config: ServerConfig | None = None,
     tls: ssl.SSLContext | None = None,
     pages: Mapping[str, Page] | None = None,
+    status: tuple[str, int] | None = None,
 ) -> AsyncGenerator[SignalingServer]:
     """Run a signaling server while the block does.
 
     Args:
-      host: the address to listen on; only this machine reaches the default.
-      port: the port; 0 for a free one, see `SignalingServer.port`.
+      host: the address to listen on; only this machine reaches the default. `::` and `""` are every network, IPv6 and
+        IPv4; a name stands for all its addresses.
+      port: the port, the same one for all addresses; 0 for a free one, see `SignalingServer.port`.
       config: limits and the join token.
       tls: with a certificate loaded, to serve `wss` and `https`.
       pages: more pages for the port, by path, beside `/healthz` and `/metrics`.
+      status: host and port of their own for `/healthz` and `/metrics`, which the first port does not have then.
 
     Raises:
+      ConfigError: if an argument makes no sense.
       OSError: if it can't listen there.
 
     Resource handling: leaving the block stops listening, closes each client with code 1001, waits for them up to
     `ServerConfig.close_timeout`, and cuts the rest. Nothing is left.
     """
-    config = config or ServerConfig()
-    sockets = _Sockets(config, tls, pages or {})
-    listeners = await trio.open_tcp_listeners(port, host=host)
+    config = _checked(config or ServerConfig(), ServerConfig, "config")
+    _checked(tls, ssl.SSLContext | None, "tls")
+    sockets = _Sockets(config, tls, _checked(pages or {}, Mapping, "pages"), status_apart=status is not None)
+    async with AsyncExitStack() as unless_serving:
+        listeners = await _listeners(host, port, unless_serving)
+        status_listeners = (
+            [] if status is None else await _listeners(*_checked(status, tuple, "status"), unless_serving)
+        )
+        unless_serving.pop_all()
     address, port = listeners[0].socket.getsockname()[:2]
-    server = SignalingServer(address, port, _url(address, port, tls=tls is not None), sockets.snapshot)
+    url = _url("ws", address, port, tls=tls is not None)
+    status_address = (status_listeners or listeners)[0].socket.getsockname()[:2]
+    status_url = _url("http", *status_address, tls=tls is not None)
+    server = SignalingServer(address, port, url, sockets.snapshot, status_url)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(sockets.keep_house, name="signaling server: time-outs")
-        listening = await nursery.start(_listen, sockets, listeners, nursery)
+        services = [(listener, sockets.serve) for listener in listeners]
+        services += [(listener, sockets.serve_status) for listener in status_listeners]
+        listening = await nursery.start(_listen, sockets, services, nursery)
         _log.info("signaling server on %s", server.url)
         try:
             yield server
@@ -249,29 +389,57 @@ async def open_signaling_server(
     _log.info("signaling server on %s closed", server.url)
 
 
+async def _listeners(host: object, port: object, unless_serving: AsyncExitStack) -> list[trio.SocketListener]:
+    """Open them; they are closed again if what follows fails."""
+    if not isinstance(host, str):
+        raise ConfigError(f"a host is the name or address of one as text, not {host!r:.60}")
+    if not isinstance(port, int) or isinstance(port, bool) or not 0 <= port <= _LAST_PORT:
+        raise ConfigError(f"a port is a whole number up to {_LAST_PORT}, 0 for a free one, not {port!r:.60}")
+    listeners = await open_listeners(host, port)
+    for listener in listeners:
+        unless_serving.push_async_callback(listener.aclose)
+    return listeners
+
+
+async def _listen(
+    sockets: _Sockets,
+    services: list[tuple[trio.SocketListener, Callable[[trio.SocketStream], Awaitable[None]]]],
+    connections: trio.Nursery,
+    *,
+    task_status: trio.TaskStatus[trio.CancelScope] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Take connections until cancelled. What was taken lives on in `connections`."""
+    async with trio.open_nursery() as nursery:
+        for listener, serve in services:
+            nursery.start_soon(accept_all, listener, serve, connections, sockets.accept_failed)
+        task_status.started(nursery.cancel_scope)
+
+
+def _checked(value: T, kind: Any, what: str) -> T:
+    if not isinstance(value, kind):
+        name = getattr(kind, "__name__", str(kind))
+        raise ConfigError(f"{what} of a signaling server is of type {name}, not {value!r:.60}")
+    return value
+
+
 def _wall(now: float) -> float:
     return time.time() - (trio.current_time() - now)  # ruff: ignore[banned-api] - this is where the clock comes in
 
 
-def _url(host: str, port: int, *, tls: bool) -> str:
+def _url(scheme: str, host: str, port: int, *, tls: bool) -> str:
     host = _WILDCARDS.get(host, host)
-    return f"{'wss' if tls else 'ws'}://{f'[{host}]' if ':' in host else host}:{port}"
+    return f"{scheme}{'s' if tls else ''}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-def _address_of(stream: trio.SocketStream) -> str:
-    """The address that a client counts for: an IPv6 customer has at least a /64 to choose from."""
+def _peer_of(stream: trio.SocketStream) -> Address | None:
+    """Where a connection comes from, if that can be told: it may be gone."""
     try:
-        address = ipaddress.ip_address(stream.socket.getpeername()[0].partition("%")[0])
-    except (OSError, ValueError):
-        return "unknown"
-    if isinstance(address, ipaddress.IPv4Address):
-        return str(address)
-    if address.ipv4_mapped is not None:
-        return str(address.ipv4_mapped)
-    return str(ipaddress.ip_network((address, 64), strict=False))
+        return read_address(stream.socket.getpeername()[0])
+    except (OSError, IndexError):
+        return None
 
 
 async def _aclose(stream: trio.abc.Stream) -> None:
     """Close in order; a client that is gone already is no error."""
-    with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+    with suppress(*_BROKEN):
         await stream.aclose()

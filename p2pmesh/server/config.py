@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -9,17 +10,44 @@ import attrs
 from attrs import field, frozen
 
 from p2pmesh.errors import ConfigError
-from p2pmesh.wire.signaling import MAX_BOOTSTRAP
+from p2pmesh.server.addresses import Networks
+from p2pmesh.wire.signaling import MAX_BOOTSTRAP, MAX_TOKEN
 
 KIB = 1024
 MIB = 1024 * KIB
 
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s,]+/?|\*|null", re.IGNORECASE)
+_HALF_A_PAIR = re.compile(r"[\ud800-\udfff]")
+"""Surrogates, which UTF-8 can't carry."""
+
+
+def _as_tuple(value: object) -> object:
+    return tuple(value) if isinstance(value, list | tuple | set | frozenset) else value
+
+
+def _texts(*default: str) -> Any:
+    def check(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+        if not isinstance(value, tuple) or not all(isinstance(item, str) for item in value):
+            raise ConfigError(f"{type(instance).__name__}.{attribute.name} must be a tuple of texts, not {value!r:.60}")
+
+    return field(default=default, converter=_as_tuple, validator=check)
+
+
+def _token(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if value is None:
+        return
+    if not isinstance(value, str) or not 0 < len(value) <= MAX_TOKEN or _HALF_A_PAIR.search(value):
+        raise ConfigError(f"{type(instance).__name__}.{attribute.name} must be text of 1 to {MAX_TOKEN} characters")
+
 
 def _between(low: float, high: float) -> Callable[[Any, attrs.Attribute[Any], Any], None]:
-    def check(instance: object, attribute: attrs.Attribute[Any], value: float) -> None:
-        if not low <= value <= high:
+    def check(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+        whole = isinstance(attribute.default, int)
+        if isinstance(value, bool) or not isinstance(value, int if whole else int | float) or not low <= value <= high:
             bounds = f"{low:g} or more" if high == float("inf") else f"between {low:g} and {high:g}"
-            raise ConfigError(f"{type(instance).__name__}.{attribute.name} must be {bounds}, not {value!r}")
+            kind = "a whole number, " if whole else ""
+            name = f"{type(instance).__name__}.{attribute.name}"
+            raise ConfigError(f"{name} must be {kind}{bounds}, not {value!r:.60}")
 
     return check
 
@@ -37,21 +65,47 @@ class ServerConfig:
     announced_to: int = _number(3, low=0)
     """Peers of ours that are told of a joiner of ours: its ring neighbours, which make room for it, and the nearest by
     XOR, in case one of them is gone. Once it has one link it finds all others through the mesh."""
-    join_token: str | None = field(default=None, repr=False)
+    join_token: str | None = field(default=None, repr=False, validator=_token)
     """What a join must show in its `token` field; None lets everybody in."""
+    token_guesses: int = _number(10, low=1)
+    """Wrong tokens from one address at once; above that no join of it is looked at. A right one starts it afresh."""
+    token_guesses_per_minute: float = _number(6.0, low=0)
+    """In the long run: of a token of 32 bits, half of all are tried after 680 years."""
+    allowed_origins: tuple[str, ...] = _texts()
+    """Pages of other hosts that may connect, as `https://app.example`; `*` for all. A browser says where its page is
+    from; pages of the host that it connects to always may, and so may what is no browser and says nothing."""
+
+    proxy_headers: tuple[str, ...] = _texts("127.0.0.1", "::1")
+    """Addresses and networks of reverse proxies, whose `X-Forwarded-For` and `Forwarded` headers are believed: limits
+    count their customers then. The default is a proxy on this machine. Nobody else's are."""
+    proxy_protocol: tuple[str, ...] = _texts()
+    """Addresses and networks of proxies that begin each connection with a header of the PROXY protocol, v1 or v2.
+    One of theirs without it is refused, since who writes it is believed."""
 
     max_message: int = _number(128 * KIB, low=1 * KIB)
     """A description with all its candidates takes 1 to 4 KiB; the original's AWS service ends at 128 KiB too."""
     messages_per_second: float = _number(50.0, low=0.1)
-    """Of one client, in the long run. A peer at work needs about one; what is above is dropped, and the client told."""
+    """Of one client, in the long run, a message of more than 4 KiB for several. A peer at work needs about one; what is
+    above is dropped, and the client told."""
     message_burst: int = _number(200, low=1)
     """At once: a batch of dials with trickled candidates. A client that goes on until it has overdrawn this much again
     is closed."""
+    joins_per_minute: float = _number(30.0, low=0.1)
+    """Of one client, in the long run: each is told to a handful of others. A peer that finds no link repeats its join
+    every 5 s at first, and nobody changes ids."""
+    join_burst: int = _number(10, low=1)
+    """At once; a client that overdraws it by as many again is closed."""
     max_clients: int = _number(10_000, low=1)
     """In all: about 210 MB at the 21 KB that an idle one takes (`benchmarks/server.py`). Needs as many file descriptors
     (`ulimit -n`)."""
     clients_per_address: int = _number(256, low=1)
     """An IPv4 address, or an IPv6 /64: an office behind one router fits, one machine can't take every place."""
+    connects_per_second: float = _number(10.0, low=0.1)
+    """From one such address, in the long run; what is above is turned away unheard."""
+    connect_burst: int = _number(512, low=1)
+    """At once: an office that reconnects, twice."""
+    remembered_addresses: int = _number(65_536, low=1)
+    """Addresses whose connects and wrong tokens are counted, about 16 MB; the least recent are forgotten."""
     max_rooms: int = _number(4096, low=1)
     """Rooms that have members; an empty one is forgotten at once."""
     clients_per_room: int = _number(10_000, low=1)
@@ -71,7 +125,12 @@ class ServerConfig:
     ping_timeout: float = _number(15.0, low=0.05)
     """A client that stays silent for this long after a ping is dropped."""
     outbox: int = _number(1 * MIB, low=1 * KIB)
-    """Bytes that may wait for one client; a client that lets more pile up is dropped."""
+    """Bytes of others' messages that may wait for one client. What would be more is dropped, and its sender told."""
+    outbox_share: int = _number(256 * KIB, low=1 * KIB)
+    """Of these, from one sender: two messages of the largest size, and a flood leaves room for others."""
+    backlog: int = _number(64 * MIB, low=1 * MIB)
+    """Bytes that may wait in all, for clients that don't read or that send half of a message. Above it, what is sent to
+    one for whom something waits is dropped; who reads goes on as ever."""
     head_size: int = _number(16 * KIB, low=1 * KIB)
     """Of an HTTP request line with its headers; browsers' cookies stay below 8 KiB."""
     head_timeout: float = _number(10.0, low=0.05)
@@ -84,5 +143,10 @@ class ServerConfig:
     """For closing handshakes, of one client or of all at shutdown; after that they are cut."""
 
     def __attrs_post_init__(self) -> None:
+        Networks(self.proxy_headers)
+        Networks(self.proxy_protocol)
+        for origin in self.allowed_origins:
+            if not _ORIGIN.fullmatch(origin):
+                raise ConfigError(f"an origin is written https://app.example, as browsers send it, not {origin!r:.60}")
         if self.outbox < self.max_message + KIB:
             raise ConfigError("ServerConfig.outbox must hold one message: max_message + 1 KiB or more")

@@ -1,25 +1,36 @@
 """Just enough HTTP/1.1 for the signaling server's port: one request, then a page or the upgrade to WebSocket.
 
 Each connection carries one request: pages here are small and rarely asked for, and "close" leaves no idle connections.
+Headers are compared as the bytes they are: nothing in them is decoded that need not be, so nothing in them can fail to.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Collection, Mapping
 from typing import Final, TypeAlias
 
 import h11
 import trio
 from attrs import frozen
+from wsproto.utilities import generate_accept_token
 
 _CHUNK: Final = 4096
 _REASONS: Final = {
     200: b"OK",
     400: b"Bad Request",
+    403: b"Forbidden",
     404: b"Not Found",
     405: b"Method Not Allowed",
     426: b"Upgrade Required",
+    429: b"Too Many Requests",
+    431: b"Request Header Fields Too Large",
 }
+_WEBSOCKET_KEY: Final = re.compile(rb"[A-Za-z0-9+/]{22}==")
+"""16 bytes in base64."""
+_AUTHORITY: Final = re.compile(rb"(?:[a-z][a-z0-9+.-]*://)?(\[[0-9a-f:.]+\]|[^/:@\[\]]+)(?::[0-9]*)?", re.IGNORECASE)
+"""The value of an `Origin` or `Host` header."""
+ANY_ORIGIN: Final = "*"
 
 
 @frozen
@@ -37,7 +48,7 @@ Page: TypeAlias = Callable[[], Response]
 
 
 class BadRequest(Exception):
-    """The head of a request can't be read."""
+    """A request that is refused, with what it is answered."""
 
     def __init__(self, response: Response) -> None:
         super().__init__(response.body.decode())
@@ -97,7 +108,48 @@ class HttpConnection:
 
 def wants_websocket(request: h11.Request) -> bool:
     """Whether this is a request for an upgrade to WebSocket."""
-    return any(name == b"upgrade" and value.lower() == b"websocket" for name, value in request.headers)
+    return b"websocket" in _tokens(request, b"upgrade")
+
+
+def accept_upgrade(request: h11.Request) -> bytes:
+    """The answer that begins the WebSocket connection which is asked for (RFC 6455 section 4.2).
+
+    Raises:
+      BadRequest: if the request lacks something.
+    """
+    keys = header_values(request, b"sec-websocket-key")
+    if request.method != b"GET" or request.http_version != b"1.1":
+        raise _bad_upgrade("is a GET of HTTP/1.1")
+    if b"upgrade" not in _tokens(request, b"connection"):
+        raise _bad_upgrade("has the header Connection: Upgrade")
+    if header_values(request, b"sec-websocket-version") != [b"13"]:
+        raise _bad_upgrade("has the header Sec-WebSocket-Version: 13", ("Sec-WebSocket-Version", "13"))
+    if len(keys) != 1 or not _WEBSOCKET_KEY.fullmatch(keys[0]):
+        raise _bad_upgrade("has one Sec-WebSocket-Key, of 16 bytes in base64")
+    return (
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Accept: %b\r\n\r\n"
+    ) % generate_accept_token(keys[0])
+
+
+def check_origin(request: h11.Request, hosts: Collection[bytes], allowed: Collection[str]) -> None:
+    """Refuse browsers that run a page of somebody else's: they would open this server's port wherever they can.
+
+    Args:
+      request: what is asked.
+      hosts: what the client calls this server, as its `Host` header has it.
+      allowed: origins, as `https://app.example`, that may connect too; `*` for all.
+
+    Raises:
+      BadRequest: if it comes from a page that is neither of this host nor allowed.
+    """
+    origins = header_values(request, b"origin")
+    if not origins or ANY_ORIGIN in allowed:
+        return
+    own = {_host(host) for host in hosts} - {b""}
+    known = {origin.rstrip("/").lower().encode() for origin in allowed}
+    if not all(origin.lower() in known or _host(origin) in own for origin in origins):
+        raise BadRequest(Response(403, b"pages of this origin may not connect; see --allow-origin\n"))
 
 
 def answer(request: h11.Request, pages: Mapping[str, Page]) -> Response:
@@ -107,3 +159,23 @@ def answer(request: h11.Request, pages: Mapping[str, Page]) -> Response:
     path = request.target.partition(b"?")[0].decode("ascii", "replace")
     page = pages.get(path)
     return Response(404, b"no such page\n") if page is None else page()
+
+
+def header_values(request: h11.Request, name: bytes) -> list[bytes]:
+    """The values of all headers of this name, which is in lower case."""
+    return [value for key, value in request.headers if key == name]
+
+
+def _tokens(request: h11.Request, name: bytes) -> set[bytes]:
+    values = header_values(request, name)
+    return {token.strip().lower() for value in values for token in value.split(b",")}
+
+
+def _host(value: bytes) -> bytes:
+    """The host of an origin or an authority, without its port: whoever serves a host serves its ports."""
+    found = _AUTHORITY.fullmatch(value)
+    return found[1].lower() if found and value.lower() != b"null" else b""
+
+
+def _bad_upgrade(wanted: str, *headers: tuple[str, str]) -> BadRequest:
+    return BadRequest(Response(400, f"a request for an upgrade {wanted}\n".encode(), headers=headers))

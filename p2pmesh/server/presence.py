@@ -22,6 +22,8 @@ differences:
   id.
 - A join may be signed by the key that the id derives from. Then only a newer join of the same key replaces its holder.
   A join with an id that is held without a signature replaces the holder, which is told and closed.
+- Messages cost by their size, joins have a rate of their own, and who guesses join tokens has to wait: see
+  `ServerConfig`.
 - Errors carry a `code` (`p2pmesh.wire.signaling.ERROR_CODES`) beside the original's text, and `to` where a receiver is
   missing.
 
@@ -42,9 +44,9 @@ from p2pmesh.errors import LocalProtocolError
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.core import WallClock
 from p2pmesh.protocols.signaling.handshake import verify_join
-from p2pmesh.protocols.util.limits import TokenBucket
+from p2pmesh.protocols.util.limits import RateLimiter, TokenBucket
 from p2pmesh.protocols.util.timers import Timers
-from p2pmesh.server.config import ServerConfig
+from p2pmesh.server.config import KIB, ServerConfig
 from p2pmesh.server.requests import JoinRequest, LeaveRequest, Refusal, RelayRequest, Request, parse_request
 from p2pmesh.server.rooms import Room
 from p2pmesh.wire.signaling import BootstrapPeers, Join, KnownPeer, PeerJoined, PeerLeft, ServiceError, SignalingMessage
@@ -55,17 +57,26 @@ CLOSE_TOO_BIG: Final = 1009
 CLOSE_TRY_LATER: Final = 1013
 """WebSocket close codes (RFC 6455 section 7.4.1, and the IANA registry for 1013)."""
 
+MESSAGE_UNIT: Final = 4 * KIB
+"""Bytes that count as one message where messages have a rate: a description with all its candidates."""
+
 _NOBODY: Final = PeerId("")
+_TOO_MANY_GUESSES: Final = Refusal("full", "Too many wrong join tokens came from this address: try again later.")
 _JITTER: Final = 1.1
 """A factor that spreads join time-outs: clients that all came after a restart are not all closed at once."""
 
 
 @frozen
 class Send:
-    """Send this text message to this client. If too much waits for it already, end its connection instead."""
+    """Send this text message to this client.
+
+    If too much waits for it already: where another client, `sender`, sends it, leave it out and call `undelivered`; end
+    its connection where it is the service's own.
+    """
 
     client: int
     text: str
+    sender: int | None = None
 
 
 @frozen
@@ -85,7 +96,9 @@ class _Client:
     number: int
     address: str
     bucket: TokenBucket
-    warned: bool = False
+    joins: TokenBucket
+    warned: TokenBucket | None = None
+    """The rate that it was told of exceeding, in this spell of it."""
     closing: bool = False
     room: Room | None = None
     peer: PeerId = _NOBODY
@@ -118,6 +131,9 @@ class Presence:
         self._orders: list[Order] = []
         self._counts: Counter[str] = Counter()
         self._errors: Counter[str] = Counter()
+        self._guesses = RateLimiter(
+            config.remembered_addresses, config.token_guesses_per_minute / 60, config.token_guesses
+        )
 
     # --- what happens -------------------------------------------------------------------------------------------------
 
@@ -134,8 +150,10 @@ class Presence:
             self._error(client, refusal)
             self._orders.append(Close(client, CLOSE_TRY_LATER, refusal.message))
             return self._take()
-        bucket = TokenBucket(self._config.messages_per_second, self._config.message_burst, now)
-        self._clients[client] = _Client(client, address, bucket)
+        config = self._config
+        bucket = TokenBucket(config.messages_per_second, config.message_burst, now)
+        joins = TokenBucket(config.joins_per_minute / 60, config.join_burst, now)
+        self._clients[client] = _Client(client, address, bucket, joins)
         self._addresses[address] += 1
         self._deadlines.set(client, now + self._config.join_timeout * self._rng.uniform(1.0, _JITTER))
         return self._take()
@@ -145,8 +163,19 @@ class Presence:
         sender = self._clients.get(client)
         if sender is not None and not sender.closing:
             self._counts["received"] += 1
-            if self._within_rate(sender, now):
+            if self._within_rate(sender, sender.bucket, 1 + len(data) // MESSAGE_UNIT, now):
                 self._handle(sender, parse_request(data, self._config.max_message), now)
+        return self._take()
+
+    def undelivered(self, sender: int | None, receiver: int) -> list[Order]:
+        """A message of `sender` was left out: too much waits for `receiver` already."""
+        one, other = self._clients.get(sender or 0), self._clients.get(receiver)
+        self._counts["undelivered"] += 1
+        if one is not None and other is not None and not one.closing:
+            self._error(
+                one.number,
+                Refusal("rate_limited", "Too much waits for this peer already: a message was dropped.", other.peer),
+            )
         return self._take()
 
     def disconnected(self, client: int, now: float) -> list[Order]:
@@ -181,6 +210,7 @@ class Presence:
             "sent": self._counts["sent"],
             "joins": self._counts["joins"],
             "relayed": self._counts["relayed"],
+            "undelivered": self._counts["undelivered"],
             "closed": self._counts["closed"],
             "errors": dict(sorted(self._errors.items())),
         }
@@ -210,11 +240,13 @@ class Presence:
             return
         self._counts["relayed"] += 1
         self._meet(sender, receiver)
-        self._orders.append(Send(receiver, request.stamped(sender.peer)))
+        self._orders.append(Send(receiver, request.stamped(sender.peer), sender.number))
 
     # --- joining and leaving ------------------------------------------------------------------------------------------
 
     def _join(self, client: _Client, join: Join, now: float) -> None:
+        if not self._within_rate(client, client.joins, 1, now):
+            return
         refusal = self._refuse_join(client, join, now)
         if refusal is None:
             self._enter(client, join)
@@ -222,11 +254,24 @@ class Presence:
         self._error(client.number, refusal)
         if refusal.code == "bad_token":
             self._close(client, CLOSE_POLICY, "bad token")  # each guess costs a connection
+        elif refusal is _TOO_MANY_GUESSES:
+            self._close(client, CLOSE_TRY_LATER, refusal.message)
+
+    def _refuse_token(self, client: _Client, join: Join, now: float) -> Refusal | None:
+        token = self._config.join_token
+        if token is None:
+            return None
+        if not self._guesses.take(client.address, now):
+            return _TOO_MANY_GUESSES  # right or wrong: an answer would be what is guessed for
+        if not hmac.compare_digest(token.encode(), (join.token or "").encode()):
+            return Refusal("bad_token", "This server wants a join token, and this is not the right one.")
+        self._guesses.forget(client.address)
+        return None
 
     def _refuse_join(self, client: _Client, join: Join, now: float) -> Refusal | None:
-        token = self._config.join_token
-        if token is not None and not hmac.compare_digest(token.encode(), (join.token or "").encode()):
-            return Refusal("bad_token", "This server wants a join token, and this is not the right one.")
+        refusal = self._refuse_token(client, join, now)
+        if refusal is not None:
+            return refusal
         room = self._rooms.get(join.room or "")
         holder = self._holder(room, join.peer_id)
         if join.timestamp is not None:
@@ -256,6 +301,7 @@ class Presence:
                 "clock_skew",
                 f"The join's timestamp is {(last - timestamp) / 1000:.3f} s behind the last join of this id: sign a new"
                 " one for each connection, by a clock that does not go back.",
+                later_than=last,
             )
         if not verify_join(join):
             return Refusal(
@@ -364,21 +410,27 @@ class Presence:
 
     # --- small parts --------------------------------------------------------------------------------------------------
 
-    def _within_rate(self, client: _Client, now: float) -> bool:
-        if client.bucket.take(now):
-            client.warned = False
+    def _within_rate(self, client: _Client, bucket: TokenBucket, count: int, now: float) -> bool:
+        if bucket.take(now, count):
+            if client.warned is bucket:
+                client.warned = None
             return True
-        if not client.warned:  # once for each time, or the answers would be a flood too
-            client.warned = True
-            rate = f"{self._config.messages_per_second:g} messages a second are allowed: some were dropped."
-            self._error(client.number, Refusal("rate_limited", rate))
-        if client.bucket.is_flooded:
+        if client.warned is not bucket:  # once for each time, or the answers would be a flood too
+            client.warned = bucket
+            config = self._config
+            rate = f"{config.messages_per_second:g} messages a second, {MESSAGE_UNIT // KIB} KiB each, and"
+            self._error(
+                client.number,
+                Refusal("rate_limited", f"{rate} {config.joins_per_minute:g} joins a minute: some were dropped."),
+            )
+        if bucket.is_flooded:
             self._close(client, CLOSE_POLICY, "flood")
         return False
 
     def _error(self, client: int, refusal: Refusal) -> None:
         self._errors[refusal.code] += 1
-        self._send(client, ServiceError(message=refusal.message, code=refusal.code, to=refusal.to))
+        error = ServiceError(message=refusal.message, code=refusal.code, to=refusal.to, later_than=refusal.later_than)
+        self._send(client, error)
 
     def _close(self, client: _Client, code: int, reason: str) -> None:
         self._leave_room(client)

@@ -33,6 +33,7 @@ class Refusal:
     code: str
     message: str
     to: PeerId | None = None
+    later_than: int | None = None
 
 
 @frozen

@@ -30,6 +30,8 @@ class TextConnection(trio.abc.Channel[SignalingMessage]):
 
     def __init__(self, address: str) -> None:
         self.address = address
+        self.local_host: str | None = None
+        """The address of this machine that leads to the service; None if that is not known."""
         self.skipped: int = 0
         """Messages that were not for us to understand: of unknown type, or malformed."""
 

@@ -92,11 +92,13 @@ class WebSocketTransport(Transport):
         Raises:
           TransportError: if the service can't be reached; the text says why and what to do.
         """
-        carrier = _Carrier(await self._open_stream(), self._ping_after, self._ping_patience)
+        stream = await self._open_stream()
+        carrier = _Carrier(stream, self._ping_after, self._ping_patience)
         try:
             async with _open_quiet_nursery() as nursery:
                 socket = await nursery.start(self._carry, carrier, name=f"websocket {self._name}")
                 connection = _WebSocketConnection(self._address.public, socket, carrier)
+                connection.local_host = _local_host(stream)
                 try:
                     carrier.shield()
                     yield connection
@@ -301,6 +303,11 @@ class _Carrier(trio.abc.Stream):
             return await self._stream.receive_some(max_bytes)
         self.fault = f"it fell silent, nothing heard for {self._ping_after + self._ping_patience:g} s"
         raise trio.BrokenResourceError(self.fault)
+
+
+def _local_host(stream: trio.abc.Stream) -> str | None:
+    below = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
+    return str(below.socket.getsockname()[0]) if isinstance(below, trio.SocketStream) else None
 
 
 async def _ping(socket: trio_websocket.WebSocketConnection, carrier: _Carrier) -> None:

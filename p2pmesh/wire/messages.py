@@ -82,7 +82,7 @@ by the application."""
 
 
 class Candidate(Part, frozen=True, kw_only=True):
-    """A trickled ICE candidate, as browsers write it. Python peers send none: their descriptions have them all."""
+    """A trickled ICE candidate, as browsers write it. Python peers send those that a server told them late."""
 
     candidate: Annotated[str, Meta(max_length=1024)] = ""
     sdp_mid: Annotated[str, Meta(max_length=64)] | None = None

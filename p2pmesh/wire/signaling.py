@@ -80,6 +80,8 @@ class ServiceError(Tagged, frozen=True, kw_only=True, tag="error"):
     """One of `ERROR_CODES`."""
     to: Id | None = None
     """The peer that a relayed message could not be brought to."""
+    later_than: Milliseconds | None = None
+    """With `clock_skew`: what the timestamp of a join of this id has to exceed."""
 
 
 ERROR_CODES = {

@@ -196,7 +196,7 @@ async def test_namesakes_are_told_apart_by_digits_of_their_ids(autojump_clock, r
 async def test_somebody_whose_link_died_is_shown_as_gone_and_back_when_heard_again(autojump_clock, room):
     ann = await room.enter(ANN, "ann")
     bob = await room.enter(BOB, "bob")
-    room.net[ANN].put(PeerTimedOut(BOB, 5.0))
+    room.net[ANN].put(PeerTimedOut(BOB, "nothing heard for 5.0 s", 5.0))
     await bob.type("still here")
     assert ann.shown == ["* bob joined", "* bob is gone: connection lost", "* bob joined", "bob: still here"]
 

@@ -15,6 +15,7 @@ from p2pmesh.protocols.broadcast.broadcast import BroadcastCore
 from p2pmesh.protocols.broadcast.validation import signed
 from p2pmesh.protocols.core import DropLink, SendFrame
 from p2pmesh.protocols.inputs import LinkUp, Received
+from p2pmesh.protocols.util.latency import LocalHealth
 from p2pmesh.simulation.discrete.network import EPOCH
 from p2pmesh.wire.messages import Gossip, GossipAck, GossipData, Message
 from tests.harness.core import IDENTITIES
@@ -34,7 +35,8 @@ class Bare(OneCore[BroadcastCore]):
 
     def __init__(self, config: MeshConfig | None = None, identity: Identity = ME, *, ack_delay: float = 0) -> None:
         config = broadcast_config(base=config, ack_delay=ack_delay)
-        super().__init__(BroadcastCore(identity, config, random.Random(1), virtual_wall))
+        self.health = LocalHealth()
+        super().__init__(BroadcastCore(identity, config, random.Random(1), virtual_wall, self.health))
 
     def count(self, name: str) -> int:
         """What the snapshot says; the names of nested dictionaries with dots."""

@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 
 from p2pmesh.config import KademliaConfig, MeshConfig
-from p2pmesh.events import Event, PeerConnected, PeerDisconnected, PeerTimedOut
+from p2pmesh.events import Event, PeerConnected, PeerDisconnected
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.inputs import Subsystem
 from p2pmesh.simulation.discrete.kernel import Peer
@@ -141,7 +141,7 @@ class Net:
                 assert node.peer_id in self.nodes[peer].links
 
     def check_events(self) -> None:
-        """Each `PeerConnected` is followed by one `PeerDisconnected` or `PeerTimedOut`, and none comes without."""
+        """Each `PeerConnected` is followed by one `PeerDisconnected` of any kind, and none comes without."""
         for node in self.nodes.values():
             up: set[PeerId] = set()
             for event in node.events:
@@ -149,7 +149,7 @@ class Net:
                     case PeerConnected(peer):
                         assert peer not in up
                         up.add(peer)
-                    case PeerDisconnected(peer) | PeerTimedOut(peer):
+                    case PeerDisconnected(peer):
                         up.remove(peer)
                     case _:
                         pass

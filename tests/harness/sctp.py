@@ -71,7 +71,7 @@ class Association:
     def __init__(self) -> None:
         self.below = Dtls()
         self.sctp = SctpTransport(cast("Any", self.below))
-        self.sctp.tune()
+        self.sctp.tune(cast("Any", asyncio.get_running_loop()))
         self.channel = RTCDataChannel(
             cast("Any", self.sctp), RTCDataChannelParameters(label="test", negotiated=True, id=0)
         )

@@ -62,7 +62,7 @@ def below(link: Any) -> Below:
     assert connection is not None
     assert connection.sctp is not None
     ice = cast("Any", connection.sctp.transport.transport)._connection
-    return Below(carrier, carrier._loop, connection, connection.sctp, ice)
+    return Below(carrier, carrier.loop, connection, connection.sctp, ice)
 
 
 def loop_of(dialer: WebRTCDialer) -> LinkLoop:

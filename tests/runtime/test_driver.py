@@ -367,7 +367,7 @@ async def test_what_a_service_says_before_it_hangs_up_comes_before_its_end(autoj
         await trio.sleep(1)  # the core is behind
         told.append(event)
 
-    service = Service(Brusque(), SignalingConfig(), random.Random(1), deliver)
+    service = Service(Brusque(), SignalingConfig(), random.Random(1), deliver, lambda address: None)
     nursery.start_soon(service.run)
     await trio.sleep(3.2)
     assert [type(event) for event in told] == [ServiceUp, Signaled, ServiceDown]
@@ -397,7 +397,7 @@ async def test_a_service_is_drained_for_all_who_wait_once_its_outbox_is_written(
     async def deliver(event):
         pass
 
-    service = Service(Slow(), SignalingConfig(outbox=2), random.Random(1), deliver)
+    service = Service(Slow(), SignalingConfig(outbox=2), random.Random(1), deliver, lambda address: None)
     nursery.start_soon(service.run)
     await trio.sleep(0.1)
     await service.drained()
@@ -492,7 +492,7 @@ async def test_a_service_that_ends_each_connection_at_once_is_not_asked_in_a_hur
         if isinstance(event, ServiceUp):
             asked.append(trio.current_time())
 
-    service = Service(Brusque(), SignalingConfig(retry_first=1.0, retry_cap=8.0), random.Random(1), deliver)
+    service = Service(Brusque(), SignalingConfig(retry_first=1.0, retry_cap=8.0), random.Random(1), deliver, lambda address: None)
     nursery.start_soon(service.run)
     await trio.sleep(60)
     gaps = [later - earlier for earlier, later in itertools.pairwise(asked)]

@@ -29,7 +29,7 @@ from p2pmesh.server.app import SignalingServer, open_signaling_server
 from p2pmesh.server.config import ServerConfig
 from p2pmesh.server.http import Response
 
-A, B = "a" * 40, "b" * 40
+A, B, C = "a" * 40, "b" * 40, "c" * 40
 UPGRADE = (
     b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
@@ -268,19 +268,55 @@ async def test_a_flood_of_frames_that_say_nothing_is_closed(noise: bytes) -> Non
         assert b"flood" in await to_the_end(stream)
 
 
-async def test_a_client_that_does_not_read_is_dropped_and_holds_up_nobody() -> None:
-    config = ServerConfig(outbox=256 * 1024, message_burst=10_000)
-    async with open_signaling_server(config=config) as server, legacy(server, A) as busy:
+async def fill(server: SignalingServer, sender: Legacy, receiver: str, *, size: int = 60_000) -> dict[str, Any]:
+    """Send to a client that does not read until the server takes no more for it; what it says then."""
+    with trio.fail_after(10):
+        while True:
+            await sender.send(type="signal", to=receiver, pad="x" * size)
+            with trio.move_on_after(0.002):
+                if (message := await sender.receive())["type"] == "error":
+                    return message
+
+
+FREELY = {"message_burst": 1_000_000, "messages_per_second": 1e6}
+
+
+async def test_a_flood_costs_its_sender_and_not_the_receiver_that_is_slow() -> None:
+    config = ServerConfig(outbox=512 * 1024, outbox_share=256 * 1024, **FREELY)
+    async with open_signaling_server(config=config) as server, legacy(server, A) as flooder, legacy(server, C) as other:
         async with await upgraded(server, receive_buffer=4096) as slow:
             await slow.send_all(frame(1, json.dumps({"type": "join", "peerId": B}).encode()))
+            assert (await other.receive())["type"] == "peer_joined"
+            told = await fill(server, flooder, B)
+            assert (told["code"], told["to"]) == ("rate_limited", B)
+            assert 128 * 1024 < server.snapshot()["backlog"] <= 256 * 1024 + 64 * 1024
+            await other.send(type="signal", to=B, pad="x" * 60_000)  # there is room for others
+            await other.send(type="nonsense")
+            assert (await other.receive())["code"] == "unknown_type"
+            assert server.snapshot()["dropped"] == {}
+            assert server.snapshot()["members"] == 3
+            received = b""
+            while (
+                received.count(b"\x81\x7f") + received.count(b"\x81\x7e") < 2
+                or b'"from":"' + C.encode() not in received
+            ):
+                received += await slow.receive_some()
+        assert (await other.receive())["type"] == "peer_left"
+        assert server.snapshot()["backlog"] == 0
+
+
+async def test_a_client_that_takes_nothing_for_a_while_is_dropped() -> None:
+    config = ServerConfig(ping_interval=60, ping_timeout=0.1, **FREELY)
+    async with open_signaling_server(config=config) as server, legacy(server, A) as busy:
+        async with await upgraded(server, receive_buffer=4096) as stuck:
+            await stuck.send_all(frame(1, json.dumps({"type": "join", "peerId": B}).encode()))
             assert (await busy.receive())["type"] == "peer_joined"
-            with trio.fail_after(10):
-                while not server.snapshot()["dropped"]:
-                    await busy.send(type="signal", to=B, pad="x" * 60_000)
-            assert server.snapshot()["dropped"] == {"slow": 1}
-        while (message := await busy.receive())["type"] == "error":
-            pass
-        assert message == {"type": "peer_left", "peerId": B}
+            await fill(server, busy, B)
+            while (message := await busy.receive())["type"] == "error":
+                pass
+            assert message == {"type": "peer_left", "peerId": B}
+        assert server.snapshot()["dropped"] == {"slow": 1}
+        assert server.snapshot()["backlog"] == 0
 
 
 async def test_silent_clients_are_pinged_and_only_dead_ones_dropped() -> None:

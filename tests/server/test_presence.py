@@ -476,6 +476,16 @@ def test_timestamps_far_from_the_server_clock_are_refused_and_the_error_says_by_
     assert says is None or says in answer[0]["message"]
 
 
+def test_the_refusal_of_a_join_that_is_not_newer_tells_what_its_timestamp_has_to_exceed() -> None:
+    service, owner = Service(), Identity.from_seed(bytes(32))
+    holder, later = service.connect(), service.connect()
+    service.join_signed(holder, signed(owner, NOW))
+    (refusal,) = service.join_signed(later, signed(owner, NOW - 300))
+    assert (refusal["code"], refusal["laterThan"]) == ("clock_skew", round(NOW * 1000))
+    assert codes(service.join_signed(later, sign_join(owner, "", refusal["laterThan"] + 1))) == []
+    assert codes(service.inbox[holder]) == ["replaced"]
+
+
 def test_the_memory_of_signed_joins_is_bounded_and_forgets_the_oldest() -> None:
     service = Service(remembered_joins=2)
     owners = [Identity.from_seed(bytes([number]) * 32) for number in range(3)]
@@ -587,9 +597,9 @@ def test_a_client_that_does_not_join_is_closed() -> None:
 
 
 def test_limits_that_make_no_sense_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"bootstrap_peers must be between 0 and 62"):
+    with pytest.raises(ConfigError, match=r"bootstrap_peers must be a whole number, between 0 and 62"):
         ServerConfig(bootstrap_peers=63)
-    with pytest.raises(ConfigError, match=r"max_clients must be 1 or more"):
+    with pytest.raises(ConfigError, match=r"max_clients must be a whole number, 1 or more"):
         ServerConfig(max_clients=0)
     with pytest.raises(ConfigError, match="outbox must hold one message"):
         attrs.evolve(ServerConfig(), outbox=128 * 1024)

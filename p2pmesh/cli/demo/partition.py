@@ -7,9 +7,9 @@ drops what it sends: when all peers of two groups do, nothing passes.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Coroutine, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
-from typing import Any, Literal
+from typing import Literal
 
 import trio
 
@@ -19,6 +19,7 @@ from p2pmesh.keyspace import PeerId
 from p2pmesh.links.link import Attempt
 from p2pmesh.links.webrtc.carrier import WebRTCCarrier
 from p2pmesh.links.webrtc.dialer import WebRTCDialer
+from p2pmesh.links.webrtc.server_pool import Gathering
 from p2pmesh.transports.registry import make_transports
 from p2pmesh.transports.transport import Connection, Transport
 from p2pmesh.wire.signaling import SignalingMessage
@@ -50,10 +51,10 @@ class CutDialer(WebRTCDialer):
         peer: PeerId,
         kind: Literal["offer", "answer"],
         carrier: WebRTCCarrier,
-        description: Coroutine[Any, Any, str],
+        describe: Callable[[Gathering], Awaitable[str]],
     ) -> Attempt:
         self._far[carrier] = peer
-        attempt = await super()._begin(peer, kind, carrier, description)
+        attempt = await super()._begin(peer, kind, carrier, describe)
         if carrier in self._far:
             self._apply(carrier)  # whose sockets are open now, and whose addresses nobody knows yet
         return attempt

@@ -157,11 +157,11 @@ class _Talker:
         _say(Links(list(self._mesh.peers)))
         async for event in events:
             match event:
-                case PeerConnected() | PeerDisconnected():
-                    _say(Links(list(self._mesh.peers)))
                 case PeerTimedOut():
                     if self._switch is None or event.peer_id not in self._switch.cut_from:
                         _say(Trouble(f"lost {short(event.peer_id)}: silent for {event.silent_for:.1f} s"))
+                    _say(Links(list(self._mesh.peers)))
+                case PeerConnected() | PeerDisconnected():
                     _say(Links(list(self._mesh.peers)))
                 case _:
                     pass

@@ -14,7 +14,6 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
 import aiortc
-import attrs
 import trio
 import trio_asyncio
 from aiortc.exceptions import InvalidAccessError, InvalidStateError, OperationError
@@ -25,7 +24,9 @@ from p2pmesh.links.link import AttemptFailed, LinkError, LinkProtocolError
 from p2pmesh.links.session_link import Carrier, SessionLink
 from p2pmesh.links.webrtc.aiortc_patch import tune
 from p2pmesh.links.webrtc.event_loop import LinkLoop, Owner, owner_of_context
+from p2pmesh.links.webrtc.ice_patch import IceConnection
 from p2pmesh.links.webrtc.sctp_patch import SctpTransport
+from p2pmesh.links.webrtc.server_pool import Gathering
 from p2pmesh.wire.fields import MAX_CANDIDATES
 
 logger: Final = logging.getLogger(__name__)
@@ -52,10 +53,11 @@ class WebRTCCarrier(Carrier):
     """One peer connection and its data channel, from the first description to the end. An `Owner`."""
 
     def __init__(self, loop: LinkLoop, config: LinkConfig, forget: Callable[[WebRTCCarrier], None]) -> None:
-        self._loop = loop
+        self.loop: LinkLoop = loop
         self._config = config
         self._forget = forget
         self._connection: aiortc.RTCPeerConnection | None = None
+        self._ice: IceConnection | None = None
         self._channel: aiortc.RTCDataChannel | None = None
         self._link: SessionLink | None = None
         self._early: list[bytes | str] = []
@@ -74,15 +76,30 @@ class WebRTCCarrier(Carrier):
 
     # --- opening ------------------------------------------------------------------------------------------------------
 
-    async def make_offer(self) -> str:
+    async def make_offer(self, gathering: Gathering) -> str:
         """Begin a connection; gives the offer."""
-        sdp: str = await self._run(self._make_offer())
+        sdp: str = await self._run(self._make_offer(gathering))
         return sdp
 
-    async def make_answer(self, offer: str) -> str:
+    async def make_answer(self, offer: str, gathering: Gathering) -> str:
         """Begin a connection that the peer offers; gives the answer."""
-        sdp: str = await self._run(self._make_answer(offer))
+        sdp: str = await self._run(self._make_answer(offer, gathering))
         return sdp
+
+    @property
+    def is_gathering(self) -> bool:
+        """Whether there may be addresses to come."""
+        return self._ice is not None and self._ice.is_gathering
+
+    @property
+    def trouble(self) -> str:
+        """What stands in the way of a connection, as far as can be told."""
+        return self._ice.trouble if self._ice is not None else ""
+
+    def trickle(self, tell: Callable[[str], None]) -> None:
+        """Have this called with each address that is found later, as SDP has it. It must not raise."""
+        if self._ice is not None:
+            self._ice.on_candidate = lambda candidate: tell(candidate.to_sdp())
 
     async def take_answer(self, answer: str) -> None:
         """Go on with the peer's answer; a second one is ignored."""
@@ -119,24 +136,23 @@ class WebRTCCarrier(Carrier):
         if self._has_ended:
             link.carrier_closed(self.error)
 
-    async def _make_offer(self) -> str:
+    async def _make_offer(self, gathering: Gathering) -> str:
         connection = self._new_connection()
         self._use(connection.createDataChannel(secrets.token_hex(20)))
-        tune(connection)
+        self._ice = tune(connection, self.loop, gathering)
         await connection.setLocalDescription(await connection.createOffer())
         return connection.localDescription.sdp
 
-    async def _make_answer(self, offer: str) -> str:
+    async def _make_answer(self, offer: str, gathering: Gathering) -> str:
         connection = self._new_connection()
         connection.on("datachannel", self._on_channel)
         await connection.setRemoteDescription(aiortc.RTCSessionDescription(offer, "offer"))
-        tune(connection)
+        self._ice = tune(connection, self.loop, gathering)
         await connection.setLocalDescription(await connection.createAnswer())
         return connection.localDescription.sdp
 
     def _new_connection(self) -> aiortc.RTCPeerConnection:
-        servers = [aiortc.RTCIceServer(**attrs.asdict(server)) for server in self._config.ice_servers]
-        self._connection = aiortc.RTCPeerConnection(aiortc.RTCConfiguration(iceServers=servers))
+        self._connection = aiortc.RTCPeerConnection(aiortc.RTCConfiguration(iceServers=[]))
         self._connection.on("connectionstatechange", self._on_state)
         return self._connection
 
@@ -146,11 +162,13 @@ class WebRTCCarrier(Carrier):
             return await trio_asyncio.run_aio_future(self._start(coro, self))
         except asyncio.CancelledError:  # not Trio's, which has its own: our `_close`
             raise AttemptFailed("the attempt was closed") from None  # noqa: ASYNC104
+        except (OSError, MemoryError) as error:
+            raise AttemptFailed(f"no connection can be made here: {_why(error)}") from error
 
     def _start(self, coro: Coroutine[Any, Any, Any], owner: Owner | None) -> asyncio.Task[Any]:
         token = owner_of_context.set(owner)
         try:
-            return self._loop.create_task(coro)
+            return self.loop.create_task(coro)
         finally:
             owner_of_context.reset(token)
 
@@ -178,7 +196,10 @@ class WebRTCCarrier(Carrier):
         if self._is_closing or self._has_ended:
             return
         if self._link is not None:
-            self._link.packet_received(packet)
+            try:
+                self._link.packet_received(packet)
+            except Exception as error:  # a bug of ours: below, it would be taken for a malformed datagram
+                self.failed(error, "a packet was not taken")
             return
         self._early.append(packet)
         self._early_bytes += len(packet)
@@ -198,9 +219,8 @@ class WebRTCCarrier(Carrier):
     def _on_state(self) -> None:
         match self._connection.connectionState if self._connection is not None else "closed":
             case "failed":
-                self._end(
-                    LinkError("the connection failed: the peer can't be reached, or its certificate is not its own")
-                )
+                why = self.trouble or "the peer can't be reached, or its certificate is not its own"
+                self._end(LinkError(f"the connection failed: {why}"))
             case "closed":
                 self._end(None)
             case _:
@@ -233,7 +253,7 @@ class WebRTCCarrier(Carrier):
             raise LinkError("the data channel is closed")
         token = owner_of_context.set(self)
         try:
-            self._loop.call_now(channel.send, packet)
+            self.loop.call_now(channel.send, packet)
         finally:
             owner_of_context.reset(token)
 
@@ -295,7 +315,7 @@ class WebRTCCarrier(Carrier):
             return
         self._is_closing = True
         self.decided.set()
-        if self._loop.is_running():
+        if self.loop.is_running():
             self._closer = self._start(self._close(), None)
         else:
             self._closed()
@@ -309,7 +329,7 @@ class WebRTCCarrier(Carrier):
 
     async def _close_connection(self) -> None:
         if self._connection is not None:
-            closing = self._loop.create_task(self._connection.close())
+            closing = self.loop.create_task(self._connection.close())
             await asyncio.wait([closing], timeout=self._config.close_timeout)
             if not closing.done():
                 logger.warning("a connection did not close within %g s", self._config.close_timeout)
@@ -327,3 +347,7 @@ class WebRTCCarrier(Carrier):
         self._has_ended = True
         self._forget(self)
         self._gone.set()
+
+
+def _why(error: OSError | MemoryError) -> str:
+    return getattr(error, "strerror", None) or str(error) or "no memory"

@@ -1,32 +1,37 @@
 """Links over WebRTC data channels: aiortc in an asyncio loop of ours on top of Trio.
 
-One `RTCPeerConnection` for each link, with a single ordered, reliable channel that the offerer opens. Descriptions are
-complete: all candidates are inside, nothing is trickled; candidates that a peer trickles are taken. No server is
-contacted unless `LinkConfig.ice_servers` names one. A machine with no address but loopback gathers that.
+One `RTCPeerConnection` for each link, with a single ordered, reliable channel that the offerer opens. A description
+leaves with the candidates that are there after `LinkConfig.gathering_timeout`; what a server says later is trickled,
+and candidates that a peer trickles are taken. No server is contacted unless `LinkConfig.ice_servers` names one. A
+machine with no address but loopback gathers that.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
+from functools import partial
 from types import TracebackType
-from typing import Any, Final, Literal, Self
+from typing import Final, Literal, Self
 
 import trio
-from aiortc.rtcicetransport import parse_stun_turn_uri
 from msgspec import structs
 
 from p2pmesh.config import LinkConfig, MeshConfig
-from p2pmesh.errors import ConfigError, RemoteProtocolError
+from p2pmesh.errors import RemoteProtocolError
 from p2pmesh.keyspace import PeerId
 from p2pmesh.links.link import Attempt, AttemptFailed, Dialer, Link
 from p2pmesh.links.session_link import SessionLink
 from p2pmesh.links.webrtc.carrier import SDP_ERRORS, WebRTCCarrier
 from p2pmesh.links.webrtc.event_loop import LinkLoop, open_link_loop
+from p2pmesh.links.webrtc.server_pool import Gathering, ServerPool
 from p2pmesh.protocols.inputs import RemotePeer
 from p2pmesh.wire.messages import Description, Facts, IceCandidate
-from p2pmesh.wire.sdp import read_sdp, write_candidate, write_sdp
+from p2pmesh.wire.sdp import read_candidate, read_sdp, write_candidate, write_sdp
+
+MAX_PREFERRED = 4
+"""Local addresses remembered that have proven good: one for each signaling service, mostly."""
 
 logger: Final = logging.getLogger(__name__)
 
@@ -72,6 +77,14 @@ class WebRTCAttempt(Attempt):
         except SDP_ERRORS as error:
             logger.debug("a candidate of %s can't be used: %s", self._peer_id, error)
 
+    def trickle(self, tell: Callable[[IceCandidate], None]) -> None:
+        if self._carrier is not None:
+            self._carrier.trickle(lambda text: tell(found) if (found := read_candidate(text)) else None)
+
+    @property
+    def trouble(self) -> str:
+        return self._carrier.trouble if self._carrier is not None else ""
+
     async def opened(self, peer: RemotePeer) -> Link:
         carrier = self._carrier
         if carrier is None:
@@ -101,10 +114,12 @@ class WebRTCDialer(Dialer):
         self._carriers: dict[WebRTCCarrier, None] = {}
         self._loop: LinkLoop | None = None
         self._stack = AsyncExitStack()
-        self._check_ice_servers()
+        self._servers = ServerPool(self._config.ice_servers)
+        self._preferred: dict[str, None] = {}
 
     async def __aenter__(self) -> Self:
         self._loop = await self._stack.enter_async_context(open_link_loop())
+        self._servers.look_up(self._loop)
         return self
 
     async def __aexit__(
@@ -131,31 +146,44 @@ class WebRTCDialer(Dialer):
         """How many are open, or being opened or closed."""
         return len(self._carriers)
 
+    @property
+    def counts(self) -> Mapping[str, int]:
+        return {"datagrams_dropped": self._loop.datagrams_dropped if self._loop is not None else 0}
+
+    def prefer(self, address: str) -> None:
+        self._preferred.pop(address, None)
+        self._preferred = {address: None, **self._preferred}
+        while len(self._preferred) > MAX_PREFERRED:
+            self._preferred.popitem()
+
     async def offer(self, peer: PeerId) -> Attempt:
         carrier = self._new_carrier()
-        return await self._begin(peer, "offer", carrier, carrier.make_offer())
+        return await self._begin(peer, "offer", carrier, carrier.make_offer)
 
     async def answer(self, peer: PeerId, offer: Description) -> Attempt:
         carrier = self._new_carrier()
-        return await self._begin(peer, "answer", carrier, carrier.make_answer(write_sdp(offer)))
+        return await self._begin(peer, "answer", carrier, partial(carrier.make_answer, write_sdp(offer)))
 
     async def _begin(
         self,
         peer: PeerId,
         kind: Literal["offer", "answer"],
         carrier: WebRTCCarrier,
-        description: Coroutine[Any, Any, str],
+        describe: Callable[[Gathering], Awaitable[str]],
     ) -> Attempt:
         async with AsyncExitStack() as unless_begun:
             unless_begun.push_async_callback(carrier.aclose)
+            gathering = await self._servers.gathering(
+                carrier.loop, self._config.gathering_timeout, tuple(self._preferred)
+            )
             try:
-                facts = read_sdp(await description)
+                facts = read_sdp(await describe(gathering))
             except (RemoteProtocolError, *SDP_ERRORS) as error:
                 raise AttemptFailed(f"the {kind} can't be made: {error}") from error
             unless_begun.pop_all()
         # One is enough, and browsers make no other: aiortc adds two longer ones.
         fingerprints = tuple(one for one in facts.fingerprints if one.hash == "sha-256")
-        facts = structs.replace(facts, fingerprints=fingerprints)
+        facts = structs.replace(facts, fingerprints=fingerprints, complete=not carrier.is_gathering)
         return WebRTCAttempt(peer, facts, carrier, self._config, self._max_frame)
 
     def _new_carrier(self) -> WebRTCCarrier:
@@ -167,10 +195,3 @@ class WebRTCDialer(Dialer):
 
     def _forget(self, carrier: WebRTCCarrier) -> None:
         self._carriers.pop(carrier, None)
-
-    def _check_ice_servers(self) -> None:
-        for server in self._config.ice_servers:
-            try:
-                parse_stun_turn_uri(server.urls)
-            except ValueError as error:
-                raise ConfigError(f"{server.urls!r} is no address of an ICE server: {error}") from error

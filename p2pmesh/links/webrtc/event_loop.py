@@ -74,6 +74,13 @@ class LinkLoop(StockLoop):
     """trio-asyncio's loop with owners. Made from a running stock loop, by `open_link_loop`."""
 
     is_fast = False
+    datagrams_dropped = 0
+    """Datagrams from anybody that were malformed, or not the peer's."""
+
+    def drop_datagram(self, why: object) -> None:
+        """Count a datagram that goes no further."""
+        self.datagrams_dropped += 1
+        logger.debug("a datagram is dropped: %r", why)
 
     def own(self) -> None:
         """Give each task an owner, and report what nobody caught to that owner alone."""
@@ -330,7 +337,10 @@ class DatagramTransport(asyncio.DatagramTransport):
                 self._protocol.error_received(error)
                 return
             if data:
-                self._received(data, address)
+                try:
+                    self._received(data, address)
+                except Exception as error:  # what a datagram from anybody makes a parser raise is its own fault
+                    self._loop.drop_datagram(error)
 
     def sendto(self, data: Any, addr: Any = None) -> None:
         if self._is_closed:

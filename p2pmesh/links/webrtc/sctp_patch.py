@@ -13,6 +13,7 @@ import aiortc.rtcsctptransport as sctp
 from aiortc.rtcsctptransport import DataChunk, RTCSctpTransport
 
 from p2pmesh.links.webrtc.eager_coroutine import start_now
+from p2pmesh.links.webrtc.event_loop import LinkLoop
 
 logger: Final = logging.getLogger(__name__)
 
@@ -55,14 +56,21 @@ class SctpTransport(RTCSctpTransport):
     _is_repairing = False
     _shortest_round_trip: float | None = None
     _when_idle: list[Callable[[], None]]
-    _clock: asyncio.AbstractEventLoop
+    _clock: LinkLoop
 
-    def tune(self) -> None:
+    def tune(self, loop: LinkLoop) -> None:
         """Prepare what the overrides need; called once, on an association that has not started."""
         self._when_idle = []
-        self._clock = asyncio.get_running_loop()
+        self._clock = loop
 
     # --- receiving ----------------------------------------------------------------------------------------------------
+
+    async def _handle_data(self, data: bytes) -> None:
+        """Drop what aiortc fails on: a packet that is malformed, or makes no sense at this moment."""
+        try:
+            await super()._handle_data(data)
+        except Exception as error:
+            self._clock.drop_datagram(error)
 
     async def _receive_data_chunk(self, chunk: DataChunk) -> None:
         """Bound what waits for missing chunks and for the end of messages: aiortc takes all that comes."""

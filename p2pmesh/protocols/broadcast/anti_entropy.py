@@ -214,7 +214,7 @@ class AntiEntropy:
         if not ours:
             return []  # a neighbour that has something asks us
         self._attempts[peer] = self._attempts.get(peer, 0) + 1
-        self._timers.set((Due.DIGEST_AGAIN, peer, ""), now + self._backoff.delay(self._attempts[peer], self._rng))
+        self._timers.wait((Due.DIGEST_AGAIN, peer, ""), now + self._backoff.delay(self._attempts[peer], self._rng))
         self._said_at[peer] = now
         return [(peer, self._summed(ours, beyond, within))]
 
@@ -349,7 +349,7 @@ class AntiEntropy:
         if not pull.asked:
             self._drop_pull(peer)
             return []
-        self._timers.set((Due.PULL_AGAIN, peer, ""), now + self._config.pull_timeout)
+        self._timers.wait((Due.PULL_AGAIN, peer, ""), now + self._config.pull_timeout)
         return _wants(peer, more)
 
     def _pull_again(self, peer: PeerId, now: float) -> Said:
@@ -358,7 +358,7 @@ class AntiEntropy:
             self._drop_pull(peer)  # the next comparison finds it again, here or elsewhere
             return []
         pull.attempts += 1
-        self._timers.set((Due.PULL_AGAIN, peer, ""), now + self._config.pull_timeout)
+        self._timers.wait((Due.PULL_AGAIN, peer, ""), now + self._config.pull_timeout)
         return _wants(peer, list(pull.asked))
 
     def _drop_pull(self, peer: PeerId) -> None:

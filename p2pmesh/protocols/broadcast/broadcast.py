@@ -68,7 +68,7 @@ from p2pmesh.protocols.broadcast.eager_push import (
     SendWindow,
     Settled,
 )
-from p2pmesh.protocols.broadcast.lazy_push import Ask, GraftDecisions, GraftScheduler, LazyPush, announcement
+from p2pmesh.protocols.broadcast.lazy_push import GraftDecisions, GraftScheduler, LazyPush, announcement
 from p2pmesh.protocols.broadcast.legacy import PROBE, have_same_content, in_original_form, probe_response, without_proof
 from p2pmesh.protocols.broadcast.message_store import (
     NOBODY,
@@ -132,7 +132,14 @@ _ROUND = (Due.ROUND, NOBODY, "")
 class BroadcastCore:
     """The broadcasts of one peer."""
 
-    def __init__(self, identity: Identity, config: MeshConfig, rng: random.Random, wall: WallClock) -> None:
+    def __init__(
+        self,
+        identity: Identity,
+        config: MeshConfig,
+        rng: random.Random,
+        wall: WallClock,
+        health: LocalHealth | None = None,
+    ) -> None:
         self._me = identity.peer_id
         self._config: BroadcastConfig = config.broadcast
         self._takes_unproven = config.links.allow_unverified
@@ -141,20 +148,20 @@ class BroadcastCore:
         self._rng = rng
         self._wall = wall
         self._has_begun = False
-        self._timers: BroadcastTimers = Timers()
+        health = health or LocalHealth()
+        self._timers: BroadcastTimers = Timers(health)
         self._deadline: float | None = None
-        self._health = LocalHealth()
         self._pressure = FailurePressure()
         self._limits = BroadcastLimits(config, wall)
         self._publisher = Publisher(identity, self._limits, wall, config.network)
         self._seen: ExpiringSet[str, PeerId | None] = ExpiringSet(self._config.seen_ids)  # and who gave it first
         self._store = MessageStore(self._config.history, self._config.history_bytes)
-        self._eager_push = EagerPush(self._config, rng, self._timers, self._pressure, self._health)
+        self._eager_push = EagerPush(self._config, rng, self._timers, self._pressure, health)
         self._links: Mapping[PeerId, SendWindow] = self._eager_push.links
         self._acks = HopAcks(self._config.ack_delay, self._timers)
         self._plumtree = Plumtree(self._config, self._links)
         self._lazy_push = LazyPush(self._config, rng, self._timers, self._store, self._pressure)
-        self._graft = GraftScheduler(self._config, self._timers, self._links, self._pressure, self._health)
+        self._graft = GraftScheduler(self._config, self._timers, self._links, self._pressure)
         self._anti_entropy = AntiEntropy(
             self._me, self._config, rng, self._timers, self._store, self._links, self._limits
         )
@@ -197,7 +204,6 @@ class BroadcastCore:
 
     def expire(self, now: float) -> Effects:
         """Do what is due."""
-        self._health.note(self._timers.next_deadline(), now)
         grafts: GraftDecisions = []
         for due, peer, message_id in self._timers.pop_due(now):
             match due:
@@ -628,8 +634,8 @@ class BroadcastCore:
                     if message.data.receipts:
                         settled = ChildSettled(message.data.id, peer, adopted)
                         self._effects.append(Notify(Subsystem.RECEIPTS, settled))
-                case CloseLink(peer, reason, blame):
-                    self._effects.append(DropLink(peer, reason, blame))
+                case CloseLink(peer, reason):
+                    self._effects.append(DropLink(peer, reason))
 
     def _add_children(
         self, message: StoredMessage, links: Sequence[SendWindow], *, silent: int = 0, called: float | None = None
@@ -655,14 +661,10 @@ class BroadcastCore:
         self._effects.append(SendFrame(originals, in_original_form(message)))
 
     def _ask(self, decisions: GraftDecisions) -> None:
-        """Send grafts, those to one neighbour in a frame, and close links to neighbours that break their promises."""
+        """Send grafts, those to one neighbour in a frame."""
         ids_of: dict[PeerId, list[str]] = {}
-        for decision in decisions:
-            match decision:
-                case Ask(peer, message_id):
-                    ids_of.setdefault(peer, []).append(message_id)
-                case CloseLink(peer, reason, blame):
-                    self._effects.append(DropLink(peer, reason, blame))
+        for peer, message_id in decisions:
+            ids_of.setdefault(peer, []).append(message_id)
         for peer, ids in ids_of.items():
             for start in range(0, len(ids), MAX_IDS_IN_LIST):
                 graft = GossipGraft(ids=tuple(ids[start : start + MAX_IDS_IN_LIST]))

@@ -5,7 +5,8 @@ In go messages with the links that they are meant for, and the neighbours' acks;
 
 On each link there is a window of unacknowledged messages (TCP's idea) and a backlog of those that wait for it. Each
 is on its way as a copy, or as an *offer*: an announcement that has to be answered, by a graft or an ack. A link that
-falls behind while others don't holds no publisher back; if it stays behind for `slow_patience`, it is closed.
+falls behind while others don't holds no publisher back; if it stays behind for `slow_patience`, it is closed, unless
+everything is slow: what waits for it must have waited so much longer than what others acknowledge at once.
 
 State: for each link at most `window` messages and `window_bytes` on their way and `backlog` that wait, and fewer than
 `MAX_ACKS_WAITING` acks that we owe it.
@@ -34,10 +35,8 @@ RETRY_PRESSURE = 0.25
 """What a retry adds to the failure pressure."""
 SLUGGISH_AFTER = 0.5
 """Seconds that acks take longer than the shortest ever seen, because so much is before them."""
-SLUGGISH_WITH = 8
-"""Unacknowledged broadcasts at least, else it may be a lost frame."""
-ACK_TIME = 0.1
-"""Seconds that an ack takes, before one was measured."""
+SLUGGISH_WITH = 2
+"""Unacknowledged broadcasts at least: a single one may be a lost frame."""
 MAX_ACKS_WAITING = 16
 """Acks that wait for one neighbour: a quarter of its window, by default."""
 HALF_LIFE = 7.0
@@ -80,9 +79,6 @@ class InFlight:
     sent_at: float
     offered: bool
     attempts: int = 1
-    repeated_at: float = 0.0
-    was_put_off: bool = False
-    """Whether its repetition was, because it is us who lag."""
 
 
 class SendWindow:
@@ -95,6 +91,8 @@ class SendWindow:
         self.round_trip: RoundTripTime = RoundTripTime()
         self.behind_since: float | None = None
         """Since when it is behind other links, until its backlog is empty; never, once it was given up."""
+        self.heard_until: float = -math.inf
+        """When what it acknowledged was sent, the latest of it: what was sent before has been there, or was lost."""
         self.in_flight: Window[str, InFlight] = Window(config.window, config.window_bytes)
         self.backlog: dict[str, StoredMessage] = {}
         self._backlog_bytes = 0
@@ -168,13 +166,11 @@ class SendWindow:
     def heard(self, entry: InFlight | None, now: float) -> None:
         """Note an ack for something that is on its way; for None, it is for something that waits.
 
-        Which attempt an ack is for is only sure if there was but one (Karn), or if it comes sooner after the last than
-        any answer could: then it was merely late (as Eifel finds out, RFC 3522), and how late must be learned.
+        Which attempt an ack is for is only sure if there was but one (Karn), or if nothing that was sent later was
+        acknowledged before, since links keep their order: then it was merely late, and how late must be learned.
         """
-        if entry is not None and (
-            entry.attempts == 1
-            or (entry.attempts == 2 and now - entry.repeated_at < self.round_trip.mean(ACK_TIME) / 2)
-        ):
+        if entry is not None and (entry.attempts == 1 or entry.sent_at >= self.heard_until):
+            self.heard_until = max(self.heard_until, entry.sent_at)
             self.round_trip.sample(now - entry.sent_at)
 
     def _start(self, message: StoredMessage, size: int, now: float, *, offered: bool) -> InFlight:
@@ -207,7 +203,6 @@ class CloseLink(NamedTuple):
 
     peer: PeerId
     reason: str
-    blame: bool = False
 
 
 PushDecision: TypeAlias = Send | Settled | CloseLink
@@ -257,7 +252,7 @@ class EagerPush:
 
     def is_overloaded(self, now: float) -> bool:
         """Whether there is so much to do that nothing should be done twice."""
-        return self._health.is_high(now) or any(link.is_sluggish(now) for link in self.links.values())
+        return self._health.is_poor(now) or any(link.is_sluggish(now) for link in self.links.values())
 
     def up(self, peer: RemotePeer) -> SendWindow:
         """Begin with a link that is open now."""
@@ -312,17 +307,12 @@ class EagerPush:
         entry = None if link is None else link.in_flight.get(message_id)
         if link is None or entry is None:
             return []
-        if self._health.is_late and not entry.was_put_off:
-            entry.was_put_off = True
-            self._timers.set((Due.RETRY, peer, message_id), now + self._config.ack_timeout)
-            return []
         self._pressure.add(RETRY_PRESSURE, now)
         if entry.attempts > self._config.retries:
             self.counts.given_up += 1
             return self._settle(link, entry.message, adopted=False, now=now)
         self.counts.retried += 1
         entry.attempts += 1
-        entry.repeated_at = now
         self._await_ack(link, message_id, entry.attempts, now)
         return [self._send((peer,), entry.message, offered=entry.offered)]
 
@@ -338,12 +328,20 @@ class EagerPush:
             if link.behind_since is None:
                 self.counts.fell_behind += 1
                 link.behind_since = now
-            elif now - link.behind_since > self._config.slow_patience:
+            elif now - link.behind_since > self._config.slow_patience and self._is_left_behind(link, now):
                 self.counts.closed += 1
                 link.behind_since = math.inf  # said once
                 reason = f"too slow: behind for {self._config.slow_patience:g} s"
                 decisions.append(CloseLink(link.peer.peer_id, reason))
         return decisions
+
+    def _is_left_behind(self, link: SendWindow, now: float) -> bool:
+        """Whether others are far better off than a link that is behind: else there is too much to do for all, or us."""
+        others = [other for other in self.links.values() if other is not link]
+        if self._health.is_poor(now) or any(other.is_sluggish(now) for other in others):
+            return False
+        waits_since = next(iter(link.backlog.values())).since
+        return any(other.heard_until > waits_since + self._config.slow_patience for other in others)
 
     # --- what neighbours say ------------------------------------------------------------------------------------------
 
@@ -408,8 +406,8 @@ class EagerPush:
         return decisions
 
     def _await_ack(self, link: SendWindow, message_id: str, attempts: int, now: float) -> None:
-        wait = self._backoff.delay(attempts, self._rng) + link.patience() + self._health.patience(now)
-        self._timers.set((Due.RETRY, link.peer.peer_id, message_id), now + wait)
+        wait = self._backoff.delay(attempts, self._rng) + link.patience()
+        self._timers.wait((Due.RETRY, link.peer.peer_id, message_id), now + wait)
 
     def _settle(self, link: SendWindow, message: StoredMessage, *, adopted: bool, now: float) -> PushDecisions:
         """Decide a hop, which makes room for the next."""

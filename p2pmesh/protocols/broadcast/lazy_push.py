@@ -7,19 +7,19 @@ only.
 
 *Grafts.* Nobody is asked while a parent in the tree may still bring what was announced; a while after, the first that
 announced it is asked, and the next one soon after that. Waiting times follow from measured round-trips. A neighbour
-that time and again does not send what it announces is sent away. One that *offered* a broadcast waits for an answer,
+that time and again does not send what it announces may be slow, or lie: nothing is expected of what it announces until
+something comes from there. One that *offered* a broadcast waits for an answer,
 and counts on us for its receipt. It is asked, or told that the broadcast came another way once it did: never before,
 since in the end it may be the one that is asked.
 
-In go messages with their lazy links, and neighbours' announcements; out come announcements to send, `Ask` (graft this
-from that neighbour) and `CloseLink`.
+In go messages with their lazy links, and neighbours' announcements; out come announcements to send, and `Ask` (graft
+this from that neighbour).
 State: ids to announce, at most 256 for each link, and `BroadcastConfig.announced` awaited ids for each neighbour that
 announced them; what it announces beyond that is ignored, and counted.
 """
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, TypeAlias
@@ -28,9 +28,8 @@ from attrs import define, field
 
 from p2pmesh.config import BroadcastConfig
 from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.broadcast.eager_push import CloseLink, FailurePressure, SendWindow
+from p2pmesh.protocols.broadcast.eager_push import FailurePressure, SendWindow
 from p2pmesh.protocols.broadcast.message_store import NOBODY, BroadcastTimers, Due, MessageStore, StoredMessage
-from p2pmesh.protocols.util.latency import LocalHealth
 from p2pmesh.wire.fields import MAX_IDS_IN_LIST
 from p2pmesh.wire.messages import GossipIHave
 
@@ -48,7 +47,8 @@ MAX_ASKS = 3
 """Times that each neighbour is asked for one broadcast."""
 MAX_BROKEN = 64
 BROKEN_FOR = 10.0
-"""Promises in a row that a neighbour may break, and seconds since the first: in less, it may be slow."""
+"""Promises in a row that a neighbour may break, and seconds since the first: in less, it may be slow. What it announces
+after that is ignored."""
 GRAFT_PRESSURE = 0.5
 """What an announced broadcast that stays away adds to the failure pressure."""
 
@@ -133,7 +133,7 @@ class Ask(NamedTuple):
     message_id: str
 
 
-GraftDecisions: TypeAlias = list[Ask | CloseLink]
+GraftDecisions: TypeAlias = list[Ask]
 
 
 @define(eq=False)
@@ -149,8 +149,6 @@ class _Awaited:
     waits_for: PeerId | None = None
     """The neighbour that is to bring it: a parent, or the one asked last."""
     was_asked: bool = False
-    was_put_off: bool = False
-    """Whether asking for it was, because it is us who lag."""
 
 
 @define(eq=False)
@@ -178,14 +176,12 @@ class GraftScheduler:
         timers: BroadcastTimers,
         links: Mapping[PeerId, SendWindow],
         pressure: FailurePressure,
-        health: LocalHealth,
     ) -> None:
         self.counts: GraftCounts = GraftCounts()
         self._config = config
         self._timers = timers
         self._links = links
         self._pressure = pressure
-        self._health = health
         self._entries: dict[str, _Awaited] = {}
         self._announced: dict[PeerId, int] = {}
         self._broken: dict[PeerId, _Broken] = {}
@@ -198,7 +194,7 @@ class GraftScheduler:
     ) -> GraftDecisions:
         """Await a broadcast that a neighbour has: from `parent`, if there is one; else it is asked for at once."""
         peer = link.peer.peer_id
-        if self._announced.get(peer, 0) >= self._config.announced:
+        if self._announced.get(peer, 0) >= self._config.announced or self._is_unreliable(peer, now):
             self.counts.ignored += 1
             return []
         entry = self._entries.get(message_id)
@@ -215,7 +211,7 @@ class GraftScheduler:
             return self._ask(message_id, entry, link, now)
         if entry.waits_for is None:
             entry.waits_for = entry.parent = parent.peer.peer_id
-            self._timers.set((Due.GRAFT, NOBODY, message_id), now + _patience(parent) + self._health.patience(now))
+            self._timers.wait((Due.GRAFT, NOBODY, message_id), now + _patience(parent))
         return []
 
     def arrived(self, peer: PeerId, message_id: str, now: float) -> tuple[Sequence[PeerId], Sequence[PeerId]]:
@@ -252,15 +248,11 @@ class GraftScheduler:
     def expire(self, message_id: str, now: float) -> GraftDecisions:
         """Ask for what has not come."""
         entry = self._entries[message_id]
-        if self._health.is_late and not entry.was_put_off:
-            entry.was_put_off = True
-            self._timers.set((Due.GRAFT, NOBODY, message_id), now + UNKNOWN_WAIT + self._health.patience(now))
-            return []
         self._pressure.add(GRAFT_PRESSURE, now)
-        decisions: GraftDecisions = []
         if entry.was_asked and entry.waits_for is not None:
-            decisions += self._broke(entry.waits_for, now)
-        return decisions + self._ask_next(message_id, entry, now)
+            self.counts.unkept += 1
+            self._broken.setdefault(entry.waits_for, _Broken(now)).count += 1
+        return self._ask_next(message_id, entry, now)
 
     def _withdraw(self, peer: PeerId, message_id: str, entry: _Awaited, now: float) -> GraftDecisions:
         """Expect it from this neighbour no more."""
@@ -288,18 +280,13 @@ class GraftScheduler:
         wait = (_patience(link) + entry.size / self._config.slowest_link) * 2 ** entry.announcers[peer]
         entry.announcers[peer] += 1
         entry.waits_for, entry.was_asked = peer, True
-        self._timers.set((Due.GRAFT, NOBODY, message_id), now + wait + self._health.patience(now))
+        self._timers.wait((Due.GRAFT, NOBODY, message_id), now + wait)
         return [Ask(peer, message_id)]
 
-    def _broke(self, peer: PeerId, now: float) -> GraftDecisions:
-        """Note that it was asked for what it had announced, and did not send it in time."""
-        self.counts.unkept += 1
-        broken = self._broken.setdefault(peer, _Broken(now))
-        broken.count += 1
-        if broken.count < MAX_BROKEN or now - broken.since < BROKEN_FOR or peer not in self._links:
-            return []
-        broken.since = math.inf  # said once
-        return [CloseLink(peer, "it announces broadcasts that it does not send", blame=True)]
+    def _is_unreliable(self, peer: PeerId, now: float) -> bool:
+        """Whether it has sent nothing of what it announced for long, though it was asked for much."""
+        broken = self._broken.get(peer)
+        return broken is not None and broken.count >= MAX_BROKEN and now - broken.since >= BROKEN_FOR
 
     def _forget(self, message_id: str) -> None:
         entry = self._entries.pop(message_id)

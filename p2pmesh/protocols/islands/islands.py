@@ -76,6 +76,7 @@ from p2pmesh.protocols.notices import (
     ServicePeers,
     Sighting,
 )
+from p2pmesh.protocols.util.latency import LocalHealth
 from p2pmesh.protocols.util.timers import Timers
 from p2pmesh.protocols.util.window import CallTable
 from p2pmesh.wire.fields import Trail
@@ -145,14 +146,21 @@ class IslandsCounts:
 class IslandsCore:
     """What one peer does about islands: see the module."""
 
-    def __init__(self, identity: Identity, config: MeshConfig, rng: random.Random, wall: WallClock) -> None:
+    def __init__(
+        self,
+        identity: Identity,
+        config: MeshConfig,
+        rng: random.Random,
+        wall: WallClock,
+        health: LocalHealth | None = None,
+    ) -> None:
         del wall
         self._me = identity.peer_id
         self._config = config.islands
         self._links: dict[PeerId, bool] = {}
         """Neighbours, and whether each is a member: verified, and of our protocol."""
-        self._timers = Timers[_Timer]()
-        self._calls = CallTable[Call](MAX_CALLS, config.islands.lookup_timeout)
+        self._timers = Timers[_Timer](health)
+        self._calls = CallTable[Call](MAX_CALLS, config.islands.lookup_timeout, health)
         self._counts = IslandsCounts()
         self._detection = Detection(config.islands, self._links, rng)
         self._recovery = IslandRecovery(self._me, config.islands, self._links, rng)
@@ -418,7 +426,7 @@ class IslandsCore:
                 self._timers.set(PING, now + self._detection.crowd())
             return
         if pings:
-            self._timers.set(_Timer("unanswered", peer), now + self._config.probe_timeout)
+            self._timers.wait(_Timer("unanswered", peer), now + self._config.probe_timeout)
             self._tell(Subsystem.SIGNALING, PingViaService(peer))
         if self._detection.miss(peer, now, pinged=pings):
             self._timers.set(PING, max(now, self._bridges.quiet_until) + self._detection.crowd())

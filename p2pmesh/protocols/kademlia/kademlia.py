@@ -61,6 +61,7 @@ from p2pmesh.protocols.notices import (
     RouteReply,
     RouteSucceeded,
 )
+from p2pmesh.protocols.util.latency import LocalHealth
 from p2pmesh.protocols.util.limits import RateLimiter
 from p2pmesh.protocols.util.timers import Timers
 from p2pmesh.wire.messages import Message
@@ -143,7 +144,14 @@ class CallCounts:
 class KademliaCore:
     """The DHT, one peer of it."""
 
-    def __init__(self, identity: Identity, config: MeshConfig, rng: random.Random, wall: WallClock) -> None:
+    def __init__(
+        self,
+        identity: Identity,
+        config: MeshConfig,
+        rng: random.Random,
+        wall: WallClock,
+        health: LocalHealth | None = None,
+    ) -> None:
         self._identity = identity
         self._me = me = identity.peer_id
         self._config = settings = config.kademlia
@@ -154,7 +162,7 @@ class KademliaCore:
         self._left = False
         self._limiter = RateLimiter(settings.requesters, settings.requests_per_second, settings.request_burst)
         self._table = RoutingTable(me, settings)
-        self._rpc: RpcClient[Purpose] = RpcClient(settings)
+        self._rpc: RpcClient[Purpose] = RpcClient(settings, health)
         self._queries: QueryPool[Goal] = QueryPool(me, settings, self._table, wall, config.network)
         self._republisher = Republisher(me, settings, rng, wall, self._table)
         self._timers: Timers[int] = Timers()  # calls that wait for a first link

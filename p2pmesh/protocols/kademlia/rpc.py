@@ -20,6 +20,7 @@ from p2pmesh.config import KademliaConfig
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.inputs import Subsystem
 from p2pmesh.protocols.notices import Route, RouteSucceeded
+from p2pmesh.protocols.util.latency import LocalHealth
 from p2pmesh.protocols.util.window import CallTable
 from p2pmesh.wire.overlay import FindNode, FindValue, NodesFound, StoreValue, ValueStored
 
@@ -69,10 +70,10 @@ class _Pending(NamedTuple, Generic[P]):
 class RpcClient(Generic[P]):
     """The requests under way, by their numbers."""
 
-    def __init__(self, config: KademliaConfig) -> None:
+    def __init__(self, config: KademliaConfig, health: LocalHealth | None = None) -> None:
         self.counts: RpcCounts = RpcCounts()
         self._timeout = config.rpc_timeout
-        self._pending = CallTable[_Pending[P]](math.inf, config.rpc_timeout)
+        self._pending = CallTable[_Pending[P]](math.inf, config.rpc_timeout, health)
 
     def start(self, purpose: P, to: PeerId, request: Request, now: float, *, nearest: bool = False) -> Route:
         """Give the route for a request to a peer, or with `nearest` to whichever is next to that id on the ring.

@@ -3,10 +3,9 @@
 - Silence: a peer that says nothing for `keepalive_idle` is pinged, up to `keepalive_pings` times, and then given up.
   On a link at rest both ends hear the last packet at about the same time, so the wait is jittered: the end that waits
   less pings, the other hears that and begins to wait anew, and one ping serves both.
-- Our own lateness: if our timer comes late (the process lags, or was stopped), we doubt ourselves first: we start
-  counting anew and wait longer from then on (Lifeguard's local health multiplier: Dadgar, Phillips, Currey 2018,
-  section IV.A). This is a count of late timers, which each link keeps for itself; `util.local_health` measures seconds
-  for a whole core.
+- Our own lateness: if our process lags, or was stopped, we doubt ourselves first. What counts as silence is time in
+  which we listened, by `LocalHealth`, to which our own late timers are noted: so all times here, but round trips, are
+  less by what was lost.
 - Doubt: a peer of which nothing is heard after something was sent to it is pinged after half of `doubt_after`, and
   `silent` when the rest of that and two round trips are over, long before it is given up: what has another way need not
   wait so long.
@@ -23,12 +22,8 @@ import math
 from collections import deque
 
 from p2pmesh.config import LinkConfig
-from p2pmesh.protocols.util.latency import RoundTripTime
+from p2pmesh.protocols.util.latency import LocalHealth, RoundTripTime
 
-MAX_LATENESS = 4
-"""Late timers that count: then silence lasts five times as long, 5 * 5 s, which is still less than ICE's 33 s."""
-LATE = 0.5
-"""Share of an interval: a timer that comes later than that was held up by our own process."""
 PINGS_REMEMBERED = 8
 """Unanswered pings whose round trip can still be measured."""
 MEASURE_EVERY = 15.0
@@ -42,14 +37,14 @@ FIRST_ROUND_TRIP = 0.5
 class Keepalive:
     """What one end of a link knows of the other end's life."""
 
-    def __init__(self, config: LinkConfig, now: float) -> None:
+    def __init__(self, config: LinkConfig, now: float, health: LocalHealth | None = None) -> None:
         self._config = config
+        self._health = health or LocalHealth()
+        now -= self._health.lost
         self._heard_at = now
         self._idle = config.keepalive_idle
         self._pinged_at = now
         self._unanswered = 0
-        self._lateness = 0
-        """How often our own timer came late lately: one more each time that it did, else one less."""
         self._left_carrier = 0
         self._asked_at = math.inf
         self._left_since_asked = 0
@@ -68,7 +63,7 @@ class Keepalive:
 
     def heard(self, now: float) -> None:
         """A packet came."""
-        self._heard_at = now
+        self._heard_at = now - self._health.lost
         self._idle = self._config.keepalive_idle * (1 - JITTER * (now * 1000 % 1))  # the microseconds are random enough
         self._unanswered = 0
         self._asked_at = math.inf
@@ -77,14 +72,14 @@ class Keepalive:
     def asked(self, now: float) -> None:
         """Something was sent to which the peer should say something soon, if only that it is there."""
         if self._asked_at == math.inf:
-            self._asked_at = now
+            self._asked_at = now - self._health.lost
             self._left_since_asked = 0
 
     def measure(self, now: float) -> bool:
         """Have a ping sent if there was none for long. Returns whether that is so."""
-        if now - self._pinged_at <= MEASURE_EVERY:
+        if now - self._health.lost - self._pinged_at <= MEASURE_EVERY:
             return False
-        self._ping(now)
+        self._ping(now - self._health.lost)
         return True
 
     def next_ping(self, now: float) -> int:
@@ -110,7 +105,7 @@ class Keepalive:
     # --- time ---------------------------------------------------------------------------------------------------------
 
     def next_deadline(self) -> float:
-        return min(self._silence_ends(), self._doubt_ends())
+        return min(self._silence_ends(), self._doubt_ends()) + self._health.lost
 
     def expire(self, now: float, left_carrier: int, buffered: int) -> float | None:
         """Do what is due.
@@ -123,31 +118,26 @@ class Keepalive:
         Returns:
           None, or for how long the peer has been silent, if it is to be given up.
         """
-        if now >= self._doubt_ends():
-            self._doubt(now, left_carrier, buffered)
-        late = now - self._silence_ends()
-        if late < 0:
+        self._health.note(self.next_deadline(), now)
+        listened = now - self._health.lost
+        self._heard_at = min(self._heard_at, listened)  # it may have been heard before what was lost was noted
+        if listened >= self._doubt_ends():
+            self._doubt(listened, left_carrier, buffered)
+        if listened < self._silence_ends():
             return None
-        if late > self._config.keepalive_interval * LATE:  # we slept ourselves
-            self._lateness = min(self._lateness + 1, MAX_LATENESS)
-            self._unanswered = 0
-        else:
-            self._lateness = max(self._lateness - 1, 0)
         if buffered and left_carrier > self._left_carrier:
             self._unanswered = 0  # our ping is still on its way out, and the peer takes what is before it
         self._left_carrier = left_carrier
         if self._unanswered >= self._config.keepalive_pings:
-            return now - self._heard_at
+            return listened - self._heard_at
         self._unanswered += 1
-        self._ping(now)
+        self._ping(listened)
         self.asked(now)
         return None
 
     def _doubt(self, now: float, left_carrier: int, buffered: int) -> None:
         """The peer has said nothing: ping it, or take it for silent."""
-        is_late = now - self._doubt_ends() > self._config.doubt_after * LATE  # we slept ourselves
-        is_under_way = buffered and left_carrier > self._left_since_asked  # the peer takes what is before it
-        if is_late or is_under_way:
+        if buffered and left_carrier > self._left_since_asked:  # the peer takes what is before it
             self._asked_at, self._left_since_asked, self._probed = now, left_carrier, False
         elif not self._probed:
             self._probed = True
@@ -163,10 +153,9 @@ class Keepalive:
     def _silence_ends(self) -> float:
         if self._is_over:
             return math.inf
-        factor = 1 + self._lateness
         if self._unanswered:
-            return self._pinged_at + self._config.keepalive_interval * factor
-        return self._heard_at + self._idle * factor
+            return self._pinged_at + self._config.keepalive_interval
+        return self._heard_at + self._idle
 
     def _doubt_ends(self) -> float:
         """When the peer should have said something, or, once it was pinged, when it must have."""

@@ -26,6 +26,7 @@ from p2pmesh.config import LinkConfig
 from p2pmesh.errors import RemoteProtocolError
 from p2pmesh.protocols.link.keepalive import Keepalive
 from p2pmesh.protocols.link.lanes import IncomingLane, OutgoingLane
+from p2pmesh.protocols.util.latency import LocalHealth
 from p2pmesh.wire.packet_format import (
     BULK,
     CREDIT,
@@ -53,7 +54,9 @@ from p2pmesh.wire.packet_format import (
 class LinkSession:
     """One end of a link between two peers of ours."""
 
-    def __init__(self, config: LinkConfig, max_frame: int, max_packet: int, now: float) -> None:
+    def __init__(
+        self, config: LinkConfig, max_frame: int, max_packet: int, now: float, health: LocalHealth | None = None
+    ) -> None:
         self._config = config
         self._max_frame = min(max_frame, MAX_U32)
         self.max_frame: int = self._max_frame
@@ -76,7 +79,7 @@ class LinkSession:
         self._end_sent = False
         self.peer_ended: bool = False
         """The peer sent all it will ever send."""
-        self._keepalive = Keepalive(config, now)
+        self._keepalive = Keepalive(config, now, health)
         self.bytes_sent: int = 0
         self.bytes_received: int = 0
         self.packets_sent: int = 0

@@ -155,7 +155,9 @@ class LinkManager:
         its_turn = event.reason == INITIATOR_CONFLICT and not event.offer_instead
         if its_turn:
             self._pins.hold(peer, now + OFFER_COMES)
-        elif attempting and event.reason == FULL and self._pins.may_go_on(peer, now):
+        elif (
+            attempting and (event.reason == FULL or self._comes_late(event.reason)) and self._pins.may_go_on(peer, now)
+        ):
             self._pins.hold(peer, now + ROOM_COMES * self._rng.uniform(0.75, 1.25))
         if slot is not None and event.reason in TAKEN_BACK and slot.state is not State.ANSWERING:
             return None
@@ -243,6 +245,10 @@ class LinkManager:
         """Turn an offer of theirs down. Which peers to name instead."""
         self.counts.rejected += 1
         return self.alternatives(remote.peer_id, now, only_links=remote.version == 0)
+
+    def _comes_late(self, reason: str) -> bool:
+        """Whether a peer that is not found may just not be there yet, as we ourselves were not a moment ago."""
+        return reason == NOT_FOUND and not self._slots.are(State.OPEN)
 
     def attempt_failed(self, peer: PeerId, now: float) -> Slot | None:
         """Free the slot of an attempt, and give it; None if it was none."""

@@ -98,6 +98,7 @@ from p2pmesh.protocols.overlay.passive_view import PassiveView, Said
 from p2pmesh.protocols.overlay.ring_join import RingJoin
 from p2pmesh.protocols.overlay.slots import ATTEMPTS, Occupant, Slot, Slots, State
 from p2pmesh.protocols.overlay.successor_list import Stabilisation, SuccessorLists
+from p2pmesh.protocols.util.latency import LocalHealth
 from p2pmesh.protocols.util.timers import Timers
 from p2pmesh.protocols.util.window import CallTable
 from p2pmesh.wire.messages import Goodbye, Message, ReconnectionData, RejectReason
@@ -120,7 +121,14 @@ class _Counts:
 class OverlayCore:
     """The overlay of one peer: see the module."""
 
-    def __init__(self, identity: Identity, config: MeshConfig, rng: random.Random, wall: WallClock) -> None:
+    def __init__(
+        self,
+        identity: Identity,
+        config: MeshConfig,
+        rng: random.Random,
+        wall: WallClock,
+        health: LocalHealth | None = None,
+    ) -> None:
         self._me = me = identity.peer_id
         self._allow_unverified = config.links.allow_unverified
         self._config = config.chord
@@ -135,8 +143,8 @@ class OverlayCore:
         self._join = RingJoin(me, lists, slots, is_leaf=config.max_peers < 2)
         self._fingers = FingerSearch(me, config.max_peers, lists, slots, config.chord, rng)
         self._lookup = SuccessorLookup(config, lists, slots)
-        self._timers = Timers[Timer]()
-        self._calls = CallTable[LookUp](2, config.chord.search_timeout)
+        self._timers = Timers[Timer](health)
+        self._calls = CallTable[LookUp](2, config.chord.search_timeout, health)
         self._counts = _Counts()
         self._leaving = False
         self._unbalanced = False
@@ -262,10 +270,7 @@ class OverlayCore:
         peer, slot = event.peer, self._links.ended(event, now)
         if slot is None:
             return
-        if event.timed_out is None:
-            self._emit(PeerDisconnected(peer, slot.farewell or event.reason))
-        else:
-            self._emit(PeerTimedOut(peer, event.timed_out))
+        self._emit(_end_of(peer, slot, event))
         if not (slot.said_goodbye or slot.evicted_us or slot.given_up):
             self._notify(Subsystem.ISLANDS, LinkBroken(peer))
         if slot.next_occupant is not None:
@@ -323,10 +328,10 @@ class OverlayCore:
         if slot.evicted_us:
             return
         slot.evicted_us, slot.spliced = True, peer in self._slots.ring()
-        slot.farewell = slot.farewell or f"gave us up: {said.reason}"
+        slot.farewell = slot.farewell or said.reason
+        slot.alternatives = tuple(other for other in said.peers if other != self._me)
         if slot.spliced:
             self._passive.urge(said.peers[:1], now)
-        self._emit(PeerEvicted(peer, said.reason, tuple(other for other in said.peers if other != self._me)))
 
     def _on_goodbye(self, peer: PeerId, slot: Slot, said: Goodbye, now: float) -> None:
         self._unbalanced = True
@@ -648,3 +653,11 @@ class OverlayCore:
 
     def _reply(self, calls: list[int], error: MeshError | None = None) -> None:
         self._effects.extend(Reply(call, error=error) for call in calls)
+
+
+def _end_of(peer: PeerId, slot: Slot, down: LinkDown) -> PeerDisconnected:
+    """The one event that ends what `PeerConnected` began."""
+    reason = slot.farewell or down.reason
+    if slot.evicted_us:
+        return PeerEvicted(peer, reason, slot.alternatives)
+    return PeerDisconnected(peer, reason) if down.timed_out is None else PeerTimedOut(peer, reason, down.timed_out)

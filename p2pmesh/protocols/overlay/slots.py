@@ -84,6 +84,8 @@ class Slot:
     """Why the link ends, where we know better than the link layer."""
     next_occupant: Occupant | None = None
     evicted_us: bool = False
+    alternatives: tuple[PeerId, ...] = ()
+    """Whom it told us of, then."""
     """The peer said that it gives us up; it stays where it is on the ring."""
     spliced: bool = False
     """The peer was next to us on the ring then, so the one that took our place there takes its place here."""

@@ -33,7 +33,7 @@ from attrs import asdict, define, field
 from p2pmesh.config import ReceiptsConfig
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.inputs import RemotePeer
-from p2pmesh.protocols.util.latency import RoundTripTime
+from p2pmesh.protocols.util.latency import LocalHealth, RoundTripTime
 from p2pmesh.protocols.util.timers import Backoff, Timers
 from p2pmesh.wire.fields import MAX_RECEIPTS
 from p2pmesh.wire.messages import GossipReceipts, Receipt
@@ -128,7 +128,7 @@ _Timer: TypeAlias = tuple[_Due, PeerId]
 class Outbox:
     """The boxes of all peers that are to be told something, and the links to neighbours."""
 
-    def __init__(self, config: ReceiptsConfig, rng: random.Random) -> None:
+    def __init__(self, config: ReceiptsConfig, rng: random.Random, health: LocalHealth | None = None) -> None:
         self.counts: OutboxCounts = OutboxCounts()
         self.epoch: int = rng.getrandbits(32)
         self._config = config
@@ -140,7 +140,7 @@ class Outbox:
         self._stranded: dict[PeerId, None] = {}  # without a link, while there are too many routes
         self._routes: dict[int, PeerId] = {}  # under way, by the numbers of their messages
         self._number = 0  # of messages, never used again, so that a late answer means nothing
-        self._timers: Timers[_Timer] = Timers()
+        self._timers: Timers[_Timer] = Timers(health)
 
     # --- links --------------------------------------------------------------------------------------------------------
 
@@ -278,7 +278,7 @@ class Outbox:
             self.counts.routed += 1
             box.route = number
             self._routes[number] = peer
-            self._timers.set((_Due.LOST, peer), now + LOST_AFTER * self._config.route_timeout)
+            self._timers.wait((_Due.LOST, peer), now + LOST_AFTER * self._config.route_timeout)
             message = GossipReceipts(number=number, receipts=tuple(receipts.values()), to=batch.to)
         self._tidy(peer, box)
         return message
@@ -401,7 +401,7 @@ class Outbox:
         if (_Due.RETRY, peer) not in self._timers:
             box.attempts += 1
             later = now + self._backoff.delay(box.attempts, self._rng)
-            self._timers.set((_Due.RETRY, peer), later + box.round_trip.expected())
+            self._timers.wait((_Due.RETRY, peer), later + box.round_trip.expected())
 
     def _tidy(self, peer: PeerId, box: _Box) -> None:
         """Boxes of others than neighbours are kept for as long as they are needed."""

@@ -68,6 +68,7 @@ from p2pmesh.protocols.notices import (
 )
 from p2pmesh.protocols.receipts.outbox import Batch, Outbox, Via
 from p2pmesh.protocols.receipts.tally import LIE, Child, Own, Relayed, Tally, TallyDue, TallyTimer, believable
+from p2pmesh.protocols.util.latency import LocalHealth
 from p2pmesh.protocols.util.limits import ExpiringSet
 from p2pmesh.protocols.util.timers import Timers
 from p2pmesh.wire.messages import GossipReceipts, Receipt
@@ -91,15 +92,22 @@ class ReceiptCounts:
 class ReceiptsCore:
     """The receipts of one peer: for its own broadcasts, and for those it passes on."""
 
-    def __init__(self, identity: Identity, config: MeshConfig, rng: random.Random, wall: WallClock) -> None:
+    def __init__(
+        self,
+        identity: Identity,
+        config: MeshConfig,
+        rng: random.Random,
+        wall: WallClock,
+        health: LocalHealth | None = None,
+    ) -> None:
         del identity, wall  # receipts are neither signed nor dated
         self._config: ReceiptsConfig = config.receipts
-        self._outbox = Outbox(self._config, rng)
+        self._outbox = Outbox(self._config, rng, health)
         self._own: dict[str, Own] = {}
         self._relayed: dict[str, Relayed] = {}
         self._pushed_out: ExpiringSet[str, None] = ExpiringSet(self._config.table)  # a second token must not be made
         self._most = self._config.most  # peers that we believe, or tell of
-        self._timers: Timers[TallyTimer] = Timers()
+        self._timers: Timers[TallyTimer] = Timers(health)
         self._counts = ReceiptCounts()
         self._left = False
         self._effects: Effects = []
@@ -337,7 +345,7 @@ class ReceiptsCore:
             return
         tally.wait_for(child, now + self._config.patience)
         if (TallyDue.PATIENCE, tally.message_id) not in self._timers:
-            self._timers.set((TallyDue.PATIENCE, tally.message_id), now + self._config.patience)
+            self._timers.wait((TallyDue.PATIENCE, tally.message_id), now + self._config.patience)
 
     def _end_waiting(self, tally: Tally, now: float) -> None:
         """Children whose links have not come back in time stand for what they last said."""

@@ -298,7 +298,7 @@ class DirectSender:
         message.attempts += 1
         wait = self._backoff.delay(message.attempts, self._rng)
         wait += message.recipient.in_flight.bytes / self._slowest_link
-        self._timers.set(AckTimeout(message.id), now + wait)
+        self._timers.wait(AckTimeout(message.id), now + wait)
         return Transmit(message.recipient.peer, message.message)
 
     def _send_packet(self, message: DirectMessage, now: float) -> list[Step]:

@@ -6,16 +6,19 @@ answers, so a late one counts as what it is.
 
 Where somebody waits for a direct message to arrive, that is too long: a peer in the way of the first attempt may be
 dead, and the next goes another way. So these are hurried: repeated sooner, and the second time as soon as the first.
-(Not so the calls of other cores: while thousands join, there is enough on the way.)
+(Not so the calls of other cores: while thousands join, there is enough on the way.) They also wait for a first link,
+and are not given up before their deadline where no way is found to a peer that was heard of lately: links come and go,
+and rings mend.
 
 In: requests to start and cancel, responses, misses, packets given back, links and suspicions, timeouts.
 Out: `Attempt` (send it to this neighbour), `GivenUp`, or nothing; of a response, the request that it ends.
 State: at most `RoutingConfig.requests` requests, each with a timer; times of answers of
-  `RoutingConfig.remembered_routes` peers.
+  `RoutingConfig.remembered_routes` peers, and as many that were heard of.
 """
 
 from __future__ import annotations
 
+import math
 import random
 from typing import NamedTuple, TypeAlias
 
@@ -30,6 +33,7 @@ from p2pmesh.protocols.notices import Route
 from p2pmesh.protocols.routing.forwarding_table import ForwardingTable
 from p2pmesh.protocols.routing.packets import is_small, origin_of
 from p2pmesh.protocols.util.latency import RoundTripTimes
+from p2pmesh.protocols.util.limits import LruTable
 from p2pmesh.protocols.util.timers import Timers
 from p2pmesh.wire.fields import TrailId
 from p2pmesh.wire.overlay import Packet
@@ -40,6 +44,14 @@ _DOUBLINGS = 2
 """Times that the wait for a response doubles: then it stays."""
 _SHORT_WAY = 64
 """Links. Where ways are no longer, answers are taken to come as soon as over a link; else as much later."""
+HEARD_FOR = 60.0
+"""Seconds for which a peer that was heard of is taken to be there, though nobody knows a way to it just now."""
+JOINING = 10.0
+"""Seconds after our first link in which we may be the one whom nobody knows a way from."""
+_LONGEST_PAUSE = 4
+"""Times that the pause after a miss doubles: to 5 s with the default `RoutingConfig.least_wait`."""
+MOST_ATTEMPTS = 64
+"""Of one packet, whatever links do meanwhile: the wire counts to 255."""
 _JITTER = 0.1
 """Share by which waits vary, so that requests made together part ways."""
 
@@ -141,6 +153,8 @@ class Requests:
         self._table = table
         self._timers = timers
         self._times = RoundTripTimes(config.routing.remembered_routes)
+        self._heard = LruTable[float](config.routing.remembered_routes)
+        self._linked_at = -math.inf  # our first link, of those there are
         self._bytes = 0  # of large packets in flight
         self._requests: dict[str, PendingRequest] = {}
         self._by_call: dict[tuple[Subsystem, int], str] = {}
@@ -148,6 +162,10 @@ class Requests:
     def snapshot(self) -> dict[str, int]:
         """What became of requests, and how many wait for a response."""
         return {**attrs.asdict(self.counts), "in_flight": len(self._requests)}
+
+    def heard(self, peer: PeerId, now: float) -> None:
+        """This peer is in the mesh, or was a moment ago."""
+        self._heard.put(peer, now)
 
     def start(self, request: PendingRequest, now: float) -> Decision:
         """Make the first attempt."""
@@ -179,10 +197,13 @@ class Requests:
         """No response came in time."""
         request = self._requests[packet_id]
         attempts = len(request.sent)
-        if now >= request.deadline or attempts >= self._config.attempts:
-            return self._give_up(request, f"no answer to {attempts} attempts in {now - request.sent[0]:.1f} s")
-        self.counts.retried += 1
-        return self._attempt(request, now)
+        if now < request.deadline and self._may_go_on(request, attempts < self._config.attempts, now):
+            self.counts.retried += attempts > 0
+            return self._attempt(request, now)
+        if not attempts:
+            return self._give_up(request, self._no_link(request))
+        lost = f", and nobody knew a way to {short(request.packet.to)}" if request.misses else ""
+        return self._give_up(request, f"no answer to {attempts} attempts in {now - request.sent[0]:.1f} s{lost}")
 
     def responded(self, response: Packet, now: float) -> Purpose | None:
         """End the request that a proven response belongs to. Its purpose; None if there is none."""
@@ -218,15 +239,19 @@ class Requests:
         return self._launch(request, packet.tried) or self._stuck(request, now)
 
     def link_up(self, peer: PeerId, now: float) -> list[Decision]:
-        """Use a new link to a receiver at once."""
+        """Use a new link to a receiver at once, and the first one to anybody."""
+        if len(self._table) == 1:
+            self._linked_at = now
         return [
             self._retry(request, now)
             for request in list(self._requests.values())
-            if request.packet.to == peer and not request.packet.nearest and request.first_hop != peer
+            if (request.packet.to == peer and not request.packet.nearest and request.first_hop != peer)
+            or request.first_hop is None
         ]
 
     def link_down(self, peer: PeerId, now: float) -> list[Decision]:
         """Repeat what went out over a link that has ended: it may be lost."""
+        self.heard(peer, now)
         return [self._retry(request, now) for request in list(self._requests.values()) if request.first_hop == peer]
 
     def link_suspected(self, peer: PeerId) -> list[Decision]:
@@ -240,18 +265,33 @@ class Requests:
     def _retry(self, request: PendingRequest, now: float) -> Decision:
         if len(request.sent) >= self._config.attempts:
             return None
-        self.counts.retried += 1
+        self.counts.retried += len(request.sent) > 0
         return self._attempt(request, now)
 
+    def _may_go_on(self, request: PendingRequest, is_fresh: bool, now: float) -> bool:
+        """Whether to try again: while there was not much yet, and to a peer that should be there until the deadline."""
+        if is_fresh or not request.hurried:
+            return is_fresh
+        heard = self._heard.get(request.packet.to)
+        is_there = heard is not None and now < heard + HEARD_FOR
+        return (is_there or now < self._linked_at + JOINING) and len(request.sent) < MOST_ATTEMPTS
+
     def _attempt(self, request: PendingRequest, now: float) -> Decision:
+        if not self._table and request.hurried:
+            request.first_hop = None  # `link_up` goes on
+            self._timers.set(ResponseTimeout(request.packet.id), request.deadline)
+            return None
         wait = self._response_time(request) * self._rng.uniform(1 - _JITTER, 1 + _JITTER)
         wait += self._bytes / self._slowest_link  # what is queued is not lost
         request.sent.append(now)
-        self._timers.set(ResponseTimeout(request.packet.id), min(now + wait, request.deadline))
+        self._timers.wait(ResponseTimeout(request.packet.id), min(now + wait, request.deadline))
         if not self._table:
-            what = "the key" if request.packet.nearest else short(request.packet.to)
-            return self._give_up(request, f"no route to {what}: there is no link to anybody who could bring it")
+            return self._give_up(request, self._no_link(request))
         return self._launch(request, request.avoid) or self._stuck(request, now)
+
+    def _no_link(self, request: PendingRequest) -> str:
+        what = "the key" if request.packet.nearest else short(request.packet.to)
+        return f"no route to {what}: there is no link to anybody who could bring it"
 
     def _response_time(self, request: PendingRequest) -> float:
         """Seconds in which a response to the next attempt should come (RFC 6298's retransmission timeout)."""
@@ -299,10 +339,10 @@ class Requests:
 
     def _miss(self, request: PendingRequest, now: float) -> GivenUp | None:
         request.misses += 1
-        if request.misses >= (request.most_misses or self._config.misses):
+        if not self._may_go_on(request, request.misses < (request.most_misses or self._config.misses), now):
             what = "a way on" if request.packet.nearest else f"a way to {short(request.packet.to)}"
             return self._give_up(request, f"no route: {request.misses} attempts, and nobody knew {what}")
-        pause = self._config.least_wait * 2 ** (request.misses - 1)
+        pause = self._config.least_wait * 2 ** min(request.misses - 1, _LONGEST_PAUSE)
         self._timers.set(ResponseTimeout(request.packet.id), min(now + pause, request.deadline))
         return None
 

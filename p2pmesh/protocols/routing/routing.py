@@ -88,6 +88,7 @@ from p2pmesh.protocols.routing.requests import (
     ResponseTimeout,
 )
 from p2pmesh.protocols.routing.sealed_box import Contacts
+from p2pmesh.protocols.util.latency import LocalHealth
 from p2pmesh.protocols.util.timers import Timers
 from p2pmesh.wire.codec import encode
 from p2pmesh.wire.fields import SEARCH, TrailId
@@ -111,14 +112,21 @@ class _Counts:
 class RoutingCore:
     """The routes and direct messages of one peer."""
 
-    def __init__(self, identity: Identity, config: MeshConfig, rng: random.Random, wall: WallClock) -> None:
+    def __init__(
+        self,
+        identity: Identity,
+        config: MeshConfig,
+        rng: random.Random,
+        wall: WallClock,
+        health: LocalHealth | None = None,
+    ) -> None:
         self._identity = identity
         self._me = identity.peer_id
         self._config = config
         self._network = config.network
         self._rng = rng
         self._wall = wall
-        self._timers: Timers[NamedTuple] = Timers()
+        self._timers: Timers[NamedTuple] = Timers(health)
         self._effects: Effects = []
         self._left = False
         self._links: dict[PeerId, RemotePeer] = {}
@@ -149,6 +157,8 @@ class RoutingCore:
                 self._go_round(self._table.link_recovered(peer), now)
             case NeighbourLinks(peer, links):
                 self._table.set_links(peer, links)
+                for other in links:
+                    self._requests.heard(other, now)
             case MeshSize(peers):
                 self._table.mesh_size = peers
             case Route():
@@ -234,6 +244,7 @@ class RoutingCore:
             self._on_response(packet, now)
             return
         peer = origin_of(packet)
+        self._requests.heard(peer, now)
         origin = self._links.get(peer) or RemotePeer(peer, True, PROTOCOL_VERSION, packet.key)
         response, message = self._receiver.request(packet, path, origin, now)
         if response is not None:

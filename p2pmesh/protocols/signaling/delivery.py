@@ -34,8 +34,6 @@ from p2pmesh.wire.messages import IceCandidate, LinkRejected, Message, Offer
 NO_WAY = "no way to it: no signaling service is up, and no link leads into the mesh"
 REACHED_FOR: Final = 20.0
 """Seconds for which it is remembered how a peer was reached: until it is dialed, once or twice."""
-GATHERING = 5.0
-"""Seconds that an answer takes longer where the answerer's STUN or TURN server says nothing; aioice waits so long."""
 
 
 class ByService(Struct, frozen=True):
@@ -129,7 +127,7 @@ class OfferDelivery:
         self._reached = LruTable[tuple[Came, float]](signaling.remembered_offers)
         """How peers were reached lately, and until when that counts."""
         self._open = LruTable[OwnOffer](signaling.remembered_offers)
-        self._timeout = signaling.mesh_timeout + (GATHERING if config.links.ice_servers else 0.0)
+        self._timeout = signaling.mesh_timeout + config.links.gathering_timeout * bool(config.links.ice_servers)
         self._routes = CallTable[OwnOffer | None](signaling.routes, self._timeout)
         """None for what nobody waits for."""
         self._counts = OfferCounts()

@@ -79,7 +79,19 @@ from p2pmesh.protocols.signaling.offer_answer import AnswerHeard, Feed, OfferAns
 from p2pmesh.protocols.signaling.service_sessions import Change, Closed, Opened, SendJoin, ServicePings, ServiceSessions
 from p2pmesh.protocols.util.limits import LruTable
 from p2pmesh.wire import signaling as wire
-from p2pmesh.wire.messages import PROTOCOL_VERSION, Answer, Description, LinkPurpose, LinkRejected, Offer, Signal
+from p2pmesh.wire.messages import (
+    PROTOCOL_VERSION,
+    Answer,
+    Candidate,
+    Description,
+    Facts,
+    IceCandidate,
+    LinkPurpose,
+    LinkRejected,
+    Offer,
+    Signal,
+)
+from p2pmesh.wire.sdp import write_candidate
 
 _NOT_FOUND = re.compile(r"Peer ([0-9a-f]{40}) not found")
 _REPLACED = "Another client joined with your ID"  # the original's server has texts only
@@ -91,6 +103,7 @@ class SignalingCounts:
 
     ignored: int = 0
     unsendable: int = 0
+    untold_candidates: int = 0
 
 
 class SignalingCore:
@@ -134,7 +147,7 @@ class SignalingCore:
             case RouteFailed():
                 self._carry_out(self._delivery.unrouted(event.call, event.reason, now), now)
             case LocalSignal():
-                self._on_local_signal(event.peer, event.description, now)
+                self._on_local_signal(event.peer, event.signal, now)
             case SetLinkPurpose():
                 self._purposes.put(event.peer, event.purpose)
             case RejectOffer():
@@ -323,16 +336,31 @@ class SignalingCore:
 
     # --- from our own link layer --------------------------------------------------------------------------------------
 
-    def _on_local_signal(self, peer: PeerId, description: Description, now: float) -> None:
-        if description.is_offer:
-            self._offer(peer, description, now)
+    def _on_local_signal(self, peer: PeerId, signal: Facts, now: float) -> None:
+        if isinstance(signal, IceCandidate):
+            self._trickle(peer, signal)
             return
-        response = self._offers.answer(peer, description)
+        if signal.is_offer:
+            self._offer(peer, signal, now)
+            return
+        response = self._offers.answer(peer, signal)
         if response is None:
             self._tell(Subsystem.OVERLAY, Rejected(peer, "its offer is no longer known"))
             return
         self._carry_out(self._delivery.close(peer), now)  # its offer has taken the place of ours
         self._respond(response, now)
+
+    def _trickle(self, peer: PeerId, candidate: IceCandidate) -> None:
+        """Tell a late candidate by a service; one that can't be told is one address less."""
+        heard, own, text = self._offers.live(peer), self._delivery.own(peer), write_candidate(candidate)
+        came = heard.came if heard is not None else ByService(own.service) if own is not None and own.service else None
+        service = came.transport if isinstance(came, ByService) else self._delivery.service_for(peer, without=[])
+        if service is None or text is None or (heard is None and own is None):
+            self._counts.untold_candidates += 1
+            return
+        trickled = Candidate(candidate=f"candidate:{text}", sdp_m_line_index=0)
+        signal = Signal(type="candidate", candidate=trickled)
+        self._effects.append(SendSignaling(service, wire.PeerSignal(to=peer, from_=self._me, signal=signal)))
 
     def _offer(self, peer: PeerId, description: Description, now: float) -> None:
         offer = Offer(description=description, links=len(self._links), purpose=self._purposes.pop(peer))

@@ -5,9 +5,9 @@ one path. `RoundTripTimes` measures each of many peers, and takes the average of
 yet.
 
 A process without its share of the processor finds its timers late, and all that others sent it late by as much. So it
-waits longer for its neighbours by what its timers were late recently; and what is due in a moment that comes very late
-is put off once, because what it waits for may lie in the inbox (Lifeguard's local health: Dadgar, Phillips, Currey
-2018).
+waits longer for others by as long as it did not listen itself (Lifeguard's local health: Dadgar, Phillips, Currey
+2018): whoever drives cores and links notes in `LocalHealth` how late it is, and `Timers.wait` and `Keepalive` count by
+that.
 """
 
 from __future__ import annotations
@@ -91,41 +91,36 @@ class RoundTripTimes:
         return self._each.get(peer) or (None if self._all.measured is None else self._all)
 
 
-HALF_LIFE = 2.0
-"""Seconds in which the lateness that is remembered halves: a busy moment is over in a few."""
 LATE = 0.1
-"""Seconds: above what a busy moment makes of a timer."""
-MOST = 1.0
-"""Seconds that are believed: a process that was stopped for a minute is not slow for one after that."""
-ROOM = 4
-"""Factor from lateness to patience: an answer takes many turns of the processes on its way, and each is late."""
+"""Seconds: above what a busy moment makes of a timer. At most so much of each turn of our loop counts as listened."""
+CATCH_UP = 0.5
+"""Seconds to read what has come while the process was stopped."""
+RECENT = 5.0
+"""Seconds for which time that was lost shows that there is too much to do."""
 
 
 class LocalHealth:
-    """How late timers were recently, in seconds: the most, halved every 2 s."""
+    """How much time our own process has lost: one for all in it that wait for others.
+
+    Time in which we did not do what was due is no silence of others, since what they say waits unread. So whoever
+    waits for others counts by `lost`: a second of waiting takes ten turns of our loop, however long they are, and after
+    a stop what has come is read first.
+    """
+
+    __slots__ = ("_until", "lost")
 
     def __init__(self) -> None:
-        self.is_late: bool = False
-        """Whether the last timers came very late."""
-        self._level = 0.0
-        self._at = 0.0
+        self.lost: float = 0.0
+        """Seconds lost so far."""
+        self._until = -math.inf
 
     def note(self, due: float, now: float) -> None:
-        """Take note that timers which were due then are looked at now."""
-        late = min(max(0.0, now - due), MOST)
-        self.is_late = late > LATE
-        if late > self._now(now):
-            self._level, self._at = late, now
+        """Take note that something was due then and is looked at now. What overlaps counts once."""
+        late = now - max(due, self._until + LATE)
+        if late > LATE:
+            self.lost += late if self.is_poor(now) else late + CATCH_UP
+            self._until = now
 
-    def patience(self, now: float) -> float:
-        """Seconds to wait longer for others."""
-        return ROOM * self._now(now)
-
-    def is_high(self, now: float) -> bool:
-        """Whether timers have come very late recently."""
-        return self._now(now) > LATE
-
-    def _now(self, now: float) -> float:
-        if not self._level:
-            return 0.0
-        return self._level * math.exp2((self._at - now) / HALF_LIFE)
+    def is_poor(self, now: float) -> bool:
+        """Whether time was lost recently."""
+        return now < self._until + RECENT

@@ -14,8 +14,6 @@ from collections import OrderedDict
 from collections.abc import Hashable
 from typing import Generic, TypeVar
 
-from p2pmesh.keyspace import PeerId
-
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
@@ -27,24 +25,24 @@ class LruTable(Generic[V]):
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._items: OrderedDict[PeerId, V] = OrderedDict()
+        self._items: OrderedDict[str, V] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._items)
 
-    def __contains__(self, peer: PeerId) -> bool:
+    def __contains__(self, peer: str) -> bool:
         return peer in self._items
 
-    def get(self, peer: PeerId) -> V | None:
+    def get(self, peer: str) -> V | None:
         return self._items.get(peer)
 
-    def put(self, peer: PeerId, value: V) -> None:
+    def put(self, peer: str, value: V) -> None:
         self._items[peer] = value
         self._items.move_to_end(peer)
         if len(self._items) > self._limit:
             self._items.popitem(last=False)
 
-    def pop(self, peer: PeerId) -> V | None:
+    def pop(self, peer: str) -> V | None:
         return self._items.pop(peer, None)
 
     def values(self) -> list[V]:
@@ -106,9 +104,9 @@ class TokenBucket:
         self._tokens = burst
         self._at = now
 
-    def take(self, now: float) -> bool:
-        """Take one token. Whether it was there; if not, the bucket is overdrawn."""
-        self._tokens = self._level(now) - 1
+    def take(self, now: float, count: int = 1) -> bool:
+        """Take one token, or so many. Whether they were there; if not, the bucket is overdrawn."""
+        self._tokens = self._level(now) - count
         self._at = now
         return self._tokens >= 0
 
@@ -141,12 +139,12 @@ class RateLimiter:
     def __len__(self) -> int:
         return len(self._buckets)
 
-    def take(self, peer: PeerId, now: float) -> bool:
+    def take(self, peer: str, now: float) -> bool:
         """Whether this peer may do it once more."""
         bucket = self._buckets.get(peer) or TokenBucket(self._per_second, self._burst, now)
         self._buckets.put(peer, bucket)
         return bucket.take_if_there(now)
 
-    def forget(self, peer: PeerId) -> None:
+    def forget(self, peer: str) -> None:
         """Let this peer start afresh."""
         self._buckets.pop(peer)

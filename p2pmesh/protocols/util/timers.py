@@ -1,4 +1,8 @@
-"""Time in a core: one heap of timers, and back-off."""
+"""Time in a core: one heap of timers, and back-off.
+
+A timer is *set* for what we do ourselves, and for what is over at a certain time. It is a *wait* where something should
+have come from others by then: it lasts longer by all the time that our own process has lost meanwhile (`LocalHealth`).
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,8 @@ from typing import Any, Generic, TypeVar
 from attrs import define
 from msgspec import Struct
 
+from p2pmesh.protocols.util.latency import LocalHealth
+
 K = TypeVar("K", bound=Hashable)
 
 _VOID = object()
@@ -20,10 +26,11 @@ _VOID = object()
 class Timers(Generic[K]):
     """The timers of a core: one heap, at most one deadline for each key, ties in the order they were set."""
 
-    __slots__ = ("_armed", "_count", "_heap")
+    __slots__ = ("_armed", "_count", "_health", "_heap")
 
-    def __init__(self) -> None:
-        self._heap: list[list[Any]] = []  # deadline, order, and key; no key once it is void
+    def __init__(self, health: LocalHealth | None = None) -> None:
+        self._health = health or LocalHealth()
+        self._heap: list[list[Any]] = []  # deadline, order, key (void once it is), and for waits what was lost by then
         self._armed: dict[K, list[Any]] = {}  # the entry of each key
         self._count = 0
 
@@ -35,11 +42,18 @@ class Timers(Generic[K]):
 
     def set(self, key: K, deadline: float) -> None:
         """Arm `key`, or move it."""
+        self._arm(key, deadline, None)
+
+    def wait(self, key: K, deadline: float) -> None:
+        """Arm `key`, or move it, for something of others: the deadline moves on by what we lose ourselves."""
+        self._arm(key, deadline, self._health.lost)
+
+    def _arm(self, key: K, deadline: float, lost: float | None) -> None:
         before = self._armed.get(key)
         if before is not None:
             before[2] = _VOID
         self._count += 1
-        entry = self._armed[key] = [deadline, self._count, key]
+        entry = self._armed[key] = [deadline, self._count, key, lost]
         heapq.heappush(self._heap, entry)
         if len(self._heap) > 64 and len(self._heap) > 2 * len(self._armed):
             self._heap = [entry for entry in self._heap if entry[2] is not _VOID]
@@ -62,9 +76,12 @@ class Timers(Generic[K]):
         """Disarm and give the keys whose deadline has come, earliest first."""
         due = []
         while self.next_deadline() <= now:
-            key = heapq.heappop(self._heap)[2]
-            del self._armed[key]
-            due.append(key)
+            deadline, _, key, lost = heapq.heappop(self._heap)
+            if lost is None or lost == self._health.lost:
+                del self._armed[key]
+                due.append(key)
+            else:
+                self._arm(key, deadline + self._health.lost - lost, self._health.lost)
         return due
 
 

@@ -8,9 +8,11 @@ since every inbox is bounded; so a call whose outcome stays away ends by itself.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import Generic, TypeVar
+
+from p2pmesh.protocols.util.latency import LocalHealth
+from p2pmesh.protocols.util.timers import Timers
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -76,13 +78,14 @@ OUTCOME_GRACE = 5.0
 class CallTable(Generic[V]):
     """Calls that have not ended, each with a number that is never used twice, oldest first."""
 
-    __slots__ = ("_last", "_limit", "_open", "_patience", "lost")
+    __slots__ = ("_last", "_limit", "_open", "_patience", "_timers", "lost")
 
-    def __init__(self, limit: float, timeout: float) -> None:
+    def __init__(self, limit: float, timeout: float, health: LocalHealth | None = None) -> None:
         """Make one for `limit` calls at once that are to end within `timeout` seconds."""
         self._limit = limit
         self._patience = timeout + OUTCOME_GRACE
-        self._open: dict[int, tuple[float, V]] = {}
+        self._open: dict[int, V] = {}
+        self._timers: Timers[int] = Timers(health)
         self._last = 0
         self.lost: int = 0
         """Calls whose outcome never came."""
@@ -95,24 +98,25 @@ class CallTable(Generic[V]):
         return len(self._open) >= self._limit
 
     def values(self) -> list[V]:
-        return [value for _, value in self._open.values()]
+        return list(self._open.values())
 
     def open(self, value: V, now: float) -> int:
         """Begin a call, whether or not the table is full. Returns its number."""
         self._last += 1
-        self._open[self._last] = now + self._patience, value
+        self._open[self._last] = value
+        self._timers.wait(self._last, now + self._patience)
         return self._last
 
     def close(self, call: int) -> V | None:
         """End a call; None if it has ended already."""
-        entry = self._open.pop(call, None)
-        return None if entry is None else entry[1]
+        self._timers.cancel(call)
+        return self._open.pop(call, None)
 
     def next_deadline(self) -> float:
-        return next(iter(self._open.values()))[0] if self._open else math.inf
+        return self._timers.next_deadline()
 
     def pop_overdue(self, now: float) -> dict[int, V]:
         """End the calls whose outcome has stayed away, and return them by their numbers."""
-        overdue = [call for call, (deadline, _) in self._open.items() if deadline <= now]
+        overdue = self._timers.pop_due(now)
         self.lost += len(overdue)
-        return {call: self._open.pop(call)[1] for call in overdue}
+        return {call: self._open.pop(call) for call in overdue}

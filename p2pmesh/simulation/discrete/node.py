@@ -34,6 +34,7 @@ from p2pmesh.protocols.core import (
 )
 from p2pmesh.protocols.inputs import Leave, Received, Subsystem
 from p2pmesh.protocols.notices import Input
+from p2pmesh.protocols.util.latency import LocalHealth
 from p2pmesh.protocols.wiring import AUDIENCE, OWNERS, build_cores
 from p2pmesh.simulation.discrete.kernel import Kernel
 from p2pmesh.simulation.discrete.links import BareLinks, Cargo, End
@@ -73,6 +74,7 @@ class BareNode:
     Attributes:
       number: in the order in which peers came; traces and fault plans name it by that.
       identity: its keys.
+      health: how late it is.
       since: when it was started; `until`, when its process ended.
       joined_at: when a signaling service first let it in; infinite before.
       hostile: what it does against the others, if anything.
@@ -85,10 +87,12 @@ class BareNode:
         "_expires",
         "_handles",
         "_inputs",
+        "_stopped_at",
         "_wakes",
         "application",
         "config",
         "cores",
+        "health",
         "hostile",
         "identity",
         "ignored",
@@ -127,12 +131,14 @@ class BareNode:
         self.peer_id: PeerId = identity.peer_id
         self.config: MeshConfig = config
         self.wall: WallClock = wall
-        self.cores: Mapping[Subsystem, Core] = build_cores(identity, config, rng, wall)
+        self.health: LocalHealth = LocalHealth()
+        self.cores: Mapping[Subsystem, Core] = build_cores(identity, config, rng, wall, self.health)
         ordered = [self.cores[subsystem] for subsystem in Subsystem]
         self._handles = [core.handle for core in ordered]
         self._deadlines = [core.next_deadline for core in ordered]
         self._expires = [core.expire for core in ordered]
         self._wakes = [math.inf] * len(ordered)
+        self._stopped_at = 0.0
         self._inputs: deque[tuple[int, Input]] = deque()  # that wait for cores, by the cores' places
         self.links: BareLinks = BareLinks(net, self, config.max_peers)
         self.line: Line | None = None
@@ -263,6 +269,7 @@ class BareNode:
     def freeze(self) -> None:
         """Stop the process: it does nothing, and does not know it."""
         self.is_frozen = True
+        self._stopped_at = self.net.now
         for end in self.links.ends.values():
             if end.held is None:
                 end.held = deque()
@@ -270,6 +277,7 @@ class BareNode:
     def thaw(self) -> None:
         """Let it go on. What it should have done meanwhile it does now; what came meanwhile it finds waiting."""
         self.is_frozen = False
+        self.health.note(self._stopped_at, self.net.now)
         for place, next_deadline in enumerate(self._deadlines):
             deadline = next_deadline()
             if deadline < self._wakes[place]:

@@ -17,7 +17,6 @@ from p2pmesh.events import (
     MessageReceived,
     PeerConnected,
     PeerDisconnected,
-    PeerTimedOut,
     TransportDown,
     TransportUp,
 )
@@ -118,10 +117,6 @@ class LiveInvariants:
                 self.mark(Mark.LINK_UP, number, self._reachability.number(event.peer_id))
             case PeerDisconnected():
                 self.mark(Mark.LINK_DOWN, number, self._reachability.number(event.peer_id), event.reason)
-            case PeerTimedOut():
-                self.mark(
-                    Mark.LINK_DOWN, number, self._reachability.number(event.peer_id), f"{event.silent_for:.2f} s silent"
-                )
             case MessageDelivered() | MessageFailed():
                 self.mark(Mark.SETTLE, number, -1, event.reached)
             case TransportUp():

@@ -1,5 +1,6 @@
 """How a link's window learns how long acks take."""
 
+import pytest
 from msgspec import structs
 
 from p2pmesh.config import BroadcastConfig
@@ -38,12 +39,18 @@ def test_a_busy_peer_is_given_the_time_that_it_takes():
     assert link.patience() > 2
 
 
-def test_acks_of_repeated_messages_teach_nothing():
+@pytest.mark.parametrize("is_lost", [True, False])
+def test_acks_of_repeated_messages_teach_nothing_if_the_first_copy_was_lost(is_lost):
     link = SendWindow(PEER, BroadcastConfig())
-    link.launch(stored("a"), now=0.0)
-    hop = link.in_flight.get("a")
-    assert hop is not None
-    hop.attempts, hop.repeated_at = 2, 1.0
-    link.heard(hop, 50.0)
-    link.settle("a")
-    assert link.patience() == 0
+    hops = []
+    for now, name in enumerate(("repeated", "later")):
+        link.launch(stored(name), now=float(now))
+        hops.append(link.in_flight.get(name))
+    repeated, later = hops
+    assert repeated is not None
+    repeated.attempts = 2
+    if is_lost:  # links keep their order, so the first copy was: this was sent after it
+        link.heard(later, 1.1)
+    taught = link.round_trip.measured
+    link.heard(repeated, 50.0)
+    assert link.round_trip.measured == (taught if is_lost else 50.0)

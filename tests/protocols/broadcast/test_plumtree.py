@@ -388,19 +388,18 @@ def test_what_is_refused_of_one_neighbour_is_asked_for_of_the_next_at_once_and_b
     assert bare.count("graft.unkept") == 0
 
 
-def test_who_announces_what_it_does_not_send_is_asked_last_and_then_sent_away():
+def test_who_announces_what_it_does_not_send_is_asked_last_and_then_no_more():
     bare = Bare()
     bare.up(BOB, CAROL)
     bare.hear(BOB, GossipIHave(ids=("fake",)))
     bare.wait_until(0.5)
     bare.hear(ALICE, gossip())
     bare.hear(DAVE, gossip())
-    asked: list[Any] = []
     for number in range(80):
         bare.hear(BOB, GossipIHave(ids=(f"fake {number}",)))
         bare.wait(0.5)
-        asked += bare.dropped()
-    assert {(drop.peer, drop.blame) for drop in asked} == {(BOB.peer_id, True)}
+        assert bare.dropped() == [], "it may be slow"
+    assert bare.count("graft.ignored") > 0
     assert bare.count("graft.awaited") <= 80
     bare.wait(60)
     assert bare.count("graft.awaited") == 0

@@ -323,6 +323,25 @@ def test_a_peer_that_is_not_there_is_unreachable_within_seconds():
     assert identity(999).peer_id[:8] in reason
 
 
+def test_a_peer_that_was_heard_of_lately_is_not_given_up_while_nobody_knows_a_way_to_it():
+    """As while slots rotate: its links are gone, and new ones come."""
+    for silence, patient in ((0, True), (100, False)):
+        net = RouteNet(12, ring(12))
+        net.send(6, 0)
+        net.run(20)
+        for other in (5, 7):
+            net.cut(6, other)
+        net.link(5, 7)
+        net.run(silence)
+        call = net.send(0, 6)
+        net.run(15)
+        assert (call in net.nodes[0].replies) is not patient
+        net.link(6, 9)
+        net.run(14)
+        assert (net.nodes[0].replies[call].error is None) is patient
+        assert len(net.nodes[6].directs) == patient
+
+
 def test_a_payload_that_is_too_large_for_its_receiver_says_so():
     net = RouteNet(8, ring(8), configs={3: MeshConfig(max_payload=1000)})
     call = net.send(0, 3, b"x" * 1001)

@@ -107,15 +107,33 @@ def test_a_message_is_answered_when_its_receiver_has_it():
 
 def test_who_can_not_be_reached_is_an_error_that_says_why():
     bare = Bare()
-    bare(SendDirect(1, A, "x"))
-    assert isinstance(bare.replies[1].error, PeerUnreachable)
-    assert "no link" in str(bare.replies[1].error)
     bare(SendDirect(4, ME.peer_id, "x"))
     assert "itself" in str(bare.replies[4].error)
+    bare(SendDirect(1, A, "x"))
     bare.up(BOB)
     bare(LinkDown(B, "it left"))
     bare(SendDirect(5, B, "x"))
+    bare.wait(29.9)
+    assert not bare.replies, "a first link may come"
+    bare.wait(0.2)
+    assert isinstance(bare.replies[5].error, PeerUnreachable)
     assert "no link" in str(bare.replies[5].error)
+    assert "no answer to 1 attempts" in str(bare.replies[1].error)
+    assert bare.count("timers") == 0
+
+
+def test_what_waits_for_a_first_link_goes_out_over_it():
+    bare = Bare()
+    bare(SendDirect(1, A, "x"))
+    bare(SendDirect(2, B, "y"))
+    assert bare.sent() == []
+    bare.wait(20)
+    bare.up(BOB)
+    assert {packet.to for packet in bare.sent()} == {A, B}
+    bare(LinkDown(B, "flap"))
+    assert not bare.replies
+    bare.up(ALICE)
+    assert {packet.to for packet in bare.sent()} == {A, B}
 
 
 @pytest.mark.parametrize(("payload", "error"), [(object(), InvalidPayload), (b"x" * 101, PayloadTooLarge)])
@@ -132,7 +150,7 @@ def test_a_link_that_ends_and_no_other_way_fails_what_is_open_each_call_with_an_
     bare(SendDirect(1, A, "x"))
     bare(SendDirect(2, A, "y"))
     bare(LinkDown(A, "connection lost"))
-    replies = bare.replies
+    replies = bare.wait(61).replies
     assert list(replies) == [1, 2]
     assert bare.count("direct_sender.unreachable") == 2
     assert all(isinstance(reply.error, PeerUnreachable) for reply in replies.values())

@@ -22,11 +22,11 @@ from p2pmesh.protocols.notices import (
     RouteReply,
     SetLinkPurpose,
 )
-from p2pmesh.protocols.signaling.delivery import GATHERING, NO_WAY
+from p2pmesh.protocols.signaling.delivery import NO_WAY
 from p2pmesh.protocols.signaling.handshake import mark_of, sign_answer, sign_offer, verify_answer, verify_offer
 from p2pmesh.protocols.signaling.offer_answer import MAX_ALTERNATIVES, MAX_TRICKLED
 from p2pmesh.protocols.util.window import OUTCOME_GRACE
-from p2pmesh.wire.messages import PINNED, Answer, DirectAck, LinkRejected, Offer
+from p2pmesh.wire.messages import PINNED, Answer, DirectAck, IceCandidate, LinkRejected, Offer
 from p2pmesh.wire.signaling import (
     BootstrapPeers,
     ConnectionRejected,
@@ -92,7 +92,26 @@ def test_with_one_link_into_the_mesh_an_offer_goes_through_it_and_its_answer_is_
 def test_an_answerer_may_wait_for_an_ice_server_that_says_nothing():
     links = LinkConfig(ice_servers=(IceServer(urls="stun:192.0.2.1"),))
     (route,) = Peer(links=links).in_mesh().feed(LocalSignal(BOB.peer_id, OFFER)).routes
-    assert route.timeout == SignalingConfig().mesh_timeout + GATHERING
+    assert route.timeout == SignalingConfig().mesh_timeout + links.gathering_timeout
+
+
+@pytest.mark.parametrize(
+    ("peer", "service"),
+    [
+        pytest.param(lambda: Peer().join("one", "two").feed(LocalSignal(BOB.peer_id, OFFER)), "one", id="our offer's"),
+        pytest.param(lambda: Peer().join("one", "two").signaled(SERVED, "two"), "two", id="their offer's"),
+        pytest.param(lambda: offering("one"), "one", id="any, if the offer went through the mesh"),
+        pytest.param(lambda: Peer().join("one").in_mesh().feed(OFFERED), "one", id="any, if the offer came through it"),
+        pytest.param(lambda: offering(), None, id="none"),
+        pytest.param(lambda: Peer().join("one"), None, id="no attempt"),
+    ],
+)
+def test_an_address_that_is_found_late_is_told_by_a_service(peer, service):
+    peer = peer()
+    peer.feed(LocalSignal(BOB.peer_id, IceCandidate(address=bytes([192, 0, 2, 7]), port=5, kind="srflx")))
+    told = [(by, message.signal.candidate.candidate.split()[-4:]) for by, message in peer.sent]
+    assert told == ([(service, ["192.0.2.7", "5", "typ", "srflx"])] if service else [])
+    assert peer.counts("messages.untold_candidates") == (service is None)
 
 
 @pytest.mark.parametrize("reply", [None, Answer(description=OFFER), offer(2)])

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.util.latency import LocalHealth, RoundTripTime, RoundTripTimes
+from p2pmesh.protocols.util.latency import CATCH_UP, LATE, RECENT, LocalHealth, RoundTripTime, RoundTripTimes
 
 A, B, C = (PeerId(digit * 40) for digit in "abc")
 
@@ -39,28 +39,31 @@ def test_a_peer_that_has_not_answered_yet_is_taken_for_the_average_of_all():
     assert times.of(B).measured not in (3.0, None), "the least recently heard is forgotten"
 
 
-def test_lateness_is_remembered_and_halves():
+def test_what_is_a_little_late_loses_no_time():
     health = LocalHealth()
-    assert (health.patience(0.0), health.is_high(0.0), health.is_late) == (0.0, False, False)
-    health.note(due=10.0, now=10.4)
-    assert (health.is_late, health.is_high(10.4), health.patience(10.4)) == (True, True, pytest.approx(1.6))
-    assert health.patience(12.4) == pytest.approx(0.8)
-    assert health.is_high(14.3)
-    assert not health.is_high(14.5)
+    health.note(due=10.0, now=10.0 + LATE)
+    assert (health.lost, health.is_poor(10.1)) == (0.0, False)
 
 
-def test_what_was_less_late_than_is_remembered_changes_only_the_last_moment():
+def test_a_stop_is_lost_time_and_what_it_takes_to_catch_up_too():
     health = LocalHealth()
-    health.note(due=10.0, now=10.4)
-    health.note(due=10.4, now=10.45)
-    assert not health.is_late
-    assert health.patience(10.4) == pytest.approx(1.6)
-    health.note(due=11.0, now=10.9)
-    assert not health.is_late
+    health.note(due=10.0, now=70.0)
+    assert health.lost == 60.0 + CATCH_UP
+    assert health.is_poor(70.0 + RECENT - 0.01)
+    assert not health.is_poor(70.0 + RECENT)
 
 
-def test_a_process_that_was_stopped_for_long_is_patient_for_a_moment_only():
+def test_time_that_two_timers_have_lost_is_lost_once():
     health = LocalHealth()
-    health.note(due=0.0, now=600.0)
-    assert health.patience(600.0) == pytest.approx(4.0)
-    assert health.patience(620.0) < 0.01
+    for due in (10.0, 12.0, 19.0):
+        health.note(due, now=20.0)
+    assert health.lost == 10.0 + CATCH_UP
+
+
+def test_in_a_loop_that_is_always_late_each_turn_counts_as_time_in_which_we_listened():
+    health, now, turns = LocalHealth(), 100.0, 30
+    for _ in range(turns):
+        health.note(due=now + 0.01, now=now + 2.0)
+        now += 2.0
+    listened = 2.0 * turns - health.lost
+    assert listened == pytest.approx(LATE * turns, abs=2 * CATCH_UP), "so a dead peer is noticed, though late"

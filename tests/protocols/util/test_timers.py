@@ -7,6 +7,7 @@ import random
 
 import pytest
 
+from p2pmesh.protocols.util.latency import CATCH_UP, LocalHealth
 from p2pmesh.protocols.util.timers import Backoff, RetryPacer, Timers
 
 
@@ -61,3 +62,26 @@ def test_a_pacer_waits_ever_longer_until_it_is_reset():
     assert (pacer.failures, 102.0 <= pacer.not_before <= 104.0) == (2, True)
     pacer.reset()
     assert (pacer.failures, pacer.not_before) == (0, -math.inf)
+
+
+def test_a_wait_lasts_longer_by_what_was_lost_since_it_began_and_a_timer_does_not():
+    health = LocalHealth()
+    timers = Timers[str](health)
+    health.note(due=0.0, now=5.0)
+    timers.wait("answer", 6.0)
+    timers.set("end", 6.0)
+    health.note(due=5.0, now=15.0)
+    assert timers.pop_due(15.0) == ["end"]
+    assert timers.next_deadline() == pytest.approx(16.0, abs=CATCH_UP)
+    assert timers.pop_due(16.0 + CATCH_UP) == ["answer"]
+
+
+def test_a_wait_that_was_cancelled_does_not_come_back():
+    health = LocalHealth()
+    timers = Timers[str](health)
+    timers.wait("answer", 1.0)
+    timers.wait("other", 1.0)
+    timers.cancel("answer")
+    health.note(due=1.0, now=9.0)
+    assert (timers.pop_due(9.0), len(timers)) == ([], 1)
+    assert timers.pop_due(99.0) == ["other"]
