@@ -399,8 +399,6 @@ class IslandsConfig:
     seconds for each peer that it counts."""
     probe_least: float = _number(5.0, low=0.1)
     """A peer does so at most this often."""
-    probe_timeout: float = _number(5.0, low=0.1)
-    """For the answer of a peer that a service is asked for."""
     quiet: float = _number(8.0, low=0)
     """After news of a bridge nobody asks the services for so long: rings of 1,000 peers merge in about this time."""
     seeds: int = _number(256, low=1)

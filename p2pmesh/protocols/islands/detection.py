@@ -97,10 +97,8 @@ class Detection:
         suspect = self._suspects.pop(peer, None)
         if suspect is None or not suspect.missing:
             return None
-        if suspect.asked_at >= 0:  # it is the bridge that we wanted
-            return 0.0
-        # Several links may open in the same moment: the first to have looked is enough.
-        return self.crowd()
+        # It may be the bridge that we wanted; else several may open in the same moment, and one that looks is enough.
+        return 0.0 if suspect.asked_at >= 0 else self.crowd()
 
     def drop(self, peer: PeerId) -> None:
         """Suspect it no longer."""
@@ -143,6 +141,11 @@ class Detection:
         ]:
             del self._suspects[peer]
         return next(iter(self._missing()), None)
+
+    def was_asked_for(self, peer: PeerId) -> bool:
+        """Whether this is a suspect that the services were asked for."""
+        suspect = self._suspects.get(peer)
+        return suspect is not None and suspect.asked_at >= 0
 
     def unknown_to_services(self, peer: PeerId) -> None:
         """No service knows a suspect."""

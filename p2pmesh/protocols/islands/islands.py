@@ -121,7 +121,7 @@ Outcome: TypeAlias = RouteSucceeded | RouteFailed | None
 class _Timer(Struct, frozen=True):
     """What is due, and of which peer or flood."""
 
-    kind: Literal["check", "ping", "unanswered", "confirm", "seek", "watch"]
+    kind: Literal["check", "ping", "confirm", "seek", "watch"]
     of: str = ""
 
 
@@ -137,7 +137,6 @@ class IslandsCounts:
     for_others_failed: int = 0
     for_others_refused: int = 0
     refused: int = 0
-    unanswered: int = 0
     confirms: int = 0
     merges: int = 0
     seeks: int = 0
@@ -210,8 +209,6 @@ class IslandsCore:
                     self._check(PeerId(timer.of), now)
                 case "ping":
                     self._ping(now)
-                case "unanswered":
-                    self._counts.unanswered += 1
                 case "confirm":
                     self._confirm(PeerId(timer.of), now)
                 case "seek":
@@ -266,9 +263,8 @@ class IslandsCore:
 
     def _on_pong(self, peer: PeerId, now: float, *, is_there: bool) -> None:
         """The services have answered our ping."""
-        if peer not in self._detection or _Timer("unanswered", peer) not in self._timers:
+        if not self._detection.was_asked_for(peer):
             return
-        self._timers.cancel(_Timer("unanswered", peer))
         if is_there:
             self._suspect_island(peer, now, "a signaling service reaches it, and the mesh does not")
             self._open_bridge(peer, now)
@@ -426,7 +422,6 @@ class IslandsCore:
                 self._timers.set(PING, now + self._detection.crowd())
             return
         if pings:
-            self._timers.wait(_Timer("unanswered", peer), now + self._config.probe_timeout)
             self._tell(Subsystem.SIGNALING, PingViaService(peer))
         if self._detection.miss(peer, now, pinged=pings):
             self._timers.set(PING, max(now, self._bridges.quiet_until) + self._detection.crowd())
