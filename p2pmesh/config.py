@@ -155,13 +155,11 @@ class ChordConfig:
     """Neighbours are told of changes after this long, jittered: what changes together is told together."""
     stabilise_every: float = _number(15.0, low=0.1)
     """Between exchanges of successor lists with a neighbour; as the original."""
-    fix_fingers_every: float = _number(30.0, low=0.1)
-    """Between searches for long links while some are missing; as the original."""
     search_first: float = _number(0.5, low=0.01)
     search_cap: float = _number(15.0, low=0.01)
     """Between searches that came to nothing, jittered and doubled."""
     searches: int = _number(10, low=1)
-    """That may come to nothing in a row, until no more is searched for a while."""
+    """That may come to nothing in a row, until no more is searched before something changes."""
     search_timeout: float = _number(10.0, low=0.1)
     """For one search: time for a few attempts over routes of 20 links."""
     dial_patience: float = _number(4.0, low=0.1)
@@ -387,8 +385,6 @@ class IslandsConfig:
     seconds for each peer that it counts."""
     probe_least: float = _number(5.0, low=0.1)
     """A peer does so at most this often."""
-    probe_timeout: float = _number(5.0, low=0.1)
-    """For the answer of a peer that a service is asked for."""
     quiet: float = _number(8.0, low=0)
     """After news of a bridge nobody asks the services for so long: rings of 1,000 peers merge in about this time."""
     seeds: int = _number(256, low=1)

@@ -59,7 +59,6 @@ from p2pmesh.wire.messages import (
     GossipIHave,
     GossipReceipts,
     GossipWant,
-    LinkRejected,
     Message,
     ReconnectionData,
 )
@@ -80,7 +79,6 @@ AUDIENCE: Mapping[type[Input], tuple[Subsystem, ...]] = {kind: who for who, kind
 
 _REPAIR = GossipDigest, GossipHave, GossipWant, GossipHistory
 _MESSAGES: Mapping[Subsystem, tuple[type[Message], ...]] = {
-    Subsystem.SIGNALING: (LinkRejected,),
     Subsystem.OVERLAY: (ReconnectionData, Goodbye, Neighbours, Stabilise, FindSuccessor, SuccessorFound),
     Subsystem.ROUTING: (Direct, DirectAck, Packet),
     Subsystem.BROADCAST: (Gossip, GossipAck, GossipIHave, GossipGraft, *_REPAIR),
