@@ -8,10 +8,10 @@ nox -s networks         networks in a box, as root: NATs, bad cables, changes; `
 nox -s soak-real        15 minutes of processes at work, some killed: `-- --minutes 60 --hogs 6`
 nox -s coverage         lines and branches that the tests don't reach
 nox -s bench            benchmarks, as JSON
+nox -s fuzz             what strangers may send, mutated: link frames, datagrams, the server's heads, frames and TLS
 nox -s mutants          whether tests notice changes: `-- --sample 100 --seed 1`
 nox -s sdist            the tests of the source distribution, as a packager runs them
 nox -s newest           the tests against the newest releases of what we reach into; `.ci/weekly` runs it
-nox -s fuzz-datagrams   a million mutated datagrams to a link, for a night
 """
 
 import re
@@ -52,6 +52,7 @@ def types(session: nox.Session) -> None:
     install(session, "dev")
     session.run("mypy")
     session.run("pyright", "--ignoreexternal", "--verifytypes", "p2pmesh")
+    session.run("pyright", "tests/typed_sample.py")
 
 
 @nox.session(python=PYTHONS)
@@ -128,6 +129,16 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session
+def fuzz(session: nox.Session) -> None:
+    """Millions of mutated frames, request heads and datagrams, for a night; the test suite has a short run of each."""
+    install(session, "test")
+    session.run("python", "benchmarks/fuzz.py", "--json", "--frames", "10000000")
+    counts = ("--heads", "1000000", "--frames", "10000000", "--handshakes", "10000")
+    session.run("python", "benchmarks/fuzz_server.py", "--json", *counts)
+    session.run("python", "benchmarks/fuzz_datagrams.py", "--json", "--datagrams", "1000000")
+
+
+@nox.session
 def newest(session: nox.Session) -> None:
     """The tests against the newest releases of the libraries that pyproject.toml keeps below a version.
 
@@ -138,12 +149,6 @@ def newest(session: nox.Session) -> None:
     session.install("--upgrade", "--no-deps", *bounded)
     session.run("pytest", "tests/links", *session.posargs)
     session.run("pytest", "-m", "webrtc", *session.posargs)
-
-
-@nox.session(name="fuzz-datagrams")
-def fuzz_datagrams(session: nox.Session) -> None:
-    session.install(".")
-    session.run("python", "benchmarks/fuzz_datagrams.py", "--datagrams", "1000000", "--json", *session.posargs)
 
 
 @nox.session

@@ -237,11 +237,11 @@ class OverlayCore:
                 "far": lists.far(),
                 "agreed": lists.is_agreed(),
                 "size": lists.size(),
-                **asdict(self._stabilisation.counts),
+                "missed": self._stabilisation.missed,
             },
-            "ring_join": asdict(self._join.counts),
+            "ring_join": {"look_ups": self._join.look_ups},
             "fix_fingers": {"seeks": self._fingers.is_on, **asdict(self._fingers.counts)},
-            "find_successor": asdict(self._lookup.counts),
+            "find_successor": {"answered": self._lookup.answered},
         }
 
     def _take(self, now: float) -> Effects:
