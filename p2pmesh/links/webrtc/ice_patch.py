@@ -107,7 +107,7 @@ class IceConnection(aioice.ice.Connection):
     @property
     def is_gathering(self) -> bool:
         """Whether there may be more addresses."""
-        return any(not query.done() for query in self._queries)
+        return any(not query.done() for query in getattr(self, "_queries", ()))
 
     async def _open_sockets(self, component: int, addresses: list[str]) -> list[aioice.ice.StunProtocol]:
         hosts: list[aioice.ice.StunProtocol] = []
@@ -175,6 +175,8 @@ class IceConnection(aioice.ice.Connection):
             trouble = f"answers what is not understood: {error!r:.100}"
         if trouble is not None and server not in self._answered:
             self.gathering.pool.failed(server, trouble)
+        if self._early_checks_done:  # it may be what the end was waiting for
+            self.loop.call_soon(self._look_whether_all_failed)
 
     async def _ask_stun(self, server: Server, hosts: list[aioice.ice.StunProtocol]) -> str | None:
         """Ask for our address as the server sees it, from each of ours; gives what is wrong with the server."""
@@ -379,6 +381,14 @@ class IceConnection(aioice.ice.Connection):
         self._is_nominated = asyncio.get_running_loop().create_future()
         while self._check_periodic():
             await asyncio.wait([self._is_nominated], timeout=PACE if self._has_unchecked() else IDLE)
+
+    def _remote_candidates_expected(self) -> bool:
+        """Whether there may be more pairs to check: also while servers may give us another address."""
+        return super()._remote_candidates_expected() or self.is_gathering
+
+    def _look_whether_all_failed(self) -> None:
+        if not self._closing and not self._check_list_maybe_complete():
+            self._check_list_maybe_fail()
 
     def _has_unchecked(self) -> bool:
         waits = (aioice.ice.CandidatePair.State.WAITING, aioice.ice.CandidatePair.State.FROZEN)
