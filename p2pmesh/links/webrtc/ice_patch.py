@@ -36,6 +36,7 @@ logger: Final = logging.getLogger(__name__)
 
 PACE = 0.005
 """Seconds between checks: the least that RFC 8445 allows (section 14.2); a check is a datagram of 100 bytes."""
+UNREACHABLE = "the peer can't be reached, or its certificate is not its own"
 IDLE = 0.05
 """Seconds until it is looked again whether there is something to check; what comes by itself is checked at once."""
 LOOPBACK = "127.0.0.1"
@@ -114,9 +115,7 @@ class IceConnection(aioice.ice.Connection):
         failure: OSError | None = None
         for rank, address in enumerate(addresses):
             try:
-                transport, host = await self.loop.create_datagram_endpoint(
-                    lambda: aioice.ice.StunProtocol(self), local_addr=(address, 0)
-                )
+                transport, host = await self.loop.create_datagram_endpoint(lambda: _Stun(self), local_addr=(address, 0))
             except OSError as error:
                 failure = failure or OSError(error.errno, f"{error.strerror} ({address})")
                 continue
@@ -222,7 +221,7 @@ class IceConnection(aioice.ice.Connection):
     async def _allocate(self, server: Server, address: tuple[str, int], component: int) -> None:
         inner = await self._open_turn(server, address)
         transport = aioice.turn.TurnTransport(inner)
-        relay = aioice.ice.StunProtocol(self)
+        relay = _Stun(self)
         try:
             await transport._connect(relay)
         except BaseException:
@@ -273,7 +272,7 @@ class IceConnection(aioice.ice.Connection):
     def _add(self, candidate: aioice.Candidate) -> None:
         """An address was found: part of the description, or told afterwards."""
         self._found.append(candidate)
-        if self._is_gathered and not self._closing:
+        if self._is_gathered and not self._closing and not self._check_list_done:
             self._local_candidates.append(candidate)
             if self.on_candidate is not None:
                 self.on_candidate(candidate)
@@ -343,18 +342,21 @@ class IceConnection(aioice.ice.Connection):
     @property
     def trouble(self) -> str:
         """What stands in the way, as far as we can tell; empty if that is nothing in particular."""
+        return "; ".join(filter(None, (self._obstacle(), self.gathering.pool.trouble)))
+
+    @property
+    def failure(self) -> str:
+        """Why the connection failed."""
+        return "; ".join(filter(None, (self._obstacle() or UNREACHABLE, self.gathering.pool.trouble)))
+
+    def _obstacle(self) -> str:
         ours = {_version(candidate.host) for candidate in self._found}
         theirs = {_version(candidate._network_host) for candidate in self._remote_candidates}
-        words = []
         if self.remote_username is None:
-            words.append("the peer did not answer")
-        elif not theirs:
-            words.append("the peer names no usable address")
-        elif not ours & theirs:
-            words.append(f"our addresses are {_families(ours)} and the peer's {_families(theirs)}")
-        if self.gathering.pool.trouble:
-            words.append(self.gathering.pool.trouble)
-        return "; ".join(words)
+            return "the peer did not answer"
+        if not theirs:
+            return "the peer names no usable address"
+        return "" if ours & theirs else f"our addresses are {_families(ours)} and the peer's {_families(theirs)}"
 
     @property
     def is_hopeless(self) -> bool:
@@ -413,13 +415,21 @@ class IceConnection(aioice.ice.Connection):
         return aioice.ice.ConnectionClosed() if self._closed else await super().get_event()
 
 
+class _Stun(aioice.ice.StunProtocol):
+    def datagram_received(self, data: bytes | str, addr: tuple[Any, ...]) -> None:
+        try:
+            super().datagram_received(data, addr)
+        except Exception as error:  # what a datagram from anybody makes a parser raise is that datagram's fault
+            cast("IceConnection", self.receiver).loop.drop_datagram(error)
+
+
 class _TurnByUdp(aioice.turn.TurnClientUdpProtocol):
     loop: LinkLoop
 
     def datagram_received(self, data: bytes | str, addr: tuple[str, int]) -> None:
         try:
             super().datagram_received(data, addr)
-        except Exception as error:  # what a datagram from anybody makes a parser raise is that datagram's fault
+        except Exception as error:  # likewise
             self.loop.drop_datagram(error)
 
 
