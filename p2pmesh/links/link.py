@@ -131,13 +131,14 @@ class Link(trio.abc.Channel[bytes]):
         """The next frame, if one is here; None if there is none, or if only `receive` can tell."""
         return None
 
-    def watch(self, on_silence: Callable[[bool], None]) -> None:
-        """Have this called with True when the peer falls silent, and with False when it is heard again.
+    def watch(self, on_silence: Callable[[bool], None], probe: Callable[[], bytes] | None = None) -> None:
+        """Have `on_silence` called with True when the peer falls silent, and with False when it is heard again.
 
         A peer is silent that has said nothing since something was sent to it, not even to a ping
-        (`LinkConfig.doubt_after`). The link goes on. Links that can't tell never call.
+        (`LinkConfig.doubt_after`). The link goes on. Links that can't tell never call. `probe` makes the frame that
+        asks a peer of the original, which knows no pings, whether it is there.
         """
-        del on_silence
+        del on_silence, probe
 
     @abc.abstractmethod
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:

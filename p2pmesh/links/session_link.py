@@ -69,7 +69,7 @@ class SessionLink(Link):
         self._peer = peer
         self._config = config
         self._session = (
-            LegacySession(config)
+            LegacySession(config, trio.current_time(), local_health())
             if peer.version == 0
             else LinkSession(config, max_frame, carrier.max_packet, trio.current_time(), local_health())
         )
@@ -152,8 +152,11 @@ class SessionLink(Link):
     def flush(self) -> None:
         self._pump()
 
-    def watch(self, on_silence: Callable[[bool], None]) -> None:
+    def watch(self, on_silence: Callable[[bool], None], probe: Callable[[], bytes] | None = None) -> None:
         self._on_silence = on_silence
+        if isinstance(self._session, LegacySession):
+            self._session.probe = probe
+            self._pump()
 
     def _patience_ends(self) -> float:
         return trio.current_time() + self._config.patience

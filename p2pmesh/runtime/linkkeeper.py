@@ -117,8 +117,17 @@ class _Counts:
 class LinkKeeper:
     """The links of one mesh, at most `max_peers` of them, attempts included."""
 
-    def __init__(self, dialer: Dialer, config: LinkConfig, max_peers: int, report: Report, deliver: Deliver) -> None:
+    def __init__(
+        self,
+        dialer: Dialer,
+        config: LinkConfig,
+        max_peers: int,
+        report: Report,
+        deliver: Deliver,
+        probe: Callable[[], Message],
+    ) -> None:
         self._dialer = dialer
+        self._probe = probe
         self._config = config
         self._max_peers = max_peers
         self._report = report
@@ -323,7 +332,10 @@ class LinkKeeper:
         self._links[peer] = entry
         self._counts.opened += 1
         self._report(LinkUp(link.peer))
-        link.watch(lambda silent: self._report(LinkSuspected(peer) if silent else LinkRecovered(peer)))
+        link.watch(
+            lambda silent: self._report(LinkSuspected(peer) if silent else LinkRecovered(peer)),
+            lambda: encode(self._probe(), text=True),
+        )
         timed_out: float | None = None
         try:
             with entry.scope:

@@ -26,6 +26,7 @@ from p2pmesh.events import (
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId, short
 from p2pmesh.links.link import Dialer, local_health
+from p2pmesh.protocols.broadcast.legacy import probe
 from p2pmesh.protocols.core import (
     AcceptOffer,
     DropLink,
@@ -80,7 +81,11 @@ class Node:
             subsystem: Driver(core, self._dispatch, config.inbox, self._flush)
             for subsystem, core in build_cores(identity, config, rng, wall, local_health()).items()
         }
-        self.keeper: LinkKeeper = LinkKeeper(dialer, config.links, config.max_peers, self._report, self._deliver)
+        self._rng = rng
+        self._wall = wall
+        self.keeper: LinkKeeper = LinkKeeper(
+            dialer, config.links, config.max_peers, self._report, self._deliver, self._make_probe
+        )
         self.services: dict[str, Service] = {
             transport.name: Service(transport, config.signaling, rng, self._deliver_signaled, dialer.prefer)
             for transport in transports
@@ -173,6 +178,9 @@ class Node:
 
     async def _deliver_signaled(self, event: Input) -> None:
         await self.drivers[Subsystem.SIGNALING].put(event)
+
+    def _make_probe(self) -> Message:
+        return probe(self.identity.peer_id, self._rng.randbytes(16).hex(), int(self._wall(trio.current_time()) * 1000))
 
     # --- effects ------------------------------------------------------------------------------------------------------
 

@@ -33,7 +33,7 @@ class Owner:
         self.offers = {}
         self.messages = 0
         dialer = field.network.dialer(self.peer_id, CONFIG, max_frame)
-        self.keeper = LinkKeeper(dialer, CONFIG, max_peers, self.report, self.deliver)
+        self.keeper = LinkKeeper(dialer, CONFIG, max_peers, self.report, self.deliver, lambda: None)
 
     # --- what the keeper tells, at once and as the owner learns of it ---
 
