@@ -155,13 +155,11 @@ class ChordConfig:
     """Neighbours are told of changes after this long, jittered: what changes together is told together."""
     stabilise_every: float = _number(15.0, low=0.1)
     """Between exchanges of successor lists with a neighbour; as the original."""
-    fix_fingers_every: float = _number(30.0, low=0.1)
-    """Between searches for long links while some are missing; as the original."""
     search_first: float = _number(0.5, low=0.01)
     search_cap: float = _number(15.0, low=0.01)
     """Between searches that came to nothing, jittered and doubled."""
     searches: int = _number(10, low=1)
-    """That may come to nothing in a row, until no more is searched for a while."""
+    """That may come to nothing in a row, until no more is searched before something changes."""
     search_timeout: float = _number(10.0, low=0.1)
     """For one search: time for a few attempts over routes of 20 links."""
     dial_patience: float = _number(4.0, low=0.1)
@@ -230,7 +228,8 @@ class BroadcastConfig:
     comparisons (3). What it asks for beyond that is left out without a word, which stalls its pulls for its
     `pull_timeout`."""
     slow_patience: float = _number(10.0, low=0.1)
-    """A link that stays behind the others for this long is given up; as `outbox_patience`."""
+    """A link that acknowledges nothing for this long is not waited for while others move; one for which something has
+    waited for longer, while others acknowledge at once what came later, is given up; as `outbox_patience`."""
 
 
 @frozen(kw_only=True)
@@ -239,9 +238,6 @@ class ReceiptsConfig:
 
     table: int = _number(8192, low=1)
     """Broadcasts of ours that are counted, and as many of others; above it the oldest is settled as it stands."""
-    grace: float = _number(5.0, low=0)
-    """A broadcast that nobody took has failed after this long, rather than at the end of its ttl: about as long as it
-    takes to get a first link."""
     interim: float = _number(0.5, low=0.01)
     """How often a count that grows but is not settled is passed on: seldom while all is well, since hundreds of peers
     have answered by then; with the half of it a death loses hardly less, and there is a fifth more to send."""
@@ -282,8 +278,9 @@ class RoutingConfig:
 
     ack_timeout: float = _number(1.0, low=0.01)
     """For the first attempt; over routes, as long as nothing is known of them."""
-    retries: int = _number(4, low=0)
-    """Of a direct message over one link."""
+    waiting: int = _number(1024, low=1)
+    """Messages of others that found our application's inbox full and are asked for once it has room; of more, the first
+    come again by themselves, after some seconds."""
     pending: int = _number(1024, low=1)
     """Direct messages of ours that wait for an ack; above it a `send` waits."""
     window: int = _number(64, low=1)
@@ -292,7 +289,7 @@ class RoutingConfig:
     """Ids remembered so that nothing is delivered twice: of direct messages, and as many of what else came over routes.
     """
     patience: float = _number(30.0, low=0.1)
-    """Seconds for which a direct message to a peer without a link is tried: about as long as over a link."""
+    """Seconds for which a direct message is tried: without an answer, and over a link without progress either."""
     least_wait: float = _number(0.3, low=0.01)
     """Seconds between two attempts over routes at least."""
     attempts: int = _number(10, low=1)
@@ -388,8 +385,6 @@ class IslandsConfig:
     seconds for each peer that it counts."""
     probe_least: float = _number(5.0, low=0.1)
     """A peer does so at most this often."""
-    probe_timeout: float = _number(5.0, low=0.1)
-    """For the answer of a peer that a service is asked for."""
     quiet: float = _number(8.0, low=0)
     """After news of a bridge nobody asks the services for so long: rings of 1,000 peers merge in about this time."""
     seeds: int = _number(256, low=1)
@@ -413,6 +408,10 @@ class MeshConfig:
     """For goodbyes when the mesh is left."""
     event_buffer: int = _number(64, low=1)
     """Items a subscriber may lag behind by default, before the oldest are dropped."""
+    direct_inbox: int = _number(256, low=1)
+    """Direct messages that may wait for the application, in each stream of them or for the first; then senders wait."""
+    direct_inbox_bytes: int = _number(16 * MIB, low=1)
+    """Bytes of those; one alone may be larger."""
     inbox: int = _number(64, low=1)
     """Inputs that may wait for one subsystem before their senders wait."""
     links: LinkConfig = LinkConfig()

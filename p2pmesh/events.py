@@ -118,7 +118,7 @@ class MessageDelivered:
 
 @frozen
 class MessageFailed:
-    """A broadcast of ours has reached nobody, or can't be settled any more."""
+    """A broadcast of ours has reached nobody and won't: its ttl is over, or nobody takes what is so large."""
 
     message_id: str
     topic: str

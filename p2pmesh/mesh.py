@@ -181,7 +181,7 @@ class Mesh:
           MeshClosed: if the mesh was left.
         """
         self._check_open()
-        with self._node.bus.events(self._buffer(buffer)) as stream:
+        with self._node.inbox.watched(), self._node.bus.events(self._buffer(buffer)) as stream:
             yield stream
 
     @asynccontextmanager
@@ -231,14 +231,22 @@ class Mesh:
 
     @asynccontextmanager
     async def messages(self, *, buffer: int | None = None) -> AsyncIterator[Subscription[DirectReceived]]:
-        """A stream of the direct messages to this peer that arrive from now on; `buffer` as for `subscribe`.
+        """A stream of the direct messages to this peer: none is dropped, whoever is slow waits or makes senders wait.
+
+        What came while no stream was open waits for the first one. Several streams give out every message each; what
+        one that is closed has not given out goes to another, or to the next.
+
+        Args:
+          buffer: How many may wait until senders do: see `send`. Default: `MeshConfig.direct_inbox`, which is also how
+            many wait while no stream is open. Peers of the original can't be made to wait: what there is no room for
+            is dropped, and told as `Lagged` by `events()`.
 
         Raises:
           ConfigError: if the buffer makes no sense.
           MeshClosed: if the mesh was left.
         """
         self._check_open()
-        with self._node.bus.messages(DirectReceived, lambda event: True, self._buffer(buffer), None) as stream:
+        with self._node.inbox.open(buffer) as stream:
             yield stream
 
     async def broadcast(
@@ -274,16 +282,19 @@ class Mesh:
         return receipt
 
     async def send(self, peer_id: str, payload: PayloadLike) -> None:
-        """Send a message to one peer of the mesh, neighbour or not. Returns when that peer has it.
+        """Send a message to one peer of the mesh, neighbour or not. Returns when it is in that peer's inbox.
 
-        It waits while much else is under way to the same peer; set a deadline of your own around it if you like.
+        It waits while much else is under way to the same peer, while the inbox is full, for a first link, and while the
+        link to the peer gets on, however slowly; set a deadline of your own around it if you like.
         Messages to one peer may overtake each other. To a peer without a link the message is sealed: nobody but its
         receiver can read it.
 
         Raises:
           InvalidPeerId, PayloadTooLarge, InvalidPayload: before anything is sent.
-          PeerUnreachable: if no route leads to the peer, it does not answer, or does not take payloads of this size;
-            the text says which. It may have the message all the same, if only its answer was lost.
+          PeerBusy: if its application has not made room in `RoutingConfig.patience` seconds.
+          PeerRefused: if it does not take the message, now or later: as too large, or for its clock or ours.
+          PeerUnreachable: of which the two above are kinds, if no route leads to the peer, or it does not answer; the
+            text says which. It may have the message all the same, if only its answer was lost.
           MeshClosed: if the mesh was left.
 
         Cancelled, the message may or may not arrive; it is not sent again.

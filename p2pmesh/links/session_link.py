@@ -98,6 +98,10 @@ class SessionLink(Link):
         return self._carrier
 
     @property
+    def max_frame(self) -> int:
+        return self._session.max_frame
+
+    @property
     def stats(self) -> LinkStats:
         session = self._session
         return LinkStats(
@@ -109,6 +113,7 @@ class SessionLink(Link):
             packets_received=session.packets_received,
             pings_sent=session.pings_sent,
             queued_bytes=session.queued_bytes,
+            buffered_bytes=self._carrier.buffered,
             unread_bytes=session.unread_bytes,
             send_credit=session.send_credit,
             round_trip=session.round_trip,

@@ -23,6 +23,7 @@ from p2pmesh.links.link import local_health
 from p2pmesh.protocols.core import Core, Effects
 from p2pmesh.protocols.inputs import (
     CancelCall,
+    InboxRead,
     Leave,
     LinkDown,
     LinkLost,
@@ -38,7 +39,18 @@ MAX_NOTICES = 4096
 """Posted inputs that may wait. A core runs as often as those that post to it, so only a bug or a starved process comes
 near. Beyond it inputs are dropped and counted, but never `STATE_CHANGES`. The outcome of a route may be among them, so
 each core that waits for one has a time-out of its own (`CallTable`, `LOST_AFTER`)."""
-STATE_CHANGES = (LinkUp, LinkDown, LinkSuspected, LinkRecovered, LinkLost, ServiceUp, ServiceDown, CancelCall, Leave)
+STATE_CHANGES = (
+    LinkUp,
+    LinkDown,
+    LinkSuspected,
+    LinkRecovered,
+    LinkLost,
+    ServiceUp,
+    ServiceDown,
+    CancelCall,
+    InboxRead,
+    Leave,
+)
 """Inputs without which a core would hold for true what no longer is. As few as links, services and calls."""
 BURST = 32
 """Inputs handled before other tasks get their turn: a scheduler round trip for each would cost as much as the core."""

@@ -91,7 +91,8 @@ class WebRTCAttempt(Attempt):
             raise AttemptFailed("the attempt was closed")
         await carrier.decided.wait()
         if not carrier.is_open:
-            raise AttemptFailed(str(carrier.error or "the peer closed the connection"))
+            reason = str(carrier.error or "the peer closed the connection")
+            raise AttemptFailed(reason, hopeless=carrier.is_hopeless)
         self._carrier = None
         link = SessionLink(carrier, peer, self._config, self._max_frame)
         carrier.attach(link)

@@ -38,6 +38,8 @@ class Publisher:
     def __init__(self, identity: Identity, limits: BroadcastLimits, wall: WallClock, network: bytes) -> None:
         self.published: int = 0
         """How many went out, since the start."""
+        self.last: str = ""
+        """The id of the last that did."""
         self._identity = identity
         self._limits = limits
         self._wall = wall
@@ -103,6 +105,7 @@ class Publisher:
             size=draft.body.size,
             relayed_by=(me,),
         )
+        self.last = message.data.id
         return Published(call, draft.called, message)
 
 

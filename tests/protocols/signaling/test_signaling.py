@@ -457,14 +457,10 @@ def test_a_batch_is_taken_apart():
 
 
 @pytest.mark.parametrize(
-    ("sender", "receiver", "count"),
-    [
-        (None, ME.peer_id, "messages.without_sender"),
-        (ME.peer_id, ME.peer_id, "messages.from_ourselves"),
-        (BOB.peer_id, EVE.peer_id, "messages.for_others"),
-    ],
+    ("sender", "receiver"),
+    [(None, ME.peer_id), (ME.peer_id, ME.peer_id), (BOB.peer_id, EVE.peer_id)],
 )
-def test_misdirected_messages_are_ignored_and_counted(sender, receiver, count):
+def test_misdirected_messages_are_ignored_and_counted(sender, receiver):
     peer = Peer().join()
     for message in (
         PeerSignal(from_=sender, to=receiver, signal=bare("offer", 1)),
@@ -472,13 +468,13 @@ def test_misdirected_messages_are_ignored_and_counted(sender, receiver, count):
         SignalRejected(from_=sender, to=receiver),
     ):
         assert peer.signaled(message).effects == []
-    assert peer.counts(count) == 3
+    assert peer.counts("messages.ignored") == 3
 
 
 def test_messages_of_a_service_that_is_down_are_ignored():
     peer = Peer()
     assert peer.signaled(PeerJoined(peer_id=BOB.peer_id)).effects == []
-    assert peer.counts("messages.after_down") == 1
+    assert peer.counts("messages.ignored") == 1
 
 
 def test_memory_is_bounded():
