@@ -174,6 +174,8 @@ class RouteFailed(Value, frozen=True):
 
     call: int
     reason: str
+    refused: bool = False
+    """Whether its receiver has it and does not take it."""
 
 
 class NeighbourLinks(Value, frozen=True):

@@ -219,3 +219,5 @@ class StoreValue(Tagged, frozen=True, kw_only=True, tag="store_value"):
 
 class ValueStored(Tagged, frozen=True, kw_only=True, tag="value_stored"):
     held: bool = False
+    clock: Milliseconds | None = None
+    """The wall time of the sender, by which the value was of the future or over."""

@@ -54,6 +54,10 @@ class BadRecord(RemoteProtocolError):
     """A record that must not be taken: it proves nothing, has expired, or is too large."""
 
 
+class WrongTime(BadRecord):
+    """By our clock it is of the future, or over."""
+
+
 class VerifiedRecord(Struct, frozen=True):
     """A record whose signature and limits were checked, with its publisher and its size."""
 
@@ -114,11 +118,11 @@ def verify_record(record: DhtRecord, wall: float, config: KademliaConfig, networ
     if size > config.max_value:
         raise BadRecord(f"a value of {size} bytes, where {config.max_value} is the limit")
     if record.timestamp / 1000 > wall + config.clock_skew:
-        raise BadRecord("a value from the future")
+        raise WrongTime("a value from the future")
     if record.ttl / 1000 > config.max_ttl:
         raise BadRecord("a value that says it lives too long")
     if (record.timestamp + record.ttl) / 1000 <= wall:
-        raise BadRecord("an expired value")
+        raise WrongTime("an expired value")
     if not verify(record.publisher_key, record.signature, signed_bytes(record, network)):
         raise BadRecord("a bad signature")
     try:
