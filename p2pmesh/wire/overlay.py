@@ -17,6 +17,7 @@ from p2pmesh.wire.fields import (
     Part,
     PeerIds,
     PublicKey,
+    Reason,
     RingList,
     Signature,
     Tagged,
@@ -218,6 +219,8 @@ class StoreValue(Tagged, frozen=True, kw_only=True, tag="store_value"):
 
 
 class ValueStored(Tagged, frozen=True, kw_only=True, tag="value_stored"):
+    """The answer to `store_value`."""
+
     held: bool = False
-    clock: Milliseconds | None = None
-    """The wall time of the sender, by which the value was of the future or over."""
+    reason: Reason = ""
+    """Why it is not, for people."""

@@ -254,7 +254,6 @@ def test_a_list_without_an_address_is_not_called_complete() -> None:
         "1 1 udp 1 10.0.0.1 70000 typ host",
         "1 1 udp 4294967296 10.0.0.1 9 typ host",
         "1 1 udp 1 999.0.0.1 9 typ host",
-        "1 1 udp 1 10.0.0.1 9 typ prflx",
         "1 1 udp 1 10.0.0.1 9",
         "1 2 udp 1 10.0.0.1 9 typ host",
         "! 1 udp 1 10.0.0.1 9 typ host",
