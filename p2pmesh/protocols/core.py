@@ -68,6 +68,12 @@ class DropLink(Value, frozen=True):
     """The peer broke the protocol."""
 
 
+class InspectLink(Value, frozen=True):
+    """Say how much of ours waits in the link to this peer: answered by `LinkLoad`, if there is one."""
+
+    peer: PeerId
+
+
 class SendSignaling(Value, frozen=True):
     """Send a message to a signaling service. Dropped and counted if it is down."""
 
@@ -122,6 +128,7 @@ Effect: TypeAlias = (
     | AcceptOffer
     | FeedSignal
     | DropLink
+    | InspectLink
     | SendSignaling
     | Notify
     | Emit

@@ -23,13 +23,13 @@ class Networks:
       ConfigError: if one is neither an address nor a network.
     """
 
-    def __init__(self, names: Iterable[str]) -> None:
+    def __init__(self, names: Iterable[str], what: str = "networks") -> None:
         self._networks: list[IPv4Network | IPv6Network] = []
         for name in names:
             try:
                 self._networks.append(ip_network(name.strip()))
             except ValueError:
-                raise ConfigError(f"{name!r:.60} is neither an IP address nor a network such as 10.0.0.0/8") from None
+                raise ConfigError(f"{what} are IP addresses or networks such as 10.0.0.0/8, not {name!r:.60}") from None
 
     def __contains__(self, address: Address | None) -> bool:
         return address is not None and any(address in network for network in self._networks)

@@ -120,7 +120,7 @@ class _Sockets:
     def snapshot(self) -> dict[str, Any]:
         return self._presence.snapshot() | {
             "connections": self._connections.taken,
-            "backlog": self._backlog.size,
+            "backlog": self._backlog.unread + self._backlog.unfinished,
             "refused": self._refused,
             "dropped": dict(sorted(self._dropped.items())),
             "failures": dict(sorted(self._failures.items())),
@@ -211,6 +211,7 @@ class _Sockets:
     async def _upgrade(self, stream: trio.abc.Stream, tcp: trio.SocketStream, guest: _Guest) -> WebSocket | None:
         """Read a request, and answer it if it is for a page."""
         http = HttpConnection(stream, self._config.head_size)
+        turned_away = False
         try:
             request = await http.request()
             if request is None:
@@ -226,8 +227,10 @@ class _Sockets:
         except BadRequest as error:
             response = error.response
         except _TurnedAway:
+            turned_away = True
+        if turned_away:  # without a place, so it is not waited for
             await http.respond(Response(429, b"too many connections from this address: try again later\n"))
-            raise
+            raise _TurnedAway
         await self._respond(http, tcp, response)
         await _aclose(stream)
         return None
@@ -361,6 +364,8 @@ async def open_signaling_server(
     """
     config = _checked(config or ServerConfig(), ServerConfig, "config")
     _checked(tls, ssl.SSLContext | None, "tls")
+    if status is not None and (not isinstance(status, tuple) or len(status) != 2):
+        raise ConfigError(f"status of a signaling server is a host and a port, not {status!r:.60}")
     sockets = _Sockets(config, tls, _checked(pages or {}, Mapping, "pages"), status_apart=status is not None)
     async with AsyncExitStack() as unless_serving:
         listeners = await _listeners(host, port, unless_serving)

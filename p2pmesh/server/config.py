@@ -15,6 +15,7 @@ from p2pmesh.wire.signaling import MAX_BOOTSTRAP, MAX_TOKEN
 
 KIB = 1024
 MIB = 1024 * KIB
+DEFAULT_SHARE = 256 * KIB
 
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s,]+/?|\*|null", re.IGNORECASE)
 _HALF_A_PAIR = re.compile(r"[\ud800-\udfff]")
@@ -124,13 +125,14 @@ class ServerConfig:
     """A client that was silent for this long is pinged: half of the 60 s after which many proxies cut a connection."""
     ping_timeout: float = _number(15.0, low=0.05)
     """A client that stays silent for this long after a ping is dropped."""
-    outbox: int = _number(1 * MIB, low=1 * KIB)
+    outbox: int = _number(4 * DEFAULT_SHARE, low=1 * KIB)
     """Bytes of others' messages that may wait for one client. What would be more is dropped, and its sender told."""
-    outbox_share: int = _number(256 * KIB, low=1 * KIB)
-    """Of these, from one sender: two messages of the largest size, and a flood leaves room for others."""
+    outbox_share: int = _number(DEFAULT_SHARE, low=1 * KIB)
+    """Of these, from one sender: two messages of the largest size, and whoever floods leaves room for others."""
     backlog: int = _number(64 * MIB, low=1 * MIB)
-    """Bytes that may wait in all, for clients that don't read or that send half of a message. Above it, what is sent to
-    one for whom something waits is dropped; who reads goes on as ever."""
+    """Bytes that may wait for all clients together. Above it, what is sent to one for whom something waits is dropped,
+    and so are messages of more than 16 KiB; who reads goes on as ever. Clients may leave as much half said: above it,
+    who has for longest is cut off."""
     head_size: int = _number(16 * KIB, low=1 * KIB)
     """Of an HTTP request line with its headers; browsers' cookies stay below 8 KiB."""
     head_timeout: float = _number(10.0, low=0.05)
@@ -143,10 +145,10 @@ class ServerConfig:
     """For closing handshakes, of one client or of all at shutdown; after that they are cut."""
 
     def __attrs_post_init__(self) -> None:
-        Networks(self.proxy_headers)
-        Networks(self.proxy_protocol)
+        Networks(self.proxy_headers, "ServerConfig.proxy_headers")
+        Networks(self.proxy_protocol, "ServerConfig.proxy_protocol")
         for origin in self.allowed_origins:
             if not _ORIGIN.fullmatch(origin):
-                raise ConfigError(f"an origin is written https://app.example, as browsers send it, not {origin!r:.60}")
+                raise ConfigError(f"ServerConfig.allowed_origins are written https://app.example, not {origin!r:.60}")
         if self.outbox < self.max_message + KIB:
             raise ConfigError("ServerConfig.outbox must hold one message: max_message + 1 KiB or more")

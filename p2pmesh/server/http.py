@@ -149,7 +149,7 @@ def check_origin(request: h11.Request, hosts: Collection[bytes], allowed: Collec
     own = {_host(host) for host in hosts} - {b""}
     known = {origin.rstrip("/").lower().encode() for origin in allowed}
     if not all(origin.lower() in known or _host(origin) in own for origin in origins):
-        raise BadRequest(Response(403, b"pages of this origin may not connect; see --allow-origin\n"))
+        raise BadRequest(Response(403, b"pages of this origin may not connect: see the server's allowed origins\n"))
 
 
 def answer(request: h11.Request, pages: Mapping[str, Page]) -> Response:

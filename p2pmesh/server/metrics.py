@@ -21,10 +21,13 @@ _GAUGES = {
     "clients": "Clients connected",
     "members": "Clients that have joined a room",
     "rooms": "Rooms with members",
+    "connections": "Open connections, also of those that have not said yet what they want",
+    "backlog": "Bytes that wait for clients",
 }
 _COUNTERS = {
     "joins": "Joins accepted",
     "relayed": "Messages relayed between clients",
+    "undelivered": "Of these, left out since too much waited for the receiver",
     "received": "Messages received",
     "sent": "Messages sent",
     "closed": "Connections closed by this server's decision",
@@ -32,7 +35,8 @@ _COUNTERS = {
 }
 _LABELLED = {
     "errors": ("code", "Errors answered"),
-    "dropped": ("reason", "Connections cut: slow, silent, protocol error"),
+    "dropped": ("reason", "Connections cut: slow, silent, flood, backlog, protocol error"),
+    "failures": ("where", "What should not happen, and was caught: one connection ended, or was accepted later"),
 }
 
 

@@ -26,10 +26,11 @@ _CHUNK: Final = 16 * KIB
 _PIECE: Final = 64 * KIB
 """Bytes of one write. A client that takes less within `ping_timeout` is cut off: 4 KiB/s by default."""
 _RESERVE: Final = 16 * KIB
-"""What the server itself may say to a client whose outbox is full, and what a client may leave half said when the
-backlog is: some 150 messages."""
+"""What the server itself may say to a client whose outbox is full: some 150 messages. And what a client is sent by
+another, if it has read all before, though the backlog is full: no offer is larger."""
 _LAST: Final = 256 * KIB
-"""Bytes that a client may have under way when it is closed; one that sends on is cut off."""
+"""Bytes that a client may have under way when it is closed, and a piece of less counts for 1 KiB; one that sends on is
+cut off."""
 _TINY: Final = 512
 """No network cuts a message into pieces so small: who sends such ones keeps the server busy with nothing."""
 _POLICY: Final = 1008
@@ -37,19 +38,37 @@ _BROKEN: Final = (trio.BrokenResourceError, trio.ClosedResourceError)
 
 
 class Backlog:
-    """What all clients of one server make it keep: what they have not read yet, and what they have said by half."""
+    """What all clients of one server make it keep: what they have not read yet, and what they have said by half.
 
-    __slots__ = ("_limit", "size")
+    Of each there may be `limit` bytes. Above it nothing more is kept for who does not keep up, and of those that are in
+    the middle of a message the one that has been for longest is cut off.
+    """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self.size: int = 0
-        """Bytes that are kept now."""
+        self._halves: dict[WebSocket, None] = {}
+        """Clients in the middle of a message, in the order in which they began it."""
+        self.unread: int = 0
+        self.unfinished: int = 0
 
     @property
     def is_full(self) -> bool:
-        """Whether nothing more should be kept for clients that don't keep up."""
-        return self.size >= self._limit
+        """Whether as much is unread as may be."""
+        return self.unread >= self._limit
+
+    def begun(self, client: WebSocket, size: int) -> None:
+        """A client has said so much more of a message that goes on."""
+        self._halves[client] = None
+        self.unfinished += size
+        if self.unfinished > self._limit:
+            longest = next(iter(self._halves))
+            del self._halves[longest]
+            longest.drop("backlog")
+
+    def finished(self, client: WebSocket, size: int) -> None:
+        """What a client had said of a message is not kept any more."""
+        self._halves.pop(client, None)
+        self.unfinished -= size
 
 
 class WebSocket:
@@ -112,7 +131,7 @@ class WebSocket:
             return True
         frame = self._ws.send(TextMessage(text))
         if sender is not None:
-            if (self._outbox or self._in_flight) and not self._has_room(sender, len(frame)):
+            if (self._outbox or self._in_flight or self._backlog.is_full) and not self._has_room(sender, len(frame)):
                 return False
             self._shares[sender] = self._shares.get(sender, 0) + len(frame)
         self._put(frame)
@@ -152,7 +171,8 @@ class WebSocket:
                     await self._read(on_message)
                     self._end_soon()
         finally:
-            self._backlog.size -= len(self._message) + len(self._outbox) + self._in_flight
+            self._backlog.finished(self, len(self._message))
+            self._backlog.unread -= len(self._outbox) + self._in_flight
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
@@ -199,14 +219,12 @@ class WebSocket:
             on_message(data[:limit])
             return
         self._message += data
-        self._backlog.size += len(data)
+        self._backlog.begun(self, len(data))
         if event.message_finished or len(self._message) >= limit:
-            message = bytes(self._message[:limit])
-            self._backlog.size -= len(self._message)
+            message, size = bytes(self._message[:limit]), len(self._message)
             self._message = bytearray()
+            self._backlog.finished(self, size)
             on_message(message)
-        elif self._backlog.is_full and len(self._message) > _RESERVE:
-            self.drop("backlog")
         elif event.frame_finished or len(data) < _TINY:
             self._count_noise()
 
@@ -219,23 +237,22 @@ class WebSocket:
     async def _discard(self) -> None:
         left = _LAST
         while left > 0 and (data := await self._tcp.receive_some(_CHUNK)):
-            left -= len(data)
+            left -= max(len(data), KIB)
         if left <= 0:
             self.drop("flood")
 
     # --- writing ------------------------------------------------------------------------------------------------------
 
     def _has_room(self, sender: int, size: int) -> bool:
+        waiting = len(self._outbox) + self._in_flight
+        if self._backlog.is_full:
+            return not waiting and size <= _RESERVE
         share = self._shares.get(sender, 0) + self._shares_in_flight.get(sender, 0)
-        return (
-            share + size <= self._config.outbox_share
-            and len(self._outbox) + self._in_flight + size <= self._config.outbox
-            and not self._backlog.is_full
-        )
+        return share + size <= self._config.outbox_share and waiting + size <= self._config.outbox
 
     def _put(self, data: bytes) -> None:
         self._outbox += data
-        self._backlog.size += len(data)
+        self._backlog.unread += len(data)
         self._wake.set()
         if len(self._outbox) + self._in_flight > self._config.outbox + _RESERVE:
             self.drop("slow")
@@ -262,7 +279,7 @@ class WebSocket:
                 await self._stream.send_all(piece)
                 self._in_flight -= len(piece)
                 self._written += len(piece)
-                self._backlog.size -= len(piece)
+                self._backlog.unread -= len(piece)
         self._shares_in_flight.clear()
 
     def _end_soon(self) -> None:

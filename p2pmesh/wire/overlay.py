@@ -47,9 +47,10 @@ class Packet(Tagged, frozen=True, kw_only=True, tag="packet"):
     """
 
     id: MessageId
-    kind: Literal["tell", "ask", "ack", "answer", "refusal", "miss"]
+    kind: Literal["tell", "ask", "ack", "answer", "refusal", "miss", "busy", "ready"]
     """`tell` wants an `ack`, `ask` an `answer`, both with its id. The receiver may send a `refusal` of either, and a
-    peer that knows no way on a `miss`, which is a hint that nobody signs."""
+    peer that knows no way on a `miss`, which is a hint that nobody signs. For a direct message there may be no room:
+    it is `busy`, and then `ready` for it."""
     to: Id
     carry: bytes = b""
     """The message inside, encoded; then sealed if it says so. Of a refusal the reason."""

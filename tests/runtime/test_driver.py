@@ -492,7 +492,9 @@ async def test_a_service_that_ends_each_connection_at_once_is_not_asked_in_a_hur
         if isinstance(event, ServiceUp):
             asked.append(trio.current_time())
 
-    service = Service(Brusque(), SignalingConfig(retry_first=1.0, retry_cap=8.0), random.Random(1), deliver, lambda address: None)
+    service = Service(
+        Brusque(), SignalingConfig(retry_first=1.0, retry_cap=8.0), random.Random(1), deliver, lambda address: None
+    )
     nursery.start_soon(service.run)
     await trio.sleep(60)
     gaps = [later - earlier for earlier, later in itertools.pairwise(asked)]

@@ -1,6 +1,7 @@
 """The signaling server over real loopback sockets."""
 
 import datetime
+import errno
 import ipaddress
 import json
 import re
@@ -10,13 +11,15 @@ import ssl
 import subprocess
 import sys
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import attrs
 import click
 import pytest
 import trio
+import trio.testing
 from click.testing import CliRunner
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -25,10 +28,13 @@ from cryptography.x509.oid import NameOID
 from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_client_stream
 
 from p2pmesh.cli.serve import serve
+from p2pmesh.errors import ConfigError
 from p2pmesh.server.app import SignalingServer, open_signaling_server
 from p2pmesh.server.config import ServerConfig
 from p2pmesh.server.http import Response
+from p2pmesh.server.listening import accept_all, open_listeners
 
+HOST = "127.0.0.1"
 A, B, C = "a" * 40, "b" * 40, "c" * 40
 UPGRADE = (
     b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -220,6 +226,154 @@ async def test_frames_sent_along_with_the_upgrade_request_are_read() -> None:
         assert (await to_the_end(stream)).startswith(b"HTTP/1.1 101")
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"Upgrade\r\n", b"Upgrade, caf\xe9\r\n"),
+        (b"Host: x", "Host: m\u00fcnchen.example".encode()),
+        (b"Host: x", b"Host: xn--\xff.example"),
+        (b"Host: x", b"Host: xn--zzzzzzzz99999.example"),
+        (b"Host: x", b"Host: a..example"),
+        (b"Host: x", b"Host: " + b"a" * 70),
+        (b"Host: x", b"Host: "),
+        (b"Host: x\r\n", b""),
+        (b"HTTP/1.1\r\nHost: x", b"HTTP/1.0"),
+        (b"HTTP/1.1", b"HTTP/1.0"),
+        (b"Version: 13", b"Version: \xff"),
+        (b"Key: AAAA", b"Key: \xff"),
+        (b"\r\n\r\n", b"\r\nSec-WebSocket-Protocol: \xff\r\n\r\n"),
+        (b"\r\n\r\n", b"\r\nSec-WebSocket-Extensions: x; y=\xe9\r\n\r\n"),
+        (b"\r\n\r\n", b"\r\nOrigin: http://\xff:\xff\r\n\r\n"),
+        (b"\r\n\r\n", b"\r\nX-Forwarded-For: \xff, ::ffff:1.2.3.4%\xe9, [\r\n\r\n"),
+        (b"\r\n\r\n", b'\r\nForwarded: for="[::1"; host=\xff, for=\r\n\r\n'),
+    ],
+)
+async def test_heads_that_libraries_choke_on_are_answered_and_nothing_else_happens(old: bytes, new: bytes) -> None:
+    async with open_signaling_server() as server, legacy(server, A) as other:
+        async with await dial(server) as stream:
+            await stream.send_all(UPGRADE.replace(old, new, 1))
+            assert (await stream.receive_some()).startswith((b"HTTP/1.1 101", b"HTTP/1.1 400", b"HTTP/1.1 403"))
+        await other.send(type="nonsense")
+        assert (await other.receive())["code"] == "unknown_type"
+        assert server.snapshot()["failures"] == {}
+
+
+async def test_whatever_else_is_raised_ends_one_connection_is_counted_and_logged_a_few_times(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def page() -> Response:
+        raise RuntimeError("a bug in a page")
+
+    async with open_signaling_server(pages={"/bug": page}) as server, legacy(server, A):
+        for _ in range(30):
+            async with await dial(server) as stream:
+                await stream.send_all(b"GET /bug HTTP/1.1\r\nHost: x\r\n\r\n")
+                assert await to_the_end(stream) == b""
+        assert server.snapshot()["failures"] == {"connection": 30}
+        assert server.snapshot()["members"] == 1
+        status, metrics = await get(server, "/metrics")
+    assert (status, 'failures_total{where="connection"} 30.0' in metrics) == (200, True)
+    assert 1 <= sum("a bug in a page" in record.getMessage() for record in caplog.records) <= 10
+
+
+@pytest.mark.parametrize(
+    ("origin", "status"),
+    [
+        ("http://x", 101),
+        ("https://X:8443", 101),
+        ("https://app.example", 101),
+        ("https://evil.example", 403),
+        ("https://x.evil.example", 403),
+        ("https://evil.example@x", 403),
+        ("https://app.example.evil.example", 403),
+        ("null", 403),
+        ("", 403),
+    ],
+)
+async def test_pages_of_other_hosts_may_not_connect_unless_allowed(origin: str, status: int) -> None:
+    config = ServerConfig(allowed_origins=("https://app.example",))
+    async with open_signaling_server(config=config) as server, await dial(server) as stream:
+        await stream.send_all(UPGRADE[:-2] + f"Origin: {origin}\r\n\r\n".encode())
+        assert (await stream.receive_some()).startswith(f"HTTP/1.1 {status}".encode())
+
+
+async def test_all_origins_can_be_allowed() -> None:
+    config = ServerConfig(allowed_origins=("*",))
+    async with open_signaling_server(config=config) as server, await dial(server) as stream:
+        await stream.send_all(UPGRADE[:-2] + b"Origin: null\r\n\r\n")
+        assert (await stream.receive_some()).startswith(b"HTTP/1.1 101")
+
+
+async def test_health_and_metrics_may_have_an_address_of_their_own() -> None:
+    async with open_signaling_server(status=("127.0.0.1", 0)) as server, legacy(server, A):
+        assert (await get(server, "/healthz"))[0] == (await get(server, "/metrics"))[0] == 404
+        assert server.status_url is not None
+        apart = attrs.evolve(server, port=int(server.status_url.rpartition(":")[2]))
+        assert apart.port != server.port
+        assert await get(apart, "/healthz") == (200, "ok\n")
+        assert "members 1.0" in (await get(apart, "/metrics"))[1]
+        assert (await get(apart, "/"))[0] == 404
+        assert (await exchange(apart, UPGRADE))[0] == 404
+
+
+# --- proxies ----------------------------------------------------------------------------------------------------------
+
+
+async def ask(server: SignalingServer, *headers: str, before: bytes = b"") -> int:
+    """The status that a proxy's request for a page is answered with."""
+    lines = "".join(f"{header}\r\n" for header in headers)
+    return (await exchange(server, before + f"GET /healthz HTTP/1.1\r\nHost: x\r\n{lines}\r\n".encode()))[0]
+
+
+async def test_limits_count_the_customers_of_a_trusted_proxy() -> None:
+    config = ServerConfig(connect_burst=1, connects_per_second=0.1)
+    async with open_signaling_server(config=config) as server:
+        for customer in ("198.51.100.1", "198.51.100.2", "2001:db8:0:1::1", "[2001:db8:0:2::1]:443"):
+            assert await ask(server, f"X-Forwarded-For: {customer}") == 200
+        assert await ask(server, "X-Forwarded-For: 203.0.113.9, 198.51.100.1") == 429
+        assert await ask(server, 'Forwarded: for="[2001:db8:0:1:ffff::]:80";proto=https') == 429  # one /64
+        assert server.snapshot()["refused"] == 2
+
+
+async def test_what_strangers_say_of_their_address_is_not_believed() -> None:
+    config = ServerConfig(connect_burst=1, connects_per_second=0.1, proxy_headers=("192.0.2.1",))
+    async with open_signaling_server(config=config) as server:
+        assert await ask(server, "X-Forwarded-For: 198.51.100.1") == 200
+        async with await dial(server) as second:
+            assert await to_the_end(second) == b""
+
+
+async def test_clients_behind_a_proxy_have_places_of_their_own() -> None:
+    config = ServerConfig(clients_per_address=1, spare_per_address=1)
+    async with open_signaling_server(config=config) as server, AsyncExitStack() as stack:
+        for number, status in ((1, 101), (2, 101), (3, 101), (1, 101), (1, 429)):
+            stream = await stack.enter_async_context(await dial(server))
+            await stream.send_all(UPGRADE[:-2] + f"X-Forwarded-For: 198.51.100.{number}\r\n\r\n".encode())
+            assert (await stream.receive_some()).startswith(f"HTTP/1.1 {status}".encode())
+
+
+V2 = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc6\x33\x64\x01\x7f\0\0\x01\0\x01\0\x02"
+V1 = b"PROXY TCP4 198.51.100.1 127.0.0.1 1 2\r\n"
+
+
+@pytest.mark.parametrize("header", [V1, V2])
+async def test_limits_count_whom_the_proxy_protocol_names(header: bytes) -> None:
+    config = ServerConfig(connect_burst=1, connects_per_second=0.1, proxy_protocol=("127.0.0.0/8",))
+    async with open_signaling_server(config=config) as server:
+        assert await ask(server, before=header) == 200
+        async with await dial(server) as again:
+            await again.send_all(header)
+            assert await to_the_end(again) == b""
+        assert await ask(server, before=V1.replace(b"100.1", b"100.2")) == 200
+        for other in (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", V1.replace(b"TCP4", b"TCP9"), b"\r\n\r\n\0\r\nQUIT\nxxxx"):
+            async with await dial(server) as without:
+                await without.send_all(other)
+                without.socket.shutdown(socket.SHUT_WR)
+                assert await to_the_end(without) == b""
+        assert server.snapshot()["refused"] == 4
+        assert server.snapshot()["failures"] == {}
+
+
 # --- limits -----------------------------------------------------------------------------------------------------------
 
 
@@ -240,6 +394,16 @@ async def test_connections_are_bounded_before_they_have_said_a_word(limits: dict
                 assert await to_the_end(third) == b""
             assert server.snapshot()["connections"] == 2
             assert server.snapshot()["refused"] == 1
+
+
+async def test_connects_from_one_address_are_limited() -> None:
+    config = ServerConfig(connect_burst=2, connects_per_second=0.1, proxy_headers=())
+    async with open_signaling_server(config=config) as server:
+        for _ in range(2):
+            assert await get(server, "/healthz") == (200, "ok\n")
+        async with await dial(server) as third:
+            assert await to_the_end(third) == b""
+        assert server.snapshot()["refused"] == 1
 
 
 async def test_a_full_server_says_so_and_closes() -> None:
@@ -268,6 +432,61 @@ async def test_a_flood_of_frames_that_say_nothing_is_closed(noise: bytes) -> Non
         assert b"flood" in await to_the_end(stream)
 
 
+async def test_a_client_that_goes_on_after_the_goodbye_is_cut_and_nothing_of_it_is_read() -> None:
+    config = ServerConfig(message_burst=5, messages_per_second=1, close_timeout=60)
+    async with open_signaling_server(config=config) as server, await upgraded(server) as stream:
+        await stream.send_all(frame(1, b"{}") * 20)
+        with trio.fail_after(5), suppress(trio.BrokenResourceError):
+            while True:
+                await stream.send_all(frame(1, b"{}") * 20_000)
+        assert server.snapshot()["received"] < 20
+
+
+async def test_a_message_in_crumbs_is_a_flood() -> None:
+    config = ServerConfig(message_burst=5, messages_per_second=1, close_timeout=0.1)
+    async with open_signaling_server(config=config) as server, await upgraded(server) as stream:
+        whole = frame(1, b'{"pad": "' + b"x" * 100 + b'"}')
+        with suppress(trio.BrokenResourceError):
+            for byte in whole:
+                await stream.send_all(bytes((byte,)))
+                await trio.testing.wait_all_tasks_blocked()
+        assert b"flood" in await to_the_end(stream)
+
+
+async def test_what_clients_leave_half_said_is_bounded_in_all() -> None:
+    config = ServerConfig(backlog=1024 * 1024, **FREELY)
+    async with open_signaling_server(config=config) as server, AsyncExitStack() as stack, legacy(server, A) as other:
+        for _ in range(12):
+            stream = await stack.enter_async_context(await upgraded(server))
+            with suppress(trio.BrokenResourceError):
+                await stream.send_all(frame(1, b"x" * 60_000, final=False) + frame(0, b"x" * 60_000, final=False))
+        await other.send(type="nonsense")
+        assert (await other.receive())["code"] == "unknown_type"
+        with trio.fail_after(5):
+            while not server.snapshot()["dropped"] or server.snapshot()["backlog"] > 1024 * 1024:
+                await trio.sleep(0.01)
+        assert server.snapshot()["dropped"].keys() == {"backlog"}
+
+
+async def test_what_waits_for_clients_is_bounded_in_all_and_who_reads_notices_nothing() -> None:
+    config = ServerConfig(backlog=1024 * 1024, **FREELY)
+    async with open_signaling_server(config=config) as server, AsyncExitStack() as stack:
+        busy = await stack.enter_async_context(legacy(server, A))
+        reader = await stack.enter_async_context(legacy(server, C))
+        for number in range(8):
+            stream = await stack.enter_async_context(await upgraded(server, receive_buffer=4096))
+            peer = f"{number:040x}"
+            await stream.send_all(frame(1, json.dumps({"type": "join", "peerId": peer, "version": 1}).encode()))
+            assert (await stream.receive_some())[:1] == b"\x81"
+            await fill(server, busy, peer)
+        assert 1024 * 1024 <= server.snapshot()["backlog"] < 1024 * 1024 + 64 * 1024
+        for _ in range(3):
+            await busy.send(type="signal", to=C, pad="x" * 10_000)
+            while (await reader.receive())["type"] != "signal":
+                pass
+        assert server.snapshot()["dropped"] == {}
+
+
 async def fill(server: SignalingServer, sender: Legacy, receiver: str, *, size: int = 60_000) -> dict[str, Any]:
     """Send to a client that does not read until the server takes no more for it; what it says then."""
     with trio.fail_after(10):
@@ -278,7 +497,7 @@ async def fill(server: SignalingServer, sender: Legacy, receiver: str, *, size: 
                     return message
 
 
-FREELY = {"message_burst": 1_000_000, "messages_per_second": 1e6}
+FREELY: dict[str, Any] = {"message_burst": 1_000_000, "messages_per_second": 1e6}
 
 
 async def test_a_flood_costs_its_sender_and_not_the_receiver_that_is_slow() -> None:
@@ -395,6 +614,25 @@ async def test_tls_carries_the_same_and_plain_clients_are_turned_away(certificat
                 assert len((await first.receive())["signal"]["sdp"]) == 100_000
 
 
+async def test_garbage_instead_of_tls_ends_its_own_connection(certificate: tuple[Path, Path]) -> None:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(*certificate)
+    trust = ssl.create_default_context(cafile=certificate[0])
+    hello, wire = ssl.MemoryBIO(), ssl.MemoryBIO()
+    with suppress(ssl.SSLWantReadError):
+        trust.wrap_bio(hello, wire, server_hostname="127.0.0.1").do_handshake()
+    good = wire.read()
+    async with open_signaling_server(tls=context) as server, legacy(server, A, tls=trust) as other:
+        for garbage in (b"\xff" * 300, good[:50], good[:40] + b"\0" * 80, good + b"\x17\x03\x03\0\x05hello", b""):
+            async with await dial(server) as stream:
+                await stream.send_all(garbage)
+                stream.socket.shutdown(socket.SHUT_WR)
+                await to_the_end(stream)
+        await other.send(type="nonsense")
+        assert (await other.receive())["code"] == "unknown_type"
+        assert server.snapshot()["failures"] == {}
+
+
 # --- life and death ---------------------------------------------------------------------------------------------------
 
 
@@ -455,6 +693,106 @@ async def test_an_ipv6_address_is_written_in_brackets() -> None:
         pytest.skip("no IPv6 here")
 
 
+async def test_every_network_is_both_families_on_one_port() -> None:
+    if not socket.has_dualstack_ipv6():
+        pytest.skip("no IPv6 here")
+    for host in ("::", ""):
+        async with open_signaling_server(host) as server:
+            for address in ("127.0.0.1", "::1"):
+                assert await get(attrs.evolve(server, host=address), "/healthz") == (200, "ok\n")
+
+
+async def test_a_name_with_several_addresses_has_one_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    places = [(socket.AF_INET, ("127.0.0.1",)), (socket.AF_INET, ("127.0.0.2",)), (socket.AF_INET, ("127.0.0.3",))]
+
+    async def resolve(host: str) -> Any:
+        del host
+        await trio.lowlevel.checkpoint()
+        return places
+
+    monkeypatch.setattr("p2pmesh.server.listening._resolve", resolve)
+    listeners = await open_listeners("many", 0)
+    try:
+        assert len({listener.socket.getsockname()[1] for listener in listeners}) == 1
+        assert len(listeners) == 3
+        with pytest.raises(OSError, match="in use"):
+            await open_listeners("many", listeners[1].socket.getsockname()[1])
+    finally:
+        for listener in listeners:
+            await listener.aclose()
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EIO])
+async def test_what_the_system_lacks_for_a_connection_is_waited_for(number: int, autojump_clock: Any) -> None:
+    served, failed = trio.Event(), list[OSError]()
+
+    class Listener:
+        async def __aenter__(self) -> None: ...
+
+        async def __aexit__(self, *_: object) -> None: ...
+
+        async def accept(self) -> trio.abc.Stream:
+            await trio.lowlevel.checkpoint()
+            if len(failed) < 50:
+                raise OSError(number, "not now")
+            if served.is_set():
+                await trio.sleep_forever()
+            return trio.testing.memory_stream_pair()[0]
+
+    async def serve(stream: trio.SocketStream) -> None:
+        await trio.lowlevel.checkpoint()
+        served.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(accept_all, cast("trio.SocketListener", Listener()), serve, nursery, failed.append)
+        await served.wait()
+        nursery.cancel_scope.cancel()
+    assert len(failed) == 50
+    assert trio.current_time() > 4  # no busy loop
+
+
+def test_a_server_without_descriptors_serves_again_once_it_has_some() -> None:
+    command = f'ulimit -n 40; exec {sys.executable} -c "{RUN_SERVE}" --port 0 --json'
+    with subprocess.Popen(["sh", "-c", command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        address = (HOST, json.loads(process.stdout.readline())["port"])
+        crowd = [socket.create_connection(address) for _ in range(60)]
+        assert "Only 40 files" in process.stderr.readline()
+        assert "Too many open files" in process.stderr.readline()
+        for one in crowd:
+            one.close()
+        with socket.create_connection(address, 10) as late:
+            late.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert late.recv(100).startswith(b"HTTP/1.1 200")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"host": 5},
+        {"host": "a..b"},
+        {"host": "\ud800"},
+        {"port": "80"},
+        {"port": -1},
+        {"port": 65_536},
+        {"port": True},
+        {"config": {"max_clients": 5}},
+        {"tls": "cert.pem"},
+        {"pages": ["/x"]},
+        {"status": "127.0.0.1:80"},
+        {"status": ("127.0.0.1",)},
+        {"status": ("127.0.0.1", "80")},
+    ],
+)
+async def test_arguments_that_make_no_sense_are_refused(arguments: Any) -> None:
+    with pytest.raises(ConfigError):
+        async with open_signaling_server(**arguments):
+            pytest.fail("it runs")
+
+
 # --- the command ------------------------------------------------------------------------------------------------------
 
 
@@ -474,6 +812,21 @@ def test_serve_tells_what_is_wrong_in_one_line(tmp_path: Path) -> None:
     assert "--key is of no use without --cert" in run(serve, ["--key", "x"]).output
     assert "can't read" in run(serve, ["--cert", str(tmp_path / "missing.pem")]).output
     assert "no PEM certificate" in run(serve, ["--cert", str(tmp_path / "bad.pem")]).output
+    assert "can't read /: Is a directory" in run(serve, ["--cert", "/"]).output
+    for arguments, says in (
+        (["--max-clients", "0"], "--max-clients must be a whole number, 1 or more, not 0"),
+        (["--ping-interval", "nan"], "--ping-interval must be 0.05 or more, not nan"),
+        (["--join-token", ""], "--join-token must be text of 1 to 1024 characters"),
+        (["--proxy-headers", "10.0.0.0/8,proxy"], "--proxy-headers are IP addresses or networks"),
+        (["--proxy-protocol", "10.0.0.1/8"], "--proxy-protocol are IP addresses or networks"),
+        (["--allowed-origins", "app.example"], "--allowed-origins are written https://app.example"),
+        (["--max-message", "1"], "--max-message must be a whole number, 1024 or more"),
+        (["--host", "a..b"], "is no host name"),
+        (["--host", "192.0.2.1", "--port", "0"], "can't listen on 192.0.2.1 port 0"),
+    ):
+        result = run(serve, arguments)
+        assert result.exit_code in {1, 2}
+        assert says in result.output.splitlines()[-1]
     with socket.create_server(("127.0.0.1", 0)) as taken:
         result = run(serve, ["--port", str(taken.getsockname()[1])])
     assert "can't listen on 127.0.0.1 port" in result.output
@@ -487,4 +840,7 @@ def test_every_option_of_serve_has_a_variable_and_the_default_that_help_shows() 
         assert isinstance(parameter, click.Option)
         assert f"P2PMESH_SERVE_{parameter.name}".upper() in text or parameter.envvar == "P2PMESH_JSON"
         if isinstance(parameter.show_default, str):
-            assert parameter.show_default == f"{getattr(config, parameter.name or ''):g}"
+            value = getattr(config, parameter.name or "")
+            assert parameter.show_default == (
+                ",".join(value) if isinstance(value, tuple) else str(value).removesuffix(".0")
+            )

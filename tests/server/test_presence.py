@@ -536,6 +536,65 @@ def test_messages_above_the_rate_are_dropped_with_one_warning_and_a_flood_is_clo
     assert service.say(client, type="nonsense") == []
 
 
+def test_a_large_message_counts_for_several() -> None:
+    service = Service(messages_per_second=10, message_burst=5)
+    client = service.connect()
+    assert codes(service.say(client, type="nonsense", pad="x" * 3 * 4096)) == ["unknown_type"]
+    assert codes(service.say(client, type="nonsense")) == ["unknown_type"]
+    assert codes(service.say(client, type="nonsense")) == ["rate_limited"]
+    service.say(client, type="nonsense", pad="x" * 5 * 4096)
+    assert service.closed[client].code == 1008
+
+
+def test_changes_of_id_and_repeated_joins_have_a_rate_of_their_own() -> None:
+    service = Service(joins_per_minute=60, join_burst=3)
+    other, restless = service.joined(C), service.connect()
+    service.clear()
+    answers = [codes(service.join(restless, peer_id(number), version=1)) for number in range(6)]
+    assert answers == [[], [], [], ["rate_limited"], [], []]
+    assert len([message for message in service.inbox[other] if message["type"] == "peer_joined"]) == 3
+    assert codes(service.say(restless, type="nonsense")) == ["unknown_type"]
+    service.now += 4
+    assert codes(service.join(restless, peer_id(9), version=1)) == []
+    for number in range(10):
+        service.join(restless, peer_id(number))
+    assert service.closed[restless].code == 1008
+
+
+def test_who_guesses_tokens_has_to_wait_even_with_the_right_one_and_others_have_not() -> None:
+    service = Service(join_token="sesame", token_guesses=3, token_guesses_per_minute=6)
+
+    def guess(token: str, address: str = "192.0.2.66") -> list[str]:
+        client = service.connect(address)
+        answer = codes(service.join(client, A, token=token))
+        assert not answer or client in service.closed
+        return answer
+
+    assert [guess(token) for token in ("a", "b", "c", "d", "sesame")] == [["bad_token"]] * 3 + [["full"]] * 2
+    assert guess("sesame", "192.0.2.1") == []
+    service.now += 10
+    assert guess("e") == ["bad_token"]
+    assert guess("sesame") == ["full"]
+    service.now += 10
+    assert guess("sesame") == []
+    assert [guess(token) for token in ("a", "b", "c", "d")] == [["bad_token"]] * 3 + [["full"]]
+
+
+def test_a_sender_is_told_of_what_could_not_wait_for_its_receiver() -> None:
+    service = Service()
+    sender, receiver = service.joined(A), service.joined(B)
+    service.clear()
+    (order,) = service.presence.received(sender, json.dumps({"type": "signal", "to": B}), service.now)
+    assert isinstance(order, Send)
+    assert (order.client, order.sender) == (receiver, sender)
+    service.take(service.presence.undelivered(order.sender, order.client))
+    (error,) = service.inbox[sender]
+    assert (error["code"], error["to"]) == ("rate_limited", B)
+    service.leave(receiver)
+    assert service.presence.undelivered(sender, receiver) == []
+    assert service.presence.snapshot()["undelivered"] == 2
+
+
 def test_clients_are_bounded_in_all() -> None:
     service = Service(max_clients=2)
     first, _, third = service.connect(), service.connect(), service.connect()
@@ -603,6 +662,37 @@ def test_limits_that_make_no_sense_are_refused() -> None:
         ServerConfig(max_clients=0)
     with pytest.raises(ConfigError, match="outbox must hold one message"):
         attrs.evolve(ServerConfig(), outbox=128 * 1024)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"max_clients": 1.5},
+        {"max_clients": True},
+        {"max_clients": "5"},
+        {"ping_interval": None},
+        {"ping_interval": math.nan},
+        {"join_token": ""},
+        {"join_token": 5},
+        {"join_token": "\ud800"},
+        {"join_token": "x" * 1025},
+        {"allowed_origins": "https://app.example"},
+        {"allowed_origins": ("app.example",)},
+        {"allowed_origins": ("https://app.example/page",)},
+        {"allowed_origins": (5,)},
+        {"proxy_headers": "127.0.0.1"},
+        {"proxy_headers": ("localhost",)},
+        {"proxy_headers": (5,)},
+        {"proxy_protocol": ("10.0.0.1/8",)},
+    ],
+)
+def test_values_of_the_wrong_kind_are_refused(options: Any) -> None:
+    with pytest.raises(ConfigError, match=rf"ServerConfig\.{next(iter(options))} "):
+        ServerConfig(**options)
+
+
+def test_lists_will_do_where_a_tuple_is_wanted() -> None:
+    assert ServerConfig(allowed_origins=["*"]).allowed_origins == ("*",)  # type: ignore[arg-type]
 
 
 # --- hostile input ----------------------------------------------------------------------------------------------------

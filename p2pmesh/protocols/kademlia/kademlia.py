@@ -63,7 +63,7 @@ from p2pmesh.protocols.notices import (
 )
 from p2pmesh.protocols.util.latency import LocalHealth
 from p2pmesh.protocols.util.limits import RateLimiter
-from p2pmesh.protocols.util.timers import Timers
+from p2pmesh.protocols.util.timers import Stamps, Timers
 from p2pmesh.wire.messages import Message
 from p2pmesh.wire.overlay import DhtRecord, FindNode, FindValue, NodesFound, StoreValue, ValueStored
 
@@ -167,7 +167,7 @@ class KademliaCore:
         self._republisher = Republisher(me, settings, rng, wall, self._table)
         self._timers: Timers[int] = Timers()  # calls that wait for a first link
         self._calls: dict[int, Call | Query[Goal] | PutValue] = {}  # by how far they are
-        self._last_timestamp = 0
+        self._stamps = Stamps(wall)
         self._requests = RequestCounts()
         self._call_counts = CallCounts()
 
@@ -370,12 +370,9 @@ class KademliaCore:
 
     def _put(self, event: DhtPut, now: float) -> None:
         ttl = self._config.ttl if event.ttl is None else event.ttl
-        if not 1 <= ttl <= self._config.max_ttl:
-            raise ConfigError(f"a value's ttl is 1 to {self._config.max_ttl:g} seconds, not {ttl!r}")
         key = key_id(event.key)
-        # One that is put after another is newer, also within the same millisecond or when the clock was set back.
-        self._last_timestamp = max(self._last_timestamp + 1, int(self._wall(now) * 1000))
-        verified = sign_record(self._identity, key, event.value, self._last_timestamp, ttl, self._config, self._network)
+        timestamp = self._stamps.next(now)
+        verified = sign_record(self._identity, key, event.value, timestamp, ttl, self._config, self._network)
         self._call_counts.puts += 1
         self._look_up(key, PutValue(event.call, verified), now)
 

@@ -163,8 +163,8 @@ class OverlayCore:
                 self._on_link_up(remote, now)
             case LinkDown():
                 self._on_link_down(event, now)
-            case LinkLost(peer, reason):
-                self._on_link_lost(peer, reason, now)
+            case LinkLost():
+                self._on_link_lost(event, now)
             case Received(peer, message):
                 self._on_received(peer, message, now)
             case RoutedReceived():
@@ -294,10 +294,10 @@ class OverlayCore:
             self._learn_strangers(row[2:], "list", now)
         self._ring_changed(now)
 
-    def _on_link_lost(self, peer: PeerId, reason: str, now: float) -> None:
-        slot = self._links.attempt_failed(peer, now)
+    def _on_link_lost(self, event: LinkLost, now: float) -> None:
+        slot = self._links.attempt_failed(event.peer, now, hopeless=event.hopeless)
         if slot is not None:
-            self._attempt_ended(peer, slot, reason)
+            self._attempt_ended(event.peer, slot, event.reason)
 
     def _attempt_ended(self, peer: PeerId, slot: Slot, reason: str) -> None:
         if self._pins.is_held(peer):  # another follows

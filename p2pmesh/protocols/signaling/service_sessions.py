@@ -26,7 +26,7 @@ from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.core import WallClock
 from p2pmesh.protocols.signaling.handshake import sign_join
 from p2pmesh.protocols.util.limits import LruTable, RateLimiter
-from p2pmesh.protocols.util.timers import Backoff, Timers
+from p2pmesh.protocols.util.timers import Backoff, Stamps, Timers
 from p2pmesh.wire.signaling import ERROR_CODES, JOIN_REFUSALS, Join
 
 REJOIN_FIRST = 5.0
@@ -64,6 +64,8 @@ class Service:
     """What the application heard of it last."""
     answered: bool = False
     """Whether it answered our first join: the original's server may not."""
+    outdated: bool = False
+    """Whether it had a later join of this id: of another run, or before our clock was set back."""
 
 
 class _Timer(Struct, frozen=True):
@@ -105,7 +107,7 @@ class ServiceSessions:
         self._identity = identity
         self._config = config
         self._rng = rng
-        self._wall = wall
+        self._stamps = Stamps(wall)
         self._services: dict[str, Service] = {}
         self._joined: dict[str, None] = {}
         self._timers = Timers[_Timer]()
@@ -166,7 +168,7 @@ class ServiceSessions:
         """A connection to the service is open."""
         service = self._services.setdefault(transport, Service())
         service.phase = Phase.JOINING
-        service.answered = False
+        service.answered = service.outdated = False
         self._timers.cancel(_Timer("again", transport))
         self._timers.set(_Timer("grace", transport), now + self._config.signaling.join_grace)
         return self._join(transport, now)
@@ -206,10 +208,23 @@ class ServiceSessions:
     def failed(self, transport: str, code: str | None, message: str) -> str | None:
         """It sent an error. Returns the reason if that means that it does not let us in."""
         joining = self._services[transport].phase is Phase.JOINING
-        if code not in JOIN_REFUSALS or not (joining or code in {"replaced", "id_taken"}):
+        is_refusal = code in JOIN_REFUSALS or code not in {*ERROR_CODES, "other", None}  # one that is newer than we
+        if code is None or not is_refusal or not (joining or code in {"replaced", "id_taken"}):
             return None
+        if code == "clock_skew":
+            self._stamps.forget()
         said = f" (it says {message!r:.200})" if message else ""
-        return f"{transport} refused us: {ERROR_CODES[code]}; {_ADVICE[code]}{said}"
+        why = ERROR_CODES.get(code, f"its reason is {code!r}")
+        return f"{transport} refused us: {why}; {_ADVICE.get(code, 'see what it says')}{said}"
+
+    def outdated(self, transport: str, later_than: int, now: float) -> SendJoin | None:
+        """It has a later join of this id: one that is later still, unless that was one, or our clock can't be right."""
+        service = self._services[transport]
+        if service.phase is not Phase.JOINING or service.outdated or not self._stamps.exceed(later_than, now):
+            return None
+        service.outdated = True
+        self._timers.set(_Timer("grace", transport), now + self._config.signaling.join_grace)
+        return self._join(transport, now)
 
     # --- once more ----------------------------------------------------------------------------------------------------
 
@@ -242,8 +257,8 @@ class ServiceSessions:
     def _join(self, transport: str, now: float) -> SendJoin:
         self._last_join = now
         self.joins += 1
-        wall_ms = int(self._wall(now) * 1000)
-        join = sign_join(self._identity, self._config.room, wall_ms, token=self._config.join_token)
+        timestamp = self._stamps.next(now)
+        join = sign_join(self._identity, self._config.room, timestamp, token=self._config.join_token)
         return SendJoin(transport, join)
 
 

@@ -242,6 +242,9 @@ class SignalingCore:
             if peer is not None:
                 self._on_not_found(transport, peer, now)
             return
+        if error.later_than is not None and (join := self._sessions.outdated(transport, error.later_than, now)):
+            self._apply([join], now)
+            return
         refusal = self._sessions.failed(transport, code, error.message)
         if refusal is not None:
             self._effects.append(ServiceRefused(transport, refusal))

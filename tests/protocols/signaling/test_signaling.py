@@ -92,6 +92,68 @@ def test_a_refusal_ends_the_attempt_to_join(code):
     assert peer.wait(10).effects == []
 
 
+def test_a_refusal_for_a_reason_that_we_do_not_know_is_one_too():
+    peer = Peer().feed(ServiceUp("one")).signaled(ServiceError(message="no", code="wrong_moon"))
+    (refused,) = peer.got(ServiceRefused)
+    assert "'wrong_moon'" in refused.reason
+    assert peer.events == [TransportDown("one", refused.reason)]
+
+
+def timestamps(peer):
+    joins = [message for _, message in peer.sent]
+    assert all(verify_join(join) for join in joins)
+    return [join.timestamp for join in joins]
+
+
+def outdated(than):
+    return ServiceError(message="old", code="clock_skew", later_than=than)
+
+
+def test_joins_are_signed_ever_later_whatever_the_clock_does():
+    peer = Peer().join()
+    peer.clock_is_off = -300.0
+    peer.feed(ServiceDown("one", "cut"))
+    (timestamp,) = timestamps(peer.feed(ServiceUp("one")))
+    assert timestamp == EPOCH * 1000 + 1
+    peer.clock_is_off = 5.0
+    peer.feed(ServiceDown("one", "cut"))
+    assert timestamps(peer.feed(ServiceUp("one"))) == [(EPOCH + 5) * 1000]
+
+
+def test_a_service_that_has_a_later_join_of_us_gets_one_that_is_later_still():
+    """Of an earlier run, before the clock was set back."""
+    peer = Peer().feed(ServiceUp("one"))
+    told = int(EPOCH + 300) * 1000
+    assert timestamps(peer.signaled(outdated(told))) == [told + 1]
+    assert peer.events == []
+    assert peer.signaled(BootstrapPeers()).events == [TransportUp("one")]
+    peer.feed(ServiceDown("one", "cut"))
+    assert timestamps(peer.feed(ServiceUp("one"))) == [told + 2]
+
+
+def test_it_gets_one_such_join_on_each_connection():
+    peer = Peer().feed(ServiceUp("one")).signaled(outdated(int(EPOCH) * 1000 + 7))
+    assert len(peer.signaled(outdated(int(EPOCH) * 1000 + 70)).got(ServiceRefused)) == 1
+    peer.feed(ServiceDown("one", "refused")).feed(ServiceUp("one"))
+    assert timestamps(peer.signaled(outdated(int(EPOCH) * 1000 + 700))) == [EPOCH * 1000 + 701]
+
+
+def test_it_gets_none_of_a_day_to_come():
+    peer = Peer().feed(ServiceUp("one")).signaled(outdated(int(EPOCH + 86_400) * 1000))
+    assert peer.sent == []
+    (refused,) = peer.got(ServiceRefused)
+    assert "set this machine's clock" in refused.reason
+
+
+def test_a_clock_that_was_ahead_and_is_set_right_is_believed_once_a_join_was_refused():
+    peer = Peer()
+    peer.clock_is_off = 3600.0
+    peer.feed(ServiceUp("one")).signaled(ServiceError(message="ahead", code="clock_skew"))
+    peer.clock_is_off = 0.0
+    peer.feed(ServiceDown("one", "refused"))
+    assert timestamps(peer.feed(ServiceUp("one"))) == [EPOCH * 1000]
+
+
 @pytest.mark.parametrize(
     "error",
     [
