@@ -52,6 +52,13 @@ def test_a_new_neighbour_is_told_at_once_and_the_others_soon():
     assert set(later.links) == set(everybody)
 
 
+def test_slots_that_the_ring_needs_are_not_told_as_free():
+    (*_, (_, message)) = Peer(5).up(0x20, says(0x20)).wait(1).sent(Neighbours)
+    assert message.free == 3, "of four, one is for the other neighbour on the ring"
+    (*_, (_, message)) = Peer(5).placed().up(0x20, says(0x20)).wait(1).sent(Neighbours)
+    assert message.free == 2
+
+
 def test_changes_that_come_together_are_told_together_and_no_change_is_not_told():
     peer = Peer(max_peers=8).placed().wait(1)
     peer.up(0x20).up(0x30).up(0x40)
