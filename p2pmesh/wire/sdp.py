@@ -39,7 +39,8 @@ _FINGERPRINT = re.compile(r"a=fingerprint:([A-Za-z0-9-]{1,16}) +([0-9A-Fa-f]{2}(
 _FORBIDDEN = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\x85\u2028\u2029\ud800-\udfff]")
 _CANDIDATE = re.compile(
     r"[A-Za-z0-9+/]{1,64} 1 udp (?P<priority>[0-9]{1,10})"
-    r" (?P<host>[0-9A-Fa-f.:]{2,45}|[0-9A-Za-z-]{11,58}\.local) (?P<port>[0-9]{1,5}) typ (?P<kind>host|srflx|prflx|relay)"
+    r" (?P<host>[0-9A-Fa-f.:]{2,45}|[0-9A-Za-z-]{11,58}\.local) (?P<port>[0-9]{1,5})"
+    r" typ (?P<kind>host|srflx|prflx|relay)"
     r"(?: .*)?",
     re.IGNORECASE,
 )

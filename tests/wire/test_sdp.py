@@ -281,6 +281,7 @@ def test_addresses_of_no_use_are_not_written(address: bytes) -> None:
     [
         ("a=candidate:9 1 UDP 5 FD00::2 9 typ HOST generation 0", "1 1 udp 5 fd00::2 9 typ host"),
         ("candidate:9 1 udp 5 10.0.0.1 65535 typ relay raddr 1.2.3.4 rport 5", "1 1 udp 5 10.0.0.1 65535 typ relay"),
+        ("9 1 udp 5 10.0.0.1 1 typ prflx raddr 0.0.0.0 rport 0", "1 1 udp 5 10.0.0.1 1 typ srflx"),
         (" 9 1 udp 4294967295 10.0.0.1 1 typ srflx ", "1 1 udp 4294967295 10.0.0.1 1 typ srflx"),
         ("9 1 udp 2130706431 10.0.0.1 1 typ host", "1 1 udp 2130706431 10.0.0.1 1 typ host"),
     ],

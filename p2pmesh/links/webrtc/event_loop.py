@@ -326,7 +326,7 @@ class DatagramTransport(asyncio.DatagramTransport):
                 await trio.lowlevel.wait_readable(self._sock)
             except trio.ClosedResourceError:
                 return
-            except (OSError, ValueError) as error:  # the kernel has no room to watch it: what is deaf must not look open
+            except (OSError, ValueError) as error:  # no room to watch it; what is deaf must not look open
                 logger.debug("a socket can't be read: %s", error)
                 self.close()
                 return
