@@ -32,6 +32,7 @@ from p2pmesh.simulation.faults.plan import (
     Outage,
     Partition,
     Restart,
+    Slow,
 )
 from p2pmesh.simulation.full.meshes import simulated_meshes
 from p2pmesh.simulation.full.network import NEARBY, SimDialer, SimNetwork
@@ -78,6 +79,7 @@ __all__ = [
     "Sending",
     "SimDialer",
     "SimNetwork",
+    "Slow",
     "Uniform",
     "Violation",
     "World",

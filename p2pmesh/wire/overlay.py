@@ -47,9 +47,10 @@ class Packet(Tagged, frozen=True, kw_only=True, tag="packet"):
     """
 
     id: MessageId
-    kind: Literal["tell", "ask", "ack", "answer", "refusal", "miss"]
+    kind: Literal["tell", "ask", "ack", "answer", "refusal", "miss", "busy", "ready"]
     """`tell` wants an `ack`, `ask` an `answer`, both with its id. The receiver may send a `refusal` of either, and a
-    peer that knows no way on a `miss`, which is a hint that nobody signs."""
+    peer that knows no way on a `miss`, which is a hint that nobody signs. For a direct message there may be no room:
+    it is `busy`, and then `ready` for it."""
     to: Id
     carry: bytes = b""
     """The message inside, encoded; then sealed if it says so. Of a refusal the reason."""
@@ -218,3 +219,5 @@ class StoreValue(Tagged, frozen=True, kw_only=True, tag="store_value"):
 
 class ValueStored(Tagged, frozen=True, kw_only=True, tag="value_stored"):
     held: bool = False
+    clock: Milliseconds | None = None
+    """The wall time of the sender, by which the value was of the future or over."""

@@ -96,6 +96,8 @@ def idle(seconds: int) -> Case:
         time.sleep(WATCH)
         for peer in peers:
             peer.do("broadcast", count=1, tag="end")
+        for peer in peers:
+            peer.wait("broadcast_done", 70)
         judge_broadcasts(report, peers, "end")
         down = [[(round(x["at"] - began, 1), x["reason"]) for x in peer.of("TransportDown")] for peer in peers]
         report["down"] = down

@@ -20,7 +20,7 @@ SHORT = [
     "nat --pairs cone+cone --sets stun",
     "nat --pairs symmetric+symmetric --sets both",
     "addresses thirty-gateway name-server-silent",
-    "links single --sides mesh --conditions 1mbit-loss20",
+    "links single --sides mesh --conditions 1mbit",
     "changes roam",
 ]
 

@@ -22,10 +22,11 @@ relay which lies keeps nothing from anybody (`validation`). Its id is made from 
 for it, and is remembered for as long as any copy could still be accepted.
 
 On each link there is a window of unacknowledged messages and a backlog behind it. While any backlog is long, or acks
-on all links take far longer than they could, `Publish` waits (`publisher`); nothing else ever does. A peer that is
-slow because there is too much to do gets more time, not more to do: waiting times follow measured round-trips and our
-own lag (`LocalHealth`), and what is merely late is neither repeated nor asked for elsewhere. One link that is slower
-than the others is taken out of the trees instead, and closed if that does not help.
+on any link take far longer than they could, `Publish` waits until the last broadcast of ours was taken (`publisher`);
+nothing else ever does. A peer that is slow because there is too much to do gets more time, not more to do: waiting
+times follow measured round-trips and what we lose ourselves (`LocalHealth`), few copies are on their way to it at once,
+and what is merely late is neither repeated nor asked for elsewhere. Only a link that is left far behind by others,
+which are not slow, is closed.
 
 Peers of the original project acknowledge nothing and prove nothing: they get each message once, and what they send is
 delivered, and passed on, as unproven; only where `LinkConfig.allow_unverified` lets them in (`legacy`). A message
@@ -45,8 +46,8 @@ State: ids seen (`seen_ids`), neighbours of version 0, one heap of timers; the r
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterable, Mapping, Sequence
+from random import Random
 from typing import Any
 
 import attrs
@@ -99,9 +100,10 @@ from p2pmesh.protocols.inputs import (
     Received,
     RemotePeer,
     Subsystem,
+    Unsent,
     WantHistory,
 )
-from p2pmesh.protocols.notices import ChildrenAdded, ChildSettled, Input
+from p2pmesh.protocols.notices import ChildrenAdded, ChildSettled, Input, Withdraw
 from p2pmesh.protocols.util.latency import LocalHealth
 from p2pmesh.protocols.util.limits import ExpiringSet
 from p2pmesh.protocols.util.timers import Timers
@@ -136,7 +138,7 @@ class BroadcastCore:
         self,
         identity: Identity,
         config: MeshConfig,
-        rng: random.Random,
+        rng: Random,
         wall: WallClock,
         health: LocalHealth | None = None,
     ) -> None:
@@ -183,6 +185,11 @@ class BroadcastCore:
                 self._on_received(peer, message, now)
             case Publish():
                 self._on_publish(event, now)
+            case Unsent(peer, Gossip(data=data), limit=int()) if peer in self._links:  # it will never be otherwise
+                self._on_ack(self._links[peer], GossipAck(had=(data.id,)), now)
+            case Withdraw(message_id) if (withdrawn := self._store.get(message_id)) is not None:
+                self._give_up(withdrawn, now)
+                self._store.remove(withdrawn)
             case LinkUp(peer):
                 self._on_link_up(peer, now)
             case LinkDown(peer, _, timed_out):
@@ -275,9 +282,9 @@ class BroadcastCore:
 
     def _send_waiting(self, now: float) -> None:
         """Send broadcasts of ours, in the order of the calls, while the links can take them."""
-        if self._eager_push.is_congested(now):
+        if self._eager_push.is_congested(self._publisher.last, now):
             self._carry_out(self._eager_push.judge(now), now)
-        while self._publisher and not self._eager_push.is_congested(now):
+        while self._publisher and not self._eager_push.is_congested(self._publisher.last, now):
             call, called, message = self._publisher.next_message(now)
             self._effects.append(Reply(call, value=message.data.id))
             self._store_message(message, now)
@@ -643,17 +650,9 @@ class BroadcastCore:
         """Tell the receipts of neighbours that have to answer, unless the origin wants no receipts."""
         data = message.data
         if data.receipts:
-            children = tuple([link.peer.peer_id for link in links])
-            added = ChildrenAdded(
-                data.id,
-                message.parent,
-                children,
-                message.since + message.ttl,
-                silent,
-                data.origin_peer_id,
-                data.topic,
-                called,
-            )
+            children, expires = tuple([link.peer.peer_id for link in links]), message.since + message.ttl
+            origin, topic = data.origin_peer_id, data.topic
+            added = ChildrenAdded(data.id, message.parent, children, expires, silent, origin, topic, called)
             self._effects.append(Notify(Subsystem.RECEIPTS, added))
 
     def _send_to_originals(self, message: StoredMessage, originals: tuple[PeerId, ...]) -> None:

@@ -35,6 +35,9 @@ RETRY_PRESSURE = 0.25
 """What a retry adds to the failure pressure."""
 SLUGGISH_AFTER = 0.5
 """Seconds that acks take longer than the shortest ever seen, because so much is before them."""
+FEW = 16
+"""Broadcasts that may be on their way to a neighbour whose acks take long: what is more waits here, where it is spared
+if the neighbour gets it from others."""
 SLUGGISH_WITH = 2
 """Unacknowledged broadcasts at least: a single one may be a lost frame."""
 MAX_ACKS_WAITING = 16
@@ -89,12 +92,14 @@ class SendWindow:
         self.bit: int = bit
         """Stands for this link in sets of links that are numbers: a power of two, unlike all other links' of now."""
         self.round_trip: RoundTripTime = RoundTripTime()
-        self.behind_since: float | None = None
-        """Since when it is behind other links, until its backlog is empty; never, once it was given up."""
+        self.is_given_up: bool = False
+        self.heard_at: float = -math.inf
+        """When it acknowledged something last."""
         self.heard_until: float = -math.inf
         """When what it acknowledged was sent, the latest of it: what was sent before has been there, or was lost."""
         self.in_flight: Window[str, InFlight] = Window(config.window, config.window_bytes)
-        self.backlog: dict[str, StoredMessage] = {}
+        self.backlog: dict[str, tuple[StoredMessage, float]] = {}
+        """What waits, and since when."""
         self._backlog_bytes = 0
         self._config = config
 
@@ -104,11 +109,26 @@ class SendWindow:
         return len(self.backlog) >= self._config.publish_room or self._backlog_bytes >= self._config.window_bytes
 
     def is_sluggish(self, now: float) -> bool:
-        """Whether its acks take so long that more would only make them take longer."""
+        """Whether its acks take so long that more would only make them take longer.
+
+        What was sent before something that is acknowledged was lost, since links keep their order; that is not late.
+        """
         if len(self.in_flight) < SLUGGISH_WITH:
             return False
-        shortest = min(self.round_trip.shortest, SLUGGISH_AFTER)
-        return now - self.in_flight.oldest().sent_at > SLUGGISH_AFTER + 2 * shortest
+        for entry in self.in_flight.values():
+            if entry.sent_at > self.heard_until:
+                return self.is_long(now - entry.sent_at)
+        return False
+
+    def is_long(self, seconds: float) -> bool:
+        """Whether an ack that takes so long has waited for much else."""
+        return seconds > SLUGGISH_AFTER + 2 * min(self.round_trip.shortest, SLUGGISH_AFTER)
+
+    def is_stalled(self, now: float) -> bool:
+        """Whether it has acknowledged nothing for so long that nobody should wait for it."""
+        if not self.in_flight:
+            return False
+        return now - max(self.heard_at, self.in_flight.oldest().sent_at) > self._config.slow_patience
 
     def patience(self) -> float:
         """Seconds that an ack may take because the link is slow or its peer busy, on top of the usual wait for one."""
@@ -120,42 +140,44 @@ class SendWindow:
     def messages(self) -> list[StoredMessage]:
         """All that is on its way or waits."""
         entries = map(self.in_flight.get, self.in_flight)
-        return [*(entry.message for entry in entries if entry is not None), *self.backlog.values()]
+        return [*(entry.message for entry in entries if entry is not None), *(one for one, _ in self.backlog.values())]
 
     def launch(self, message: StoredMessage, now: float, *, offered: bool = False) -> bool:
         """Take it into the window, if there is room and nothing waits before it."""
         size = 0 if offered else message.size
-        if self.backlog or not self.in_flight.has_room(size):
+        if self.backlog or not self._has_room(size, now):
             return False
         self._start(message, size, now, offered=offered)
         return True
 
-    def park(self, message: StoredMessage) -> StoredMessage | None:
+    def park(self, message: StoredMessage, now: float) -> StoredMessage | None:
         """Let it wait for the window. Returns the oldest that waits if that has to go for it."""
         dropped = None
         if len(self.backlog) >= self._config.backlog:
-            dropped = next(iter(self.backlog.values()))
+            dropped, _ = next(iter(self.backlog.values()))
             self.unpark(dropped.data.id)
-        self.backlog[message.data.id] = message
+        self.backlog[message.data.id] = message, now
         self._backlog_bytes += message.size
         return dropped
 
     def relaunch(self, now: float) -> InFlight | None:
         """Move the oldest that waits into the window, if there is room."""
-        message = next(iter(self.backlog.values()), None)
-        if message is None or not self.in_flight.has_room(message.size):
+        message, _ = next(iter(self.backlog.values()), (None, now))
+        if message is None or not self._has_room(message.size, now):
             return None
         self.unpark(message.data.id)
         return self._start(message, message.size, now, offered=False)
 
+    def _has_room(self, size: int, now: float) -> bool:
+        """Whether one more may be on its way: far fewer than the window holds, if what is comes late."""
+        return self.in_flight.has_room(size) and (len(self.in_flight) < FEW or not self.is_sluggish(now))
+
     def unpark(self, message_id: str) -> bool:
-        """Take it out of the backlog; False if it is not there. Once that is empty, the link is not behind any more."""
-        message = self.backlog.pop(message_id, None)
+        """Take it out of the backlog; False if it is not there."""
+        message, _ = self.backlog.pop(message_id, (None, 0.0))
         if message is None:
             return False
         self._backlog_bytes -= message.size
-        if not self.backlog:
-            self.behind_since = None
         return True
 
     def settle(self, message_id: str) -> None:
@@ -169,6 +191,7 @@ class SendWindow:
         Which attempt an ack is for is only sure if there was but one (Karn), or if nothing that was sent later was
         acknowledged before, since links keep their order: then it was merely late, and how late must be learned.
         """
+        self.heard_at = now
         if entry is not None and (entry.attempts == 1 or entry.sent_at >= self.heard_until):
             self.heard_until = max(self.heard_until, entry.sent_at)
             self.round_trip.sample(now - entry.sent_at)
@@ -219,7 +242,6 @@ class EagerPushCounts:
     acked: int = 0
     given_up: int = 0
     backlog_dropped: int = 0
-    fell_behind: int = 0
     closed: int = 0
     strays: int = 0
 
@@ -244,11 +266,16 @@ class EagerPush:
         self._health = health
         self._backoff = Backoff(config.ack_timeout, config.max_ttl)
 
-    def is_congested(self, now: float) -> bool:
-        """Whether those who make new broadcasts should wait; not for links that are slower than others."""
+    def is_congested(self, last: str, now: float) -> bool:
+        """Whether a new broadcast of ours should wait.
+
+        It does while there is too much to do on any link, and the last one of ours, by its id, has not been taken
+        everywhere: so of much that others send, everybody gets a turn. A link that does not move while others do is not
+        waited for.
+        """
         links = self.links.values()
-        steady = [link for link in links if link.behind_since is None] or list(links)
-        return any(link.is_full for link in steady) or (bool(steady) and all(link.is_sluggish(now) for link in steady))
+        moving = [link for link in links if not link.is_stalled(now)] or list(links)
+        return any(last in link for link in moving) and any(link.is_full or link.is_sluggish(now) for link in moving)
 
     def is_overloaded(self, now: float) -> bool:
         """Whether there is so much to do that nothing should be done twice."""
@@ -317,30 +344,22 @@ class EagerPush:
         return [self._send((peer,), entry.message, offered=entry.offered)]
 
     def judge(self, now: float) -> PushDecisions:
-        """See which links are behind: more waits for them than should, while for another nothing waits."""
-        links = self.links.values()
+        """See which links are left behind by others."""
         decisions: PushDecisions = []
-        if all(link.backlog for link in links):
-            return decisions  # it is we who are fast
-        for link in links:
-            if not link.is_full:
-                continue
-            if link.behind_since is None:
-                self.counts.fell_behind += 1
-                link.behind_since = now
-            elif now - link.behind_since > self._config.slow_patience and self._is_left_behind(link, now):
+        for link in self.links.values():
+            if link.is_full and not link.is_given_up and self._is_left_behind(link, now):
                 self.counts.closed += 1
-                link.behind_since = math.inf  # said once
+                link.is_given_up = True
                 reason = f"too slow: behind for {self._config.slow_patience:g} s"
                 decisions.append(CloseLink(link.peer.peer_id, reason))
         return decisions
 
     def _is_left_behind(self, link: SendWindow, now: float) -> bool:
-        """Whether others are far better off than a link that is behind: else there is too much to do for all, or us."""
+        """Whether others are far better off than a link that is full: else there is too much to do for all, or us."""
         others = [other for other in self.links.values() if other is not link]
-        if self._health.is_poor(now) or any(other.is_sluggish(now) for other in others):
+        if self._health.is_poor(now) or any(other.is_long(other.round_trip.mean(0.0)) for other in others):
             return False
-        waits_since = next(iter(link.backlog.values())).since
+        _, waits_since = next(iter(link.backlog.values()))
         return any(other.heard_until > waits_since + self._config.slow_patience for other in others)
 
     # --- what neighbours say ------------------------------------------------------------------------------------------
@@ -397,7 +416,7 @@ class EagerPush:
 
     def _park(self, link: SendWindow, message: StoredMessage, now: float) -> PushDecisions:
         decisions: PushDecisions = []
-        dropped = link.park(message)
+        dropped = link.park(message, now)
         if dropped is not None:
             self.counts.backlog_dropped += 1
             decisions.append(Settled(dropped, link.peer.peer_id, False))

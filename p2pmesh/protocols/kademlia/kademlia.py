@@ -32,6 +32,7 @@ from msgspec import Struct
 
 from p2pmesh.config import MeshConfig
 from p2pmesh.errors import ConfigError, IdentityError, MeshClosed, MeshError, PeerUnreachable
+from p2pmesh.events import PayloadLike
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.core import Effects, Notify, Reply, WallClock
@@ -48,7 +49,7 @@ from p2pmesh.protocols.inputs import (
     Subsystem,
 )
 from p2pmesh.protocols.kademlia.lookup import Query, QueryPool, WantedValue
-from p2pmesh.protocols.kademlia.records import BadRecord, VerifiedRecord, key_id, sign_record, verify_record
+from p2pmesh.protocols.kademlia.records import BadRecord, VerifiedRecord, WrongTime, key_id, sign_record, verify_record
 from p2pmesh.protocols.kademlia.republish import HandOver, Republish, Republisher
 from p2pmesh.protocols.kademlia.routing_table import RoutingTable
 from p2pmesh.protocols.kademlia.rpc import Answer, Outcome, Request, RpcClient
@@ -63,9 +64,10 @@ from p2pmesh.protocols.notices import (
 )
 from p2pmesh.protocols.util.latency import LocalHealth
 from p2pmesh.protocols.util.limits import RateLimiter
-from p2pmesh.protocols.util.timers import Timers
+from p2pmesh.protocols.util.timers import Stamps, Timers
 from p2pmesh.wire.messages import Message
 from p2pmesh.wire.overlay import DhtRecord, FindNode, FindValue, NodesFound, StoreValue, ValueStored
+from p2pmesh.wire.payloads import Body
 
 REPAIRED = 3
 """Peers that gave an old value and are sent the new one, at most, by one `get`."""
@@ -84,6 +86,12 @@ class PutValue:
     verified: VerifiedRecord
     holders: int = 0
     """Peers that hold it, ourselves among them if we do."""
+    refusal: str | None = None
+    """Why most of those that were asked on the way would not even hear it."""
+    is_ours: bool = False
+    """Whether we are one of the nearest."""
+    clocks: list[int] = field(factory=list)
+    """The wall times of those that did not take it for its time, in milliseconds."""
     pending: dict[int, None] = field(factory=dict)
     """Requests to hold it, under way."""
 
@@ -167,7 +175,7 @@ class KademliaCore:
         self._republisher = Republisher(me, settings, rng, wall, self._table)
         self._timers: Timers[int] = Timers()  # calls that wait for a first link
         self._calls: dict[int, Call | Query[Goal] | PutValue] = {}  # by how far they are
-        self._last_timestamp = 0
+        self._stamps = Stamps(wall)
         self._requests = RequestCounts()
         self._call_counts = CallCounts()
 
@@ -180,8 +188,8 @@ class KademliaCore:
                 self._on_routed_received(peer, message, way, now)
             case RouteSucceeded():
                 self._conclude(self._rpc.succeeded(event), now)
-            case RouteFailed(call):
-                self._conclude(self._rpc.failed(call), now)
+            case RouteFailed():
+                self._conclude(self._rpc.failed(event), now)
             case LinkUp(peer):
                 self._on_link_up(peer, now)
             case LinkDown():
@@ -288,8 +296,9 @@ class KademliaCore:
     def _on_store_value(self, record: DhtRecord, now: float) -> ValueStored:
         try:
             is_held = self._republisher.keep(verify_record(record, self._wall(now), self._config, self._network), now)
-        except BadRecord:
-            is_held = False
+        except BadRecord as error:
+            self._requests.refused += 1
+            return ValueStored(clock=int(self._wall(now) * 1000) if isinstance(error, WrongTime) else None)
         self._requests.refused += not is_held
         return ValueStored(held=is_held)
 
@@ -370,19 +379,25 @@ class KademliaCore:
 
     def _put(self, event: DhtPut, now: float) -> None:
         ttl = self._config.ttl if event.ttl is None else event.ttl
-        if not 1 <= ttl <= self._config.max_ttl:
-            raise ConfigError(f"a value's ttl is 1 to {self._config.max_ttl:g} seconds, not {ttl!r}")
         key = key_id(event.key)
-        # One that is put after another is newer, also within the same millisecond or when the clock was set back.
-        self._last_timestamp = max(self._last_timestamp + 1, int(self._wall(now) * 1000))
-        verified = sign_record(self._identity, key, event.value, self._last_timestamp, ttl, self._config, self._network)
+        verified = self._signed(key, event.value, ttl, now)
         self._call_counts.puts += 1
-        self._look_up(key, PutValue(event.call, verified), now)
+        # On the way it is seen whether an earlier run of ours has signed a later one, before the clock was set back.
+        wanted = WantedValue(self._me, newer_than=verified.record.timestamp)
+        self._look_up(key, PutValue(event.call, verified), now, wanted)
+
+    def _signed(self, key: PeerId, value: PayloadLike | Body, ttl: float, now: float) -> VerifiedRecord:
+        return sign_record(self._identity, key, value, self._stamps.next(now), ttl, self._config, self._network)
 
     def _place(self, put: PutValue, query: Query[Goal], now: float) -> None:
         """Have a value of ours held by the peers nearest to its key, which are known now."""
         nearest = query.lookup.closest_and_us
-        put.holders += self._me in nearest and self._republisher.keep(put.verified, now)
+        if query.newest is not None and self._stamps.exceed(query.newest.record.timestamp, now):
+            record = put.verified.record
+            body = Body(record.payload, record.encoding, record.blob)
+            put.verified = self._signed(record.key, body, record.ttl / 1000, now)
+        put.is_ours = self._me in nearest
+        put.refusal = query.refusal
         self._calls[put.call] = put
         self._store(put.verified, [peer for peer in nearest if peer != self._me], now, put)
         if not put.pending:
@@ -390,9 +405,18 @@ class KademliaCore:
 
     def _end_put(self, put: PutValue, now: float) -> None:
         """All have answered that were asked to hold a value, or failed to."""
-        if not put.holders:
-            text = "none of the peers nearest to this key took the value: try again"
-            self._reply(put.call, error=PeerUnreachable(text))
+        error = ""
+        if put.clocks and not put.holders:
+            self._stamps.forget()
+            ahead = self._wall(now) - sorted(put.clocks)[len(put.clocks) // 2] / 1000
+            way = "ahead of" if ahead > 0 else "behind"
+            error = f"this machine's clock is {abs(ahead):.0f} s {way} those of the peers nearest to this key: set it"
+        else:
+            put.holders += put.is_ours and self._republisher.keep(put.verified, now)
+            if not put.holders:
+                error = f"none of the peers nearest to this key took the value: {put.refusal or 'try again'}"
+        if error:
+            self._reply(put.call, error=PeerUnreachable(error))
             return
         self._republisher.publish(put.verified, now)
         self._reply(put.call, put.holders)
@@ -411,7 +435,8 @@ class KademliaCore:
         known = [verified for verified in (get.local, query.newest) if verified is not None]
         if not known:
             self._call_counts.misses += 1
-            self._reply(get.call)
+            refused = query.refusal and PeerUnreachable(f"nobody that was asked has it: {query.refusal}")
+            self._reply(get.call, error=refused or None)
             return
         best = max(known, key=lambda verified: verified.record.timestamp)
         lacking = [peer for peer in query.lookup.closest if peer not in query.found][:1]
@@ -509,11 +534,15 @@ class KademliaCore:
             case Step(query, is_entry):
                 query.requests.pop(outcome.number, None)
                 query.is_entering = query.is_entering and not is_entry
+                if outcome.refusal is not None:
+                    query.refusals.append(outcome.refusal)
                 if peer is not None:
                     self._queries.take(query, peer, answer if isinstance(answer, NodesFound) else None, now)
                 self._advance(query, now)
             case PutValue() as put:
-                put.holders += isinstance(answer, ValueStored) and answer.held
+                if isinstance(answer, ValueStored):
+                    put.holders += answer.held
+                    put.clocks += () if answer.clock is None else (answer.clock,)
                 del put.pending[outcome.number]
                 if not put.pending:
                     self._end_put(put, now)

@@ -219,6 +219,8 @@ class Query(Generic[G]):
     """Peers that say they have the version that we have."""
     requests: dict[int, None] = field(factory=dict)
     """Under way, by their numbers."""
+    refusals: list[str] = field(factory=list)
+    """What those said that would not hear a request."""
     is_entering: bool = False
     """Whether the request to whichever peer is next to the target is out."""
 
@@ -226,6 +228,11 @@ class Query(Generic[G]):
     def newest(self) -> VerifiedRecord | None:
         """The newest value that was found."""
         return max(self.found.values(), key=_version, default=None)
+
+    @property
+    def refusal(self) -> str | None:
+        """What one of them said, if most of those asked would not hear a request: the fault is ours then."""
+        return self.refusals[-1] if 2 * len(self.refusals) > self.lookup.asked else None
 
     @property
     def is_done(self) -> bool:

@@ -119,11 +119,12 @@ class Keepalive:
           None, or for how long the peer has been silent, if it is to be given up.
         """
         self._health.note(self.next_deadline(), now)
-        listened = now - self._health.lost
+        lost = self._health.lost
+        listened = now - lost
         self._heard_at = min(self._heard_at, listened)  # it may have been heard before what was lost was noted
-        if listened >= self._doubt_ends():
+        if now >= self._doubt_ends() + lost:  # just as `next_deadline` adds it up
             self._doubt(listened, left_carrier, buffered)
-        if listened < self._silence_ends():
+        if now < self._silence_ends() + lost:
             return None
         if buffered and left_carrier > self._left_carrier:
             self._unanswered = 0  # our ping is still on its way out, and the peer takes what is before it

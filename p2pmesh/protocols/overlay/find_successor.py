@@ -8,19 +8,12 @@ State: when room was made last.
 
 from __future__ import annotations
 
-from attrs import define
-
 from p2pmesh.config import MeshConfig
 from p2pmesh.keyspace import PeerId, nearness
 from p2pmesh.protocols.overlay.slots import Slots
 from p2pmesh.protocols.overlay.successor_list import SuccessorLists
 from p2pmesh.wire.fields import MAX_RING_LIST
 from p2pmesh.wire.overlay import FindSuccessor, SuccessorFound
-
-
-@define
-class _Counts:
-    answered: int = 0
 
 
 class SuccessorLookup:
@@ -32,11 +25,11 @@ class SuccessorLookup:
         self._lists = lists
         self._slots = slots
         self._made_room_at = -self._min_link_age
-        self.counts: _Counts = _Counts()
+        self.answered: int = 0
 
     def answer(self, asker: PeerId, question: FindSuccessor, now: float) -> SuccessorFound:
         """What to say. If it says `welcome`, the asker has to be let in."""
-        self.counts.answered += 1
+        self.answered += 1
         welcome = (question.seeks_link or question.leaf) and self._welcomes(asker, question, now)
         if question.seeks_link:  # it does not ask for its place
             return SuccessorFound(vacant=() if welcome else self._vacant(asker, question), welcome=welcome)

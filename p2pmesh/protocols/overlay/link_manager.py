@@ -199,7 +199,8 @@ class LinkManager:
 
     def bridge(self, peer: PeerId, now: float) -> Step | None:
         """What to do for a bridge to another island."""
-        if peer == self._me or peer in self._slots or peer in self._slots.held():
+        is_held = peer in self._slots or peer in self._slots.held()
+        if peer == self._me or is_held or not self._passive.may_dial(peer, now):
             return None
         self._passive.learn((peer,), "wanted", now)
         self._bridge_to = peer
@@ -250,7 +251,7 @@ class LinkManager:
         """Whether a peer that is not found may just not be there yet, as we ourselves were not a moment ago."""
         return reason == NOT_FOUND and not self._slots.are(State.OPEN)
 
-    def attempt_failed(self, peer: PeerId, now: float) -> Slot | None:
+    def attempt_failed(self, peer: PeerId, now: float, *, hopeless: bool = False) -> Slot | None:
         """Free the slot of an attempt, and give it; None if it was none."""
         slot = self._slots.get(peer)
         if slot is None or slot.state not in ATTEMPTS:
@@ -258,6 +259,8 @@ class LinkManager:
         self._slots.pop(peer, None)
         self.counts.failed += 1
         self._missed(peer, now)
+        if hopeless:
+            self._passive.despair(peer, now)
         self.policy.filling.failed(now)
         if slot.made_room:
             self.policy.room_making.failed(now)

@@ -163,8 +163,8 @@ class OverlayCore:
                 self._on_link_up(remote, now)
             case LinkDown():
                 self._on_link_down(event, now)
-            case LinkLost(peer, reason):
-                self._on_link_lost(peer, reason, now)
+            case LinkLost():
+                self._on_link_lost(event, now)
             case Received(peer, message):
                 self._on_received(peer, message, now)
             case RoutedReceived():
@@ -237,11 +237,11 @@ class OverlayCore:
                 "far": lists.far(),
                 "agreed": lists.is_agreed(),
                 "size": lists.size(),
-                **asdict(self._stabilisation.counts),
+                "missed": self._stabilisation.missed,
             },
-            "ring_join": asdict(self._join.counts),
+            "ring_join": {"look_ups": self._join.look_ups},
             "fix_fingers": {"seeks": self._fingers.is_on, **asdict(self._fingers.counts)},
-            "find_successor": asdict(self._lookup.counts),
+            "find_successor": {"answered": self._lookup.answered},
         }
 
     def _take(self, now: float) -> Effects:
@@ -294,10 +294,10 @@ class OverlayCore:
             self._learn_strangers(row[2:], "list", now)
         self._ring_changed(now)
 
-    def _on_link_lost(self, peer: PeerId, reason: str, now: float) -> None:
-        slot = self._links.attempt_failed(peer, now)
+    def _on_link_lost(self, event: LinkLost, now: float) -> None:
+        slot = self._links.attempt_failed(event.peer, now, hopeless=event.hopeless)
         if slot is not None:
-            self._attempt_ended(peer, slot, reason)
+            self._attempt_ended(event.peer, slot, event.reason)
 
     def _attempt_ended(self, peer: PeerId, slot: Slot, reason: str) -> None:
         if self._pins.is_held(peer):  # another follows
@@ -632,7 +632,11 @@ class OverlayCore:
 
     def _learn(self, peers: Iterable[PeerId], source: Said, now: float) -> None:
         others = tuple(dict.fromkeys(peer for peer in peers if peer != self._me))
-        if others and self._passive.learn(others, source, now):
+        is_news = bool(others) and self._passive.learn(others, source, now)
+        if source == "bootstrap" and not self._slots.are(State.OPEN):
+            self._passive.wake(others)
+            is_news = True
+        if is_news:
             self._links.policy.filling.reset()
             self._unbalanced = True
 

@@ -39,7 +39,6 @@ class TallyDue(Enum):
 
     EXPIRY = "its ttl is over"
     DROP = "nothing is on its way any more"
-    GRACE = "nobody took it for long enough"
     INTERIM = "pass on what there is"
     PATIENCE = "children without a link have had their time"
 
@@ -64,8 +63,12 @@ class Child:
     """What it last said of those below it."""
     settled: bool = True
     """Whether no answer is waited for."""
+    since: float = 0.0
+    """When it became one."""
     waits_until: float = math.inf
     """Without a link to it: how long an answer is waited for."""
+    hands_over: bool = False
+    """Whether it counts elsewhere by now, and waits until that is known."""
 
 
 @define(eq=False)
@@ -98,11 +101,11 @@ class Tally:
         self.awaited -= not child.settled
         child.settled, child.waits_until = True, math.inf
 
-    def wait_for(self, child: Child, until: float = math.inf) -> None:
+    def wait_for(self, child: Child, until: float = math.inf, *, hands_over: bool = False) -> None:
         """An answer of it is waited for."""
         if not self.is_over:
             self.awaited += child.settled
-            child.settled, child.waits_until = False, until
+            child.settled, child.waits_until, child.hands_over = False, until, hands_over
 
     def overdue(self, now: float) -> list[PeerId]:
         """Children without a link that have had their time; they are waited for no longer than others."""
@@ -142,9 +145,15 @@ class Own(Tally):
     """Whether the application was told how it ended."""
     told: tuple[int, bool] = (0, False)
 
-    def judge(self, now: float, grace: float) -> Effects:
-        """What the application is to be told: how far it is, and once how it ended."""
-        final = self.is_settled and (self.below > 0 or self.is_over or now >= self.started + grace)
+    refusals: dict[PeerId, str] = field(factory=dict)
+    """Neighbours that will never take it, each with why."""
+
+    def judge(self, now: float, *, is_certain: bool) -> Effects:
+        """What the application is to be told: how far it is, and once how it ended.
+
+        That nobody has it is said when its ttl is over, or when it is certain that nobody ever will.
+        """
+        final = self.is_settled and (self.below > 0 or self.is_over or is_certain)
         effects: Effects = []
         if self.told != (self.below, final):
             self.told = self.below, final
@@ -160,6 +169,8 @@ class Own(Tally):
         return MessageFailed(self.message_id, self.topic, self._why_nobody(), 0)
 
     def _why_nobody(self) -> str:
+        if self.refusals:
+            return next(iter(self.refusals.values()))
         if self.children:
             return "no neighbour has taken it"
         if self.silent:

@@ -163,6 +163,11 @@ class Requests:
         """What became of requests, and how many wait for a response."""
         return {**attrs.asdict(self.counts), "in_flight": len(self._requests)}
 
+    def of_ours(self, packet: Packet) -> Packet | None:
+        """The packet of ours that this is an attempt of, with that attempt; None if it is none, or over."""
+        request = self._requests.get(packet.id)
+        return None if request is None else structs.replace(request.packet, attempt=packet.attempt)
+
     def heard(self, peer: PeerId, now: float) -> None:
         """This peer is in the mesh, or was a moment ago."""
         self._heard.put(peer, now)

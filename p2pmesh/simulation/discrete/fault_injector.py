@@ -21,6 +21,7 @@ from p2pmesh.simulation.faults.plan import (
     Partition,
     Peers,
     Restart,
+    Slow,
 )
 from p2pmesh.simulation.model.conditioner import Conditions, Constant
 from p2pmesh.simulation.model.obstacles import Cut
@@ -79,6 +80,9 @@ class FaultInjector:
                 for node in nodes:
                     net.freeze(node)
                 net.after(fault.seconds, self._thaw, nodes)
+            case Slow():
+                for node in self.peers(fault.peers):
+                    self._go(node, (fault, net.now + fault.seconds))
             case Restart():
                 nodes = [node for node in self.peers(fault.peers) if self._crash(node)]
                 net.after(fault.seconds, self._come_back, nodes, fault.fresh)
@@ -124,6 +128,18 @@ class FaultInjector:
     def _thaw(self, nodes: list[BareNode], _: object) -> None:
         for node in nodes:
             self.net.thaw(node)
+
+    def _go(self, node: BareNode, slow: tuple[Slow, float]) -> None:
+        """Let a slow peer run for a moment."""
+        if not self._over:
+            self.net.thaw(node)
+            self.net.after(self._rng.expovariate(1 / slow[0].runs), self._stop, node, slow)
+
+    def _stop(self, node: BareNode, slow: tuple[Slow, float]) -> None:
+        """Stop a slow peer for a while, unless its time as such is over."""
+        if self.net.now < slow[1] and not self._over:
+            self.net.freeze(node)
+            self.net.after(self._rng.expovariate(1 / slow[0].stops), self._go, node, slow)
 
     def _come_back(self, nodes: list[BareNode], fresh: bool) -> None:  # an action of the queue
         for node in nodes:

@@ -167,17 +167,20 @@ def check_delivery(
 ) -> None:
     """Each broadcast whose ttl outlasted the faults by long enough has reached every member that should have it.
 
+    Except one that went with the peers that had it: there is nobody left to get it from.
+
     Args:
       net: the network.
       quiet_since: when the faults stopped.
       within: seconds that delivery may take after that; broadcasts whose ttl ended before are not asked for.
       without: peers that don't count.
     """
+    living = [node for node in net.living() if node.number not in without]
     for broadcast in net.delivery_log:
         if broadcast.expires < quiet_since + within or net.now < max(broadcast.at, quiet_since) + within:
             continue
-        if not net.nodes[broadcast.origin].is_alive and not broadcast.count:
-            continue  # it took its broadcast with it
+        if not any(node.number == broadcast.origin or broadcast.has(node.number) for node in living):
+            continue  # it went with the peers that had it
         missing = [number for number in expected(net, broadcast, without) if not broadcast.has(number)]
         if missing:
             shown = ", ".join(f"n{number}" for number in missing[:6])

@@ -62,12 +62,16 @@ class LinkOwner(Peer, Protocol):
     peer_id: PeerId
     config: MeshConfig
     links: BareLinks
+    pace: float
 
     def report(self, event: Input) -> None:
         """An input for the cores."""
 
     def arrive(self, end: End, cargo: Cargo) -> None:
         """Something came over a link."""
+
+    def arrive_in_turn(self, end: End, cargo: Cargo) -> None:
+        """As `arrive`, once all that came before is done."""
 
 
 class Attempt:
@@ -427,6 +431,8 @@ class BareLinks:
     def _up(self, end: End, remote: RemotePeer) -> None:
         """Take this end, which is open, and tell the cores."""
         self.ends[end.peer] = end
+        if self.node.pace:
+            end.arrive = self.node.arrive_in_turn
         self.check_cap(end.peer)
         self.counts.opened += 1
         self.net.mark(Mark.LINK_UP, self.node.number, end.far_number)

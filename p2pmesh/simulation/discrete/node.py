@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any, Final, Protocol, assert_never
 
 from p2pmesh.config import MeshConfig
-from p2pmesh.events import Event
+from p2pmesh.events import DirectReceived, Event
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.core import (
@@ -23,16 +23,18 @@ from p2pmesh.protocols.core import (
     Effects,
     Emit,
     FeedSignal,
+    InspectLink,
     Notify,
     Progress,
     Reply,
     SendFrame,
     SendSignaling,
     ServiceRefused,
+    ServiceUnanswering,
     WallClock,
     WantLink,
 )
-from p2pmesh.protocols.inputs import Leave, Received, Subsystem
+from p2pmesh.protocols.inputs import InboxRead, Leave, LinkLoad, Received, Subsystem
 from p2pmesh.protocols.notices import Input
 from p2pmesh.protocols.util.latency import LocalHealth
 from p2pmesh.protocols.wiring import AUDIENCE, OWNERS, build_cores
@@ -46,6 +48,7 @@ from p2pmesh.wire.codec import decode, encode
 from p2pmesh.wire.messages import Message
 
 _PLACES: Final = {subsystem: place for place, subsystem in enumerate(Subsystem)}
+_ROUTING: Final = _PLACES[Subsystem.ROUTING]
 _AUDIENCE: Final = {kind: tuple(_PLACES[subsystem] for subsystem in who) for kind, who in AUDIENCE.items()}
 _OWNERS: Final = {
     kind: (None if owner is None else _PLACES[owner], KINDS[kind], Mark.MESSAGE + KINDS[kind])
@@ -75,14 +78,17 @@ class BareNode:
       number: in the order in which peers came; traces and fault plans name it by that.
       identity: its keys.
       health: how late it is.
+      pace: seconds that each thing takes that comes over a link; 0 for none.
       since: when it was started; `until`, when its process ended.
       joined_at: when a signaling service first let it in; infinite before.
       hostile: what it does against the others, if anything.
       line: its connection to the service; `service_failures`, in a row. Both are the service's affair.
+      directs_read: direct messages that its application has got.
       ignored: messages that no core has a use for.
     """
 
     __slots__ = (
+        "_busy_until",
         "_deadlines",
         "_expires",
         "_handles",
@@ -92,6 +98,7 @@ class BareNode:
         "application",
         "config",
         "cores",
+        "directs_read",
         "health",
         "hostile",
         "identity",
@@ -104,6 +111,7 @@ class BareNode:
         "links",
         "net",
         "number",
+        "pace",
         "peer_id",
         "service",
         "service_failures",
@@ -139,6 +147,8 @@ class BareNode:
         self._expires = [core.expire for core in ordered]
         self._wakes = [math.inf] * len(ordered)
         self._stopped_at = 0.0
+        self._busy_until = 0.0
+        self.pace: float = 0.0
         self._inputs: deque[tuple[int, Input]] = deque()  # that wait for cores, by the cores' places
         self.links: BareLinks = BareLinks(net, self, config.max_peers)
         self.line: Line | None = None
@@ -151,6 +161,7 @@ class BareNode:
         self.joined_at: float = math.inf
         self.hostile: Adversary | None = None
         self.ignored: int = 0
+        self.directs_read: int = 0
 
     def __repr__(self) -> str:
         return f"<peer n{self.number} {self.peer_id[:8]}>"
@@ -223,6 +234,18 @@ class BareNode:
         deadline = self._deadlines[place]()
         if deadline < self._wakes[place]:
             self._wake_at(place, deadline)
+
+    def arrive_in_turn(self, end: End, cargo: Cargo) -> None:
+        """Take what came once all that came before is done, at the pace of this peer."""
+        turn = max(self.net.now, self._busy_until) + self.pace
+        self._busy_until = turn
+        self.net.at(turn, self.arrive, end, cargo)
+
+    def work_at(self, pace: float) -> None:
+        """Have each thing that comes take so many seconds from now on."""
+        self.pace = pace
+        for end in self.links.ends.values():
+            end.arrive = self.arrive_in_turn if pace else self.arrive
 
     def _drain(self) -> None:
         """Give the cores the inputs that wait for them, and those that follow."""
@@ -325,6 +348,13 @@ class BareNode:
                     self._inputs.append((_PLACES[effect.subsystem], effect.input))
                 case Emit():
                     self.application.emitted(self, effect.event)
+                    if isinstance(effect.event, DirectReceived):  # an application that reads at once
+                        self.directs_read += 1
+                        self._inputs.append((_ROUTING, InboxRead(self.directs_read, self.config.direct_inbox)))
+                case InspectLink():
+                    end = self.links.ends.get(effect.peer)
+                    waiting = 0.0 if end is None else 1000 * end.path.queued(self.net.now)  # as if 1 kB/s: what counts
+                    self._inputs.append((_ROUTING, LinkLoad(effect.peer, 0, int(waiting), int(1000 * self.net.now))))
                 case Progress():
                     self.application.progressed(effect)
                 case Reply():
@@ -344,6 +374,8 @@ class BareNode:
                     self.service.send(self, message)
                 case ServiceRefused():
                     self.service.refuse(self, effect.reason)
+                case ServiceUnanswering():
+                    self.service.reopen(self)
                 case _:
                     assert_never(effect)
 

@@ -69,6 +69,17 @@ class Freeze(_Fault, frozen=True, kw_only=True, tag="freeze"):
     peers: Peers
 
 
+class Slow(_Fault, frozen=True, kw_only=True, tag="slow"):
+    """The machine has too much to do: these peers stop and go, each by itself, again and again."""
+
+    seconds: float
+    peers: Peers
+    stops: float = 0.5
+    """Seconds that a stop lasts on average."""
+    runs: float = 0.05
+    """Seconds on average until the next."""
+
+
 class Restart(_Fault, frozen=True, kw_only=True, tag="restart"):
     """These peers crash and come back after a pause, with the same identity or a fresh one."""
 
@@ -125,7 +136,7 @@ class Hostile(_Fault, frozen=True, kw_only=True, tag="hostile"):
     does: Adversary
 
 
-Fault: TypeAlias = Partition | Crash | Freeze | Restart | JoinStorm | Churn | Outage | Bad | Nat | Hostile
+Fault: TypeAlias = Partition | Crash | Freeze | Slow | Restart | JoinStorm | Churn | Outage | Bad | Nat | Hostile
 KINDS: Final[dict[str, type]] = {kind.__struct_config__.tag: kind for kind in get_args(Fault)}
 
 
@@ -255,6 +266,8 @@ def _drawn(kind: type, rng: random.Random, peers: int, seconds: float) -> Fault:
         return Crash(at=at, peers=last_third())
     if kind is Freeze:
         return Freeze(at=at, seconds=lasts, peers=some(third))
+    if kind is Slow:
+        return Slow(at=at, seconds=lasts, peers=some(peers))
     if kind is Restart:
         return Restart(at=at, seconds=lasts, peers=last_third(), fresh=rng.random() < 0.5)
     if kind is JoinStorm:

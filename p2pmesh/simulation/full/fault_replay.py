@@ -27,6 +27,7 @@ from p2pmesh.simulation.faults.plan import (
     Partition,
     Peers,
     Restart,
+    Slow,
 )
 from p2pmesh.simulation.full.network import SimNetwork
 from p2pmesh.simulation.model.conditioner import Conditions, Constant
@@ -87,6 +88,10 @@ class FaultReplay:
                     self._crash(mesh)
             case Freeze():
                 await self._freeze(fault)
+            case Slow():
+                async with trio.open_nursery() as nursery:
+                    for mesh in self._named(fault.peers):
+                        nursery.start_soon(self._slow_down, mesh, fault)
             case Restart():
                 await self._restart(fault)
             case JoinStorm():
@@ -133,6 +138,15 @@ class FaultReplay:
         self._stage.freeze(*meshes)
         await trio.sleep(fault.seconds)
         self._stage.thaw(*meshes)
+
+    async def _slow_down(self, mesh: Mesh, fault: Slow) -> None:
+        """Let one peer stop and go."""
+        ends = trio.current_time() + fault.seconds
+        while trio.current_time() + (pause := self._pause(1 / fault.runs)) < ends:
+            await trio.sleep(pause)
+            self._stage.freeze(mesh)
+            await trio.sleep(self._pause(1 / fault.stops))
+            self._stage.thaw(mesh)
 
     async def _restart(self, fault: Restart) -> None:
         meshes = [mesh for mesh in self._named(fault.peers) if self._crash(mesh)]

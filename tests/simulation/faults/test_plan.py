@@ -32,6 +32,7 @@ from p2pmesh.simulation.faults.plan import (
     Outage,
     Partition,
     Restart,
+    Slow,
 )
 
 PEERS = 10
@@ -55,6 +56,7 @@ faults = st.one_of(
     ),
     st.builds(Crash, at=seconds(), peers=some(3)),
     st.builds(Freeze, at=seconds(), seconds=seconds(15), peers=some(3)),
+    st.builds(Slow, at=seconds(), seconds=seconds(15), peers=some()),
     st.builds(Restart, at=seconds(), seconds=seconds(10), peers=some(3), fresh=st.booleans()),
     st.builds(JoinStorm, at=seconds(), count=st.integers(1, 5)),
     st.builds(Churn, at=seconds(), seconds=seconds(15), arrivals=st.just(0.3), departures=st.just(0.2)),
@@ -189,6 +191,7 @@ def test_an_end_is_put_to_all_faults():
     plan = FaultPlan([
         Partition(at=0, seconds=999, sides=((0, 1, 2), (3, 4, 5))),
         Freeze(at=0, seconds=999, peers=(6,)),
+        Slow(at=0, seconds=999, peers=(5, 6)),
         Outage(at=0, seconds=999),
         Bad(at=0, seconds=999, peers=(7,)),
         Nat(at=0, peers=(8,)),

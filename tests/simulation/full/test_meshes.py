@@ -30,6 +30,7 @@ from p2pmesh.simulation import (
     Outage,
     Partition,
     Restart,
+    Slow,
     simulate,
     simulated_meshes,
 )
@@ -343,6 +344,7 @@ EVERY_KIND = FaultPlan([
     Partition(at=1, seconds=8, sides=((0, 1, 2), (3, 4))),
     Partition(at=2, seconds=4, sides=((0,), (5,)), one_way=True, partial=True),
     Freeze(at=3, seconds=3, peers=(2,)),
+    Slow(at=3, seconds=6, peers=(6, 7)),
     Outage(at=4, seconds=17),
     Bad(at=5, seconds=10, peers=(1, 2), breaks=0.001),
     Nat(at=5, peers=(3,)),
