@@ -246,14 +246,6 @@ class PassiveView:
         ends = (max(known.rests_until, self._hopeless.get(peer) or -math.inf) for peer, known in self._peers.items())
         return min((end for end in ends if end > now), default=math.inf)
 
-    def in_good_standing(self, now: float) -> list[PeerId]:
-        """Peers that somebody vouches for, and nothing speaks against: fit to be named to others."""
-        return [
-            peer
-            for peer, known in self._peers.items()
-            if known.vouched and not known.misses and not self._is_absent(peer, now)
-        ]
-
     def nearer(
         self, before: PeerId | None, after: PeerId | None, without: Collection[PeerId], now: float, *, worthy: bool
     ) -> tuple[list[PeerId], float]:
