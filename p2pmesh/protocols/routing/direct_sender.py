@@ -285,8 +285,7 @@ class DirectSender:
         message.sent = None
         if event.limit is None:
             return []  # it is sent again when the link has room
-        size, peer = event.size, short(event.peer)
-        return self._refused(message, f"a frame of {size} bytes is too large for {peer}, which takes {event.limit}")
+        return self._refused(message, f"{short(event.peer)} can't take it: {event.reason}")
 
     def link_load(self, load: LinkLoad, now: float) -> list[Step]:
         """How much waits in a link: see whether it gets on, and what that means for what is overdue."""
