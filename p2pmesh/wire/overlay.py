@@ -119,10 +119,8 @@ class FindSuccessor(Tagged, frozen=True, kw_only=True, tag="find_successor"):
     key: Id
     seeks_link: bool = False
     """The sender has a free slot for a long link: it may be named to others that seek one."""
-    joins: bool = False
-    """It has just joined, so a long link may be given up for it."""
     leaf: bool = False
-    """It has one slot only, and seeks its place."""
+    """It has one slot only, and seeks its place: a long link may be given up for it."""
 
 
 class SuccessorFound(Tagged, frozen=True, kw_only=True, tag="successor_found"):

@@ -32,6 +32,7 @@ from msgspec import Struct
 
 from p2pmesh.config import MeshConfig
 from p2pmesh.errors import ConfigError, IdentityError, MeshClosed, MeshError, PeerRefused, PeerUnreachable
+from p2pmesh.events import PayloadLike
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.core import Effects, Notify, Reply, WallClock
@@ -66,6 +67,7 @@ from p2pmesh.protocols.util.limits import RateLimiter
 from p2pmesh.protocols.util.timers import Stamps, Timers
 from p2pmesh.wire.messages import Message
 from p2pmesh.wire.overlay import DhtRecord, FindNode, FindValue, NodesFound, StoreValue, ValueStored
+from p2pmesh.wire.payloads import Body
 
 REPAIRED = 3
 """Peers that gave an old value and are sent the new one, at most, by one `get`."""
@@ -375,14 +377,22 @@ class KademliaCore:
     def _put(self, event: DhtPut, now: float) -> None:
         ttl = self._config.ttl if event.ttl is None else event.ttl
         key = key_id(event.key)
-        timestamp = self._stamps.next(now)
-        verified = sign_record(self._identity, key, event.value, timestamp, ttl, self._config, self._network)
+        verified = self._signed(key, event.value, ttl, now)
         self._call_counts.puts += 1
-        self._look_up(key, PutValue(event.call, verified), now)
+        # On the way it is seen whether an earlier run of ours has signed a later one, before the clock was set back.
+        wanted = WantedValue(self._me, newer_than=verified.record.timestamp)
+        self._look_up(key, PutValue(event.call, verified), now, wanted)
+
+    def _signed(self, key: PeerId, value: PayloadLike | Body, ttl: float, now: float) -> VerifiedRecord:
+        return sign_record(self._identity, key, value, self._stamps.next(now), ttl, self._config, self._network)
 
     def _place(self, put: PutValue, query: Query[Goal], now: float) -> None:
         """Have a value of ours held by the peers nearest to its key, which are known now."""
         nearest = query.lookup.closest_and_us
+        if query.newest is not None and self._stamps.exceed(query.newest.record.timestamp, now):
+            record = put.verified.record
+            body = Body(record.payload, record.encoding, record.blob)
+            put.verified = self._signed(record.key, body, record.ttl / 1000, now)
         put.is_ours_too = self._me in nearest
         self._calls[put.call] = put
         self._store(put.verified, [peer for peer in nearest if peer != self._me], now, put)
@@ -396,6 +406,7 @@ class KademliaCore:
             put.holders += why_not is None
             put.refusal = why_not or put.refusal
         if not put.holders:
+            self._stamps.forget()
             text = "none of the peers nearest to this key took the value: "
             error = PeerRefused(text + put.refusal) if put.refusal else PeerUnreachable(text + "try again")
             self._reply(put.call, error=error)

@@ -477,7 +477,9 @@ class DirectSender:
         except RemoteProtocolError:
             reply = None
         if not isinstance(reply, ContactReply) or not self._contacts.learn(peer, reply.contact):
-            return self.given_up(Inquiry(peer), f"{short(peer)} does not say how to write to it")
+            is_refused = response.kind == "refusal"
+            why = refusal_of(response) if is_refused else f"{short(peer)} does not say how to write to it"
+            return self.given_up(Inquiry(peer), why)
         messages = self._end_inquiry(recipient)
         return [step for message in messages for step in self._seal(message, reply.contact, now)]
 
