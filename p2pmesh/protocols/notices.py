@@ -174,8 +174,8 @@ class RouteFailed(Value, frozen=True):
 
     call: int
     reason: str
-    refused: bool = False
-    """Whether its receiver has it and does not take it."""
+    is_refusal: bool = False
+    """The receiver would not have it, now or later."""
 
 
 class NeighbourLinks(Value, frozen=True):

@@ -152,7 +152,7 @@ class _Sockets:
             self._left = trio.Event()
             await self._left.wait()
 
-    def accept_failed(self, error: OSError) -> None:
+    def accept_failed(self, error: Exception) -> None:
         """The system has no descriptor or no memory for one more connection."""
         self._failed("accept", error)
 

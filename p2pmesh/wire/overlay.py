@@ -17,6 +17,7 @@ from p2pmesh.wire.fields import (
     Part,
     PeerIds,
     PublicKey,
+    Reason,
     RingList,
     Signature,
     Tagged,
@@ -118,10 +119,8 @@ class FindSuccessor(Tagged, frozen=True, kw_only=True, tag="find_successor"):
     key: Id
     seeks_link: bool = False
     """The sender has a free slot for a long link: it may be named to others that seek one."""
-    joins: bool = False
-    """It has just joined, so a long link may be given up for it."""
     leaf: bool = False
-    """It has one slot only, and seeks its place."""
+    """It has one slot only, and seeks its place: a long link may be given up for it."""
 
 
 class SuccessorFound(Tagged, frozen=True, kw_only=True, tag="successor_found"):
@@ -218,6 +217,8 @@ class StoreValue(Tagged, frozen=True, kw_only=True, tag="store_value"):
 
 
 class ValueStored(Tagged, frozen=True, kw_only=True, tag="value_stored"):
+    """The answer to `store_value`."""
+
     held: bool = False
-    clock: Milliseconds | None = None
-    """The wall time of the sender, by which the value was of the future or over."""
+    reason: Reason = ""
+    """Why it is not, for people."""

@@ -102,22 +102,6 @@ async def test_a_peer_of_the_original_that_dies_is_missed_as_soon_as_one_of_ours
 
 
 @simulated
-async def test_a_peer_of_the_original_that_dies_is_missed_as_soon_as_one_of_ours():
-    async with simulated_meshes(1, seed=1, config=mixed()) as world, originals(world) as crowd:
-        js = await crowd.join(SMALLER)
-        await linked(world, js)
-        gone = []
-        world.observe(lambda number, event: gone.append(event) if isinstance(event, PeerDisconnected) else None)
-        await trio.sleep(60)
-        assert gone == []
-        world.network.freeze(js.peer_id)
-        died = trio.current_time()
-        await world.until(lambda: gone)
-        assert trio.current_time() - died < 10
-        assert [(type(event), event.peer_id) for event in gone] == [(PeerTimedOut, js.peer_id)]
-
-
-@simulated
 async def test_a_mesh_that_wants_proofs_turns_the_originals_peers_down():
     async with simulated_meshes(1, seed=1) as world, originals(world) as crowd:
         smaller, larger = await crowd.join(SMALLER), await crowd.join(LARGER)

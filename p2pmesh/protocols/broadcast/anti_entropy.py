@@ -121,7 +121,7 @@ class AntiEntropy:
         self._links = links
         self._limits = limits
         self._backoff = Backoff(config.ack_timeout, config.max_ttl)
-        self._began: float | None = None
+        self._began = 0.0
         self._attempts: dict[PeerId, int] = {}
         self._said_at: dict[PeerId, float] = {}
         self._looked_at = RateLimiter(DIGESTS_FROM, 1 / DIGEST_EVERY, DIGESTS)
@@ -171,7 +171,7 @@ class AntiEntropy:
 
     def _lifetime(self, now: float) -> int:
         """Milliseconds of age that a broadcast may have here."""
-        return 0 if self._began is None else int((now - self._began) * 1000) + EARLY
+        return int((now - self._began) * 1000) + EARLY
 
     def _ages(self, beyond: int, within: int, passed: int, now: float) -> tuple[int, int]:
         """What a neighbour compares, as of now; nothing is older here than we are."""

@@ -31,7 +31,7 @@ from attrs import asdict, define, field
 from msgspec import Struct
 
 from p2pmesh.config import MeshConfig
-from p2pmesh.errors import ConfigError, IdentityError, MeshClosed, MeshError, PeerUnreachable
+from p2pmesh.errors import ConfigError, IdentityError, MeshClosed, MeshError, PeerRefused, PeerUnreachable
 from p2pmesh.events import PayloadLike
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId
@@ -49,7 +49,7 @@ from p2pmesh.protocols.inputs import (
     Subsystem,
 )
 from p2pmesh.protocols.kademlia.lookup import Query, QueryPool, WantedValue
-from p2pmesh.protocols.kademlia.records import BadRecord, VerifiedRecord, WrongTime, key_id, sign_record, verify_record
+from p2pmesh.protocols.kademlia.records import BadRecord, VerifiedRecord, key_id, sign_record, verify_record
 from p2pmesh.protocols.kademlia.republish import HandOver, Republish, Republisher
 from p2pmesh.protocols.kademlia.routing_table import RoutingTable
 from p2pmesh.protocols.kademlia.rpc import Answer, Outcome, Request, RpcClient
@@ -86,12 +86,10 @@ class PutValue:
     verified: VerifiedRecord
     holders: int = 0
     """Peers that hold it, ourselves among them if we do."""
-    refusal: str | None = None
-    """Why most of those that were asked on the way would not even hear it."""
-    is_ours: bool = False
+    refusal: str = ""
+    """Why a peer would not hold it, now or later, if one would not."""
+    is_ours_too: bool = False
     """Whether we are one of the nearest."""
-    clocks: list[int] = field(factory=list)
-    """The wall times of those that did not take it for its time, in milliseconds."""
     pending: dict[int, None] = field(factory=dict)
     """Requests to hold it, under way."""
 
@@ -295,12 +293,11 @@ class KademliaCore:
 
     def _on_store_value(self, record: DhtRecord, now: float) -> ValueStored:
         try:
-            is_held = self._republisher.keep(verify_record(record, self._wall(now), self._config, self._network), now)
+            why_not = self._republisher.keep(verify_record(record, self._wall(now), self._config, self._network), now)
         except BadRecord as error:
-            self._requests.refused += 1
-            return ValueStored(clock=int(self._wall(now) * 1000) if isinstance(error, WrongTime) else None)
-        self._requests.refused += not is_held
-        return ValueStored(held=is_held)
+            why_not = str(error)
+        self._requests.refused += why_not is not None
+        return ValueStored(held=why_not is None, reason=why_not or "")
 
     # --- links --------------------------------------------------------------------------------------------------------
 
@@ -396,27 +393,23 @@ class KademliaCore:
             record = put.verified.record
             body = Body(record.payload, record.encoding, record.blob)
             put.verified = self._signed(record.key, body, record.ttl / 1000, now)
-        put.is_ours = self._me in nearest
-        put.refusal = query.refusal
+        put.is_ours_too = self._me in nearest
         self._calls[put.call] = put
         self._store(put.verified, [peer for peer in nearest if peer != self._me], now, put)
         if not put.pending:
             self._end_put(put, now)
 
     def _end_put(self, put: PutValue, now: float) -> None:
-        """All have answered that were asked to hold a value, or failed to."""
-        error = ""
-        if put.clocks and not put.holders:
+        """All have answered that were asked to hold a value, or failed to. We hold it unless all others refused it."""
+        if put.is_ours_too and (put.holders or not put.refusal):
+            why_not = self._republisher.keep(put.verified, now)
+            put.holders += why_not is None
+            put.refusal = why_not or put.refusal
+        if not put.holders:
             self._stamps.forget()
-            ahead = self._wall(now) - sorted(put.clocks)[len(put.clocks) // 2] / 1000
-            way = "ahead of" if ahead > 0 else "behind"
-            error = f"this machine's clock is {abs(ahead):.0f} s {way} those of the peers nearest to this key: set it"
-        else:
-            put.holders += put.is_ours and self._republisher.keep(put.verified, now)
-            if not put.holders:
-                error = f"none of the peers nearest to this key took the value: {put.refusal or 'try again'}"
-        if error:
-            self._reply(put.call, error=PeerUnreachable(error))
+            text = "none of the peers nearest to this key took the value: "
+            error = PeerRefused(text + put.refusal) if put.refusal else PeerUnreachable(text + "try again")
+            self._reply(put.call, error=error)
             return
         self._republisher.publish(put.verified, now)
         self._reply(put.call, put.holders)
@@ -435,8 +428,7 @@ class KademliaCore:
         known = [verified for verified in (get.local, query.newest) if verified is not None]
         if not known:
             self._call_counts.misses += 1
-            refused = query.refusal and PeerUnreachable(f"nobody that was asked has it: {query.refusal}")
-            self._reply(get.call, error=refused or None)
+            self._reply(get.call)
             return
         best = max(known, key=lambda verified: verified.record.timestamp)
         lacking = [peer for peer in query.lookup.closest if peer not in query.found][:1]
@@ -487,6 +479,8 @@ class KademliaCore:
         """End a lookup, and do what it was for with what it has found."""
         self._cancel(self._queries.end(query))
         match query.goal:
+            case PutValue(call=call) | GetValue(call, local=None) | FindPeers(call) if query.is_refused:
+                self._reply(call, error=PeerRefused(f"nobody who was asked answers: {query.refusal}"))
             case Republish(verified):
                 self._store(verified, self._republisher.lacking(verified, query, now), now)
             case PutValue() as put:
@@ -533,16 +527,16 @@ class KademliaCore:
         match purpose:
             case Step(query, is_entry):
                 query.requests.pop(outcome.number, None)
+                query.refusal = outcome.refusal or query.refusal
                 query.is_entering = query.is_entering and not is_entry
-                if outcome.refusal is not None:
-                    query.refusals.append(outcome.refusal)
                 if peer is not None:
                     self._queries.take(query, peer, answer if isinstance(answer, NodesFound) else None, now)
                 self._advance(query, now)
             case PutValue() as put:
                 if isinstance(answer, ValueStored):
                     put.holders += answer.held
-                    put.clocks += () if answer.clock is None else (answer.clock,)
+                    put.refusal = answer.reason or put.refusal
+                put.refusal = outcome.refusal or put.refusal
                 del put.pending[outcome.number]
                 if not put.pending:
                     self._end_put(put, now)

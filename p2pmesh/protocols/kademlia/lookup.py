@@ -219,20 +219,20 @@ class Query(Generic[G]):
     """Peers that say they have the version that we have."""
     requests: dict[int, None] = field(factory=dict)
     """Under way, by their numbers."""
-    refusals: list[str] = field(factory=list)
-    """What those said that would not hear a request."""
+    refusal: str = ""
+    """Why a peer would not answer, if one would not."""
     is_entering: bool = False
     """Whether the request to whichever peer is next to the target is out."""
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether all that anybody has said is that he would not answer."""
+        return bool(self.refusal) and not self.lookup.closest
 
     @property
     def newest(self) -> VerifiedRecord | None:
         """The newest value that was found."""
         return max(self.found.values(), key=_version, default=None)
-
-    @property
-    def refusal(self) -> str | None:
-        """What one of them said, if most of those asked would not hear a request: the fault is ours then."""
-        return self.refusals[-1] if 2 * len(self.refusals) > self.lookup.asked else None
 
     @property
     def is_done(self) -> bool:

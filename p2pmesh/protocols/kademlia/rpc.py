@@ -47,8 +47,8 @@ class Outcome(NamedTuple, Generic[P]):
     """None for no answer, or a wrong one."""
     is_lost: bool = False
     """Whether nothing is known of it: the peer may have answered."""
-    refusal: str | None = None
-    """What the peer says, if it would not hear the request."""
+    refusal: str = ""
+    """Why the peer would not have it, now or later."""
 
 
 @define
@@ -113,12 +113,12 @@ class RpcClient(Generic[P]):
 
     def failed(self, event: RouteFailed) -> Outcome[P] | None:
         """End a request that got no answer in its time; None if it is over already."""
-        number = event.call
+        number, refusal = event.call, event.reason if event.is_refusal else ""
         pending = self._pending.close(number)
         if pending is None:
             return None
         self.counts.unanswered += 1
-        return Outcome(number, pending.purpose, pending.to, None, refusal=event.reason if event.refused else None)
+        return Outcome(number, pending.purpose, pending.to, None, refusal=refusal)
 
     def next_deadline(self) -> float:
         """When a request is lost."""

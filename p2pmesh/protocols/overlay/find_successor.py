@@ -41,13 +41,13 @@ class SuccessorLookup:
         return tuple(sorted(free, key=lambda peer: nearness(peer, question.key)))[:MAX_RING_LIST]
 
     def _welcomes(self, asker: PeerId, question: FindSuccessor, now: float) -> bool:
-        """Whether there is a slot, or a settled long link can be given up: for newcomers and leaves, and rarely."""
+        """Whether there is a slot, or a settled long link can be given up: for leaves, and rarely."""
         if self._max_peers < 3 or self._slots.is_link(asker):
             return False
         if self._slots.free() > self._lists.kept_free():
             return True
         settled = now - self._min_link_age
-        if not question.joins or self._made_room_at > settled:
+        if not question.leaf or self._made_room_at > settled:
             return False
         if not any(self._slots[peer].since <= settled for peer in self._lists.far()):
             return False

@@ -1,13 +1,8 @@
 """Fix fingers: where long links should lead, and when a peer looks for them.
 
 Distances follow the harmonic law, with which greedy routes are shortest (Kleinberg, The small-world phenomenon,
-2000): a key is drawn, and a link sought to a peer near it. In a mesh at rest nearly all slots are taken, so there are
-two ways:
-
-- A peer that has *just come* is let in by the peer at its key, which gives up a long link for it. So links keep to
-  the law: with what is left over alone, 1,000 peers of 3 links that came one by one would need 28 hops instead of 18.
-- A peer that lost a link by that has to find another such peer: the one at the key names those of its neighbours that
-  have a free slot (`find_successor`).
+2000): a key is drawn, and a link sought to a peer near it. In a mesh at rest nearly all slots are taken, so the peer at
+the key names those of its neighbours that have a free slot, if it has none itself (`find_successor`).
 
 All slots are filled while the mesh takes a newcomer in: the newcomer seeks, and so does a peer that had to give up a
 link for that. When a link is lost because a peer has gone, others are sought only once fewer than a third of the long
@@ -88,7 +83,6 @@ class FingerSearch:
         self._failures = 0
         self._not_before = 0.0
         self._dialing = False
-        self._joins = True
         self._target = self._most
         self._merging_until = -math.inf
         self._is_asking = False
@@ -144,7 +138,7 @@ class FingerSearch:
         if self._is_asking or not self.is_on or not self._slots.members():
             return None
         if self._far >= self._target:
-            self.is_on = self._joins = False
+            self.is_on = False
             return None
         if self._free <= self._lists.kept_free():
             return None
@@ -160,7 +154,7 @@ class FingerSearch:
         self._key = draw_key(self._me, self._lists.size(), self._rng)
         self.counts.searches += 1
         self._is_asking = True
-        return FindSuccessor(key=self._key, seeks_link=True, joins=self._joins)
+        return FindSuccessor(key=self._key, seeks_link=True)
 
     def _enough(self) -> int:
         """A third of the long links, rounded up: what is sought at once when others have gone."""
@@ -177,4 +171,4 @@ class FingerSearch:
         self._failures += 1
         self._not_before = now + self._backoff.delay(self._failures, self._rng)
         if self._failures >= self._config.searches:
-            self.is_on = self._joins = False
+            self.is_on = False

@@ -242,10 +242,10 @@ class LinkManager:
         )
         self.counts.accepted += 1
 
-    def reject(self, remote: RemotePeer, now: float) -> tuple[PeerId, ...]:
+    def reject(self, remote: RemotePeer) -> tuple[PeerId, ...]:
         """Turn an offer of theirs down. Which peers to name instead."""
         self.counts.rejected += 1
-        return self.alternatives(remote.peer_id, now, only_links=remote.version == 0)
+        return self.alternatives(remote.peer_id)
 
     def _comes_late(self, reason: str) -> bool:
         """Whether a peer that is not found may just not be there yet, as we ourselves were not a moment ago."""
@@ -301,10 +301,10 @@ class LinkManager:
         self._passive.pause(peer, now + self._config.retry_first)
         return self._slots.pop(peer)
 
-    def evict(self, peer: PeerId, occupant: Occupant, now: float) -> tuple[PeerId, ...]:
+    def evict(self, peer: PeerId, occupant: Occupant) -> tuple[PeerId, ...]:
         """Give up a link for another peer. Which peers to name instead."""
         self.counts.evicted += 1
-        peers = dict.fromkeys((occupant.peer, *self.alternatives(peer, now)))
+        peers = dict.fromkeys((occupant.peer, *self.alternatives(peer)))
         return tuple(peers)[: self._config.alternatives]
 
     def ended(self, event: LinkDown, now: float) -> Slot | None:
@@ -328,13 +328,12 @@ class LinkManager:
 
     # --- whom to name -------------------------------------------------------------------------------------------------
 
-    def alternatives(self, peer: PeerId, now: float, *, only_links: bool = True) -> tuple[PeerId, ...]:
-        """Peers that may have room for `peer`: those next to its place first, then our nearest neighbours."""
+    def alternatives(self, peer: PeerId) -> tuple[PeerId, ...]:
+        """Neighbours that may have room for `peer`: those next to its place first, then the nearest."""
         links = [other for other in self._slots.are(State.OPEN) if other != peer]
-        known = [] if only_links else [other for other in self._passive.in_good_standing(now) if other != peer]
         near = sorted(links, key=lambda other: nearness(other, peer))
         vacant = [other for other in near if self._slots[other].vacant]
-        ranked = dict.fromkeys((*ring_neighbours(peer, [*links, *known]), *vacant, *near))
+        ranked = dict.fromkeys((*ring_neighbours(peer, links), *vacant, *near))
         return tuple(ranked)[: self._config.alternatives]
 
     def occupant(self, peer: PeerId, offer: Offered | None = None) -> Occupant:

@@ -405,7 +405,7 @@ class OverlayCore:
                 else:
                     self._give_way(loser, occupant, now)
             case Refuse(reason):
-                self._reject(event.peer, reason, now)
+                self._reject(event.peer, reason)
             case Replace(reason):
                 self._close(event.peer.peer_id, reason)
             case None:
@@ -444,7 +444,7 @@ class OverlayCore:
         self._timers, self._calls = Timers(), CallTable(0, 0.0)
         self._reply(self._pins.settle_all(), MeshClosed("the mesh is being left"))
         for peer in self._slots.are(State.OPEN):  # all are told before any is closed: they are told of each other
-            alternatives = self._links.alternatives(peer, now)
+            alternatives = self._links.alternatives(peer)
             if self._slots[peer].version == 0:
                 self._say_evicted(peer, "leaving", alternatives, now)
             else:
@@ -496,8 +496,8 @@ class OverlayCore:
         self._notify(Subsystem.SIGNALING, SetLinkPurpose(peer, purpose))
         self._effects.append(WantLink(peer))
 
-    def _reject(self, remote: RemotePeer, reason: RejectReason, now: float) -> None:
-        alternatives = self._links.reject(remote, now)
+    def _reject(self, remote: RemotePeer, reason: RejectReason) -> None:
+        alternatives = self._links.reject(remote)
         self._notify(Subsystem.SIGNALING, RejectOffer(remote.peer_id, reason, alternatives))
 
     def _give_way(self, loser: PeerId, occupant: Occupant, now: float) -> None:
@@ -511,7 +511,7 @@ class OverlayCore:
             return
         slot.next_occupant = occupant
         if slot.state is State.OPEN:
-            self._say_evicted(loser, "make_room", self._links.evict(loser, occupant, now), now)
+            self._say_evicted(loser, "make_room", self._links.evict(loser, occupant), now)
             self._close(loser, "given up for another peer")
 
     def _hand_over(self, occupant: Occupant, now: float) -> None:
@@ -632,7 +632,11 @@ class OverlayCore:
 
     def _learn(self, peers: Iterable[PeerId], source: Said, now: float) -> None:
         others = tuple(dict.fromkeys(peer for peer in peers if peer != self._me))
-        if others and self._passive.learn(others, source, now):
+        is_news = bool(others) and self._passive.learn(others, source, now)
+        if source == "bootstrap" and not self._slots.are(State.OPEN):
+            self._passive.wake(others)
+            is_news = True
+        if is_news:
             self._links.policy.filling.reset()
             self._unbalanced = True
 

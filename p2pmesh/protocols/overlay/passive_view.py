@@ -164,6 +164,13 @@ class PassiveView:
             if known is not None and known.misses < TRUST and not self._is_absent(peer, now):
                 known.rests_until = -math.inf
 
+    def wake(self, peers: Iterable[PeerId]) -> None:
+        """These are there, and it was we who were cut off: they need not wait, unless attempts at them failed."""
+        for peer in peers:
+            known = self._peers.get(peer)
+            if known is not None and not known.misses:
+                known.rests_until = -math.inf
+
     # --- how attempts and links went ----------------------------------------------------------------------------------
 
     def linked(self, peer: PeerId, version: int, *, leaf: bool) -> None:
@@ -238,14 +245,6 @@ class PassiveView:
         """When the next peer may be tried that may not be now."""
         ends = (max(known.rests_until, self._hopeless.get(peer) or -math.inf) for peer, known in self._peers.items())
         return min((end for end in ends if end > now), default=math.inf)
-
-    def in_good_standing(self, now: float) -> list[PeerId]:
-        """Peers that somebody vouches for, and nothing speaks against: fit to be named to others."""
-        return [
-            peer
-            for peer, known in self._peers.items()
-            if known.vouched and not known.misses and not self._is_absent(peer, now)
-        ]
 
     def nearer(
         self, before: PeerId | None, after: PeerId | None, without: Collection[PeerId], now: float, *, worthy: bool

@@ -70,7 +70,7 @@ class RingJoin:
         self._key = keys[self._looked % len(keys)]
         self._looked += 1
         self.look_ups += 1
-        return FindSuccessor(key=self._key, joins=self.is_leaf, leaf=self.is_leaf)
+        return FindSuccessor(key=self._key, leaf=self.is_leaf)
 
     def wants_services(self) -> bool:
         """Whether looking has helped so little that services are to be asked."""

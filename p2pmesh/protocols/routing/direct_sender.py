@@ -337,6 +337,9 @@ class DirectSender:
                 return self._busy(origin_of(response), message_id, now)
             case Delivery(message_id):
                 return self._refused(self._in_flight[message_id], refusal_of(response))
+            case Inquiry(peer) if response.kind == "refusal":
+                messages, reason = self._end_inquiry(self._recipients[peer]), refusal_of(response)
+                return [step for message in messages for step in self._refused(message, reason)]
             case Inquiry(peer):
                 return self._addressed(self._recipients[peer], response, now)
 

@@ -93,11 +93,10 @@ class Backoff(Struct, frozen=True):
 
     first: float
     cap: float
-    factor: float = 2.0
 
     def delay(self, failures: int, rng: random.Random) -> float:
         """Seconds to wait after that many failures in a row (1 or more)."""
-        ceiling = min(self.cap, self.first * self.factor ** min(failures - 1, 64))
+        ceiling = min(self.cap, self.first * 2.0 ** min(failures - 1, 64))
         return ceiling * rng.uniform(0.5, 1.0)
 
 

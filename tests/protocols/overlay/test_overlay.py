@@ -227,8 +227,8 @@ def test_an_offer_is_accepted_while_there_is_room_and_turned_down_after():
 
 
 def test_alternatives_begin_with_those_next_to_the_newcomer():
-    peer = Peer(max_peers=2, alternatives=2).linked(0x7F, 0x81).found(0x10, 0x30, 0xC0)
-    (rejection,) = peer.feed(offered(0x20)).told
+    peer = Peer(max_peers=5, alternatives=2).linked(0x7F, 0x81, 0x10, 0x30, 0xC0)
+    (rejection,) = peer.feed(offered(0x20, links=2)).told
     assert set(rejection.alternatives) == {at(0x10), at(0x30)}
 
 

@@ -45,8 +45,8 @@ def test_a_slot_that_the_ring_needs_is_not_taken_by_a_long_link():
 
 
 def welcomed(peer, place):
-    """The peer, which has told a newcomer at this place that it is welcome."""
-    assert peer.asked(FindSuccessor(key=at(place), seeks_link=True, joins=True), place).welcome
+    """The peer, which has told a leaf at this place that it is welcome."""
+    assert peer.asked(FindSuccessor(key=at(place), leaf=True), place).welcome
     return peer
 
 
@@ -128,13 +128,6 @@ def test_all_are_told_of_each_other_when_we_leave():
     assert at(0x70) in told[at(0x90)]
 
 
-def test_only_peers_that_somebody_vouches_for_are_named_to_others():
-    known = PassiveView(ME, TopologyConfig(), random.Random(1))
-    known.learn([at(1)], "ring", 0.0)
-    known.learn([at(2)], "hearsay", 0.0)
-    assert known.in_good_standing(0.0) == [at(1)]
-
-
 def test_promises_are_bounded():
     admission = Admission(ME, 3, Slots(ME, 3), TopologyConfig())
     for place in range(100):
@@ -211,7 +204,7 @@ def test_peers_of_the_original_and_unproven_ones_are_leaves():
 
 def test_a_leaf_that_was_promised_a_place_takes_no_neighbours_place():
     peer = Peer(max_peers=3).linked(0x70, 0x90, 0x10).settled(0x70, 0x90, 0x10)
-    assert peer.asked(FindSuccessor(key=at(0x81), joins=True, leaf=True), 0x81).welcome
+    assert peer.asked(FindSuccessor(key=at(0x81), leaf=True), 0x81).welcome
     peer.feed(offered(0x81, links=0))
     assert [drop.peer for drop in peer.got(DropLink)] == [at(0x10)]
 
@@ -325,6 +318,19 @@ def test_a_peer_that_failed_too_often_is_forgotten_by_those_who_have_links():
         known.missed(at(1), 0.0, may_forget=True)
         known.missed(at(2), 0.0, may_forget=False)
     assert list(known) == [at(2)]
+
+
+def test_a_peer_without_links_dials_at_once_whom_a_service_names_though_its_link_just_ended():
+    peer = Peer(max_peers=3).linked(0x70).wait(30)
+    peer.feed(LinkDown(at(0x70), "silent", 5.0))
+    assert peer.dialed == []
+    assert peer.feed(PeersFound((at(0x70),), "bootstrap")).dialed == [at(0x70)]
+
+
+def test_a_peer_with_links_lets_those_rest_that_fell_silent():
+    peer = Peer(max_peers=3).linked(0x70, 0x90).settled(0x70, 0x90).wait(30)
+    peer.feed(LinkDown(at(0x70), "silent", 5.0))
+    assert peer.feed(PeersFound((at(0x70),), "bootstrap")).dialed == []
 
 
 # --- peers to which no address leads ----------------------------------------------------------------------------------
