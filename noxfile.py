@@ -8,11 +8,13 @@ nox -s networks         networks in a box, as root: NATs, bad cables, changes; `
 nox -s soak-real        15 minutes of processes at work, some killed: `-- --minutes 60 --hogs 6`
 nox -s coverage         lines and branches that the tests don't reach
 nox -s bench            benchmarks, as JSON
-nox -s fuzz             what strangers may send, mutated: link frames, and the signaling server's heads, frames and TLS
+nox -s fuzz             what strangers may send, mutated: link frames, datagrams, the server's heads, frames and TLS
 nox -s mutants          whether tests notice changes: `-- --sample 100 --seed 1`
 nox -s sdist            the tests of the source distribution, as a packager runs them
+nox -s newest           the tests against the newest releases of what we reach into; `.ci/weekly` runs it
 """
 
+import re
 from pathlib import Path
 
 import nox
@@ -23,6 +25,8 @@ nox.options.error_on_missing_interpreters = False
 PYTHONS = ["3.11", "3.12", "3.13"]
 ADVISORY = "ASYNC114,ASYNC910,ASYNC911,ASYNC912,ASYNC913"
 """Optional rules of flake8-async that find fault with startable tasks and with the driver loop."""
+BOUNDED = r'^    "([a-z0-9-]+)>=[0-9.]+,<'
+"""A line of pyproject.toml with a dependency that has an upper bound."""
 CODE = ["p2pmesh", "tests", "examples", "benchmarks", "noxfile.py"]
 
 
@@ -48,6 +52,7 @@ def types(session: nox.Session) -> None:
     install(session, "dev")
     session.run("mypy")
     session.run("pyright", "--ignoreexternal", "--verifytypes", "p2pmesh")
+    session.run("pyright", "tests/typed_sample.py")
 
 
 @nox.session(python=PYTHONS)
@@ -125,11 +130,25 @@ def bench(session: nox.Session) -> None:
 
 @nox.session
 def fuzz(session: nox.Session) -> None:
-    """Millions of mutated frames and request heads, for a night; the test suite has a short run of each."""
+    """Millions of mutated frames, request heads and datagrams, for a night; the test suite has a short run of each."""
     install(session, "test")
-    session.run("python", "benchmarks/fuzz.py", "--json", "--frames", "10000000", *session.posargs)
+    session.run("python", "benchmarks/fuzz.py", "--json", "--frames", "10000000")
     counts = ("--heads", "1000000", "--frames", "10000000", "--handshakes", "10000")
-    session.run("python", "benchmarks/fuzz_server.py", "--json", *counts, *session.posargs)
+    session.run("python", "benchmarks/fuzz_server.py", "--json", *counts)
+    session.run("python", "benchmarks/fuzz_datagrams.py", "--json", "--datagrams", "1000000")
+
+
+@nox.session
+def newest(session: nox.Session) -> None:
+    """The tests against the newest releases of the libraries that pyproject.toml keeps below a version.
+
+    Their internals are used: a failure here says what has to be looked at before the bound is raised.
+    """
+    install(session, "test")
+    bounded = re.findall(BOUNDED, Path("pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)
+    session.install("--upgrade", "--no-deps", *bounded)
+    session.run("pytest", "tests/links", *session.posargs)
+    session.run("pytest", "-m", "webrtc", *session.posargs)
 
 
 @nox.session

@@ -5,20 +5,25 @@ Times are seconds, sizes are bytes. Make variants with `attrs.evolve`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
 from hashlib import sha256
-from typing import Any
 
 import attrs
 from attrs import field, frozen
 
+from p2pmesh.checks import flag_field, instance, text_field
+from p2pmesh.checks import number_field as _number
 from p2pmesh.errors import ConfigError
 from p2pmesh.ice_servers import IceServer as IceServer
+from p2pmesh.ice_servers import IceServersLike as IceServersLike
 from p2pmesh.ice_servers import ice_servers_of
 
 KIB = 1024
 MIB = 1024 * KIB
 
+MAX_ROOM = 128
+MAX_TOKEN = 1024
+"""Characters of a room's name and of a join token, as signaling services take them."""
 MAX_K = 64
 """Peers that one answer of the DHT can carry."""
 
@@ -34,18 +39,6 @@ def network_of(room: str, key: bytes = b"") -> bytes:
     return sha256(b"p2pmesh network v1\0" + fields).digest()[:16]
 
 
-def _at_least(low: float) -> Callable[[Any, attrs.Attribute[Any], Any], None]:
-    def check(instance: object, attribute: attrs.Attribute[Any], value: float) -> None:
-        if not value >= low:
-            raise ConfigError(f"{type(instance).__name__}.{attribute.name} must be {low:g} or more, not {value!r}")
-
-    return check
-
-
-def _number(default: Any, *, low: float = 0) -> Any:
-    return field(default=default, validator=_at_least(low))
-
-
 @frozen(kw_only=True)
 class LinkConfig:
     """Links to neighbours."""
@@ -57,7 +50,7 @@ class LinkConfig:
     """An offer or answer waits this long at most for names and for STUN and TURN servers, and leaves with the addresses
     that are there: one lost datagram is asked for again after 0.5 s, and two peers that wait one after the other
     still link within 2 s. What is found later is told afterwards."""
-    allow_unverified: bool = False
+    allow_unverified: bool = flag_field(default=False)
     """Link to peers that can't prove their id, such as the original's. Off: else a lying signaling server could drop
     the proofs of two verified peers and put itself between them."""
     connect_timeout: float = _number(15.0, low=0.1)
@@ -155,20 +148,18 @@ class TopologyConfig:
 class ChordConfig:
     """The ring of ids, and where long links lead."""
 
-    successors: int = field(default=8, validator=[_at_least(1), attrs.validators.le(16)])
+    successors: int = _number(8, low=1, high=16)
     """Length of the lists of successors and of predecessors, at most 16: with half of all peers gone at once, one list
     of 256 is all gone."""
     tell_delay: float = _number(0.3, low=0)
     """Neighbours are told of changes after this long, jittered: what changes together is told together."""
     stabilise_every: float = _number(15.0, low=0.1)
     """Between exchanges of successor lists with a neighbour; as the original."""
-    fix_fingers_every: float = _number(30.0, low=0.1)
-    """Between searches for long links while some are missing; as the original."""
     search_first: float = _number(0.5, low=0.01)
     search_cap: float = _number(15.0, low=0.01)
     """Between searches that came to nothing, jittered and doubled."""
     searches: int = _number(10, low=1)
-    """That may come to nothing in a row, until no more is searched for a while."""
+    """That may come to nothing in a row, until no more is searched before something changes."""
     search_timeout: float = _number(10.0, low=0.1)
     """For one search: time for a few attempts over routes of 20 links."""
     dial_patience: float = _number(4.0, low=0.1)
@@ -183,7 +174,7 @@ class BroadcastConfig:
     """How long a message is offered to peers that lack it."""
     max_ttl: float = _number(600.0, low=0.1)
     """A message from elsewhere lives no longer than this, whatever it says."""
-    clock_skew: float = _number(300.0, low=0)
+    clock_skew: float = _number(300.0, low=0, high=math.inf)
     """Tolerated between the origin's clock and ours."""
     ack_timeout: float = _number(1.0, low=0.01)
     """Until a copy that is not acknowledged is sent again: well above the round trip of any usable link."""
@@ -194,7 +185,7 @@ class BroadcastConfig:
     window_bytes: int = _number(2 * MIB, low=1 * KIB)
     """Unacknowledged payload bytes on one link, or one message if it is larger: half a second of a good link, so that a
     message which is only queued is not taken for lost."""
-    slowest_link: float = _number(128 * KIB, low=1)
+    slowest_link: float = _number(128.0 * KIB, low=1)
     """Bytes per second: an ack is waited for longer by what is in flight at this rate."""
     publish_room: int = _number(16, low=1)
     """A `broadcast` of ours waits while so many messages wait for one link's window: enough to keep it busy."""
@@ -247,9 +238,6 @@ class ReceiptsConfig:
 
     table: int = _number(8192, low=1)
     """Broadcasts of ours that are counted, and as many of others; above it the oldest is settled as it stands."""
-    grace: float = _number(5.0, low=0)
-    """A broadcast that nobody took has failed after this long, rather than at the end of its ttl: about as long as it
-    takes to get a first link."""
     interim: float = _number(0.5, low=0.01)
     """How often a count that grows but is not settled is passed on: seldom while all is well, since hundreds of peers
     have answered by then; with the half of it a death loses hardly less, and there is a fifth more to send."""
@@ -290,8 +278,9 @@ class RoutingConfig:
 
     ack_timeout: float = _number(1.0, low=0.01)
     """For the first attempt; over routes, as long as nothing is known of them."""
-    retries: int = _number(4, low=0)
-    """Of a direct message over one link."""
+    waiting: int = _number(1024, low=1)
+    """Messages of others that found our application's inbox full and are asked for once it has room; of more, the first
+    come again by themselves, after some seconds."""
     pending: int = _number(1024, low=1)
     """Direct messages of ours that wait for an ack; above it a `send` waits."""
     window: int = _number(64, low=1)
@@ -300,7 +289,7 @@ class RoutingConfig:
     """Ids remembered so that nothing is delivered twice: of direct messages, and as many of what else came over routes.
     """
     patience: float = _number(30.0, low=0.1)
-    """Seconds for which a direct message to a peer without a link is tried: about as long as over a link."""
+    """Seconds for which a direct message is tried: without an answer, and over a link without progress either."""
     least_wait: float = _number(0.3, low=0.01)
     """Seconds between two attempts over routes at least."""
     attempts: int = _number(10, low=1)
@@ -327,9 +316,9 @@ class RoutingConfig:
 class KademliaConfig:
     """The DHT. Kademlia's own numbers are those of the paper (Maymounkov and Mazieres 2002) where it names any."""
 
-    enabled: bool = True
+    enabled: bool = flag_field(default=True)
     """Off: this peer stores and answers nothing, and `Mesh.dht` refuses calls; others do without it."""
-    k: int = _number(20, low=1)
+    k: int = _number(20, low=1, high=MAX_K)
     """Peers in a bucket, peers that hold a value, peers that a lookup finds. At most 64: what one answer carries."""
     alpha: int = _number(3, low=1)
     """Requests of a lookup at once, while it still comes closer."""
@@ -352,7 +341,7 @@ class KademliaConfig:
     """No value is taken that says it lives longer."""
     clock_skew: float = _number(300.0, low=0)
     """Tolerated between a publisher's clock and ours."""
-    max_value: int = _number(16 * KIB, low=1)
+    max_value: int = _number(16 * KIB, low=1, high=64 * KIB)
     """Bytes of a value as encoded, at most 64 KiB: k peers keep it, and it crosses many links to them."""
     stored_values: int = _number(4096, low=1)
     stored_bytes: int = _number(16 * MIB, low=1 * KIB)
@@ -375,10 +364,6 @@ class KademliaConfig:
     """Values that wait to be handed to a peer that should hold them; those above wait for republishing."""
 
     def __attrs_post_init__(self) -> None:
-        if self.k > MAX_K:
-            raise ConfigError(f"KademliaConfig.k must be {MAX_K} or less, not {self.k}")
-        if self.max_value > 64 * KIB:
-            raise ConfigError(f"KademliaConfig.max_value must be 64 KiB or less, not {self.max_value}")
         if self.ttl > self.max_ttl:
             raise ConfigError("KademliaConfig.ttl must not be above max_ttl")
 
@@ -400,8 +385,6 @@ class IslandsConfig:
     seconds for each peer that it counts."""
     probe_least: float = _number(5.0, low=0.1)
     """A peer does so at most this often."""
-    probe_timeout: float = _number(5.0, low=0.1)
-    """For the answer of a peer that a service is asked for."""
     quiet: float = _number(8.0, low=0)
     """After news of a bridge nobody asks the services for so long: rings of 1,000 peers merge in about this time."""
     seeds: int = _number(256, low=1)
@@ -413,18 +396,22 @@ class IslandsConfig:
 class MeshConfig:
     """All of it. The keyword options of `open_mesh` override the fields of the same name."""
 
-    room: str = field(default="", validator=attrs.validators.max_len(128))
+    room: str = text_field("", MAX_ROOM)
     """Meshes in different rooms of one signaling service don't meet."""
     max_peers: int = _number(3, low=1)
     """Hard cap on open links; as the original's `createMesh`."""
     max_payload: int = _number(1 * MIB, low=1)
     """Largest payload as encoded; larger ones raise `PayloadTooLarge`."""
-    join_token: str | None = field(default=None, repr=False)
+    join_token: str | None = text_field(None, MAX_TOKEN, secret=True)
     """Shown to signaling services that ask for one."""
     leave_timeout: float = _number(2.0, low=0)
     """For goodbyes when the mesh is left."""
     event_buffer: int = _number(64, low=1)
     """Items a subscriber may lag behind by default, before the oldest are dropped."""
+    direct_inbox: int = _number(256, low=1)
+    """Direct messages that may wait for the application, in each stream of them or for the first; then senders wait."""
+    direct_inbox_bytes: int = _number(16 * MIB, low=1)
+    """Bytes of those; one alone may be larger."""
     inbox: int = _number(64, low=1)
     """Inputs that may wait for one subsystem before their senders wait."""
     links: LinkConfig = LinkConfig()
@@ -439,6 +426,9 @@ class MeshConfig:
     islands: IslandsConfig = IslandsConfig()
 
     def __attrs_post_init__(self) -> None:
+        for part in attrs.fields(MeshConfig):
+            if attrs.has(type(part.default)):
+                instance(f"MeshConfig.{part.name}", getattr(self, part.name), type(part.default))
         if self.links.receive_window < self.max_frame:
             raise ConfigError(
                 f"LinkConfig.receive_window must hold one whole frame: {self.max_frame} bytes for this max_payload"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from p2pmesh.errors import ConfigError
-from p2pmesh.events import Payload
+from p2pmesh.events import PayloadLike
 from p2pmesh.keyspace import PeerId, parse_peer_id
 from p2pmesh.protocols.inputs import DhtFindNode, DhtGet, DhtPut, Subsystem
 from p2pmesh.protocols.kademlia.records import DhtValue
+from p2pmesh.runtime import arguments
 from p2pmesh.runtime.node import Node
 
 __all__ = ["Dht", "DhtValue"]
@@ -25,7 +25,7 @@ class Dht:
     def __init__(self, node: Node) -> None:
         self._node = node
 
-    async def put(self, key: str, value: Payload, *, ttl: float | None = None) -> int:
+    async def put(self, key: str, value: PayloadLike, *, ttl: float | None = None) -> int:
         """Publish a value under a key, in place of the one that we published there before.
 
         Args:
@@ -39,13 +39,13 @@ class Dht:
         Raises:
           PayloadTooLarge, InvalidPayload, ConfigError: before anything is sent.
           IdentityError: if our identity is unverified.
+          PeerRefused: if no peer takes it, now or later; the text says why: the key is full, or our clock is wrong.
           PeerUnreachable: if no peer took it.
           MeshClosed: if the mesh was left.
         """
-        if ttl is not None and not isinstance(ttl, int | float):
-            raise ConfigError(f"a value's ttl is a number of seconds, not {ttl!r:.60}")
+        record = arguments.put(self._node.config.kademlia, key, value, ttl)
         held: int = await self._node.calls.make(
-            self._node.drivers[Subsystem.KADEMLIA], lambda call: DhtPut(call, key, value, ttl)
+            self._node.drivers[Subsystem.KADEMLIA], lambda call: DhtPut(call, *record)
         )
         return held
 
@@ -59,11 +59,13 @@ class Dht:
           InvalidPeerId: if the publisher is no id.
           ConfigError: if the key is not text.
           IdentityError: if our identity is unverified.
+          PeerRefused: if nobody would answer; the text says why: our clock is wrong, say.
           MeshClosed: if the mesh was left.
         """
+        name = arguments.dht_key(key)
         whose = None if publisher is None else parse_peer_id(publisher)
         found: DhtValue | None = await self._node.calls.make(
-            self._node.drivers[Subsystem.KADEMLIA], lambda call: DhtGet(call, key, whose)
+            self._node.drivers[Subsystem.KADEMLIA], lambda call: DhtGet(call, name, whose)
         )
         return found
 

@@ -15,6 +15,8 @@ __all__ = [
     "MeshClosed",
     "MeshError",
     "PayloadTooLarge",
+    "PeerBusy",
+    "PeerRefused",
     "PeerUnreachable",
     "RemoteProtocolError",
     "TransportError",
@@ -48,6 +50,14 @@ class PayloadTooLarge(MeshError, ValueError):
 
 class PeerUnreachable(MeshError):
     """No route leads to a peer, it does not answer, or it does not take what was sent."""
+
+
+class PeerBusy(PeerUnreachable):
+    """The peer is there, but its application did not make room for a message in time: try again later."""
+
+
+class PeerRefused(PeerUnreachable):
+    """The peer does not take what was sent, now or later: trying again is of no use. The message says what and why."""
 
 
 class MeshClosed(MeshError):

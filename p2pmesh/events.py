@@ -10,15 +10,22 @@ is left ends before the stream does. So a set that adds at the one and removes a
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 from attrs import frozen
+from typing_extensions import TypeAliasType
 
 from p2pmesh.keyspace import PeerId
 
-JsonValue: TypeAlias = "str | int | float | bool | list[JsonValue] | dict[str, JsonValue] | None"
-Payload: TypeAlias = "JsonValue | bytes"
-"""What a message can carry: anything JSON can, or bytes."""
+JsonValue = TypeAliasType("JsonValue", "str | int | float | bool | list[JsonValue] | dict[str, JsonValue] | None")
+"""What JSON can carry."""
+Payload = TypeAliasType("Payload", JsonValue | bytes)
+"""What a message arrives with: anything JSON can carry, or bytes."""
+JsonLike = TypeAliasType("JsonLike", "str | int | float | bool | Sequence[JsonLike] | Mapping[str, JsonLike] | None")
+"""What can be sent as JSON: sequences arrive as lists, mappings as dicts."""
+PayloadLike = TypeAliasType("PayloadLike", JsonLike | bytes | bytearray | memoryview)
+"""What a message can be sent with: anything that JSON can carry, or bytes."""
 
 
 @frozen
@@ -111,7 +118,7 @@ class MessageDelivered:
 
 @frozen
 class MessageFailed:
-    """A broadcast of ours has reached nobody, or can't be settled any more."""
+    """A broadcast of ours has reached nobody and won't: its ttl is over, or nobody takes what is so large."""
 
     message_id: str
     topic: str

@@ -28,7 +28,8 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from nacl.bindings import crypto_sign_open
 from nacl.exceptions import BadSignatureError
 
-from p2pmesh.errors import IdentityError
+from p2pmesh.checks import shown
+from p2pmesh.errors import ConfigError, IdentityError
 from p2pmesh.keyspace import ID_BITS, PeerId, parse_peer_id
 
 PUBLIC_KEY_SIZE = 32
@@ -128,8 +129,10 @@ class Identity:
     @classmethod
     def from_seed(cls, seed: bytes) -> Self:
         """The identity of a 32-byte seed: the same one each time, for tests and simulations."""
+        if not isinstance(seed, bytes):  # never shown
+            raise ConfigError(f"an identity's seed is bytes, not a {type(seed).__name__}")
         if len(seed) != PUBLIC_KEY_SIZE:
-            raise IdentityError(f"an identity's seed has 32 bytes, not {len(seed)}")
+            raise IdentityError(f"an identity's seed has {PUBLIC_KEY_SIZE} bytes, not {len(seed)}")
         return cls._of(Ed25519PrivateKey.from_private_bytes(seed))
 
     @classmethod
@@ -152,21 +155,28 @@ class Identity:
 
         Raises:
           IdentityError: if the file can't be read or written, holds no Ed25519 key, or others may read it.
+          ConfigError: if that is no path.
         """
-        path = Path(path)
+        try:
+            path = Path(path)
+            os.fsencode(path)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"{shown(path)} can't be the path of an identity file: {error}") from None
+        if "\0" in str(path):
+            raise ConfigError(f"{shown(str(path))} can't be the path of an identity file: it has a NUL in it")
         try:
             return cls._load(path)
         except FileNotFoundError:
             pass
         except OSError as error:
-            raise IdentityError(f"can't read the identity file {path}: {error.strerror}") from error
+            raise IdentityError(f"can't read the identity file {path!s:.200}: {error.strerror}") from error
         try:
             try:
                 return cls._create(path)
             except FileExistsError:  # another process was faster
                 return cls._load(path)
         except OSError as error:
-            raise IdentityError(f"can't write the identity file {path}: {error.strerror}") from error
+            raise IdentityError(f"can't write the identity file {path!s:.200}: {error.strerror}") from error
 
     def sign(self, data: bytes) -> bytes:
         """The 64-byte Ed25519 signature (RFC 8032) over `data`. Callers prefix `data` with what it is for."""

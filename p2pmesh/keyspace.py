@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Sequence
 from itertools import pairwise
 from typing import NewType
 
+from p2pmesh.checks import shown
 from p2pmesh.errors import InvalidPeerId
 
 ID_BITS = 160
@@ -36,8 +37,8 @@ def parse_peer_id(text: str) -> PeerId:
       InvalidPeerId: if it is not 40 lower-case hexadecimal digits.
     """
     if not isinstance(text, str) or not is_peer_id(text):
-        raise InvalidPeerId(f"a peer id is {ID_DIGITS} lower-case hexadecimal digits, not {text!r:.60}")
-    return PeerId(text)
+        raise InvalidPeerId(f"a peer id is {ID_DIGITS} lower-case hexadecimal digits, not {shown(text)}")
+    return PeerId(str.__str__(text))
 
 
 def short(peer_id: str) -> str:

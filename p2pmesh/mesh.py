@@ -5,7 +5,6 @@ The root nursery lives here: every task of every subsystem runs in it, and ends 
 
 from __future__ import annotations
 
-import math
 import random
 import time
 from collections.abc import AsyncIterator, Iterable
@@ -15,10 +14,11 @@ from typing import Any
 import attrs
 import trio
 
+from p2pmesh.checks import flag, in_trio, instance, number
 from p2pmesh.config import MeshConfig
 from p2pmesh.dht import Dht
-from p2pmesh.errors import ConfigError, LocalProtocolError, MeshClosed, MeshError
-from p2pmesh.events import DirectReceived, Event, MessageReceived, Payload
+from p2pmesh.errors import ConfigError, MeshClosed, MeshError
+from p2pmesh.events import DirectReceived, Event, MessageReceived, PayloadLike
 from p2pmesh.ice_servers import IceServersLike
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId, parse_peer_id
@@ -26,13 +26,13 @@ from p2pmesh.links.link import Dialer
 from p2pmesh.protocols.core import WallClock
 from p2pmesh.protocols.inputs import Connect, Publish, SendDirect, Subsystem, WantHistory
 from p2pmesh.receipts import Receipt
+from p2pmesh.runtime import arguments
 from p2pmesh.runtime.node import Node
 from p2pmesh.runtime.ordered import OrderedSubscription
 from p2pmesh.subscription import Subscription
 from p2pmesh.transports.registry import make_transports
 from p2pmesh.transports.transport import TransportLike
-from p2pmesh.wire.fields import MAX_TOPIC, is_text
-from p2pmesh.wire.signaling import MAX_ROOM, MAX_TOKEN
+from p2pmesh.wire.payloads import pack
 
 ARRIVING = 5.0
 """Seconds that a broadcast may be on its way: what is older when a subscription begins is history to it."""
@@ -87,20 +87,24 @@ async def open_mesh(
       The block owns a nursery, so exceptions raised in it arrive in an `ExceptionGroup`: catch them with `except*`, or
       inside. Calls on the `Mesh` raise plain exceptions. What peers and networks do never raises out of the block.
     """
+    in_trio("open_mesh")
     settings = _settings(config, room, max_peers, ice_servers, allow_unverified, kademlia_k)
-    bootstrap = [parse_peer_id(peer) for peer in bootstrap_peers]
+    bootstrap = arguments.peers(bootstrap_peers)
     services = make_transports(transports)
     if not services:
         raise ConfigError("open_mesh needs a signaling transport, such as ws://localhost:8080")
+    who = Identity.generate() if identity is None else instance("identity", identity, Identity)
+    instance("rng", rng, random.Random | None)
+    clock = _system_clock if wall_clock is None else arguments.clock(wall_clock)
     failure: MeshError | None = None
-    async with _default_dialer(settings) if dialer is None else dialer as links:
+    async with _default_dialer(settings) if dialer is None else instance("dialer", dialer, Dialer) as links:
         node = Node(
-            Identity.generate() if identity is None else identity,
+            who,
             settings,
             services,
             links,
             random.Random() if rng is None else rng,
-            _system_clock if wall_clock is None else wall_clock,
+            clock,
         )
         async with trio.open_nursery() as nursery:
             try:
@@ -161,8 +165,7 @@ class Mesh:
           MeshClosed: if the mesh was left.
         """
         most = self._node.config.max_peers
-        if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= most:
-            raise ConfigError(f"count is a whole number of links, from 1 to max_peers ({most}), not {count!r:.60}")
+        number(f"the count of links, from 1 to max_peers ({most}),", count, low=1, high=most, whole=True)
         self._check_open()
         await self._node.linked(count)
 
@@ -178,7 +181,7 @@ class Mesh:
           MeshClosed: if the mesh was left.
         """
         self._check_open()
-        with self._node.bus.events(self._buffer(buffer)) as stream:
+        with self._node.inbox.watched(), self._node.bus.events(self._buffer(buffer)) as stream:
             yield stream
 
     @asynccontextmanager
@@ -208,9 +211,9 @@ class Mesh:
           MeshClosed: if the mesh was left.
         """
         self._check_open()
-        _check_topic(topic)
+        topic = None if topic is None else arguments.topic(topic)
         bus, capacity = self._node.bus, self._buffer(buffer)
-        past = _history(history)
+        past = arguments.history(history)
         began = trio.current_time()
 
         def wants(event: Event) -> bool:
@@ -219,7 +222,7 @@ class Mesh:
             return event.age <= past + trio.current_time() - began + ARRIVING
 
         stream = Subscription[MessageReceived](capacity, bus.lagging(topic))
-        if ordered:
+        if flag("ordered", ordered):
             stream = OrderedSubscription(capacity, self._node.config.subscriptions, bus.lagging(topic), bus.publish)
         with bus.attach(stream, wants):
             if past:
@@ -228,20 +231,28 @@ class Mesh:
 
     @asynccontextmanager
     async def messages(self, *, buffer: int | None = None) -> AsyncIterator[Subscription[DirectReceived]]:
-        """A stream of the direct messages to this peer that arrive from now on; `buffer` as for `subscribe`.
+        """A stream of the direct messages to this peer: none is dropped, whoever is slow waits or makes senders wait.
+
+        What came while no stream was open waits for the first one. Several streams give out every message each; what
+        one that is closed has not given out goes to another, or to the next.
+
+        Args:
+          buffer: How many may wait until senders do: see `send`. Default: `MeshConfig.direct_inbox`, which is also how
+            many wait while no stream is open. Peers of the original can't be made to wait: what there is no room for
+            is dropped, and told as `Lagged` by `events()`.
 
         Raises:
           ConfigError: if the buffer makes no sense.
           MeshClosed: if the mesh was left.
         """
         self._check_open()
-        with self._node.bus.messages(DirectReceived, lambda event: True, self._buffer(buffer), None) as stream:
+        with self._node.inbox.open(buffer) as stream:
             yield stream
 
     async def broadcast(
         self,
         topic: str,
-        payload: Payload,
+        payload: PayloadLike,
         *,
         ttl: float | None = None,
         max_hops: int | None = None,
@@ -262,30 +273,35 @@ class Mesh:
 
         Cancelled while it waits, the message is not sent.
         """
+        message = arguments.broadcast(self._node.config, topic, payload, ttl, max_hops, receipts)
         receipt: Receipt = await self._node.calls.make(
             self._node.drivers[Subsystem.BROADCAST],
-            lambda call: Publish(call, topic, payload, ttl, max_hops, receipts),
+            lambda call: Publish(call, *message),
             lambda message_id: self._node.receipts.new(message_id, topic, enabled=receipts),
         )
         return receipt
 
-    async def send(self, peer_id: str, payload: Payload) -> None:
-        """Send a message to one peer of the mesh, neighbour or not. Returns when that peer has it.
+    async def send(self, peer_id: str, payload: PayloadLike) -> None:
+        """Send a message to one peer of the mesh, neighbour or not. Returns when it is in that peer's inbox.
 
-        It waits while much else is under way to the same peer; set a deadline of your own around it if you like.
+        It waits while much else is under way to the same peer, while the inbox is full, for a first link, and while the
+        link to the peer gets on, however slowly; set a deadline of your own around it if you like.
         Messages to one peer may overtake each other. To a peer without a link the message is sealed: nobody but its
         receiver can read it.
 
         Raises:
           InvalidPeerId, PayloadTooLarge, InvalidPayload: before anything is sent.
-          PeerUnreachable: if no route leads to the peer, it does not answer, or does not take payloads of this size;
-            the text says which. It may have the message all the same, if only its answer was lost.
+          PeerBusy: if its application has not made room in `RoutingConfig.patience` seconds.
+          PeerRefused: if it does not take the message, now or later: as too large, or for its clock or ours.
+          PeerUnreachable: of which the two above are kinds, if no route leads to the peer, or it does not answer; the
+            text says which. It may have the message all the same, if only its answer was lost.
           MeshClosed: if the mesh was left.
 
         Cancelled, the message may or may not arrive; it is not sent again.
         """
         peer = parse_peer_id(peer_id)
-        await self._node.calls.make(self._node.drivers[Subsystem.ROUTING], lambda call: SendDirect(call, peer, payload))
+        body = pack(payload, self._node.config.max_payload)
+        await self._node.calls.make(self._node.drivers[Subsystem.ROUTING], lambda call: SendDirect(call, peer, body))
 
     async def connect(self, peer_id: str) -> None:
         """Open a link to this peer and keep it, giving up another if there are `max_peers`. Returns when it is open.
@@ -329,20 +345,6 @@ class Mesh:
         return self._node.config.event_buffer if buffer is None else buffer
 
 
-def _check_topic(topic: str | None) -> None:
-    """Refuse what no message can carry: a neighbour that is asked for its history would close the link over it."""
-    if topic is not None and not is_text(topic, MAX_TOPIC):
-        raise LocalProtocolError(f"a topic is text of at most {MAX_TOPIC} characters, not {topic!r:.60}")
-
-
-def _history(seconds: float | None) -> float:
-    if seconds is None:
-        return 0.0
-    if not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:
-        raise ConfigError(f"history must be a number of seconds, 0 or more, not {seconds!r:.60}")
-    return float(seconds)
-
-
 def _settings(
     config: MeshConfig | None,
     room: str | None,
@@ -352,7 +354,7 @@ def _settings(
     kademlia_k: int | None,
 ) -> MeshConfig:
     """The config with the options that were given in the place of its fields."""
-    settings = MeshConfig() if config is None else config
+    settings = MeshConfig() if config is None else instance("config", config, MeshConfig)
     if ice_servers is not None:
         settings = attrs.evolve(settings, links=attrs.evolve(settings.links, ice_servers=ice_servers))
     if allow_unverified is not None:
@@ -360,19 +362,10 @@ def _settings(
     if kademlia_k is not None:
         settings = attrs.evolve(settings, kademlia=attrs.evolve(settings.kademlia, k=kademlia_k))
     if room is not None:
-        _check_room(room)
         settings = attrs.evolve(settings, room=room)
     if max_peers is not None:
         settings = attrs.evolve(settings, max_peers=max_peers)
-    _check_room(settings.room)
-    if settings.join_token is not None and not is_text(settings.join_token, MAX_TOKEN):
-        raise ConfigError(f"a join token is text of at most {MAX_TOKEN} characters")
     return settings
-
-
-def _check_room(room: str) -> None:
-    if not is_text(room, MAX_ROOM):
-        raise ConfigError(f"a room is text of at most {MAX_ROOM} characters, not {room!r:.60}")
 
 
 def _default_dialer(config: MeshConfig) -> AbstractAsyncContextManager[Dialer]:

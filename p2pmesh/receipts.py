@@ -26,7 +26,7 @@ class Delivered:
 
 @frozen
 class Failed:
-    """Nobody has it, or the mesh was left before it settled."""
+    """Nobody has it and nobody will: its ttl is over, or all neighbours have refused it for good, as too large."""
 
     reason: str
     reached: int
@@ -68,10 +68,11 @@ class Receipt:
     async def settled(self) -> Outcome:
         """Wait until the broadcast has settled: when all have answered, and at the end of its ttl at the latest.
 
-        Cancelling it changes nothing.
+        What it says is true for ever. That nobody has it can be said at the end of the ttl only: set a deadline to know
+        sooner how things stand, or see `updates`. Cancelling it changes nothing.
 
         Raises:
-          MeshClosed: if the mesh ended without this being decided.
+          MeshClosed: if the mesh was left while it might still reach somebody.
           LocalProtocolError: if the broadcast was sent with `receipts=False`, so that nobody will answer.
         """
         if not self._enabled:

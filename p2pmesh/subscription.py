@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 
 import trio
 
-from p2pmesh.errors import ConfigError
+from p2pmesh.checks import number
 
 T = TypeVar("T")
 
@@ -20,9 +20,7 @@ class Subscription(trio.abc.ReceiveChannel[T], Generic[T]):
     """
 
     def __init__(self, capacity: int, on_lag: Callable[[int], None] | None = None) -> None:
-        if not isinstance(capacity, int) or capacity < 1:
-            raise ConfigError(f"a subscription's buffer must be a whole number, 1 or more, not {capacity!r:.60}")
-        self._capacity = capacity
+        self._capacity: int = number("a subscription's buffer", capacity, low=1, whole=True)
         self._on_lag = on_lag
         self._items: deque[T] = deque()
         self._readers = trio.lowlevel.ParkingLot()

@@ -4,6 +4,7 @@ import inspect
 import subprocess
 import sys
 import tomllib
+import typing
 from pathlib import Path
 
 import attrs
@@ -74,3 +75,29 @@ def test_what_a_peer_does_not_need_yet_is_not_imported(code, unwanted):
     code = f"{code}; import sys; print({unwanted!r} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+def documented_parts():
+    for name in p2pmesh.__all__:
+        thing = getattr(p2pmesh, name)
+        if inspect.isfunction(thing) or inspect.isclass(thing):
+            yield name, thing
+        if inspect.isclass(thing) and thing.__module__.startswith("p2pmesh"):
+            for attribute, value in vars(thing).items():
+                function = value.fget if isinstance(value, property) else getattr(value, "__func__", value)
+                if inspect.isfunction(function):
+                    yield f"{name}.{attribute}", function
+
+
+@pytest.mark.parametrize(("name", "thing"), list(documented_parts()))
+def test_the_types_of_public_names_are_there_at_run_time(name, thing):
+    hints = typing.get_type_hints(thing)
+    if attrs.has(thing):
+        assert {field.name for field in attrs.fields(thing)} <= set(hints)
+
+
+@pytest.mark.parametrize("name", ["Payload", "PayloadLike", "JsonValue", "JsonLike", "Event", "PeerId", "Transport"])
+def test_a_type_can_be_part_of_another(name):
+    thing = getattr(p2pmesh, name)
+    assert None.__class__ in typing.get_args(thing | None)
+    assert thing in typing.get_args(dict[str, thing])

@@ -49,7 +49,14 @@ class LinkProtocolError(LinkError):
 
 
 class AttemptFailed(Exception):
-    """A link could not be opened; the text says why, for people."""
+    """A link could not be opened; the text says why, for people.
+
+    It is `hopeless` if the next attempt will fail too, since no address of ours can send to any of the peer's.
+    """
+
+    def __init__(self, reason: str, *, hopeless: bool = False) -> None:
+        super().__init__(reason)
+        self.hopeless = hopeless
 
 
 @frozen(kw_only=True)
@@ -65,6 +72,8 @@ class LinkStats:
     pings_sent: int = 0
     queued_bytes: int = 0
     """Taken by `send`, not yet with the carrier."""
+    buffered_bytes: int = 0
+    """With the carrier, and not gone yet."""
     unread_bytes: int = 0
     """Received, not yet taken by `receive`."""
     send_credit: int = 0
@@ -83,6 +92,11 @@ class Link(trio.abc.Channel[bytes]):
     @abc.abstractmethod
     def peer(self) -> RemotePeer:
         """Who is at the other end."""
+
+    @property
+    @abc.abstractmethod
+    def max_frame(self) -> int:
+        """The largest frame that both sides take, in bytes."""
 
     @property
     @abc.abstractmethod
@@ -131,13 +145,14 @@ class Link(trio.abc.Channel[bytes]):
         """The next frame, if one is here; None if there is none, or if only `receive` can tell."""
         return None
 
-    def watch(self, on_silence: Callable[[bool], None]) -> None:
-        """Have this called with True when the peer falls silent, and with False when it is heard again.
+    def watch(self, on_silence: Callable[[bool], None], probe: Callable[[], bytes] | None = None) -> None:
+        """Have `on_silence` called with True when the peer falls silent, and with False when it is heard again.
 
         A peer is silent that has said nothing since something was sent to it, not even to a ping
-        (`LinkConfig.doubt_after`). The link goes on. Links that can't tell never call.
+        (`LinkConfig.doubt_after`). The link goes on. Links that can't tell never call. `probe` makes the frame that
+        asks a peer of the original, which knows no pings, whether it is there.
         """
-        del on_silence
+        del on_silence, probe
 
     @abc.abstractmethod
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:

@@ -69,7 +69,7 @@ class SessionLink(Link):
         self._peer = peer
         self._config = config
         self._session = (
-            LegacySession(config)
+            LegacySession(config, trio.current_time(), local_health())
             if peer.version == 0
             else LinkSession(config, max_frame, carrier.max_packet, trio.current_time(), local_health())
         )
@@ -98,6 +98,10 @@ class SessionLink(Link):
         return self._carrier
 
     @property
+    def max_frame(self) -> int:
+        return self._session.max_frame
+
+    @property
     def stats(self) -> LinkStats:
         session = self._session
         return LinkStats(
@@ -109,6 +113,7 @@ class SessionLink(Link):
             packets_received=session.packets_received,
             pings_sent=session.pings_sent,
             queued_bytes=session.queued_bytes,
+            buffered_bytes=self._carrier.buffered,
             unread_bytes=session.unread_bytes,
             send_credit=session.send_credit,
             round_trip=session.round_trip,
@@ -152,8 +157,11 @@ class SessionLink(Link):
     def flush(self) -> None:
         self._pump()
 
-    def watch(self, on_silence: Callable[[bool], None]) -> None:
+    def watch(self, on_silence: Callable[[bool], None], probe: Callable[[], bytes] | None = None) -> None:
         self._on_silence = on_silence
+        if isinstance(self._session, LegacySession):
+            self._session.probe = probe
+            self._pump()
 
     def _patience_ends(self) -> float:
         return trio.current_time() + self._config.patience

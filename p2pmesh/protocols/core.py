@@ -68,6 +68,12 @@ class DropLink(Value, frozen=True):
     """The peer broke the protocol."""
 
 
+class InspectLink(Value, frozen=True):
+    """Say how much of ours waits in the link to this peer: answered by `LinkLoad`, if there is one."""
+
+    peer: PeerId
+
+
 class SendSignaling(Value, frozen=True):
     """Send a message to a signaling service. Dropped and counted if it is down."""
 
@@ -116,18 +122,26 @@ class ServiceRefused(Value, frozen=True):
     reason: str
 
 
+class ServiceUnanswering(Value, frozen=True):
+    """This signaling service does not answer: its connection is opened anew, at once."""
+
+    transport: str
+
+
 Effect: TypeAlias = (
     SendFrame
     | WantLink
     | AcceptOffer
     | FeedSignal
     | DropLink
+    | InspectLink
     | SendSignaling
     | Notify
     | Emit
     | Reply
     | Progress
     | ServiceRefused
+    | ServiceUnanswering
 )
 Effects: TypeAlias = list[Effect]
 

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from msgspec import Struct
 
-from p2pmesh.events import Payload
+from p2pmesh.events import PayloadLike
 from p2pmesh.keyspace import PeerId
 from p2pmesh.wire.messages import Facts, Message
+from p2pmesh.wire.payloads import Body
 from p2pmesh.wire.signaling import SignalingMessage
 
 
@@ -86,6 +87,8 @@ class LinkLost(Value, frozen=True):
 
     peer: PeerId
     reason: str
+    hopeless: bool = False
+    """No address of ours can send to any of the peer's: another attempt will fail, too, for as long as that is so."""
 
 
 NO_SLOT = "no slot left"
@@ -167,7 +170,7 @@ class Publish(Value, frozen=True):
 
     call: int
     topic: str
-    payload: Payload
+    payload: PayloadLike | Body
     ttl: float | None = None
     max_hops: int | None = None
     receipts: bool = True
@@ -191,7 +194,42 @@ class SendDirect(Value, frozen=True):
 
     call: int
     peer: PeerId
-    payload: Payload
+    payload: PayloadLike | Body
+
+
+class InboxRead(Value, frozen=True):
+    """The application has read on in its direct messages. Goes to routing: the latest state, so one may replace others.
+
+    A message is read once every stream of direct messages that was open has given it out.
+    """
+
+    messages: int
+    """That were read, since the start and in the order in which they were emitted."""
+    most: int
+    """That may wait to be read from now on."""
+
+
+class LinkLoad(Value, frozen=True):
+    """What of ours waits in the link to this peer: the answer to `InspectLink`. Goes to routing."""
+
+    peer: PeerId
+    frames: int
+    """That wait for the link itself to take them."""
+    bytes: int
+    """In these, in the link and below it."""
+    left: int
+    """Bytes that have left since the link opened."""
+
+
+class Unsent(Value, frozen=True):
+    """The link to this peer did not take a message. Goes to the core that owns its type, broadcasts to receipts."""
+
+    peer: PeerId
+    message: Message
+    size: int
+    """Of the frame, in bytes."""
+    limit: int | None = None
+    """The peer takes no larger frames than this. None: too many waited, which may be otherwise in a moment."""
 
 
 class CancelCall(Value, frozen=True):
@@ -205,7 +243,7 @@ class DhtPut(Value, frozen=True):
 
     call: int
     key: str
-    value: Payload
+    value: PayloadLike | Body
     ttl: float | None = None
 
 
@@ -245,6 +283,9 @@ FromOutside: TypeAlias = (
     | Publish
     | WantHistory
     | SendDirect
+    | InboxRead
+    | LinkLoad
+    | Unsent
     | CancelCall
     | DhtPut
     | DhtGet

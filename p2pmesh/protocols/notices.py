@@ -100,6 +100,12 @@ class ChildSettled(Value, frozen=True):
     adopted: bool
 
 
+class Withdraw(Value, frozen=True):
+    """The application was told that nobody can have this broadcast of ours: so nobody gets it. Goes to broadcast."""
+
+    message_id: str
+
+
 class ReturnPath(Value, frozen=True):
     """The path back to the peer that a routed message came from."""
 
@@ -168,6 +174,8 @@ class RouteFailed(Value, frozen=True):
 
     call: int
     reason: str
+    is_refusal: bool = False
+    """The receiver would not have it, now or later."""
 
 
 class NeighbourLinks(Value, frozen=True):
@@ -257,6 +265,7 @@ Notice: TypeAlias = (
     | FindPeers
     | ChildrenAdded
     | ChildSettled
+    | Withdraw
     | Route
     | CancelRoute
     | RouteReply

@@ -18,8 +18,10 @@ from p2pmesh.protocols.inputs import (
     DhtFindNode,
     DhtGet,
     DhtPut,
+    InboxRead,
     Leave,
     LinkDown,
+    LinkLoad,
     LinkLost,
     LinkRecovered,
     LinkSuspected,
@@ -33,6 +35,7 @@ from p2pmesh.protocols.inputs import (
     ServiceUp,
     Signaled,
     Subsystem,
+    Unsent,
     WantHistory,
 )
 from p2pmesh.protocols.islands.islands import IslandsCore
@@ -56,7 +59,6 @@ from p2pmesh.wire.messages import (
     GossipIHave,
     GossipReceipts,
     GossipWant,
-    LinkRejected,
     Message,
     ReconnectionData,
 )
@@ -69,7 +71,7 @@ _INPUTS: Mapping[tuple[Subsystem, ...], tuple[type[Input], ...]] = {
     (Subsystem.SIGNALING,): (ServiceDown, Signaled, LocalSignal),
     (Subsystem.OVERLAY,): (PeersFound, PeerGone, Connect),
     (Subsystem.ROUTING, Subsystem.OVERLAY): (LinkSuspected, LinkRecovered),
-    (Subsystem.ROUTING,): (SendDirect,),
+    (Subsystem.ROUTING,): (SendDirect, InboxRead, LinkLoad),
     (Subsystem.BROADCAST,): (Publish, WantHistory),
     (Subsystem.KADEMLIA,): (DhtPut, DhtGet, DhtFindNode),
 }
@@ -78,7 +80,6 @@ AUDIENCE: Mapping[type[Input], tuple[Subsystem, ...]] = {kind: who for who, kind
 
 _REPAIR = GossipDigest, GossipHave, GossipWant, GossipHistory
 _MESSAGES: Mapping[Subsystem, tuple[type[Message], ...]] = {
-    Subsystem.SIGNALING: (LinkRejected,),
     Subsystem.OVERLAY: (ReconnectionData, Goodbye, Neighbours, Stabilise, FindSuccessor, SuccessorFound),
     Subsystem.ROUTING: (Direct, DirectAck, Packet),
     Subsystem.BROADCAST: (Gossip, GossipAck, GossipIHave, GossipGraft, *_REPAIR),
@@ -90,6 +91,15 @@ OWNERS: Mapping[type[Message], Subsystem | None] = {
     **{kind: who for who, kinds in _MESSAGES.items() for kind in kinds},
 }
 """The core that gets a neighbour's message; None for those that come inside packets only, or say nothing to us."""
+
+
+def audience_of(event: Input) -> tuple[Subsystem, ...]:
+    """The cores that get an input that the shell makes."""
+    if not isinstance(event, Unsent):
+        return AUDIENCE[type(event)]
+    owner = OWNERS[type(event.message)]
+    besides = (Subsystem.RECEIPTS,) if owner is Subsystem.BROADCAST else ()
+    return (*besides, *([] if owner is None else [owner]))
 
 
 def build_cores(

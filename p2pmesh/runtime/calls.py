@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import trio
 from attrs import define, field
 
-from p2pmesh.errors import MeshClosed, MeshError
+from p2pmesh.errors import MeshClosed
 from p2pmesh.protocols.core import Reply
 from p2pmesh.protocols.inputs import CancelCall
 from p2pmesh.protocols.notices import Input
@@ -21,7 +22,7 @@ class _Call:
     """Around the wait for room in the inbox, which nobody empties once the mesh is left."""
     done: trio.Event = field(factory=trio.Event)
     value: Any = None
-    error: MeshError | None = None
+    error: Exception | None = None
     on_reply: Callable[[Any], Any] | None = None
 
 
@@ -42,6 +43,7 @@ class Calls:
 
         Raises:
           MeshError: what the core replies with; `MeshClosed` if the mesh is left first.
+          Exception: what the core raises over it: a bug of this library.
         """
         if self._closed:
             await trio.lowlevel.checkpoint()
@@ -51,7 +53,7 @@ class Calls:
         self._waiting[number] = call
         try:
             with call.entering:
-                await driver.request(command(number), lambda: number in self._waiting)
+                await driver.request(command(number), lambda: number in self._waiting, partial(self._fail, number))
             if not call.done.is_set():  # what is done must not end as cancelled
                 await call.done.wait()
         except trio.Cancelled:
@@ -72,6 +74,12 @@ class Calls:
         if reply.error is None:
             call.value = reply.value if call.on_reply is None else call.on_reply(reply.value)
         call.done.set()
+
+    def _fail(self, number: int, error: Exception) -> None:
+        error.add_note("p2pmesh failed over this call, which is a bug in it; the mesh goes on")
+        if (call := self._waiting.pop(number, None)) is not None:
+            call.error = error
+            call.done.set()
 
     def close(self) -> None:
         """No replies come any more."""

@@ -23,6 +23,7 @@ from p2pmesh.links.link import local_health
 from p2pmesh.protocols.core import Core, Effects
 from p2pmesh.protocols.inputs import (
     CancelCall,
+    InboxRead,
     Leave,
     LinkDown,
     LinkLost,
@@ -38,7 +39,18 @@ MAX_NOTICES = 4096
 """Posted inputs that may wait. A core runs as often as those that post to it, so only a bug or a starved process comes
 near. Beyond it inputs are dropped and counted, but never `STATE_CHANGES`. The outcome of a route may be among them, so
 each core that waits for one has a time-out of its own (`CallTable`, `LOST_AFTER`)."""
-STATE_CHANGES = (LinkUp, LinkDown, LinkSuspected, LinkRecovered, LinkLost, ServiceUp, ServiceDown, CancelCall, Leave)
+STATE_CHANGES = (
+    LinkUp,
+    LinkDown,
+    LinkSuspected,
+    LinkRecovered,
+    LinkLost,
+    ServiceUp,
+    ServiceDown,
+    CancelCall,
+    InboxRead,
+    Leave,
+)
 """Inputs without which a core would hold for true what no longer is. As few as links, services and calls."""
 BURST = 32
 """Inputs handled before other tasks get their turn: a scheduler round trip for each would cost as much as the core."""
@@ -54,6 +66,7 @@ class _Request:
 
     event: Input
     is_wanted: Callable[[], bool]
+    failed: Callable[[Exception], None]
 
 
 _WAKE: Final = _Wake()
@@ -91,9 +104,12 @@ class Driver:
             return False
         return True
 
-    async def request(self, event: Input, is_wanted: Callable[[], bool]) -> None:
-        """As `put`; the core never sees it if it is no longer wanted when its turn comes."""
-        await self._sender.send(_Request(event, is_wanted))
+    async def request(self, event: Input, is_wanted: Callable[[], bool], failed: Callable[[Exception], None]) -> None:
+        """As `put`; the core never sees it if it is no longer wanted when its turn comes.
+
+        What the core raises over it is `failed`'s to know, since who asked is to hear of it and nobody else.
+        """
+        await self._sender.send(_Request(event, is_wanted, failed))
 
     def post(self, event: Input) -> None:
         """Hand in an input from within this peer, at once."""
@@ -174,7 +190,7 @@ class Driver:
                 pass
             case _Request():
                 if item.is_wanted():
-                    self._handle(item.event)
+                    self._answer(item)
             case _:
                 self._handle(item)
 
@@ -185,6 +201,15 @@ class Driver:
             except trio.WouldBlock:
                 return
             self._take(item)
+
+    def _answer(self, request: _Request) -> None:
+        self._handled += 1
+        try:
+            effects = self._core.handle(request.event, trio.current_time())
+        except Exception as error:  # ruff: ignore[blind-except] - not swallowed: it goes to who asked
+            request.failed(error)
+        else:
+            self._dispatch(effects)
 
     def _handle(self, event: Input) -> None:
         self._handled += 1

@@ -34,16 +34,18 @@ from p2pmesh.links.link import (
 from p2pmesh.protocols.inputs import (
     NO_SLOT,
     LinkDown,
+    LinkLoad,
     LinkLost,
     LinkRecovered,
     LinkSuspected,
     LinkUp,
     LocalSignal,
     RemotePeer,
+    Unsent,
 )
 from p2pmesh.protocols.notices import Input
 from p2pmesh.wire.codec import decode, encode
-from p2pmesh.wire.messages import Description, Facts, IceCandidate, Message, Unknown
+from p2pmesh.wire.messages import Description, Direct, Facts, IceCandidate, Message, Unknown
 
 logger: Final = logging.getLogger(__name__)
 
@@ -70,7 +72,7 @@ class _Lane:
     """What waits to be sent over a link, in one of its two lanes."""
 
     urgent: bool
-    frames: deque[bytes] = field(factory=deque)
+    frames: deque[tuple[bytes, Message]] = field(factory=deque)
     wake: trio.Event = field(factory=trio.Event)
     full_since: float | None = None
 
@@ -117,8 +119,17 @@ class _Counts:
 class LinkKeeper:
     """The links of one mesh, at most `max_peers` of them, attempts included."""
 
-    def __init__(self, dialer: Dialer, config: LinkConfig, max_peers: int, report: Report, deliver: Deliver) -> None:
+    def __init__(
+        self,
+        dialer: Dialer,
+        config: LinkConfig,
+        max_peers: int,
+        report: Report,
+        deliver: Deliver,
+        probe: Callable[[], Message],
+    ) -> None:
         self._dialer = dialer
+        self._probe = probe
         self._config = config
         self._max_peers = max_peers
         self._report = report
@@ -186,7 +197,16 @@ class LinkKeeper:
             frame = frames.get(text)
             if frame is None:
                 frame = frames[text] = encode(message, text=text)
-            self._queue(entry, frame, urgent=urgent, patient=patient)
+            self._queue(entry, frame, message, urgent=urgent, patient=patient)
+
+    def inspect(self, peer: PeerId) -> None:
+        """Report how much waits in the link to this peer, if there is one."""
+        entry = self._links.get(peer)
+        if entry is not None:
+            stats, frames = entry.link.stats, entry.lanes[0].frames
+            waiting = sum(len(frame) for frame, _ in frames) + stats.queued_bytes + stats.buffered_bytes
+            left = stats.bytes_sent - stats.buffered_bytes
+            self._report(LinkLoad(peer, len(frames), waiting, left))
 
     def flush(self) -> None:
         """Let what was queued go: what a core sends to a peer while it works off its inbox travels together."""
@@ -239,13 +259,13 @@ class LinkKeeper:
         signals: trio.MemoryReceiveChannel[tuple[RemotePeer, Facts]],
     ) -> None:
         """One attempt, and the life of the link that it becomes."""
-        link, reason = None, ""
+        link, reason, hopeless = None, "", False
         with attempting.scope, signals:
             with trio.move_on_after(self._config.connect_timeout):
                 try:
                     link = await self._open(peer, remote, offer, signals, attempting)
                 except AttemptFailed as error:
-                    reason = str(error)
+                    reason, hopeless = str(error), error.hopeless
         if not reason:
             why = attempting.trouble and f": {attempting.trouble}"
             reason = f"no link within {self._config.connect_timeout:g} s{why}"
@@ -256,7 +276,7 @@ class LinkKeeper:
             if mine:
                 self._counts.failed += 1
                 logger.debug("no link to %s: %s", short(peer), reason)
-                self._report(LinkLost(peer, reason))
+                self._report(LinkLost(peer, reason, hopeless))
             return
         if mine:
             await self._keep(link)
@@ -323,7 +343,10 @@ class LinkKeeper:
         self._links[peer] = entry
         self._counts.opened += 1
         self._report(LinkUp(link.peer))
-        link.watch(lambda silent: self._report(LinkSuspected(peer) if silent else LinkRecovered(peer)))
+        link.watch(
+            lambda silent: self._report(LinkSuspected(peer) if silent else LinkRecovered(peer)),
+            lambda: encode(self._probe(), text=True),
+        )
         timed_out: float | None = None
         try:
             with entry.scope:
@@ -395,38 +418,46 @@ class LinkKeeper:
     async def _write(self, entry: _Open, lane: _Lane) -> None:
         while True:
             while lane.frames:
+                frame, message = lane.frames.popleft()
                 try:
-                    await entry.link.send(lane.frames.popleft(), urgent=lane.urgent)
-                except ValueError:  # the peer takes smaller frames than we do: to its core, this one was lost
-                    self._counts.frames_too_large += 1
+                    await entry.link.send(frame, urgent=lane.urgent)
+                except ValueError:
+                    self._too_large(entry.link, frame, message)
                 lane.full_since = None
             if entry.closing:
                 return
             lane.wake = trio.Event()
             await lane.wake.wait()
 
-    def _queue(self, entry: _Open, frame: bytes, *, urgent: bool, patient: bool) -> None:
+    def _queue(self, entry: _Open, frame: bytes, message: Message, *, urgent: bool, patient: bool) -> None:
         lane = entry.lanes[urgent]
-        if not lane.frames and self._send_nowait(entry.link, frame, urgent=urgent, patient=patient):
+        if not lane.frames and self._send_nowait(entry.link, frame, message, urgent=urgent, patient=patient):
             lane.full_since = None
             return
         if len(lane.frames) >= self._config.outbox:
             self._counts.frames_dropped += 1
+            if isinstance(message, Direct):  # what else gets lost is repeated by its core's own timers
+                self._report(Unsent(entry.link.peer.peer_id, message, len(frame)))
             self._judge_full(entry, lane)
             return
-        lane.frames.append(frame)
+        lane.frames.append((frame, message))
         lane.wake.set()
 
-    def _send_nowait(self, link: Link, frame: bytes, *, urgent: bool, patient: bool) -> bool:
+    def _send_nowait(self, link: Link, frame: bytes, message: Message, *, urgent: bool, patient: bool) -> bool:
         """The short way, past the writer's task, while the link has room."""
         try:
             taken = link.send_nowait(frame, urgent=urgent, patient=patient)
-        except ValueError:  # the peer takes smaller frames than we do: to its core, this one was lost
-            self._counts.frames_too_large += 1
+        except ValueError:
+            self._too_large(link, frame, message)
             return True
         if taken:
             self._unflushed[link] = None
         return taken
+
+    def _too_large(self, link: Link, frame: bytes, message: Message) -> None:
+        """The peer takes smaller frames than we do."""
+        self._counts.frames_too_large += 1
+        self._report(Unsent(link.peer.peer_id, message, len(frame), link.max_frame))
 
     def _judge_full(self, entry: _Open, lane: _Lane) -> None:
         now = trio.current_time() - local_health().lost

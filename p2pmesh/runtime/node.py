@@ -15,6 +15,7 @@ import trio
 from p2pmesh.config import MeshConfig
 from p2pmesh.errors import JoinRefused, MeshClosed, TransportUnavailable
 from p2pmesh.events import (
+    DirectReceived,
     Event,
     MessageDelivered,
     MessageFailed,
@@ -26,28 +27,32 @@ from p2pmesh.events import (
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId, short
 from p2pmesh.links.link import Dialer, local_health
+from p2pmesh.protocols.broadcast.legacy import probe
 from p2pmesh.protocols.core import (
     AcceptOffer,
     DropLink,
     Effects,
     Emit,
     FeedSignal,
+    InspectLink,
     Notify,
     Progress,
     Reply,
     SendFrame,
     SendSignaling,
     ServiceRefused,
+    ServiceUnanswering,
     WallClock,
     WantLink,
 )
 from p2pmesh.protocols.inputs import Leave, PeersFound, Received, Subsystem
 from p2pmesh.protocols.notices import Input
-from p2pmesh.protocols.wiring import AUDIENCE, OWNERS, build_cores
+from p2pmesh.protocols.wiring import OWNERS, audience_of, build_cores
 from p2pmesh.receipts import Delivered, Failed, OpenReceipts
 from p2pmesh.runtime.bus import Bus
 from p2pmesh.runtime.calls import Calls
 from p2pmesh.runtime.driver import Driver
+from p2pmesh.runtime.inbox import Inbox
 from p2pmesh.runtime.linkkeeper import LinkKeeper
 from p2pmesh.runtime.services import Service
 from p2pmesh.runtime.supervisor import supervise
@@ -72,6 +77,7 @@ class Node:
         self.identity = identity
         self.config = config
         self.bus: Bus = Bus()
+        self.inbox: Inbox = Inbox(config, self._report)
         self.calls: Calls = Calls()
         self.peers: dict[PeerId, bool] = {}
         """The neighbours, and whether each is verified, in the order in which they came."""
@@ -80,7 +86,11 @@ class Node:
             subsystem: Driver(core, self._dispatch, config.inbox, self._flush)
             for subsystem, core in build_cores(identity, config, rng, wall, local_health()).items()
         }
-        self.keeper: LinkKeeper = LinkKeeper(dialer, config.links, config.max_peers, self._report, self._deliver)
+        self._rng = rng
+        self._wall = wall
+        self.keeper: LinkKeeper = LinkKeeper(
+            dialer, config.links, config.max_peers, self._report, self._deliver, self._make_probe
+        )
         self.services: dict[str, Service] = {
             transport.name: Service(transport, config.signaling, rng, self._deliver_signaled, dialer.prefer)
             for transport in transports
@@ -135,6 +145,7 @@ class Node:
         self._linked.unpark_all()
         self.calls.close()
         self.bus.close()
+        self.inbox.close()
         self.receipts.close()
 
     def snapshot(self) -> dict[str, Any]:
@@ -158,7 +169,7 @@ class Node:
 
     def _report(self, event: Input) -> None:
         """Post an input of the shell to the subsystems that it concerns."""
-        for subsystem in AUDIENCE[type(event)]:
+        for subsystem in audience_of(event):
             self.drivers[subsystem].post(event)
 
     async def _deliver(self, peer: PeerId, message: Message) -> None:
@@ -173,6 +184,9 @@ class Node:
 
     async def _deliver_signaled(self, event: Input) -> None:
         await self.drivers[Subsystem.SIGNALING].put(event)
+
+    def _make_probe(self) -> Message:
+        return probe(self.identity.peer_id, self._rng.randbytes(16).hex(), int(self._wall(trio.current_time()) * 1000))
 
     # --- effects ------------------------------------------------------------------------------------------------------
 
@@ -198,8 +212,12 @@ class Node:
                 case ServiceRefused():
                     self.services[effect.transport].refuse(effect.reason)
                     self._startup.refused(effect.transport)
+                case ServiceUnanswering():
+                    self.services[effect.transport].reopen()
                 case Reply():
                     self.calls.resolve(effect)
+                case InspectLink():
+                    self.keeper.inspect(effect.peer)
                 case Progress():
                     self.receipts.progress(effect.message_id, effect.reached)
                 case _:
@@ -217,6 +235,8 @@ class Node:
                 self._linked.unpark_all()
             case PeerDisconnected() if self.peers.pop(event.peer_id, None) is None:
                 return  # it was ended by `close` already
+            case DirectReceived():
+                self.inbox.put(event)
             case TransportUp():
                 self._startup.up()
             case TransportDown():

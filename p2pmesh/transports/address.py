@@ -10,6 +10,7 @@ from urllib.parse import SplitResult, quote, unquote_to_bytes, urlsplit
 
 from attrs import field, frozen
 
+from p2pmesh.checks import instance, shown, text
 from p2pmesh.errors import ConfigError
 
 Headers: TypeAlias = tuple[tuple[bytes, bytes], ...]
@@ -40,22 +41,21 @@ class Address:
         Raises:
           ConfigError: if it is none, or lacks a host.
         """
-        if not isinstance(url, str):
-            raise ConfigError(f"a URL is text, such as ws://host:port, not {type(url).__name__}")
-        shown = public_url(url)
+        text("a URL", url, secret=True)
+        place = public_url(url)
         try:
             parts = urlsplit(url)
             port = parts.port
             host = (parts.hostname or "").encode("idna").decode()
         except ValueError as error:
-            raise ConfigError(f"{shown!r} is no valid URL: its host or port is malformed") from error
+            raise ConfigError(f"{place!r:.100} is no valid URL: its host or port is malformed") from error
         if parts.scheme not in _PORTS:
-            raise ConfigError(f"{shown!r} is no WebSocket URL: it has to start with ws:// or wss://")
+            raise ConfigError(f"{place!r:.100} is no WebSocket URL: it has to start with ws:// or wss://")
         if not host or _has_odd_characters(url):
-            raise ConfigError(f"{shown!r} is no valid URL: ws://host:port is what it should look like")
+            raise ConfigError(f"{place!r:.100} is no valid URL: ws://host:port is what it should look like")
         bracketed = f"[{host}]" if ":" in host else host
         return cls(
-            public=shown,
+            public=place,
             secure=parts.scheme == "wss",
             host=host,
             port=port or _PORTS[parts.scheme],
@@ -71,9 +71,9 @@ def checked_headers(headers: Mapping[str, str]) -> Headers:
     Raises:
       ConfigError: if a name or value can't stand in an HTTP request. Values are not shown: they are often secret.
     """
-    for name, value in headers.items():
+    for name, value in instance("headers", headers, Mapping).items():
         if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):
-            raise ConfigError(f"{name!r:.60} can't be the name of an HTTP header")
+            raise ConfigError(f"{shown(name)} can't be the name of an HTTP header")
         if not isinstance(value, str):
             raise ConfigError(f"the value of the HTTP header {name!r} is not text")
         if not _HEADER_VALUE.fullmatch(value) or value != value.strip():

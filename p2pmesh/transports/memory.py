@@ -19,6 +19,7 @@ from typing import Any
 
 import trio
 
+from p2pmesh.checks import instance, shown, text
 from p2pmesh.errors import ConfigError, TransportError
 from p2pmesh.protocols.core import WallClock
 from p2pmesh.server.config import ServerConfig
@@ -151,15 +152,15 @@ class MemoryTransport(Transport):
           hub: the service itself.
 
         Raises:
-          ConfigError: if the URL makes no sense.
+          ConfigError: if the URL, the name or the hub makes no sense.
         """
         found = _URL.fullmatch(url) if isinstance(url, str) else None
         if found is None:
-            raise ConfigError(f"{url!r:.100} is no address in memory: memory:// and a name of letters, digits, '-._'")
+            raise ConfigError(f"{shown(url)} is no address in memory: memory:// and a name of letters, digits, '-._'")
         self._url = url
         self._hub_name = found["hub"]
-        self._name = name or url
-        self._hub = hub
+        self._name = text("the name of a transport", url if name is None else name) or url
+        self._hub = instance("hub", hub, MemoryHub | None)
 
     @property
     def name(self) -> str:

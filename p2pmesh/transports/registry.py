@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 from attrs import frozen
 
+from p2pmesh.checks import shown, text
 from p2pmesh.errors import ConfigError
 from p2pmesh.transports.address import public_url
 from p2pmesh.transports.transport import Transport, TransportConfig, TransportLike
@@ -59,9 +60,12 @@ class Registry:
         """Add a kind under a name and URL schemes that are not taken.
 
         Raises:
-          ConfigError: if the name or a scheme is taken.
+          ConfigError: if the name or a scheme is taken, or none.
         """
-        kind = TransportKind(make, tuple(schemes))
+        text("the name of a transport", name)
+        if not callable(make) or isinstance(schemes, str):
+            raise ConfigError("a transport is registered by a function that makes one, and a list of URL schemes")
+        kind = TransportKind(make, tuple(text("a URL scheme", scheme) for scheme in schemes))
         if name in self.names():
             raise ConfigError(f"there is a transport named {name!r} already")
         if taken := sorted(set(kind.schemes) & set(self.schemes())):
@@ -90,9 +94,10 @@ class Registry:
                 name = {} if like.id is None else {"name": like.id}
                 return self._build(like.name, {**like.options, **name})
             case str():
+                text("the URL of a transport", like, secret=True)
                 return self._build(self._named(self._scheme(like)), {"url": like})
             case _:
-                raise ConfigError(f"a transport is a URL, a TransportConfig or a Transport, not {type(like).__name__}")
+                raise ConfigError(f"a transport is a URL, a TransportConfig or a Transport, not {shown(like)}")
 
     def make_all(self, likes: Iterable[TransportLike]) -> tuple[Transport, ...]:
         """The transports of one mesh, in order; their names tell them apart.
@@ -101,7 +106,7 @@ class Registry:
           ConfigError: as `make`, or if two have the same name.
         """
         transports = tuple(map(self.make, likes))
-        names = [transport.name for transport in transports]
+        names = [text("the name of a transport", transport.name) for transport in transports]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ConfigError(
                 f"two transports are named {twice[0]!r}: leave one out, or name it with"
@@ -131,11 +136,11 @@ class Registry:
         if scheme in schemes:
             return scheme
         hint = {
-            "": f" (did you mean ws://{public_url(url)}?)" if url else "",
+            "": f" (did you mean ws://{public_url(url):.100}?)" if url else "",
             "http": " (did you mean ws://?)",
             "https": " (did you mean wss://?)",
         }.get(scheme, "")
-        raise ConfigError(f"unknown transport {public_url(url)!r}: the schemes are {', '.join(schemes)}{hint}")
+        raise ConfigError(f"unknown transport {public_url(url)!r:.100}: the schemes are {', '.join(schemes)}{hint}")
 
     def _named(self, scheme: str) -> str:
         return next(name for name, kind in sorted(self._kinds.items()) if scheme in kind.schemes)

@@ -10,11 +10,13 @@ from __future__ import annotations
 import abc
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import Any, TypeAlias
 
 import trio
-from attrs import field, frozen
+from attrs import frozen
 
+from p2pmesh.checks import checked, instance, text_field
 from p2pmesh.wire.signaling import SignalingMessage
 
 Connection: TypeAlias = trio.abc.Channel[SignalingMessage]
@@ -46,11 +48,11 @@ class Transport(abc.ABC):
 class TransportConfig:
     """Names a kind of transport and its options: `TransportConfig("websocket", options={"url": "ws://..."})`."""
 
-    name: str
+    name: str = text_field()
     """A registered kind: `p2pmesh.transports.registry.names()`."""
-    id: str | None = None
+    id: str | None = text_field(None)
     """Tells two of a kind apart; made from name and URL if left out."""
-    options: Mapping[str, Any] = field(factory=dict)
+    options: Mapping[str, Any] = checked(partial(instance, kind=Mapping), factory=dict)
 
 
 TransportLike: TypeAlias = str | TransportConfig | Transport

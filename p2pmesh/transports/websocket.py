@@ -17,6 +17,7 @@ import trio
 import trio_websocket
 import wsproto.utilities
 
+from p2pmesh.checks import instance, number, text
 from p2pmesh.errors import TransportError
 from p2pmesh.transports.address import Address, checked_headers
 from p2pmesh.transports.connection import NO_GOODBYE, TextConnection, ending
@@ -68,15 +69,15 @@ class WebSocketTransport(Transport):
           ping_patience: seconds that a ping may remain unanswered.
 
         Raises:
-          ConfigError: if the URL or a header makes no sense.
+          ConfigError: if the URL, a header or another option makes no sense.
         """
         self._address = Address.parse(url)
-        self._headers = checked_headers(headers or {}) + self._address.authorization
-        self._name = name or self._address.public
-        self._ssl_context = ssl_context
-        self._max_message = max_message
-        self._ping_after = ping_after
-        self._ping_patience = ping_patience
+        self._headers = checked_headers({} if headers is None else headers) + self._address.authorization
+        self._name = text("the name of a transport", "" if name is None else name) or self._address.public
+        self._ssl_context = instance("ssl_context", ssl_context, ssl.SSLContext | None)
+        self._max_message: int = number("max_message", max_message, low=1, whole=True)
+        self._ping_after: float = number("ping_after", ping_after, low=0)
+        self._ping_patience: float = number("ping_patience", ping_patience, low=0)
 
     @property
     def name(self) -> str:
@@ -179,6 +180,9 @@ class _WebSocketConnection(TextConnection):
         finally:
             self._carrier.release()
         await trio.aclose_forcefully(self._carrier)
+
+    def abort(self) -> None:
+        self._carrier.release()
 
     async def _send_text(self, text: str) -> None:
         self._check_open()

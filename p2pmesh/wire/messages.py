@@ -320,7 +320,14 @@ class Direct(Tagged, frozen=True, kw_only=True, tag="direct"):
 
 
 class DirectAck(Tagged, frozen=True, kw_only=True, tag="direct_ack"):
+    """What became of a `Direct` with this id."""
+
     id: MessageId
+    outcome: Literal["taken", "busy", "ready", "refused"] = "taken"
+    """The application's inbox has it; it is full, so wait; it was full and has room now, so send it again; it is not
+    taken, now or later."""
+    reason: Reason = ""
+    """Why it is refused, for people."""
 
 
 # --- links ------------------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from p2pmesh.wire.fields import (
     Part,
     PeerIds,
     PublicKey,
+    Reason,
     RingList,
     Signature,
     Tagged,
@@ -47,9 +48,10 @@ class Packet(Tagged, frozen=True, kw_only=True, tag="packet"):
     """
 
     id: MessageId
-    kind: Literal["tell", "ask", "ack", "answer", "refusal", "miss"]
+    kind: Literal["tell", "ask", "ack", "answer", "refusal", "miss", "busy", "ready"]
     """`tell` wants an `ack`, `ask` an `answer`, both with its id. The receiver may send a `refusal` of either, and a
-    peer that knows no way on a `miss`, which is a hint that nobody signs."""
+    peer that knows no way on a `miss`, which is a hint that nobody signs. For a direct message there may be no room:
+    it is `busy`, and then `ready` for it."""
     to: Id
     carry: bytes = b""
     """The message inside, encoded; then sealed if it says so. Of a refusal the reason."""
@@ -117,10 +119,8 @@ class FindSuccessor(Tagged, frozen=True, kw_only=True, tag="find_successor"):
     key: Id
     seeks_link: bool = False
     """The sender has a free slot for a long link: it may be named to others that seek one."""
-    joins: bool = False
-    """It has just joined, so a long link may be given up for it."""
     leaf: bool = False
-    """It has one slot only, and seeks its place."""
+    """It has one slot only, and seeks its place: a long link may be given up for it."""
 
 
 class SuccessorFound(Tagged, frozen=True, kw_only=True, tag="successor_found"):
@@ -217,4 +217,8 @@ class StoreValue(Tagged, frozen=True, kw_only=True, tag="store_value"):
 
 
 class ValueStored(Tagged, frozen=True, kw_only=True, tag="value_stored"):
+    """The answer to `store_value`."""
+
     held: bool = False
+    reason: Reason = ""
+    """Why it is not, for people."""

@@ -14,20 +14,21 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Iterable
-from typing import Any, Literal, TypeAlias
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, TypeAlias, TypeGuard
 
 import msgspec
 from attrs import field, frozen
 
-from p2pmesh.errors import InvalidPayload, PayloadTooLarge, RemoteProtocolError
-from p2pmesh.events import JsonValue, Payload
+from p2pmesh.errors import InvalidPayload, MeshError, PayloadTooLarge, RemoteProtocolError
+from p2pmesh.events import JsonValue, Payload, PayloadLike
 from p2pmesh.wire.codec import MAX_DEPTH, is_too_deep
 from p2pmesh.wire.fields import Scalar
 
 Encoding: TypeAlias = Literal["text", "json"]
 
 _CONTAINERS = (dict, list, tuple)
+_SCALARS = (str, int, float, bytes, bytearray, memoryview)
 
 MAX_INTEGER_BITS = 1023
 """The range of doubles, which other languages read: those lose digits from 53 bits on, peers in Python do not."""
@@ -51,26 +52,38 @@ class Body:
         return len(text.encode())
 
 
-def pack(payload: Payload, limit: int) -> Body:
-    """Bring a payload into the form that messages carry. Tuples become lists.
+def pack(payload: PayloadLike | Body, limit: int) -> Body:
+    """Bring a payload into the form that messages carry, unless it is in it. Sequences become lists, mappings dicts.
 
     Raises:
       InvalidPayload: if it is neither bytes nor something JSON can carry; the text names the part.
       PayloadTooLarge: if it has more than `limit` bytes.
     """
+    if isinstance(payload, Body):
+        body = payload
+    else:
+        try:
+            body = _packed(payload, limit)
+        except (MeshError, MemoryError):
+            raise
+        except Exception as error:
+            raise InvalidPayload(f"the payload can't be read: {error!r:.200}") from error
+    _check_size(body.size, limit)
+    return body
+
+
+def _packed(payload: PayloadLike, limit: int) -> Body:
     match payload:
         case bytes() | bytearray() | memoryview():
             _check_size(memoryview(payload).nbytes, limit)
-            body = Body(blob=bytes(payload))
+            return Body(blob=bytes(payload))
         case str():
             _check_size(len(payload), limit, "at least ")
             _refuse(_complaint(payload), None)
-            body = Body(str.__str__(payload), "text")
+            return Body(str.__str__(payload), "text")
         case _:
             _check_json(payload, limit)
-            body = Body(_to_text(payload), "json")
-    _check_size(body.size, limit)
-    return body
+            return Body(_to_text(payload), "json")
 
 
 def unpack(payload: Scalar, encoding: Encoding | None, blob: bytes | None) -> Payload:
@@ -123,14 +136,18 @@ def legacy_direct(body: Body) -> JsonValue:
 
 
 def _plain(value: Any) -> Any:
-    """Subclasses of JSON's scalars, such as NumPy's float64, as what they are."""
+    """Subclasses of JSON's scalars, such as NumPy's float64, and any mappings and sequences, as what they are."""
     match value:
         case str():
             return str.__str__(value)
         case int():
             return int(value)
-        case _:
+        case float():
             return float(value)
+        case Mapping():
+            return dict(value)
+        case _:
+            return list(value)
 
 
 _encoder = msgspec.json.Encoder(enc_hook=_plain)
@@ -166,13 +183,13 @@ def _as_the_original(text: str) -> JsonValue:
 class _Container:
     """A list or map inside the payload, and the way to it."""
 
-    value: dict[Any, object] | list[object] | tuple[object, ...]
+    value: Mapping[Any, object] | Sequence[object]
     parent: _Container | None = None
     key: object = None
     depth: int = 1
 
     def items(self) -> Iterable[tuple[object, object]]:
-        return self.value.items() if isinstance(self.value, dict) else enumerate(self.value)
+        return self.value.items() if isinstance(self.value, Mapping) else enumerate(self.value)
 
     def path(self) -> str:
         keys = []
@@ -189,7 +206,7 @@ def _check_json(payload: object, limit: int) -> None:
     `size` never overtakes the size of the JSON text, so a small object that becomes large by naming its parts often is
     found out before anything large is built.
     """
-    if not isinstance(payload, _CONTAINERS):
+    if not _is_container(payload):
         _refuse(_complaint(payload), None)
         return
     size = 0
@@ -200,11 +217,11 @@ def _check_json(payload: object, limit: int) -> None:
             raise InvalidPayload(f"the payload nests deeper than {MAX_DEPTH} lists and maps, or contains itself")
         size += 1 + len(container.value)
         _check_size(size, limit, "at least ")
-        is_map = isinstance(container.value, dict)
+        is_map = isinstance(container.value, Mapping)
         for key, value in container.items():
             if is_map:
                 size += _check_key(key, container)
-            if isinstance(value, _CONTAINERS):
+            if _is_container(value):
                 stack.append(_Container(value, container, key, container.depth + 1))
             elif isinstance(value, str):
                 size += len(value)
@@ -212,6 +229,12 @@ def _check_json(payload: object, limit: int) -> None:
                 _refuse(_complaint(value), container, key)
             elif (complaint := _complaint(value)) is not None:
                 _refuse(complaint, container, key)
+
+
+def _is_container(value: object) -> TypeGuard[Mapping[Any, object] | Sequence[object]]:
+    if isinstance(value, _CONTAINERS):
+        return True
+    return not isinstance(value, _SCALARS) and isinstance(value, Mapping | Sequence)
 
 
 def _check_key(key: object, container: _Container) -> int:

@@ -9,6 +9,8 @@ from typing import Annotated, TypeAlias
 
 from msgspec import Meta
 
+from p2pmesh.config import MAX_ROOM as MAX_ROOM
+from p2pmesh.config import MAX_TOKEN as MAX_TOKEN
 from p2pmesh.wire.fields import (
     MAX_SIGNALS_IN_BATCH,
     Id,
@@ -24,8 +26,6 @@ from p2pmesh.wire.fields import (
 from p2pmesh.wire.messages import Signal
 
 MAX_BOOTSTRAP = 64
-MAX_ROOM = 128
-MAX_TOKEN = 1024
 
 Room: TypeAlias = Annotated[str, Meta(max_length=MAX_ROOM)]
 Token: TypeAlias = Annotated[str, Meta(max_length=MAX_TOKEN)]

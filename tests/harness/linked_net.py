@@ -8,8 +8,8 @@ from typing import TypeVar
 import attrs
 
 from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.core import Effect, SendFrame
-from p2pmesh.protocols.inputs import LinkDown, LinkUp, Received
+from p2pmesh.protocols.core import Effect, InspectLink, SendFrame
+from p2pmesh.protocols.inputs import LinkDown, LinkLoad, LinkUp, Received
 from p2pmesh.protocols.wiring import OWNERS
 from p2pmesh.wire.messages import Message
 from tests.harness.virtual_time import Net, Node, remote
@@ -27,6 +27,9 @@ LinkedNodeT = TypeVar("LinkedNodeT", bound=LinkedNode)
 
 class LinkedNet(Net[LinkedNodeT]):
     """Numbered peers. What becomes of a frame is for `transmit` to say, which may `deliver` it."""
+
+    load = (0, 0, 0)
+    """Of each link: frames, bytes, and bytes that have left, as `LinkLoad` tells."""
 
     def __init__(self, nodes: list[LinkedNodeT]) -> None:
         super().__init__()
@@ -66,6 +69,8 @@ class LinkedNet(Net[LinkedNodeT]):
             case SendFrame(peers, message):
                 for peer in peers:
                     self.transmit(node, self.by_id[peer], message)
+            case InspectLink(peer):
+                self.feed(node, LinkLoad(peer, *self.load))
             case _:
                 super().do(node, effect)
 

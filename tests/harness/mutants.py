@@ -176,7 +176,7 @@ def _marks_of_arguments(arguments: ast.arguments) -> Iterator[_Range]:
     if arguments.kwonlyargs and arguments.vararg is None:
         before = (*arguments.posonlyargs, *arguments.args, *arguments.defaults)
         first = arguments.kwonlyargs[0]
-        last = max(((one.end_lineno or 0, one.end_col_offset or 0) for one in before), default=(first.lineno, 0))
+        last = max((_range(one)[1] for one in before), default=(first.lineno, 0))
         yield last, (first.lineno, first.col_offset)
 
 

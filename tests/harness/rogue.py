@@ -46,6 +46,10 @@ class RogueLink(Link):
         return self._link.peer
 
     @property
+    def max_frame(self) -> int:
+        return self._link.max_frame
+
+    @property
     def stats(self) -> LinkStats:
         return self._link.stats
 

@@ -53,7 +53,9 @@ class Peer(OneCore[SignalingCore]):
 
     def __init__(self, **config):
         self.config = MeshConfig(join_token="secret", **config)
-        super().__init__(SignalingCore(ME, self.config, random.Random(1), virtual_wall))
+        self.clock_is_off = 0.0
+        wall = lambda now: virtual_wall(now) + self.clock_is_off  # noqa: E731
+        super().__init__(SignalingCore(ME, self.config, random.Random(1), wall))
 
     def signaled(self, message, transport="one"):
         return self.feed(Signaled(transport, message))

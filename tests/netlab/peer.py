@@ -4,7 +4,7 @@ Each line out has "at" (monotonic seconds, the same clock for all processes of a
 of the mesh with its fields, or one of those below. The end of stdin ends it as "leave" does. Orders:
 
     {"do": "broadcast", "count": 100, "rate": 20, "size": 500, "ttl": 60, "tag": "a"}    rate 0: as fast as it goes
-    {"do": "hush"}                                                     end all broadcasts
+    {"do": "hush"}                                                     end all broadcasts, for good
     {"do": "send", "to": [ids], "size": 100, "tag": "d", "deadline": 40}    a message to each, one after another
     {"do": "flood", "to": id, "seconds": 3, "size": 1024, "at_once": 64}    throughput of direct messages
     {"do": "pings", "to": id, "count": 200, "seconds": 30}             how long `send` takes, which awaits the receipt
@@ -58,7 +58,7 @@ class Peer:
     def __init__(self, mesh: Mesh, state_every: float) -> None:
         self.mesh = mesh
         self.state_every = state_every
-        self.broadcasting: list[trio.CancelScope] = []
+        self.hushed = trio.Event()
 
     # --- what happens -------------------------------------------------------------------------------------------------
 
@@ -115,19 +115,19 @@ class Peer:
     async def do_broadcast(self, order: dict[str, Any]) -> None:
         rate, tag = order.get("rate", 20), order["tag"]
         async with trio.open_nursery() as settling:
-            with trio.CancelScope() as scope:
-                self.broadcasting.append(scope)
-                due = trio.current_time()
-                for number in range(order.get("count", 1)):
-                    began = time.monotonic()
-                    payload = self.payload(number, tag, order.get("size", 500))
-                    with trio.CancelScope(shield=True):  # what was sent is told, or it would count as never sent
-                        receipt = await self.mesh.broadcast("load", payload, ttl=order.get("ttl"))
-                    tell("sent", n=number, tag=tag, waited=round(time.monotonic() - began, 4))
-                    settling.start_soon(self.settle, receipt, number, tag)
-                    if rate:
-                        due += 1 / rate
-                        await trio.sleep_until(due)
+            due = trio.current_time()
+            for number in range(order.get("count", 1)):
+                if self.hushed.is_set():
+                    break
+                began = time.monotonic()
+                payload = self.payload(number, tag, order.get("size", 500))
+                receipt = await self.mesh.broadcast("load", payload, ttl=order.get("ttl"))
+                tell("sent", n=number, tag=tag, waited=round(time.monotonic() - began, 4))
+                settling.start_soon(self.settle, receipt, number, tag)
+                if rate:
+                    due += 1 / rate
+                    with trio.move_on_at(due):
+                        await self.hushed.wait()
             tell("broadcast_done", tag=tag)
 
     async def settle(self, receipt: Any, number: int, tag: str) -> None:
@@ -138,8 +138,7 @@ class Peer:
         )  # fmt: skip
 
     async def do_hush(self, order: dict[str, Any]) -> None:
-        for scope in self.broadcasting:
-            scope.cancel()
+        self.hushed.set()
 
     async def do_send(self, order: dict[str, Any]) -> None:
         tag, deadline = order.get("tag", "d"), order.get("deadline", 40)

@@ -59,7 +59,7 @@ def joined(peer: PeerProcess) -> bool:
 
 def shared(lab: Lab, report: Report) -> None:
     """Without a trusted proxy all customers come from one address, and share its limit."""
-    trust = build(lab, 5, 60, "--clients-per-address", "3")
+    trust = build(lab, 5, 60, "--clients-per-address", "3", "--proxy-headers", "none")
     peers = [lab.peer(f"p{i}", URL, env=trust) for i in range(1, 6)]
     report["joined"] = [peer.name for peer in peers if joined(peer)]
     report.due(len(report["joined"]) == 3, "not as many joined as one address may")
@@ -96,6 +96,8 @@ def idle(seconds: int) -> Case:
         time.sleep(WATCH)
         for peer in peers:
             peer.do("broadcast", count=1, tag="end")
+        for peer in peers:
+            peer.wait("broadcast_done", 70)
         judge_broadcasts(report, peers, "end")
         down = [[(round(x["at"] - began, 1), x["reason"]) for x in peer.of("TransportDown")] for peer in peers]
         report["down"] = down

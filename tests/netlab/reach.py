@@ -23,8 +23,12 @@ from tests.netlab.verdict import (
 )
 
 URL = "ws://10.9.0.2:8080"
+LINKED = 40.0
+"""Seconds until each has had a link."""
+TTL = 60.0
+"""How long broadcasts are kept for those who are not linked just now: the default of the config."""
 SETTLE = 12.0
-"""Seconds until what began as islands is one mesh: receipts count exactly when it is."""
+"""Seconds until what began as islands is one mesh."""
 TALK = 30.0
 """Seconds of broadcasts, one a second from each."""
 FAILED_DIALS = 12
@@ -32,18 +36,23 @@ FAILED_DIALS = 12
 
 
 def judge(report: Report, peers: Sequence[PeerProcess], impossible: int) -> None:
-    """Broadcasts for a while, then direct messages between all pairs; `impossible` pairs of peers can never link."""
+    """Broadcasts for a while, then direct messages between all pairs.
+
+    `impossible` pairs of peers can never link. Where few can link to all, some take turns at it: receipts count whom a
+    broadcast reaches at once, and need not tell of all.
+    """
     entered = all_entered(peers)
     began = time.monotonic()
-    linked = all_linked(peers)
-    report["all_linked_s"] = linked and round(max(0, linked - entered), 1)
-    report.due(linked is not None, "not all have a link")
+    until(lambda: all(peer.of("PeerConnected") for peer in peers), LINKED)
+    linked = [peer.of("PeerConnected")[0]["at"] for peer in peers if peer.of("PeerConnected")]
+    report.due(len(linked) == len(peers), f"{len(linked)} of {len(peers)} had a link within {LINKED:g} s")
+    report["all_linked_s"] = round(max([entered, *linked]) - entered, 1)
     time.sleep(SETTLE)
     for peer in peers:
         peer.do("broadcast", count=int(TALK), rate=1, size=200, tag="b")
     for peer in peers:
         peer.wait("broadcast_done", TALK + 70)
-    judge_broadcasts(report, peers, "b")
+    judge_broadcasts(report, peers, "b", patience=TTL, exact=False)
     judge_directs(report, peers)
     report["hops"] = dict(Counter(x["hops"] for peer in peers for x in peer.of("direct")))
     for peer in peers:
@@ -66,7 +75,8 @@ def nats(*kinds: str, ice: str = "stun", max_peers: int = 3) -> Case:
         nat.build(lab, *kinds)
         servers = json.dumps(nat.SETS[ice])
         peers = [lab.peer(f"p{i}", nat.URL, ice=servers, max_peers=max_peers) for i in range(1, len(kinds) + 1)]
-        judge(report, peers, sum(not nat.can_link(f"{a}+{b}", ice) for a, b in combinations(kinds, 2)))
+        impossible = sum(not nat.can_link(f"{a}+{b}", ice) for a, b in combinations(kinds, 2))
+        judge(report, peers, impossible)
 
     return case
 

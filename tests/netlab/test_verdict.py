@@ -10,7 +10,15 @@ from tests.netlab.__main__ import EXPERIMENTS, main, parse
 from tests.netlab.changes import Watch
 from tests.netlab.lab import LabError
 from tests.netlab.soak import Soak, growth_an_hour
-from tests.netlab.verdict import Report, attempt, judge_broadcasts, judge_directs, percentile, untrue_failures
+from tests.netlab.verdict import (
+    Report,
+    attempt,
+    judge_broadcasts,
+    judge_directs,
+    percentile,
+    uneven_links,
+    untrue_failures,
+)
 
 
 class Told:
@@ -195,9 +203,26 @@ def test_percentiles_are_values_that_were_measured():
     assert percentile([], 0.5) is None
 
 
+def test_a_peer_whose_mesh_crashes_is_noticed(tmp_path):
+    crashed, refused = Told("a", entered(), {"ev": "ended", "error": "E"}), Told("b", {"ev": "ended", "error": "E"})
+
+    def case(lab, report):
+        lab.peers.update(a=crashed, b=refused)
+
+    assert attempt("case", case, logs=str(tmp_path)).failed == ["crashed: {'a': 'E'}"]
+
+
+def test_links_that_end_twice_or_never_are_noticed():
+    begins, ends = {"ev": "PeerConnected", "peer_id": "b"}, {"ev": "PeerTimedOut", "peer_id": "b"}
+    assert uneven_links(Told("a", begins, ends, begins)) == []
+    assert uneven_links(Told("a", begins, ends, {**ends, "ev": "PeerDisconnected"})) == [("a", "b", -1)]
+    assert uneven_links(Told("a", begins, begins)) == [("a", "b", 2)]
+
+
 def test_errors_in_logs_and_labs_that_fail_are_failures(tmp_path):
     def case(lab, report):
-        (lab.folder / "p1.err").write_text("2026 a INFO fine\n2026 a WARNING hm\n2026 a ERROR bad\nTraceback (most\n")
+        (lab.folder / "p1.err").write_text("2026 a INFO fine\n2026 a WARNING hm\n2026 a ERROR bad\n")
+        (lab.folder / "p2.err").write_text("  + Exception Group Traceback (most recent call last):\n")
         raise LabError("no cable")
 
     report = attempt("case", case, logs=str(tmp_path))

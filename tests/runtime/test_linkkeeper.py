@@ -8,9 +8,11 @@ import trio
 
 from p2pmesh.config import LinkConfig, MeshConfig
 from p2pmesh.identity import Identity
+from p2pmesh.links.link import Attempt, Dialer
 from p2pmesh.protocols.inputs import LinkDown, LinkLost, LinkRecovered, LinkSuspected, LinkUp, LocalSignal, RemotePeer
 from p2pmesh.runtime.linkkeeper import FEED, LinkKeeper
 from p2pmesh.simulation.full.network import SimNetwork
+from p2pmesh.simulation.model.sdp_stub import describe
 from p2pmesh.wire.messages import Direct, GossipAck, IceCandidate
 
 CONFIG = LinkConfig(connect_timeout=1.0, close_timeout=0.5, outbox=4, outbox_patience=1.0)
@@ -33,7 +35,7 @@ class Owner:
         self.offers = {}
         self.messages = 0
         dialer = field.network.dialer(self.peer_id, CONFIG, max_frame)
-        self.keeper = LinkKeeper(dialer, CONFIG, max_peers, self.report, self.deliver)
+        self.keeper = LinkKeeper(dialer, CONFIG, max_peers, self.report, self.deliver, lambda: None)
 
     # --- what the keeper tells, at once and as the owner learns of it ---
 
@@ -312,3 +314,48 @@ async def test_frames_that_wait_for_one_link_are_bounded_in_each_lane(autojump_c
         assert bob.messages == 2 * (1 + CONFIG.outbox)
         assert alice.slots == {bob.peer_id: "open"}
         nursery.cancel_scope.cancel()
+
+
+class Stuck(Attempt):
+    """An attempt that finds another address, and never opens."""
+
+    peer_id = Identity.generate().peer_id
+    description = describe("0123", bytes(32), "actpass")
+    trouble = "stun:192.0.2.1:3478 did not answer"
+
+    def trickle(self, tell):
+        tell(FOREIGN)
+
+    async def feed(self, signal):
+        await trio.lowlevel.checkpoint()
+
+    async def opened(self, peer):
+        await trio.sleep_forever()
+
+    async def aclose(self):
+        await trio.lowlevel.checkpoint()
+
+
+class StuckDialer(Dialer):
+    async def offer(self, peer):
+        await trio.lowlevel.checkpoint()
+        return Stuck()
+
+    async def answer(self, peer, offer):
+        return await self.offer(peer)
+
+    async def aclose(self):
+        await trio.lowlevel.checkpoint()
+
+
+async def test_a_link_that_does_not_come_is_told_with_what_stands_in_its_way(nursery, autojump_clock):
+    told = []
+    keeper = LinkKeeper(StuckDialer(), CONFIG, 3, told.append, None, lambda: None)
+    await nursery.start(keeper.run)
+    keeper.want(Stuck.peer_id)
+    await trio.sleep(2 * CONFIG.connect_timeout)
+    assert told == [
+        LocalSignal(Stuck.peer_id, Stuck.description),
+        LocalSignal(Stuck.peer_id, FOREIGN),
+        LinkLost(Stuck.peer_id, f"no link within 1 s: {Stuck.trouble}"),
+    ]

@@ -96,6 +96,11 @@ class WebRTCCarrier(Carrier):
         """What stands in the way of a connection, as far as can be told."""
         return self._ice.trouble if self._ice is not None else ""
 
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether no address of ours can send to any of the peer's."""
+        return self._has_ended and self._ice is not None and self._ice.is_hopeless
+
     def trickle(self, tell: Callable[[str], None]) -> None:
         """Have this called with each address that is found later, as SDP has it. It must not raise."""
         if self._ice is not None:

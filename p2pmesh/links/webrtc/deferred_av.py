@@ -23,7 +23,7 @@ _CLASSES = {
     "av.video": set[str](),
     "av.video.codeccontext": {"VideoCodecContext"},
 }
-"""What aiortc 1.14 to 1.16 imports of PyAV, by module."""
+"""What aiortc 1.16 imports of PyAV, by module."""
 
 
 class _StandInClass(type):

@@ -24,7 +24,7 @@ from p2pmesh.keyspace import PeerId
 from p2pmesh.links.link import Attempt, AttemptFailed, Dialer, Link
 from p2pmesh.links.session_link import SessionLink
 from p2pmesh.links.webrtc.carrier import SDP_ERRORS, WebRTCCarrier
-from p2pmesh.links.webrtc.event_loop import LinkLoop, open_link_loop
+from p2pmesh.links.webrtc.event_loop import LinkLoop, open_link_loop, refuse_other_loops
 from p2pmesh.links.webrtc.server_pool import Gathering, ServerPool
 from p2pmesh.protocols.inputs import RemotePeer
 from p2pmesh.wire.messages import Description, Facts, IceCandidate
@@ -91,7 +91,8 @@ class WebRTCAttempt(Attempt):
             raise AttemptFailed("the attempt was closed")
         await carrier.decided.wait()
         if not carrier.is_open:
-            raise AttemptFailed(str(carrier.error or "the peer closed the connection"))
+            reason = str(carrier.error or "the peer closed the connection")
+            raise AttemptFailed(reason, hopeless=carrier.is_hopeless)
         self._carrier = None
         link = SessionLink(carrier, peer, self._config, self._max_frame)
         carrier.attach(link)
@@ -118,6 +119,7 @@ class WebRTCDialer(Dialer):
         self._preferred: dict[str, None] = {}
 
     async def __aenter__(self) -> Self:
+        refuse_other_loops()
         self._loop = await self._stack.enter_async_context(open_link_loop())
         self._servers.look_up(self._loop)
         return self

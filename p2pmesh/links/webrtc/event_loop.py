@@ -18,6 +18,7 @@ import ipaddress
 import logging
 import math
 import socket
+from _asyncio import _get_running_loop as _running_loop  # trio-asyncio hides that of a host in all other places
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
@@ -27,6 +28,8 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 import sniffio
 import trio
 import trio_asyncio
+
+from p2pmesh.errors import ConfigError
 
 if TYPE_CHECKING:
     StockLoop = asyncio.SelectorEventLoop
@@ -321,7 +324,11 @@ class DatagramTransport(asyncio.DatagramTransport):
         while not self._is_closed:
             try:
                 await trio.lowlevel.wait_readable(self._sock)
-            except (trio.ClosedResourceError, OSError, ValueError):
+            except trio.ClosedResourceError:
+                return
+            except (OSError, ValueError) as error:  # no room to watch it; what is deaf must not look open
+                logger.debug("a socket can't be read: %s", error)
+                self.close()
                 return
             self._loop.call_now(self._gulp)
 
@@ -365,6 +372,19 @@ class DatagramTransport(asyncio.DatagramTransport):
 
     def abort(self) -> None:
         self.close()
+
+
+def refuse_other_loops() -> None:
+    """Refuse to start where Trio runs as the guest of another asyncio loop: aiortc's futures would belong to that.
+
+    Raises:
+      ConfigError: if it does.
+    """
+    if _running_loop() is not None:
+        raise ConfigError(
+            "WebRTC links can't run where Trio is a guest of asyncio: run Trio in a thread of its own, with"
+            " await asyncio.to_thread(trio.run, main)"
+        )
 
 
 @asynccontextmanager

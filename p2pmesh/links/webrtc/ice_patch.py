@@ -341,10 +341,12 @@ class IceConnection(aioice.ice.Connection):
     @property
     def trouble(self) -> str:
         """What stands in the way, as far as we can tell; empty if that is nothing in particular."""
-        ours = {_version(candidate.host) for candidate in self._local_candidates}
+        ours = {_version(candidate.host) for candidate in self._found}
         theirs = {_version(candidate._network_host) for candidate in self._remote_candidates}
         words = []
-        if not theirs:
+        if self.remote_username is None:
+            words.append("the peer did not answer")
+        elif not theirs:
             words.append("the peer names no usable address")
         elif not ours & theirs:
             words.append(f"our addresses are {_families(ours)} and the peer's {_families(theirs)}")
@@ -355,7 +357,9 @@ class IceConnection(aioice.ice.Connection):
     @property
     def is_hopeless(self) -> bool:
         """Whether no address of ours can send to any of the peer's."""
-        return not self._check_list and not self._remote_candidates_expected()
+        ours = {_version(candidate.host) for candidate in self._found}
+        theirs = {_version(candidate._network_host) for candidate in self._remote_candidates}
+        return bool(theirs) and not ours & theirs and not self._remote_candidates_expected()
 
     async def connect(self) -> None:
         """Connect; aioice would sleep out 20 ms after each check, also when it has succeeded long before."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import math
+import struct
 from collections.abc import Callable
 from typing import Final, cast
 
@@ -197,6 +199,7 @@ class SctpTransport(RTCSctpTransport):
         """Cap the window: aiortc's grows until the peer's receive buffer overflows, and the recovery costs seconds."""
         if chunk.gaps:
             self._is_repairing = True
+            chunk.gaps = self._plausible(chunk.gaps)
         await super()._receive_sack_chunk(chunk)
         far = int((self._shortest_round_trip or 0) * CWND_RATE)
         self._cwnd = min(self._cwnd, max(CWND_CAP, min(far, CWND_CAP_FAR)))
@@ -210,6 +213,15 @@ class SctpTransport(RTCSctpTransport):
             callbacks, self._when_idle = self._when_idle, []
             for callback in callbacks:
                 callback()
+
+    def _plausible(self, gaps: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        """The reports that can be true: in order, of what was sent. aiortc counts each number of each one."""
+        found, last, limit = [], 0, len(self._sent_queue)
+        for first, end in gaps:
+            if last < first <= end <= limit:
+                found.append((first, end))
+                last = end
+        return found
 
     # The retransmission timer starts anew with nearly each packet: only its deadline moves, and its alarm checks
     # that. On a link at rest, where it starts with a ping, the alarm is cancelled too, and nothing wakes for it.
@@ -264,6 +276,27 @@ class SctpTransport(RTCSctpTransport):
     def call_when_idle(self, callback: Callable[[], None]) -> None:
         """Call back once, when the association has become idle."""
         self._when_idle.append(callback)
+
+
+def decode_params(body: bytes) -> list[tuple[int, bytes]]:
+    """As aiortc's, which goes round for ever at a length of nothing.
+
+    Raises:
+      ValueError: if a length lies.
+    """
+    params: list[tuple[int, bytes]] = []
+    at = 0
+    while at <= len(body) - 4:
+        kind, length = struct.unpack_from("!HH", body, at)
+        if length < 4:
+            raise ValueError("an SCTP parameter is shorter than its head")
+        params.append((kind, body[at + 4 : at + length]))
+        at += length + sctp.padl(length)
+    return params
+
+
+if list(inspect.signature(sctp.decode_params).parameters) == ["body"]:
+    sctp.decode_params = decode_params  # the parser has no other seam; other users of aiortc are better off, too
 
 
 class _Bundle:

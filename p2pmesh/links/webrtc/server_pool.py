@@ -85,7 +85,7 @@ class ServerPool:
         until = trio.current_time() + within
         await trio.lowlevel.checkpoint()
         self.look_up(loop)
-        awaited = [server for server in self._servers if server.looking_up and not (server.addresses or server.is_slow)]
+        awaited = [one for one in self._servers if one.looking_up is not None and not (one.addresses or one.is_slow)]
         with trio.move_on_at(until):
             for server in awaited:
                 while server.looking_up is not None:

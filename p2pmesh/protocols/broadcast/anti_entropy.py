@@ -40,7 +40,7 @@ from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.broadcast.eager_push import SendWindow
 from p2pmesh.protocols.broadcast.message_store import SUM_SIZE, BroadcastTimers, Due, MessageStore, StoredMessage
 from p2pmesh.protocols.broadcast.validation import BroadcastLimits
-from p2pmesh.protocols.util.limits import ExpiringSet
+from p2pmesh.protocols.util.limits import ExpiringSet, RateLimiter
 from p2pmesh.protocols.util.timers import Backoff
 from p2pmesh.wire.fields import MAX_IDS_IN_LIST
 from p2pmesh.wire.messages import GossipDigest, GossipHave, GossipHistory, GossipWant
@@ -49,10 +49,11 @@ ON_ITS_WAY = 5_000
 """Milliseconds of age from which the periodic comparison counts."""
 EARLY = 1_000
 """Milliseconds before a peer began that count as after: ages leave out the time on links."""
-DIGESTS = 8
-DIGESTS_IN = 10.0
-"""Digests of one neighbour that are looked at in so many seconds: it takes one or two, with repetitions, and each may
-cost a list of all we have."""
+DIGESTS, DIGEST_EVERY = 8, 1.25
+"""Digests of one neighbour that are looked at at once, and seconds for another: it takes one or two, with repetitions,
+and each may cost a list of all we have."""
+DIGESTS_FROM = 256
+"""Neighbours, past ones included, of which that is remembered."""
 MAX_TO_PULL = 4096
 """Ids known to be lacking from one neighbour; more are found the next time."""
 MAX_PULLS = 3
@@ -120,10 +121,10 @@ class AntiEntropy:
         self._links = links
         self._limits = limits
         self._backoff = Backoff(config.ack_timeout, config.max_ttl)
-        self._began: float | None = None
+        self._began = 0.0
         self._attempts: dict[PeerId, int] = {}
         self._said_at: dict[PeerId, float] = {}
-        self._heard: dict[PeerId, tuple[float, int]] = {}
+        self._looked_at = RateLimiter(DIGESTS_FROM, 1 / DIGEST_EVERY, DIGESTS)
         self._pulls: dict[PeerId, _Pull] = {}
         self._sources: dict[str, PeerId] = {}  # of what is asked for, or about to be
         self._refused: ExpiringSet[tuple[PeerId, str], None] = ExpiringSet(MAX_TO_PULL)
@@ -170,7 +171,7 @@ class AntiEntropy:
 
     def _lifetime(self, now: float) -> int:
         """Milliseconds of age that a broadcast may have here."""
-        return 0 if self._began is None else int((now - self._began) * 1000) + EARLY
+        return int((now - self._began) * 1000) + EARLY
 
     def _ages(self, beyond: int, within: int, passed: int, now: float) -> tuple[int, int]:
         """What a neighbour compares, as of now; nothing is older here than we are."""
@@ -188,7 +189,6 @@ class AntiEntropy:
         """Forget a link that has ended."""
         self._attempts.pop(peer, None)
         self._said_at.pop(peer, None)
-        self._heard.pop(peer, None)
         for due in (Due.FIRST_DIGEST, Due.DIGEST_AGAIN):
             self._timers.cancel((due, peer, ""))
         self._drop_pull(peer)
@@ -236,7 +236,7 @@ class AntiEntropy:
 
     def digest(self, peer: PeerId, theirs: GossipDigest, now: float) -> Said:
         """Compare a neighbour's sum with ours."""
-        if self._is_too_much(peer, now):
+        if not self._looked_at.take(peer, now):
             self.counts.digests_ignored += 1
             return []
         passed = self._answered(peer, now)
@@ -251,13 +251,6 @@ class AntiEntropy:
         if (said.count, said.sum) == (theirs.count, theirs.sum):
             return [(peer, GossipWant())]
         return _list(peer, [message.data.id for message in ours], beyond, within)
-
-    def _is_too_much(self, peer: PeerId, now: float) -> bool:
-        since, count = self._heard.get(peer, (now, 0))
-        if now - since > DIGESTS_IN:
-            since, count = now, 0
-        self._heard[peer] = since, count + 1
-        return count >= DIGESTS
 
     def have(self, peer: PeerId, theirs: GossipHave, lacked: Iterable[str], now: float) -> Said:
         """Pull what a neighbour names and we lack, and name what it lacks where it names all."""

@@ -46,8 +46,8 @@ State: ids seen (`seen_ids`), neighbours of version 0, one heap of timers; the r
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterable, Mapping, Sequence
+from random import Random
 from typing import Any
 
 import attrs
@@ -100,9 +100,10 @@ from p2pmesh.protocols.inputs import (
     Received,
     RemotePeer,
     Subsystem,
+    Unsent,
     WantHistory,
 )
-from p2pmesh.protocols.notices import ChildrenAdded, ChildSettled, Input
+from p2pmesh.protocols.notices import ChildrenAdded, ChildSettled, Input, Withdraw
 from p2pmesh.protocols.util.latency import LocalHealth
 from p2pmesh.protocols.util.limits import ExpiringSet
 from p2pmesh.protocols.util.timers import Timers
@@ -137,7 +138,7 @@ class BroadcastCore:
         self,
         identity: Identity,
         config: MeshConfig,
-        rng: random.Random,
+        rng: Random,
         wall: WallClock,
         health: LocalHealth | None = None,
     ) -> None:
@@ -184,6 +185,11 @@ class BroadcastCore:
                 self._on_received(peer, message, now)
             case Publish():
                 self._on_publish(event, now)
+            case Unsent(peer, Gossip(data=data), limit=int()) if peer in self._links:  # it will never be otherwise
+                self._on_ack(self._links[peer], GossipAck(had=(data.id,)), now)
+            case Withdraw(message_id) if (withdrawn := self._store.get(message_id)) is not None:
+                self._give_up(withdrawn, now)
+                self._store.remove(withdrawn)
             case LinkUp(peer):
                 self._on_link_up(peer, now)
             case LinkDown(peer, _, timed_out):
@@ -644,17 +650,9 @@ class BroadcastCore:
         """Tell the receipts of neighbours that have to answer, unless the origin wants no receipts."""
         data = message.data
         if data.receipts:
-            children = tuple([link.peer.peer_id for link in links])
-            added = ChildrenAdded(
-                data.id,
-                message.parent,
-                children,
-                message.since + message.ttl,
-                silent,
-                data.origin_peer_id,
-                data.topic,
-                called,
-            )
+            children, expires = tuple([link.peer.peer_id for link in links]), message.since + message.ttl
+            origin, topic = data.origin_peer_id, data.topic
+            added = ChildrenAdded(data.id, message.parent, children, expires, silent, origin, topic, called)
             self._effects.append(Notify(Subsystem.RECEIPTS, added))
 
     def _send_to_originals(self, message: StoredMessage, originals: tuple[PeerId, ...]) -> None:

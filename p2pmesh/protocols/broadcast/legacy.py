@@ -60,6 +60,14 @@ def _plain(data: GossipData) -> str:
     return str(legacy(Body(data.payload, data.encoding, data.blob, 0)))
 
 
+def probe(me: PeerId, message_id: str, timestamp: int) -> Gossip:
+    """Is somebody there? For one neighbour, which answers it and passes it on to nobody."""
+    data = GossipData(
+        id=message_id, topic=PROBE, payload="", origin_peer_id=me, timestamp=timestamp, hops=0, relayed_by=(me,)
+    )
+    return Gossip(data=data)
+
+
 def probe_response(probe: GossipData, me: PeerId, message_id: str, timestamp: int) -> Gossip:
     """The answer to "is somebody there?", for the neighbour that asked alone."""
     echo = probe.payload if len(str(probe.payload)) <= MAX_ECHOED else None

@@ -16,6 +16,7 @@ from p2pmesh.protocols.broadcast.message_store import StoredMessage
 from p2pmesh.protocols.broadcast.validation import BroadcastLimits, Draft, signed
 from p2pmesh.protocols.core import WallClock
 from p2pmesh.protocols.inputs import Publish
+from p2pmesh.protocols.util.timers import Stamps
 from p2pmesh.wire.messages import GossipData
 
 MAX_TOPICS = 4096
@@ -44,7 +45,7 @@ class Publisher:
         self._wall = wall
         self._network = network
         self._drafts: dict[int, Draft] = {}
-        self._numbering = Numbering()
+        self._numbering = Numbering(Stamps(wall))
         self._left = False
 
     def __len__(self) -> int:
@@ -78,7 +79,7 @@ class Publisher:
         call = next(iter(self._drafts))
         draft = self._drafts.pop(call)
         me, milliseconds = self._identity.peer_id, int(self._wall(now) * 1000)
-        series, sequence = self._numbering.next(draft.topic, milliseconds)
+        series, sequence = self._numbering.next(draft.topic, now)
         data = GossipData(
             id="made of the rest",
             topic=draft.topic,
@@ -116,18 +117,18 @@ class Numbering:
     clock, and never twice: what belongs to a later one was sent later.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, stamps: Stamps) -> None:
         self._topics: OrderedDict[str, tuple[int, int]] = OrderedDict()
-        self._last_series = -1
+        self._stamps = stamps
 
     def __len__(self) -> int:
         return len(self._topics)
 
-    def next(self, topic: str, milliseconds: int) -> tuple[int, int]:
-        """Series and number, from 1, of the next broadcast of a topic; `milliseconds` is the wall time."""
+    def next(self, topic: str, now: float) -> tuple[int, int]:
+        """Series and number, from 1, of the next broadcast of a topic."""
         series, number = self._topics.pop(topic, (0, 0))
         if not number:
-            series = self._last_series = max(milliseconds, self._last_series + 1)
+            series = self._stamps.next(now)
         if len(self._topics) >= MAX_TOPICS:
             self._topics.popitem(last=False)
         self._topics[topic] = series, number + 1

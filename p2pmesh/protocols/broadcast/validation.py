@@ -57,13 +57,11 @@ from typing import TYPE_CHECKING
 from msgspec import Struct, structs
 
 from p2pmesh.config import MeshConfig
-from p2pmesh.errors import ConfigError, LocalProtocolError
 from p2pmesh.identity import Identity, peer_id_of, verify
 from p2pmesh.protocols.broadcast.message_store import TREE_DIGITS, StoredMessage, tree_of
 from p2pmesh.protocols.core import WallClock
 from p2pmesh.protocols.inputs import Publish
 from p2pmesh.wire.canonical import covered, number, text
-from p2pmesh.wire.fields import MAX_TOPIC
 from p2pmesh.wire.messages import GossipData
 from p2pmesh.wire.payloads import Body, pack
 
@@ -124,21 +122,9 @@ class BroadcastLimits:
         self._wall = wall
 
     def draft(self, event: Publish, now: float) -> Draft:
-        """Check what the application asks for.
-
-        Raises:
-          ConfigError: if `ttl` or `max_hops` is out of range.
-          LocalProtocolError: if the topic is too long, reserved or no text.
-          InvalidPayload: if no message can carry the payload.
-          PayloadTooLarge: if it is too large.
-        """
-        _check_topic(event.topic)
+        """What the application asks for, with our defaults."""
         ttl = self._config.ttl if event.ttl is None else event.ttl
-        if not isinstance(ttl, int | float) or not 0 < ttl <= self._config.max_ttl:
-            raise ConfigError(f"ttl must be above 0 and at most {self._config.max_ttl:g} s, not {ttl!r:.60}")
         max_hops = ANY_HOPS if event.max_hops is None else event.max_hops
-        if not isinstance(max_hops, int) or not 1 <= max_hops <= ANY_HOPS:
-            raise ConfigError(f"max_hops must be a whole number from 1 to {ANY_HOPS}, not {max_hops!r:.60}")
         return Draft(event.topic, pack(event.payload, self._max_payload), ttl, max_hops, event.receipts, now)
 
     def hops(self, data: GossipData, told: int) -> int:
@@ -173,17 +159,6 @@ class BroadcastLimits:
     def ttl(self, data: GossipData) -> float:
         """Seconds that it lives."""
         return self._config.ttl if data.ttl is None else min(data.ttl / 1000, self._config.max_ttl)
-
-
-def _check_topic(topic: str) -> None:
-    if not isinstance(topic, str) or len(topic) > MAX_TOPIC:
-        raise LocalProtocolError(f"a topic is a string of at most {MAX_TOPIC} characters, not {topic!r:.60}")
-    if topic.startswith(RESERVED_TOPICS):
-        raise LocalProtocolError(f"topics that begin with {RESERVED_TOPICS!r} are reserved: choose another")
-    try:
-        topic.encode()
-    except UnicodeEncodeError as error:
-        raise LocalProtocolError(f"a topic is text that UTF-8 can carry, not {topic!r:.60}") from error
 
 
 def signed(data: GossipData, identity: Identity, network: bytes) -> GossipData:

@@ -22,10 +22,6 @@ from p2pmesh.keyspace import PeerId
 
 CROWD = 1.5
 """Seconds over which peers that all see the same begin to act, so that the first may be enough."""
-SHRUNK = 0.7
-"""Factor: a mesh that has fewer of its peers left than this has lost more than the usual."""
-SHRUNK_FOR = 120.0
-"""Seconds for which that is remembered: until most of the lost peers were asked for."""
 
 
 @define
@@ -60,7 +56,6 @@ class Detection:
         self._rng = rng
         self._suspects: OrderedDict[PeerId, Suspect] = OrderedDict()
         self._named: dict[str, tuple[PeerId, ...]] = {}
-        self._shrunk_until = -1.0
         self.size: int = 1
         """About so many peers are on our island."""
         self.counts: DetectionCounts = DetectionCounts()
@@ -102,10 +97,8 @@ class Detection:
         suspect = self._suspects.pop(peer, None)
         if suspect is None or not suspect.missing:
             return None
-        if suspect.asked_at >= 0:  # it is the bridge that we wanted
-            return 0.0
-        # Several links may open in the same moment: the first to have looked is enough.
-        return self.crowd()
+        # It may be the bridge that we wanted; else several may open in the same moment, and one that looks is enough.
+        return 0.0 if suspect.asked_at >= 0 else self.crowd()
 
     def drop(self, peer: PeerId) -> None:
         """Suspect it no longer."""
@@ -149,18 +142,14 @@ class Detection:
             del self._suspects[peer]
         return next(iter(self._missing()), None)
 
-    def unknown_to_services(self, peer: PeerId, now: float) -> bool:
-        """No service knows a suspect. Returns whether the mesh has shrunk: survivors may be many small islands."""
+    def was_asked_for(self, peer: PeerId) -> bool:
+        """Whether this is a suspect that the services were asked for."""
+        suspect = self._suspects.get(peer)
+        return suspect is not None and suspect.asked_at >= 0
+
+    def unknown_to_services(self, peer: PeerId) -> None:
+        """No service knows a suspect."""
         suspect = self._suspects[peer]
         suspect.unknown += 1
         if suspect.unknown > 1 or self.size < self._config.suspects:
             del self._suspects[peer]
-        return now < self._shrunk_until
-
-    def resize(self, peers: int, now: float) -> bool:
-        """The mesh is so large. Returns whether it has shrunk: an island that is much smaller asks sooner."""
-        shrunk = peers < SHRUNK * self.size
-        self.size = peers
-        if shrunk:
-            self._shrunk_until = now + SHRUNK_FOR
-        return shrunk

@@ -11,8 +11,7 @@ only to peers that remember others.
   peers that a service names when we come back to it, or that several services name.
 - *Ping.* The signaling services are asked for missing peers, so often that an island of any size asks every few seconds
   in all. To a peer that answers there, a link is wanted: a *bridge*, for which a full peer gives up a long link. A peer
-  of which the services know nothing is forgotten; if the mesh has shrunk, the services are asked for peers next to us,
-  since after a mass failure the survivors may be many small islands.
+  of which the services know nothing is forgotten.
 - *Confirm.* A bridge, or a link that a service brought about where the mesh did not, joins two islands only if the peer
   that is nearest to us beyond it is not at its place on our side.
 - *Merge.* Each end of the bridge then floods `merge` on its side. Some peers that hear it, so many on each side, ask
@@ -34,7 +33,7 @@ failed.
 
 Inputs: LinkUp, LinkDown, LinkBroken, ServicePeers, SeenViaService, Received, RoutedReceived, RouteSucceeded,
 RouteFailed, MeshSize, Leave.
-Effects: SendFrame; Notify to routing (Route, RouteReply), signaling (PingViaService, RouteHint, FindPeers), overlay
+Effects: SendFrame; Notify to routing (Route, RouteReply), signaling (PingViaService, RouteHint), overlay
 (OpenBridge, PeersFound, MergeStarted); Emit (IslandSuspected, IslandHealed).
 Messages: handles `merge` and `find_beyond`; sends `merge`, `find_successor`, `find_beyond`, `found_beyond`.
 Config: `IslandsConfig`, `ChordConfig.successors`.
@@ -60,7 +59,6 @@ from p2pmesh.protocols.islands.bridge_merge import BridgeMerge
 from p2pmesh.protocols.islands.detection import Detection
 from p2pmesh.protocols.islands.recovery import WATCH_EVERY, IslandRecovery
 from p2pmesh.protocols.notices import (
-    FindPeers,
     Input,
     LinkBroken,
     MergeStarted,
@@ -123,7 +121,7 @@ Outcome: TypeAlias = RouteSucceeded | RouteFailed | None
 class _Timer(Struct, frozen=True):
     """What is due, and of which peer or flood."""
 
-    kind: Literal["check", "ping", "unanswered", "confirm", "seek", "watch"]
+    kind: Literal["check", "ping", "confirm", "seek", "watch"]
     of: str = ""
 
 
@@ -139,7 +137,6 @@ class IslandsCounts:
     for_others_failed: int = 0
     for_others_refused: int = 0
     refused: int = 0
-    unanswered: int = 0
     confirms: int = 0
     merges: int = 0
     seeks: int = 0
@@ -192,8 +189,8 @@ class IslandsCore:
                 self._on_find_beyond(event.way, key, now)
             case RouteSucceeded() | RouteFailed():
                 self._on_outcome(event, now)
-            case MeshSize():
-                self._on_mesh_size(event.peers, now)
+            case MeshSize(peers):
+                self._detection.size = peers
             case Leave():
                 self._on_leave()
             case _:
@@ -212,8 +209,6 @@ class IslandsCore:
                     self._check(PeerId(timer.of), now)
                 case "ping":
                     self._ping(now)
-                case "unanswered":
-                    self._counts.unanswered += 1
                 case "confirm":
                     self._confirm(PeerId(timer.of), now)
                 case "seek":
@@ -268,14 +263,13 @@ class IslandsCore:
 
     def _on_pong(self, peer: PeerId, now: float, *, is_there: bool) -> None:
         """The services have answered our ping."""
-        if peer not in self._detection or _Timer("unanswered", peer) not in self._timers:
+        if not self._detection.was_asked_for(peer):
             return
-        self._timers.cancel(_Timer("unanswered", peer))
         if is_there:
             self._suspect_island(peer, now, "a signaling service reaches it, and the mesh does not")
             self._open_bridge(peer, now)
-        elif self._detection.unknown_to_services(peer, now):
-            self._tell(Subsystem.SIGNALING, FindPeers())
+        else:
+            self._detection.unknown_to_services(peer)
 
     def _on_stranger(self, peer: PeerId, now: float) -> None:
         """A link to a peer that may be another island's. If nobody is missing here, it is more likely a newcomer."""
@@ -310,11 +304,6 @@ class IslandsCore:
         call = self._calls.close(event.call)
         if call is not None:
             self._call_ended(call, event, now)
-
-    def _on_mesh_size(self, peers: int, now: float) -> None:
-        if self._detection.resize(peers, now) and PING in self._timers:
-            self._timers.cancel(PING)
-            self._ping_later(now)
 
     def _on_leave(self) -> None:
         self._leaving = True
@@ -433,7 +422,6 @@ class IslandsCore:
                 self._timers.set(PING, now + self._detection.crowd())
             return
         if pings:
-            self._timers.wait(_Timer("unanswered", peer), now + self._config.probe_timeout)
             self._tell(Subsystem.SIGNALING, PingViaService(peer))
         if self._detection.miss(peer, now, pinged=pings):
             self._timers.set(PING, max(now, self._bridges.quiet_until) + self._detection.crowd())

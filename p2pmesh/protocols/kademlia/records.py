@@ -25,8 +25,8 @@ from attrs import frozen
 from msgspec import Struct, structs
 
 from p2pmesh.config import KademliaConfig
-from p2pmesh.errors import ConfigError, PayloadTooLarge, RemoteProtocolError
-from p2pmesh.events import Payload
+from p2pmesh.errors import RemoteProtocolError
+from p2pmesh.events import Payload, PayloadLike
 from p2pmesh.identity import Identity, peer_id_of, verify
 from p2pmesh.keyspace import ID_BITS, PeerId
 from p2pmesh.wire.canonical import covered, number, text
@@ -74,13 +74,7 @@ class VerifiedRecord(Struct, frozen=True):
 
 
 def key_id(key: str) -> PeerId:
-    """The place of an application's key in the id space.
-
-    Raises:
-      ConfigError: if it is not text.
-    """
-    if not isinstance(key, str):
-        raise ConfigError(f"a key of the DHT is text, not {type(key).__name__}")
+    """The place of an application's key in the id space."""
     digest = hashlib.sha256(_KEY_DOMAIN + text(key)).digest()
     return PeerId(digest[: ID_BITS // 8].hex())
 
@@ -88,18 +82,14 @@ def key_id(key: str) -> PeerId:
 def sign_record(
     identity: Identity,
     key: PeerId,
-    value: Payload,
+    value: PayloadLike | Body,
     timestamp: int,
     ttl: float,
     config: KademliaConfig,
     network: bytes,
 ) -> VerifiedRecord:
-    """Make a record of ours.
-
-    Raises:
-      PayloadTooLarge, InvalidPayload: if the value can't be carried.
-    """
-    body = _packed(value, config.max_value)
+    """Make a record of ours."""
+    body = pack(value, config.max_value)
     bare = DhtRecord(
         key=key,
         payload=None if body.payload is None else str(body.payload),
@@ -124,11 +114,12 @@ def verify_record(record: DhtRecord, wall: float, config: KademliaConfig, networ
     if size > config.max_value:
         raise BadRecord(f"a value of {size} bytes, where {config.max_value} is the limit")
     if record.timestamp / 1000 > wall + config.clock_skew:
-        raise BadRecord("a value from the future")
+        ahead = record.timestamp / 1000 - wall
+        raise BadRecord(f"it is of {ahead:.0f} s in the future, by the clock here: is its publisher's right?")
     if record.ttl / 1000 > config.max_ttl:
-        raise BadRecord("a value that says it lives too long")
+        raise BadRecord(f"it shall live for {record.ttl / 1000:.0f} s, where {config.max_ttl:.0f} is the limit")
     if (record.timestamp + record.ttl) / 1000 <= wall:
-        raise BadRecord("an expired value")
+        raise BadRecord("it has expired, by the clock here: is its publisher's right?")
     if not verify(record.publisher_key, record.signature, signed_bytes(record, network)):
         raise BadRecord("a bad signature")
     try:
@@ -149,15 +140,3 @@ def signed_bytes(record: DhtRecord, network: bytes) -> bytes:
     return covered(
         _RECORD_DOMAIN, network, record.key.encode(), number(record.timestamp), number(record.ttl), kind, body
     )
-
-
-def _packed(value: Payload, limit: int) -> Body:
-    try:
-        return pack(value, limit)
-    except PayloadTooLarge as error:
-        reason = (
-            str(error)
-            .replace("the payload", "the value", 1)
-            .replace("MeshConfig.max_payload", "KademliaConfig.max_value")
-        )
-        raise PayloadTooLarge(reason) from error

@@ -104,7 +104,8 @@ class DialPolicy:
     def far_found(self, peers: tuple[PeerId, ...], now: float) -> bool:
         """A search found these for a long link, the best first. Whether there is one to dial."""
         self._far_until = now + FAR_LASTS
-        self._far = [peer for peer in peers if peer not in self._slots and peer != self._me]
+        others = (peer for peer in peers if peer not in self._slots and peer != self._me)
+        self._far = [peer for peer in others if self._passive.may_dial(peer, now)]
         return bool(self._far)
 
     def step(self, now: float) -> Step | None:

@@ -8,19 +8,12 @@ State: when room was made last.
 
 from __future__ import annotations
 
-from attrs import define
-
 from p2pmesh.config import MeshConfig
 from p2pmesh.keyspace import PeerId, nearness
 from p2pmesh.protocols.overlay.slots import Slots
 from p2pmesh.protocols.overlay.successor_list import SuccessorLists
 from p2pmesh.wire.fields import MAX_RING_LIST
 from p2pmesh.wire.overlay import FindSuccessor, SuccessorFound
-
-
-@define
-class _Counts:
-    answered: int = 0
 
 
 class SuccessorLookup:
@@ -32,11 +25,11 @@ class SuccessorLookup:
         self._lists = lists
         self._slots = slots
         self._made_room_at = -self._min_link_age
-        self.counts: _Counts = _Counts()
+        self.answered: int = 0
 
     def answer(self, asker: PeerId, question: FindSuccessor, now: float) -> SuccessorFound:
         """What to say. If it says `welcome`, the asker has to be let in."""
-        self.counts.answered += 1
+        self.answered += 1
         welcome = (question.seeks_link or question.leaf) and self._welcomes(asker, question, now)
         if question.seeks_link:  # it does not ask for its place
             return SuccessorFound(vacant=() if welcome else self._vacant(asker, question), welcome=welcome)
@@ -48,13 +41,13 @@ class SuccessorLookup:
         return tuple(sorted(free, key=lambda peer: nearness(peer, question.key)))[:MAX_RING_LIST]
 
     def _welcomes(self, asker: PeerId, question: FindSuccessor, now: float) -> bool:
-        """Whether there is a slot, or a settled long link can be given up: for newcomers and leaves, and rarely."""
+        """Whether there is a slot, or a settled long link can be given up: for leaves, and rarely."""
         if self._max_peers < 3 or self._slots.is_link(asker):
             return False
         if self._slots.free() > self._lists.kept_free():
             return True
         settled = now - self._min_link_age
-        if not question.joins or self._made_room_at > settled:
+        if not question.leaf or self._made_room_at > settled:
             return False
         if not any(self._slots[peer].since <= settled for peer in self._lists.far()):
             return False

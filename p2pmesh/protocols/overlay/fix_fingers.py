@@ -1,19 +1,14 @@
 """Fix fingers: where long links should lead, and when a peer looks for them.
 
 Distances follow the harmonic law, with which greedy routes are shortest (Kleinberg, The small-world phenomenon,
-2000): a key is drawn, and a link sought to a peer near it. In a mesh at rest nearly all slots are taken, so there are
-two ways:
-
-- A peer that has *just come* is let in by the peer at its key, which gives up a long link for it. So links keep to
-  the law: with what is left over alone, 1,000 peers of 3 links that came one by one would need 28 hops instead of 18.
-- A peer that lost a link by that has to find another such peer: the one at the key names those of its neighbours that
-  have a free slot (`find_successor`).
+2000): a key is drawn, and a link sought to a peer near it. In a mesh at rest nearly all slots are taken, so the peer at
+the key names those of its neighbours that have a free slot, if it has none itself (`find_successor`).
 
 All slots are filled while the mesh takes a newcomer in: the newcomer seeks, and so does a peer that had to give up a
 link for that. When a link is lost because a peer has gone, others are sought only once fewer than a third of the long
 links are left, since newcomers will fill the slots; so a departure costs the mesh few new links. Ten searches in a
-row that come to nothing are enough; then there is a pause. A long link that is open needs no fixing: it stays,
-wherever the ring has grown since.
+row that come to nothing are enough; then only a change makes a peer seek again. A long link that is open needs no
+fixing: it stays, wherever the ring has grown since.
 
 In: what becomes of slots, links and searches. Out: what to look up and when, and whom to dial.
 """
@@ -34,8 +29,6 @@ from p2pmesh.wire.overlay import FindSuccessor
 
 NEAREST = 2
 """Places on the ring that a long link should span at least: the next one has a link of its own."""
-MOST_PAUSES = 6
-"""Pauses in a row, each twice as long as the one before, after which only a change makes a peer seek again."""
 REPAIRED = 5.0
 """Seconds in which the ring is closed again around a peer that has gone: only then its neighbours see which of their
 links are long ones."""
@@ -65,7 +58,7 @@ class FingerSearch:
     """The search of one peer for long links.
 
     Attributes:
-      is_on: whether long links are sought, now or after a pause.
+      is_on: whether long links are sought.
     """
 
     def __init__(
@@ -88,10 +81,8 @@ class FingerSearch:
         self._far = 0
         self._key = me
         self._failures = 0
-        self._pauses = 0
         self._not_before = 0.0
         self._dialing = False
-        self._joins = True
         self._target = self._most
         self._merging_until = -math.inf
         self._is_asking = False
@@ -115,14 +106,15 @@ class FingerSearch:
         Only what is needed is sought, then.
         """
         self._merging_until = until
-        self._target = self._enough()
-        self._not_before = max(self._not_before, until)
+        if self._most:
+            self._target = self._enough()
+            self._start(until)
 
     def links_changed(self, now: float) -> None:
         """A link has come or gone, or it has turned out to be a long one."""
         before, self._far = self._far, len(self._lists.far())
         if self._far > before:
-            self._dialing, self._failures, self._pauses = False, 0, 0
+            self._dialing, self._failures = False, 0
             self._not_before = now
         elif self._far < before and not self.is_on and self._far < self._enough():
             self._target = self._enough()
@@ -146,7 +138,7 @@ class FingerSearch:
         if self._is_asking or not self.is_on or not self._slots.members():
             return None
         if self._far >= self._target:
-            self.is_on = self._joins = False
+            self.is_on = False
             return None
         if self._free <= self._lists.kept_free():
             return None
@@ -162,7 +154,7 @@ class FingerSearch:
         self._key = draw_key(self._me, self._lists.size(), self._rng)
         self.counts.searches += 1
         self._is_asking = True
-        return FindSuccessor(key=self._key, seeks_link=True, joins=self._joins)
+        return FindSuccessor(key=self._key, seeks_link=True)
 
     def _enough(self) -> int:
         """A third of the long links, rounded up: what is sought at once when others have gone."""
@@ -170,19 +162,13 @@ class FingerSearch:
 
     def _start(self, at: float) -> None:
         self.is_on = True
-        self._failures = self._pauses = 0
+        self._failures = 0
         self._not_before = max(at, self._merging_until)
 
     def _failed(self, now: float) -> None:
         self._dialing = False
         self.counts.vain += 1
         self._failures += 1
-        if self._failures < self._config.searches:
-            self._not_before = now + self._backoff.delay(self._failures, self._rng)
-            return
-        self._joins = False
-        self._failures = 0
-        self._pauses += 1
-        self.is_on = self._pauses <= MOST_PAUSES
-        pause = self._config.fix_fingers_every * 2.0 ** (self._pauses - 1)
-        self._not_before = now + pause * self._rng.uniform(0.8, 1.2)
+        self._not_before = now + self._backoff.delay(self._failures, self._rng)
+        if self._failures >= self._config.searches:
+            self.is_on = False

@@ -199,7 +199,8 @@ class LinkManager:
 
     def bridge(self, peer: PeerId, now: float) -> Step | None:
         """What to do for a bridge to another island."""
-        if peer == self._me or peer in self._slots or peer in self._slots.held():
+        is_held = peer in self._slots or peer in self._slots.held()
+        if peer == self._me or is_held or not self._passive.may_dial(peer, now):
             return None
         self._passive.learn((peer,), "wanted", now)
         self._bridge_to = peer
@@ -241,16 +242,16 @@ class LinkManager:
         )
         self.counts.accepted += 1
 
-    def reject(self, remote: RemotePeer, now: float) -> tuple[PeerId, ...]:
+    def reject(self, remote: RemotePeer) -> tuple[PeerId, ...]:
         """Turn an offer of theirs down. Which peers to name instead."""
         self.counts.rejected += 1
-        return self.alternatives(remote.peer_id, now, only_links=remote.version == 0)
+        return self.alternatives(remote.peer_id)
 
     def _comes_late(self, reason: str) -> bool:
         """Whether a peer that is not found may just not be there yet, as we ourselves were not a moment ago."""
         return reason == NOT_FOUND and not self._slots.are(State.OPEN)
 
-    def attempt_failed(self, peer: PeerId, now: float) -> Slot | None:
+    def attempt_failed(self, peer: PeerId, now: float, *, hopeless: bool = False) -> Slot | None:
         """Free the slot of an attempt, and give it; None if it was none."""
         slot = self._slots.get(peer)
         if slot is None or slot.state not in ATTEMPTS:
@@ -258,6 +259,8 @@ class LinkManager:
         self._slots.pop(peer, None)
         self.counts.failed += 1
         self._missed(peer, now)
+        if hopeless:
+            self._passive.despair(peer, now)
         self.policy.filling.failed(now)
         if slot.made_room:
             self.policy.room_making.failed(now)
@@ -298,10 +301,10 @@ class LinkManager:
         self._passive.pause(peer, now + self._config.retry_first)
         return self._slots.pop(peer)
 
-    def evict(self, peer: PeerId, occupant: Occupant, now: float) -> tuple[PeerId, ...]:
+    def evict(self, peer: PeerId, occupant: Occupant) -> tuple[PeerId, ...]:
         """Give up a link for another peer. Which peers to name instead."""
         self.counts.evicted += 1
-        peers = dict.fromkeys((occupant.peer, *self.alternatives(peer, now)))
+        peers = dict.fromkeys((occupant.peer, *self.alternatives(peer)))
         return tuple(peers)[: self._config.alternatives]
 
     def ended(self, event: LinkDown, now: float) -> Slot | None:
@@ -325,13 +328,12 @@ class LinkManager:
 
     # --- whom to name -------------------------------------------------------------------------------------------------
 
-    def alternatives(self, peer: PeerId, now: float, *, only_links: bool = True) -> tuple[PeerId, ...]:
-        """Peers that may have room for `peer`: those next to its place first, then our nearest neighbours."""
+    def alternatives(self, peer: PeerId) -> tuple[PeerId, ...]:
+        """Neighbours that may have room for `peer`: those next to its place first, then the nearest."""
         links = [other for other in self._slots.are(State.OPEN) if other != peer]
-        known = [] if only_links else [other for other in self._passive.in_good_standing(now) if other != peer]
         near = sorted(links, key=lambda other: nearness(other, peer))
         vacant = [other for other in near if self._slots[other].vacant]
-        ranked = dict.fromkeys((*ring_neighbours(peer, [*links, *known]), *vacant, *near))
+        ranked = dict.fromkeys((*ring_neighbours(peer, links), *vacant, *near))
         return tuple(ranked)[: self._config.alternatives]
 
     def occupant(self, peer: PeerId, offer: Offered | None = None) -> Occupant:

@@ -168,8 +168,8 @@ class OverlayCore:
                 self._on_link_down(event, now)
             case LinkSuspected(peer) | LinkRecovered(peer) if peer in self._slots:
                 self._slots[peer].silent = isinstance(event, LinkSuspected)
-            case LinkLost(peer, reason):
-                self._on_link_lost(peer, reason, now)
+            case LinkLost():
+                self._on_link_lost(event, now)
             case Received(peer, message):
                 self._on_received(peer, message, now)
             case RoutedReceived():
@@ -242,11 +242,11 @@ class OverlayCore:
                 "far": lists.far(),
                 "agreed": lists.is_agreed(),
                 "size": lists.size(),
-                **asdict(self._stabilisation.counts),
+                "missed": self._stabilisation.missed,
             },
-            "ring_join": asdict(self._join.counts),
+            "ring_join": {"look_ups": self._join.look_ups},
             "fix_fingers": {"seeks": self._fingers.is_on, **asdict(self._fingers.counts)},
-            "find_successor": asdict(self._lookup.counts),
+            "find_successor": {"answered": self._lookup.answered},
         }
 
     def _take(self, now: float) -> Effects:
@@ -299,10 +299,10 @@ class OverlayCore:
             self._learn_strangers(row[2:], "list", now)
         self._ring_changed(now)
 
-    def _on_link_lost(self, peer: PeerId, reason: str, now: float) -> None:
-        slot = self._links.attempt_failed(peer, now)
+    def _on_link_lost(self, event: LinkLost, now: float) -> None:
+        slot = self._links.attempt_failed(event.peer, now, hopeless=event.hopeless)
         if slot is not None:
-            self._attempt_ended(peer, slot, reason)
+            self._attempt_ended(event.peer, slot, event.reason)
 
     def _attempt_ended(self, peer: PeerId, slot: Slot, reason: str) -> None:
         if self._pins.is_held(peer):  # another follows
@@ -410,7 +410,7 @@ class OverlayCore:
                 else:
                     self._give_way(loser, occupant, now)
             case Refuse(reason):
-                self._reject(event.peer, reason, now)
+                self._reject(event.peer, reason)
             case Replace(reason):
                 self._close(event.peer.peer_id, reason)
             case None:
@@ -449,7 +449,7 @@ class OverlayCore:
         self._timers, self._calls = Timers(), CallTable(0, 0.0)
         self._reply(self._pins.settle_all(), MeshClosed("the mesh is being left"))
         for peer in self._slots.are(State.OPEN):  # all are told before any is closed: they are told of each other
-            alternatives = self._links.alternatives(peer, now)
+            alternatives = self._links.alternatives(peer)
             if self._slots[peer].version == 0:
                 self._say_evicted(peer, "leaving", alternatives, now)
             else:
@@ -501,8 +501,8 @@ class OverlayCore:
         self._notify(Subsystem.SIGNALING, SetLinkPurpose(peer, purpose))
         self._effects.append(WantLink(peer))
 
-    def _reject(self, remote: RemotePeer, reason: RejectReason, now: float) -> None:
-        alternatives = self._links.reject(remote, now)
+    def _reject(self, remote: RemotePeer, reason: RejectReason) -> None:
+        alternatives = self._links.reject(remote)
         self._notify(Subsystem.SIGNALING, RejectOffer(remote.peer_id, reason, alternatives))
 
     def _give_way(self, loser: PeerId, occupant: Occupant, now: float) -> None:
@@ -516,7 +516,7 @@ class OverlayCore:
             return
         slot.next_occupant = occupant
         if slot.state is State.OPEN:
-            self._say_evicted(loser, "make_room", self._links.evict(loser, occupant, now), now)
+            self._say_evicted(loser, "make_room", self._links.evict(loser, occupant), now)
             self._close(loser, "given up for another peer")
 
     def _hand_over(self, occupant: Occupant, now: float) -> None:
@@ -637,7 +637,11 @@ class OverlayCore:
 
     def _learn(self, peers: Iterable[PeerId], source: Said, now: float) -> None:
         others = tuple(dict.fromkeys(peer for peer in peers if peer != self._me))
-        if others and self._passive.learn(others, source, now):
+        is_news = bool(others) and self._passive.learn(others, source, now)
+        if source == "bootstrap" and not self._slots.are(State.OPEN):
+            self._passive.wake(others)
+            is_news = True
+        if is_news:
             self._links.policy.filling.reset()
             self._unbalanced = True
 

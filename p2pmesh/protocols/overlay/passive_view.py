@@ -7,7 +7,7 @@ what each source's word is worth.
 In: who says what of whom, and how attempts went. Out: which peers may be dialed, which are worth a link, which may be
 named.
 
-State: `TopologyConfig.known_peers` peers, and as many that are not believed to be there.
+State: `TopologyConfig.known_peers` peers, as many that are not believed to be there, and as many that can't be reached.
 """
 
 from __future__ import annotations
@@ -115,6 +115,8 @@ class PassiveView:
         self._peers: OrderedDict[PeerId, Known] = OrderedDict()
         self._absent = LruTable[float](config.known_peers)
         """Until when peers that departed or fell silent are not believed to be there. Most have left the table."""
+        self._hopeless = LruTable[float](config.known_peers)
+        """Until when peers to which no address leads are not dialed, whoever names them, and forgotten or not."""
         grace = config.announced_grace
         self._sources = {**SOURCES, "joined": Word(waits=(0.75 * grace, grace))}
 
@@ -162,6 +164,13 @@ class PassiveView:
             if known is not None and known.misses < TRUST and not self._is_absent(peer, now):
                 known.rests_until = -math.inf
 
+    def wake(self, peers: Iterable[PeerId]) -> None:
+        """These are there, and it was we who were cut off: they need not wait, unless attempts at them failed."""
+        for peer in peers:
+            known = self._peers.get(peer)
+            if known is not None and not known.misses:
+                known.rests_until = -math.inf
+
     # --- how attempts and links went ----------------------------------------------------------------------------------
 
     def linked(self, peer: PeerId, version: int, *, leaf: bool) -> None:
@@ -169,6 +178,15 @@ class PassiveView:
         self.heard(peer, version)
         known = self._peers[peer]
         known.misses, known.leaf = 0, leaf
+        self._hopeless.pop(peer)
+
+    def despair(self, peer: PeerId, now: float) -> None:
+        """No address leads to it: that may change, but not soon."""
+        self._hopeless.put(peer, now + self._config.retry_cap * self._rng.uniform(1, 2))
+
+    def may_dial(self, peer: PeerId, now: float) -> bool:
+        """Whether an attempt at it may come to something."""
+        return (self._hopeless.get(peer) or -math.inf) <= now
 
     def missed(self, peer: PeerId, now: float, *, may_forget: bool) -> None:
         """An attempt at it came to nothing. After too many it may be forgotten, if we have others."""
@@ -217,19 +235,16 @@ class PassiveView:
 
     def ready(self, now: float, without: Collection[PeerId]) -> list[PeerId]:
         """Peers that may be tried now."""
-        return [peer for peer, known in self._peers.items() if known.rests_until <= now and peer not in without]
-
-    def next_ready(self, now: float) -> float:
-        """When the next peer may be tried that may not be now."""
-        return min((end for known in self._peers.values() if (end := known.rests_until) > now), default=math.inf)
-
-    def in_good_standing(self, now: float) -> list[PeerId]:
-        """Peers that somebody vouches for, and nothing speaks against: fit to be named to others."""
         return [
             peer
             for peer, known in self._peers.items()
-            if known.vouched and not known.misses and not self._is_absent(peer, now)
+            if known.rests_until <= now and peer not in without and self.may_dial(peer, now)
         ]
+
+    def next_ready(self, now: float) -> float:
+        """When the next peer may be tried that may not be now."""
+        ends = (max(known.rests_until, self._hopeless.get(peer) or -math.inf) for peer, known in self._peers.items())
+        return min((end for end in ends if end > now), default=math.inf)
 
     def nearer(
         self, before: PeerId | None, after: PeerId | None, without: Collection[PeerId], now: float, *, worthy: bool
@@ -249,8 +264,9 @@ class PassiveView:
             precedes = best_before is None or between(best_before, peer, me)
             if known.is_leaf or (worthy and not known.is_worth_a_link):
                 continue
-            if known.rests_until > now:
-                moment = min(moment, known.rests_until)
+            rests_until = max(known.rests_until, self._hopeless.get(peer) or -math.inf)
+            if rests_until > now:
+                moment = min(moment, rests_until)
                 continue
             if follows:
                 best_after = peer

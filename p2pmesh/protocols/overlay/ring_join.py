@@ -16,8 +16,6 @@ from __future__ import annotations
 
 import random
 
-from attrs import define
-
 from p2pmesh.keyspace import PeerId, between, bracket, predecessor, successor
 from p2pmesh.protocols.overlay.slots import Slots
 from p2pmesh.protocols.overlay.successor_list import SuccessorLists
@@ -30,11 +28,6 @@ LOOK_UP_CAP = 60.0
 """Seconds between look-ups at most."""
 SERVICE_AFTER = 3
 """Look-ups that change nothing, until the services are asked."""
-
-
-@define
-class _Counts:
-    look_ups: int = 0
 
 
 class RingJoin:
@@ -50,7 +43,7 @@ class RingJoin:
         """The sides, clockwise or not, on which the ring is torn, with the end of the list that we had."""
         self._key = me
         self._backoff = Backoff(FIRST_LOOK_UP, LOOK_UP_CAP)
-        self.counts: _Counts = _Counts()
+        self.look_ups: int = 0
 
     def is_placed(self) -> bool:
         """Whether those next to us see it as we do."""
@@ -76,8 +69,8 @@ class RingJoin:
         keys = (*self._torn.values(), self._me)
         self._key = keys[self._looked % len(keys)]
         self._looked += 1
-        self.counts.look_ups += 1
-        return FindSuccessor(key=self._key, joins=self.is_leaf, leaf=self.is_leaf)
+        self.look_ups += 1
+        return FindSuccessor(key=self._key, leaf=self.is_leaf)
 
     def wants_services(self) -> bool:
         """Whether looking has helped so little that services are to be asked."""

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from attrs import define
 from msgspec import structs
 
 from p2pmesh.keyspace import (
@@ -140,11 +139,6 @@ class Announcement(NamedTuple):
     message: Neighbours
 
 
-@define
-class _Counts:
-    missed: int = 0
-
-
 class Stabilisation:
     """What one peer says to its neighbours, and whether it has heard what they said."""
 
@@ -156,7 +150,7 @@ class Stabilisation:
         self._said: Neighbours | None = None
         self._serial = 0
         self._sent: dict[PeerId, int] = {}
-        self.counts: _Counts = _Counts()
+        self.missed: int = 0
 
     def announcement(self, *peers: PeerId, saying: Neighbours | None = None) -> Announcement:
         """All that we have to say, for these."""
@@ -180,7 +174,7 @@ class Stabilisation:
         near = []
         if not said.leaf:
             near = bracket(self._me, peer, said.predecessors, said.successors, said.links, self._lists.limit)
-        lists = (*said.successors, *said.predecessors) if peer in self._lists.next or before is None else ()
+        lists = (*said.successors, *said.predecessors) if peer in self._lists.next else ()
         old = () if before is None else {*before.links, *before.successors, *before.predecessors}
         return near, [other for other in (*said.links, *lists) if other not in old and other not in near]
 
@@ -192,7 +186,7 @@ class Stabilisation:
         """Whether it told us something that did not arrive, and has to be asked for it."""
         if said.serial is None or (slot.told is not None and slot.told.serial == said.serial):
             return False
-        self.counts.missed += 1
+        self.missed += 1
         return True
 
     def link_ended(self, peer: PeerId) -> None:

@@ -147,6 +147,10 @@ class Outbox:
     def has_link(self, peer: PeerId) -> bool:
         return peer in self._links
 
+    def neighbours(self) -> Iterable[PeerId]:
+        """Those that there are links to."""
+        return self._links
+
     def is_verified(self, peer: PeerId) -> bool:
         """Whether this is a neighbour that has proved who it is."""
         link = self._links.get(peer)

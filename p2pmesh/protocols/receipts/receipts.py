@@ -24,17 +24,20 @@ and they are on their way for about as long as the message took. A peer that lea
 
 **Settled** is a broadcast once all children have answered, were given up on, or its ttl is over. A child whose link
 has ended may still answer by a route, for `patience`. The application is told once: delivered, if at least one peer
-has it, or failed; a broadcast that nobody took fails after `grace`, not at once, because a first link may be about to
-open. Counting goes on after that, and `Progress` tells.
+has it, or failed. That is true for ever: a broadcast that nobody took fails when its ttl is over, not before, because a
+link may open; or as soon as all neighbours have refused it for good, and then it is withdrawn, so that nobody who comes
+gets it after all. One that may be with somebody when we leave is left undecided. Counting goes on after that, and
+`Progress` tells.
 
 A peer that tells of more peers than there can be is believed for no more than that: `MeshSize` says how many there
 are, with room for its being wrong, and what exceeds it counts once the mesh is found to be larger. If it never is, a
 neighbour that has told of several times as many when the ttl ends has lied, and its link is closed; more than `most`
 is a lie at once. Peers of the original project acknowledge nothing and are not counted.
 
-Inputs: LinkUp, LinkDown, Received, RoutedReceived, ChildrenAdded, ChildSettled, RouteSucceeded,
+Inputs: LinkUp, LinkDown, Unsent, Received, RoutedReceived, ChildrenAdded, ChildSettled, RouteSucceeded,
 RouteFailed, MeshSize, Leave.
-Effects: SendFrame, DropLink, Emit (MessageDelivered, MessageFailed), Progress, Notify routing (Route, RouteReply).
+Effects: SendFrame, DropLink, Emit (MessageDelivered, MessageFailed), Progress, Notify routing (Route, RouteReply) and
+broadcast (Withdraw).
 Messages: GossipReceipts, over links and routes.
 Config: ReceiptsConfig.
 State: a tally for each broadcast until `linger` after its ttl, at most `table` of ours and as many of others, each
@@ -51,9 +54,9 @@ from attrs import asdict, define
 
 from p2pmesh.config import MeshConfig, ReceiptsConfig
 from p2pmesh.identity import Identity
-from p2pmesh.keyspace import PeerId
+from p2pmesh.keyspace import PeerId, short
 from p2pmesh.protocols.core import DropLink, Effects, Emit, Notify, SendFrame, WallClock
-from p2pmesh.protocols.inputs import Leave, LinkDown, LinkUp, Received, RemotePeer, Subsystem
+from p2pmesh.protocols.inputs import Leave, LinkDown, LinkUp, Received, RemotePeer, Subsystem, Unsent
 from p2pmesh.protocols.notices import (
     ChildrenAdded,
     ChildSettled,
@@ -65,13 +68,14 @@ from p2pmesh.protocols.notices import (
     RouteFailed,
     RouteReply,
     RouteSucceeded,
+    Withdraw,
 )
 from p2pmesh.protocols.receipts.outbox import Batch, Outbox, Via
 from p2pmesh.protocols.receipts.tally import LIE, Child, Own, Relayed, Tally, TallyDue, TallyTimer, believable
 from p2pmesh.protocols.util.latency import LocalHealth
 from p2pmesh.protocols.util.limits import ExpiringSet
 from p2pmesh.protocols.util.timers import Timers
-from p2pmesh.wire.messages import GossipReceipts, Receipt
+from p2pmesh.wire.messages import Gossip, GossipReceipts, Receipt
 
 LATE = 0.25
 """Seconds after which a neighbour's answer that it had a broadcast already shows that this came there late."""
@@ -128,6 +132,8 @@ class ReceiptsCore:
                 self._on_gossip_receipts(peer, message, now)
             case ChildrenAdded():
                 self._on_children_added(event, now)
+            case Unsent(message=Gossip()):
+                self._on_unsent(event, now)
             case LinkUp(peer):
                 self._on_link_up(peer)
             case LinkDown(peer, timed_out=silence):
@@ -163,8 +169,6 @@ class ReceiptsCore:
                     self._timers.set((TallyDue.DROP, message_id), now + self._config.linger)
                 case TallyDue.DROP:
                     self._forget(tally)
-                case TallyDue.GRACE:
-                    self._changed(tally, now)
                 case TallyDue.INTERIM if isinstance(tally, Relayed):
                     self._outbox.tell(tally.upstream, message_id, tally.epoch, now)
                 case TallyDue.INTERIM:
@@ -208,6 +212,18 @@ class ReceiptsCore:
             tally.take(child, 1, self._most)
         self._changed(tally, now)
 
+    def _on_unsent(self, event: Unsent, now: float) -> None:
+        """A neighbour's link will never take a broadcast."""
+        own = self._own.get(event.message.data.id) if isinstance(event.message, Gossip) else None
+        if own is None or event.limit is None:
+            return
+        size, peer = event.size, event.peer
+        own.refusals[peer] = f"a frame of {size} bytes is too large for {short(peer)}, which takes {event.limit}"
+        child = own.children.get(peer)
+        if child is not None:
+            own.settle(child)
+        self._changed(own, now)
+
     def _on_children_added(self, event: ChildrenAdded, now: float) -> None:
         if event.started is not None:
             self._begin(event, event.started, now)
@@ -228,7 +244,8 @@ class ReceiptsCore:
         if event.message_id in self._own:
             return
         if len(self._own) >= self._config.table:
-            self._push_out(next(iter(self._own.values())), now)
+            decided = (own for own in self._own.values() if own.is_decided)
+            self._push_out(next(decided, None) or next(iter(self._own.values())), now)
         self._own[event.message_id] = Own(event.message_id, event.expires, topic=event.topic, started=started)
         self._timers.set((TallyDue.EXPIRY, event.message_id), event.expires)
 
@@ -324,7 +341,8 @@ class ReceiptsCore:
     def _on_leave(self, now: float) -> None:
         self._left = True
         for tally in self._tallies():
-            self._close(tally, now)
+            if not isinstance(tally, Own) or tally.below or not (tally.children or tally.silent):
+                self._close(tally, now)
 
     # --- tallies ------------------------------------------------------------------------------------------------------
 
@@ -455,13 +473,20 @@ class ReceiptsCore:
 
     def _judge(self, own: Own, now: float) -> None:
         """Our own: tell the application."""
-        for effect in own.judge(now, self._config.grace):
+        is_certain = self._is_refused(own)
+        if is_certain and own.is_settled and not own.below and not own.is_decided:
+            self._effects.append(Notify(Subsystem.BROADCAST, Withdraw(own.message_id)))
+        for effect in own.judge(now, is_certain=is_certain):
             if isinstance(effect, Emit):
                 self._counts.delivered += own.below > 0
                 self._counts.failed += not own.below
             self._effects.append(effect)
-        if own.is_settled and not own.is_decided:
-            self._timers.set((TallyDue.GRACE, own.message_id), own.started + self._config.grace)
+
+    def _is_refused(self, own: Own) -> bool:
+        """Whether every neighbour will never take it, those of the original's included."""
+        refusals, outbox = own.refusals, self._outbox
+        silent = sum(not outbox.has_link(peer) for peer in refusals)
+        return bool(refusals) and silent >= own.silent and all(peer in refusals for peer in outbox.neighbours())
 
     def _tell_upstream(self, relayed: Relayed, now: float) -> None:
         """Tell upstream at once what is settled, and now and then what is not; one thing after the other."""

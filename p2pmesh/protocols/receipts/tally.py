@@ -39,7 +39,6 @@ class TallyDue(Enum):
 
     EXPIRY = "its ttl is over"
     DROP = "nothing is on its way any more"
-    GRACE = "nobody took it for long enough"
     INTERIM = "pass on what there is"
     PATIENCE = "children without a link have had their time"
 
@@ -146,9 +145,15 @@ class Own(Tally):
     """Whether the application was told how it ended."""
     told: tuple[int, bool] = (0, False)
 
-    def judge(self, now: float, grace: float) -> Effects:
-        """What the application is to be told: how far it is, and once how it ended."""
-        final = self.is_settled and (self.below > 0 or self.is_over or now >= self.started + grace)
+    refusals: dict[PeerId, str] = field(factory=dict)
+    """Neighbours that will never take it, each with why."""
+
+    def judge(self, now: float, *, is_certain: bool) -> Effects:
+        """What the application is to be told: how far it is, and once how it ended.
+
+        That nobody has it is said when its ttl is over, or when it is certain that nobody ever will.
+        """
+        final = self.is_settled and (self.below > 0 or self.is_over or is_certain)
         effects: Effects = []
         if self.told != (self.below, final):
             self.told = self.below, final
@@ -164,6 +169,8 @@ class Own(Tally):
         return MessageFailed(self.message_id, self.topic, self._why_nobody(), 0)
 
     def _why_nobody(self) -> str:
+        if self.refusals:
+            return next(iter(self.refusals.values()))
         if self.children:
             return "no neighbour has taken it"
         if self.silent:

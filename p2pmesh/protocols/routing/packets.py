@@ -85,7 +85,7 @@ MAX_REASON = 200
 
 _DOMAIN = b"p2pmesh packet v1\0"
 
-ResponseKind: TypeAlias = Literal["ack", "answer", "refusal", "miss"]
+ResponseKind: TypeAlias = Literal["ack", "answer", "refusal", "miss", "busy", "ready"]
 
 
 def signed(packet: Packet, identity: Identity, network: bytes) -> Packet:

@@ -1,12 +1,13 @@
 """Receiver: takes what comes for this peer, requests in packets and direct messages alike, and delivers each once.
 
-A request is acknowledged or answered as often as it comes. The origin of each has been proved already.
+A request is acknowledged or answered as often as it comes. The origin of each has been proved already. A direct
+message is acknowledged when the application's inbox has it; what is not taken is refused with a reason.
 
 In: requests with the relays they came through, direct messages of neighbours, answers of other cores.
-Out: `Taken` (the response to send, what to hand over); for a neighbour's direct message the event, or an error to
-  blame it for.
+Out: `Taken` (the response to send, what to hand over); of a neighbour's direct message likewise, or an error to blame
+  it for.
 State: ids of `RoutingConfig.seen_ids` direct messages, and of as many other messages, each for `SEEN_FOR`; as long,
-  what `RoutingConfig.remembered_routes` questions were, with small answers.
+  what `RoutingConfig.remembered_routes` questions were, with small answers; the inbox.
 """
 
 from __future__ import annotations
@@ -20,19 +21,20 @@ from msgspec import structs
 
 from p2pmesh.config import MeshConfig
 from p2pmesh.errors import RemoteProtocolError
-from p2pmesh.events import DirectReceived, Payload
+from p2pmesh.events import DirectReceived, Lagged, Payload
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.core import WallClock
 from p2pmesh.protocols.inputs import RemotePeer
 from p2pmesh.protocols.notices import ReturnPath, RoutedReceived
 from p2pmesh.protocols.routing.forwarding_table import trail_id
+from p2pmesh.protocols.routing.inbox import Inbox, OverLink, OverRoute
 from p2pmesh.protocols.routing.packets import MAX_REASON, SEEN_FOR, content, is_urgent, origin_of, response_to
 from p2pmesh.protocols.routing.sealed_box import Contacts, unseal
 from p2pmesh.protocols.util.limits import ExpiringSet
 from p2pmesh.wire.codec import encode
 from p2pmesh.wire.fields import TrailId
-from p2pmesh.wire.messages import Direct, Message
+from p2pmesh.wire.messages import Direct, DirectAck, Message
 from p2pmesh.wire.overlay import ContactReply, ContactRequest, Packet
 from p2pmesh.wire.payloads import Body, unpack
 
@@ -42,6 +44,13 @@ class Taken(NamedTuple):
 
     response: Packet | None
     message: RoutedReceived | DirectReceived | None = None
+
+
+class TakenDirect(NamedTuple):
+    """What to do about a neighbour's direct message."""
+
+    answer: DirectAck | None
+    event: DirectReceived | Lagged | None = None
 
 
 class _Key(NamedTuple):
@@ -65,8 +74,30 @@ class ReceiverCounts:
     directs: int = 0
     """Direct messages, over links and in packets."""
     direct_duplicates: int = 0
+    direct_busy: int = 0
+    """Those that found the inbox full; their senders come again."""
+    direct_dropped: int = 0
+    """Of those what came from the original's peers, which can't be told."""
     direct_blamed: int = 0
     """Malformed ones; each ended the link that it came by."""
+
+
+class _Opened(NamedTuple):
+    """A direct message, read."""
+
+    message: Direct
+    payload: Payload
+    size: int
+
+    @classmethod
+    def of(cls, message: Direct) -> _Opened:
+        """Read one.
+
+        Raises:
+          RemoteProtocolError: if it is malformed.
+        """
+        payload = unpack(message.payload, message.encoding, message.blob)
+        return cls(message, payload, Body(message.payload, message.encoding, message.blob).size)
 
 
 @define(eq=False)
@@ -84,6 +115,7 @@ class Receiver:
         self, identity: Identity, config: MeshConfig, rng: random.Random, wall: WallClock, contacts: Contacts
     ) -> None:
         self.counts: ReceiverCounts = ReceiverCounts()
+        self.inbox: Inbox = Inbox(config)
         self._me = identity.peer_id
         self._box = identity.box_key()
         self._config = config
@@ -104,6 +136,7 @@ class Receiver:
             "seen_ids_forgotten": self._seen.forgotten,
             "heard_ids": len(self._heard),
             "questions": len(self._questions),
+            "inbox": self.inbox.snapshot(),
         }
 
     # --- requests -----------------------------------------------------------------------------------------------------
@@ -122,16 +155,20 @@ class Receiver:
                 return Taken(structs.replace(question.answer, attempt=packet.attempt))
         try:
             message = self._open(packet, now)
-            direct = self._open_direct(packet, message, len(path) + 1, now) if isinstance(message, Direct) else None
+            direct = self._open_direct(packet, message) if isinstance(message, Direct) else None
         except RemoteProtocolError as error:
             self.counts.refused += 1
             return Taken(self._refusal(packet, str(error)))
+        if direct is not None and not self.inbox.has_room(direct.size):
+            self.counts.direct_busy += 1
+            self.inbox.turn_away(key, OverRoute(response_to(packet, "ready", self._me), path))
+            return Taken(response_to(packet, "busy", self._me))
         self.counts.delivered += 1
         self.counts.hops += len(path) + 1
         if packet.kind == "ask":
             self._questions.add(key, _Question(packet.attempt), now + SEEN_FOR, now)
         if direct is not None:
-            return Taken(self._ack(packet), direct)
+            return Taken(self._ack(packet), self._put_in(key, direct, True, len(path) + 1, now))
         way = ReturnPath(origin.peer_id, packet.id, (trail_id(origin.peer_id), *path))
         if isinstance(message, ContactRequest):
             self._contacts.learn(origin.peer_id, message.contact)
@@ -178,18 +215,19 @@ class Receiver:
             raise RemoteProtocolError("this type of message is not taken from packets")
         return message
 
-    def _open_direct(self, packet: Packet, message: Direct, hops: int, now: float) -> DirectReceived:
+    def _open_direct(self, packet: Packet, message: Direct) -> _Opened:
         if not packet.sealed or packet.kind != "tell" or message.id != packet.id:
             raise RemoteProtocolError("a direct message is sealed, and of its packet's id")
-        payload = unpack(message.payload, message.encoding, message.blob)
-        size = Body(message.payload, message.encoding, message.blob).size
-        if size > self._config.max_payload:
-            raise RemoteProtocolError(
-                f"its payload has {size} bytes: too large for this peer, which takes {self._config.max_payload}"
-            )
-        origin = origin_of(packet)
-        self._seen.add(_Key(origin, packet.id), None, now + SEEN_FOR, now)
-        return self._event(origin, message, payload, now, verified=True, hops=hops)
+        opened = _Opened.of(message)
+        reason = self._too_large(opened.size)
+        if reason is not None:
+            raise RemoteProtocolError(reason)
+        return opened
+
+    def _too_large(self, size: int) -> str | None:
+        """Why a payload of this size is refused, if it is."""
+        most = self._config.max_payload
+        return None if size <= most else f"its payload has {size} bytes: too large for this peer, which takes {most}"
 
     def _ack(self, request: Packet) -> Packet:
         return response_to(request, "ack", self._me)
@@ -199,36 +237,52 @@ class Receiver:
 
     # --- direct messages from neighbours ------------------------------------------------------------------------------
 
-    def direct(self, sender: RemotePeer, message: Direct, now: float) -> DirectReceived | None:
-        """Take a direct message that came over a link; None if it came before.
+    def direct(self, sender: RemotePeer, message: Direct, now: float) -> TakenDirect:
+        """Take a direct message that came over a link.
 
         Raises:
           RemoteProtocolError: if it breaks the protocol.
         """
         try:
-            return self._direct(sender, message, now)
+            return self._legacy(sender, message, now) if sender.version == 0 else self._direct(sender, message, now)
         except RemoteProtocolError:
             self.counts.direct_blamed += 1
             raise
 
-    def _direct(self, sender: RemotePeer, message: Direct, now: float) -> DirectReceived | None:
-        peer, verified = sender.peer_id, sender.verified
-        if sender.version == 0:
-            return self._event(peer, message, message.payload, now, verified=verified)
+    def _direct(self, sender: RemotePeer, message: Direct, now: float) -> TakenDirect:
         if message.id is None:
             raise RemoteProtocolError("a direct message without an id")
-        key = _Key(peer, message.id)
+        key = _Key(sender.peer_id, message.id)
         if key in self._seen:
             self.counts.direct_duplicates += 1
-            return None
-        payload = unpack(message.payload, message.encoding, message.blob)
-        self._seen.add(key, None, now + SEEN_FOR, now)
-        return self._event(peer, message, payload, now, verified=verified)
+            return TakenDirect(DirectAck(id=message.id))
+        opened = _Opened.of(message)
+        reason = self._too_large(opened.size)
+        if reason is not None:
+            self.counts.refused += 1
+            return TakenDirect(DirectAck(id=message.id, outcome="refused", reason=reason))
+        if not self.inbox.has_room(opened.size):
+            self.counts.direct_busy += 1
+            self.inbox.turn_away(key, OverLink(sender.peer_id, DirectAck(id=message.id, outcome="ready")))
+            return TakenDirect(DirectAck(id=message.id, outcome="busy"))
+        return TakenDirect(DirectAck(id=message.id), self._put_in(key, opened, sender.verified, 1, now))
 
-    def _event(
-        self, origin: PeerId, message: Direct, payload: Payload, now: float, *, verified: bool, hops: int = 1
-    ) -> DirectReceived:
+    def _legacy(self, sender: RemotePeer, message: Direct, now: float) -> TakenDirect:
+        """From a peer of the original, which can't be told that there is no room."""
+        size = len(encode(message, text=True))
+        if not self.inbox.has_room(size):
+            self.counts.direct_dropped += 1
+            return TakenDirect(None, Lagged(1))
+        key = _Key(sender.peer_id, self._rng.randbytes(16).hex())
+        opened = _Opened(message, message.payload, size)
+        return TakenDirect(None, self._put_in(key, opened, sender.verified, 1, now))
+
+    def _put_in(self, key: _Key, opened: _Opened, verified: bool, hops: int, now: float) -> DirectReceived:
+        """Give a message to the application, which has room for it."""
         self.counts.directs += 1
-        timestamp = self._wall(now) if message.timestamp is None else message.timestamp / 1000
-        message_id = message.id or self._rng.randbytes(16).hex()
-        return DirectReceived(origin, payload, message_id, timestamp, verified, hops)
+        self.inbox.add(key, opened.size)
+        if opened.message.id is not None:
+            self._seen.add(key, None, now + SEEN_FOR, now)
+        sent = opened.message.timestamp
+        timestamp = self._wall(now) if sent is None else sent / 1000
+        return DirectReceived(key.origin, opened.payload, key.id, timestamp, verified, hops)

@@ -146,6 +146,10 @@ class Relay:
         self._sent.pop(peer, None)
         return decisions
 
+    def unsent(self, packet: Packet, peer: PeerId) -> Decision:
+        """This neighbour can't be given a packet after all."""
+        return self._send_round(packet, peer)
+
     def pass_on(self, packet: Packet, path: tuple[TrailId, ...]) -> Decision:
         """Send a packet on that came through these relays, or back if there is no way on."""
         visited, is_request = visited_by(packet, path), packet.kind in REQUESTS

@@ -46,7 +46,7 @@ _SHORT_WAY = 64
 """Links. Where ways are no longer, answers are taken to come as soon as over a link; else as much later."""
 HEARD_FOR = 60.0
 """Seconds for which a peer that was heard of is taken to be there, though nobody knows a way to it just now."""
-JOINING = 10.0
+JOINING = 30.0
 """Seconds after our first link in which we may be the one whom nobody knows a way from."""
 _LONGEST_PAUSE = 4
 """Times that the pause after a miss doubles: to 5 s with the default `RoutingConfig.least_wait`."""
@@ -162,6 +162,11 @@ class Requests:
     def snapshot(self) -> dict[str, int]:
         """What became of requests, and how many wait for a response."""
         return {**attrs.asdict(self.counts), "in_flight": len(self._requests)}
+
+    def of_ours(self, packet: Packet) -> Packet | None:
+        """The packet of ours that this is an attempt of, with that attempt; None if it is none, or over."""
+        request = self._requests.get(packet.id)
+        return None if request is None else structs.replace(request.packet, attempt=packet.attempt)
 
     def heard(self, peer: PeerId, now: float) -> None:
         """This peer is in the mesh, or was a moment ago."""

@@ -11,9 +11,9 @@ The `DirectSender` gives direct messages to a neighbour over its link, and to ot
 them alone. Only members relay, or are reached by packets. Parts return what they decide; `_carry_out` does it.
 
 Inputs: LinkUp, LinkDown, LinkSuspected, LinkRecovered, Received, NeighbourLinks, MeshSize, Route, CancelRoute,
-  RouteReply, SendDirect, CancelCall, Leave.
-Effects: SendFrame, DropLink, Emit (DirectReceived), Reply, Notify (RouteSucceeded or RouteFailed to the asker;
-  RoutedReceived).
+  RouteReply, SendDirect, CancelCall, InboxRead, LinkLoad, Unsent, Leave.
+Effects: SendFrame, InspectLink, DropLink, Emit (DirectReceived, Lagged), Reply, Notify (RouteSucceeded or RouteFailed
+  to the asker; RoutedReceived).
 Messages: `packet`, `direct`, `direct_ack`; inside packets `direct`, `contact_request`, `contact_reply`, and other
   cores' types.
 Config: RoutingConfig; `max_peers`, `max_payload`; `window_bytes` and `slowest_link` of BroadcastConfig.
@@ -35,17 +35,20 @@ from p2pmesh.errors import RemoteProtocolError
 from p2pmesh.events import DirectReceived
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId, short
-from p2pmesh.protocols.core import DropLink, Effects, Emit, Notify, Reply, SendFrame, WallClock
+from p2pmesh.protocols.core import DropLink, Effects, Emit, InspectLink, Notify, Reply, SendFrame, WallClock
 from p2pmesh.protocols.inputs import (
     CancelCall,
+    InboxRead,
     Leave,
     LinkDown,
+    LinkLoad,
     LinkRecovered,
     LinkSuspected,
     LinkUp,
     Received,
     RemotePeer,
     SendDirect,
+    Unsent,
 )
 from p2pmesh.protocols.notices import (
     CancelRoute,
@@ -59,8 +62,18 @@ from p2pmesh.protocols.notices import (
     RouteReply,
     RouteSucceeded,
 )
-from p2pmesh.protocols.routing.direct_sender import AckTimeout, Cancel, DirectSender, Finish, Start, Step, Transmit
+from p2pmesh.protocols.routing.direct_sender import (
+    AckTimeout,
+    Cancel,
+    DirectSender,
+    Finish,
+    Inspect,
+    Start,
+    Step,
+    Transmit,
+)
 from p2pmesh.protocols.routing.forwarding_table import ForwardingTable, trail_id
+from p2pmesh.protocols.routing.inbox import OverLink, OverRoute
 from p2pmesh.protocols.routing.packets import (
     CARRIED_TYPES,
     REQUESTS,
@@ -145,8 +158,8 @@ class RoutingCore:
                 self._on_packet(peer, packet, now)
             case Received(peer, Direct() as message):
                 self._on_direct(peer, message, now)
-            case Received(peer, DirectAck(id=message_id)):
-                self._carry_out(self._direct_sender.acknowledged(peer, message_id), now)
+            case Received(peer, DirectAck() as answer):
+                self._carry_out(self._direct_sender.answered(peer, answer, now), now)
             case LinkUp(peer):
                 self._on_link_up(peer, now)
             case LinkDown(peer, reason):
@@ -171,6 +184,14 @@ class RoutingCore:
                 self._carry_out(self._direct_sender.send(call, peer, payload), now)
             case CancelCall(call):
                 self._carry_out(self._direct_sender.cancel(call), now)
+            case LinkLoad():
+                self._carry_out(self._direct_sender.link_load(event, now), now)
+            case Unsent(message=Direct()):
+                self._carry_out(self._direct_sender.unsent(event), now)
+            case Unsent(peer, Packet() as packet, limit=int()):
+                self._on_unsent(peer, packet, now)
+            case InboxRead():
+                self._on_inbox_read(event, now)
             case Leave():
                 self._on_leave(now)
             case _:
@@ -257,12 +278,26 @@ class RoutingCore:
             case None:
                 pass
 
+    def _on_unsent(self, peer: PeerId, packet: Packet, now: float) -> None:
+        """A packet is too large for this neighbour: it goes another way, unless it is a response of ours."""
+        own = self._requests.of_ours(packet)
+        if own is not None:
+            tried = (*packet.tried, trail_id(peer))
+            self._carry_out((self._requests.given_back(structs.replace(own, tried=tried), now),), now)
+        elif packet.key is not None and (packet := received(packet, peer)).from_ != self._me:
+            self._carry_out((self._relay.unsent(packet, peer),), now)
+
     def _on_response(self, response: Packet, now: float) -> None:
+        if response.kind == "ready":
+            self._carry_out(self._direct_sender.ready(origin_of(response), response.id, now), now)
+            return
         match self._requests.responded(response, now):
             case Route() as route:
                 self._effects.append(Notify(route.owner, _outcome(route, response)))
             case Delivery() | Inquiry() as purpose:
                 self._carry_out(self._direct_sender.responded(purpose, response, now), now)
+            case None if response.kind == "ack":  # to an attempt before one that found the receiver busy
+                self._carry_out(self._direct_sender.acknowledged(origin_of(response), response.id), now)
             case None:
                 pass
 
@@ -270,17 +305,25 @@ class RoutingCore:
 
     def _on_direct(self, peer: PeerId, message: Direct, now: float) -> None:
         link = self._links.get(peer)
-        if link is None:
-            return  # it may just have ended
+        if link is None or self._left:
+            return  # the link may just have ended; and what nobody will read is not acknowledged
         try:
-            event = self._receiver.direct(link, message, now)
+            answer, event = self._receiver.direct(link, message, now)
         except RemoteProtocolError as error:
             self._effects.append(DropLink(peer, str(error), blame=True))
             return
-        if link.version > 0 and message.id is not None:
-            self._effects.append(SendFrame((peer,), DirectAck(id=message.id), urgent=True))
+        if answer is not None:
+            self._effects.append(SendFrame((peer,), answer, urgent=True))
         if event is not None:
             self._effects.append(Emit(event))
+
+    def _on_inbox_read(self, progress: InboxRead, now: float) -> None:
+        for invitation in self._receiver.inbox.read(progress):
+            match invitation:
+                case OverLink(peer, answer):
+                    self._effects.append(SendFrame((peer,), answer, urgent=True))
+                case OverRoute(response, path):
+                    self._respond(response, path, now)
 
     # --- links --------------------------------------------------------------------------------------------------------
 
@@ -371,6 +414,8 @@ class RoutingCore:
                     self._originate(packet, now)
                 case Transmit(peer, message):
                     effects.append(SendFrame((peer,), message))
+                case Inspect(peer):
+                    effects.append(InspectLink(peer))
                 case Finish(call, error):
                     effects.append(Reply(call, error=error))
                 case Start(request):
@@ -424,4 +469,4 @@ def _outcome(route: Route, response: Packet) -> RouteSucceeded | RouteFailed:
             return RouteFailed(route.call, f"a malformed answer from {short(origin_of(response))}: {error}")
         if answer is not None:
             return RouteSucceeded(route.call, origin_of(response), answer)
-    return RouteFailed(route.call, refusal_of(response))
+    return RouteFailed(route.call, refusal_of(response), response.kind == "refusal")

@@ -128,7 +128,7 @@ class OfferAnswer:
         self._allow_unverified = config.links.allow_unverified
         signaling = config.signaling
         self._heard = LruTable[HeardOffer](signaling.remembered_offers)
-        self._failure_told = LruTable[float](signaling.remembered_peers)
+        self._failures = RateLimiter(signaling.remembered_peers, 1 / FAILURE_EVERY, 1)
         # What comes by a service may bear anybody's name: it must not use up what its alleged sender may do by itself.
         self._proven, self._alleged = (
             RateLimiter(signaling.remembered_peers, signaling.offers_per_second, signaling.offer_burst)
@@ -308,11 +308,7 @@ class OfferAnswer:
 
     def _on_false_offer(self, sender: PeerId, reason: str, now: float) -> PeerFailed | None:
         self.counts.false_offers += 1
-        told = self._failure_told.get(sender)
-        if told is not None and now < told + FAILURE_EVERY:
-            return None
-        self._failure_told.put(sender, now)
-        return PeerFailed(sender, reason)
+        return PeerFailed(sender, reason) if self._failures.take(sender, now) else None
 
     def _welcome(self, remote: RemotePeer) -> bool:
         return remote.verified or self._allow_unverified

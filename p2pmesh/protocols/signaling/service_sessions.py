@@ -26,7 +26,7 @@ from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.core import WallClock
 from p2pmesh.protocols.signaling.handshake import sign_join
 from p2pmesh.protocols.util.limits import LruTable, RateLimiter
-from p2pmesh.protocols.util.timers import Backoff, Timers
+from p2pmesh.protocols.util.timers import Backoff, Stamps, Timers
 from p2pmesh.wire.signaling import ERROR_CODES, JOIN_REFUSALS, Join
 
 REJOIN_FIRST = 5.0
@@ -64,10 +64,12 @@ class Service:
     """What the application heard of it last."""
     answered: bool = False
     """Whether it answered our first join: the original's server may not."""
+    outdated: bool = False
+    """Whether it had a later join of this id: of another run, or before our clock was set back."""
 
 
 class _Timer(Struct, frozen=True):
-    kind: Literal["grace", "again", "refresh", "rejoin"]
+    kind: Literal["grace", "again", "refresh", "rejoin", "doubt"]
     transport: str = ""
 
 
@@ -95,7 +97,13 @@ class SendJoin(NamedTuple):
     join: Join
 
 
-Change: TypeAlias = Opened | Closed | SendJoin
+class Unanswering(NamedTuple):
+    """A service that was doubted does not answer."""
+
+    transport: str
+
+
+Change: TypeAlias = Opened | Closed | SendJoin | Unanswering
 
 
 class ServiceSessions:
@@ -105,7 +113,7 @@ class ServiceSessions:
         self._identity = identity
         self._config = config
         self._rng = rng
-        self._wall = wall
+        self._stamps = Stamps(wall)
         self._services: dict[str, Service] = {}
         self._joined: dict[str, None] = {}
         self._timers = Timers[_Timer]()
@@ -149,6 +157,8 @@ class ServiceSessions:
                 case "again":
                     if not self._services[timer.transport].answered:
                         changes.append(self._join(timer.transport, now))
+                case "doubt":
+                    changes.append(Unanswering(timer.transport))
                 case "refresh":
                     self._refreshes = min(self._refreshes + 1, 32)
                     changes += self._join_all(now)
@@ -166,7 +176,7 @@ class ServiceSessions:
         """A connection to the service is open."""
         service = self._services.setdefault(transport, Service())
         service.phase = Phase.JOINING
-        service.answered = False
+        service.answered = service.outdated = False
         self._timers.cancel(_Timer("again", transport))
         self._timers.set(_Timer("grace", transport), now + self._config.signaling.join_grace)
         return self._join(transport, now)
@@ -177,9 +187,13 @@ class ServiceSessions:
         closed = Closed(transport, reason, transport in self._joined, is_news=service.told_up is not False)
         service.phase, service.told_up = Phase.DOWN, False
         self._joined.pop(transport, None)
-        self._timers.cancel(_Timer("grace", transport))
-        self._timers.cancel(_Timer("again", transport))
+        for kind in ("grace", "again", "doubt"):
+            self._timers.cancel(_Timer(kind, transport))
         return closed
+
+    def heard(self, transport: str) -> None:
+        """It has sent something: its connection works."""
+        self._timers.cancel(_Timer("doubt", transport))
 
     def answered(self, transport: str, now: float) -> list[Change]:
         """It has answered our join."""
@@ -206,10 +220,23 @@ class ServiceSessions:
     def failed(self, transport: str, code: str | None, message: str) -> str | None:
         """It sent an error. Returns the reason if that means that it does not let us in."""
         joining = self._services[transport].phase is Phase.JOINING
-        if code not in JOIN_REFUSALS or not (joining or code in {"replaced", "id_taken"}):
+        is_refusal = code in JOIN_REFUSALS or code not in {*ERROR_CODES, "other", None}  # one that is newer than we
+        if code is None or not is_refusal or not (joining or code in {"replaced", "id_taken"}):
             return None
+        if code == "clock_skew":
+            self._stamps.forget()
         said = f" (it says {message!r:.200})" if message else ""
-        return f"{transport} refused us: {ERROR_CODES[code]}; {_ADVICE[code]}{said}"
+        why = ERROR_CODES.get(code, f"its reason is {code!r}")
+        return f"{transport} refused us: {why}; {_ADVICE.get(code, 'see what it says')}{said}"
+
+    def outdated(self, transport: str, later_than: int, now: float) -> SendJoin | None:
+        """It has a later join of this id: one that is later still, unless that was one, or our clock can't be right."""
+        service = self._services[transport]
+        if service.phase is not Phase.JOINING or service.outdated or not self._stamps.exceed(later_than, now):
+            return None
+        service.outdated = True
+        self._timers.set(_Timer("grace", transport), now + self._config.signaling.join_grace)
+        return self._join(transport, now)
 
     # --- once more ----------------------------------------------------------------------------------------------------
 
@@ -221,6 +248,13 @@ class ServiceSessions:
         if now > self._last_join + 2 * pause:
             self._refreshes, pause = 0, REJOIN_FIRST
         self._timers.set(_Timer("refresh"), max(now, self._last_join + pause))
+
+    def doubt(self, now: float) -> list[SendJoin]:
+        """What fell silent around us may be our own network: join again, and see who answers within `join_grace`."""
+        self._timers.cancel(_Timer("refresh"))
+        for transport in self._joined:
+            self._timers.set(_Timer("doubt", transport), now + self._config.signaling.join_grace)
+        return self._join_all(now)
 
     def seek(self, now: float, *, wanted: bool) -> None:
         """Whether a link by way of the services is wanted, since the mesh gives none: then joins are repeated."""
@@ -242,8 +276,8 @@ class ServiceSessions:
     def _join(self, transport: str, now: float) -> SendJoin:
         self._last_join = now
         self.joins += 1
-        wall_ms = int(self._wall(now) * 1000)
-        join = sign_join(self._identity, self._config.room, wall_ms, token=self._config.join_token)
+        timestamp = self._stamps.next(now)
+        join = sign_join(self._identity, self._config.room, timestamp, token=self._config.join_token)
         return SendJoin(transport, join)
 
 

@@ -10,11 +10,11 @@ Cores and our own wire know descriptions as facts; only services carry their tex
 here: a service is not trusted, and what it forges may waste an attempt of ours, but never ends in a link to somebody
 else, and a false answer does not end an attempt. What comes over a route was signed by its origin, description and all.
 
-Inputs: ServiceUp, ServiceDown, Signaled, RoutedReceived, RouteSucceeded, RouteFailed, Received, LocalSignal,
+Inputs: ServiceUp, ServiceDown, Signaled, RoutedReceived, RouteSucceeded, RouteFailed, LocalSignal,
   SetLinkPurpose, RejectOffer, PingViaService, RouteHint, FindPeers, LinkUp, LinkDown, LinkLost, Leave.
-Effects: SendSignaling, ServiceRefused, FeedSignal, Emit (TransportUp, TransportDown, PeerFailed); Notify to
-  routing (Route, RouteReply, CancelRoute), overlay (ServiceUp and ServiceDown (of joined services only), Offered,
-  Rejected, PeersFound, PeerGone) and islands (ServicePeers, SeenViaService).
+Effects: SendSignaling, ServiceRefused, ServiceUnanswering, FeedSignal, Emit (TransportUp, TransportDown, PeerFailed);
+  Notify to routing (Route, RouteReply, CancelRoute), overlay (ServiceUp and ServiceDown (of joined services only),
+  Offered, Rejected, PeersFound, PeerGone) and islands (ServicePeers, SeenViaService).
 Messages: all that a service sends, `join` and `leave`; in packets `offer`, `answer` and `link_rejected`.
 Config: SignalingConfig; `max_peers`, `room`, `join_token`; `allow_unverified` and `ice_servers` of LinkConfig.
 State: the links, and purposes of links (`remembered_offers`); the parts name theirs, and their bounds.
@@ -34,7 +34,16 @@ from p2pmesh.config import MeshConfig
 from p2pmesh.events import PeerFailed, TransportDown, TransportUp
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.core import Effects, Emit, FeedSignal, Notify, SendSignaling, ServiceRefused, WallClock
+from p2pmesh.protocols.core import (
+    Effects,
+    Emit,
+    FeedSignal,
+    Notify,
+    SendSignaling,
+    ServiceRefused,
+    ServiceUnanswering,
+    WallClock,
+)
 from p2pmesh.protocols.inputs import (
     Leave,
     LinkDown,
@@ -43,7 +52,6 @@ from p2pmesh.protocols.inputs import (
     LocalSignal,
     PeerGone,
     PeersFound,
-    Received,
     RemotePeer,
     ServiceDown,
     ServiceUp,
@@ -77,7 +85,15 @@ from p2pmesh.protocols.notices import (
 from p2pmesh.protocols.signaling.delivery import ByMesh, ByService, Lost, OfferDelivery, OwnOffer, Step, ToService
 from p2pmesh.protocols.signaling.handshake import mark_of, sign_offer
 from p2pmesh.protocols.signaling.offer_answer import AnswerHeard, Feed, OfferAnswer, Response, Verdict
-from p2pmesh.protocols.signaling.service_sessions import Change, Closed, Opened, SendJoin, ServicePings, ServiceSessions
+from p2pmesh.protocols.signaling.service_sessions import (
+    Change,
+    Closed,
+    Opened,
+    SendJoin,
+    ServicePings,
+    ServiceSessions,
+    Unanswering,
+)
 from p2pmesh.protocols.util.limits import LruTable
 from p2pmesh.wire import signaling as wire
 from p2pmesh.wire.messages import (
@@ -100,15 +116,9 @@ _REPLACED = "Another client joined with your ID"  # the original's server has te
 
 @define
 class SignalingCounts:
-    """Messages that were ignored, and why."""
+    """Messages that have no place here, and those that no service could bring."""
 
-    after_down: int = 0
-    unexpected: int = 0
-    without_sender: int = 0
-    from_ourselves: int = 0
-    for_others: int = 0
-    unverified_origins: int = 0
-    unrouted: int = 0
+    ignored: int = 0
     unsendable: int = 0
     untold_candidates: int = 0
 
@@ -153,8 +163,6 @@ class SignalingCore:
                 self._on_route_succeeded(event, now)
             case RouteFailed():
                 self._carry_out(self._delivery.unrouted(event.call, event.reason, now), now)
-            case Received():
-                self._counts.unrouted += 1  # ours come over routes
             case LocalSignal():
                 self._on_local_signal(event.peer, event.signal, now)
             case SetLinkPurpose():
@@ -170,7 +178,7 @@ class SignalingCore:
             case LinkUp():
                 self._on_link_up(event.peer, now)
             case LinkDown():
-                self._on_link_down(event.peer, now)
+                self._on_link_down(event, now)
             case LinkLost():
                 self._on_link_lost(event.peer, now)
             case Leave():
@@ -210,8 +218,9 @@ class SignalingCore:
 
     def _on_signaled(self, transport: str, message: wire.SignalingMessage, now: float) -> None:
         if not self._sessions.is_open(transport):
-            self._counts.after_down += 1
+            self._counts.ignored += 1
             return
+        self._sessions.heard(transport)
         match message:
             case wire.BootstrapPeers():
                 self._on_bootstrap_peers(transport, tuple(known.id for known in message.peers), now)
@@ -226,7 +235,7 @@ class SignalingCore:
             ):
                 self._on_relayed(transport, message, now)
             case wire.Join() | wire.Leave():
-                self._counts.unexpected += 1
+                self._counts.ignored += 1
             case _:
                 assert_never(message)
 
@@ -239,9 +248,7 @@ class SignalingCore:
             self._tell(Subsystem.ISLANDS, ServicePeers(transport, others))
 
     def _on_peer_left(self, transport: str, peer: PeerId) -> None:
-        if peer == self._me:
-            self._counts.from_ourselves += 1
-        elif not self._delivery.unseen(peer, transport):
+        if peer != self._me and not self._delivery.unseen(peer, transport):
             self._tell(Subsystem.OVERLAY, PeerGone(peer))
 
     def _on_error(self, transport: str, error: wire.ServiceError, now: float) -> None:
@@ -252,6 +259,9 @@ class SignalingCore:
             peer = error.to or (PeerId(missing[1]) if missing else None)
             if peer is not None:
                 self._on_not_found(transport, peer, now)
+            return
+        if error.later_than is not None and (join := self._sessions.outdated(transport, error.later_than, now)):
+            self._apply([join], now)
             return
         refusal = self._sessions.failed(transport, code, error.message)
         if refusal is not None:
@@ -282,14 +292,8 @@ class SignalingCore:
     ) -> None:
         """A message of another peer, by way of a service."""
         sender = message.from_
-        if sender is None:
-            self._counts.without_sender += 1
-            return
-        if sender == self._me:
-            self._counts.from_ourselves += 1
-            return
-        if message.to not in {None, self._me}:
-            self._counts.for_others += 1
+        if sender is None or sender == self._me or message.to not in {None, self._me}:
+            self._counts.ignored += 1
             return
         self._delivery.seen(sender, transport)
         came = ByService(transport)
@@ -325,11 +329,8 @@ class SignalingCore:
 
     def _on_routed_received(self, event: RoutedReceived, now: float) -> None:
         sender, came = event.peer.peer_id, ByMesh(event.way)
-        if sender == self._me:
-            self._counts.from_ourselves += 1
-            return
-        if not event.peer.verified and not self._config.links.allow_unverified:
-            self._counts.unverified_origins += 1
+        if sender == self._me or not (event.peer.verified or self._config.links.allow_unverified):
+            self._counts.ignored += 1
             return
         match event.message:
             case Offer(description=description, links=links, purpose=purpose) if description.is_offer:
@@ -339,7 +340,7 @@ class SignalingCore:
             case LinkRejected(reason=reason, alternative_peers=others, about=about):
                 self._hear_rejection(None, Rejected(sender, reason, others), about, now)
             case _:
-                self._counts.unexpected += 1
+                self._counts.ignored += 1
 
     def _on_route_succeeded(self, event: RouteSucceeded, now: float) -> None:
         """A reply to an offer of ours; its packet names the offer's, and its origin signed it."""
@@ -352,7 +353,7 @@ class SignalingCore:
             case LinkRejected(reason=reason, alternative_peers=others):
                 self._hear_rejection(None, Rejected(event.peer, reason, others), own.mark, now)
             case _:
-                self._counts.unexpected += 1
+                self._counts.ignored += 1
 
     # --- from our own link layer --------------------------------------------------------------------------------------
 
@@ -432,10 +433,12 @@ class SignalingCore:
             self._tell(Subsystem.ISLANDS, SeenViaService(peer, Sighting.LINKED))
         self._close(peer, now)
 
-    def _on_link_down(self, peer: PeerId, now: float) -> None:
-        self._links.pop(peer, None)
-        self._delivery.link_down(peer)
+    def _on_link_down(self, event: LinkDown, now: float) -> None:
+        self._links.pop(event.peer, None)
+        self._delivery.link_down(event.peer)
         self._sessions.seek(now, wanted=self._wants_services())
+        if not self._links and event.timed_out is not None:
+            self._apply(self._sessions.doubt(now), now)
 
     def _on_link_lost(self, peer: PeerId, now: float) -> None:
         own = self._delivery.own(peer)
@@ -549,6 +552,7 @@ class SignalingCore:
                     self._effects.append(SendSignaling(transport, join))
                 case Opened(transport, is_news):
                     self._tell(Subsystem.OVERLAY, ServiceUp(transport))
+                    self._carry_out(self._delivery.service_up(now), now)
                     if is_news:
                         self._effects.append(Emit(TransportUp(transport)))
                 case Closed(transport, reason, was_joined, is_news):
@@ -557,6 +561,8 @@ class SignalingCore:
                     if is_news:
                         self._effects.append(Emit(TransportDown(transport, reason)))
                     self._carry_out(self._delivery.service_down(transport, now), now)
+                case Unanswering(transport):
+                    self._effects.append(ServiceUnanswering(transport))
                 case _:
                     assert_never(change)
 

@@ -24,43 +24,35 @@ NEARLY_ALL = 4
 class RoundTripTime:
     """The round-trip time of one path, in seconds."""
 
-    __slots__ = ("_deviation", "_mean", "shortest")
+    __slots__ = ("deviation", "measured", "shortest")
 
     def __init__(self) -> None:
         self.shortest: float = math.inf
-        self._mean: float | None = None
-        self._deviation = 0.0
+        self.measured: float | None = None
+        """The mean; None before the first sample."""
+        self.deviation: float = 0.0
+        """The mean deviation; 0 before the first sample."""
 
     def sample(self, seconds: float) -> None:
         """Take one measurement into account."""
         self.shortest = min(self.shortest, seconds)
-        if self._mean is None:
+        if self.measured is None:
             self.start(seconds, seconds / 2)
             return
-        self._deviation += (abs(seconds - self._mean) - self._deviation) / 4
-        self._mean += (seconds - self._mean) / 8
+        self.deviation += (abs(seconds - self.measured) - self.deviation) / 4
+        self.measured += (seconds - self.measured) / 8
 
     def start(self, mean: float, deviation: float) -> None:
         """Begin anew from a mean and a deviation that are known otherwise."""
-        self._mean, self._deviation = mean, deviation
-
-    @property
-    def measured(self) -> float | None:
-        """The mean; None before the first sample."""
-        return self._mean
-
-    @property
-    def deviation(self) -> float:
-        """The mean deviation; 0 before the first sample."""
-        return self._deviation
+        self.measured, self.deviation = mean, deviation
 
     def mean(self, unknown: float) -> float:
         """The mean; `unknown` before the first sample."""
-        return unknown if self._mean is None else self._mean
+        return unknown if self.measured is None else self.measured
 
     def expected(self, unknown: float = 0.0, deviations: float = NEARLY_ALL) -> float:
         """Time within which nearly every answer comes: so many mean deviations above the mean."""
-        return unknown if self._mean is None else self._mean + deviations * self._deviation
+        return unknown if self.measured is None else self.measured + deviations * self.deviation
 
 
 class RoundTripTimes:

@@ -1,4 +1,4 @@
-"""Time in a core: one heap of timers, and back-off.
+"""Time in a core: one heap of timers, back-off, and the times that are signed.
 
 A timer is *set* for what we do ourselves, and for what is over at a certain time. It is a *wait* where something should
 have come from others by then: it lasts longer by all the time that our own process has lost meanwhile (`LocalHealth`).
@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import math
 import random
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Any, Generic, TypeVar
 
 from attrs import define
@@ -19,6 +19,9 @@ from p2pmesh.protocols.util.latency import LocalHealth
 
 K = TypeVar("K", bound=Hashable)
 
+MOST_BEHIND = 1800.0
+"""Seconds that our clock may be behind a time that we are said to have signed: it is wrong by as much as a service
+tolerates, and was before, the other way. A signature of a later day would be good for whoever asked for it then."""
 _VOID = object()
 """In place of the key of a timer that was moved or disarmed: comparing that is cheaper than finding the key."""
 
@@ -90,11 +93,10 @@ class Backoff(Struct, frozen=True):
 
     first: float
     cap: float
-    factor: float = 2.0
 
     def delay(self, failures: int, rng: random.Random) -> float:
         """Seconds to wait after that many failures in a row (1 or more)."""
-        ceiling = min(self.cap, self.first * self.factor ** min(failures - 1, 64))
+        ceiling = min(self.cap, self.first * 2.0 ** min(failures - 1, 64))
         return ceiling * rng.uniform(0.5, 1.0)
 
 
@@ -113,3 +115,30 @@ class RetryPacer:
 
     def reset(self) -> None:
         self.failures, self.not_before = 0, -math.inf
+
+
+class Stamps:
+    """Wall times for what we sign, in milliseconds: each is later than those before, also when the clock is set back.
+
+    Who keeps the latest that a signer has signed so keeps the last. What others refuse for its time corrects them.
+    """
+
+    def __init__(self, wall: Callable[[float], float]) -> None:
+        self._wall = wall
+        self._last = -1
+
+    def next(self, now: float) -> int:
+        """The time to sign."""
+        self._last = max(self._last + 1, int(self._wall(now) * 1000))
+        return self._last
+
+    def exceed(self, told: int, now: float) -> bool:
+        """Sign later times than this one, which others have of us; False if no clock may be so far behind."""
+        if told > (self._wall(now) + MOST_BEHIND) * 1000:
+            return False
+        self._last = max(self._last, told)
+        return True
+
+    def forget(self) -> None:
+        """Others find our times wrong: go by the clock alone, which may have been set right."""
+        self._last = -1

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any, Final, Protocol, assert_never
 
 from p2pmesh.config import MeshConfig
-from p2pmesh.events import Event
+from p2pmesh.events import DirectReceived, Event
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.core import (
@@ -23,16 +23,18 @@ from p2pmesh.protocols.core import (
     Effects,
     Emit,
     FeedSignal,
+    InspectLink,
     Notify,
     Progress,
     Reply,
     SendFrame,
     SendSignaling,
     ServiceRefused,
+    ServiceUnanswering,
     WallClock,
     WantLink,
 )
-from p2pmesh.protocols.inputs import Leave, Received, Subsystem
+from p2pmesh.protocols.inputs import InboxRead, Leave, LinkLoad, Received, Subsystem
 from p2pmesh.protocols.notices import Input
 from p2pmesh.protocols.util.latency import LocalHealth
 from p2pmesh.protocols.wiring import AUDIENCE, OWNERS, build_cores
@@ -46,6 +48,7 @@ from p2pmesh.wire.codec import decode, encode
 from p2pmesh.wire.messages import Message
 
 _PLACES: Final = {subsystem: place for place, subsystem in enumerate(Subsystem)}
+_ROUTING: Final = _PLACES[Subsystem.ROUTING]
 _AUDIENCE: Final = {kind: tuple(_PLACES[subsystem] for subsystem in who) for kind, who in AUDIENCE.items()}
 _OWNERS: Final = {
     kind: (None if owner is None else _PLACES[owner], KINDS[kind], Mark.MESSAGE + KINDS[kind])
@@ -80,6 +83,7 @@ class BareNode:
       joined_at: when a signaling service first let it in; infinite before.
       hostile: what it does against the others, if anything.
       line: its connection to the service; `service_failures`, in a row. Both are the service's affair.
+      directs_read: direct messages that its application has got.
       ignored: messages that no core has a use for.
     """
 
@@ -94,6 +98,7 @@ class BareNode:
         "application",
         "config",
         "cores",
+        "directs_read",
         "health",
         "hostile",
         "identity",
@@ -156,6 +161,7 @@ class BareNode:
         self.joined_at: float = math.inf
         self.hostile: Adversary | None = None
         self.ignored: int = 0
+        self.directs_read: int = 0
 
     def __repr__(self) -> str:
         return f"<peer n{self.number} {self.peer_id[:8]}>"
@@ -342,6 +348,13 @@ class BareNode:
                     self._inputs.append((_PLACES[effect.subsystem], effect.input))
                 case Emit():
                     self.application.emitted(self, effect.event)
+                    if isinstance(effect.event, DirectReceived):  # an application that reads at once
+                        self.directs_read += 1
+                        self._inputs.append((_ROUTING, InboxRead(self.directs_read, self.config.direct_inbox)))
+                case InspectLink():
+                    end = self.links.ends.get(effect.peer)
+                    waiting = 0.0 if end is None else 1000 * end.path.queued(self.net.now)  # as if 1 kB/s: what counts
+                    self._inputs.append((_ROUTING, LinkLoad(effect.peer, 0, int(waiting), int(1000 * self.net.now))))
                 case Progress():
                     self.application.progressed(effect)
                 case Reply():
@@ -361,6 +374,8 @@ class BareNode:
                     self.service.send(self, message)
                 case ServiceRefused():
                     self.service.refuse(self, effect.reason)
+                case ServiceUnanswering():
+                    self.service.reopen(self)
                 case _:
                     assert_never(effect)
 

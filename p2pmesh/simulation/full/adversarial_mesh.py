@@ -11,7 +11,7 @@ from p2pmesh.keyspace import PeerId
 from p2pmesh.mesh import Mesh
 from p2pmesh.protocols.core import SendFrame
 from p2pmesh.simulation.faults.adversary import EVERY, Adversary
-from p2pmesh.wire.messages import Message
+from p2pmesh.wire.messages import Goodbye, Message
 from p2pmesh.wire.signaling import SignalingMessage
 
 
@@ -50,7 +50,7 @@ class AdversarialMesh:
     def send_bytes(self, peer: PeerId, frame: bytes) -> None:
         entry = self._keeper._links.get(peer)
         if entry is not None:
-            self._keeper._queue(entry, frame, urgent=True, patient=False)
+            self._keeper._queue(entry, frame, Goodbye(reason="in place of these bytes"), urgent=True, patient=False)
 
     def _send_or_not(self, peers: tuple[PeerId, ...], message: Message, *, urgent: bool, patient: bool = False) -> None:
         if self._adversary.lets_pass(SendFrame(peers, message, urgent, patient), self):

@@ -371,3 +371,19 @@ def test_small_chunks_count_for_what_they_cost() -> None:
         assert await most_in_flight(here, 0.001, 64, 128 * KIB) <= 130 * KIB * 64 // 512
 
     with_association(test, window=16 << 20)
+
+
+def test_a_full_packet_fits_the_smallest_path_of_ipv6():
+    ipv6, udp, relayed, dtls, head, chunk = 40, 8, 4, 37, 12, 16  # RFC 8200, 768, 8656; DTLS 1.2 with AES-GCM; RFC 9260
+    assert ipv6 + udp + relayed + dtls + head + chunk + sctp.USERDATA_MAX_LENGTH <= 1280
+
+
+@pytest.mark.parametrize("body", [bytes(4), b"\0\7\0\3", b"\0\7\0\4\0\0\0\0"])
+def test_a_parameter_shorter_than_its_head_is_malformed(body):
+    with pytest.raises(ValueError, match="shorter"):
+        sctp.decode_params(body)
+
+
+def test_parameters_are_read_as_they_were_written():
+    params = [(7, b"cookie"), (0x8008, b"\xc0\x82"), (13, b"")]
+    assert sctp.decode_params(sctp.encode_params(params)) == params

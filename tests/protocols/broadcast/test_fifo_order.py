@@ -13,6 +13,7 @@ from p2pmesh.events import MessageReceived, MessagesSkipped
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.broadcast.fifo_order import FifoOrder
 from p2pmesh.protocols.broadcast.publisher import MAX_TOPICS, Numbering
+from p2pmesh.protocols.util.timers import Stamps
 
 ALICE, BOB = PeerId("a" * 40), PeerId("b" * 40)
 CONFIG = SubscriptionConfig(patience=5.0, start=0.5, held=8, origins=4)
@@ -178,7 +179,7 @@ def test_all_that_was_sent_is_delivered_or_told_as_skipped(order, lost):
 
 @pytest.mark.parametrize("clock", [[5, 5, 5], [5, 4, 3]], ids=["stands", "goes back"])
 def test_numbers_are_by_topic_and_no_series_comes_twice(clock):
-    numbering = Numbering()
+    numbering = Numbering(Stamps(lambda now: now / 1000))
     assert [numbering.next("a", 5), numbering.next("b", clock[1]), numbering.next("a", 7)] == [(5, 1), (6, 1), (5, 2)]
     for number in range(MAX_TOPICS):
         numbering.next(f"{number}", clock[2])

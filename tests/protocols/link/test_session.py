@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import random
 from collections import deque
 
@@ -15,7 +16,7 @@ from p2pmesh.config import KIB, LinkConfig
 from p2pmesh.errors import RemoteProtocolError
 from p2pmesh.protocols.link.legacy_session import MAX_TEXT, LegacySession
 from p2pmesh.protocols.link.session import LinkSession
-from p2pmesh.protocols.util.latency import CATCH_UP
+from p2pmesh.protocols.util.latency import CATCH_UP, LocalHealth
 from p2pmesh.wire import packet_format as f
 from tests.harness.examples import examples
 
@@ -527,8 +528,67 @@ def test_a_side_that_finishes_takes_nothing_more_but_lets_the_peer_finish_too() 
 # --- the original's peers ---------------------------------------------------------------------------------------------
 
 
+def legacy() -> LegacySession:
+    return LegacySession(CONFIG, 0.0, LocalHealth())
+
+
+PROBE = b"are you there?"
+RESPONSE = '{"topic":"__gossip_connectivity_response"}'
+
+
+def until_given_up(one: LegacySession, *, answers: int) -> tuple[float | None, int]:
+    """When the peer was given up, within a minute, and how many probes it got; it answers the first ones."""
+    one.probe = lambda: PROBE
+    probes = 0
+    now = 0.0
+    while now < 60.0:
+        while (packet := one.next_packet(now)) is not None:
+            assert packet == PROBE.decode()
+            probes += 1
+            if probes <= answers:
+                one.receive_packet(RESPONSE, now)
+        now = one.next_deadline()
+        if one.expire(now) is not None:
+            return now, probes
+    return None, probes
+
+
+def test_an_originals_peer_that_no_longer_answers_probes_is_given_up_like_any_other() -> None:
+    given_up, probes = until_given_up(legacy(), answers=3)
+    assert given_up is not None
+    after = CONFIG.keepalive_idle * 3 + CONFIG.keepalive_interval * CONFIG.keepalive_pings
+    assert 0.8 * after <= given_up <= after
+    assert probes == 3 + CONFIG.keepalive_pings
+
+
+def test_one_that_never_answers_them_is_kept() -> None:
+    given_up, probes = until_given_up(legacy(), answers=0)
+    assert given_up is None
+    assert probes > 3
+
+
+def test_one_that_talks_is_not_asked() -> None:
+    one = legacy()
+    one.probe = lambda: PROBE
+    assert one.next_packet(0.0) is not None
+    for now in range(20):
+        one.receive_packet("{}", float(now))
+        assert one.expire(float(now)) is None
+        assert one.next_packet(float(now)) is None
+
+
+def test_nobody_is_asked_before_there_is_a_way_to_ask_nor_after_the_end() -> None:
+    one = legacy()
+    assert one.next_packet(0.0) is None
+    assert one.next_deadline() == math.inf
+    one.probe = lambda: PROBE
+    one.finish()
+    assert one.next_packet(0.0) is None
+    assert one.next_deadline() == math.inf
+
+
 def test_to_the_originals_peers_each_frame_is_a_text_message() -> None:
-    one = LegacySession(CONFIG)
+    one = legacy()
     one.check("grüße".encode())
     one.queue("grüße".encode(), urgent=False)
     one.queue(b"{}", urgent=True)
@@ -542,7 +602,7 @@ def test_to_the_originals_peers_each_frame_is_a_text_message() -> None:
 
 
 def test_the_originals_peers_are_sent_no_message_they_cannot_take() -> None:
-    one = LegacySession(CONFIG)
+    one = legacy()
     one.check(bytes(MAX_TEXT))
     with pytest.raises(ValueError, match="at most 262144"):
         one.check(bytes(MAX_TEXT + 1))
@@ -556,18 +616,18 @@ def flood(one: LegacySession) -> None:
 
 
 def test_an_originals_peer_that_floods_is_cut_off() -> None:
-    one = LegacySession(CONFIG)
+    one = legacy()
     with pytest.raises(RemoteProtocolError, match="faster than it is read"):
         flood(one)
     assert one.unread_bytes <= CONFIG.receive_window
     with pytest.raises(RemoteProtocolError, match="at most 262144"):
-        LegacySession(CONFIG).receive_packet("x" * (MAX_TEXT + 1), 0.0)
+        legacy().receive_packet("x" * (MAX_TEXT + 1), 0.0)
     with pytest.raises(RemoteProtocolError, match="no text"):
-        LegacySession(CONFIG).receive_packet("\ud800", 0.0)
+        legacy().receive_packet("\ud800", 0.0)
 
 
 def test_a_text_session_is_finished_when_its_queue_is_sent() -> None:
-    one = LegacySession(CONFIG)
+    one = legacy()
     one.queue(b"last", urgent=False)
     one.receive_packet("unread", 0.0)
     one.finish()

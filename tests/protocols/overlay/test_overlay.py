@@ -249,8 +249,8 @@ def test_an_offer_is_accepted_while_there_is_room_and_turned_down_after():
 
 
 def test_alternatives_begin_with_those_next_to_the_newcomer():
-    peer = Peer(max_peers=2, alternatives=2).linked(0x7F, 0x81).found(0x10, 0x30, 0xC0)
-    (rejection,) = peer.feed(offered(0x20)).told
+    peer = Peer(max_peers=5, alternatives=2).linked(0x7F, 0x81, 0x10, 0x30, 0xC0)
+    (rejection,) = peer.feed(offered(0x20, links=2)).told
     assert set(rejection.alternatives) == {at(0x10), at(0x30)}
 
 
@@ -474,6 +474,16 @@ def test_a_peer_of_the_original_that_is_dialed_or_due_takes_nobodys_place_on_the
     assert [drop.peer for drop in full.got(DropLink)] == [at(0xF0)]
     assert full.found(0xA0, source="ring").core.snapshot()["closing"] == [at(0xF0)]
     assert [effect.peer.peer_id for effect in full.feed(LinkDown(at(0xF0), "closed")).got(AcceptOffer)] == [at(0x90)]
+
+
+@pytest.mark.parametrize(("pause", "given_up"), [(2.5, [0xF0]), (10.0, [])])
+def test_one_of_the_original_that_asks_again_soon_has_no_link_and_gets_one_beside_other_guests(pause, given_up):
+    peer = Peer(max_peers=4, unverified=True).linked(0x90, version=0).linked(0x70, 0xB0, 0xF0)
+    assert peer.feed(offered(0x10, version=0)).got(DropLink) == []
+    peer.wait(pause).feed(offered(0x10, version=0))
+    assert [drop.peer for drop in peer.got(DropLink)] == [at(one) for one in given_up]
+    again = peer.wait(1).feed(offered(0x20, version=0)).wait(1).feed(offered(0x20, version=0))
+    assert (again.got(DropLink) == []) == bool(given_up), "one of them in a while"
 
 
 @pytest.mark.parametrize(

@@ -45,8 +45,8 @@ def test_a_slot_that_the_ring_needs_is_not_taken_by_a_long_link():
 
 
 def welcomed(peer, place):
-    """The peer, which has told a newcomer at this place that it is welcome."""
-    assert peer.asked(FindSuccessor(key=at(place), seeks_link=True, joins=True), place).welcome
+    """The peer, which has told a leaf at this place that it is welcome."""
+    assert peer.asked(FindSuccessor(key=at(place), leaf=True), place).welcome
     return peer
 
 
@@ -128,13 +128,6 @@ def test_all_are_told_of_each_other_when_we_leave():
     assert at(0x70) in told[at(0x90)]
 
 
-def test_only_peers_that_somebody_vouches_for_are_named_to_others():
-    known = PassiveView(ME, TopologyConfig(), random.Random(1))
-    known.learn([at(1)], "ring", 0.0)
-    known.learn([at(2)], "hearsay", 0.0)
-    assert known.in_good_standing(0.0) == [at(1)]
-
-
 def test_promises_are_bounded():
     admission = Admission(ME, 3, Slots(ME, 3), TopologyConfig())
     for place in range(100):
@@ -211,7 +204,7 @@ def test_peers_of_the_original_and_unproven_ones_are_leaves():
 
 def test_a_leaf_that_was_promised_a_place_takes_no_neighbours_place():
     peer = Peer(max_peers=3).linked(0x70, 0x90, 0x10).settled(0x70, 0x90, 0x10)
-    assert peer.asked(FindSuccessor(key=at(0x81), joins=True, leaf=True), 0x81).welcome
+    assert peer.asked(FindSuccessor(key=at(0x81), leaf=True), 0x81).welcome
     peer.feed(offered(0x81, links=0))
     assert [drop.peer for drop in peer.got(DropLink)] == [at(0x10)]
 
@@ -325,3 +318,55 @@ def test_a_peer_that_failed_too_often_is_forgotten_by_those_who_have_links():
         known.missed(at(1), 0.0, may_forget=True)
         known.missed(at(2), 0.0, may_forget=False)
     assert list(known) == [at(2)]
+
+
+def test_a_peer_without_links_dials_at_once_whom_a_service_names_though_its_link_just_ended():
+    peer = Peer(max_peers=3).linked(0x70).wait(30)
+    peer.feed(LinkDown(at(0x70), "silent", 5.0))
+    assert peer.dialed == []
+    assert peer.feed(PeersFound((at(0x70),), "bootstrap")).dialed == [at(0x70)]
+
+
+def test_a_peer_with_links_lets_those_rest_that_fell_silent():
+    peer = Peer(max_peers=3).linked(0x70, 0x90).settled(0x70, 0x90).wait(30)
+    peer.feed(LinkDown(at(0x70), "silent", 5.0))
+    assert peer.feed(PeersFound((at(0x70),), "bootstrap")).dialed == []
+
+
+# --- peers to which no address leads ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "asks",
+    [
+        pytest.param(lambda peer: peer.feed(PeersFound((at(0x85),), "ring")), id="a neighbour names it"),
+        pytest.param(lambda peer: peer.feed(PeersFound((at(0x85),), "beyond")), id="it was found at its place"),
+        pytest.param(lambda peer: peer.feed(PeersFound((at(0x85),), "bootstrap")), id="a service names it"),
+        pytest.param(lambda peer: peer.feed(OpenBridge(at(0x85))), id="a bridge is wanted"),
+        pytest.param(lambda peer: peer.feed(MergeStarted(1e9)).feed(PeersFound((at(0x85),), "ring")), id="a merge"),
+        pytest.param(lambda peer: peer.searched(0x85), id="a search found it"),
+        pytest.param(lambda peer: peer.wait(30), id="time passes"),
+    ],
+)
+def test_a_peer_to_which_no_address_leads_is_not_dialed_again_whatever_asks(asks):
+    peer = Peer(max_peers=5).linked(0x70, 0x90).settled(0x70, 0x90)
+    assert peer.feed(PeersFound((at(0x85),), "ring")).dialed == [at(0x85)]
+    peer.feed(LinkLost(at(0x85), "our addresses are IPv4 and the peer's IPv6", hopeless=True))
+    assert asks(peer).dialed == []
+    peer.wait(2 * TopologyConfig().retry_cap)
+    assert at(0x85) in peer.dialed or at(0x85) in peer.feed(PeersFound((at(0x85),), "ring")).dialed
+
+
+def test_it_is_dialed_again_once_a_link_to_it_has_opened():
+    peer = Peer(max_peers=5).linked(0x70, 0x90).settled(0x70, 0x90)
+    peer.feed(PeersFound((at(0x85),), "ring")).feed(LinkLost(at(0x85), "no address", hopeless=True))
+    peer.feed(offered(0x85)).feed(LinkUp(RemotePeer(at(0x85), True, 1)))
+    peer.feed(LinkDown(at(0x85), "reset")).wait(TopologyConfig().retry_first + 0.1)
+    assert at(0x85) in [*peer.dialed, *peer.feed(PeersFound((at(0x85),), "ring")).dialed]
+
+
+def test_the_table_of_those_peers_has_a_bound():
+    known = PassiveView(ME, TopologyConfig(known_peers=4), random.Random(1))
+    for place in range(6):
+        known.despair(at(place), 0.0)
+    assert [known.may_dial(at(place), 1.0) for place in range(6)] == [True, True, False, False, False, False]

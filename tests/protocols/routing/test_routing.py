@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from typing import Any
 
@@ -11,10 +12,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2pmesh.config import MeshConfig
-from p2pmesh.errors import InvalidPayload, MeshClosed, PayloadTooLarge, PeerUnreachable
-from p2pmesh.events import DirectReceived
-from p2pmesh.protocols.core import DropLink, Emit, SendFrame
-from p2pmesh.protocols.inputs import CancelCall, Leave, LinkDown, LinkUp, Received, SendDirect, Subsystem
+from p2pmesh.errors import InvalidPayload, MeshClosed, PayloadTooLarge, PeerBusy, PeerRefused, PeerUnreachable
+from p2pmesh.events import DirectReceived, Lagged
+from p2pmesh.protocols.core import DropLink, Emit, InspectLink, SendFrame
+from p2pmesh.protocols.inputs import (
+    CancelCall,
+    InboxRead,
+    Leave,
+    LinkDown,
+    LinkLoad,
+    LinkUp,
+    Received,
+    SendDirect,
+    Subsystem,
+    Unsent,
+)
 from p2pmesh.protocols.routing.routing import RoutingCore
 from p2pmesh.simulation.discrete.network import EPOCH
 from p2pmesh.wire.messages import Direct, DirectAck, Message
@@ -36,15 +48,43 @@ class Bare(OneCore[RoutingCore]):
         *,
         max_payload: int = 1024 * 1024,
         window_bytes: int = 2048 * 1024,
+        direct_inbox: int = 256,
+        direct_inbox_bytes: int = 2**24,
         **fields: object,
     ) -> None:
-        config = MeshConfig(max_payload=max_payload)
+        config = MeshConfig(max_payload=max_payload, direct_inbox=direct_inbox, direct_inbox_bytes=direct_inbox_bytes)
         config = attrs.evolve(
             config,
             routing=attrs.evolve(config.routing, **fields),  # type: ignore[arg-type]
             broadcast=attrs.evolve(config.broadcast, window_bytes=window_bytes),
         )
         super().__init__(RoutingCore(ME, config, random.Random(1), virtual_wall))
+
+    load = (0, 0, 0)
+    """Of each link, as `LinkLoad` tells."""
+
+    def feed(self, event):
+        super().feed(event)
+        return self._inspected()
+
+    def wait_until(self, end):
+        gathered = []
+        while (due := self.core.next_deadline()) <= end:
+            super().wait_until(due)
+            gathered += self._inspected().effects
+        super().wait_until(end)
+        self.effects = gathered
+        return self
+
+    def _inspected(self):
+        """The links say how loaded they are."""
+        effects = self.effects
+        while inspected := [effect for effect in effects if isinstance(effect, InspectLink)]:
+            effects = [effect for effect in effects if not isinstance(effect, InspectLink)]
+            for effect in inspected:
+                effects += self.core.handle(LinkLoad(effect.peer, *self.load), self.now)
+        self.effects = effects
+        return self
 
     def up(self, *identities, version: int = 1) -> None:
         for identity in identities:
@@ -159,15 +199,15 @@ def test_a_link_that_ends_and_no_other_way_fails_what_is_open_each_call_with_an_
 
 
 def test_retries_back_off_and_end_in_an_error():
-    bare = Bare(retries=2)
+    bare = Bare(patience=5.0)
     bare.up(ALICE)
     bare(SendDirect(1, A, "x"))
     effects = bare.wait_until(3).effects
     assert len([e for e in effects if isinstance(e, SendFrame)]) == 2
-    bare.wait_until(7.1)
-    assert "3 attempts" in str(bare.replies[1].error)
+    bare.wait_until(7.6)
+    assert "attempts in" in str(bare.replies[1].error)
     assert (bare.count("direct_sender.in_flight"), bare.count("timers")) == (0, 0)
-    assert bare.count("direct_sender.retried") == 2
+    assert bare.count("direct_sender.retried") in (2, 3)
 
 
 def test_a_repeated_message_is_acknowledged_again_and_not_delivered_again():
@@ -278,6 +318,146 @@ def test_an_original_gets_the_bare_payload_and_the_call_is_answered_at_once(payl
     assert bare.sent() == [Direct(payload=plain)]
     assert bare.replies[1].error is None
     assert bare.count("direct_sender.sent") == 1
+
+
+def test_a_message_to_an_original_is_done_once_its_link_has_taken_it():
+    bare = Bare(window=2)
+    bare.up(ALICE, version=0)
+    bare.load = (3, 500, 0)
+    sent = []
+    for call in (1, 2, 3):
+        bare(SendDirect(call, A, call))
+        sent += bare.sent()
+    assert [direct.payload for direct in sent] == [1, 2], "more wait for the window"
+    assert not bare.wait(5).replies
+    bare(Unsent(A, sent[1], 100))  # its queue was full
+    bare.load = (0, 500, 10)
+    bare.wait(0.2)
+    assert {call: reply.error for call, reply in bare.replies.items()} == {1: None, 2: None, 3: None}
+    assert [direct.payload for direct in bare.sent()] == [2, 3]
+    assert bare.count("timers") == 0
+
+
+@pytest.mark.parametrize("version", [0, 1])
+def test_what_is_too_large_for_a_link_is_refused_at_once_by_what_and_the_limit(version):
+    bare = Bare()
+    bare.up(ALICE, version=version)
+    bare.load = (1, 1, 1)
+    bare(SendDirect(1, A, "x" * 300_000))
+    (direct,) = bare.sent()
+    bare(Unsent(A, direct, 300_024, 262_144))
+    error = bare.replies[1].error
+    assert isinstance(error, PeerRefused)
+    assert "300024 bytes" in str(error)
+    assert "262144" in str(error)
+    assert bare.count("timers") == 0
+
+
+def test_what_is_too_large_for_its_receiver_is_refused_over_a_link_too():
+    bare, other = Bare(), Bare(max_payload=1000)
+    bare.up(ALICE)
+    other.up(BOB)
+    bare(SendDirect(1, A, b"x" * 1001))
+    other.hear(B, bare.sent()[0])
+    assert not other.delivered()
+    (answer,) = other.sent()
+    bare.hear(A, answer)
+    assert isinstance(bare.replies[1].error, PeerRefused)
+    assert "1001 bytes: too large for this peer, which takes 1000" in str(bare.replies[1].error)
+
+
+def test_nothing_is_repeated_while_anything_waits_in_the_link_and_it_gets_on():
+    bare = Bare(patience=5.0)
+    bare.up(ALICE)
+    bare(SendDirect(1, A, "x"))
+    for second in range(60):
+        bare.load = (0, 1000, second)
+        assert bare.wait(1).effects == []
+    bare.load = (0, 1000, 60)
+    bare.wait(7)
+    assert "has not acknowledged" in str(bare.replies[1].error), "it does not get on any more"
+
+
+def test_a_link_that_gets_on_for_ever_without_an_answer_is_not_waited_for_for_ever():
+    bare = Bare()
+    bare.up(ALICE)
+    bare(SendDirect(1, A, "x"))
+    for second in range(299):
+        bare.load = (0, 1000, second)
+        assert bare.wait(1).effects == []
+    assert bare.wait(3).replies[1].error is not None
+
+
+def test_a_full_inbox_says_so_and_then_that_it_has_room_to_as_many_as_it_has_room_for():
+    bare = Bare(direct_inbox=2)
+    bare.up(ALICE, BOB)
+    for number in range(5):
+        bare.hear(A if number % 2 else B, Direct(id=f"m{number}", payload="x", encoding="text"))
+        outcome = "taken" if number < 2 else "busy"
+        assert bare.sent() == [DirectAck(id=f"m{number}", outcome=outcome)]
+        assert len(bare.delivered()) == (number < 2)
+    bare.hear(B, Direct(id="m2", payload="x", encoding="text"))  # again, and not twice
+    assert bare.count("receiver.inbox.waiting") == 3
+    bare(InboxRead(1, 2))
+    assert [(frame.peers, frame.message.id) for frame in bare.got(SendFrame)] == [((B,), "m2")]
+    assert bare.sent() == [DirectAck(id="m2", outcome="ready")]
+    bare.hear(B, Direct(id="m2", payload="x", encoding="text"))
+    assert bare.sent() == [DirectAck(id="m2")]
+    bare(InboxRead(3, 3))
+    assert [message.id for message in bare.sent()] == ["m3", "m4"]
+    assert bare.count("receiver.inbox.unread") == 0
+    bare(InboxRead(3, 0))
+    bare.hear(A, Direct(id="m9", payload="x", encoding="text"))
+    assert bare.sent() == [DirectAck(id="m9", outcome="busy")]
+
+
+def test_bytes_in_the_inbox_are_bounded_but_for_a_single_message_and_so_are_those_who_wait():
+    bare = Bare(direct_inbox_bytes=100, waiting=3)
+    bare.up(ALICE)
+    bare.hear(A, Direct(id="m", blob=bytes(1000)))
+    assert len(bare.delivered()) == 1
+    for number in range(10):
+        bare.hear(A, Direct(id=f"m{number}", blob=b"x"))
+        assert bare.sent() == [DirectAck(id=f"m{number}", outcome="busy")]
+    assert bare.count("receiver.inbox.waiting") == 3
+    bare(InboxRead(1, 256))
+    assert bare.count("receiver.inbox.unread_bytes") == 0
+
+
+def test_who_is_busy_is_tried_again_more_and_more_seldom_and_at_once_when_it_says_so():
+    bare = Bare(patience=20.0)
+    bare.up(ALICE)
+    bare(SendDirect(1, A, "x"))
+    (direct,) = bare.sent()
+    times = [bare.now]
+    while bare.now < 19:
+        bare.hear(A, DirectAck(id=direct.id, outcome="busy"))
+        while not bare.wait_until(bare.core.next_deadline()).got(SendFrame) and not bare.replies:
+            pass
+        times.append(bare.now)
+    assert isinstance(bare.replies[1].error, PeerBusy)
+    gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
+    assert 0.5 <= gaps[0] <= 1
+    assert len(gaps) <= 9
+    bare(SendDirect(2, A, "y"))
+    (direct,) = bare.sent()
+    bare.hear(A, DirectAck(id=direct.id, outcome="busy"))
+    bare.hear(B, DirectAck(id=direct.id, outcome="ready"))
+    assert bare.sent() == []
+    bare.hear(A, DirectAck(id=direct.id, outcome="ready"))
+    assert bare.sent() == [direct]
+    bare.hear(A, DirectAck(id=direct.id))
+    assert bare.replies[2].error is None
+    assert bare.count("timers") == 0
+
+
+def test_what_finds_no_room_and_comes_from_an_original_is_told_as_lost():
+    bare = Bare(direct_inbox=1)
+    bare.up(ALICE, version=0)
+    bare.hear(A, Direct(payload="one"))
+    bare.hear(A, Direct(payload="two"))
+    assert bare.events == [Lagged(1)]
+    assert bare.count("receiver.direct_dropped") == 1
 
 
 def test_any_json_from_an_original_is_delivered_unverified():
