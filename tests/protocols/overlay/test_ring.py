@@ -471,9 +471,7 @@ SAID = st.builds(
     predecessors=LISTS,
 )
 FOUND = st.builds(SuccessorFound, successors=LISTS, predecessors=LISTS, vacant=LISTS, welcome=st.booleans())
-QUESTION = st.builds(
-    FindSuccessor, key=PLACES.map(at), seeks_link=st.booleans(), leaf=st.booleans()
-)
+QUESTION = st.builds(FindSuccessor, key=PLACES.map(at), seeks_link=st.booleans(), leaf=st.booleans())
 SOME = st.sampled_from([0x10, 0x78, 0x7F, 0x81, 0x88, 0xF0])
 EVENTS = st.one_of(
     st.tuples(st.just("up"), SOME, st.booleans()),
