@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 import attrs
+import sniffio
 
 from p2pmesh.errors import ConfigError, MeshError
 
@@ -97,6 +98,23 @@ def instance(what: str, value: T, kind: Any) -> T:
         article = "an" if name[0] in "AEIOU" else "a"
         raise ConfigError(f"{what} must be {article} {name}, not {shown(value)}")
     return value
+
+
+def in_trio(what: str) -> None:
+    """Refuse a call from outside of Trio, which would fail somewhere deep within.
+
+    Raises:
+      ConfigError: if the caller is no task of Trio.
+    """
+    try:
+        library = sniffio.current_async_library()
+    except sniffio.AsyncLibraryNotFoundError:
+        library = "nothing"
+    if library != "trio":
+        raise ConfigError(
+            f"{what} runs on Trio: start the program with trio.run(main), or from asyncio with"
+            " await asyncio.to_thread(trio.run, main)"
+        )
 
 
 # --- fields of configs ------------------------------------------------------------------------------------------------

@@ -39,6 +39,7 @@ class Dht:
         Raises:
           PayloadTooLarge, InvalidPayload, ConfigError: before anything is sent.
           IdentityError: if our identity is unverified.
+          PeerRefused: if no peer takes it, now or later; the text says why: the key is full, or our clock is wrong.
           PeerUnreachable: if no peer took it.
           MeshClosed: if the mesh was left.
         """
@@ -58,6 +59,7 @@ class Dht:
           InvalidPeerId: if the publisher is no id.
           ConfigError: if the key is not text.
           IdentityError: if our identity is unverified.
+          PeerRefused: if nobody would answer; the text says why: our clock is wrong, say.
           MeshClosed: if the mesh was left.
         """
         name = arguments.dht_key(key)

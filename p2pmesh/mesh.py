@@ -14,7 +14,7 @@ from typing import Any
 import attrs
 import trio
 
-from p2pmesh.checks import flag, instance, number
+from p2pmesh.checks import flag, in_trio, instance, number
 from p2pmesh.config import MeshConfig
 from p2pmesh.dht import Dht
 from p2pmesh.errors import ConfigError, MeshClosed, MeshError
@@ -87,7 +87,7 @@ async def open_mesh(
       The block owns a nursery, so exceptions raised in it arrive in an `ExceptionGroup`: catch them with `except*`, or
       inside. Calls on the `Mesh` raise plain exceptions. What peers and networks do never raises out of the block.
     """
-    arguments.in_trio("open_mesh")
+    in_trio("open_mesh")
     settings = _settings(config, room, max_peers, ice_servers, allow_unverified, kademlia_k)
     bootstrap = arguments.peers(bootstrap_peers)
     services = make_transports(transports)

@@ -122,6 +122,12 @@ class ServiceRefused(Value, frozen=True):
     reason: str
 
 
+class ServiceUnanswering(Value, frozen=True):
+    """This signaling service does not answer: its connection is opened anew, at once."""
+
+    transport: str
+
+
 Effect: TypeAlias = (
     SendFrame
     | WantLink
@@ -135,6 +141,7 @@ Effect: TypeAlias = (
     | Reply
     | Progress
     | ServiceRefused
+    | ServiceUnanswering
 )
 Effects: TypeAlias = list[Effect]
 

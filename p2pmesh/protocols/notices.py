@@ -174,6 +174,8 @@ class RouteFailed(Value, frozen=True):
 
     call: int
     reason: str
+    is_refusal: bool = False
+    """The receiver would not have it, now or later."""
 
 
 class NeighbourLinks(Value, frozen=True):

@@ -30,19 +30,6 @@ Broadcast: TypeAlias = tuple[str, Body, float | None, int | None, bool]
 """Topic, payload, ttl, hops and whether receipts are wanted."""
 
 
-def in_trio(what: str) -> None:
-    """Refuse a call from outside of Trio, which would fail somewhere deep within.
-
-    Raises:
-      ConfigError: if no Trio run is under way in this thread.
-    """
-    if not trio.lowlevel.in_trio_run():
-        raise ConfigError(
-            f"{what} runs on Trio: start the program with trio.run(main), or from asyncio with"
-            " await asyncio.to_thread(trio.run, main)"
-        )
-
-
 def topic(value: object) -> str:
     """A topic that a broadcast can have.
 

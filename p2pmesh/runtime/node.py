@@ -41,6 +41,7 @@ from p2pmesh.protocols.core import (
     SendFrame,
     SendSignaling,
     ServiceRefused,
+    ServiceUnanswering,
     WallClock,
     WantLink,
 )
@@ -211,6 +212,8 @@ class Node:
                 case ServiceRefused():
                     self.services[effect.transport].refuse(effect.reason)
                     self._startup.refused(effect.transport)
+                case ServiceUnanswering():
+                    self.services[effect.transport].reopen()
                 case Reply():
                     self.calls.resolve(effect)
                 case InspectLink():

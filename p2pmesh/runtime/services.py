@@ -24,6 +24,7 @@ logger: Final = logging.getLogger(__name__)
 
 STEADY = 5.0
 """Seconds after which a connection counts as a success: one that ends at once must not be retried in a hurry."""
+UNANSWERING = "it does not answer: the connection is opened anew"
 
 
 @define
@@ -60,7 +61,9 @@ class Service:
         self._counts = _Counts()
         self._outbox: trio.MemorySendChannel[SignalingMessage] | None = None
         self._scope: trio.CancelScope | None = None
+        self._connection: Connection | None = None
         self._refused: str | None = None
+        self._is_dead = False
         self._unwritten = 0
         self._drained = trio.lowlevel.ParkingLot()
 
@@ -71,7 +74,8 @@ class Service:
             reason = await self._session()
             logger.debug("signaling service %s: %s", self.name, reason)
             await self._deliver(ServiceDown(self.name, reason))
-            await self._retry.wait(refused=self._refused is not None)
+            if not self._is_dead:
+                await self._retry.wait(refused=self._refused is not None)
 
     def send(self, message: SignalingMessage) -> None:
         """Queue a message; dropped and counted if the service is down or does not take them."""
@@ -91,6 +95,15 @@ class Service:
         if self._scope is not None:
             self._scope.cancel(reason)
 
+    def reopen(self) -> None:
+        """The service does not answer, so its connection is dead: open another, without a wait."""
+        self._is_dead = True
+        abort = getattr(self._connection, "abort", None)
+        if abort is not None:
+            abort()
+        if self._scope is not None:
+            self._scope.cancel(UNANSWERING)
+
     async def drained(self) -> None:
         """Wait until all that was queued is written, or lost with its connection."""
         await trio.lowlevel.checkpoint()
@@ -102,7 +115,7 @@ class Service:
 
     async def _session(self) -> str:
         """One connection, from its opening to its end, which is told as text."""
-        self._refused = None
+        self._refused, self._is_dead = None, False
         reason = f"no answer within {self._config.open_timeout:g} s"
         with trio.CancelScope() as self._scope:
             self._scope.deadline = trio.current_time() + self._config.open_timeout
@@ -112,11 +125,12 @@ class Service:
                     reason = await self._carry(connection)
             except TransportError as error:
                 reason = str(error)
-        self._scope = None
-        return self._refused or reason
+        self._scope = self._connection = None
+        return self._refused or (UNANSWERING if self._is_dead else reason)
 
     async def _carry(self, connection: Connection) -> str:
         self._counts.connected += 1
+        self._connection = connection
         local_host = getattr(connection, "local_host", None)
         if local_host is not None:
             self._prefer(local_host)

@@ -27,6 +27,7 @@ from typing import Any, Final, Self, TypeVar
 import trio
 from attrs import field, frozen
 
+from p2pmesh.checks import in_trio
 from p2pmesh.errors import ConfigError
 from p2pmesh.protocols.util.limits import RateLimiter, TokenBucket
 from p2pmesh.server.addresses import Address, Networks, Places, counted_as, read_address
@@ -151,7 +152,7 @@ class _Sockets:
             self._left = trio.Event()
             await self._left.wait()
 
-    def accept_failed(self, error: OSError) -> None:
+    def accept_failed(self, error: Exception) -> None:
         """The system has no descriptor or no memory for one more connection."""
         self._failed("accept", error)
 
@@ -362,6 +363,7 @@ async def open_signaling_server(
     Resource handling: leaving the block stops listening, closes each client with code 1001, waits for them up to
     `ServerConfig.close_timeout`, and cuts the rest. Nothing is left.
     """
+    in_trio("open_signaling_server")
     config = _checked(config or ServerConfig(), ServerConfig, "config")
     _checked(tls, ssl.SSLContext | None, "tls")
     if status is not None and (not isinstance(status, tuple) or len(status) != 2):

@@ -52,7 +52,7 @@ async def accept_all(
     listener: trio.SocketListener,
     serve: Callable[[trio.SocketStream], Awaitable[None]],
     connections: trio.Nursery,
-    failed: Callable[[OSError], None],
+    failed: Callable[[Exception], None],
 ) -> None:
     """Take connections until cancelled, each to a task in `connections`, which closes it in the end.
 
@@ -69,7 +69,7 @@ async def accept_all(
         while True:
             try:
                 stream = await listener.accept()
-            except OSError as error:
+            except (OSError, MemoryError) as error:
                 failed(error)
                 await trio.sleep(_PAUSE)
                 continue

@@ -444,7 +444,9 @@ class Presence:
 
     def _take(self) -> list[Order]:
         orders, self._orders = self._orders, []
-        self._counts["sent"] += sum(isinstance(order, Send) for order in orders)
+        for order in orders:
+            if isinstance(order, Send):
+                self._counts["sent"] += 1
         return orders
 
 

@@ -112,14 +112,12 @@ class WebSocket:
         self._pinged: float | None = None
         self._moved = (0, now)
         """How much was written when it was last more than before."""
+        self._is_open = True
+        """Whether neither side has said goodbye."""
         self._ending = False
         self.dropped: str | None = None
         """Why this side cut the connection, if it did."""
         self._put(accepted)
-
-    @property
-    def _is_open(self) -> bool:
-        return self._ws.state is ConnectionState.OPEN and self.dropped is None
 
     def post(self, text: str, sender: int | None = None) -> bool:
         """Send a message, soon. Ignored once the connection is closing.
@@ -140,11 +138,13 @@ class WebSocket:
     def close(self, code: int, reason: str) -> None:
         """Begin the closing handshake; what was posted goes first. It is cut short when it takes too long."""
         if self._is_open:
+            self._is_open = False
             self._put(self._ws.send(CloseConnection(code, reason)))
             self._end_soon()
 
     def drop(self, why: str) -> None:
         """Cut the connection."""
+        self._is_open = False
         self.dropped = self.dropped or why
         self._scope.cancel(why)
 
@@ -204,9 +204,11 @@ class WebSocket:
                 case Pong():
                     self._count_noise()
                 case CloseConnection():
-                    if self._ws.state is ConnectionState.REMOTE_CLOSING:
+                    if self._ws.state is ConnectionState.OPEN:  # the client broke the protocol
+                        self.close(event.code, event.reason or "")
+                    elif self._ws.state is ConnectionState.REMOTE_CLOSING:
                         self._put(self._ws.send(event.response()))
-                    self.close(event.code, event.reason or "")  # open still: the client broke the protocol
+                    self._is_open = False
                 case Event():
                     pass
             if not self._is_open:
@@ -271,16 +273,21 @@ class WebSocket:
 
     async def _write_outbox(self) -> None:
         data, self._outbox = self._outbox, bytearray()
-        self._shares, self._shares_in_flight = {}, self._shares
+        self._shares, self._shares_in_flight = self._shares_in_flight, self._shares
         self._in_flight = len(data)
-        with memoryview(data) as view:
-            for start in range(0, len(data), _PIECE):
-                piece = view[start : start + _PIECE]
-                await self._stream.send_all(piece)
-                self._in_flight -= len(piece)
-                self._written += len(piece)
-                self._backlog.unread -= len(piece)
+        if len(data) <= _PIECE:
+            await self._write_piece(data)
+        else:
+            with memoryview(data) as view:
+                for start in range(0, len(data), _PIECE):
+                    await self._write_piece(view[start : start + _PIECE])
         self._shares_in_flight.clear()
+
+    async def _write_piece(self, piece: bytearray | memoryview) -> None:
+        await self._stream.send_all(piece)
+        self._in_flight -= len(piece)
+        self._written += len(piece)
+        self._backlog.unread -= len(piece)
 
     def _end_soon(self) -> None:
         self._scope.deadline = min(self._scope.deadline, trio.current_time() + self._config.close_timeout)

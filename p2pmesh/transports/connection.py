@@ -35,6 +35,10 @@ class TextConnection(trio.abc.Channel[SignalingMessage]):
         self.skipped: int = 0
         """Messages that were not for us to understand: of unknown type, or malformed."""
 
+    def abort(self) -> None:
+        """Let a later `aclose` close at once: nobody is there to say goodbye to."""
+        return
+
     async def send(self, value: SignalingMessage) -> None:
         """Send a message; waits while the carrier is behind.
 

@@ -181,6 +181,9 @@ class _WebSocketConnection(TextConnection):
             self._carrier.release()
         await trio.aclose_forcefully(self._carrier)
 
+    def abort(self) -> None:
+        self._carrier.release()
+
     async def _send_text(self, text: str) -> None:
         self._check_open()
         try:

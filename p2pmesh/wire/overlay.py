@@ -17,6 +17,7 @@ from p2pmesh.wire.fields import (
     Part,
     PeerIds,
     PublicKey,
+    Reason,
     RingList,
     Signature,
     Tagged,
@@ -216,4 +217,8 @@ class StoreValue(Tagged, frozen=True, kw_only=True, tag="store_value"):
 
 
 class ValueStored(Tagged, frozen=True, kw_only=True, tag="value_stored"):
+    """The answer to `store_value`."""
+
     held: bool = False
+    reason: Reason = ""
+    """Why it is not, for people."""

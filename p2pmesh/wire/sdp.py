@@ -39,7 +39,8 @@ _FINGERPRINT = re.compile(r"a=fingerprint:([A-Za-z0-9-]{1,16}) +([0-9A-Fa-f]{2}(
 _FORBIDDEN = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\x85\u2028\u2029\ud800-\udfff]")
 _CANDIDATE = re.compile(
     r"[A-Za-z0-9+/]{1,64} 1 udp (?P<priority>[0-9]{1,10})"
-    r" (?P<host>[0-9A-Fa-f.:]{2,45}|[0-9A-Za-z-]{11,58}\.local) (?P<port>[0-9]{1,5}) typ (?P<kind>host|srflx|relay)"
+    r" (?P<host>[0-9A-Fa-f.:]{2,45}|[0-9A-Za-z-]{11,58}\.local) (?P<port>[0-9]{1,5})"
+    r" typ (?P<kind>host|srflx|prflx|relay)"
     r"(?: .*)?",
     re.IGNORECASE,
 )
@@ -136,7 +137,8 @@ def read_candidate(text: str) -> IceCandidate | None:
     match = _CANDIDATE.fullmatch(text.removeprefix("a=").removeprefix("candidate:").strip())
     if match is None:
         return None
-    port, priority, kind = int(match["port"]), int(match["priority"]), match["kind"].lower()
+    port, priority = int(match["port"]), int(match["priority"])
+    kind = match["kind"].lower().replace("prflx", "srflx")  # seen by the peer itself rather than by a server
     address = _address(match["host"].lower())
     if address is None or not 0 < port < 1 << 16 or priority > _LARGEST_NUMBER:
         return None

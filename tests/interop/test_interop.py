@@ -73,6 +73,18 @@ async def test_ours_and_the_originals_link_whoever_is_smaller_and_whoever_comes_
         assert not js.zombies
 
 
+@pytest.mark.parametrize("seed", [3, 4, 5])
+@simulated
+async def test_none_of_the_originals_is_left_alone_by_a_mesh_that_is_full(seed):
+    """Ours take each other's slots first, and no link is old enough yet to be given up for a newcomer of ours."""
+    async with simulated_meshes(6, seed=seed, config=mixed()) as world, originals(world) as crowd:
+        some = [await crowd.join(f"{place * 85:02x}") for place in range(3)]
+        await world.until(lambda: all(js.neighbours for js in some), within=3)
+        await trio.sleep(30)
+        lonely = [js for js in some if not js.neighbours]
+        assert not lonely
+
+
 @simulated
 async def test_a_peer_of_the_original_that_dies_is_missed_as_soon_as_one_of_ours():
     async with simulated_meshes(1, seed=1, config=mixed()) as world, originals(world) as crowd:

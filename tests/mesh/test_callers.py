@@ -3,6 +3,7 @@
 import enum
 import inspect
 import math
+import re
 import subprocess
 import sys
 from contextlib import contextmanager, suppress
@@ -274,12 +275,23 @@ async def test_what_a_core_raises_over_a_call_goes_to_that_call(autojump_clock, 
                 assert (await stream.receive()).payload == 2
 
 
-def test_open_mesh_outside_of_trio_says_where_it_runs():
-    async def main():
-        await entered(open_mesh("memory://here"))
+OUTSIDE = """
+import asyncio
+from p2pmesh import open_mesh, open_signaling_server
 
-    with pytest.raises(ConfigError, match=r"trio\.run"):
-        main().send(None)
+async def main():
+    async with {}:
+        print("in")
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("call", ["open_mesh('memory://here')", "open_signaling_server()"])
+def test_outside_of_trio_a_line_says_what_to_do(call):
+    done = subprocess.run([sys.executable, "-c", OUTSIDE.format(call)], capture_output=True, text=True)
+    assert done.stdout == ""
+    assert re.fullmatch(r".*ConfigError: open_\w+ runs on Trio: .*to_thread\(trio\.run.*", done.stderr.splitlines()[-1])
 
 
 GUEST = """

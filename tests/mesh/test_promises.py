@@ -14,6 +14,7 @@ from p2pmesh import (
     Delivered,
     DirectReceived,
     Failed,
+    KademliaConfig,
     LinkConfig,
     MeshClosed,
     MeshConfig,
@@ -462,3 +463,35 @@ async def test_a_payload_goes_to_those_who_take_it_and_not_to_others(autojump_cl
             outcome = await receipt.settled()
             assert outcome.reached == 1
             assert len((await news.receive()).payload) == 2**21
+
+
+# --- the DHT ----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_key_that_is_full_refuses_a_value_at_once_and_says_so(autojump_clock):
+    config = MeshConfig(kademlia=KademliaConfig(key_values=2))
+    async with simulated_meshes(4, seed=1, config=config) as world:
+        await world.linked()
+        await trio.sleep(5)
+        for mesh in world.meshes[:2]:
+            assert await mesh.dht.put("key", 1) == 4
+        for _ in range(2):
+            with trio.fail_after(3), pytest.raises(PeerRefused, match="the key is full: 2 publishers"):
+                await world.meshes[2].dht.put("key", 1)
+        assert await world.meshes[1].dht.put("key", 2) == 4, "who is there may have another in its place"
+
+
+@pytest.mark.parametrize("ahead", [3600, -3600])
+async def test_a_clock_that_is_wrong_is_told_by_sends_and_the_dht(autojump_clock, ahead):
+    async with simulated_meshes(8, seed=2, max_peers=2) as world:
+        await world.linked()
+        await trio.sleep(20)
+        alice = world.meshes[0]
+        await world.meshes[1].dht.put("key", 1)
+        stranger = next(mesh for mesh in world.meshes[1:] if mesh.peer_id not in alice.peers)
+        world.set_clock(alice, ahead)
+        with trio.fail_after(3), pytest.raises(PeerRefused, match="clock"):
+            await alice.send(stranger.peer_id, "hello")
+        if ahead > 0:
+            with trio.fail_after(8), pytest.raises(PeerRefused, match="clock"):
+                await alice.dht.put("other", 1)

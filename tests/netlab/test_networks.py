@@ -1,5 +1,6 @@
 """A short part of the experiments, for CI: see README.md. Their limits are those of a machine that is busy."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from tests.netlab.verdict import attempt
 
 pytestmark = [pytest.mark.networks, pytest.mark.timeout(240)]
 
-SLACK = 3.0
+SLACK = 2.0
 SHORT = [
     "lan --peers 4 --seconds 4",
     "nat --pairs public+public --sets stun-silent stun-unresolved",
@@ -42,7 +43,7 @@ def skip_unless_able(*programs):
 def test_what_is_due_comes(name, title, case, tmp_path):
     skip_unless_able(*PROGRAMS.get(name, []))
     report = attempt(title, case, logs=str(tmp_path), slack=SLACK)
-    assert not report.failed, report.as_json()
+    assert not report.failed, json.dumps(report.as_json())
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])

@@ -374,6 +374,53 @@ async def test_what_a_service_says_before_it_hangs_up_comes_before_its_end(autoj
     nursery.cancel_scope.cancel()
 
 
+class Deaf(Transport):
+    """A service that reads and says nothing, and waits for a goodbye unless it is told that there is none."""
+
+    name = "deaf"
+
+    def __init__(self):
+        self.opened = []
+        self.is_aborted = trio.Event()
+
+    @asynccontextmanager
+    async def connect(self):
+        self.opened.append(trio.current_time())
+        self.is_aborted = trio.Event()
+        try:
+            yield self
+        finally:
+            with trio.move_on_after(1, shield=True):
+                await self.is_aborted.wait()
+
+    def __aiter__(self):
+        return self
+
+    async def __anext__(self):
+        await trio.sleep_forever()
+
+    def abort(self):
+        self.is_aborted.set()
+
+
+async def test_a_connection_that_is_dead_is_opened_anew_at_once(autojump_clock, nursery):
+    told, transport = [], Deaf()
+
+    async def deliver(event):
+        told.append(event)
+
+    service = Service(transport, SignalingConfig(), random.Random(1), deliver, lambda address: None)
+    nursery.start_soon(service.run)
+    await trio.sleep(10)
+    now = trio.current_time()
+    service.reopen()
+    await trio.sleep(5)
+    assert transport.opened[1:] == [now]
+    assert [type(event) for event in told] == [ServiceUp, ServiceDown, ServiceUp]
+    assert "does not answer" in told[1].reason
+    nursery.cancel_scope.cancel()
+
+
 class Slow(Transport):
     """A service that takes a second for each message."""
 

@@ -350,7 +350,7 @@ class StuckDialer(Dialer):
 
 async def test_a_link_that_does_not_come_is_told_with_what_stands_in_its_way(nursery, autojump_clock):
     told = []
-    keeper = LinkKeeper(StuckDialer(), CONFIG, 3, told.append, None)
+    keeper = LinkKeeper(StuckDialer(), CONFIG, 3, told.append, None, lambda: None)
     await nursery.start(keeper.run)
     keeper.want(Stuck.peer_id)
     await trio.sleep(2 * CONFIG.connect_timeout)

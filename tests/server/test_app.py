@@ -33,6 +33,7 @@ from p2pmesh.server.app import SignalingServer, open_signaling_server
 from p2pmesh.server.config import ServerConfig
 from p2pmesh.server.http import Response
 from p2pmesh.server.listening import accept_all, open_listeners
+from p2pmesh.server.presence import Order, Presence
 
 HOST = "127.0.0.1"
 A, B, C = "a" * 40, "b" * 40, "c" * 40
@@ -274,6 +275,32 @@ async def test_whatever_else_is_raised_ends_one_connection_is_counted_and_logged
         status, metrics = await get(server, "/metrics")
     assert (status, 'failures_total{where="connection"} 30.0' in metrics) == (200, True)
     assert 1 <= sum("a bug in a page" in record.getMessage() for record in caplog.records) <= 10
+
+
+async def test_a_bug_that_a_message_or_the_time_meets_ends_no_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    received = Presence.received
+
+    def stumble(presence: Presence, client: int, data: str | bytes, now: float) -> list[Order]:
+        if "stone" in str(data):
+            raise RuntimeError("a bug")
+        return received(presence, client, data, now)
+
+    def expire(presence: Presence, now: float) -> list[Order]:
+        raise RuntimeError("another")
+
+    monkeypatch.setattr(Presence, "received", stumble)
+    monkeypatch.setattr(Presence, "expire", expire)
+    config = ServerConfig(ping_interval=0.1, ping_timeout=5)
+    async with open_signaling_server(config=config) as server, legacy(server, A) as other:
+        async with await upgraded(server) as one:
+            await one.send_all(frame(1, b"stone"))
+            await to_the_end(one)
+        with trio.fail_after(5):
+            while server.snapshot()["failures"].keys() != {"connection", "time-outs"}:
+                await trio.sleep(0.01)
+        await other.send(type="nonsense")
+        assert (await other.receive())["code"] == "unknown_type"
+        assert server.snapshot()["failures"]["connection"] == 1
 
 
 @pytest.mark.parametrize(
@@ -722,9 +749,12 @@ async def test_a_name_with_several_addresses_has_one_port(monkeypatch: pytest.Mo
             await listener.aclose()
 
 
-@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EIO])
-async def test_what_the_system_lacks_for_a_connection_is_waited_for(number: int, autojump_clock: Any) -> None:
-    served, failed = trio.Event(), list[OSError]()
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), *(OSError(number, "not now") for number in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.EIO))],
+)
+async def test_what_the_system_lacks_for_a_connection_is_waited_for(error: Exception, autojump_clock: Any) -> None:
+    served, failed = trio.Event(), list[Exception]()
 
     class Listener:
         async def __aenter__(self) -> None: ...
@@ -734,7 +764,7 @@ async def test_what_the_system_lacks_for_a_connection_is_waited_for(number: int,
         async def accept(self) -> trio.abc.Stream:
             await trio.lowlevel.checkpoint()
             if len(failed) < 50:
-                raise OSError(number, "not now")
+                raise error
             if served.is_set():
                 await trio.sleep_forever()
             return trio.testing.memory_stream_pair()[0]

@@ -254,7 +254,6 @@ def test_a_list_without_an_address_is_not_called_complete() -> None:
         "1 1 udp 1 10.0.0.1 70000 typ host",
         "1 1 udp 4294967296 10.0.0.1 9 typ host",
         "1 1 udp 1 999.0.0.1 9 typ host",
-        "1 1 udp 1 10.0.0.1 9 typ prflx",
         "1 1 udp 1 10.0.0.1 9",
         "1 2 udp 1 10.0.0.1 9 typ host",
         "! 1 udp 1 10.0.0.1 9 typ host",
@@ -282,6 +281,7 @@ def test_addresses_of_no_use_are_not_written(address: bytes) -> None:
     [
         ("a=candidate:9 1 UDP 5 FD00::2 9 typ HOST generation 0", "1 1 udp 5 fd00::2 9 typ host"),
         ("candidate:9 1 udp 5 10.0.0.1 65535 typ relay raddr 1.2.3.4 rport 5", "1 1 udp 5 10.0.0.1 65535 typ relay"),
+        ("9 1 udp 5 10.0.0.1 1 typ prflx raddr 0.0.0.0 rport 0", "1 1 udp 5 10.0.0.1 1 typ srflx"),
         (" 9 1 udp 4294967295 10.0.0.1 1 typ srflx ", "1 1 udp 4294967295 10.0.0.1 1 typ srflx"),
         ("9 1 udp 2130706431 10.0.0.1 1 typ host", "1 1 udp 2130706431 10.0.0.1 1 typ host"),
     ],

@@ -1,7 +1,7 @@
 """aiortc made robust and fast from outside: re-classes ICE (`ice_patch`), DTLS and SCTP (`sctp_patch`) of a link.
 
 Each override does one thing, says why, and leaves the rest to aiortc's own method. What is overridden are internals of
-aiortc 1.16 and aioice 0.12 and 0.13: `known()` checks that they are there; otherwise aiortc serves as it is.
+aiortc 1.16 and aioice 0.13: `known()` checks that they are there; otherwise aiortc serves as it is.
 """
 
 from __future__ import annotations

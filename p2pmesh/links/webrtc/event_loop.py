@@ -324,7 +324,11 @@ class DatagramTransport(asyncio.DatagramTransport):
         while not self._is_closed:
             try:
                 await trio.lowlevel.wait_readable(self._sock)
-            except (trio.ClosedResourceError, OSError, ValueError):
+            except trio.ClosedResourceError:
+                return
+            except (OSError, ValueError) as error:  # no room to watch it; what is deaf must not look open
+                logger.debug("a socket can't be read: %s", error)
+                self.close()
                 return
             self._loop.call_now(self._gulp)
 

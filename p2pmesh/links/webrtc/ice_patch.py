@@ -344,7 +344,9 @@ class IceConnection(aioice.ice.Connection):
         ours = {_version(candidate.host) for candidate in self._found}
         theirs = {_version(candidate._network_host) for candidate in self._remote_candidates}
         words = []
-        if not theirs:
+        if self.remote_username is None:
+            words.append("the peer did not answer")
+        elif not theirs:
             words.append("the peer names no usable address")
         elif not ours & theirs:
             words.append(f"our addresses are {_families(ours)} and the peer's {_families(theirs)}")

@@ -31,7 +31,8 @@ from attrs import asdict, define, field
 from msgspec import Struct
 
 from p2pmesh.config import MeshConfig
-from p2pmesh.errors import ConfigError, IdentityError, MeshClosed, MeshError, PeerUnreachable
+from p2pmesh.errors import ConfigError, IdentityError, MeshClosed, MeshError, PeerRefused, PeerUnreachable
+from p2pmesh.events import PayloadLike
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.core import Effects, Notify, Reply, WallClock
@@ -66,6 +67,7 @@ from p2pmesh.protocols.util.limits import RateLimiter
 from p2pmesh.protocols.util.timers import Stamps, Timers
 from p2pmesh.wire.messages import Message
 from p2pmesh.wire.overlay import DhtRecord, FindNode, FindValue, NodesFound, StoreValue, ValueStored
+from p2pmesh.wire.payloads import Body
 
 REPAIRED = 3
 """Peers that gave an old value and are sent the new one, at most, by one `get`."""
@@ -84,6 +86,10 @@ class PutValue:
     verified: VerifiedRecord
     holders: int = 0
     """Peers that hold it, ourselves among them if we do."""
+    refusal: str = ""
+    """Why a peer would not hold it, now or later, if one would not."""
+    is_ours_too: bool = False
+    """Whether we are one of the nearest."""
     pending: dict[int, None] = field(factory=dict)
     """Requests to hold it, under way."""
 
@@ -180,8 +186,8 @@ class KademliaCore:
                 self._on_routed_received(peer, message, way, now)
             case RouteSucceeded():
                 self._conclude(self._rpc.succeeded(event), now)
-            case RouteFailed(call):
-                self._conclude(self._rpc.failed(call), now)
+            case RouteFailed():
+                self._conclude(self._rpc.failed(event), now)
             case LinkUp(peer):
                 self._on_link_up(peer, now)
             case LinkDown():
@@ -287,11 +293,11 @@ class KademliaCore:
 
     def _on_store_value(self, record: DhtRecord, now: float) -> ValueStored:
         try:
-            is_held = self._republisher.keep(verify_record(record, self._wall(now), self._config, self._network), now)
-        except BadRecord:
-            is_held = False
-        self._requests.refused += not is_held
-        return ValueStored(held=is_held)
+            why_not = self._republisher.keep(verify_record(record, self._wall(now), self._config, self._network), now)
+        except BadRecord as error:
+            why_not = str(error)
+        self._requests.refused += why_not is not None
+        return ValueStored(held=why_not is None, reason=why_not or "")
 
     # --- links --------------------------------------------------------------------------------------------------------
 
@@ -371,25 +377,39 @@ class KademliaCore:
     def _put(self, event: DhtPut, now: float) -> None:
         ttl = self._config.ttl if event.ttl is None else event.ttl
         key = key_id(event.key)
-        timestamp = self._stamps.next(now)
-        verified = sign_record(self._identity, key, event.value, timestamp, ttl, self._config, self._network)
+        verified = self._signed(key, event.value, ttl, now)
         self._call_counts.puts += 1
-        self._look_up(key, PutValue(event.call, verified), now)
+        # On the way it is seen whether an earlier run of ours has signed a later one, before the clock was set back.
+        wanted = WantedValue(self._me, newer_than=verified.record.timestamp)
+        self._look_up(key, PutValue(event.call, verified), now, wanted)
+
+    def _signed(self, key: PeerId, value: PayloadLike | Body, ttl: float, now: float) -> VerifiedRecord:
+        return sign_record(self._identity, key, value, self._stamps.next(now), ttl, self._config, self._network)
 
     def _place(self, put: PutValue, query: Query[Goal], now: float) -> None:
         """Have a value of ours held by the peers nearest to its key, which are known now."""
         nearest = query.lookup.closest_and_us
-        put.holders += self._me in nearest and self._republisher.keep(put.verified, now)
+        if query.newest is not None and self._stamps.exceed(query.newest.record.timestamp, now):
+            record = put.verified.record
+            body = Body(record.payload, record.encoding, record.blob)
+            put.verified = self._signed(record.key, body, record.ttl / 1000, now)
+        put.is_ours_too = self._me in nearest
         self._calls[put.call] = put
         self._store(put.verified, [peer for peer in nearest if peer != self._me], now, put)
         if not put.pending:
             self._end_put(put, now)
 
     def _end_put(self, put: PutValue, now: float) -> None:
-        """All have answered that were asked to hold a value, or failed to."""
+        """All have answered that were asked to hold a value, or failed to. We hold it unless all others refused it."""
+        if put.is_ours_too and (put.holders or not put.refusal):
+            why_not = self._republisher.keep(put.verified, now)
+            put.holders += why_not is None
+            put.refusal = why_not or put.refusal
         if not put.holders:
-            text = "none of the peers nearest to this key took the value: try again"
-            self._reply(put.call, error=PeerUnreachable(text))
+            self._stamps.forget()
+            text = "none of the peers nearest to this key took the value: "
+            error = PeerRefused(text + put.refusal) if put.refusal else PeerUnreachable(text + "try again")
+            self._reply(put.call, error=error)
             return
         self._republisher.publish(put.verified, now)
         self._reply(put.call, put.holders)
@@ -459,6 +479,8 @@ class KademliaCore:
         """End a lookup, and do what it was for with what it has found."""
         self._cancel(self._queries.end(query))
         match query.goal:
+            case PutValue(call=call) | GetValue(call, local=None) | FindPeers(call) if query.is_refused:
+                self._reply(call, error=PeerRefused(f"nobody who was asked answers: {query.refusal}"))
             case Republish(verified):
                 self._store(verified, self._republisher.lacking(verified, query, now), now)
             case PutValue() as put:
@@ -505,12 +527,16 @@ class KademliaCore:
         match purpose:
             case Step(query, is_entry):
                 query.requests.pop(outcome.number, None)
+                query.refusal = outcome.refusal or query.refusal
                 query.is_entering = query.is_entering and not is_entry
                 if peer is not None:
                     self._queries.take(query, peer, answer if isinstance(answer, NodesFound) else None, now)
                 self._advance(query, now)
             case PutValue() as put:
-                put.holders += isinstance(answer, ValueStored) and answer.held
+                if isinstance(answer, ValueStored):
+                    put.holders += answer.held
+                    put.refusal = answer.reason or put.refusal
+                put.refusal = outcome.refusal or put.refusal
                 del put.pending[outcome.number]
                 if not put.pending:
                     self._end_put(put, now)

@@ -219,8 +219,15 @@ class Query(Generic[G]):
     """Peers that say they have the version that we have."""
     requests: dict[int, None] = field(factory=dict)
     """Under way, by their numbers."""
+    refusal: str = ""
+    """Why a peer would not answer, if one would not."""
     is_entering: bool = False
     """Whether the request to whichever peer is next to the target is out."""
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether all that anybody has said is that he would not answer."""
+        return bool(self.refusal) and not self.lookup.closest
 
     @property
     def newest(self) -> VerifiedRecord | None:

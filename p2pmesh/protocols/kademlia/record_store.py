@@ -33,8 +33,11 @@ class StoreResult(Enum):
     """It was here already, in this version."""
     OUTDATED = "outdated"
     """There is a newer one here, which stays."""
-    FULL = "full"
-    """There is no room for it."""
+    KEY_FULL = "the key is full"
+    """As many publishers as there may be have a value under its key."""
+    PUBLISHER_FULL = "its publisher has no more room"
+    FULL = "the store is full"
+    """Its place is farther away than that of all that is here."""
 
 
 @define(eq=False)
@@ -103,7 +106,10 @@ class RecordStore:
             return StoreResult.OUTDATED
         if old is not None and old.verified.record == verified.record:
             return StoreResult.KNOWN
-        leaving = self._make_room(verified, old) if self._has_share(verified, old) else None
+        excess = self._excess(verified, old)
+        if excess is not None:
+            return excess
+        leaving = self._make_room(verified, old)
         if leaving is None:
             return StoreResult.FULL
         for stored in leaving if old is None else [*leaving, old]:
@@ -152,16 +158,14 @@ class RecordStore:
         self.size += stored.verified.size
         self._expiry.set(stored.record_key, until)
 
-    def _has_share(self, verified: VerifiedRecord, old: Stored | None) -> bool:
-        """Whether its publisher, and its key, may have one more."""
+    def _excess(self, verified: VerifiedRecord, old: Stored | None) -> StoreResult | None:
+        """Whether its publisher, or its key, may not have one more."""
         share = self._shares.get(verified.publisher, _Share())
         size = share.size + verified.size - (old.verified.size if old else 0)
-        if size > self._config.publisher_bytes:
-            return False
-        if old is not None:
-            return True
-        under_key = len(self._keys.get(verified.record.key, ()))
-        return share.values < self._config.publisher_values and under_key < self._config.key_values
+        if size > self._config.publisher_bytes or (old is None and share.values >= self._config.publisher_values):
+            return StoreResult.PUBLISHER_FULL
+        is_full = old is None and len(self._keys.get(verified.record.key, ())) >= self._config.key_values
+        return StoreResult.KEY_FULL if is_full else None
 
     def _make_room(self, verified: VerifiedRecord, old: Stored | None) -> list[Stored] | None:
         """The values to let go because they are less at home here than this one; None if that does not help."""

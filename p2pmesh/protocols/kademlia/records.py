@@ -114,11 +114,12 @@ def verify_record(record: DhtRecord, wall: float, config: KademliaConfig, networ
     if size > config.max_value:
         raise BadRecord(f"a value of {size} bytes, where {config.max_value} is the limit")
     if record.timestamp / 1000 > wall + config.clock_skew:
-        raise BadRecord("a value from the future")
+        ahead = record.timestamp / 1000 - wall
+        raise BadRecord(f"it is of {ahead:.0f} s in the future, by the clock here: is its publisher's right?")
     if record.ttl / 1000 > config.max_ttl:
-        raise BadRecord("a value that says it lives too long")
+        raise BadRecord(f"it shall live for {record.ttl / 1000:.0f} s, where {config.max_ttl:.0f} is the limit")
     if (record.timestamp + record.ttl) / 1000 <= wall:
-        raise BadRecord("an expired value")
+        raise BadRecord("it has expired, by the clock here: is its publisher's right?")
     if not verify(record.publisher_key, record.signature, signed_bytes(record, network)):
         raise BadRecord("a bad signature")
     try:

@@ -94,18 +94,33 @@ class Republisher:
 
     # --- values -------------------------------------------------------------------------------------------------------
 
-    def keep(self, verified: VerifiedRecord, now: float) -> bool:
-        """Hold a value until it expires, if its place is here and there is room; whether it is held."""
+    def keep(self, verified: VerifiedRecord, now: float) -> str | None:
+        """Hold a value until it expires. None if it is held; else why not, "" if others are nearer to its place."""
         left = verified.expires - self._wall(now)
-        if left <= 0 or not self._is_at_home(verified.record.key, now):
-            return False
+        if left <= 0:
+            return "it has expired, by the clock here"
+        if not self._is_at_home(verified.record.key, now):
+            return ""
         result = self.store.put(verified, now + left)
         stored = self.store.get((verified.record.key, verified.publisher))
-        if stored is None or result in {StoreResult.OUTDATED, StoreResult.FULL}:
-            return False
+        if stored is None or result not in {StoreResult.NEW, StoreResult.KNOWN}:
+            return self._why_not(result)
         self._measure(stored, now)
         self._turn_done(stored, now, skipped=result is StoreResult.KNOWN)
-        return True
+        return None
+
+    def _why_not(self, result: StoreResult) -> str:
+        config = self._config
+        match result:
+            case StoreResult.KEY_FULL:
+                return f"the key is full: {config.key_values} publishers have a value under it"
+            case StoreResult.PUBLISHER_FULL:
+                most = f"{config.publisher_values} values and {config.publisher_bytes} bytes"
+                return f"its publisher has as much here as it may have: {most}"
+            case StoreResult.OUTDATED:
+                return "there is a newer value of its publisher: is its clock right?"
+            case _:
+                return f"the store is full: {config.stored_values} values and {config.stored_bytes} bytes"
 
     def _is_at_home(self, key: PeerId, now: float) -> bool:
         return self._table.nearer(key, now) <= self._config.k * HOLDER_SLACK

@@ -19,7 +19,7 @@ from attrs import asdict, define
 from p2pmesh.config import KademliaConfig
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.inputs import Subsystem
-from p2pmesh.protocols.notices import Route, RouteSucceeded
+from p2pmesh.protocols.notices import Route, RouteFailed, RouteSucceeded
 from p2pmesh.protocols.util.latency import LocalHealth
 from p2pmesh.protocols.util.window import CallTable
 from p2pmesh.wire.overlay import FindNode, FindValue, NodesFound, StoreValue, ValueStored
@@ -47,6 +47,8 @@ class Outcome(NamedTuple, Generic[P]):
     """None for no answer, or a wrong one."""
     is_lost: bool = False
     """Whether nothing is known of it: the peer may have answered."""
+    refusal: str = ""
+    """Why the peer would not have it, now or later."""
 
 
 @define
@@ -109,13 +111,14 @@ class RpcClient(Generic[P]):
         self.counts.answered += 1
         return Outcome(event.call, pending.purpose, event.peer, answer)
 
-    def failed(self, number: int) -> Outcome[P] | None:
+    def failed(self, event: RouteFailed) -> Outcome[P] | None:
         """End a request that got no answer in its time; None if it is over already."""
+        number, refusal = event.call, event.reason if event.is_refusal else ""
         pending = self._pending.close(number)
         if pending is None:
             return None
         self.counts.unanswered += 1
-        return Outcome(number, pending.purpose, pending.to, None)
+        return Outcome(number, pending.purpose, pending.to, None, refusal=refusal)
 
     def next_deadline(self) -> float:
         """When a request is lost."""

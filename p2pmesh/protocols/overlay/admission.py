@@ -2,7 +2,7 @@
 
 In: offers, and promises made to peers that asked. Out: the peer that has to make room, if any.
 
-State: 32 promises.
+State: 32 promises, and when 32 peers of the original asked last.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ CALLS = frozenset({BRIDGE, PINNED})
 SETTLED_LINKS = 2
 """Links of a peer that is no newcomer: those next to us on the ring now are next to it then, or soon will be."""
 MOST_PROMISES = 32
-"""Kept at once: more than are made in that time."""
+"""Kept at once: more than are made in that time. As many peers of the original are remembered that have asked."""
+ASKS_AGAIN = 9.0
+"""Seconds between two offers of a peer of the original that lacks links: turned down, it asks others at once, and goes
+round those that it knows every 2.5 s while it has no link, every 10 s then."""
 
 
 def purpose_of(offer: Offered) -> str | None:
@@ -47,6 +50,7 @@ class Admission:
         self._slots = slots
         self._config = config
         self._promises = LruTable[_Promise](MOST_PROMISES)
+        self._asked = LruTable[float](MOST_PROMISES)
         self._let_in_at = -math.inf
         self._called_at = -math.inf
 
@@ -59,9 +63,15 @@ class Admission:
         promise = self._promises.get(peer)
         return promise is not None and promise.leaf
 
-    def _links_of_original(self) -> int | None:
-        """It does not say how many it has. So each of us gives up one long link to one of them at most."""
-        return None if self._slots.guests() else 0
+    def _links_of_original(self, peer: PeerId, now: float) -> int | None:
+        """It does not say how many it has, but that it asks again and again tells that it has none, or hardly any.
+
+        To others each of us gives up one long link at most.
+        """
+        before = self._asked.get(peer)
+        self._asked.put(peer, now)
+        is_urgent = before is not None and now - before < ASKS_AGAIN
+        return 0 if is_urgent or not self._slots.guests() else None
 
     def loser_to(self, offer: Offered, now: float, *, leaf: bool) -> PeerId | None:
         """Which peer has to make room for this offer, if any.
@@ -71,7 +81,7 @@ class Admission:
         too, but rarely.
         """
         peer = offer.peer.peer_id
-        links = self._links_of_original() if offer.peer.version == 0 else offer.links
+        links = self._links_of_original(peer, now) if offer.peer.version == 0 else offer.links
         ring = self._slots.ring_at_hand(now) if leaf else self._slots.ring_at_hand(now, peer)
         if peer in ring:  # and finds its other neighbour through us, as long as we keep the link to that
             newcomer = links is not None and links < SETTLED_LINKS and now > self._slots.merging_until
@@ -89,14 +99,16 @@ class Admission:
             return self._loser_to_caller(now)
         if links != 0 or self._let_in_at > settled:
             return None
-        guests = [
+        # In a mesh that has just come up no link is settled, and one of the original's waits no 10 s for its only one.
+        young = now if offer.peer.version == 0 else settled
+        losers = [
             other
             for other in self._slots.expendable(now, ring)
-            if self._slots.state(other) is State.OPEN and self._slots[other].since <= settled
+            if (slot := self._slots[other]).state is State.OPEN and slot.since <= (settled if slot.leaf else young)
         ]
-        if guests:
+        if losers:
             self._let_in_at = now
-        return next(iter(guests), None)
+        return next(iter(losers), None)
 
     def _loser_to_caller(self, now: float) -> PeerId | None:
         """A settled long link, but rarely; and once callers have half of them, only that of another caller."""

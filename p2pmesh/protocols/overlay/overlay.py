@@ -632,7 +632,11 @@ class OverlayCore:
 
     def _learn(self, peers: Iterable[PeerId], source: Said, now: float) -> None:
         others = tuple(dict.fromkeys(peer for peer in peers if peer != self._me))
-        if others and self._passive.learn(others, source, now):
+        is_news = bool(others) and self._passive.learn(others, source, now)
+        if source == "bootstrap" and not self._slots.are(State.OPEN):
+            self._passive.wake(others)
+            is_news = True
+        if is_news:
             self._links.policy.filling.reset()
             self._unbalanced = True
 

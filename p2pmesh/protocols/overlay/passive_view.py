@@ -164,6 +164,13 @@ class PassiveView:
             if known is not None and known.misses < TRUST and not self._is_absent(peer, now):
                 known.rests_until = -math.inf
 
+    def wake(self, peers: Iterable[PeerId]) -> None:
+        """These are there, and it was we who were cut off: they need not wait, unless attempts at them failed."""
+        for peer in peers:
+            known = self._peers.get(peer)
+            if known is not None and not known.misses:
+                known.rests_until = -math.inf
+
     # --- how attempts and links went ----------------------------------------------------------------------------------
 
     def linked(self, peer: PeerId, version: int, *, leaf: bool) -> None:

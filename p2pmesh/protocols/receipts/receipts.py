@@ -77,6 +77,11 @@ from p2pmesh.protocols.util.limits import ExpiringSet
 from p2pmesh.protocols.util.timers import Timers
 from p2pmesh.wire.messages import Gossip, GossipReceipts, Receipt
 
+LATE = 0.25
+"""Seconds after which a neighbour's answer that it had a broadcast already shows that this came there late."""
+HAND_OVER = 1.0
+"""Seconds until a child that has it by another way is not waited for: there it is told at once, but over some links."""
+
 
 @define
 class ReceiptCounts:
@@ -195,10 +200,14 @@ class ReceiptsCore:
         child = tally.children.get(peer) if tally else None
         if tally is None or child is None:
             return
-        if not adopted or child.has_settled:
-            tally.settle(child)
-        else:
+        if not (adopted or child.settled or self._outbox.has_link(peer)):
+            child.hands_over = True  # it may have taken it, and tell us by a route
+        elif adopted and not child.has_settled:
             self._await(tally, child, peer, now)
+        elif adopted or child.settled or now - child.since < LATE:
+            tally.settle(child)
+        else:  # it came late by another way, whose peers may have told that all is settled
+            self._hand_over(tally, child, now)
         if adopted and isinstance(tally, Own):
             tally.take(child, 1, self._most)
         self._changed(tally, now)
@@ -226,6 +235,7 @@ class ReceiptsCore:
         for peer in event.children:
             child = tally.child(peer)
             if child is not None:
+                child.since = now
                 self._await(tally, child, peer, now)
         self._changed(tally, now)
 
@@ -365,11 +375,19 @@ class ReceiptsCore:
         if (TallyDue.PATIENCE, tally.message_id) not in self._timers:
             self._timers.wait((TallyDue.PATIENCE, tally.message_id), now + self._config.patience)
 
+    def _hand_over(self, tally: Tally, child: Child, now: float) -> None:
+        """Wait until it is known elsewhere that this child counts there."""
+        tally.wait_for(child, now + HAND_OVER, hands_over=True)
+        if (TallyDue.PATIENCE, tally.message_id) in self._timers:
+            self._timers.cancel((TallyDue.PATIENCE, tally.message_id))
+        self._timers.wait((TallyDue.PATIENCE, tally.message_id), tally.next_overdue)
+
     def _end_waiting(self, tally: Tally, now: float) -> None:
         """Children whose links have not come back in time stand for what they last said."""
-        for child in tally.overdue(now):
-            if not self._outbox.has_link(child):
-                tally.settle(tally.children[child])
+        for peer in tally.overdue(now):
+            child = tally.children[peer]
+            if child.hands_over or not self._outbox.has_link(peer):
+                tally.settle(child)
         later = tally.next_overdue
         if later < tally.expires:
             self._timers.set((TallyDue.PATIENCE, tally.message_id), later)
@@ -476,7 +494,7 @@ class ReceiptsCore:
         state = relayed.state(self._most)
         if not relayed.is_noted or state == relayed.sent or not state[0]:
             return
-        if relayed.is_settled or self._left:
+        if relayed.is_settled or self._left or (relayed.sent is not None and relayed.sent[1]):  # or it no longer is
             self._timers.cancel(interim)
             self._outbox.tell(relayed.upstream, relayed.message_id, relayed.epoch, now)
         elif interim not in self._timers:

@@ -63,8 +63,12 @@ class Child:
     """What it last said of those below it."""
     settled: bool = True
     """Whether no answer is waited for."""
+    since: float = 0.0
+    """When it became one."""
     waits_until: float = math.inf
     """Without a link to it: how long an answer is waited for."""
+    hands_over: bool = False
+    """Whether it counts elsewhere by now, and waits until that is known."""
 
 
 @define(eq=False)
@@ -97,11 +101,11 @@ class Tally:
         self.awaited -= not child.settled
         child.settled, child.waits_until = True, math.inf
 
-    def wait_for(self, child: Child, until: float = math.inf) -> None:
+    def wait_for(self, child: Child, until: float = math.inf, *, hands_over: bool = False) -> None:
         """An answer of it is waited for."""
         if not self.is_over:
             self.awaited += child.settled
-            child.settled, child.waits_until = False, until
+            child.settled, child.waits_until, child.hands_over = False, until, hands_over
 
     def overdue(self, now: float) -> list[PeerId]:
         """Children without a link that have had their time; they are waited for no longer than others."""

@@ -337,6 +337,9 @@ class DirectSender:
                 return self._busy(origin_of(response), message_id, now)
             case Delivery(message_id):
                 return self._refused(self._in_flight[message_id], refusal_of(response))
+            case Inquiry(peer) if response.kind == "refusal":
+                messages, reason = self._end_inquiry(self._recipients[peer]), refusal_of(response)
+                return [step for message in messages for step in self._refused(message, reason)]
             case Inquiry(peer):
                 return self._addressed(self._recipients[peer], response, now)
 
@@ -475,7 +478,9 @@ class DirectSender:
         except RemoteProtocolError:
             reply = None
         if not isinstance(reply, ContactReply) or not self._contacts.learn(peer, reply.contact):
-            return self.given_up(Inquiry(peer), f"{short(peer)} does not say how to write to it")
+            is_refused = response.kind == "refusal"
+            why = refusal_of(response) if is_refused else f"{short(peer)} does not say how to write to it"
+            return self.given_up(Inquiry(peer), why)
         messages = self._end_inquiry(recipient)
         return [step for message in messages for step in self._seal(message, reply.contact, now)]
 

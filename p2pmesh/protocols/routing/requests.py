@@ -46,7 +46,7 @@ _SHORT_WAY = 64
 """Links. Where ways are no longer, answers are taken to come as soon as over a link; else as much later."""
 HEARD_FOR = 60.0
 """Seconds for which a peer that was heard of is taken to be there, though nobody knows a way to it just now."""
-JOINING = 10.0
+JOINING = 30.0
 """Seconds after our first link in which we may be the one whom nobody knows a way from."""
 _LONGEST_PAUSE = 4
 """Times that the pause after a miss doubles: to 5 s with the default `RoutingConfig.least_wait`."""

@@ -469,4 +469,4 @@ def _outcome(route: Route, response: Packet) -> RouteSucceeded | RouteFailed:
             return RouteFailed(route.call, f"a malformed answer from {short(origin_of(response))}: {error}")
         if answer is not None:
             return RouteSucceeded(route.call, origin_of(response), answer)
-    return RouteFailed(route.call, refusal_of(response))
+    return RouteFailed(route.call, refusal_of(response), response.kind == "refusal")

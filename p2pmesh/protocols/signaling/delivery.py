@@ -269,7 +269,13 @@ class OfferDelivery:
         for offer in self._open.values():
             if offer.service == transport and offer.answered_by is None:
                 steps += self._next(offer, now) or []
+                offer.services.remove(transport)
         return steps
+
+    def service_up(self, now: float) -> list[Step]:
+        """A service is there: offers that wait for one go by it."""
+        waiting = [offer for offer in self._open.values() if not (offer.services or offer.call or offer.answered_by)]
+        return [step for offer in waiting for step in self._next(offer, now) or ()]
 
     def next_deadline(self) -> float:
         return self._routes.next_deadline()

@@ -69,7 +69,7 @@ class Service:
 
 
 class _Timer(Struct, frozen=True):
-    kind: Literal["grace", "again", "refresh", "rejoin"]
+    kind: Literal["grace", "again", "refresh", "rejoin", "doubt"]
     transport: str = ""
 
 
@@ -97,7 +97,13 @@ class SendJoin(NamedTuple):
     join: Join
 
 
-Change: TypeAlias = Opened | Closed | SendJoin
+class Unanswering(NamedTuple):
+    """A service that was doubted does not answer."""
+
+    transport: str
+
+
+Change: TypeAlias = Opened | Closed | SendJoin | Unanswering
 
 
 class ServiceSessions:
@@ -151,6 +157,8 @@ class ServiceSessions:
                 case "again":
                     if not self._services[timer.transport].answered:
                         changes.append(self._join(timer.transport, now))
+                case "doubt":
+                    changes.append(Unanswering(timer.transport))
                 case "refresh":
                     self._refreshes = min(self._refreshes + 1, 32)
                     changes += self._join_all(now)
@@ -179,9 +187,13 @@ class ServiceSessions:
         closed = Closed(transport, reason, transport in self._joined, is_news=service.told_up is not False)
         service.phase, service.told_up = Phase.DOWN, False
         self._joined.pop(transport, None)
-        self._timers.cancel(_Timer("grace", transport))
-        self._timers.cancel(_Timer("again", transport))
+        for kind in ("grace", "again", "doubt"):
+            self._timers.cancel(_Timer(kind, transport))
         return closed
+
+    def heard(self, transport: str) -> None:
+        """It has sent something: its connection works."""
+        self._timers.cancel(_Timer("doubt", transport))
 
     def answered(self, transport: str, now: float) -> list[Change]:
         """It has answered our join."""
@@ -236,6 +248,13 @@ class ServiceSessions:
         if now > self._last_join + 2 * pause:
             self._refreshes, pause = 0, REJOIN_FIRST
         self._timers.set(_Timer("refresh"), max(now, self._last_join + pause))
+
+    def doubt(self, now: float) -> list[SendJoin]:
+        """What fell silent around us may be our own network: join again, and see who answers within `join_grace`."""
+        self._timers.cancel(_Timer("refresh"))
+        for transport in self._joined:
+            self._timers.set(_Timer("doubt", transport), now + self._config.signaling.join_grace)
+        return self._join_all(now)
 
     def seek(self, now: float, *, wanted: bool) -> None:
         """Whether a link by way of the services is wanted, since the mesh gives none: then joins are repeated."""

@@ -12,9 +12,9 @@ else, and a false answer does not end an attempt. What comes over a route was si
 
 Inputs: ServiceUp, ServiceDown, Signaled, RoutedReceived, RouteSucceeded, RouteFailed, LocalSignal,
   SetLinkPurpose, RejectOffer, PingViaService, RouteHint, FindPeers, LinkUp, LinkDown, LinkLost, Leave.
-Effects: SendSignaling, ServiceRefused, FeedSignal, Emit (TransportUp, TransportDown, PeerFailed); Notify to
-  routing (Route, RouteReply, CancelRoute), overlay (ServiceUp and ServiceDown (of joined services only), Offered,
-  Rejected, PeersFound, PeerGone) and islands (ServicePeers, SeenViaService).
+Effects: SendSignaling, ServiceRefused, ServiceUnanswering, FeedSignal, Emit (TransportUp, TransportDown, PeerFailed);
+  Notify to routing (Route, RouteReply, CancelRoute), overlay (ServiceUp and ServiceDown (of joined services only),
+  Offered, Rejected, PeersFound, PeerGone) and islands (ServicePeers, SeenViaService).
 Messages: all that a service sends, `join` and `leave`; in packets `offer`, `answer` and `link_rejected`.
 Config: SignalingConfig; `max_peers`, `room`, `join_token`; `allow_unverified` and `ice_servers` of LinkConfig.
 State: the links, and purposes of links (`remembered_offers`); the parts name theirs, and their bounds.
@@ -34,7 +34,16 @@ from p2pmesh.config import MeshConfig
 from p2pmesh.events import PeerFailed, TransportDown, TransportUp
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.core import Effects, Emit, FeedSignal, Notify, SendSignaling, ServiceRefused, WallClock
+from p2pmesh.protocols.core import (
+    Effects,
+    Emit,
+    FeedSignal,
+    Notify,
+    SendSignaling,
+    ServiceRefused,
+    ServiceUnanswering,
+    WallClock,
+)
 from p2pmesh.protocols.inputs import (
     Leave,
     LinkDown,
@@ -76,7 +85,15 @@ from p2pmesh.protocols.notices import (
 from p2pmesh.protocols.signaling.delivery import ByMesh, ByService, Lost, OfferDelivery, OwnOffer, Step, ToService
 from p2pmesh.protocols.signaling.handshake import mark_of, sign_offer
 from p2pmesh.protocols.signaling.offer_answer import AnswerHeard, Feed, OfferAnswer, Response, Verdict
-from p2pmesh.protocols.signaling.service_sessions import Change, Closed, Opened, SendJoin, ServicePings, ServiceSessions
+from p2pmesh.protocols.signaling.service_sessions import (
+    Change,
+    Closed,
+    Opened,
+    SendJoin,
+    ServicePings,
+    ServiceSessions,
+    Unanswering,
+)
 from p2pmesh.protocols.util.limits import LruTable
 from p2pmesh.wire import signaling as wire
 from p2pmesh.wire.messages import (
@@ -161,7 +178,7 @@ class SignalingCore:
             case LinkUp():
                 self._on_link_up(event.peer, now)
             case LinkDown():
-                self._on_link_down(event.peer, now)
+                self._on_link_down(event, now)
             case LinkLost():
                 self._on_link_lost(event.peer, now)
             case Leave():
@@ -203,6 +220,7 @@ class SignalingCore:
         if not self._sessions.is_open(transport):
             self._counts.ignored += 1
             return
+        self._sessions.heard(transport)
         match message:
             case wire.BootstrapPeers():
                 self._on_bootstrap_peers(transport, tuple(known.id for known in message.peers), now)
@@ -415,10 +433,12 @@ class SignalingCore:
             self._tell(Subsystem.ISLANDS, SeenViaService(peer, Sighting.LINKED))
         self._close(peer, now)
 
-    def _on_link_down(self, peer: PeerId, now: float) -> None:
-        self._links.pop(peer, None)
-        self._delivery.link_down(peer)
+    def _on_link_down(self, event: LinkDown, now: float) -> None:
+        self._links.pop(event.peer, None)
+        self._delivery.link_down(event.peer)
         self._sessions.seek(now, wanted=self._wants_services())
+        if not self._links and event.timed_out is not None:
+            self._apply(self._sessions.doubt(now), now)
 
     def _on_link_lost(self, peer: PeerId, now: float) -> None:
         own = self._delivery.own(peer)
@@ -532,6 +552,7 @@ class SignalingCore:
                     self._effects.append(SendSignaling(transport, join))
                 case Opened(transport, is_news):
                     self._tell(Subsystem.OVERLAY, ServiceUp(transport))
+                    self._carry_out(self._delivery.service_up(now), now)
                     if is_news:
                         self._effects.append(Emit(TransportUp(transport)))
                 case Closed(transport, reason, was_joined, is_news):
@@ -540,6 +561,8 @@ class SignalingCore:
                     if is_news:
                         self._effects.append(Emit(TransportDown(transport, reason)))
                     self._carry_out(self._delivery.service_down(transport, now), now)
+                case Unanswering(transport):
+                    self._effects.append(ServiceUnanswering(transport))
                 case _:
                     assert_never(change)
 

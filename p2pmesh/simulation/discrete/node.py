@@ -30,6 +30,7 @@ from p2pmesh.protocols.core import (
     SendFrame,
     SendSignaling,
     ServiceRefused,
+    ServiceUnanswering,
     WallClock,
     WantLink,
 )
@@ -373,6 +374,8 @@ class BareNode:
                     self.service.send(self, message)
                 case ServiceRefused():
                     self.service.refuse(self, effect.reason)
+                case ServiceUnanswering():
+                    self.service.reopen(self)
                 case _:
                     assert_never(effect)
 

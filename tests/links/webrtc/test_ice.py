@@ -118,7 +118,7 @@ async def test_an_answer_that_comes_late_is_told_late() -> None:
         go.set()
         late_one = await heard.receive()
         assert (socket.inet_ntoa(late_one.address), late_one.port, late_one.kind) == (*SEEN, "srflx")
-        assert attempt.trouble == "the peer names no usable address"
+        assert attempt.trouble == "the peer did not answer"
 
 
 async def test_the_second_dial_does_not_wait_for_a_server_that_kept_the_first_waiting() -> None:

@@ -51,7 +51,7 @@ def test_a_newer_value_replaces_an_older_one_and_not_the_other_way(store):
 def test_a_publisher_has_so_many_values_and_no_more(store):
     alice, bob = identity(1), identity(2)
     results = [store.put(value(f"key {number}", alice), 100.0) for number in range(4)]
-    assert results == [StoreResult.NEW] * 3 + [StoreResult.FULL]
+    assert results == [StoreResult.NEW] * 3 + [StoreResult.PUBLISHER_FULL]
     assert store.put(value("key 0", alice, timestamp=2000), 100.0) is StoreResult.NEW
     assert store.put(value("key 9", bob), 100.0) is StoreResult.NEW
 
@@ -59,14 +59,14 @@ def test_a_publisher_has_so_many_values_and_no_more(store):
 def test_a_publisher_has_so_many_bytes_and_no_more(store):
     alice = identity(1)
     assert store.put(value("a", alice, size=4000), 100.0) is StoreResult.NEW
-    assert store.put(value("b", alice, size=97), 100.0) is StoreResult.FULL
+    assert store.put(value("b", alice, size=97), 100.0) is StoreResult.PUBLISHER_FULL
     assert store.put(value("b", alice, size=96), 100.0) is StoreResult.NEW
-    assert store.put(value("b", alice, size=97, timestamp=2000), 100.0) is StoreResult.FULL
+    assert store.put(value("b", alice, size=97, timestamp=2000), 100.0) is StoreResult.PUBLISHER_FULL
 
 
 def test_a_key_has_so_many_publishers_and_no_more(store):
     results = [store.put(value("key", identity(number)), 100.0) for number in range(3)]
-    assert results == [StoreResult.NEW, StoreResult.NEW, StoreResult.FULL]
+    assert results == [StoreResult.NEW, StoreResult.NEW, StoreResult.KEY_FULL]
 
 
 def test_when_it_is_full_the_farthest_gives_way_to_what_is_nearer(store):

@@ -454,6 +454,16 @@ def test_a_peer_of_the_original_that_is_dialed_or_due_takes_nobodys_place_on_the
     assert [effect.peer.peer_id for effect in full.feed(LinkDown(at(0xF0), "closed")).got(AcceptOffer)] == [at(0x90)]
 
 
+@pytest.mark.parametrize(("pause", "given_up"), [(2.5, [0xF0]), (10.0, [])])
+def test_one_of_the_original_that_asks_again_soon_has_no_link_and_gets_one_beside_other_guests(pause, given_up):
+    peer = Peer(max_peers=4, unverified=True).linked(0x90, version=0).linked(0x70, 0xB0, 0xF0)
+    assert peer.feed(offered(0x10, version=0)).got(DropLink) == []
+    peer.wait(pause).feed(offered(0x10, version=0))
+    assert [drop.peer for drop in peer.got(DropLink)] == [at(one) for one in given_up]
+    again = peer.wait(1).feed(offered(0x20, version=0)).wait(1).feed(offered(0x20, version=0))
+    assert (again.got(DropLink) == []) == bool(given_up), "one of them in a while"
+
+
 @pytest.mark.parametrize(
     ("known", "max_peers", "purpose"),
     [((), 1, LEAF), ((), 3, RING), ((0x70, 0x90), 3, LONG), ((0x70, 0x90), 3, PINNED), ((0x70, 0x90), 3, BRIDGE)],

@@ -320,6 +320,19 @@ def test_a_peer_that_failed_too_often_is_forgotten_by_those_who_have_links():
     assert list(known) == [at(2)]
 
 
+def test_a_peer_without_links_dials_at_once_whom_a_service_names_though_its_link_just_ended():
+    peer = Peer(max_peers=3).linked(0x70).wait(30)
+    peer.feed(LinkDown(at(0x70), "silent", 5.0))
+    assert peer.dialed == []
+    assert peer.feed(PeersFound((at(0x70),), "bootstrap")).dialed == [at(0x70)]
+
+
+def test_a_peer_with_links_lets_those_rest_that_fell_silent():
+    peer = Peer(max_peers=3).linked(0x70, 0x90).settled(0x70, 0x90).wait(30)
+    peer.feed(LinkDown(at(0x70), "silent", 5.0))
+    assert peer.feed(PeersFound((at(0x70),), "bootstrap")).dialed == []
+
+
 # --- peers to which no address leads ----------------------------------------------------------------------------------
 
 

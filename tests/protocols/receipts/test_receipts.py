@@ -30,8 +30,10 @@ from p2pmesh.protocols.notices import (
     RouteSucceeded,
     Withdraw,
 )
-from p2pmesh.protocols.receipts.receipts import ReceiptsCore
+from p2pmesh.protocols.receipts.receipts import HAND_OVER, ReceiptsCore
 from p2pmesh.protocols.receipts.tally import FEWEST, LIE, MOST_CHILDREN
+from p2pmesh.simulation.discrete.network import BareNetwork
+from p2pmesh.simulation.model.conditioner import Conditions, Constant
 from p2pmesh.wire.fields import MAX_RECEIPTS
 from p2pmesh.wire.messages import Gossip, GossipAck, GossipData, GossipReceipts, Message, Receipt
 from tests.harness.core import IDENTITIES, Net, clique, connected, line
@@ -313,7 +315,7 @@ def test_the_origin_sees_each_change_and_is_told_once():
     bare = Bare()
     bare.up(ALICE, BOB)
     bare.ours(A, B)
-    bare.now = 1.0
+    bare.now = 0.2
     bare(ChildSettled("m", A, adopted=True))
     assert bare.progress() == [(1, False)]
     bare(ChildSettled("m", B, adopted=False))
@@ -505,6 +507,46 @@ def test_only_the_parent_can_note_what_it_was_told_last():
     assert bare.receipts() != []
 
 
+def test_a_child_that_came_late_by_another_way_is_waited_for_until_that_is_known():
+    bare = Bare(interim=0.5)
+    bare.up(ALICE, BOB)
+    bare.ours(A, B)
+    bare(ChildSettled("m", A, adopted=True))
+    bare.says(A, 1)
+    bare.now = 3.0
+    bare(ChildSettled("m", B, adopted=False))  # it got it from Alice
+    assert bare.events == []
+    bare.now = 3.2
+    bare.says(A, 2, settled=True)
+    bare.wait_until(3.0 + HAND_OVER)
+    assert [event.reached for event in bare.events] == [2]
+
+
+def test_a_child_whose_link_ended_before_it_answered_may_tell_by_a_route():
+    bare = Bare(patience=5.0)
+    bare.up(ALICE, BOB)
+    bare.ours(A, B)
+    bare(ChildSettled("m", A, adopted=True))
+    bare.says(A, 1)
+    bare(LinkDown(B, "closed"))
+    bare(ChildSettled("m", B, adopted=False))
+    bare.wait_until(4.9)
+    assert bare.events == []
+    bare.wait_until(5.0)
+    assert [event.reached for event in bare.events] == [1]
+
+
+def test_what_was_settled_and_is_no_more_is_told_at_once():
+    bare = Bare(interim=10.0, coalesce=0.0)
+    bare.up(ALICE, BOB)
+    bare(ChildrenAdded("m", A, (), 60.0))
+    assert bare.receipts() == [(A, 1, True)]
+    bare.notes(A)
+    bare.wait(1.0)
+    bare(ChildrenAdded("m", A, (B,), 60.0))
+    assert bare.receipts() == [(A, 1, False)]
+
+
 def test_a_count_that_grows_unsettled_is_passed_on_now_and_then():
     bare = Bare(interim=0.5)
     bare.up(ALICE, BOB, CAROL)
@@ -517,7 +559,7 @@ def test_a_count_that_grows_unsettled_is_passed_on_now_and_then():
     bare(ChildSettled("m", C, adopted=False))
     assert bare.receipts() == []  # one thing after the other
     bare.notes(A)
-    bare.wait_until(0.6)
+    bare.wait_until(0.5 + HAND_OVER)
     assert bare.receipts() == [(A, 8, True)]
 
 
@@ -938,7 +980,7 @@ def test_children_of_one_broadcast_are_bounded():
 
 def test_routes_under_way_are_bounded_and_the_others_follow():
     bare = Bare()
-    bare.up(ALICE)
+    bare.up(ALICE, BOB)
     for number in range(50):
         origin = f"{number:040x}"
         bare(ChildrenAdded(f"m{number}", A, (B,), 60.0, origin=origin))  # type: ignore[arg-type]
@@ -991,7 +1033,7 @@ def test_what_was_told_stays_told_though_the_mesh_is_found_to_be_smaller():
     bare.notes(A)
     bare(MeshSize(3))
     bare(ChildSettled("m", C, adopted=False))
-    bare.wait(0.1)
+    bare.wait(HAND_OVER)
     assert bare.receipts() == [(A, 5001, True)]
 
 
@@ -1018,6 +1060,7 @@ def test_one_answer_may_settle_a_debt_to_a_lost_parent_and_end_another_broadcast
     bare(RouteFailed(bare.routes()[0].call, "nobody knows it"))
     bare.wait_until(0.2)
     bare(LinkUp(remote(ALICE)))
+    bare(LinkUp(remote(CAROL)))
     bare(ChildrenAdded("n", A, (C,), 60.0, origin=ROOT))
     bare(ChildSettled("n", C, adopted=False))
     bare.hear(A, GossipReceipts(epoch=EPOCH_OF_PEERS))
@@ -1048,7 +1091,7 @@ def test_an_origin_may_be_any_process():
 
 def test_routes_whose_outcomes_are_lost_keep_nobody_waiting_for_ever():
     bare = Bare()
-    bare.up(ALICE)
+    bare.up(ALICE, BOB)
     told: set[Any] = set()
     for number in range(50):
         bare(ChildrenAdded(f"m{number}", A, (B,), 600.0, origin=PeerId(f"{number:040x}")))
@@ -1128,3 +1171,19 @@ def test_no_input_raises_or_passes_a_bound(script):
             assert relayed.awaited == sum(not child.settled for child in relayed.children.values())
     bare.wait_until(1000)
     assert bare.core.snapshot()["own"] == bare.core.snapshot()["relayed"] == 0
+
+
+@pytest.mark.parametrize("seed", [1, 3, *(pytest.param(seed, marks=pytest.mark.simulation) for seed in range(4, 8))])
+def test_receipts_over_lossy_links_are_settled_with_the_full_count(seed):
+    net = BareNetwork(seed, config=MeshConfig(max_peers=3))
+    for _ in range(6):
+        net.add()
+        net.run(0.1)
+    net.run(15)
+    net.condition(net.nodes, Conditions(latency=Constant(0.05), jitter=0.01, loss=0.2))
+    sent = []
+    for number in range(120):
+        sent.append(net.publish(net.nodes[number % 6], b"x"))
+        net.run(0.05)
+    net.run(80)
+    assert [one.outcome.reached for one in sent if one.outcome is not None] == [5] * 120

@@ -316,6 +316,7 @@ def test_a_black_hole_on_the_way_is_bypassed():
 
 def test_a_peer_that_is_not_there_is_unreachable_within_seconds():
     net = RouteNet(20, small_world(20, 4))
+    net.run(30)  # while links are new, it may be that nobody knows a way yet
     call = net.call(net.nodes[0], lambda call: SendDirect(call, identity(999).peer_id, "hello?"))
     net.run(20)
     reason = error_of(net, 0, call)

@@ -11,7 +11,7 @@ import pytest
 from p2pmesh.config import LinkConfig, SignalingConfig
 from p2pmesh.events import PeerFailed, TransportDown, TransportUp
 from p2pmesh.identity import Identity
-from p2pmesh.protocols.core import FeedSignal, Notify, ServiceRefused
+from p2pmesh.protocols.core import FeedSignal, Notify, ServiceRefused, ServiceUnanswering
 from p2pmesh.protocols.inputs import (
     Leave,
     LinkDown,
@@ -48,7 +48,7 @@ from p2pmesh.wire.signaling import (
     SignalRejected,
 )
 from p2pmesh.wire.signaling import Leave as LeaveMessage
-from tests.harness.signaling import BOB, CANDIDATE, EVE, ME, ORIGINAL, Peer, bare, description, from_peer, offer
+from tests.harness.signaling import BOB, CANDIDATE, CAROL, EVE, ME, ORIGINAL, Peer, bare, description, from_peer, offer
 from tests.harness.virtual_time import NETWORK
 
 # --- services ---------------------------------------------------------------------------------------------------------
@@ -167,6 +167,37 @@ def test_losing_the_id_ends_a_joined_service(error):
     assert [refused.transport for refused in peer.got(ServiceRefused)] == ["one"]
     assert [type(event) for event in peer.events] == [TransportDown]
     assert [type(told) for told in peer.told] == [ServiceDown]
+
+
+def alone(*services, timed_out=5.0):
+    """A peer whose last link has ended."""
+    peer = Peer().join(*services).in_mesh().wait(60)
+    return peer.feed(LinkDown(CAROL.peer_id, "gone", timed_out))
+
+
+def test_when_the_last_link_falls_silent_the_services_are_joined_again_at_once_and_have_to_answer():
+    peer = alone("one", "two")
+    assert [(service, type(message)) for service, message in peer.sent] == [("one", Join), ("two", Join)]
+    peer.signaled(BootstrapPeers(), "two")
+    assert peer.wait(0.9).got(ServiceUnanswering) == []
+    assert peer.wait(0.2).got(ServiceUnanswering) == [ServiceUnanswering("one")]
+    peer.feed(ServiceDown("one", "dead")).feed(ServiceUp("one")).signaled(BootstrapPeers())
+    assert peer.wait(60).got(ServiceUnanswering) == [], "once is enough"
+
+
+def test_a_link_that_is_not_the_last_or_was_closed_casts_no_doubt_on_services():
+    assert alone("one", timed_out=None).wait(2).got(ServiceUnanswering) == []
+    peer = Peer().join("one").in_mesh().in_mesh(BOB).wait(60).feed(LinkDown(CAROL.peer_id, "gone", 5.0))
+    assert peer.sent == []
+    assert peer.wait(2).got(ServiceUnanswering) == []
+
+
+def test_an_offer_that_a_dead_connection_swallowed_is_sent_again_over_the_next():
+    peer = alone("one").feed(LocalSignal(BOB.peer_id, description("offer", 1)))
+    assert [type(message) for _, message in peer.sent] == [PeerSignal]
+    peer.wait(1.1).feed(ServiceDown("one", "dead"))
+    peer.feed(ServiceUp("one")).signaled(BootstrapPeers())
+    assert [type(message) for _, message in peer.sent] == [PeerSignal]
 
 
 def test_other_errors_of_a_joined_service_are_only_counted():
