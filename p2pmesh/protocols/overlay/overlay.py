@@ -639,7 +639,7 @@ class OverlayCore:
         others = tuple(dict.fromkeys(peer for peer in peers if peer != self._me))
         is_news = bool(others) and self._passive.learn(others, source, now)
         if source == "bootstrap" and not self._slots.are(State.OPEN):
-            self._passive.wake(others)
+            self._passive.wake(others[:1])  # one link leads to the others
             is_news = True
         if is_news:
             self._links.policy.filling.reset()
