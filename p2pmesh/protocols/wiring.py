@@ -70,7 +70,8 @@ _INPUTS: Mapping[tuple[Subsystem, ...], tuple[type[Input], ...]] = {
     (Subsystem.SIGNALING, Subsystem.BROADCAST): (ServiceUp,),  # for broadcast the first is the beginning
     (Subsystem.SIGNALING,): (ServiceDown, Signaled, LocalSignal),
     (Subsystem.OVERLAY,): (PeersFound, PeerGone, Connect),
-    (Subsystem.ROUTING,): (LinkSuspected, LinkRecovered, SendDirect, InboxRead, LinkLoad),
+    (Subsystem.ROUTING, Subsystem.OVERLAY): (LinkSuspected, LinkRecovered),
+    (Subsystem.ROUTING,): (SendDirect, InboxRead, LinkLoad),
     (Subsystem.BROADCAST,): (Publish, WantHistory),
     (Subsystem.KADEMLIA,): (DhtPut, DhtGet, DhtFindNode),
 }

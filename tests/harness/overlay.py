@@ -22,6 +22,7 @@ from p2pmesh.protocols.notices import (
     RouteSucceeded,
 )
 from p2pmesh.protocols.overlay.overlay import OverlayCore
+from p2pmesh.protocols.util.latency import LocalHealth
 from p2pmesh.simulation.model.sdp_stub import describe
 from p2pmesh.wire.messages import Message
 from p2pmesh.wire.overlay import FindSuccessor, Neighbours, SuccessorFound
@@ -79,7 +80,8 @@ class Peer(OneCore[OverlayCore]):
             max_peers=max_peers, topology=TopologyConfig(**topology), chord=chord or ChordConfig(), links=links
         )
         self.max_peers = max_peers
-        core = OverlayCore(Identity.unverified(ME), config, random.Random(1), lambda now: 1000.0 + now)
+        self.health = LocalHealth()
+        core = OverlayCore(Identity.unverified(ME), config, random.Random(1), lambda now: 1000.0 + now, self.health)
         super().__init__(core, now=50.0)
         if online:
             self.feed(ServiceUp("one"))

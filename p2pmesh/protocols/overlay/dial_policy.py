@@ -27,6 +27,7 @@ from p2pmesh.config import TopologyConfig
 from p2pmesh.keyspace import PeerId, nearness, predecessor, ring_neighbours, successor
 from p2pmesh.protocols.overlay.passive_view import PassiveView
 from p2pmesh.protocols.overlay.slots import ATTEMPTS, Slots, State
+from p2pmesh.protocols.util.latency import LocalHealth
 from p2pmesh.protocols.util.timers import Backoff, RetryPacer
 
 HEDGE = 2.0
@@ -80,6 +81,7 @@ class DialPolicy:
       filling: when a peer that has a link may try others for company.
       room_making: when another link may be given up for a dial.
       look_again: after `step` has found nothing to do: when there may be more.
+      health: how late we are: attempts cost far more than anything else, so then there is one at a time.
     """
 
     def __init__(
@@ -94,6 +96,7 @@ class DialPolicy:
         self.filling: RetryPacer = RetryPacer(backoff, rng)
         self.room_making: RetryPacer = RetryPacer(backoff, rng)
         self.look_again: float = math.inf
+        self.health: LocalHealth = LocalHealth()
         self._far: list[PeerId] = []
         self._far_until = -math.inf
         self._far_dial: PeerId | None = None
@@ -116,7 +119,7 @@ class DialPolicy:
     def _may_dial(self, now: float) -> bool:
         """Not too many at once; and a peer without any link leaves the first some time for itself."""
         dialing = self._slots.are(State.DIALING)
-        if len(dialing) >= self._config.dials_at_once:
+        if len(dialing) >= (1 if self.health.is_poor(now) else self._config.dials_at_once):
             return False
         if self._slots.are(State.OPEN, State.ANSWERING):
             return True

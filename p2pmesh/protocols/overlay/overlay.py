@@ -60,6 +60,8 @@ from p2pmesh.protocols.inputs import (
     Leave,
     LinkDown,
     LinkLost,
+    LinkRecovered,
+    LinkSuspected,
     LinkUp,
     PeerGone,
     PeersFound,
@@ -138,6 +140,7 @@ class OverlayCore:
         self._passive = PassiveView(me, config.topology, rng)
         self._pins = PinnedLinks(slots)
         self._links = LinkManager(me, config, slots, self._passive, self._pins, rng)
+        self._links.policy.health = health or self._links.policy.health
         self._lists = lists = SuccessorLists(me, config.chord.successors, slots)
         self._stabilisation = Stabilisation(me, config.max_peers, lists, slots)
         self._join = RingJoin(me, lists, slots, is_leaf=config.max_peers < 2)
@@ -163,6 +166,8 @@ class OverlayCore:
                 self._on_link_up(remote, now)
             case LinkDown():
                 self._on_link_down(event, now)
+            case LinkSuspected(peer) | LinkRecovered(peer) if peer in self._slots:
+                self._slots[peer].silent = isinstance(event, LinkSuspected)
             case LinkLost():
                 self._on_link_lost(event, now)
             case Received(peer, message):

@@ -74,6 +74,8 @@ class Slot:
     """What the peer said of itself last."""
     next_until: float = -math.inf
     """When the peer was last next to us on the ring, among our links."""
+    silent: bool = False
+    """The peer says nothing, and may be dead."""
     spare: bool = False
     """The link was one of the ring, which is closed without it."""
     called: str | None = None
@@ -231,7 +233,9 @@ class Slots(dict[PeerId, Slot]):  # noqa: FURB189  # nothing of a dict is overri
         kept = self.ring_at_hand(now) if uncertain and self.limit > 2 else ()
         found = []
         for peer, slot in self.items():
-            if slot.state is State.CLOSING or slot.pinned or slot.held_until > now or peer in ring or peer in kept:
+            if slot.state is State.CLOSING or slot.pinned or slot.held_until > now:
+                continue
+            if not slot.silent and (peer in ring or peer in kept):
                 continue
             found.append((_worth(slot, was_next=peer in were_next), -nearness(self._me, peer), peer))
         return [peer for _, _, peer in sorted(found)]
@@ -252,6 +256,8 @@ def _is_slow(slot: Slot, now: float) -> bool:
 
 def _worth(slot: Slot, *, was_next: bool) -> int:
     match slot.state:
+        case _ if slot.silent:
+            return -1
         case State.DIALING:
             return 0
         case State.ANSWERING:

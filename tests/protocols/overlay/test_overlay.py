@@ -20,6 +20,8 @@ from p2pmesh.protocols.inputs import (
     Leave,
     LinkDown,
     LinkLost,
+    LinkRecovered,
+    LinkSuspected,
     LinkUp,
     PeerGone,
     PeersFound,
@@ -112,6 +114,26 @@ def test_an_offer_in_hand_is_not_given_up_to_find_out_whether_a_nearer_peer_is_t
 def test_a_newcomer_through_us_gets_the_place_of_the_longest_link_rather_than_that_of_its_new_neighbour():
     peer = Peer(max_peers=3).linked(0x70, 0xB0, 0xF0).found(0x90)
     assert [drop.peer for drop in peer.got(DropLink)] == [at(0xF0)]
+
+
+def test_a_newcomer_gets_the_place_of_a_peer_that_says_nothing_rather_than_that_of_one_that_speaks():
+    peer = Peer(max_peers=3).linked(0x70, 0xB0, 0xF0)
+    peer.feed(LinkSuspected(at(0x70)))
+    assert [drop.peer for drop in peer.found(0x90).got(DropLink)] == [at(0x70)]
+
+
+def test_a_peer_that_speaks_again_keeps_its_place():
+    peer = Peer(max_peers=3).linked(0x70, 0xB0, 0xF0)
+    peer.feed(LinkSuspected(at(0x70))).feed(LinkRecovered(at(0x70)))
+    assert [drop.peer for drop in peer.found(0x90).got(DropLink)] == [at(0xF0)]
+
+
+@pytest.mark.parametrize(("late", "dials"), [(0.0, 2), (1.0, 1)])
+def test_a_process_that_is_late_dials_one_peer_at_a_time(late, dials):
+    peer = Peer(max_peers=4).linked(0x70)
+    peer.health.note(peer.now - late, peer.now)
+    peer.found(0x78, 0x88)
+    assert len(peer.core.snapshot()["attempts"]) == dials
 
 
 def test_a_link_off_the_ring_gives_way_to_a_nearer_peer_only_once_it_is_down():
