@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
@@ -11,6 +12,16 @@ F = TypeVar("F", bound="Callable[..., Any]")
 
 DEFAULT_URL = "ws://localhost:8080"
 """Where `p2pmesh serve` listens by default."""
+
+
+class Number(click.FloatRange):
+    """A number in a range; NaN is none, and nothing is endless."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is no finite number.", param, ctx)
+        return number
 
 
 def option(*declarations: str, **attributes: Any) -> Callable[[F], F]:

@@ -222,7 +222,7 @@ class LinkLoad(Value, frozen=True):
 
 
 class Unsent(Value, frozen=True):
-    """The link to this peer did not take a message. Goes to the core that owns its type, broadcasts to receipts."""
+    """The link to this peer did not take a message. Goes to the core that owns its type."""
 
     peer: PeerId
     message: Message
@@ -230,6 +230,11 @@ class Unsent(Value, frozen=True):
     """Of the frame, in bytes."""
     limit: int | None = None
     """The peer takes no larger frames than this. None: too many waited, which may be otherwise in a moment."""
+
+    @property
+    def reason(self) -> str:
+        """Why, for people, if there is a limit."""
+        return f"a frame of {self.size} bytes is too large, where {self.limit} is the limit"
 
 
 class CancelCall(Value, frozen=True):

@@ -100,6 +100,14 @@ class ChildSettled(Value, frozen=True):
     adopted: bool
 
 
+class Refused(Value, frozen=True):
+    """This neighbour will never take a broadcast. Goes to receipts, beside a `ChildSettled` if it was to answer."""
+
+    message_id: str
+    peer: PeerId
+    reason: str
+
+
 class Withdraw(Value, frozen=True):
     """The application was told that nobody can have this broadcast of ours: so nobody gets it. Goes to broadcast."""
 
@@ -265,6 +273,7 @@ Notice: TypeAlias = (
     | FindPeers
     | ChildrenAdded
     | ChildSettled
+    | Refused
     | Withdraw
     | Route
     | CancelRoute

@@ -98,8 +98,7 @@ def audience_of(event: Input) -> tuple[Subsystem, ...]:
     if not isinstance(event, Unsent):
         return AUDIENCE[type(event)]
     owner = OWNERS[type(event.message)]
-    besides = (Subsystem.RECEIPTS,) if owner is Subsystem.BROADCAST else ()
-    return (*besides, *([] if owner is None else [owner]))
+    return () if owner is None else (owner,)
 
 
 def build_cores(

@@ -22,12 +22,12 @@ import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Self
 
 import trio
 from attrs import field, frozen
 
-from p2pmesh.checks import in_trio
+from p2pmesh.checks import in_trio, instance, number, shown, text
 from p2pmesh.errors import ConfigError
 from p2pmesh.protocols.util.limits import RateLimiter, TokenBucket
 from p2pmesh.server.addresses import Address, Networks, Places, counted_as, read_address
@@ -47,8 +47,6 @@ from p2pmesh.server.metrics import Metrics
 from p2pmesh.server.presence import Close, Order, Presence, Send
 from p2pmesh.server.proxies import BadProxyHeader, customer, hosts, read_proxy_header
 from p2pmesh.server.websocket import Backlog, WebSocket
-
-T = TypeVar("T")
 
 _GOING_AWAY: Final = 1001
 _LAST_PORT: Final = 65_535
@@ -364,16 +362,16 @@ async def open_signaling_server(
     `ServerConfig.close_timeout`, and cuts the rest. Nothing is left.
     """
     in_trio("open_signaling_server")
-    config = _checked(config or ServerConfig(), ServerConfig, "config")
-    _checked(tls, ssl.SSLContext | None, "tls")
+    config = ServerConfig() if config is None else instance("config", config, ServerConfig)
+    pages = {} if pages is None else instance("pages", pages, Mapping)
+    if tls is not None:
+        instance("tls", tls, ssl.SSLContext)
     if status is not None and (not isinstance(status, tuple) or len(status) != 2):
-        raise ConfigError(f"status of a signaling server is a host and a port, not {status!r:.60}")
-    sockets = _Sockets(config, tls, _checked(pages or {}, Mapping, "pages"), status_apart=status is not None)
+        raise ConfigError(f"status must be a tuple of a host and a port, not {shown(status)}")
+    sockets = _Sockets(config, tls, pages, status_apart=status is not None)
     async with AsyncExitStack() as unless_serving:
         listeners = await _listeners(host, port, unless_serving)
-        status_listeners = (
-            [] if status is None else await _listeners(*_checked(status, tuple, "status"), unless_serving)
-        )
+        status_listeners = [] if status is None else await _listeners(*status, unless_serving)
         unless_serving.pop_all()
     address, port = listeners[0].socket.getsockname()[:2]
     url = _url("ws", address, port, tls=tls is not None)
@@ -396,13 +394,9 @@ async def open_signaling_server(
     _log.info("signaling server on %s closed", server.url)
 
 
-async def _listeners(host: object, port: object, unless_serving: AsyncExitStack) -> list[trio.SocketListener]:
+async def _listeners(host: str, port: int, unless_serving: AsyncExitStack) -> list[trio.SocketListener]:
     """Open them; they are closed again if what follows fails."""
-    if not isinstance(host, str):
-        raise ConfigError(f"a host is the name or address of one as text, not {host!r:.60}")
-    if not isinstance(port, int) or isinstance(port, bool) or not 0 <= port <= _LAST_PORT:
-        raise ConfigError(f"a port is a whole number up to {_LAST_PORT}, 0 for a free one, not {port!r:.60}")
-    listeners = await open_listeners(host, port)
+    listeners = await open_listeners(text("host", host), number("port", port, low=0, high=_LAST_PORT, whole=True))
     for listener in listeners:
         unless_serving.push_async_callback(listener.aclose)
     return listeners
@@ -420,13 +414,6 @@ async def _listen(
         for listener, serve in services:
             nursery.start_soon(accept_all, listener, serve, connections, sockets.accept_failed)
         task_status.started(nursery.cancel_scope)
-
-
-def _checked(value: T, kind: Any, what: str) -> T:
-    if not isinstance(value, kind):
-        name = getattr(kind, "__name__", str(kind))
-        raise ConfigError(f"{what} of a signaling server is of type {name}, not {value!r:.60}")
-    return value
 
 
 def _wall(now: float) -> float:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable
 from typing import Any
 
 import attrs
 from attrs import field, frozen
 
+from p2pmesh.checks import number_field as _number
+from p2pmesh.checks import text
 from p2pmesh.errors import ConfigError
 from p2pmesh.server.addresses import Networks
 from p2pmesh.wire.signaling import MAX_BOOTSTRAP, MAX_TOKEN
@@ -18,8 +20,6 @@ MIB = 1024 * KIB
 DEFAULT_SHARE = 256 * KIB
 
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s,]+/?|\*|null", re.IGNORECASE)
-_HALF_A_PAIR = re.compile(r"[\ud800-\udfff]")
-"""Surrogates, which UTF-8 can't carry."""
 
 
 def _as_tuple(value: object) -> object:
@@ -35,26 +35,9 @@ def _texts(*default: str) -> Any:
 
 
 def _token(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    if value is None:
-        return
-    if not isinstance(value, str) or not 0 < len(value) <= MAX_TOKEN or _HALF_A_PAIR.search(value):
-        raise ConfigError(f"{type(instance).__name__}.{attribute.name} must be text of 1 to {MAX_TOKEN} characters")
-
-
-def _between(low: float, high: float) -> Callable[[Any, attrs.Attribute[Any], Any], None]:
-    def check(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
-        whole = isinstance(attribute.default, int)
-        if isinstance(value, bool) or not isinstance(value, int if whole else int | float) or not low <= value <= high:
-            bounds = f"{low:g} or more" if high == float("inf") else f"between {low:g} and {high:g}"
-            kind = "a whole number, " if whole else ""
-            name = f"{type(instance).__name__}.{attribute.name}"
-            raise ConfigError(f"{name} must be {kind}{bounds}, not {value!r:.60}")
-
-    return check
-
-
-def _number(default: Any, *, low: float = 0, high: float = float("inf")) -> Any:
-    return field(default=default, validator=_between(low, high))
+    what = f"{type(instance).__name__}.{attribute.name}"
+    if value is not None and not text(what, value, MAX_TOKEN, secret=True):
+        raise ConfigError(f"{what} must not be empty: that would let everybody in")
 
 
 @frozen(kw_only=True)
@@ -116,7 +99,7 @@ class ServerConfig:
 
     join_timeout: float = _number(30.0, low=0.1)
     """A client that has not joined by then is closed; the original's clients join as soon as they are connected."""
-    clock_skew: float = _number(900.0, low=1)
+    clock_skew: float = _number(900.0, low=1, high=math.inf)
     """Between a signed join's timestamp and this server's clock, either way; AWS signatures allow as much."""
     remembered_joins: int = _number(65_536, low=1)
     """Peers whose last signed join is remembered against replays: six times `max_clients`, about 16 MB."""

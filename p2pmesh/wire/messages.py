@@ -220,6 +220,10 @@ class GossipAck(Tagged, frozen=True, kw_only=True, tag="gossip_ack"):
     """It had them already: nothing more will come from it."""
     prune: MessageIds = ()
     """It had them already, or gets them elsewhere, and wants no more copies of their origins' broadcasts from us."""
+    refused: MessageIds = ()
+    """It will never take these of ours."""
+    reason: Reason = ""
+    """Why, for people."""
 
 
 class Receipt(Part, frozen=True, kw_only=True):

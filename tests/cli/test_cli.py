@@ -258,3 +258,29 @@ def test_ctrl_c_while_waiting_for_a_server_ends_quietly_with_130(silent_server):
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=30)
     assert (process.returncode, out, err) == (130, b"", b"")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["chat", "--room", "caf\udce9"],
+        ["chat", "--room", "r" * 129],
+        ["chat", "--token", "\udce9"],
+        ["chat", "--max-peers", "9" * 30],
+        ["chat", "--wait", "inf"],
+        ["chat", "--identity", "/dev/null/key"],
+        ["chat", "http://there"],
+        ["chat", "ws://\udce9"],
+        ["demo", "--timeout", "nan"],
+        ["demo", "--rate", "nan"],
+        ["id", "/dev/null/key"],
+        ["simulate", "--peers", "9" * 30],
+        ["simulate", "--max-peers", "9" * 30],
+        ["simulate", "caf\udce9"],
+    ],
+)
+def test_a_bad_option_of_a_command_is_told_in_one_line(arguments):
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code in {1, 2}
+    assert isinstance(result.exception, SystemExit), "no traceback"
+    assert len([line for line in result.stderr.splitlines() if line.startswith("Error: ")]) == 1

@@ -495,3 +495,30 @@ async def test_a_clock_that_is_wrong_is_told_by_sends_and_the_dht(autojump_clock
         if ahead > 0:
             with trio.fail_after(8), pytest.raises(PeerRefused, match="clock"):
                 await alice.dht.put("other", 1)
+
+
+@pytest.mark.parametrize("size", [1_100_000, 2_000_000])
+async def test_a_payload_that_fits_the_link_and_not_the_receiver_is_refused_too(autojump_clock, size):
+    large = MeshConfig(max_payload=2**22, links=LinkConfig(receive_window=2**23))
+    async with simulated_meshes(1, seed=1) as world, world.peer(config=large) as big:
+        await big.linked()
+        small_one, _ = world.meshes
+        began = trio.current_time()
+        with pytest.raises(PeerRefused, match="large"):
+            await big.send(small_one.peer_id, bytes(size))
+        outcome = await (await big.broadcast("t", bytes(size))).settled()
+        assert isinstance(outcome, Failed)
+        assert "large" in outcome.reason
+        assert trio.current_time() - began < 2
+        assert big.peer_count == 1
+
+
+async def test_a_broadcast_whose_clock_all_refuse_fails_at_once_and_says_so(autojump_clock):
+    async with simulated_meshes(3, seed=1) as world:
+        await world.linked()
+        alice = world.meshes[0]
+        world.set_clock(alice, -3600)
+        with trio.fail_after(3):
+            outcome = await (await alice.broadcast("t", 1)).settled()
+        assert isinstance(outcome, Failed)
+        assert "clock" in outcome.reason

@@ -844,9 +844,9 @@ def test_serve_tells_what_is_wrong_in_one_line(tmp_path: Path) -> None:
     assert "no PEM certificate" in run(serve, ["--cert", str(tmp_path / "bad.pem")]).output
     assert "can't read /: Is a directory" in run(serve, ["--cert", "/"]).output
     for arguments, says in (
-        (["--max-clients", "0"], "--max-clients must be a whole number, 1 or more, not 0"),
-        (["--ping-interval", "nan"], "--ping-interval must be 0.05 or more, not nan"),
-        (["--join-token", ""], "--join-token must be text of 1 to 1024 characters"),
+        (["--max-clients", "0"], "--max-clients must be a whole number, 1 or more"),
+        (["--ping-interval", "nan"], "--ping-interval must be a number, 0.05 or more"),
+        (["--join-token", ""], "--join-token must not be empty"),
         (["--proxy-headers", "10.0.0.0/8,proxy"], "--proxy-headers are IP addresses or networks"),
         (["--proxy-protocol", "10.0.0.1/8"], "--proxy-protocol are IP addresses or networks"),
         (["--allowed-origins", "app.example"], "--allowed-origins are written https://app.example"),

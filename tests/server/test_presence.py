@@ -656,7 +656,7 @@ def test_a_client_that_does_not_join_is_closed() -> None:
 
 
 def test_limits_that_make_no_sense_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"bootstrap_peers must be a whole number, between 0 and 62"):
+    with pytest.raises(ConfigError, match=r"bootstrap_peers must be a whole number, from 0 to 62"):
         ServerConfig(bootstrap_peers=63)
     with pytest.raises(ConfigError, match=r"max_clients must be a whole number, 1 or more"):
         ServerConfig(max_clients=0)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from p2pmesh.cli.options import DEFAULT_URL, option
+from p2pmesh.cli.options import DEFAULT_URL, Number, option
 
 
 @click.command(
@@ -31,7 +31,7 @@ from p2pmesh.cli.options import DEFAULT_URL, option
 @option("--ice-server", "ice_servers", multiple=True, metavar="URL", help="stun:HOST:PORT to get through NATs.")
 @option(
     "--wait",
-    type=click.FloatRange(min=0),
+    type=Number(min=0),
     default=10.0,
     help="Over a pipe: seconds that the first message waits for somebody to be there.",
 )

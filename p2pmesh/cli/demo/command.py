@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from p2pmesh.cli.options import json_option, option
+from p2pmesh.cli.options import Number, json_option, option
 from p2pmesh.cli.plots import PLOT, check_plot, drawing
 
 MOST_PEERS = 200
@@ -28,8 +28,8 @@ LARGEST = 1024 * 1024
 @option("--messages", type=click.IntRange(min=0), default=20, help="Broadcasts that each of them sends.")
 @option("--max-peers", type=click.IntRange(min=1), default=3, help="Most links that each of them holds.")
 @option("--payload", type=click.IntRange(0, LARGEST), default=100, metavar="BYTES", help="Size of a broadcast.")
-@option("--rate", type=click.FloatRange(min=0, min_open=True), default=20.0, help="Broadcasts of each in a second.")
-@option("--timeout", type=click.FloatRange(min=0, min_open=True), default=60.0, help="Seconds until it is given up.")
+@option("--rate", type=Number(min=0, min_open=True), default=20.0, help="Broadcasts of each in a second.")
+@option("--timeout", type=Number(min=0, min_open=True), default=60.0, help="Seconds until it is given up.")
 @option("--seed", default=None, help="Makes the peers' ids and choices repeatable.")
 @option(
     "--kill-server", is_flag=True, help="Kill the signaling server once they are one mesh; then one more peer comes."
@@ -38,7 +38,7 @@ LARGEST = 1024 * 1024
     "--partition",
     is_flag=False,
     flag_value=PARTITION,
-    type=click.FloatRange(min=1, max=300),
+    type=Number(min=1, max=300),
     default=None,
     metavar="[SECONDS]",
     help=f"Part them into two halves that can't reach each other, for {PARTITION:g} s if not said; then join them.",

@@ -13,7 +13,7 @@ from p2pmesh.cli.plots import PLOT, check_plot, drawing
 
 @click.command()
 @click.argument("scenario", default="quiet")
-@option("--peers", type=click.IntRange(min=2), default=100, metavar="N", help="How many peers.")
+@option("--peers", type=click.IntRange(2, 100_000), default=100, metavar="N", help="How many peers.")
 @option("--max-peers", type=click.IntRange(min=1), default=5, metavar="D", help="Most links that each of them holds.")
 @option("--seed", type=int, default=0, help="The same seed gives the same run, to the last event.")
 @option(

@@ -84,6 +84,8 @@ _ICE_METHODS = {
     "check_incoming": ["self", "message", "addr", "protocol"],
     "_check_periodic": ["self"],
     "_check_list_maybe_complete": ["self"],
+    "_check_list_maybe_fail": ["self"],
+    "_remote_candidates_expected": ["self"],
     "get_event": ["self"],
     "data_received": ["self", "data", "component"],
     "close": ["self"],

@@ -24,7 +24,7 @@ from p2pmesh.links.link import AttemptFailed, LinkError, LinkProtocolError
 from p2pmesh.links.session_link import Carrier, SessionLink
 from p2pmesh.links.webrtc.aiortc_patch import tune
 from p2pmesh.links.webrtc.event_loop import LinkLoop, Owner, owner_of_context
-from p2pmesh.links.webrtc.ice_patch import IceConnection
+from p2pmesh.links.webrtc.ice_patch import UNREACHABLE, IceConnection
 from p2pmesh.links.webrtc.sctp_patch import SctpTransport
 from p2pmesh.links.webrtc.server_pool import Gathering
 from p2pmesh.wire.fields import MAX_CANDIDATES
@@ -224,7 +224,7 @@ class WebRTCCarrier(Carrier):
     def _on_state(self) -> None:
         match self._connection.connectionState if self._connection is not None else "closed":
             case "failed":
-                why = self.trouble or "the peer can't be reached, or its certificate is not its own"
+                why = self._ice.failure if self._ice is not None else UNREACHABLE
                 self._end(LinkError(f"the connection failed: {why}"))
             case "closed":
                 self._end(None)

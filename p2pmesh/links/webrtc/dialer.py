@@ -74,7 +74,7 @@ class WebRTCAttempt(Attempt):
             return
         try:
             await self._carrier.take_candidate(candidate)
-        except SDP_ERRORS as error:
+        except (AttemptFailed, *SDP_ERRORS) as error:  # what becomes of the attempt, `opened` tells
             logger.debug("a candidate of %s can't be used: %s", self._peer_id, error)
 
     def trickle(self, tell: Callable[[IceCandidate], None]) -> None:
@@ -182,6 +182,11 @@ class WebRTCDialer(Dialer):
                 facts = read_sdp(await describe(gathering))
             except (RemoteProtocolError, *SDP_ERRORS) as error:
                 raise AttemptFailed(f"the {kind} can't be made: {error}") from error
+            except AttemptFailed:
+                raise
+            except Exception as error:  # of aiortc or below it: one attempt is lost, and not the mesh
+                logger.exception("the %s can't be made", kind)
+                raise AttemptFailed(f"the {kind} can't be made: {error!r:.100}") from error
             unless_begun.pop_all()
         # One is enough, and browsers make no other: aiortc adds two longer ones.
         fingerprints = tuple(one for one in facts.fingerprints if one.hash == "sha-256")

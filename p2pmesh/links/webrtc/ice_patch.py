@@ -36,6 +36,7 @@ logger: Final = logging.getLogger(__name__)
 
 PACE = 0.005
 """Seconds between checks: the least that RFC 8445 allows (section 14.2); a check is a datagram of 100 bytes."""
+UNREACHABLE = "the peer can't be reached, or its certificate is not its own"
 IDLE = 0.05
 """Seconds until it is looked again whether there is something to check; what comes by itself is checked at once."""
 LOOPBACK = "127.0.0.1"
@@ -107,16 +108,14 @@ class IceConnection(aioice.ice.Connection):
     @property
     def is_gathering(self) -> bool:
         """Whether there may be more addresses."""
-        return any(not query.done() for query in self._queries)
+        return any(not query.done() for query in getattr(self, "_queries", ()))
 
     async def _open_sockets(self, component: int, addresses: list[str]) -> list[aioice.ice.StunProtocol]:
         hosts: list[aioice.ice.StunProtocol] = []
         failure: OSError | None = None
         for rank, address in enumerate(addresses):
             try:
-                transport, host = await self.loop.create_datagram_endpoint(
-                    lambda: aioice.ice.StunProtocol(self), local_addr=(address, 0)
-                )
+                transport, host = await self.loop.create_datagram_endpoint(lambda: _Stun(self), local_addr=(address, 0))
             except OSError as error:
                 failure = failure or OSError(error.errno, f"{error.strerror} ({address})")
                 continue
@@ -175,6 +174,8 @@ class IceConnection(aioice.ice.Connection):
             trouble = f"answers what is not understood: {error!r:.100}"
         if trouble is not None and server not in self._answered:
             self.gathering.pool.failed(server, trouble)
+        if self._early_checks_done:  # it may be what the end was waiting for
+            self.loop.call_soon(self._look_whether_all_failed)
 
     async def _ask_stun(self, server: Server, hosts: list[aioice.ice.StunProtocol]) -> str | None:
         """Ask for our address as the server sees it, from each of ours; gives what is wrong with the server."""
@@ -220,7 +221,7 @@ class IceConnection(aioice.ice.Connection):
     async def _allocate(self, server: Server, address: tuple[str, int], component: int) -> None:
         inner = await self._open_turn(server, address)
         transport = aioice.turn.TurnTransport(inner)
-        relay = aioice.ice.StunProtocol(self)
+        relay = _Stun(self)
         try:
             await transport._connect(relay)
         except BaseException:
@@ -271,7 +272,7 @@ class IceConnection(aioice.ice.Connection):
     def _add(self, candidate: aioice.Candidate) -> None:
         """An address was found: part of the description, or told afterwards."""
         self._found.append(candidate)
-        if self._is_gathered and not self._closing:
+        if self._is_gathered and not self._closing and not self._check_list_done:
             self._local_candidates.append(candidate)
             if self.on_candidate is not None:
                 self.on_candidate(candidate)
@@ -341,18 +342,21 @@ class IceConnection(aioice.ice.Connection):
     @property
     def trouble(self) -> str:
         """What stands in the way, as far as we can tell; empty if that is nothing in particular."""
+        return "; ".join(filter(None, (self._obstacle(), self.gathering.pool.trouble)))
+
+    @property
+    def failure(self) -> str:
+        """Why the connection failed."""
+        return "; ".join(filter(None, (self._obstacle() or UNREACHABLE, self.gathering.pool.trouble)))
+
+    def _obstacle(self) -> str:
         ours = {_version(candidate.host) for candidate in self._found}
         theirs = {_version(candidate._network_host) for candidate in self._remote_candidates}
-        words = []
         if self.remote_username is None:
-            words.append("the peer did not answer")
-        elif not theirs:
-            words.append("the peer names no usable address")
-        elif not ours & theirs:
-            words.append(f"our addresses are {_families(ours)} and the peer's {_families(theirs)}")
-        if self.gathering.pool.trouble:
-            words.append(self.gathering.pool.trouble)
-        return "; ".join(words)
+            return "the peer did not answer"
+        if not theirs:
+            return "the peer names no usable address"
+        return "" if ours & theirs else f"our addresses are {_families(ours)} and the peer's {_families(theirs)}"
 
     @property
     def is_hopeless(self) -> bool:
@@ -380,6 +384,14 @@ class IceConnection(aioice.ice.Connection):
         while self._check_periodic():
             await asyncio.wait([self._is_nominated], timeout=PACE if self._has_unchecked() else IDLE)
 
+    def _remote_candidates_expected(self) -> bool:
+        """Whether there may be more pairs to check: also while servers may give us another address."""
+        return super()._remote_candidates_expected() or self.is_gathering
+
+    def _look_whether_all_failed(self) -> None:
+        if not self._closing and not self._check_list_maybe_complete():
+            self._check_list_maybe_fail()
+
     def _has_unchecked(self) -> bool:
         waits = (aioice.ice.CandidatePair.State.WAITING, aioice.ice.CandidatePair.State.FROZEN)
         return any(pair.state in waits for pair in self._check_list)
@@ -403,13 +415,21 @@ class IceConnection(aioice.ice.Connection):
         return aioice.ice.ConnectionClosed() if self._closed else await super().get_event()
 
 
+class _Stun(aioice.ice.StunProtocol):
+    def datagram_received(self, data: bytes | str, addr: tuple[Any, ...]) -> None:
+        try:
+            super().datagram_received(data, addr)
+        except Exception as error:  # what a datagram from anybody makes a parser raise is that datagram's fault
+            cast("IceConnection", self.receiver).loop.drop_datagram(error)
+
+
 class _TurnByUdp(aioice.turn.TurnClientUdpProtocol):
     loop: LinkLoop
 
     def datagram_received(self, data: bytes | str, addr: tuple[str, int]) -> None:
         try:
             super().datagram_received(data, addr)
-        except Exception as error:  # what a datagram from anybody makes a parser raise is that datagram's fault
+        except Exception as error:  # likewise
             self.loop.drop_datagram(error)
 
 

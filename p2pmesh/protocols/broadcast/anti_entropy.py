@@ -33,7 +33,7 @@ import random
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeAlias
 
-from attrs import define
+from attrs import asdict, define
 
 from p2pmesh.config import BroadcastConfig
 from p2pmesh.keyspace import PeerId
@@ -134,10 +134,9 @@ class AntiEntropy:
     def __len__(self) -> int:
         return len(self._sources)
 
-    @property
-    def wanted_topics(self) -> int:
-        """Wishes for history."""
-        return len(self._wanted)
+    def snapshot(self) -> dict[str, int]:
+        """What is pulled now, wishes for history, and what comparing came to."""
+        return {"pulling": len(self), "wanted_topics": len(self._wanted), **asdict(self.counts)}
 
     # --- which broadcasts are ours to have ----------------------------------------------------------------------------
 

@@ -103,7 +103,7 @@ from p2pmesh.protocols.inputs import (
     Unsent,
     WantHistory,
 )
-from p2pmesh.protocols.notices import ChildrenAdded, ChildSettled, Input, Withdraw
+from p2pmesh.protocols.notices import ChildrenAdded, ChildSettled, Input, Refused, Withdraw
 from p2pmesh.protocols.util.latency import LocalHealth
 from p2pmesh.protocols.util.limits import ExpiringSet
 from p2pmesh.protocols.util.timers import Timers
@@ -135,12 +135,7 @@ class BroadcastCore:
     """The broadcasts of one peer."""
 
     def __init__(
-        self,
-        identity: Identity,
-        config: MeshConfig,
-        rng: Random,
-        wall: WallClock,
-        health: LocalHealth | None = None,
+        self, identity: Identity, config: MeshConfig, rng: Random, wall: WallClock, health: LocalHealth | None = None
     ) -> None:
         self._me = identity.peer_id
         self._config: BroadcastConfig = config.broadcast
@@ -185,8 +180,8 @@ class BroadcastCore:
                 self._on_received(peer, message, now)
             case Publish():
                 self._on_publish(event, now)
-            case Unsent(peer, Gossip(data=data), limit=int()) if peer in self._links:  # it will never be otherwise
-                self._on_ack(self._links[peer], GossipAck(had=(data.id,)), now)
+            case Unsent(peer, Gossip(data=data), limit=int()):
+                self._on_refused(peer, (data.id,), event.reason, now)
             case Withdraw(message_id) if (withdrawn := self._store.get(message_id)) is not None:
                 self._give_up(withdrawn, now)
                 self._store.remove(withdrawn)
@@ -233,7 +228,6 @@ class BroadcastCore:
         return self._take(now)
 
     def snapshot(self) -> Mapping[str, Any]:
-        links = self._links.values()
         return {
             "links": len(self._links) + len(self._originals),
             "timers": len(self._timers),
@@ -243,18 +237,10 @@ class BroadcastCore:
             "publisher": {"published": self._publisher.published, "waiting": len(self._publisher)},
             "store": {"messages": len(self._store), "bytes": self._store.bytes, "dropped": self._store.dropped},
             "plumtree": {"trees": len(self._plumtree), **attrs.asdict(self._plumtree.counts, recurse=False)},
-            "eager_push": {
-                "in_flight": sum(len(link.in_flight) for link in links),
-                "backlog": sum(len(link.backlog) for link in links),
-                **attrs.asdict(self._eager_push.counts, recurse=False),
-            },
+            "eager_push": self._eager_push.snapshot(),
             "lazy_push": {"announced": self._lazy_push.announced},
             "graft": {"awaited": len(self._graft), **attrs.asdict(self._graft.counts, recurse=False)},
-            "anti_entropy": {
-                "pulling": len(self._anti_entropy),
-                "wanted_topics": self._anti_entropy.wanted_topics,
-                **attrs.asdict(self._anti_entropy.counts, recurse=False),
-            },
+            "anti_entropy": self._anti_entropy.snapshot(),
             "legacy": {"links": len(self._originals), "sent": self._sent_to_originals},
         }
 
@@ -365,11 +351,12 @@ class BroadcastCore:
         elif data.origin_peer_id == self._me:
             self._refuse(sender, data.id, Refusal.OURS, now)
         elif (age := self._limits.age(data, data.age, now)) >= self._limits.ttl(data):
-            self._refuse(sender, data.id, Refusal.EXPIRED, now)
+            self._refuse(sender, data.id, Refusal.EXPIRED, now, "it has expired, by the clock here: is yours right?")
         elif self._anti_entropy.is_before_us(data.topic, min(age, data.age / 1000), now):
             self._refuse(sender, data.id, Refusal.BEFORE_US, now)
         elif payload_size(data) > self._max_payload:
-            self._refuse(sender, data.id, Refusal.TOO_LARGE, now)
+            reason = f"a payload of {payload_size(data)} bytes is too large, where {self._max_payload} is the limit"
+            self._refuse(sender, data.id, Refusal.TOO_LARGE, now, reason)
         else:
             self._accept(sender, data, age, now)
 
@@ -494,12 +481,21 @@ class BroadcastCore:
             self._acks.add(peer, message_id, kind, now)
             self._carry_out(self._eager_push.spare(link, message), now)
 
-    def _refuse(self, sender: RemotePeer, message_id: str, refusal: Refusal, now: float) -> None:
-        """Neither deliver it nor pass it on, but acknowledge it, so that it is not sent again."""
+    def _refuse(self, sender: RemotePeer, message_id: str, refusal: Refusal, now: float, reason: str = "") -> None:
+        """Neither deliver it nor pass it on, but acknowledge it, so that it is not sent again; its origin hears why."""
         self._refused[refusal] += 1
         if sender.version > 0:
             self._acks.add(sender.peer_id, message_id, AckKind.HAD, now)
             self._await_no_more(sender.peer_id, message_id, now)
+            if reason and tree_of(message_id) == tree_of(sender.peer_id):
+                answer = GossipAck(refused=(message_id,), reason=reason)
+                self._effects.append(SendFrame((sender.peer_id,), answer, urgent=True))
+
+    def _on_refused(self, peer: PeerId, ids: Sequence[str], reason: str, now: float) -> None:
+        """A neighbour will never take these: it is as good as served."""
+        if peer in self._links:
+            self._on_ack(self._links[peer], GossipAck(had=tuple(ids)), now)
+        self._effects += [Notify(Subsystem.RECEIPTS, Refused(message_id, peer, reason)) for message_id in ids]
 
     def _blame(self, sender: RemotePeer, message_id: str, reason: str, now: float) -> None:
         if sender.version == 0:  # these pass on what they never look at
@@ -532,6 +528,8 @@ class BroadcastCore:
                 # What crossed an announcement was settled by that, but whether it prunes only the ack tells.
                 if decisions or kind is AckKind.PRUNE:
                     self._plumtree.learn(link, message, kind, now)
+        if ack.refused:
+            self._on_refused(link.peer.peer_id, ack.refused, ack.reason, now)
 
     def _on_ihave(self, link: SendWindow, heard: GossipIHave, now: float) -> None:
         """See what a neighbour has, and sends none of unasked."""

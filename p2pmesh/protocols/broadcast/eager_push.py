@@ -20,7 +20,7 @@ from collections.abc import Iterable, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from attrs import define, field
+from attrs import asdict, define, field
 
 from p2pmesh.config import BroadcastConfig
 from p2pmesh.keyspace import PeerId
@@ -265,6 +265,12 @@ class EagerPush:
         self._pressure = pressure
         self._health = health
         self._backoff = Backoff(config.ack_timeout, config.max_ttl)
+
+    def snapshot(self) -> dict[str, int]:
+        """What is on its way and what waits, and what hops came to."""
+        links = self.links.values()
+        in_flight, backlog = sum(len(link.in_flight) for link in links), sum(len(link.backlog) for link in links)
+        return {"in_flight": in_flight, "backlog": backlog, **asdict(self.counts)}
 
     def is_congested(self, last: str, now: float) -> bool:
         """Whether a new broadcast of ours should wait.

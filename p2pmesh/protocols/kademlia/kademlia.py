@@ -362,17 +362,14 @@ class KademliaCore:
             self._begin(event, now)
 
     def _begin(self, event: Call, now: float) -> None:
-        try:
-            match event:
-                case DhtPut():
-                    self._put(event, now)
-                case DhtGet():
-                    self._get(event, now)
-                case DhtFindNode(call, target):
-                    self._call_counts.finds += 1
-                    self._look_up(target, FindPeers(call), now)
-        except MeshError as error:
-            self._reply(event.call, error=error)
+        match event:
+            case DhtPut():
+                self._put(event, now)
+            case DhtGet():
+                self._get(event, now)
+            case DhtFindNode(call, target):
+                self._call_counts.finds += 1
+                self._look_up(target, FindPeers(call), now)
 
     def _put(self, event: DhtPut, now: float) -> None:
         ttl = self._config.ttl if event.ttl is None else event.ttl

@@ -35,7 +35,7 @@ are, with room for its being wrong, and what exceeds it counts once the mesh is 
 neighbour that has told of several times as many when the ttl ends has lied, and its link is closed; more than `most`
 is a lie at once. Peers of the original project acknowledge nothing and are not counted.
 
-Inputs: LinkUp, LinkDown, Unsent, Received, RoutedReceived, ChildrenAdded, ChildSettled, RouteSucceeded,
+Inputs: LinkUp, LinkDown, Refused, Received, RoutedReceived, ChildrenAdded, ChildSettled, RouteSucceeded,
 RouteFailed, MeshSize, Leave.
 Effects: SendFrame, DropLink, Emit (MessageDelivered, MessageFailed), Progress, Notify routing (Route, RouteReply) and
 broadcast (Withdraw).
@@ -57,12 +57,13 @@ from p2pmesh.config import MeshConfig, ReceiptsConfig
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId, short
 from p2pmesh.protocols.core import DropLink, Effects, Emit, Notify, SendFrame, WallClock
-from p2pmesh.protocols.inputs import Leave, LinkDown, LinkUp, Received, RemotePeer, Subsystem, Unsent
+from p2pmesh.protocols.inputs import Leave, LinkDown, LinkUp, Received, RemotePeer, Subsystem
 from p2pmesh.protocols.notices import (
     ChildrenAdded,
     ChildSettled,
     Input,
     MeshSize,
+    Refused,
     ReturnPath,
     Route,
     RoutedReceived,
@@ -76,7 +77,7 @@ from p2pmesh.protocols.receipts.tally import LIE, Child, Own, Relayed, Tally, Ta
 from p2pmesh.protocols.util.latency import LocalHealth
 from p2pmesh.protocols.util.limits import ExpiringSet
 from p2pmesh.protocols.util.timers import Timers
-from p2pmesh.wire.messages import Gossip, GossipReceipts, Receipt
+from p2pmesh.wire.messages import GossipReceipts, Receipt
 
 LATE = 0.25
 """Seconds after which a neighbour's answer that it had a broadcast already shows that this came there late."""
@@ -133,8 +134,8 @@ class ReceiptsCore:
                 self._on_gossip_receipts(peer, message, now)
             case ChildrenAdded():
                 self._on_children_added(event, now)
-            case Unsent(message=Gossip()):
-                self._on_unsent(event, now)
+            case Refused():
+                self._on_refused(event, now)
             case LinkUp(peer):
                 self._on_link_up(peer)
             case LinkDown(peer, timed_out=silence):
@@ -213,14 +214,12 @@ class ReceiptsCore:
             tally.take(child, 1, self._most)
         self._changed(tally, now)
 
-    def _on_unsent(self, event: Unsent, now: float) -> None:
-        """A neighbour's link will never take a broadcast."""
-        own = self._own.get(event.message.data.id) if isinstance(event.message, Gossip) else None
-        if own is None or event.limit is None:
+    def _on_refused(self, event: Refused, now: float) -> None:
+        own = self._own.get(event.message_id)
+        if own is None:
             return
-        size, peer = event.size, event.peer
-        own.refusals[peer] = f"a frame of {size} bytes is too large for {short(peer)}, which takes {event.limit}"
-        child = own.children.get(peer)
+        own.refusals[event.peer] = f"{short(event.peer)} refused it: {event.reason}"
+        child = own.children.get(event.peer)
         if child is not None:
             own.settle(child)
         self._changed(own, now)

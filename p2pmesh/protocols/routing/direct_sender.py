@@ -179,7 +179,6 @@ class DirectSender:
         self._timers = timers
         self._links = links
         self._contacts = contacts
-        # Of a message that is repeated later than its receiver remembers it two would be delivered.
         self._backoff = Backoff(self._config.ack_timeout, self._config.patience / 2)
         self._hold = Backoff(HELD_FIRST, HELD_CAP)
         self._closed = False
@@ -242,7 +241,7 @@ class DirectSender:
                 steps += self._remove(message)
             elif link.is_member:
                 self._timers.cancel(AckTimeout(message.id))
-                message.on_link, message.attempts, message.began = False, 0, now
+                message.on_link, message.is_overdue, message.attempts, message.began = False, False, 0, now
                 self.counts.continued += 1
                 steps += self._send_packet(message, now)
             else:
@@ -285,8 +284,7 @@ class DirectSender:
         message.sent = None
         if event.limit is None:
             return []  # it is sent again when the link has room
-        size, peer = event.size, short(event.peer)
-        return self._refused(message, f"a frame of {size} bytes is too large for {peer}, which takes {event.limit}")
+        return self._refused(message, f"{short(event.peer)} can't take it: {event.reason}")
 
     def link_load(self, load: LinkLoad, now: float) -> list[Step]:
         """How much waits in a link: see whether it gets on, and what that means for what is overdue."""
@@ -435,7 +433,7 @@ class DirectSender:
         if message.call is None:
             return self._remove(message)
         steps: list[Step] = [] if message.on_link else [Cancel(message.id)]
-        message.on_link, message.attempts, message.is_held = False, 0, True
+        message.on_link, message.is_overdue, message.attempts, message.is_held = False, False, 0, True
         message.held += 1
         wait = self._hold.delay(message.held, self._rng)
         self._timers.set(AckTimeout(message.id), min(now + wait, max(now, message.began + self._config.patience)))

@@ -240,6 +240,19 @@ async def test_peers_without_a_common_kind_of_address_say_so_and_see_no_hope(mon
             assert raised.value.hopeless
 
 
+async def test_an_attempt_goes_on_while_a_server_may_give_another_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ice_patch, "PATIENCE", 0.8)
+    async with server(lambda _: None) as (silent, _), WebRTCDialer() as bob:
+        monkeypatch.setattr(aioice.ice, "get_host_addresses", lambda **_: ["127.0.0.1"])
+        async with offered(f"stun:{silent}") as (_, offering):
+            monkeypatch.setattr(aioice.ice, "get_host_addresses", lambda **_: ["::1"])
+            answering = await bob.answer(ALICE, offering.description)
+            await offering.feed(answering.description)
+            with pytest.raises(AttemptFailed, match="did not answer within"):
+                await offering.opened(remote(BOB))
+            await answering.aclose()
+
+
 def test_the_address_that_leads_to_the_service_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ice_patch, "_leads_out", lambda version: {4: "10.0.0.9", 6: "fd00::9"}[version])
     many = [f"172.20.{number}.1" for number in range(60)]

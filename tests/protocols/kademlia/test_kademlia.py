@@ -9,7 +9,7 @@ import attrs
 import pytest
 
 from p2pmesh.config import KademliaConfig, MeshConfig
-from p2pmesh.errors import ConfigError, IdentityError, InvalidPayload, MeshClosed, PayloadTooLarge, PeerUnreachable
+from p2pmesh.errors import ConfigError, IdentityError, MeshClosed, PeerUnreachable
 from p2pmesh.identity import Identity, SignatureMemo
 from p2pmesh.keyspace import PeerId, xor_distance
 from p2pmesh.protocols.core import Notify, Reply
@@ -303,21 +303,6 @@ def test_a_call_before_the_first_link_waits_for_it():
 
 
 # --- bad calls --------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "ttl", "error"),
-    [
-        ("key", b"x" * (SMALL.max_value + 1), None, PayloadTooLarge),
-        ("key", object(), None, InvalidPayload),
-    ],
-)
-def test_what_can_not_be_put_is_refused_before_anything_is_sent(net, key, value, ttl, error):
-    alice = net.peers[0]
-    before = alice.stats["rpc"]["sent"]
-    with pytest.raises(error):
-        net.outcome(alice, net.put(alice, key, value, ttl))
-    assert alice.stats["rpc"]["sent"] == before
 
 
 def test_a_value_of_just_the_limit_is_put(net):

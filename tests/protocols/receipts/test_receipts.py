@@ -16,12 +16,13 @@ from p2pmesh.config import MeshConfig
 from p2pmesh.events import MessageDelivered, MessageFailed
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.core import DropLink, Notify, Progress, SendFrame
-from p2pmesh.protocols.inputs import Leave, LinkDown, LinkUp, Received, Subsystem, Unsent
+from p2pmesh.protocols.inputs import Leave, LinkDown, LinkUp, Received, Subsystem
 from p2pmesh.protocols.notices import (
     ChildrenAdded,
     ChildSettled,
     Input,
     MeshSize,
+    Refused,
     ReturnPath,
     Route,
     RoutedReceived,
@@ -35,7 +36,7 @@ from p2pmesh.protocols.receipts.tally import FEWEST, LIE, MOST_CHILDREN
 from p2pmesh.simulation.discrete.network import BareNetwork
 from p2pmesh.simulation.model.conditioner import Conditions, Constant
 from p2pmesh.wire.fields import MAX_RECEIPTS
-from p2pmesh.wire.messages import Gossip, GossipAck, GossipData, GossipReceipts, Message, Receipt
+from p2pmesh.wire.messages import GossipAck, GossipReceipts, Message, Receipt
 from tests.harness.core import IDENTITIES, Net, clique, connected, line
 from tests.harness.examples import examples
 from tests.harness.one_core import OneCore
@@ -351,17 +352,14 @@ def test_a_broadcast_that_all_neighbours_refuse_for_good_fails_at_once_and_is_wi
     bare = Bare()
     bare.up(ALICE, BOB)
     bare.ours(A, silent=1)
-    gossip = Gossip(data=GossipData(id="m", topic="chat", origin_peer_id=A, timestamp=0, hops=0))
     for peer in (A, B):
         bare(ChildSettled("m", peer, adopted=False))
-        assert bare(Unsent(peer, gossip, 2000, None)) == [], "that may be otherwise in a moment"
-        bare(Unsent(peer, gossip, 2000, 1000))
+        bare(Refused("m", peer, "a frame of 2000 bytes is too large, where 1000 is the limit"))
         assert bare.events == [], "the original's peer may take it"
-    bare(Unsent("f" * 40, gossip, 2000, 1000))
+    bare(Refused("m", "f" * 40, "too large"))
     (event,) = bare.events
     assert isinstance(event, MessageFailed)
-    assert "2000 bytes" in event.reason
-    assert "1000" in event.reason
+    assert "2000 bytes is too large, where 1000 is the limit" in event.reason
     assert Withdraw("m") in bare.told
     assert bare.wait(100).events == []
 
@@ -370,8 +368,7 @@ def test_a_broadcast_that_one_neighbour_refuses_settles_by_the_others():
     bare = Bare()
     bare.up(ALICE, BOB)
     bare.ours(A, B)
-    gossip = Gossip(data=GossipData(id="m", topic="chat", origin_peer_id=A, timestamp=0, hops=0))
-    bare(Unsent(A, gossip, 2000, 1000))
+    bare(Refused("m", A, "too large"))
     assert bare.events == []
     bare(ChildSettled("m", B, adopted=True))
     bare(ChildSettled("m", B, adopted=False))

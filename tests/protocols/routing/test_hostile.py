@@ -13,7 +13,17 @@ from msgspec import structs
 from p2pmesh.config import MeshConfig, RoutingConfig
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.core import DropLink, Notify, SendFrame
-from p2pmesh.protocols.inputs import LinkDown, LinkUp, Received, RemotePeer, SendDirect, Subsystem
+from p2pmesh.protocols.inputs import (
+    InboxRead,
+    LinkDown,
+    LinkLoad,
+    LinkUp,
+    Received,
+    RemotePeer,
+    SendDirect,
+    Subsystem,
+    Unsent,
+)
 from p2pmesh.protocols.notices import (
     MeshSize,
     NeighbourLinks,
@@ -29,7 +39,7 @@ from p2pmesh.protocols.routing.routing import RoutingCore
 from p2pmesh.protocols.routing.sealed_box import contact_of, seal
 from p2pmesh.simulation.discrete.network import EPOCH
 from p2pmesh.wire.codec import decode, encode
-from p2pmesh.wire.messages import Direct, Goodbye, Message
+from p2pmesh.wire.messages import Direct, DirectAck, Goodbye, Message
 from p2pmesh.wire.overlay import ContactReply, ContactRequest, Packet
 from tests.harness.examples import examples
 from tests.harness.routing import RouteNet, counted, rpc, small_world
@@ -38,12 +48,15 @@ from tests.harness.virtual_time import NETWORK, identity
 CONFIG = MeshConfig(
     max_peers=4,
     max_payload=1000,
-    routing=RoutingConfig(pending=3, window=2, seen_ids=4, requests=5, remembered_routes=3, relay_rate=20),
+    routing=RoutingConfig(pending=3, window=2, seen_ids=4, requests=5, remembered_routes=3, relay_rate=20, waiting=3),
+    direct_inbox=5,
 )
 BOUNDS = {
     "direct_sender.in_flight": 3,
     "receiver.seen_ids": 4,
     "receiver.heard_ids": 4,
+    "receiver.inbox.unread": 5,
+    "receiver.inbox.waiting": 3,
     "receiver.questions": 3,
     "requests.in_flight": 5,
     "contacts": 3,
@@ -81,7 +94,7 @@ def packets(draw: Any) -> Packet:
         carry = seal(carry, BOX, origin.peer_id, ME.peer_id, packet_id, NETWORK)
     packet = Packet(
         id=packet_id,
-        kind=draw(st.sampled_from(["tell", "ask", "ack", "answer", "refusal", "miss"])),
+        kind=draw(st.sampled_from(["tell", "ask", "ack", "answer", "refusal", "miss", "busy", "ready"])),
         from_=origin.peer_id,
         to=draw(st.one_of(st.just(ME.peer_id), ids)),
         nearest=draw(st.booleans()),
@@ -98,11 +111,30 @@ def packets(draw: Any) -> Packet:
     return signed(packet, origin, NETWORK) if draw(st.booleans()) else packet
 
 
+OUTCOMES = ("taken", "busy", "ready", "refused")
 neighbours = st.sampled_from(NEIGHBOURS)
 steps = st.one_of(
     st.tuples(neighbours, packets()),
     st.tuples(neighbours, packets()),
-    st.tuples(neighbours, st.sampled_from(["up", "original", "down", "send", "route", "near"])),
+    st.tuples(
+        neighbours,
+        st.sampled_from([
+            "up",
+            "original",
+            "down",
+            "send",
+            "send",
+            "route",
+            "near",
+            *OUTCOMES,
+            "load",
+            "empty",
+            "unsent",
+            "too large",
+            "read",
+        ]),
+    ),
+    st.tuples(neighbours, st.sampled_from([*OUTCOMES, "send", "load", "empty", "unsent", "too large", "read"])),
     st.tuples(neighbours, links),
     st.tuples(st.none(), st.sampled_from([0.1, 1.0, 30.0, 1000.0])),
 )
@@ -117,6 +149,7 @@ class Shell:
         self.calls = 0
         self.open: set[int] = set()
         self.answered: set[int] = set()
+        self.last = Direct(id="none")
 
     def do(self, effects: list[Any]) -> None:
         for effect in effects:
@@ -124,6 +157,10 @@ class Shell:
                 case SendFrame(peers, message):
                     assert peers
                     assert decode(encode(message)) == message
+                    if isinstance(message, Direct):
+                        self.last = message
+                    elif isinstance(message, Packet) and message.kind == "tell":
+                        self.last = Direct(id=message.id)
                 case Notify(_, RoutedReceived(_, _, way)):
                     self.do(self.core.handle(RouteReply(way, rpc("yes", ME.peer_id)), self.now))
                 case Notify(_, RouteSucceeded() | RouteFailed() as outcome):
@@ -144,10 +181,19 @@ class Shell:
         match step:
             case "up" | "original":
                 return LinkUp(RemotePeer(neighbour.peer_id, step == "up", int(step == "up"), neighbour.public_key))
+            case "taken" | "busy" | "ready" | "refused":
+                return Received(neighbour.peer_id, DirectAck(id=self.last.id or "none", outcome=step))
+            case "load" | "empty":
+                return LinkLoad(neighbour.peer_id, 0, 100 * (step == "load"), self.calls)
+            case "unsent" | "too large":
+                return Unsent(neighbour.peer_id, self.last, 100, None if step == "unsent" else 10)
+            case "read":
+                return InboxRead(self.calls, self.calls % 3)
             case "down":
                 return LinkDown(neighbour.peer_id, "gone")
             case "send":
-                return SendDirect(10_000, neighbour.peer_id, "x")
+                self.calls += 1
+                return SendDirect(10_000 + self.calls, neighbour.peer_id, "x")
             case "route" | "near":
                 self.calls += 1
                 self.open.add(self.calls)

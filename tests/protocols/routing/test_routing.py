@@ -30,6 +30,7 @@ from p2pmesh.protocols.inputs import (
 from p2pmesh.protocols.routing.routing import RoutingCore
 from p2pmesh.simulation.discrete.network import EPOCH
 from p2pmesh.wire.messages import Direct, DirectAck, Message
+from p2pmesh.wire.overlay import Packet
 from tests.harness.core import IDENTITIES, Net
 from tests.harness.examples import examples
 from tests.harness.one_core import OneCore
@@ -376,6 +377,20 @@ def test_nothing_is_repeated_while_anything_waits_in_the_link_and_it_gets_on():
     bare.load = (0, 1000, 60)
     bare.wait(7)
     assert "has not acknowledged" in str(bare.replies[1].error), "it does not get on any more"
+
+
+def test_what_went_on_over_a_route_is_not_taken_back_by_what_is_told_of_a_new_link():
+    bare = Bare(patience=5.0)
+    bare.up(ALICE, BOB)
+    bare(SendDirect(1, A, "x"))
+    bare.core.expire(bare.core.next_deadline())  # its link is asked how it gets on ...
+    bare(LinkDown(A, "and is gone"))
+    assert {type(message) for message in bare.sent()} == {Packet}
+    bare.up(ALICE)
+    bare(LinkLoad(A, 0, 0, 0))
+    assert bare.sent() == []
+    assert isinstance(bare.wait(60).replies[1].error, PeerUnreachable)
+    assert (bare.count("direct_sender.in_flight"), bare.count("timers")) == (0, 0)
 
 
 def test_a_link_that_gets_on_for_ever_without_an_answer_is_not_waited_for_for_ever():
