@@ -144,7 +144,8 @@ class Fuzz:
         for data, address in datagrams[: BATCH // 4]:
             self._udp.datagram_received(data, address)
             self._tcp.data_received(data)
-            if getattr(self._tcp, "buffer", b"")[2:4] > b"\x08":  # it waits for what never comes
+            waiting = getattr(self._tcp, "buffer", b"")
+            if waiting[2:4] > b"\x08" or len(waiting) > 4096:  # it waits for what never comes, or was aborted
                 self._tcp = self._turn(_TurnByTcp)
         for _ in range(BATCH // 4):
             start_now(self._sctp()._handle_data(self._packet()))
