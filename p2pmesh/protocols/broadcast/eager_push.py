@@ -4,9 +4,9 @@ In go messages with the links that they are meant for, and the neighbours' acks;
 (a hop is decided, which the receipts must know), `CloseLink`.
 
 On each link there is a window of unacknowledged messages (TCP's idea) and a backlog of those that wait for it. Each
-is on its way as a copy, or as an *offer*: an announcement that has to be answered, by a graft or an ack. A link that
-falls behind while others don't holds no publisher back; if it stays behind for `slow_patience`, it is closed, unless
-everything is slow: what waits for it must have waited so much longer than what others acknowledge at once.
+is on its way as a copy, or as an *offer*: an announcement that has to be answered, by a graft or an ack. Publishers
+wait for the slowest link that moves. One for which something has waited for longer than `slow_patience`, while others
+acknowledge at once what came later, is closed; but nothing is while all are slow, or we are.
 
 State: for each link at most `window` messages and `window_bytes` on their way and `backlog` that wait, and fewer than
 `MAX_ACKS_WAITING` acks that we owe it.
