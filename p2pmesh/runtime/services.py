@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any, Final
 
 import attrs
@@ -24,6 +25,8 @@ logger: Final = logging.getLogger(__name__)
 
 STEADY = 5.0
 """Seconds after which a connection counts as a success: one that ends at once must not be retried in a hurry."""
+PROBE_EVERY = 1.0
+"""Seconds between attempts to connect to a service that does not answer."""
 UNANSWERING = "it does not answer: the connection is opened anew"
 
 
@@ -64,18 +67,21 @@ class Service:
         self._connection: Connection | None = None
         self._refused: str | None = None
         self._is_dead = False
+        self._is_probing = False
+        self._nursery: trio.Nursery | None = None
         self._unwritten = 0
         self._drained = trio.lowlevel.ParkingLot()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Connect, carry messages both ways, and connect again, until cancelled."""
-        task_status.started()
-        while True:
-            reason = await self._session()
-            logger.debug("signaling service %s: %s", self.name, reason)
-            await self._deliver(ServiceDown(self.name, reason))
-            if not self._is_dead:
-                await self._retry.wait(refused=self._refused is not None)
+        async with trio.open_nursery() as self._nursery:
+            task_status.started()
+            while True:
+                reason = await self._session()
+                logger.debug("signaling service %s: %s", self.name, reason)
+                await self._deliver(ServiceDown(self.name, reason))
+                if not self._is_dead:
+                    await self._retry.wait(refused=self._refused is not None)
 
     def send(self, message: SignalingMessage) -> None:
         """Queue a message; dropped and counted if the service is down or does not take them."""
@@ -96,13 +102,26 @@ class Service:
             self._scope.cancel(reason)
 
     def reopen(self) -> None:
-        """The service does not answer, so its connection is dead: open another, without a wait."""
-        self._is_dead = True
-        abort = getattr(self._connection, "abort", None)
-        if abort is not None:
-            abort()
-        if self._scope is not None:
-            self._scope.cancel(UNANSWERING)
+        """The service does not answer: its connection may be dead, and is replaced if another can be opened."""
+        if self._nursery is not None and self._scope is not None and not self._is_probing:
+            self._is_probing = True
+            self._nursery.start_soon(self._probe, self._scope, self._counts.received)
+
+    async def _probe(self, scope: trio.CancelScope, heard: int) -> None:
+        """Try to connect anew, until that works, or the service is heard over the connection that there is."""
+        while self._scope is scope and self._counts.received == heard:
+            opened = False
+            with trio.move_on_after(self._config.open_timeout), suppress(TransportError):
+                async with self.transport.connect() as another:
+                    opened = True
+                    _abort(another)
+            if opened and self._scope is scope and self._counts.received == heard:
+                self._is_dead = True
+                _abort(self._connection)
+                scope.cancel(UNANSWERING)
+                break
+            await trio.sleep(PROBE_EVERY)
+        self._is_probing = False
 
     async def drained(self) -> None:
         """Wait until all that was queued is written, or lost with its connection."""
@@ -163,3 +182,10 @@ class Service:
             self._counts.sent += 1
             self._unwritten -= 1
             self._drained.unpark_all()
+
+
+def _abort(connection: Connection | None) -> None:
+    """Have it close without a goodbye, if it knows how to."""
+    abort = getattr(connection, "abort", None)
+    if abort is not None:
+        abort()

@@ -12,7 +12,7 @@ import trio
 import trio.testing
 
 from p2pmesh.config import SignalingConfig
-from p2pmesh.errors import ConfigError, LocalProtocolError, MeshClosed, PeerUnreachable
+from p2pmesh.errors import ConfigError, LocalProtocolError, MeshClosed, PeerUnreachable, TransportError
 from p2pmesh.events import Lagged, MessageReceived, PeerFailed
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.core import Reply
@@ -403,6 +403,42 @@ class Deaf(Transport):
         self.is_aborted.set()
 
 
+class Unreachable(Deaf):
+    """The same, that can't be reached anew, and speaks again after a while."""
+
+    @asynccontextmanager
+    async def connect(self):
+        if self.opened:
+            self.opened.append(trio.current_time())
+            raise TransportError("no route")
+        async with super().connect() as connection:
+            yield connection
+
+    async def __anext__(self):
+        await trio.sleep_until(20)
+        if len(self.opened) > 20:
+            await trio.sleep_forever()
+        self.opened += [0.0] * 20
+        return ServiceError(message="here I am")
+
+
+async def test_a_connection_that_may_be_dead_is_kept_while_there_is_no_other(autojump_clock, nursery):
+    told, transport = [], Unreachable()
+
+    async def deliver(event):
+        told.append(event)
+
+    service = Service(transport, SignalingConfig(), random.Random(1), deliver, lambda address: None)
+    nursery.start_soon(service.run)
+    await trio.sleep(10)
+    service.reopen()
+    service.reopen()
+    await trio.sleep(30)
+    assert [type(event) for event in told] == [ServiceUp, Signaled]
+    assert 5 < len([at for at in transport.opened if at]) <= 12
+    nursery.cancel_scope.cancel()
+
+
 async def test_a_connection_that_is_dead_is_opened_anew_at_once(autojump_clock, nursery):
     told, transport = [], Deaf()
 
@@ -415,7 +451,7 @@ async def test_a_connection_that_is_dead_is_opened_anew_at_once(autojump_clock, 
     now = trio.current_time()
     service.reopen()
     await trio.sleep(5)
-    assert transport.opened[1:] == [now]
+    assert transport.opened[1:] == [now, now], "to see whether that works, and then in its place"
     assert [type(event) for event in told] == [ServiceUp, ServiceDown, ServiceUp]
     assert "does not answer" in told[1].reason
     nursery.cancel_scope.cancel()

@@ -19,6 +19,7 @@ import socket
 import ssl
 from collections.abc import Callable, Coroutine
 from contextvars import copy_context
+from functools import partial
 from typing import Any, Final, Protocol, cast
 
 import aioice
@@ -99,7 +100,8 @@ class IceConnection(aioice.ice.Connection):
         self._news = asyncio.get_running_loop().create_future()
         self._queries = {}
         for server in self.gathering.servers:
-            ask = self._ask_stun(server, hosts) if server.url.kind == "stun" else self._ask_turn(server, component)
+            is_stun = server.url.kind == "stun"
+            ask = partial(self._ask_stun, server, hosts) if is_stun else partial(self._ask_turn, server, component)
             self._queries[asyncio.create_task(self._asked(server, ask))] = server
         await self._wait_for_servers()
         self._is_gathered = True
@@ -150,12 +152,12 @@ class IceConnection(aioice.ice.Connection):
             if not query.done() and not server.is_slow and server.url.kind not in without
         ]
 
-    async def _asked(self, server: Server, ask: Coroutine[Any, Any, str | None]) -> None:
+    async def _asked(self, server: Server, ask: Callable[[], Coroutine[Any, Any, str | None]]) -> None:
         """Ask a server; whatever goes wrong is that server's trouble, and ends nothing."""
         began = self.loop.time()
         trouble: str | None = f"did not answer within {PATIENCE:g} s"
         try:
-            trouble = await asyncio.wait_for(ask, PATIENCE)
+            trouble = await asyncio.wait_for(ask(), PATIENCE)
         except (TimeoutError, aioice.stun.TransactionTimeout):
             pass
         except asyncio.CancelledError:
@@ -179,30 +181,43 @@ class IceConnection(aioice.ice.Connection):
 
     async def _ask_stun(self, server: Server, hosts: list[aioice.ice.StunProtocol]) -> str | None:
         """Ask for our address as the server sees it, from each of ours; gives what is wrong with the server."""
-        asks = [
-            asyncio.create_task(self._reflexive(server, host, address))
-            for address in server.addresses
-            for host in [host for host in hosts if _version(host.local_candidate.host) == _version(address[0])][
-                :MAX_ASKING
-            ]
-        ]
-        if not asks:
+        began = self.loop.time()
+        waiting: set[asyncio.Task[Exception | None]] = set()
+        for address in server.addresses:
+            alike = [host for host in hosts if _version(host.local_candidate.host) == _version(address[0])]
+            waiting |= {asyncio.create_task(self._reflexive(server, host, address)) for host in alike[:MAX_ASKING]}
+        if not waiting:
             return "has no address of a kind that this machine has"
-        results = await asyncio.gather(*asks, return_exceptions=True)
-        failures = [result for result in results if isinstance(result, BaseException)]
-        if len(failures) == len(asks):
-            raise failures[0]
+        failure: Exception | None = None
+        try:
+            while waiting and server not in self._answered:
+                done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                failure = next((error for ask in done if (error := ask.result()) is not None), failure)
+            if waiting:  # from addresses that don't lead there no answer comes
+                await asyncio.wait(waiting, timeout=max(GRACE, self.loop.time() - began))
+        finally:
+            for ask in waiting:
+                ask.cancel()
+        if failure is not None and server not in self._answered:
+            raise failure
         return None
 
-    async def _reflexive(self, server: Server, host: aioice.ice.StunProtocol, address: tuple[str, int]) -> None:
+    async def _reflexive(
+        self, server: Server, host: aioice.ice.StunProtocol, address: tuple[str, int]
+    ) -> Exception | None:
+        """Ask from one of ours. Gives what went wrong: a task that nobody waits for any more must not raise."""
         request = aioice.stun.Message(aioice.stun.Method.BINDING, aioice.stun.Class.REQUEST)
-        response, _ = await host.request(request, address, retransmissions=TRIES)
-        mapped = response.attributes.get("XOR-MAPPED-ADDRESS") or response.attributes["MAPPED-ADDRESS"]
+        try:
+            response, _ = await host.request(request, address, retransmissions=TRIES)
+            mapped = response.attributes.get("XOR-MAPPED-ADDRESS") or response.attributes["MAPPED-ADDRESS"]
+        except Exception as error:
+            return error
         base = host.local_candidate
         self._heard_of(server)
         if mapped[1] and not any((known.host, known.port) == mapped for known in self._found):
             priority = candidate_priority(base.component, "srflx")
             self._add(_candidate("srflx", base.component, mapped, priority, (base.host, base.port)))
+        return None
 
     async def _ask_turn(self, server: Server, component: int) -> str | None:
         """Have the server relay for us; gives what is wrong with the server."""

@@ -8,7 +8,8 @@ what is lost, nothing is delivered twice or after what was sent later, and all t
 What an origin sent before we began to listen is not waited for; but whether the first thing that we hear was sent
 before or after another one on its way can't be known, so it is held back for `start`, unless it is the origin's very
 first. When an origin begins a new series, as it does when it starts anew, what is held of the last one is delivered
-and it counts from 1. What has no number, as from the original's peers, is delivered as it comes.
+and it counts from 1; which of two is the later one, series say, and ages where its clock was set back. What has no
+number, as from the original's peers, is delivered as it comes.
 
 In goes what arrives, with the time; out comes what is to be delivered now. No core of the mesh: the runtime asks it.
 State: at most `SubscriptionConfig.held` broadcasts and `origins` streams. Above that, what has waited longest is
@@ -17,6 +18,7 @@ delivered without what it waits for, and the origin that was silent longest is f
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from typing import TypeAlias
 
@@ -26,6 +28,10 @@ from p2pmesh.config import SubscriptionConfig
 from p2pmesh.events import MessageReceived, MessagesSkipped
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.util.timers import Timers
+
+RUNS_APART = 5.0
+"""Seconds by which a broadcast of an earlier series was sent later than all of the last one, if its origin has started
+anew since with its clock set back: more than ages err by, since time on links is left out of them."""
 
 _Key: TypeAlias = tuple[PeerId, str]
 _Items: TypeAlias = list[MessageReceived | MessagesSkipped]
@@ -40,6 +46,8 @@ class _Stream:
     """The number to be delivered next; None before it is known where to begin."""
     first: int = 1
     """The number that was delivered first."""
+    sent: float = -math.inf
+    """When the last that is known of it was sent, by our clock."""
     held: dict[int, tuple[float, MessageReceived]] = field(factory=dict)
     """What came too early, and when, by number, the oldest first."""
 
@@ -78,11 +86,18 @@ class FifoOrder:
             stream = self._streams[key] = _Stream(event.series, 1 if event.sequence == 1 else None)
             if len(self._streams) > self._config.origins:
                 items += self._drain(*self._streams.popitem(last=False))
-        elif event.series > stream.series:
+        elif event.series != stream.series and self._is_later(event, stream, now):
             items += self._drain(key, stream)
             stream = self._streams[key] = _Stream(event.series, 1)
+        if event.series == stream.series:
+            stream.sent = max(stream.sent, now - event.age)
         self._streams.move_to_end(key)
         return items + self._take(key, stream, event, event.sequence, now)
+
+    def _is_later(self, event: MessageReceived, stream: _Stream, now: float) -> bool:
+        """Whether it is of a later run of its origin: by its series, unless the origin's clock was set back since."""
+        apart = now - event.age - stream.sent
+        return apart > -RUNS_APART if event.series is not None and event.series > stream.series else apart > RUNS_APART
 
     def expire(self, now: float) -> _Items:
         """Deliver what has waited for long enough."""

@@ -47,8 +47,6 @@ class Stored:
     verified: VerifiedRecord
     radius: int | None = None
     """How far from the key the k-th nearest peer is, as far as we know; None if there are fewer."""
-    changes: int = 0
-    """Peers that came to be around us and near enough since a holder last republished it."""
 
     @property
     def record_key(self) -> RecordKey:

@@ -5,8 +5,7 @@ Maymounkov and Mazieres 2002, section 2.5, and what it lacks where peers come an
 - A holder looks for the k holders of each value once an hour or so, and gives it to those that lack it; the others
   see that and skip their turn. The publisher does likewise for as long as it is there.
 - Between those, when a peer comes to be around us on the ring that is among the k nearest to a value, those next to it
-  hand it the value: with a tenth of all peers replaced each minute, an hour is too long. Once as many as half of k
-  have come, or have moved up because others are gone, its turn comes at once.
+  hand it the value: with a tenth of all peers replaced each minute, an hour is too long.
 - A peer that knows well more than k peers that are nearer takes no value, and forgets it at its turn to republish.
 
 In: verified records, peers that come to be around us on the ring, what a lookup for the holders found, the time.
@@ -41,9 +40,6 @@ HANDOVER_REACH = 2
 """Peers on either side of a newcomer that hand it values: the one next to it may be new itself, or not know of it."""
 HANDOVER_PACE = 1 / 16
 """Seconds for each value that waits to be handed over: a newcomer gets thousands in minutes, and no link is swamped."""
-HURRIED_REPUBLISH = 60.0
-"""Seconds within which a holder republishes a value once half of the peers around it have changed; then the others skip
-it."""
 SETTLING = 2.0
 """Seconds until a newcomer is handed values, or brings its own, jittered by half: routes should lead to it by then."""
 
@@ -157,18 +153,13 @@ class Republisher:
     def around(self, came: Sequence[tuple[int, PeerId]], now: float) -> None:
         """These peers have come to be around us on the ring; so many lie between us and each.
 
-        Each gets the values that it should hold from the peers next to it. Where many have come, or others have gone
-        so that those are next in the row, our turn to republish comes soon.
+        Each gets the values that it should hold from the peers next to it.
         """
-        half = max(self._config.k // 2, 1)
         for stored in self.store:
             near = [(between, peer) for between, peer in came if _is_within(stored, peer)]
             if not near:
                 continue
             self._measure(stored, now)
-            before, stored.changes = stored.changes, stored.changes + len(near)
-            if before < half <= stored.changes:
-                self.store.turns.set(stored.record_key, now + HURRIED_REPUBLISH * self._rng.random())
             for between, peer in near:
                 if between < HANDOVER_REACH and _is_within(stored, peer):
                     self._hand_over(stored.record_key, peer, now)
@@ -236,7 +227,6 @@ class Republisher:
     def _turn_done(self, stored: Stored, now: float, *, skipped: bool = False) -> None:
         """A peer has seen to a value just now, we or another holder: our next turn comes later."""
         self.counts.skipped += skipped
-        stored.changes = 0
         self.store.turns.set(stored.record_key, self._next_turn(now))
 
     def _republish(self, verified: VerifiedRecord) -> Republish:

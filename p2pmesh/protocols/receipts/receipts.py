@@ -23,7 +23,8 @@ tells), that is lost, and what it had not yet passed on: the tokens that were on
 and they are on their way for about as long as the message took. A peer that leaves politely passes on its own first.
 
 **Settled** is a broadcast once all children have answered, were given up on, or its ttl is over. A child whose link
-has ended may still answer by a route, for `patience`. The application is told once: delivered, if at least one peer
+has ended may still answer by a route, for `patience`. Where that took long, answers get lost and repeated, and more may
+be on their way: then nothing must change for a while, too. The application is told once: delivered, if at least one peer
 has it, or failed. That is true for ever: a broadcast that nobody took fails when its ttl is over, not before, because a
 link may open; or as soon as all neighbours have refused it for good, and then it is withdrawn, so that nobody who comes
 gets it after all. Where a peer got it late and by another way than first, both ways are waited for until the one has
@@ -171,6 +172,8 @@ class ReceiptsCore:
                     self._timers.set((TallyDue.DROP, message_id), now + self._config.linger)
                 case TallyDue.DROP:
                     self._forget(tally)
+                case TallyDue.QUIET:
+                    self._changed(tally, now)
                 case TallyDue.INTERIM if isinstance(tally, Relayed):
                     self._outbox.tell(tally.upstream, message_id, tally.epoch, now)
                 case TallyDue.INTERIM:
@@ -481,6 +484,8 @@ class ReceiptsCore:
                 self._counts.delivered += own.below > 0
                 self._counts.failed += not own.below
             self._effects.append(effect)
+        if own.is_settled and own.below and now < own.quiet_at:
+            self._timers.set((TallyDue.QUIET, own.message_id), own.quiet_at)
 
     def _is_refused(self, own: Own) -> bool:
         """Whether every neighbour will never take it, those of the original's included."""

@@ -27,6 +27,12 @@ ROOM = 4
 """Times as many peers as `MeshSize` says are believed: it is measured on a few distances of a random ring."""
 FEWEST = 1024
 """Believed in any case: in a mesh that has just been joined, or healed, it is not known yet."""
+SWIFT = 1.0
+"""Seconds: an answer that takes longer was lost and repeated on its way, or the peer that it is of."""
+QUIET_SHARE = 0.5
+QUIET_MOST = 1.5
+"""Of the time that it took to settle, and seconds at the most, for which nothing may change then: what else is on its
+way was lost as often."""
 LIE = 8
 """Times as many as are believed make a liar: honest peers whose `MeshSize` differs must never blame each other."""
 
@@ -39,6 +45,7 @@ class TallyDue(Enum):
 
     EXPIRY = "its ttl is over"
     DROP = "nothing is on its way any more"
+    QUIET = "nothing has changed for long enough"
     INTERIM = "pass on what there is"
     PATIENCE = "children without a link have had their time"
 
@@ -145,27 +152,39 @@ class Own(Tally):
     """Whether the application was told how it ended."""
     told: tuple[int, bool] = (0, False)
 
+    state: tuple[int, bool] = (0, True)
+    since: float = 0.0
+    """When that became so."""
     refusals: dict[PeerId, str] = field(factory=dict)
     """Neighbours that will never take it, each with why."""
+
+    @property
+    def quiet_at(self) -> float:
+        """When it counts as settled, if nothing changes: at once, unless it took so long that answers get lost."""
+        took = self.since - self.started
+        return self.since if took < SWIFT else self.since + min(QUIET_SHARE * took, QUIET_MOST)
 
     def judge(self, now: float, *, is_certain: bool) -> Effects:
         """What the application is to be told: how far it is, and once how it ended.
 
         That nobody has it is said when its ttl is over, or when it is certain that nobody ever will.
         """
-        final = self.is_settled and (self.below > 0 or self.is_over or is_certain)
+        state = self.below, self.is_settled
+        if state != self.state:
+            self.state, self.since = state, now
+        final = self.is_settled and (self.is_over or is_certain or (self.below > 0 and now >= self.quiet_at))
         effects: Effects = []
         if self.told != (self.below, final):
             self.told = self.below, final
             effects.append(Progress(self.message_id, self.below, final))
         if final and not self.is_decided:
             self.is_decided = True
-            effects.append(Emit(self._outcome(now)))
+            effects.append(Emit(self._outcome()))
         return effects
 
-    def _outcome(self, now: float) -> MessageDelivered | MessageFailed:
+    def _outcome(self) -> MessageDelivered | MessageFailed:
         if self.below:
-            return MessageDelivered(self.message_id, self.topic, self.below, now - self.started)
+            return MessageDelivered(self.message_id, self.topic, self.below, self.since - self.started)
         return MessageFailed(self.message_id, self.topic, self._why_nobody(), 0)
 
     def _why_nobody(self) -> str:

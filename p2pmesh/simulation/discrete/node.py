@@ -375,7 +375,7 @@ class BareNode:
                 case ServiceRefused():
                     self.service.refuse(self, effect.reason)
                 case ServiceUnanswering():
-                    self.service.reopen(self)
+                    pass  # lines carry again here once the service is reached: another would do no better
                 case _:
                     assert_never(effect)
 

@@ -142,13 +142,6 @@ class BareService:
             node.service_failures = REFUSED
             self._net.after(0.0, self._end_from_below, line, reason)
 
-    def reopen(self, node: Client) -> None:
-        """Open another connection for a node that heard nothing over the one it has."""
-        line = node.line
-        if line is not None and not line.failed:
-            node.service_failures = 0
-            self._net.after(0.0, self._end_from_below, line, "it does not answer")
-
     def vanish(self, node: Client) -> None:
         """The node's process is gone: its kernel closes the connection."""
         line, node.line = node.line, None

@@ -151,6 +151,18 @@ async def test_a_stun_server_that_makes_no_sense_is_told_and_ends_nothing(
         assert [word in record.message for record in caplog.records if record.levelno >= logging.WARNING] == [True]
 
 
+async def test_an_address_from_which_no_server_is_reached_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aioice.ice, "get_host_addresses", lambda **_: ["127.0.0.1", "127.0.0.2"])
+
+    def from_the_first(request: stun.Message) -> bytes | None:
+        return seen(request) if len(requests) == 1 else None
+
+    async with server(from_the_first) as (one, requests), offered(f"stun:{one}", within=10) as (_, attempt):
+        assert len(requests) == 2
+        assert addresses(attempt, "srflx") == [SEEN]
+        assert attempt.description.complete
+
+
 async def test_malformed_answers_are_dropped_and_counted() -> None:
     def malformed(request: stun.Message) -> bytes:
         return answer(request)[:2] + b"\0\x07" + answer(request)[4:] + b"\0\x24\0\x03abc"

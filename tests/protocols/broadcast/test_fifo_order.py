@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import attrs
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -149,7 +150,8 @@ def test_any_arrivals_come_out_in_order_once_and_in_time(arrivals):
             now, pause = ordering.next_deadline(), now + pause - ordering.next_deadline()
             out += [(now, item) for item in ordering.expire(now)]
         now += pause
-        event = said(number, origin, series=series)
+        sent = 100.0 * series + number - 1000.0
+        event = attrs.evolve(said(number, origin, series=series), age=now - sent)
         came.setdefault(event.message_id, now)
         out += [(now, item) for item in ordering.add(event, now)]
         assert ordering.held <= CONFIG.held
@@ -187,6 +189,16 @@ def test_numbers_are_by_topic_and_no_series_comes_twice(clock):
     series, number = numbering.next("a", clock[2])
     assert series > 5
     assert number == 1
+
+
+def test_an_origin_that_starts_anew_with_its_clock_set_back_is_heard():
+    ordering = FifoOrder(CONFIG)
+    ordering.add(said(1, series=9), 0.0)
+    ordering.add(said(3, series=9), 1.0)
+    assert ordering.add(said(1, series=4), 20.0) == [skipped(1), said(3, series=9), said(1, series=4)]
+    straggler = attrs.evolve(said(2, series=9), age=20.5)
+    assert ordering.add(straggler, 21.0) == [skipped(1)]
+    assert ordering.add(said(2, series=4), 22.0) == [said(2, series=4)]
 
 
 def test_a_number_below_the_first_that_there_can_be_is_told_as_skipped():

@@ -637,16 +637,6 @@ def around(core: KademliaCore, *numbers: int, now: float) -> list[Route]:
     return routes(core.handle(PeersFound(tuple(identity(number).peer_id for number in numbers), "ring"), now))
 
 
-def test_once_half_as_many_as_hold_a_value_have_come_to_be_around_us_we_look_after_it_within_a_minute():
-    core, _ = bare_core(4, k=4)
-    assert is_stored(core, record_of(100), 1.0)
-    close = sorted(range(80, 180), key=lambda number: xor_distance(identity(number).peer_id, key_id("key")))
-    for count, hurried in ((1, 0), (2, 1)):
-        around(core, *close[:count], now=100.0 * count)
-        until(core, 100.0 * count + (5.0 if not hurried else 61.0))
-        assert core.snapshot()["republish"]["republished"] == hurried
-
-
 def drive(core: KademliaCore, sent: list[Route], entry: PeerId, now: float, **fields: Any) -> list[Route]:
     """Answer all requests, and those that follow; all that it sends."""
     everything = []
