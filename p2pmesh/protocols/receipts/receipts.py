@@ -22,14 +22,14 @@ to the parent now and then, for it may be beyond a partition. If it is dead, or 
 tells), that is lost, and what it had not yet passed on: the tokens that were on their way through it in that moment,
 and they are on their way for about as long as the message took. A peer that leaves politely passes on its own first.
 
-**Settled** is a broadcast once all children have answered, were given up on, or its ttl is over. A child whose link
-has ended may still answer by a route, for `patience`. Where that took long, answers get lost and repeated, and more
-may be on their way: then nothing must change for a while, too. The application is told once: delivered, if at least
-one peer has it, or failed. That is true for ever: a broadcast that nobody took fails when its ttl is over, not before,
-because a link may open; or as soon as all neighbours have refused it for good, and then it is withdrawn, so that
-nobody who comes gets it after all. Where a peer got it late and by another way than first, both ways are waited for
-until the one has told that it counts there. One that may be with somebody when we leave is left undecided. Counting
-goes on after that, and `Progress` tells.
+**Settled** is a broadcast once all children have answered, were given up on, or its ttl is over. A child whose link has
+ended may still answer by a route, for `patience`. Where that took long, answers get lost and repeated, and more may be
+on their way: then nothing must change for a while, too. The application is told once: delivered, if at least one peer
+has it, or failed. That is true for ever: a broadcast that nobody took fails when its ttl is over, not before, because a
+link may open; or as soon as all neighbours have refused it for good, and then it is withdrawn, so that nobody who comes
+gets it after all. Where a peer got it late and by another way than first, both ways are waited for until the one has
+told that it counts there. One that may be with somebody when we leave is left undecided. Counting goes on after that,
+and `Progress` tells.
 
 A peer that tells of more peers than there can be is believed for no more than that: `MeshSize` says how many there
 are, with room for its being wrong, and what exceeds it counts once the mesh is found to be larger. If it never is, a

@@ -1191,7 +1191,7 @@ def test_no_input_raises_or_passes_a_bound(script):
     [(1, 5), (7, 5), *(pytest.param(seed, 5, marks=pytest.mark.simulation) for seed in (3, 6))],
 )
 def test_receipts_over_lossy_links_are_settled_with_the_full_count(seed, max_peers):
-    """But where nobody's tree reaches a peer, and each announcement to it is lost at first: nobody waits for it."""
+    """But where no tree reaches a peer, and each announcement to it is lost at first: nobody waits for that one."""
     net = BareNetwork(seed, config=MeshConfig(max_peers=max_peers))
     for _ in range(6):
         net.add()
