@@ -91,14 +91,20 @@ class FingerSearch:
 
     # --- what happens -------------------------------------------------------------------------------------------------
 
-    def slots_changed(self, *, displaced: bool, now: float) -> None:
-        """Slots may have been taken or got free; `displaced` if a newcomer took our place with a neighbour."""
+    def slots_changed(self, *, displaced: bool, now: float) -> bool:
+        """Slots may have been taken or got free; `displaced` if a newcomer took our place with a neighbour.
+
+        Returns:
+          Whether it makes a difference to searching. If not, a search that has enough is not over yet: what we have
+          now is not sure to stay while rings merge.
+        """
         before, self._free = self._free, max(0, self._slots.free())
         if displaced and self._most:
             self._target = self._most if now > self._merging_until else self._enough()
             self._start(now + REPAIRED)
         elif self._free > before and self._dialing:  # the dial failed, as it seems
             self._failed(now)
+        return displaced or self._free != before
 
     def settle_for_less(self, until: float) -> None:
         """Two rings become one: slots are passed from hand to hand, and get free at the end.

@@ -478,8 +478,8 @@ class OverlayCore:
             self._timers.set("balance", max(moment, now))
         else:
             self._timers.cancel("balance")
-        self._fingers.slots_changed(displaced=self._displaced, now=now)
-        self._set_search(now)
+        if self._fingers.slots_changed(displaced=self._displaced, now=now):
+            self._set_search(now)
         self._displaced = False
 
     def _follow(self, step: Step | None, now: float) -> None:
