@@ -77,7 +77,7 @@ class LinkLoop(StockLoop):
     """trio-asyncio's loop with owners. Made from a running stock loop, by `open_link_loop`."""
 
     is_fast = False
-    datagrams_dropped = 0
+    datagrams_dropped: int = 0
     """Datagrams from anybody that were malformed, or not the peer's."""
 
     def drop_datagram(self, why: object) -> None:
