@@ -11,6 +11,7 @@ import attrs
 import pytest
 
 import p2pmesh
+import p2pmesh.server
 
 
 @pytest.mark.parametrize("name", p2pmesh.__all__)
@@ -56,6 +57,11 @@ def test_the_version_is_the_one_of_the_package():
 def test_a_name_that_is_not_there_is_an_attribute_error():
     with pytest.raises(AttributeError, match="no attribute 'open_mash'"):
         _ = p2pmesh.open_mash
+
+
+@pytest.mark.parametrize("name", ["ServerConfig", "SignalingServer", "open_signaling_server"])
+def test_the_servers_package_has_the_servers_names(name):
+    assert getattr(p2pmesh.server, name) is getattr(p2pmesh, name)
 
 
 NO_TRANSPORT = {"h11", "importlib.metadata", "p2pmesh.transports.memory", "wsproto"}

@@ -5,3 +5,21 @@ what clients send), `config`, `app` (connections, from the first byte to the las
 `addresses` (whom a connection is from), `websocket`, `metrics`. In: a client's JSON messages. Out: bootstrap peers,
 relayed messages, errors, `/healthz`, `/metrics`.
 """
+
+import typing as _typing
+
+if _typing.TYPE_CHECKING:
+    from p2pmesh.server.app import SignalingServer, open_signaling_server
+    from p2pmesh.server.config import ServerConfig
+
+__all__ = ["ServerConfig", "SignalingServer", "open_signaling_server"]
+
+if not _typing.TYPE_CHECKING:  # ruff: ignore[non-empty-init-module] - `presence` is used without the server, too
+
+    def __getattr__(name: str) -> object:
+        """Public names of the server, which takes long to import."""
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        import p2pmesh
+
+        return getattr(p2pmesh, name)
