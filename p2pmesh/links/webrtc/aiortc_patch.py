@@ -36,7 +36,8 @@ class DtlsTransport(RTCDtlsTransport):
     def decrypted(self, datagram: bytes) -> Coroutine[Any, Any, None] | None:
         """What is left to do for a datagram with the peer's data; None for any other, which is aiortc's to look at.
 
-        Looking at it twice does no harm: DTLS drops what it has seen, and stays closed once it is.
+        It is not guarded against what a malformed packet makes of it: `start_guarded` is. Looking at it twice does no
+        harm: DTLS drops what it has seen, and stays closed once it is.
         """
         receiver, ssl = self._data_receiver, self._ssl
         if receiver is None or ssl is None or not self._is_settled():
@@ -46,7 +47,7 @@ class DtlsTransport(RTCDtlsTransport):
             data = ssl.recv(LARGEST_PACKET)
         except SSL.Error:
             return None
-        return receiver._handle_data(data)
+        return RTCSctpTransport._handle_data(cast("RTCSctpTransport", receiver), data)
 
     def _is_settled(self) -> bool:
         """Connected, and with no flight of the handshake to send again."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context
 from typing import Any
 
@@ -16,6 +16,30 @@ def start_now(coro: Coroutine[Any, Any, None], context: Context | None = None) -
     """
     loop = asyncio.get_running_loop()
     asyncio.Handle(_start, (coro, loop), loop, context)._run()
+
+
+def start_guarded(
+    coro: Coroutine[Any, Any, None],
+    loop: asyncio.AbstractEventLoop,
+    context: Context,
+    failed: Callable[[Exception], None],
+) -> None:
+    """As `start_now`, but what it raises is told to `failed`, and goes no further."""
+    try:
+        waits_for = context.run(coro.send, None)
+    except StopIteration:
+        return
+    except Exception as error:
+        failed(error)
+        return
+    context.run(loop.create_task, _guarded(coro, waits_for, failed))
+
+
+async def _guarded(coro: Coroutine[Any, Any, None], waits_for: Any, failed: Callable[[Exception], None]) -> None:
+    try:
+        await _Rest(coro, waits_for)
+    except Exception as error:
+        failed(error)
 
 
 def _start(coro: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop) -> None:

@@ -29,7 +29,7 @@ import aioice.turn
 import ifaddr
 from aioice.candidate import candidate_foundation, candidate_priority
 
-from p2pmesh.links.webrtc.eager_coroutine import start_now
+from p2pmesh.links.webrtc.eager_coroutine import start_guarded
 from p2pmesh.links.webrtc.event_loop import RECEIVE_BUFFER, DatagramTransport, LinkLoop
 from p2pmesh.links.webrtc.server_pool import OURS, PATIENCE, Gathering, Server
 
@@ -306,7 +306,8 @@ class IceConnection(aioice.ice.Connection):
         if not isinstance(transport, DatagramTransport):
             return
         transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
-        queue, component, loop = self._queue, host.local_candidate.component, self.loop
+        queue, component = self._queue, host.local_candidate.component
+        loop, drop = self.loop, self.loop.drop_datagram
         context = copy_context()  # that of the connection, which owns what is started there
         trusted: object = None
 
@@ -317,16 +318,16 @@ class IceConnection(aioice.ice.Connection):
                 return
             if address != trusted:
                 if not self._is_known(address):
-                    loop.drop_datagram("from an address that has passed no check")
+                    drop("from an address that has passed no check")
                     return
                 trusted = address
             packet = self.dtls.decrypted(data) if self.dtls is not None and queue.empty() else None
             if packet is not None:
-                start_now(packet, context)
+                start_guarded(packet, loop, context, drop)
             elif queue.qsize() < MAX_WAITING_DATAGRAMS:
                 queue.put_nowait((data, component))
             else:
-                loop.drop_datagram("too many")
+                drop("too many")
 
         transport.divert(received)
 
