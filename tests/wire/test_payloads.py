@@ -309,5 +309,5 @@ def seconds(payload: Any) -> float:
     ],
 )
 def test_time_is_linear_in_the_size(make: Any) -> None:
-    small, large = seconds(make(5_000)), seconds(make(40_000))
-    assert large < 0.001 + small * 8 * 3, "eight times the size; quadratic would be 64 times the time"
+    is_linear = (seconds(make(40_000)) < 0.001 + seconds(make(5_000)) * 8 * 3 for _ in range(4))
+    assert any(is_linear), "eight times the size; quadratic would be 64 times the time, whatever else the machine does"
