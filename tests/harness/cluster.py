@@ -16,8 +16,8 @@ class Cluster:
         self._seed = seed
 
     async def __aenter__(self):
-        self._world = await self._stack.enter_async_context(simulated_meshes(seed=self._seed))
-        self.network, self.hub = self._world.network, self._world.hub
+        self.simulated = await self._stack.enter_async_context(simulated_meshes(seed=self._seed))
+        self.network, self.hub = self.simulated.network, self.simulated.hub
         return self
 
     async def __aexit__(self, *exc):
@@ -28,12 +28,14 @@ class Cluster:
 
     @asynccontextmanager
     async def peer(self, number, *, transports=(), identity=None, **options):
-        async with self._world.peer(*transports, identity=identity or self.identity(number), **options) as mesh:
+        async with self.simulated.peer(*transports, identity=identity or self.identity(number), **options) as mesh:
             yield mesh
 
     async def join(self, count, **options):
         """That many peers, which stay until the world's end."""
-        return [mesh for n in range(count) for mesh in await self._world.join(identity=self.identity(n + 1), **options)]
+        return [
+            mesh for n in range(count) for mesh in await self.simulated.join(identity=self.identity(n + 1), **options)
+        ]
 
 
 async def until(condition, timeout=60.0, step=0.05):  # noqa: ASYNC109  # of a test's own clock

@@ -10,7 +10,7 @@ from tests.harness.cluster import Cluster, at_rest, linked
 async def crowd(world, offset, count=4):
     """One peer whose clock is fast by so much, and so many others whose clocks are right."""
     others = await world.join(count)
-    (mesh,) = await world._world.join(identity=world.identity(99), clock_offset=offset)
+    (mesh,) = await world.simulated.join(identity=world.identity(99), clock_offset=offset)
     await at_rest(*others, mesh)
     return mesh, others
 
@@ -21,7 +21,7 @@ async def test_the_dht_says_that_our_clock_is_wrong_and_goes_on_once_it_is_right
         mesh, others = await crowd(world, offset)
         with pytest.raises(PeerRefused, match=f"{said}, by the clock here"):
             await mesh.dht.put("key", "wrong", ttl=60)
-        world._world.set_clock(mesh, 0.0)
+        world.simulated.set_clock(mesh, 0.0)
         assert await mesh.dht.put("key", "right") > 1
         assert (await others[0].dht.get("key")).value == "right"
 
@@ -47,7 +47,7 @@ async def test_a_send_over_others_says_that_the_clocks_differ(autojump_clock):
         far = next(other.peer_id for other in others if other.peer_id not in mesh.peers)
         with pytest.raises(PeerUnreachable, match=r"3600 s .*clock"), trio.fail_after(60):
             await mesh.send(far, "text")
-        world._world.set_clock(mesh, 0.0)
+        world.simulated.set_clock(mesh, 0.0)
         with trio.fail_after(60):
             await mesh.send(far, "text")
 
@@ -58,5 +58,5 @@ async def test_where_most_are_no_neighbours_the_dht_tells_what_they_refuse(autoj
         await others[0].dht.put("key", "value")
         with pytest.raises(PeerUnreachable, match="clock"):
             await mesh.dht.put("mine", "wrong")
-        world._world.set_clock(mesh, 0.0)
+        world.simulated.set_clock(mesh, 0.0)
         assert (await mesh.dht.get("key")).value == "value"

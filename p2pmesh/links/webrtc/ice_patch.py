@@ -239,7 +239,7 @@ class IceConnection(aioice.ice.Connection):
         relay = _Stun(self)
         try:
             await transport._connect(relay)
-        except BaseException:
+        except BaseException:  # cancelled, too: nobody else knows of this socket
             inner.transport.close()
             raise
         sockname, related = transport.get_extra_info("sockname"), transport.get_extra_info("related_address")
