@@ -1,6 +1,7 @@
 """Bounds on what others can make us remember, and on how often they may do something.
 
-- `LruTable` holds what was learned of peers: when it is full, the entry that was not renewed for longest goes.
+- `LruTable` holds what was learned of peers, or of addresses: when it is full, the entry that was not renewed for
+  longest goes.
 - `ExpiringSet` holds ids that were seen, each until a time of its own: what a promise rests on is not forgotten before
   that, unless more come than its bound, and those are counted.
 - `TokenBucket` (Turner 1986; RFC 2697) holds up to `burst` tokens and gains `rate` a second. It may be overdrawn by one
@@ -19,7 +20,7 @@ V = TypeVar("V")
 
 
 class LruTable(Generic[V]):
-    """A bounded table of peers, the least recently renewed forgotten first."""
+    """A bounded table by peers, or other keys of text, the least recently renewed forgotten first."""
 
     __slots__ = ("_items", "_limit")
 
@@ -30,20 +31,20 @@ class LruTable(Generic[V]):
     def __len__(self) -> int:
         return len(self._items)
 
-    def __contains__(self, peer: str) -> bool:
-        return peer in self._items
+    def __contains__(self, key: str) -> bool:
+        return key in self._items
 
-    def get(self, peer: str) -> V | None:
-        return self._items.get(peer)
+    def get(self, key: str) -> V | None:
+        return self._items.get(key)
 
-    def put(self, peer: str, value: V) -> None:
-        self._items[peer] = value
-        self._items.move_to_end(peer)
+    def put(self, key: str, value: V) -> None:
+        self._items[key] = value
+        self._items.move_to_end(key)
         if len(self._items) > self._limit:
             self._items.popitem(last=False)
 
-    def pop(self, peer: str) -> V | None:
-        return self._items.pop(peer, None)
+    def pop(self, key: str) -> V | None:
+        return self._items.pop(key, None)
 
     def values(self) -> list[V]:
         """All entries, the least recently renewed first."""
@@ -127,7 +128,7 @@ class TokenBucket:
 
 
 class RateLimiter:
-    """A rate for each peer. Of more than `limit` peers the least recent are forgotten, and start afresh."""
+    """A rate for each peer or address. Of more than `limit` the least recent are forgotten, and start afresh."""
 
     __slots__ = ("_buckets", "_burst", "_per_second")
 
@@ -139,12 +140,12 @@ class RateLimiter:
     def __len__(self) -> int:
         return len(self._buckets)
 
-    def take(self, peer: str, now: float) -> bool:
-        """Whether this peer may do it once more."""
-        bucket = self._buckets.get(peer) or TokenBucket(self._per_second, self._burst, now)
-        self._buckets.put(peer, bucket)
+    def take(self, key: str, now: float) -> bool:
+        """Whether this one may do it once more."""
+        bucket = self._buckets.get(key) or TokenBucket(self._per_second, self._burst, now)
+        self._buckets.put(key, bucket)
         return bucket.take_if_there(now)
 
-    def forget(self, peer: str) -> None:
-        """Let this peer start afresh."""
-        self._buckets.pop(peer)
+    def forget(self, key: str) -> None:
+        """Let this one start afresh."""
+        self._buckets.pop(key)
