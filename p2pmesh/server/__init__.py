@@ -6,6 +6,7 @@ what clients send), `config`, `app` (connections, from the first byte to the las
 relayed messages, errors, `/healthz`, `/metrics`.
 """
 
+import importlib as _importlib
 import typing as _typing
 
 if _typing.TYPE_CHECKING:
@@ -15,11 +16,10 @@ if _typing.TYPE_CHECKING:
 __all__ = ["ServerConfig", "SignalingServer", "open_signaling_server"]
 
 if not _typing.TYPE_CHECKING:  # ruff: ignore[non-empty-init-module] - `presence` is used without the server, too
+    _MODULES = {"ServerConfig": "config", "SignalingServer": "app", "open_signaling_server": "app"}
 
     def __getattr__(name: str) -> object:
         """Public names of the server, which takes long to import."""
-        if name not in __all__:
+        if name not in _MODULES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        import p2pmesh
-
-        return getattr(p2pmesh, name)
+        return getattr(_importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
