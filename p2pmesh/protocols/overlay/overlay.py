@@ -137,7 +137,7 @@ class OverlayCore:
         self._rng = rng
         self._wall = wall
         self._slots = slots = Slots(me, config.max_peers)
-        self._passive = PassiveView(me, config.topology, rng)
+        self._passive = PassiveView(me, config.topology, rng, serves_originals=config.links.allow_unverified)
         self._pins = PinnedLinks(slots)
         self._links = LinkManager(me, config, slots, self._passive, self._pins, rng)
         self._links.policy.health = health or self._links.policy.health
