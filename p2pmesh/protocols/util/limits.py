@@ -118,6 +118,11 @@ class TokenBucket:
         self._tokens, self._at = level - is_there, now
         return is_there
 
+    def give_back(self, now: float) -> None:
+        """A token was not needed after all."""
+        self.take(now, -1)
+        self._tokens = min(self._burst, self._tokens)
+
     @property
     def is_flooded(self) -> bool:
         """Whether it is overdrawn by a whole burst."""
