@@ -303,8 +303,6 @@ class RoutingConfig:
     """As `misses`, of such a packet."""
     requests: int = _number(4096, low=1)
     """Packets of ours under way."""
-    relay_rate: float = _number(1000.0, low=1)
-    """Packets a second taken from one neighbour, and twice as many at once; what is above is dropped."""
     remembered_routes: int = _number(1024, low=1)
     """Peers whose contact record is kept, and as many whose answers' time is; answers of ours kept for repetitions."""
     clock_skew: float = _number(250.0, low=0)

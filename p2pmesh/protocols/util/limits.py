@@ -122,6 +122,11 @@ class TokenBucket:
         self._tokens, self._at = level - count * is_there, now
         return is_there
 
+    def give(self, now: float, count: float) -> None:
+        """Give so many tokens back."""
+        self._tokens = min(self._burst, self._level(now) + count)
+        self._at = now
+
     def is_whole(self, now: float) -> bool:
         """Whether it holds a whole burst, as a new one does."""
         return self._level(now) >= self._burst
@@ -159,12 +164,12 @@ class RateLimiter:
         self._buckets.pop(key)
 
 
-VERIFY: Final = 150.0
+VERIFY: Final = 100.0
 """Units that a signature costs to check, or a key exchange: a unit is a microsecond of one core, about."""
 FRAME: Final = 50.0
 """Units that any frame costs to be brought here and looked at, be it for nothing."""
-ANSWERED_BYTES: Final = 50.0
-"""Bytes of an answer that cost one unit to be made and sent."""
+BYTES: Final = 50.0
+"""Bytes that cost one unit to be made and sent."""
 BURST: Final = 3.0
 """Seconds of an allowance that may be spent at once: what an honest neighbour asks for comes in bursts."""
 FLOOD: Final = 2.0
@@ -223,6 +228,12 @@ class WorkBudget:
             return Verdict.LATER
         self.too_much += 1
         return Verdict.TOO_MUCH
+
+    def refund(self, key: str, units: float, now: float) -> None:
+        """What came was asked for by ourselves: it cost this key nothing."""
+        entry = self._each.get(key)
+        if entry is not None:
+            entry[0].give(now, units)
 
     def snapshot(self) -> dict[str, int]:
         return {"keys": len(self._each), "later": self.later, "too_much": self.too_much}
