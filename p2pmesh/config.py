@@ -285,9 +285,9 @@ class RoutingConfig:
     """Direct messages of ours that wait for an ack; above it a `send` waits."""
     window: int = _number(64, low=1)
     """Of them to one peer: well below `LinkConfig.outbox`."""
-    seen_ids: int = _number(16_384, low=1)
-    """Ids remembered so that nothing is delivered twice: of direct messages, and as many of what else came over routes.
-    """
+    seen_ids: int = _number(65_536, low=1)
+    """Ids remembered so that nothing is delivered twice, of direct messages and of what else came over routes:
+    for 10 minutes, and some 300 bytes each. What one neighbour brings can't fill it."""
     patience: float = _number(30.0, low=0.1)
     """Seconds for which a direct message is tried: without an answer, and over a link without progress either."""
     least_wait: float = _number(0.3, low=0.01)
