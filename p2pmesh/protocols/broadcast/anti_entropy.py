@@ -209,27 +209,18 @@ class AntiEntropy:
 
     def _compare(self, peer: PeerId, beyond: int, now: float) -> Said:
         within = self._lifetime(now)
-        ours = self._alive(beyond, within, now)
-        if not ours:
+        ours = self._store.places(beyond, within, now)
+        if ours.start == ours.stop:
             return []  # a neighbour that has something asks us
         self._attempts[peer] = self._attempts.get(peer, 0) + 1
         self._timers.wait((Due.DIGEST_AGAIN, peer, ""), now + self._backoff.delay(self._attempts[peer], self._rng))
         self._said_at[peer] = now
         return [(peer, self._summed(ours, beyond, within))]
 
-    def _summed(self, ours: Sequence[StoredMessage], beyond: int, within: int) -> GossipDigest:
+    def _summed(self, ours: slice, beyond: int, within: int) -> GossipDigest:
         self.counts.digests += 1
-        total = 0
-        for message in ours:
-            total ^= message.digest
-        return GossipDigest(count=len(ours), sum=total.to_bytes(SUM_SIZE, "big"), within=within, beyond=beyond)
-
-    def _alive(self, beyond: int, within: int, now: float) -> list[StoredMessage]:
-        return [
-            message
-            for message in self._store
-            if beyond <= message.age(now) <= within and self._limits.may_go_on(message, now)
-        ]
+        total = self._store.sum_of(ours).to_bytes(SUM_SIZE, "big")
+        return GossipDigest(count=ours.stop - ours.start, sum=total, within=within, beyond=beyond)
 
     # --- what neighbours say ------------------------------------------------------------------------------------------
 
@@ -243,31 +234,27 @@ class AntiEntropy:
         if peer < self._me:
             self._said_at.pop(peer, None)  # if both have begun at once, it leads
         beyond, within = self._ages(theirs.beyond, theirs.within, passed, now)
-        ours = self._alive(beyond, within, now)
+        ours = self._store.places(beyond, within, now)
         said = self._summed(ours, beyond, within)
         if within + EARLY < theirs.within:  # we are younger
             return [(peer, said)]
         if (said.count, said.sum) == (theirs.count, theirs.sum):
             return [(peer, GossipWant())]
-        return _list(peer, [message.data.id for message in ours], beyond, within)
+        return _list(peer, [message.data.id for message in self._store.at(ours)], beyond, within)
 
     def have(self, peer: PeerId, theirs: GossipHave, lacked: Iterable[str], now: float) -> Said:
         """Pull what a neighbour names and we lack, and name what it lacks where it names all."""
         passed = self._answered(peer, now)
         said: Said = []
         if theirs.within:
-            ages, named = self._ages(theirs.beyond, theirs.within, passed, now), set(theirs.ids)
-            ours = [message.data.id for message in self._alive(*ages, now)]
-            said += _name(
-                peer,
-                [
-                    message_id
-                    for message_id in ours
-                    if message_id not in named
-                    and (theirs.after is None or theirs.after < message_id)
-                    and (theirs.until is None or message_id <= theirs.until)
-                ],
-            )
+            beyond, within = self._ages(theirs.beyond, theirs.within, passed, now)
+            theirs_too = set(theirs.ids)
+            ours = [
+                message
+                for message in self._store.named(theirs.after, theirs.until)
+                if message.data.id not in theirs_too
+            ]
+            said += _name(peer, self._alive(ours, beyond, within, now))
         pull = self._pulls.get(peer)
         for message_id in lacked:
             if message_id in self._sources or (peer, message_id) in self._refused:
@@ -289,16 +276,17 @@ class AntiEntropy:
 
     def history(self, peer: PeerId, asked: GossipHistory, now: float) -> Said:
         """Name to a neighbour what was sent before it began."""
-        return _name(
-            peer,
-            [
-                message.data.id
-                for message in self._store
-                if asked.topic in {None, message.data.topic}
-                and asked.beyond <= message.age(now) <= asked.within
-                and self._limits.may_go_on(message, now)
-            ],
-        )
+        there = self._store.at(self._store.places(asked.beyond, asked.within, now))
+        ours = [message for message in there if asked.topic in {None, message.data.topic}]
+        return _name(peer, self._alive(ours, asked.beyond, asked.within, now))
+
+    def _alive(self, ours: Iterable[StoredMessage], beyond: int, within: int, now: float) -> list[str]:
+        """The ids of those of them that a neighbour may lack, and that are of such an age."""
+        return [
+            message.data.id
+            for message in ours
+            if beyond <= message.age(now) <= within and self._limits.may_go_on(message, now)
+        ]
 
     def _answered(self, peer: PeerId, now: float) -> int:
         """Milliseconds since we said what is answered: by so much all has aged, what it was about too.

@@ -454,8 +454,8 @@ class BroadcastCore:
         peers: tuple[PeerId, ...] = ()
         born = now - self._limits.age(message.data, age, now)
         if self._limits.is_doubtful(message, message.hops, message.born):
-            message.hops = min(message.hops, self._limits.hops(message.data, hops))
-            message.born = max(message.born, min(born, message.since))
+            hops = min(message.hops, self._limits.hops(message.data, hops))
+            self._store.revise(message, hops, max(message.born, min(born, message.since)))
             self._timers.set((Due.EXPIRY, NOBODY, message.data.id), message.expires)
             if not self._limits.is_doubtful(message, message.hops, message.born):
                 peers = tuple(self._links)
@@ -679,6 +679,7 @@ class BroadcastCore:
             return
         self._give_up(message, now)
         if now < message.since + message.ttl - SPREADS_IN:  # it is not sure that its time is over
+            self._store.retire(message)
             self._timers.set((Due.EXPIRY, NOBODY, message_id), message.since + message.ttl)
         else:
             self._store.remove(message)
