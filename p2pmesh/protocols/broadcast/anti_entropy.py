@@ -29,6 +29,7 @@ refusals.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeAlias
@@ -127,7 +128,7 @@ class AntiEntropy:
         self._looked_at = RateLimiter(DIGESTS_FROM, 1 / DIGEST_EVERY, DIGESTS)
         self._pulls: dict[PeerId, _Pull] = {}
         self._sources: dict[str, PeerId] = {}  # of what is asked for, or about to be
-        self._refused: ExpiringSet[tuple[PeerId, str], None] = ExpiringSet(MAX_TO_PULL)
+        self._refused: ExpiringSet[tuple[PeerId, str], float] = ExpiringSet(MAX_TO_PULL)
         self._wanted: list[_Wanted] = []
         self._last_round: PeerId | None = None
 
@@ -257,7 +258,7 @@ class AntiEntropy:
             said += _name(peer, self._alive(ours, beyond, within, now))
         pull = self._pulls.get(peer)
         for message_id in lacked:
-            if message_id in self._sources or (peer, message_id) in self._refused:
+            if message_id in self._sources or self._is_refused(peer, message_id, now):
                 continue
             pull = pull or self._pulls.setdefault(peer, _Pull({}, {}))
             if len(pull.waiting) < MAX_TO_PULL:
@@ -268,6 +269,9 @@ class AntiEntropy:
         elif not pull.asked:
             said += self._ask(peer, pull, now)
         return said
+
+    def _is_refused(self, peer: PeerId, message_id: str, now: float) -> bool:
+        return (peer, message_id) in self._refused and now < self._refused[peer, message_id]
 
     def want(self, peer: PeerId, now: float) -> None:
         """Note that a neighbour has asked for what it lacks, maybe nothing: the end of a comparison."""
@@ -311,12 +315,14 @@ class AntiEntropy:
         self.counts.pulled += was_pulled
         return was_pulled, self._took(peer, message_id, now)
 
-    def refused(self, peer: PeerId, message_id: str, now: float) -> Said:
-        """Note that what was pulled was refused. It is not pulled from there again, but may be from elsewhere."""
+    def refused(self, peer: PeerId, message_id: str, now: float, *, lasts: float = math.inf) -> Said:
+        """Note that what was pulled was refused. It is not soon pulled from there again, but may be from elsewhere."""
         if self._sources.get(message_id) != peer:
             return []
         self.counts.refused += 1
-        self._refused.add((peer, message_id), None, now + self._config.max_ttl, now)
+        until = now + min(lasts, self._config.max_ttl)
+        self._refused.discard((peer, message_id))
+        self._refused.add((peer, message_id), until, until, now)
         return self._took(peer, message_id, now)
 
     def _took(self, peer: PeerId, message_id: str, now: float) -> Said:

@@ -1,8 +1,8 @@
 """The broadcasts that are alive here: kept for retries, grafts and neighbours to come, bounded by number and by bytes.
 
 Where there is no room, a message of whoever takes most of it has to go, the oldest: of the origin that takes most, if
-that is more than an eighth of all, or else of the neighbour by which most came. So nobody's flood pushes out what others
-sent, nor does one of many origins that nobody knows push out what came by other neighbours.
+that is more than an eighth of all, or else of the neighbour by which most came. So nobody's flood pushes out what
+others sent, nor does one of many origins that nobody knows push out what came by other neighbours.
 
 In go new messages; out come those that have to be forgotten for them, and what is of a certain age or has certain ids,
 in time that follows from how much that is.
@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from attrs import define, field
 from msgspec import structs
 
+from p2pmesh.events import MessageReceived, Payload
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.util.timers import Timers
 from p2pmesh.wire.messages import GossipData
@@ -58,6 +59,7 @@ class Due(Enum):
     DIGEST_AGAIN = "no answer to a digest"
     PULL_AGAIN = "what was pulled has not come"
     ROUND = "the periodic comparison"
+    PUBLISH = "our own rate"
 
 
 NOBODY = PeerId("")
@@ -122,7 +124,8 @@ class StoredMessage:
     @property
     def may_cross_more(self) -> bool:
         """Whether it has not come as far as it may."""
-        return self.hops < self.data.max_hops or self.data.max_hops == ANY_HOPS
+        limit = self.data.max_hops
+        return self.hops < limit or limit == ANY_HOPS
 
     @property
     def expires(self) -> float:
@@ -132,6 +135,21 @@ class StoredMessage:
     def age(self, now: float) -> int:
         """Milliseconds for which peers have kept it, us included."""
         return max(0, int((now - self.born) * 1000))
+
+    def event(self, payload: Payload, *, verified: bool, age: float) -> MessageReceived:
+        """What the application is told."""
+        return MessageReceived(
+            topic=self.data.topic,
+            payload=payload,
+            origin=self.data.origin_peer_id,
+            message_id=self.data.id,
+            timestamp=self.data.timestamp / 1000,
+            hops=self.hops,
+            verified=verified,
+            series=self.data.series,
+            sequence=self.data.sequence,
+            age=age,
+        )
 
     def outgoing(self, now: float) -> GossipData:
         """What a neighbour is sent."""
@@ -275,7 +293,8 @@ class MessageStore:
         if known < places.stop:
             digests = [message.digest for message in self._by_birth[known : places.stop]]
             self._sums[known:] = accumulate(digests, xor, initial=self._sums[known])
-        return self._sums[places.stop] ^ self._sums[places.start]
+        total: int = self._sums[places.stop] ^ self._sums[places.start]
+        return total
 
 
 _born = attrgetter("born")
