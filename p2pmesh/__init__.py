@@ -19,6 +19,7 @@ from p2pmesh.config import (
     SignalingConfig,
     SubscriptionConfig,
     TopologyConfig,
+    WorkConfig,
 )
 from p2pmesh.dht import Dht, DhtValue
 from p2pmesh.errors import (
@@ -136,6 +137,7 @@ __all__ = [
     "TransportError",
     "TransportUnavailable",
     "TransportUp",
+    "WorkConfig",
     "open_mesh",
     "open_signaling_server",
 ]

@@ -309,8 +309,6 @@ class RoutingConfig:
     """As `misses`, of such a packet."""
     requests: int = _number(4096, low=1)
     """Packets of ours under way."""
-    relay_rate: float = _number(1000.0, low=1)
-    """Packets a second taken from one neighbour, and twice as many at once; what is above is dropped."""
     remembered_routes: int = _number(1024, low=1)
     """Peers whose contact record is kept, and as many whose answers' time is; answers of ours kept for repetitions."""
     clock_skew: float = _number(250.0, low=0)
@@ -399,6 +397,29 @@ class IslandsConfig:
 
 
 @frozen(kw_only=True)
+class WorkConfig:
+    """Work that neighbours may cause here and that nobody here asked for, as a share of one core: 0.3 of it in all.
+
+    Half of each share is split among the neighbours, the rest is for whoever needs more. Beyond that, work is put off
+    or dropped, since what is repeated by protocol comes again; a neighbour that goes on nevertheless loses its link.
+    Broadcasts and direct messages that are new are not among it: who reads them bounds those.
+    """
+
+    links: float = _number(0.04, low=0.001)
+    """Frames that come to nothing, and packets without a frame in them."""
+    routing: float = _number(0.1, low=0.001)
+    """Packets: those to pass on, and those for us."""
+    broadcast: float = _number(0.08, low=0.001)
+    """What is asked for to be compared, announced or sent again."""
+    kademlia: float = _number(0.04, low=0.001)
+    """Requests of the DHT."""
+    overlay: float = _number(0.02, low=0.001)
+    """Searches on the ring, and what neighbours tell of their links."""
+    signaling: float = _number(0.02, low=0.001)
+    """Offers, answers and candidates, by whatever way they come."""
+
+
+@frozen(kw_only=True)
 class MeshConfig:
     """All of it. The keyword options of `open_mesh` override the fields of the same name."""
 
@@ -420,6 +441,7 @@ class MeshConfig:
     """Bytes of those; one alone may be larger."""
     inbox: int = _number(64, low=1)
     """Inputs that may wait for one subsystem before their senders wait."""
+    work: WorkConfig = WorkConfig()
     links: LinkConfig = LinkConfig()
     signaling: SignalingConfig = SignalingConfig()
     topology: TopologyConfig = TopologyConfig()

@@ -7,13 +7,17 @@
 - `TokenBucket` (Turner 1986; RFC 2697) holds up to `burst` tokens and gains `rate` a second. It may be overdrawn by one
   more burst, so that its owner can tell a quick client from one that floods. `RateLimiter` is a bucket for each peer,
   and never overdraws.
+- `WorkBudget` bounds the work that neighbours cause in one core, each of them and all together: who spends gets the
+  answer now, later, or too much.
 """
 
 from __future__ import annotations
 
+import enum
 from collections import OrderedDict
 from collections.abc import Hashable
-from typing import Generic, TypeVar
+from itertools import islice
+from typing import Final, Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -111,12 +115,21 @@ class TokenBucket:
         self._at = now
         return self._tokens >= 0
 
-    def take_if_there(self, now: float) -> bool:
-        """Take one token if it is there, and nothing otherwise."""
+    def take_if_there(self, now: float, count: float = 1) -> bool:
+        """Take one token, or so many, if they are there, and nothing otherwise."""
         level = self._level(now)
-        is_there = level >= 1
-        self._tokens, self._at = level - is_there, now
+        is_there = level >= count
+        self._tokens, self._at = level - count * is_there, now
         return is_there
+
+    def give(self, now: float, count: float) -> None:
+        """Give so many tokens back."""
+        self._tokens = min(self._burst, self._level(now) + count)
+        self._at = now
+
+    def is_whole(self, now: float) -> bool:
+        """Whether it holds a whole burst, as a new one does."""
+        return self._level(now) >= self._burst
 
     @property
     def is_flooded(self) -> bool:
@@ -149,3 +162,96 @@ class RateLimiter:
     def forget(self, key: str) -> None:
         """Let this one start afresh."""
         self._buckets.pop(key)
+
+
+VERIFY: Final = 100.0
+"""Units that a signature costs to check, or a key exchange: a unit is a microsecond of one core, about."""
+FRAME: Final = 50.0
+"""Units that any frame costs to be brought here and looked at, be it for nothing."""
+BYTES: Final = 50.0
+"""Bytes that cost one unit to be made and sent."""
+BURST: Final = 3.0
+"""Seconds of an allowance that may be spent at once: what an honest neighbour asks for comes in bursts."""
+FLOOD: Final = 2.0
+"""A key is too much when it was refused the work of the whole share for so many seconds, beyond its own allowance."""
+
+
+class Verdict(enum.Enum):
+    """Whether work is paid for."""
+
+    NOW = "now"
+    LATER = "later"
+    """Not now: put it off if it is to be done at all, or drop it if its sender repeats it by protocol."""
+    TOO_MUCH = "too much"
+    """As `LATER`; and it has been refused so much by now that its link should end."""
+
+
+class WorkBudget:
+    """The work that others may cause in one core, in units: microseconds of a core, about.
+
+    `share` is the part of a core that all of it may take. Half of that is split among the keys, mostly neighbours:
+    each has an allowance that nobody else can use up. What a key asks for beyond its allowance is paid from the other
+    half, while there is some. Units are a price for what came, not a measurement: a slow or busy process owes nobody
+    less.
+
+    Nobody is forgotten before its allowance is whole again, so that coming back under the same name gains nothing; who
+    comes while there are `keys` others pays from the common half alone.
+    """
+
+    __slots__ = ("_common", "_each", "_flood", "_keys", "_rate", "later", "too_much")
+
+    def __init__(self, keys: int, share: float) -> None:
+        self._keys = keys
+        self._rate = share * 1e6 / 2 / keys
+        self._common = TokenBucket(share * 1e6 / 2, share * 1e6 / 2 * BURST, 0.0)
+        self._flood = share * 1e6 * FLOOD
+        self._each: OrderedDict[str, tuple[TokenBucket, TokenBucket]] = OrderedDict()
+        """The allowance of each key, and what it may still be refused; those that spent last come last."""
+        self.later: int = 0
+        """Requests that were not paid for."""
+        self.too_much: int = 0
+        """Of them those that were too much."""
+
+    def __len__(self) -> int:
+        return len(self._each)
+
+    def spend(self, key: str, units: float, now: float) -> Verdict:
+        """Pay for work that this key is about to cause; nothing is taken unless all of it is paid for.
+
+        What is above `BURST` seconds of an allowance and of the common half is never paid for: split it.
+        """
+        own, refused = self._entry(key, now)
+        if (own is not None and own.take_if_there(now, units)) or self._common.take_if_there(now, units):
+            return Verdict.NOW
+        self.later += 1
+        if refused is None or refused.take_if_there(now, units):
+            return Verdict.LATER
+        self.too_much += 1
+        return Verdict.TOO_MUCH
+
+    def refund(self, key: str, units: float, now: float) -> None:
+        """What came was asked for by ourselves: it cost this key nothing."""
+        entry = self._each.get(key)
+        if entry is not None:
+            entry[0].give(now, units)
+
+    def snapshot(self) -> dict[str, int]:
+        return {"keys": len(self._each), "later": self.later, "too_much": self.too_much}
+
+    def _entry(self, key: str, now: float) -> tuple[TokenBucket | None, TokenBucket | None]:
+        entry = self._each.get(key)
+        if entry is None:
+            if len(self._each) >= self._keys and not self._forget_whole(now):
+                return None, None
+            own = TokenBucket(self._rate, self._rate * BURST, now)
+            entry = self._each[key] = (own, TokenBucket(self._rate, self._flood, now))
+        self._each.move_to_end(key)
+        return entry
+
+    def _forget_whole(self, now: float) -> bool:
+        """Forget one whose allowance is whole again: it would be none the better for it."""
+        for key in islice(self._each, 8):  # those that spent nothing for longest
+            if all(bucket.is_whole(now) for bucket in self._each[key]):
+                del self._each[key]
+                return True
+        return False

@@ -48,7 +48,7 @@ from tests.harness.virtual_time import NETWORK, identity
 CONFIG = MeshConfig(
     max_peers=4,
     max_payload=1000,
-    routing=RoutingConfig(pending=3, window=2, seen_ids=4, requests=5, remembered_routes=3, relay_rate=20, waiting=3),
+    routing=RoutingConfig(pending=3, window=2, seen_ids=4, requests=5, remembered_routes=3, waiting=3),
     direct_inbox=5,
 )
 BOUNDS = {

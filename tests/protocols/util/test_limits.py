@@ -2,8 +2,23 @@
 
 from __future__ import annotations
 
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from p2pmesh.config import WorkConfig
 from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.util.limits import ExpiringSet, LruTable, RateLimiter, TokenBucket
+from p2pmesh.protocols.util.limits import (
+    BURST,
+    FLOOD,
+    ExpiringSet,
+    LruTable,
+    RateLimiter,
+    TokenBucket,
+    Verdict,
+    WorkBudget,
+)
 
 A, B, C = (PeerId(digit * 40) for digit in "abc")
 
@@ -88,3 +103,90 @@ def test_each_peer_has_a_rate_of_its_own_and_the_least_recent_starts_afresh():
     assert limiter.take(A, 0.0), "it was forgotten for C"
     limiter.forget(A)
     assert limiter.take(A, 0.0)
+
+
+# --- work -------------------------------------------------------------------------------------------------------------
+
+SHARE = 0.1
+ALL = SHARE * 1e6
+"""Units a second that all keys may cause."""
+
+
+def paid(budget, key, units, now, times):
+    return sum(units for _ in range(times) if budget.spend(key, units, now) is Verdict.NOW)
+
+
+def test_a_neighbour_may_cause_its_own_part_and_what_nobody_else_needs():
+    budget = WorkBudget(4, SHARE)
+    own, common = ALL / 2 / 4, ALL / 2
+    assert paid(budget, A, 100, 0.0, 100_000) == pytest.approx(BURST * (own + common), abs=200)
+    assert paid(budget, A, 100, 1.0, 100_000) == pytest.approx(own + common, abs=200)
+
+
+def test_nobody_uses_up_what_is_another_ones():
+    budget = WorkBudget(4, SHARE)
+    for now in range(60):
+        paid(budget, A, 10, now, 20_000)
+        paid(budget, B, 10, now, 20_000)
+        assert paid(budget, C, 100, now, 120) == 12_000, "each second, whatever the others do"
+
+
+def test_who_goes_on_beyond_its_budget_is_refused_first_and_then_too_much():
+    budget = WorkBudget(4, SHARE)
+    verdicts = [budget.spend(A, 100, 0.0) for _ in range(6000)]
+    now, later = verdicts.count(Verdict.NOW), verdicts.count(Verdict.LATER)
+    assert verdicts == [Verdict.NOW] * now + [Verdict.LATER] * later + [Verdict.TOO_MUCH] * (6000 - now - later)
+    assert later * 100 == pytest.approx(FLOOD * ALL, abs=200)
+    assert budget.snapshot() == {"keys": 1, "later": 6000 - now, "too_much": 6000 - now - later}
+
+
+def test_who_asks_for_little_more_than_it_gets_is_never_too_much():
+    budget = WorkBudget(4, SHARE)
+    own = ALL / 2 / 4
+    for second in range(1000):
+        paid(budget, B, 100, second, 2000)  # takes all that is common
+        verdicts = [budget.spend(A, own / 10, second) for _ in range(15)]
+        assert Verdict.TOO_MUCH not in verdicts
+
+
+def test_coming_back_gains_nothing_and_one_more_than_there_is_room_for_pays_from_what_is_common():
+    budget = WorkBudget(1, SHARE)
+    paid(budget, A, 100, 0.0, 10_000)
+    assert budget.spend(B, 100, 0.0) is Verdict.LATER
+    assert budget.spend(A, 100, 0.0) is not Verdict.NOW
+    assert len(budget) == 1
+    assert budget.spend(B, 100, 100.0) is Verdict.NOW
+    assert budget.spend(A, 100, 100.0) is Verdict.NOW, "from what is common: the place is taken"
+    assert len(budget) == 1
+
+
+def test_what_neighbours_may_cause_by_default_is_less_than_a_third_of_a_core():
+    assert sum(attrs.astuple(WorkConfig())) == pytest.approx(0.3)
+
+
+spends = st.lists(st.tuples(st.sampled_from([A, B, C]), st.floats(1, 20_000), st.floats(0, 2)), max_size=80)
+
+
+@given(st.integers(1, 3), st.floats(0.001, 1), spends)
+def test_no_key_and_not_all_of_them_together_ever_cause_more_than_their_rate_and_burst(keys, share, asked):
+    budget = WorkBudget(keys, share)
+    common, own = share * 1e6 / 2, share * 1e6 / 2 / keys
+    now, by_key = 0.0, dict.fromkeys([A, B, C], 0.0)
+    for key, units, wait in asked:
+        now += wait
+        by_key[key] += units if budget.spend(key, units, now) is Verdict.NOW else 0
+        slack = 1e-6 * (1 + now) * 1e6
+        assert by_key[key] <= (own + common) * (now + BURST) + slack
+        assert sum(by_key.values()) <= (own * keys + common) * (now + BURST) + slack
+        assert len(budget) <= keys
+
+
+@given(st.floats(0.001, 1), spends)
+def test_what_is_within_its_own_rate_is_paid_for_whatever_the_others_ask_for(share, asked):
+    budget = WorkBudget(3, share)
+    own = share * 1e6 / 2 / 3
+    now = 0.0
+    for key, units, wait in asked:
+        now += 0.01 + wait
+        budget.spend(A if key == C else key, units * 100, now)
+        assert budget.spend(C, own * 0.01, now) is Verdict.NOW
