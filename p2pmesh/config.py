@@ -192,11 +192,17 @@ class BroadcastConfig:
     backlog: int = _number(1024, low=1)
     """Messages that wait for one link's window; above it the oldest is dropped and counted."""
     seen_ids: int = _number(65_536, low=1)
-    """Ids remembered so that nothing is delivered twice."""
+    """Origins' topics whose numbers are remembered so that nothing is delivered twice: what is above is refused. And
+    ids by which announcements are known."""
     history: int = _number(4096, low=1)
     history_bytes: int = _number(64 * MIB, low=1 * MIB)
     """Messages kept for retries and for peers that lack them, and bytes of their payloads; above either the oldest
-    goes."""
+    goes of whoever takes most."""
+    origin_rate: float = _number(64.0, low=0.1)
+    origin_burst: int = _number(4096, low=1)
+    """Broadcasts a second of one peer and at once, those of more than 16 KiB counted once more for each 16 KiB: what a
+    history can keep for the default `ttl`. A `broadcast` of ours waits for its turn; of others, what is above is
+    refused, and told as `OriginThrottled`. The same in the whole mesh, or the strictest decide."""
     greeting: int = _number(256, low=0)
     """Messages that have gone to nobody yet, the newest, for a neighbour of the original project, which can't ask."""
     ack_delay: float = _number(0.05, low=0)
