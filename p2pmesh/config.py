@@ -333,8 +333,8 @@ class KademliaConfig:
     lookups: int = _number(32, low=1)
     """Lookups of the application at once; more wait."""
     quorum: int = _number(3, low=1)
-    """A `get` ends once so many peers gave the value, and takes the newest of theirs: one of them may be out of
-    date."""
+    """A `get` ends once so many peers gave a value of the publisher, and takes the newest of theirs: one of them may be
+    out of date. If any publisher will do, once so many more put one publisher first than any other."""
     contact_lasts: float = _number(300.0, low=1)
     """A peer that is no neighbour and was not heard of for so long is no contact any more: those next to it know."""
     republish: float = _number(3600.0, low=1)
@@ -349,12 +349,12 @@ class KademliaConfig:
     """Bytes of a value as encoded, at most 64 KiB: k peers keep it, and it crosses many links to them."""
     stored_values: int = _number(4096, low=1)
     stored_bytes: int = _number(16 * MIB, low=1 * KIB)
-    """Values of others kept here; above either, those that are farthest from our id give way, or are not taken."""
+    """Values of others kept here; above either, the publisher with most gives way, else new values to nearer ones."""
     publisher_values: int = _number(256, low=1)
     publisher_bytes: int = _number(1 * MIB, low=1 * KIB)
     """Of them by one publisher: a sixteenth of all."""
     key_values: int = _number(16, low=1)
-    """Publishers under one key."""
+    """Publishers under one shared key: one more raises `KeyFull`."""
     publications: int = _number(1024, low=1)
     """Values of our own that we see to; of more, the oldest are left to their holders."""
     requests_per_second: float = _number(20.0, low=0.1)

@@ -62,11 +62,13 @@ def broadcast(
     )
 
 
-def put(config: KademliaConfig, key: object, value: PayloadLike, ttl: object) -> tuple[str, Body, float | None]:
-    """What `Dht.put` takes: key, value and ttl.
+def put(
+    config: KademliaConfig, key: object, value: PayloadLike, ttl: object, owned: object = False
+) -> tuple[str, Body, float | None, bool]:
+    """What `Dht.put` takes: key, value, ttl and whether the key is owned.
 
     Raises:
-      ConfigError: if the key is no text, or `ttl` out of range.
+      ConfigError: if the key is no text, `ttl` out of range, or `owned` neither true nor false.
       InvalidPayload, PayloadTooLarge: if no record can carry the value.
     """
     try:
@@ -74,7 +76,8 @@ def put(config: KademliaConfig, key: object, value: PayloadLike, ttl: object) ->
     except PayloadTooLarge as error:
         said = str(error).replace("the payload", "the value", 1)
         raise PayloadTooLarge(said.replace("MeshConfig.max_payload", "KademliaConfig.max_value")) from None
-    return dht_key(key), body, None if ttl is None else number("a value's ttl", ttl, low=1, high=config.max_ttl)
+    seconds = None if ttl is None else number("a value's ttl", ttl, low=1, high=config.max_ttl)
+    return dht_key(key), body, seconds, flag("owned", owned)
 
 
 def dht_key(value: object) -> str:
