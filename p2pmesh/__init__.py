@@ -19,6 +19,7 @@ from p2pmesh.config import (
     SignalingConfig,
     SubscriptionConfig,
     TopologyConfig,
+    WorkConfig,
 )
 from p2pmesh.dht import Dht, DhtValue
 from p2pmesh.errors import (
@@ -51,6 +52,7 @@ from p2pmesh.events import (
     MessageFailed,
     MessageReceived,
     MessagesSkipped,
+    OriginThrottled,
     Payload,
     PayloadLike,
     PeerConnected,
@@ -108,6 +110,7 @@ __all__ = [
     "MessageFailed",
     "MessageReceived",
     "MessagesSkipped",
+    "OriginThrottled",
     "Payload",
     "PayloadLike",
     "PayloadTooLarge",
@@ -136,6 +139,7 @@ __all__ = [
     "TransportError",
     "TransportUnavailable",
     "TransportUp",
+    "WorkConfig",
     "open_mesh",
     "open_signaling_server",
 ]

@@ -16,7 +16,8 @@ from p2pmesh.config import KademliaConfig, MeshConfig
 from p2pmesh.errors import ConfigError, LocalProtocolError, PayloadTooLarge
 from p2pmesh.events import PayloadLike
 from p2pmesh.keyspace import PeerId, parse_peer_id
-from p2pmesh.protocols.broadcast.validation import ANY_HOPS, RESERVED_TOPICS
+from p2pmesh.protocols.broadcast.message_store import ANY_HOPS
+from p2pmesh.protocols.broadcast.validation import RESERVED_TOPICS
 from p2pmesh.protocols.core import WallClock
 from p2pmesh.wire.fields import MAX_TOPIC
 from p2pmesh.wire.payloads import Body, pack
