@@ -20,6 +20,7 @@ def bounds_of(snapshot: Mapping[str, Any], config: MeshConfig) -> Iterator[tuple
     yield "broadcast.history", broadcast["store"]["messages"], config.broadcast.history
     yield "broadcast.history_bytes", broadcast["store"]["bytes"], config.broadcast.history_bytes + config.max_payload
     yield "broadcast.seen_ids", broadcast["seen"]["ids"], config.broadcast.seen_ids
+    yield "broadcast.seen_ids", broadcast["seen"]["streams"], config.broadcast.seen_ids
     yield "broadcast.in_flight", broadcast["eager_push"]["in_flight"], config.broadcast.window * links
     yield "broadcast.backlog", broadcast["eager_push"]["backlog"], config.broadcast.backlog * links
     receipts = snapshot["receipts"]
