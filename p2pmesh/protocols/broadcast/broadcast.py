@@ -57,6 +57,7 @@ from p2pmesh.errors import MeshClosed, MeshError, RemoteProtocolError
 from p2pmesh.events import MessageReceived
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId
+from p2pmesh.moderation import Validator, Verdict, accept
 from p2pmesh.protocols.broadcast.anti_entropy import AntiEntropy, Said
 from p2pmesh.protocols.broadcast.eager_push import (
     AckKind,
@@ -135,7 +136,13 @@ class BroadcastCore:
     """The broadcasts of one peer."""
 
     def __init__(
-        self, identity: Identity, config: MeshConfig, rng: Random, wall: WallClock, health: LocalHealth | None = None
+        self,
+        identity: Identity,
+        config: MeshConfig,
+        rng: Random,
+        wall: WallClock,
+        health: LocalHealth | None = None,
+        judge: Validator = accept,
     ) -> None:
         self._me = identity.peer_id
         self._config: BroadcastConfig = config.broadcast
@@ -144,6 +151,7 @@ class BroadcastCore:
         self._network = config.network
         self._rng = rng
         self._wall = wall
+        self._judge = judge
         self._has_begun = False
         health = health or LocalHealth()
         self._timers: BroadcastTimers = Timers(health)
@@ -376,10 +384,27 @@ class BroadcastCore:
         except RemoteProtocolError as error:
             self._blame(sender, data.id, str(error), now)
             return
+        hops = self._limits.hops(data, data.hops)
+        event = MessageReceived(
+            topic=data.topic,
+            payload=payload,
+            origin=data.origin_peer_id,
+            message_id=data.id,
+            timestamp=data.timestamp / 1000,
+            hops=hops,
+            verified=verified,
+            series=data.series,
+            sequence=data.sequence,
+            age=age,
+        )
+        verdict = self._judge(event)
+        if verdict is not Verdict.ACCEPT:
+            self._turn_down(sender, data, verdict, now)
+            return
         message = StoredMessage(
             data=data,
             parent=sender.peer_id,
-            hops=self._limits.hops(data, data.hops),
+            hops=hops,
             since=now,
             born=now - age,
             ttl=self._limits.ttl(data),
@@ -389,26 +414,20 @@ class BroadcastCore:
         self._delivered += 1
         if sender.version > 0:
             self._acknowledge(sender.peer_id, message, now)
-        self._effects.append(
-            Emit(
-                MessageReceived(
-                    topic=data.topic,
-                    payload=payload,
-                    origin=data.origin_peer_id,
-                    message_id=data.id,
-                    timestamp=data.timestamp / 1000,
-                    hops=message.hops,
-                    verified=verified,
-                    series=data.series,
-                    sequence=data.sequence,
-                    age=age,
-                )
-            )
-        )
+        self._effects.append(Emit(event))
         was_pulled, said = self._anti_entropy.arrived(data.id, now)
         self._say(said)
         self._store_message(message, now)
         self._spread(message, now, was_pulled=was_pulled)
+
+    def _turn_down(self, sender: RemotePeer, data: GossipData, verdict: Verdict, now: float) -> None:
+        """The application does not want it. If it is proven, nothing else can have its id: it is as good as seen."""
+        if is_signed(data):
+            self._seen.add(data.id, None, now + self._limits.acceptable_for(data, now) + SLACK, now)
+            for peer in self._graft.arrived(sender.peer_id, data.id, now)[1]:
+                kind = self._plumtree.ack_for_offer(peer, tree_of(data.origin_peer_id), now)
+                self._acks.add(peer, data.id, kind, now)
+        self._refuse(sender, data.id, Refusal.REJECTED if verdict is Verdict.REJECT else Refusal.IGNORED, now)
 
     def _acknowledge(self, sender: PeerId, message: StoredMessage, now: float) -> None:
         """Tell the neighbour that brought it, and those that have offered it and are not asked any more."""

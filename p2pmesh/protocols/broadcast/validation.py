@@ -98,6 +98,9 @@ class Refusal(Enum):
     """Sent before we began, and the application has not asked for it."""
     TOO_LARGE = "too_large"
     UNPROVEN = "unproven"
+    IGNORED = "ignored"
+    REJECTED = "rejected"
+    """The application turned it down: see `Verdict`. Of a peer that it has blocked it ignores all."""
     WRONG = "wrong"
     """Its proof or its payload is: the neighbour should have looked, and its link is closed."""
 

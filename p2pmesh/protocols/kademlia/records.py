@@ -21,9 +21,10 @@ from __future__ import annotations
 
 import hashlib
 
-from attrs import frozen
+from attrs import field, frozen
 from msgspec import Struct, structs
 
+from p2pmesh.checks import unshown
 from p2pmesh.config import KademliaConfig
 from p2pmesh.errors import RemoteProtocolError
 from p2pmesh.events import Payload, PayloadLike
@@ -42,7 +43,7 @@ _NO_SIGNATURE = bytes(64)
 class DhtValue:
     """A value found in the DHT, and whose it is: `publisher` signed it."""
 
-    value: Payload
+    value: Payload = field(repr=unshown)
     publisher: PeerId
     published: float
     """When, by the publisher's clock, in seconds since 1970."""

@@ -158,7 +158,7 @@ class Receiver:
             direct = self._open_direct(packet, message) if isinstance(message, Direct) else None
         except RemoteProtocolError as error:
             self.counts.refused += 1
-            return Taken(self._refusal(packet, str(error)))
+            return Taken(self.refusal(packet, str(error)))
         if direct is not None and not self.inbox.has_room(direct.size):
             self.counts.direct_busy += 1
             self.inbox.turn_away(key, OverRoute(response_to(packet, "ready", self._me), path))
@@ -232,7 +232,8 @@ class Receiver:
     def _ack(self, request: Packet) -> Packet:
         return response_to(request, "ack", self._me)
 
-    def _refusal(self, request: Packet, reason: str) -> Packet:
+    def refusal(self, request: Packet, reason: str) -> Packet:
+        """The response to a request that is not taken, now or later."""
         return response_to(request, "refusal", self._me, carry=reason.encode("utf-8", "replace")[:MAX_REASON])
 
     # --- direct messages from neighbours ------------------------------------------------------------------------------
