@@ -19,6 +19,7 @@ from p2pmesh.config import (
     SignalingConfig,
     SubscriptionConfig,
     TopologyConfig,
+    WorkConfig,
 )
 from p2pmesh.dht import Dht, DhtValue
 from p2pmesh.errors import (
@@ -28,6 +29,7 @@ from p2pmesh.errors import (
     InvalidPayload,
     InvalidPeerId,
     JoinRefused,
+    KeyFull,
     LocalProtocolError,
     MeshClosed,
     MeshError,
@@ -51,6 +53,7 @@ from p2pmesh.events import (
     MessageFailed,
     MessageReceived,
     MessagesSkipped,
+    OriginThrottled,
     Payload,
     PayloadLike,
     PeerConnected,
@@ -98,6 +101,7 @@ __all__ = [
     "JsonLike",
     "JsonValue",
     "KademliaConfig",
+    "KeyFull",
     "Lagged",
     "LinkConfig",
     "LocalProtocolError",
@@ -109,6 +113,7 @@ __all__ = [
     "MessageFailed",
     "MessageReceived",
     "MessagesSkipped",
+    "OriginThrottled",
     "Payload",
     "PayloadLike",
     "PayloadTooLarge",
@@ -139,6 +144,7 @@ __all__ = [
     "TransportUp",
     "Validator",
     "Verdict",
+    "WorkConfig",
     "open_mesh",
     "open_signaling_server",
 ]

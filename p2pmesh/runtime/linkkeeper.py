@@ -29,6 +29,7 @@ from p2pmesh.links.link import (
     LinkError,
     LinkProtocolError,
     LinkTimedOut,
+    listening_for,
     local_health,
 )
 from p2pmesh.protocols.inputs import (
@@ -261,7 +262,7 @@ class LinkKeeper:
         """One attempt, and the life of the link that it becomes."""
         link, reason, hopeless = None, "", False
         with attempting.scope, signals:
-            with trio.move_on_after(self._config.connect_timeout):
+            async with listening_for(self._config.connect_timeout):
                 try:
                     link = await self._open(peer, remote, offer, signals, attempting)
                 except AttemptFailed as error:

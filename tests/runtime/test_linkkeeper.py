@@ -8,7 +8,7 @@ import trio
 
 from p2pmesh.config import LinkConfig, MeshConfig
 from p2pmesh.identity import Identity
-from p2pmesh.links.link import Attempt, Dialer
+from p2pmesh.links.link import Attempt, Dialer, local_health
 from p2pmesh.protocols.inputs import LinkDown, LinkLost, LinkRecovered, LinkSuspected, LinkUp, LocalSignal, RemotePeer
 from p2pmesh.runtime.linkkeeper import FEED, LinkKeeper
 from p2pmesh.simulation.full.network import SimNetwork
@@ -346,6 +346,19 @@ class StuckDialer(Dialer):
 
     async def aclose(self):
         await trio.lowlevel.checkpoint()
+
+
+async def test_time_that_this_process_loses_is_not_counted_against_who_links(nursery, autojump_clock):
+    told = []
+    keeper = LinkKeeper(StuckDialer(), CONFIG, 3, told.append, None, lambda: None)
+    await nursery.start(keeper.run)
+    keeper.want(Stuck.peer_id)
+    await trio.sleep(0.5)
+    local_health().note(trio.current_time() - 3, trio.current_time())
+    await trio.sleep(2)
+    assert not [one for one in told if isinstance(one, LinkLost)]
+    await trio.sleep(3)
+    assert isinstance(told[-1], LinkLost)
 
 
 async def test_a_link_that_does_not_come_is_told_with_what_stands_in_its_way(nursery, autojump_clock):

@@ -243,12 +243,16 @@ class RoutingCore:
         if self._left or sender not in self._table:
             self._counts.dropped_stranger += 1
             return
-        if not self._relay.admits(sender, now):
+        try:
+            if not self._relay.admits(sender, packet, now):
+                return
+        except RemoteProtocolError as error:
+            self._effects.append(DropLink(sender, str(error), blame=True))
             return
         packet = received(packet, sender)
         path = path_to_us(packet, sender)
         if packet.to == self._me and not packet.nearest:
-            self._on_arrived(packet, path, now)
+            self._on_arrived(sender, packet, path, now)
         elif packet.key is None and packet.kind != "miss":
             self._counts.dropped_unproven += 1  # passed on, it would count as ours
         elif packet.from_ == self._me and is_returned(packet, sender):
@@ -256,11 +260,11 @@ class RoutingCore:
         elif trail_id(self._me) in (visited := visited_by(packet, path)):
             self._counts.dropped_loop += 1
         elif packet.nearest and self._table.is_nearest(packet.to, path, visited):
-            self._on_arrived(packet, path, now)
+            self._on_arrived(sender, packet, path, now)
         else:
             self._carry_out((self._relay.pass_on(packet, path),), now)
 
-    def _on_arrived(self, packet: Packet, path: tuple[TrailId, ...], now: float) -> None:
+    def _on_arrived(self, sender: PeerId, packet: Packet, path: tuple[TrailId, ...], now: float) -> None:
         """A packet has come to us as its receiver."""
         if packet.kind == "miss":
             self._carry_out((self._requests.missed(packet.id, packet.attempt, now),), now)
@@ -275,11 +279,13 @@ class RoutingCore:
                 self._respond(self._receiver.refusal(packet, BLOCKED), path, now)
             return
         if packet.kind not in REQUESTS:
+            if self._requests.of_ours(packet) is not None:
+                self._relay.refund(sender, packet, now)
             self._on_response(packet, now)
             return
         self._requests.heard(peer, now)
         origin = self._links.get(peer) or RemotePeer(peer, True, PROTOCOL_VERSION, packet.key)
-        response, message = self._receiver.request(packet, path, origin, now)
+        response, message = self._receiver.request(packet, path, origin, sender, now)
         if response is not None:
             self._respond(response, path, now)
         match message:
@@ -466,6 +472,8 @@ class RoutingCore:
         )
 
     def _send(self, peer: PeerId, packet: Packet, now: float) -> None:
+        if not self._relay.may_give(peer, now):
+            return
         self._relay.sent(peer, packet, now)
         self._effects.append(SendFrame((peer,), structs.replace(packet, from_=None), urgent=is_urgent(packet)))
 

@@ -25,6 +25,7 @@ from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.inputs import LinkDown, LinkLost, LinkRecovered, LinkSuspected, LinkUp, LocalSignal, RemotePeer
 from p2pmesh.protocols.notices import Input
+from p2pmesh.protocols.util.latency import LocalHealth
 from p2pmesh.simulation.discrete.kernel import Kernel, Peer
 from p2pmesh.simulation.discrete.traffic import parse, size_of
 from p2pmesh.simulation.model.conditioner import Break, Path
@@ -61,6 +62,7 @@ class LinkOwner(Peer, Protocol):
     identity: Identity
     peer_id: PeerId
     config: MeshConfig
+    health: LocalHealth
     links: BareLinks
     pace: float
 
@@ -75,12 +77,24 @@ class LinkOwner(Peer, Protocol):
 
 
 class Attempt:
-    """A link in the making, at one side."""
+    """A link in the making, at one side; `lost` is what its owner had lost of its time when it was last looked at."""
 
-    __slots__ = ("answers", "done", "far_fingerprint", "far_token", "fingerprint", "owner", "peer", "remote", "token")
+    __slots__ = (
+        "answers",
+        "done",
+        "far_fingerprint",
+        "far_token",
+        "fingerprint",
+        "lost",
+        "owner",
+        "peer",
+        "remote",
+        "token",
+    )
 
     def __init__(self, owner: LinkOwner, peer: PeerId, remote: RemotePeer | None, offer: Description | None) -> None:
         self.owner: LinkOwner = owner
+        self.lost: float = owner.health.lost
         self.peer: PeerId = peer
         self.remote: RemotePeer | None = remote
         self.answers: Description | None = offer
@@ -463,6 +477,10 @@ class BareLinks:
             end.owner.links._up(end, RemotePeer(end.peer, verified=True, version=PROTOCOL_VERSION, public_key=key))
 
     def _time_is_over(self, attempt: Attempt, _: object) -> None:
+        lost, attempt.lost = self.node.health.lost - attempt.lost, self.node.health.lost
+        if lost and not attempt.done:
+            self.net.after(lost, self._time_is_over, attempt)
+            return
         self._lose(attempt, f"no link within {self.node.config.links.connect_timeout:g} s")
 
     def _lose(self, attempt: Attempt, reason: str) -> None:
