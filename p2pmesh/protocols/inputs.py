@@ -175,6 +175,12 @@ class Disconnect(Value, frozen=True):
     peer: PeerId
 
 
+class Blocked(Value, frozen=True):
+    """The application has blocked this peer: what is kept of it goes. Goes to the DHT."""
+
+    peer: PeerId
+
+
 class Publish(Value, frozen=True):
     """The application broadcasts. Answered by `Reply` with the message id once it is out. Goes to broadcast."""
 
@@ -307,6 +313,7 @@ FromOutside: TypeAlias = (
     | PeerGone
     | Connect
     | Disconnect
+    | Blocked
     | Publish
     | WantHistory
     | SendDirect

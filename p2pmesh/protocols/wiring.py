@@ -16,6 +16,7 @@ from p2pmesh.moderation import Validator, accept
 from p2pmesh.protocols.broadcast.broadcast import BroadcastCore
 from p2pmesh.protocols.core import Core, WallClock
 from p2pmesh.protocols.inputs import (
+    Blocked,
     Connect,
     DhtFindNode,
     DhtGet,
@@ -77,7 +78,7 @@ _INPUTS: Mapping[tuple[Subsystem, ...], tuple[type[Input], ...]] = {
     (Subsystem.ROUTING, Subsystem.OVERLAY): (LinkSuspected, LinkRecovered),
     (Subsystem.ROUTING,): (SendDirect, InboxRead, LinkLoad),
     (Subsystem.BROADCAST,): (Publish, WantHistory),
-    (Subsystem.KADEMLIA,): (DhtPut, DhtGet, DhtGetAll, DhtFindNode),
+    (Subsystem.KADEMLIA,): (Blocked, DhtPut, DhtGet, DhtGetAll, DhtFindNode),
 }
 AUDIENCE: Mapping[type[Input], tuple[Subsystem, ...]] = {kind: who for who, kinds in _INPUTS.items() for kind in kinds}
 """Who gets an input that the shell makes. What cores tell each other names its receiver."""
@@ -130,6 +131,6 @@ def build_cores(
         Subsystem.ROUTING: RoutingCore(identity, config, own(), wall, health, blocked),
         Subsystem.BROADCAST: BroadcastCore(identity, config, own(), wall, health, judge),
         Subsystem.RECEIPTS: ReceiptsCore(identity, config, own(), wall, health),
-        Subsystem.KADEMLIA: KademliaCore(identity, config, own(), wall, health),
+        Subsystem.KADEMLIA: KademliaCore(identity, config, own(), wall, health, blocked),
         Subsystem.ISLANDS: IslandsCore(identity, config, own(), wall, health),
     }

@@ -45,7 +45,7 @@ from p2pmesh.protocols.core import (
     WallClock,
     WantLink,
 )
-from p2pmesh.protocols.inputs import Disconnect, Leave, PeersFound, Received, Subsystem
+from p2pmesh.protocols.inputs import Blocked, Disconnect, Leave, PeersFound, Received, Subsystem
 from p2pmesh.protocols.notices import Input
 from p2pmesh.protocols.wiring import OWNERS, audience_of, build_cores
 from p2pmesh.receipts import Delivered, Failed, OpenReceipts
@@ -138,7 +138,10 @@ class Node:
         Raises:
           MeshClosed: if the mesh is left before the overlay hears of it.
         """
+        if peer in self.blocked:
+            self._report(Blocked(peer))
         await self.calls.make(self.drivers[Subsystem.OVERLAY], lambda call: Disconnect(call, peer))
+        await self.drivers[Subsystem.KADEMLIA].caught_up()
         while peer in self.peers:  # for as long as a close takes; when the mesh is left, it has none
             await self._unlinked.park()
 

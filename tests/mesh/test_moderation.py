@@ -397,3 +397,33 @@ async def test_what_is_no_plain_function_is_no_validator(autojump_clock, odd):
     async with meshes(1) as world:
         with pytest.raises(ConfigError, match="validator"):
             world.meshes[0].validate("t", odd)
+
+
+# --- values of the DHT ------------------------------------------------------------------------------------------------
+
+
+async def test_values_of_a_blocked_peer_are_neither_kept_nor_found(autojump_clock):
+    async with meshes(6) as world:
+        victim, bully, other = world.meshes[0], world.meshes[2], world.meshes[4]
+        await bully.dht.put("its", "bad")
+        await other.dht.put("both", "good")
+        await bully.dht.put("both", "bad")
+        await trio.sleep(5)
+        assert victim.snapshot()["subsystems"]["kademlia"]["store"]["values"] == 3
+        await victim.block(bully.peer_id)
+        assert victim.snapshot()["subsystems"]["kademlia"]["store"]["values"] == 1
+        await bully.dht.put("later", "bad")
+        with trio.fail_after(5):
+            for key in ("its", "later"):
+                assert await victim.dht.get(key) is None
+                assert await victim.dht.get(key, publisher=bully.peer_id) is None
+                assert not await victim.dht.get_all(key)
+            assert (await victim.dht.get("both")).value == "good"
+            assert list(await victim.dht.get_all("both")) == [other.peer_id]
+        assert victim.snapshot()["subsystems"]["kademlia"]["store"]["values"] == 1
+        assert bully.peer_id not in await victim.dht.find_node(bully.peer_id)
+        for mesh in (other, bully):
+            assert (await mesh.dht.get("its")).value == "bad", "others have not blocked it"
+            assert (await mesh.dht.get("later")).value == "bad"
+        await victim.unblock(bully.peer_id)
+        assert (await victim.dht.get("its")).value == "bad"

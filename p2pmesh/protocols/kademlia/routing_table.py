@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 from p2pmesh.config import KademliaConfig
 from p2pmesh.keyspace import ID_BITS, PeerId, ring_distance
@@ -33,8 +33,9 @@ class RoutingTable:
     space.
     """
 
-    def __init__(self, me: PeerId, config: KademliaConfig) -> None:
+    def __init__(self, me: PeerId, config: KademliaConfig, blocked: Container[PeerId] = frozenset()) -> None:
         self._me = me
+        self._blocked = blocked
         self._number = int(me, 16)
         self._k = config.k
         self._lasts = config.contact_lasts
@@ -92,8 +93,8 @@ class RoutingTable:
         self._buckets.get(self._index(peer), {}).pop(peer, None)
 
     def is_silent(self, peer: PeerId, now: float) -> bool:
-        """Whether it has not answered lately."""
-        return (self._silent.get(peer) or -math.inf) > now
+        """Whether it has not answered lately, or must not be asked."""
+        return peer in self._blocked or (self._silent.get(peer) or -math.inf) > now
 
     def closest(self, target: PeerId, count: int, now: float, *, without: PeerId | None = None) -> list[PeerId]:
         """The peers nearest to an id that we know, nearest first."""
