@@ -46,6 +46,7 @@ from p2pmesh.errors import MeshClosed, MeshError, RemoteProtocolError
 from p2pmesh.events import OriginThrottled
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId
+from p2pmesh.moderation import Validator, Verdict, accept
 from p2pmesh.protocols.broadcast.anti_entropy import AntiEntropy
 from p2pmesh.protocols.broadcast.eager_push import (
     AckKind,
@@ -102,7 +103,7 @@ from p2pmesh.protocols.inputs import (
 )
 from p2pmesh.protocols.notices import ChildrenAdded, ChildSettled, Input, Refused, Withdraw
 from p2pmesh.protocols.util.latency import LocalHealth
-from p2pmesh.protocols.util.limits import BYTES, FRAME, ExpiringSet, Verdict, WorkBudget
+from p2pmesh.protocols.util.limits import BYTES, FRAME, ExpiringSet, Payment, WorkBudget
 from p2pmesh.protocols.util.timers import Timers
 from p2pmesh.wire.fields import MAX_PEERS_IN_LIST
 from p2pmesh.wire.messages import (
@@ -130,13 +131,20 @@ class BroadcastCore:
     """The broadcasts of one peer."""
 
     def __init__(
-        self, identity: Identity, config: MeshConfig, rng: Random, wall: WallClock, health: LocalHealth | None = None
+        self,
+        identity: Identity,
+        config: MeshConfig,
+        rng: Random,
+        wall: WallClock,
+        health: LocalHealth | None = None,
+        judge: Validator = accept,
     ) -> None:
         self._me = identity.peer_id
         self._config: BroadcastConfig = config.broadcast
         self._network = config.network
         self._rng = rng
         self._wall = wall
+        self._judge = judge
         self._has_begun = False
         health = health or LocalHealth()
         self._timers: BroadcastTimers = Timers(health)
@@ -346,10 +354,10 @@ class BroadcastCore:
 
     def _pays(self, peer: PeerId, units: float, now: float) -> bool:
         """Whether work is paid for from what a neighbour may cause; one that goes on and on asking loses its link."""
-        verdict = self._budget.spend(peer, units, now)
-        if verdict is Verdict.TOO_MUCH:
+        payment = self._budget.spend(peer, units, now)
+        if payment is Payment.TOO_MUCH:
             self._effects.append(DropLink(peer, "it asks for far more work than a neighbour may cause", blame=True))
-        return verdict is Verdict.NOW
+        return payment is Payment.NOW
 
     def _on_gossip(self, sender: RemotePeer, data: GossipData, now: float) -> bool:
         if data.topic.startswith(RESERVED_TOPICS):
@@ -403,14 +411,28 @@ class BroadcastCore:
             size=payload_size(data),
             relayed_by=(*(data.relayed_by if sender.version == 0 else ()), sender.peer_id)[-MAX_PEERS_IN_LIST:],
         )
+        event = message.event(payload, verified=verified, age=age)
+        verdict = self._judge(event)
+        if verdict is not Verdict.ACCEPT:
+            self._turn_down(sender, data, verdict, now)
+            return
         self._delivered += 1
         if sender.version > 0:
             self._acknowledge(sender.peer_id, message, now)
-        self._effects.append(Emit(message.event(payload, verified=verified, age=age)))
+        self._effects.append(Emit(event))
         was_pulled, said = self._anti_entropy.arrived(data.id, now)
         self._say(said)
         self._store_message(message, now)
         self._spread(message, now, was_pulled=was_pulled)
+
+    def _turn_down(self, sender: RemotePeer, data: GossipData, verdict: Verdict, now: float) -> None:
+        """The application does not want it. If it is proven, nothing else can have its id: it is as good as seen."""
+        if is_signed(data):
+            self._seen.add(data.id, None, now + self._limits.acceptable_for(data, now) + SLACK, now)
+            for peer in self._graft.arrived(sender.peer_id, data.id, now)[1]:
+                kind = self._plumtree.ack_for_offer(peer, tree_of(data.origin_peer_id), now)
+                self._acks.add(peer, data.id, kind, now)
+        self._refuse(sender, data, Refusal.REJECTED if verdict is Verdict.REJECT else Refusal.IGNORED, "", now)
 
     def _acknowledge(self, sender: PeerId, message: StoredMessage, now: float) -> None:
         """Tell the neighbour that brought it, and those that have offered it and are not asked any more."""

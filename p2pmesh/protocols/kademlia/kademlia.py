@@ -13,7 +13,7 @@ Each request has a purpose and each lookup a goal, plain values that say here wh
 it: see `_conclude` and `_finish`.
 
 Inputs: LinkUp, LinkDown, PeersFound (from the overlay: the peers around us on the ring), RoutedReceived,
-RouteSucceeded, RouteFailed, DhtPut, DhtGet, DhtGetAll, DhtFindNode, CancelCall, Leave.
+RouteSucceeded, RouteFailed, Blocked, DhtPut, DhtGet, DhtGetAll, DhtFindNode, CancelCall, Leave.
 Effects: Notify routing (Route, CancelRoute, RouteReply), Reply.
 Messages: FindNode, FindValue and their answer NodesFound, StoreValue and its answer ValueStored, over routes only.
 Config: KademliaConfig.
@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 from attrs import asdict, define, field
@@ -38,6 +38,7 @@ from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.core import Effects, Notify, Reply, WallClock
 from p2pmesh.protocols.inputs import (
+    Blocked,
     CancelCall,
     DhtFindNode,
     DhtGet,
@@ -185,6 +186,7 @@ class KademliaCore:
         rng: random.Random,
         wall: WallClock,
         health: LocalHealth | None = None,
+        blocked: Container[PeerId] = frozenset(),
     ) -> None:
         self._identity = identity
         self._me = me = identity.peer_id
@@ -192,12 +194,13 @@ class KademliaCore:
         self._network = config.network
         self._rng = rng
         self._wall = wall
+        self._blocked = blocked
         self._effects: Effects = []
         self._left = False
         self._limiter = RateLimiter(settings.requesters, settings.requests_per_second, settings.request_burst)
-        self._table = RoutingTable(me, settings)
+        self._table = RoutingTable(me, settings, blocked)
         self._rpc: RpcClient[Purpose] = RpcClient(settings, health)
-        self._queries: QueryPool[Goal] = QueryPool(me, settings, self._table, wall, config.network)
+        self._queries: QueryPool[Goal] = QueryPool(me, settings, self._table, wall, config.network, blocked)
         self._republisher = Republisher(me, settings, rng, wall, self._table)
         self._timers: Timers[int] = Timers()  # calls that wait for a first link
         self._calls: dict[int, Call | Query[Goal] | PutValue | GetAll] = {}  # by how far they are
@@ -224,6 +227,8 @@ class KademliaCore:
                 self._republisher.around(self._table.around(peers), now)
             case DhtPut() | DhtGet() | DhtGetAll() | DhtFindNode():
                 self._on_call(event, now)
+            case Blocked(peer):
+                self._republisher.disown(peer)
             case CancelCall(call):
                 self._on_cancel_call(call, now)
             case Leave():
@@ -325,7 +330,7 @@ class KademliaCore:
 
     def _on_store_value(self, record: DhtRecord, giver: PeerId, now: float) -> ValueStored:
         try:
-            checked = check_record(record, self._wall(now), self._config)
+            checked = check_record(record, self._wall(now), self._config, self._blocked)
             refusal = self._republisher.keep(checked, now, giver, lambda: check_signature(record, self._network))
         except BadRecord as error:
             refusal = Refusal(str(error))
@@ -530,7 +535,8 @@ class KademliaCore:
         named.update(self._republisher.store.publishers(key, now))
         if self._republisher.published(key) is not None:
             named[self._me] += self._config.k
-        publishers = sorted(named, key=lambda one: (-named[one], one))[: self._config.key_values]
+        wanted = [one for one in named if one not in self._blocked]
+        publishers = sorted(wanted, key=lambda one: (-named[one], one))[: self._config.key_values]
         if not publishers:
             self._reply_found(whole.call, whole.values)
             return
