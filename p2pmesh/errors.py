@@ -11,6 +11,7 @@ __all__ = [
     "InvalidPayload",
     "InvalidPeerId",
     "JoinRefused",
+    "KeyFull",
     "LocalProtocolError",
     "MeshClosed",
     "MeshError",
@@ -58,6 +59,10 @@ class PeerBusy(PeerUnreachable):
 
 class PeerRefused(PeerUnreachable):
     """The peer does not take what was sent, now or later: trying again is of no use. The message says what and why."""
+
+
+class KeyFull(PeerRefused):
+    """As many publishers as may share a key of the DHT have a value under it: take another key, or one of your own."""
 
 
 class MeshClosed(MeshError):

@@ -176,6 +176,15 @@ class MessagesSkipped:
     count: int
 
 
+@frozen
+class OriginThrottled:
+    """A peer broadcasts more than one may: what is above the limit is refused here. Told at most once a minute."""
+
+    origin: PeerId
+    limit: float
+    """Broadcasts a second: `BroadcastConfig.origin_rate`."""
+
+
 Event: TypeAlias = (
     PeerConnected
     | PeerDisconnected
@@ -192,4 +201,5 @@ Event: TypeAlias = (
     | TransportDown
     | Lagged
     | MessagesSkipped
+    | OriginThrottled
 )

@@ -250,6 +250,8 @@ class DhtPut(Value, frozen=True):
     key: str
     value: PayloadLike | Body
     ttl: float | None = None
+    owned: bool = False
+    """Whether the key is ours alone."""
 
 
 class DhtGet(Value, frozen=True):
@@ -258,6 +260,15 @@ class DhtGet(Value, frozen=True):
     call: int
     key: str
     publisher: PeerId | None = None
+    owned: bool = False
+    """Whether the key is that publisher's alone."""
+
+
+class DhtGetAll(Value, frozen=True):
+    """The application looks up all values under a key. Answered by `Reply` with them by publishers. Goes to the DHT."""
+
+    call: int
+    key: str
 
 
 class DhtFindNode(Value, frozen=True):
@@ -294,6 +305,7 @@ FromOutside: TypeAlias = (
     | CancelCall
     | DhtPut
     | DhtGet
+    | DhtGetAll
     | DhtFindNode
     | Leave
 )

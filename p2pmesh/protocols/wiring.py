@@ -17,6 +17,7 @@ from p2pmesh.protocols.inputs import (
     Connect,
     DhtFindNode,
     DhtGet,
+    DhtGetAll,
     DhtPut,
     InboxRead,
     Leave,
@@ -73,7 +74,7 @@ _INPUTS: Mapping[tuple[Subsystem, ...], tuple[type[Input], ...]] = {
     (Subsystem.ROUTING, Subsystem.OVERLAY): (LinkSuspected, LinkRecovered),
     (Subsystem.ROUTING,): (SendDirect, InboxRead, LinkLoad),
     (Subsystem.BROADCAST,): (Publish, WantHistory),
-    (Subsystem.KADEMLIA,): (DhtPut, DhtGet, DhtFindNode),
+    (Subsystem.KADEMLIA,): (DhtPut, DhtGet, DhtGetAll, DhtFindNode),
 }
 AUDIENCE: Mapping[type[Input], tuple[Subsystem, ...]] = {kind: who for who, kinds in _INPUTS.items() for kind in kinds}
 """Who gets an input that the shell makes. What cores tell each other names its receiver."""

@@ -16,7 +16,8 @@ from p2pmesh.config import KademliaConfig, MeshConfig
 from p2pmesh.errors import ConfigError, LocalProtocolError, PayloadTooLarge
 from p2pmesh.events import PayloadLike
 from p2pmesh.keyspace import PeerId, parse_peer_id
-from p2pmesh.protocols.broadcast.validation import ANY_HOPS, RESERVED_TOPICS
+from p2pmesh.protocols.broadcast.message_store import ANY_HOPS
+from p2pmesh.protocols.broadcast.validation import RESERVED_TOPICS
 from p2pmesh.protocols.core import WallClock
 from p2pmesh.wire.fields import MAX_TOPIC
 from p2pmesh.wire.payloads import Body, pack
@@ -61,11 +62,13 @@ def broadcast(
     )
 
 
-def put(config: KademliaConfig, key: object, value: PayloadLike, ttl: object) -> tuple[str, Body, float | None]:
-    """What `Dht.put` takes: key, value and ttl.
+def put(
+    config: KademliaConfig, key: object, value: PayloadLike, ttl: object, owned: object = False
+) -> tuple[str, Body, float | None, bool]:
+    """What `Dht.put` takes: key, value, ttl and whether the key is owned.
 
     Raises:
-      ConfigError: if the key is no text, or `ttl` out of range.
+      ConfigError: if the key is no text, `ttl` out of range, or `owned` neither true nor false.
       InvalidPayload, PayloadTooLarge: if no record can carry the value.
     """
     try:
@@ -73,7 +76,8 @@ def put(config: KademliaConfig, key: object, value: PayloadLike, ttl: object) ->
     except PayloadTooLarge as error:
         said = str(error).replace("the payload", "the value", 1)
         raise PayloadTooLarge(said.replace("MeshConfig.max_payload", "KademliaConfig.max_value")) from None
-    return dht_key(key), body, None if ttl is None else number("a value's ttl", ttl, low=1, high=config.max_ttl)
+    seconds = None if ttl is None else number("a value's ttl", ttl, low=1, high=config.max_ttl)
+    return dht_key(key), body, seconds, flag("owned", owned)
 
 
 def dht_key(value: object) -> str:

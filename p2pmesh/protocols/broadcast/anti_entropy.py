@@ -29,6 +29,7 @@ refusals.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeAlias
@@ -127,7 +128,7 @@ class AntiEntropy:
         self._looked_at = RateLimiter(DIGESTS_FROM, 1 / DIGEST_EVERY, DIGESTS)
         self._pulls: dict[PeerId, _Pull] = {}
         self._sources: dict[str, PeerId] = {}  # of what is asked for, or about to be
-        self._refused: ExpiringSet[tuple[PeerId, str], None] = ExpiringSet(MAX_TO_PULL)
+        self._refused: ExpiringSet[tuple[PeerId, str], float] = ExpiringSet(MAX_TO_PULL)
         self._wanted: list[_Wanted] = []
         self._last_round: PeerId | None = None
 
@@ -209,27 +210,18 @@ class AntiEntropy:
 
     def _compare(self, peer: PeerId, beyond: int, now: float) -> Said:
         within = self._lifetime(now)
-        ours = self._alive(beyond, within, now)
-        if not ours:
+        ours = self._store.places(beyond, within, now)
+        if ours.start == ours.stop:
             return []  # a neighbour that has something asks us
         self._attempts[peer] = self._attempts.get(peer, 0) + 1
         self._timers.wait((Due.DIGEST_AGAIN, peer, ""), now + self._backoff.delay(self._attempts[peer], self._rng))
         self._said_at[peer] = now
         return [(peer, self._summed(ours, beyond, within))]
 
-    def _summed(self, ours: Sequence[StoredMessage], beyond: int, within: int) -> GossipDigest:
+    def _summed(self, ours: slice, beyond: int, within: int) -> GossipDigest:
         self.counts.digests += 1
-        total = 0
-        for message in ours:
-            total ^= message.digest
-        return GossipDigest(count=len(ours), sum=total.to_bytes(SUM_SIZE, "big"), within=within, beyond=beyond)
-
-    def _alive(self, beyond: int, within: int, now: float) -> list[StoredMessage]:
-        return [
-            message
-            for message in self._store
-            if beyond <= message.age(now) <= within and self._limits.may_go_on(message, now)
-        ]
+        total = self._store.sum_of(ours).to_bytes(SUM_SIZE, "big")
+        return GossipDigest(count=ours.stop - ours.start, sum=total, within=within, beyond=beyond)
 
     # --- what neighbours say ------------------------------------------------------------------------------------------
 
@@ -243,34 +235,30 @@ class AntiEntropy:
         if peer < self._me:
             self._said_at.pop(peer, None)  # if both have begun at once, it leads
         beyond, within = self._ages(theirs.beyond, theirs.within, passed, now)
-        ours = self._alive(beyond, within, now)
+        ours = self._store.places(beyond, within, now)
         said = self._summed(ours, beyond, within)
         if within + EARLY < theirs.within:  # we are younger
             return [(peer, said)]
         if (said.count, said.sum) == (theirs.count, theirs.sum):
             return [(peer, GossipWant())]
-        return _list(peer, [message.data.id for message in ours], beyond, within)
+        return _list(peer, [message.data.id for message in self._store.at(ours)], beyond, within)
 
     def have(self, peer: PeerId, theirs: GossipHave, lacked: Iterable[str], now: float) -> Said:
         """Pull what a neighbour names and we lack, and name what it lacks where it names all."""
         passed = self._answered(peer, now)
         said: Said = []
         if theirs.within:
-            ages, named = self._ages(theirs.beyond, theirs.within, passed, now), set(theirs.ids)
-            ours = [message.data.id for message in self._alive(*ages, now)]
-            said += _name(
-                peer,
-                [
-                    message_id
-                    for message_id in ours
-                    if message_id not in named
-                    and (theirs.after is None or theirs.after < message_id)
-                    and (theirs.until is None or message_id <= theirs.until)
-                ],
-            )
+            beyond, within = self._ages(theirs.beyond, theirs.within, passed, now)
+            theirs_too = set(theirs.ids)
+            ours = [
+                message
+                for message in self._store.named(theirs.after, theirs.until)
+                if message.data.id not in theirs_too
+            ]
+            said += _name(peer, self._alive(ours, beyond, within, now))
         pull = self._pulls.get(peer)
         for message_id in lacked:
-            if message_id in self._sources or (peer, message_id) in self._refused:
+            if message_id in self._sources or self._is_refused(peer, message_id, now):
                 continue
             pull = pull or self._pulls.setdefault(peer, _Pull({}, {}))
             if len(pull.waiting) < MAX_TO_PULL:
@@ -282,6 +270,9 @@ class AntiEntropy:
             said += self._ask(peer, pull, now)
         return said
 
+    def _is_refused(self, peer: PeerId, message_id: str, now: float) -> bool:
+        return (peer, message_id) in self._refused and now < self._refused[peer, message_id]
+
     def want(self, peer: PeerId, now: float) -> None:
         """Note that a neighbour has asked for what it lacks, maybe nothing: the end of a comparison."""
         self._answered(peer, now)
@@ -289,16 +280,17 @@ class AntiEntropy:
 
     def history(self, peer: PeerId, asked: GossipHistory, now: float) -> Said:
         """Name to a neighbour what was sent before it began."""
-        return _name(
-            peer,
-            [
-                message.data.id
-                for message in self._store
-                if asked.topic in {None, message.data.topic}
-                and asked.beyond <= message.age(now) <= asked.within
-                and self._limits.may_go_on(message, now)
-            ],
-        )
+        there = self._store.at(self._store.places(asked.beyond, asked.within, now))
+        ours = [message for message in there if asked.topic in {None, message.data.topic}]
+        return _name(peer, self._alive(ours, asked.beyond, asked.within, now))
+
+    def _alive(self, ours: Iterable[StoredMessage], beyond: int, within: int, now: float) -> list[str]:
+        """The ids of those of them that a neighbour may lack, and that are of such an age."""
+        return [
+            message.data.id
+            for message in ours
+            if beyond <= message.age(now) <= within and self._limits.may_go_on(message, now)
+        ]
 
     def _answered(self, peer: PeerId, now: float) -> int:
         """Milliseconds since we said what is answered: by so much all has aged, what it was about too.
@@ -323,12 +315,14 @@ class AntiEntropy:
         self.counts.pulled += was_pulled
         return was_pulled, self._took(peer, message_id, now)
 
-    def refused(self, peer: PeerId, message_id: str, now: float) -> Said:
-        """Note that what was pulled was refused. It is not pulled from there again, but may be from elsewhere."""
+    def refused(self, peer: PeerId, message_id: str, now: float, *, lasts: float = math.inf) -> Said:
+        """Note that what was pulled was refused. It is not soon pulled from there again, but may be from elsewhere."""
         if self._sources.get(message_id) != peer:
             return []
         self.counts.refused += 1
-        self._refused.add((peer, message_id), None, now + self._config.max_ttl, now)
+        until = now + min(lasts, self._config.max_ttl)
+        self._refused.discard((peer, message_id))
+        self._refused.add((peer, message_id), until, until, now)
         return self._took(peer, message_id, now)
 
     def _took(self, peer: PeerId, message_id: str, now: float) -> Said:

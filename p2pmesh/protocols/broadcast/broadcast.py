@@ -10,28 +10,25 @@ peer that hears of a message that stays away grafts it (`lazy_push`). Each copy 
 (`eager_push`). What falls through all of that, or was sent while there was no path, is found missing when neighbours
 compare what they have (`anti_entropy`).
 
-How much is pushed follows what happens. While all is well, copies go along the tree alone. Each failure nearby, a
-link that ended, an ack that stayed away, a message that had to be asked for, adds one more link to those that get
-copies, and is forgotten with a half-life of 7 s (`FailurePressure`). And an origin of which nothing was heard for
-five minutes has no tree: where so little is sent, its first message goes to everybody who is likely to lack it
+How much is pushed follows what happens. While all is well, copies go along the tree alone. Each failure nearby adds
+one more link to those that get copies, and is forgotten with a half-life of 7 s (`FailurePressure`). And an origin of
+which nothing was heard for five minutes has no tree: its first message goes to everybody who is likely to lack it
 (`NoveltyEstimate`).
 
 A message lives for `ttl` from its first sending, measured by the peers that keep it (`age`), within what the origin's
 timestamp allows. What relays tell of its age and hops is not signed: of all that is told the best counts, so that a
 relay which lies keeps nothing from anybody (`validation`). Its id is made from its content, so that no other can pass
-for it, and is remembered for as long as any copy could still be accepted.
+for it; its number is remembered for as long as any copy could still be accepted (`origins`).
 
 On each link there is a window of unacknowledged messages and a backlog behind it. While any backlog is long, or acks
-on any link take far longer than they could, `Publish` waits until the last broadcast of ours was taken (`publisher`);
-nothing else ever does. A peer that is slow because there is too much to do gets more time, not more to do: waiting
-times follow measured round-trips and what we lose ourselves (`LocalHealth`), few copies are on their way to it at once,
-and what is merely late is neither repeated nor asked for elsewhere. Only a link that is left far behind by others,
-which are not slow, is closed.
+on any link take far longer than they could, `Publish` waits until the last broadcast of ours was taken (`publisher`).
+A peer that is slow because there is too much to do gets more time, not more to do: waiting times follow measured
+round-trips and what we lose ourselves (`LocalHealth`), few copies are on their way to it at once, and what is merely
+late is neither repeated nor asked for elsewhere. Only a link that is left far behind by others is closed.
 
 Peers of the original project acknowledge nothing and prove nothing: they get each message once, and what they send is
-delivered, and passed on, as unproven; only where `LinkConfig.allow_unverified` lets them in (`legacy`). A message
-that claims a proof must be right: else the neighbour that passed it on without looking is to blame, and its link is
-closed.
+delivered, and passed on, as unproven; only where `LinkConfig.allow_unverified` lets them in (`legacy`). Where a proof
+that a message claims is wrong, the neighbour that passed it on without looking is to blame, and its link is closed.
 
 The way of a message through this file: `handle`; for ours `_on_publish` and `_send_waiting`, for another's
 `_on_received`, `_on_gossip` and `_accept`; then `_store_message`, `_spread` and `_carry_out`, which makes the frames.
@@ -46,6 +43,7 @@ State: ids seen (`seen_ids`), neighbours of version 0, one heap of timers; the r
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from random import Random
 from typing import Any
@@ -54,7 +52,7 @@ import attrs
 
 from p2pmesh.config import BroadcastConfig, MeshConfig
 from p2pmesh.errors import MeshClosed, MeshError, RemoteProtocolError
-from p2pmesh.events import MessageReceived
+from p2pmesh.events import OriginThrottled
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.broadcast.anti_entropy import AntiEntropy, Said
@@ -69,7 +67,7 @@ from p2pmesh.protocols.broadcast.eager_push import (
     SendWindow,
     Settled,
 )
-from p2pmesh.protocols.broadcast.lazy_push import GraftDecisions, GraftScheduler, LazyPush, announcement
+from p2pmesh.protocols.broadcast.lazy_push import GraftDecisions, GraftScheduler, LazyPush, announcement, grafts_of
 from p2pmesh.protocols.broadcast.legacy import PROBE, have_same_content, in_original_form, probe_response, without_proof
 from p2pmesh.protocols.broadcast.message_store import (
     NOBODY,
@@ -80,6 +78,7 @@ from p2pmesh.protocols.broadcast.message_store import (
     payload_size,
     tree_of,
 )
+from p2pmesh.protocols.broadcast.origins import Origins
 from p2pmesh.protocols.broadcast.plumtree import Plumtree
 from p2pmesh.protocols.broadcast.publisher import Publisher
 from p2pmesh.protocols.broadcast.validation import (
@@ -107,7 +106,7 @@ from p2pmesh.protocols.notices import ChildrenAdded, ChildSettled, Input, Refuse
 from p2pmesh.protocols.util.latency import LocalHealth
 from p2pmesh.protocols.util.limits import ExpiringSet
 from p2pmesh.protocols.util.timers import Timers
-from p2pmesh.wire.fields import MAX_IDS_IN_LIST, MAX_PEERS_IN_LIST
+from p2pmesh.wire.fields import MAX_PEERS_IN_LIST
 from p2pmesh.wire.messages import (
     Gossip,
     GossipAck,
@@ -128,6 +127,10 @@ LOST_PRESSURE = 1.0
 CLOSED_PRESSURE = 0.5
 """What the end of a link adds to the failure pressure, if it fell silent and if it was closed."""
 
+TOO_MUCH_FOR = 10.0
+"""Seconds for which what was too much when it was pulled is not pulled again."""
+
+_TOO_MUCH = {Refusal.THROTTLED: "too many broadcasts", Refusal.CROWDED: "too many origins and topics"}
 _ROUND = (Due.ROUND, NOBODY, "")
 
 
@@ -150,7 +153,8 @@ class BroadcastCore:
         self._deadline: float | None = None
         self._pressure = FailurePressure()
         self._limits = BroadcastLimits(config, wall)
-        self._publisher = Publisher(identity, self._limits, wall, config.network)
+        self._origins = Origins(self._config)
+        self._publisher = Publisher(identity, self._limits, wall, config.network, self._origins)
         self._seen: ExpiringSet[str, PeerId | None] = ExpiringSet(self._config.seen_ids)  # and who gave it first
         self._store = MessageStore(self._config.history, self._config.history_bytes)
         self._eager_push = EagerPush(self._config, rng, self._timers, self._pressure, health)
@@ -213,7 +217,7 @@ class BroadcastCore:
                     self._carry_out(self._eager_push.retry(peer, message_id, now), now)
                 case Due.GRAFT:
                     grafts += self._graft.expire(message_id, now)
-                case Due.ACKS:
+                case Due.ACKS | Due.PUBLISH:
                     pass  # `_take` sends them
                 case Due.ANNOUNCE:
                     for peers, announced in self._lazy_push.pop_due(now):
@@ -233,7 +237,7 @@ class BroadcastCore:
             "timers": len(self._timers),
             "received": {"delivered": self._delivered, "duplicates": self._duplicates},
             "refused": {refusal.value: count for refusal, count in self._refused.items()},
-            "seen": {"ids": len(self._seen), "forgotten": self._seen.forgotten},
+            "seen": {"ids": len(self._seen), "streams": len(self._origins)},
             "publisher": {"published": self._publisher.published, "waiting": len(self._publisher)},
             "store": {"messages": len(self._store), "bytes": self._store.bytes, "dropped": self._store.dropped},
             "plumtree": {"trees": len(self._plumtree), **attrs.asdict(self._plumtree.counts, recurse=False)},
@@ -271,6 +275,9 @@ class BroadcastCore:
         if self._eager_push.is_congested(self._publisher.last, now):
             self._carry_out(self._eager_push.judge(now), now)
         while self._publisher and not self._eager_push.is_congested(self._publisher.last, now):
+            if wait := self._publisher.wait(now):
+                self._timers.set((Due.PUBLISH, NOBODY, ""), now + wait)
+                break
             call, called, message = self._publisher.next_message(now)
             self._effects.append(Reply(call, value=message.data.id))
             self._store_message(message, now)
@@ -346,7 +353,7 @@ class BroadcastCore:
     def _on_gossip(self, sender: RemotePeer, data: GossipData, now: float) -> None:
         if data.topic.startswith(RESERVED_TOPICS):
             self._answer_probe(sender, data, now)
-        elif data.id in self._seen and not self._unmasks(data, now):
+        elif self._knows(data.id) and not self._unmasks(data, now):
             self._on_duplicate(sender, data, now)
         elif data.origin_peer_id == self._me:
             self._refuse(sender, data.id, Refusal.OURS, now)
@@ -357,8 +364,19 @@ class BroadcastCore:
         elif payload_size(data) > self._max_payload:
             reason = f"a payload of {payload_size(data)} bytes is too large, where {self._max_payload} is the limit"
             self._refuse(sender, data.id, Refusal.TOO_LARGE, now, reason)
+        elif is_signed(data) and (refusal := self._origins.refusal(sender.peer_id, data, now)) is not None:
+            self._refuse_origin(sender, data, refusal, now)
         else:
             self._accept(sender, data, age, now)
+
+    def _knows(self, message_id: str) -> bool:
+        return message_id in self._seen or self._store.get(message_id) is not None
+
+    def _refuse_origin(self, sender: RemotePeer, data: GossipData, refusal: Refusal, now: float) -> None:
+        """Do without what comes again, or too much of."""
+        if refusal is Refusal.THROTTLED and self._origins.is_news(data.origin_peer_id, now):
+            self._effects.append(Emit(OriginThrottled(data.origin_peer_id, self._config.origin_rate)))
+        self._refuse(sender, data.id, refusal, now, _TOO_MUCH.get(refusal, ""))
 
     def _accept(self, sender: RemotePeer, data: GossipData, age: float, now: float) -> None:
         """Deliver and pass on what we have not seen, if it is as it should be."""
@@ -376,6 +394,9 @@ class BroadcastCore:
         except RemoteProtocolError as error:
             self._blame(sender, data.id, str(error), now)
             return
+        if verified:
+            until = now + self._limits.acceptable_for(data, now) + SLACK
+            self._origins.add(sender.peer_id, data, payload_size(data), until, now)
         message = StoredMessage(
             data=data,
             parent=sender.peer_id,
@@ -389,22 +410,7 @@ class BroadcastCore:
         self._delivered += 1
         if sender.version > 0:
             self._acknowledge(sender.peer_id, message, now)
-        self._effects.append(
-            Emit(
-                MessageReceived(
-                    topic=data.topic,
-                    payload=payload,
-                    origin=data.origin_peer_id,
-                    message_id=data.id,
-                    timestamp=data.timestamp / 1000,
-                    hops=message.hops,
-                    verified=verified,
-                    series=data.series,
-                    sequence=data.sequence,
-                    age=age,
-                )
-            )
-        )
+        self._effects.append(Emit(message.event(payload, verified=verified, age=age)))
         was_pulled, said = self._anti_entropy.arrived(data.id, now)
         self._say(said)
         self._store_message(message, now)
@@ -454,8 +460,8 @@ class BroadcastCore:
         peers: tuple[PeerId, ...] = ()
         born = now - self._limits.age(message.data, age, now)
         if self._limits.is_doubtful(message, message.hops, message.born):
-            message.hops = min(message.hops, self._limits.hops(message.data, hops))
-            message.born = max(message.born, min(born, message.since))
+            hops = min(message.hops, self._limits.hops(message.data, hops))
+            self._store.revise(message, hops, max(message.born, min(born, message.since)))
             self._timers.set((Due.EXPIRY, NOBODY, message.data.id), message.expires)
             if not self._limits.is_doubtful(message, message.hops, message.born):
                 peers = tuple(self._links)
@@ -467,11 +473,11 @@ class BroadcastCore:
     def _answer_duplicate(self, link: SendWindow, message_id: str, tree_name: str, now: float) -> None:
         """Answer a copy or an offer of what we have seen: two that cross on a link stand for each other's acks."""
         peer = link.peer.peer_id
-        if self._seen[message_id] == peer:  # our ack was lost
+        message = self._store.get(message_id)
+        if message is not None and message.parent == peer:  # our ack was lost
             self._acks.add(peer, message_id, AckKind.NEW, now)
             return
         kind = self._plumtree.ack_for_duplicate(peer, tree_name, now)
-        message = self._store.get(message_id)
         if message is None:
             self._acks.add(peer, message_id, kind, now)
         elif crossed := self._eager_push.crossed(link, message, now):
@@ -486,7 +492,9 @@ class BroadcastCore:
         self._refused[refusal] += 1
         if sender.version > 0:
             self._acks.add(sender.peer_id, message_id, AckKind.HAD, now)
-            self._await_no_more(sender.peer_id, message_id, now)
+            self._await_no_more(
+                sender.peer_id, message_id, now, lasts=TOO_MUCH_FOR if refusal in _TOO_MUCH else math.inf
+            )
             if reason and tree_of(message_id) == tree_of(sender.peer_id):
                 answer = GossipAck(refused=(message_id,), reason=reason)
                 self._effects.append(SendFrame((sender.peer_id,), answer, urgent=True))
@@ -504,9 +512,9 @@ class BroadcastCore:
         self._effects.append(DropLink(sender.peer_id, reason, blame=True))
         self._await_no_more(sender.peer_id, message_id, now)
 
-    def _await_no_more(self, sender: PeerId, message_id: str, now: float) -> None:
+    def _await_no_more(self, sender: PeerId, message_id: str, now: float, *, lasts: float = math.inf) -> None:
         """What was pulled or grafted from there was refused: it must not take the place of what can still come."""
-        self._say(self._anti_entropy.refused(sender, message_id, now))
+        self._say(self._anti_entropy.refused(sender, message_id, now, lasts=lasts))
         self._ask(self._graft.refused(sender, message_id, now))
 
     def _answer_probe(self, sender: RemotePeer, data: GossipData, now: float) -> None:
@@ -536,7 +544,7 @@ class BroadcastCore:
         grafts: GraftDecisions = []
         for message_id in dict.fromkeys(heard.ids):
             tree_name = tree_of(message_id)
-            if message_id not in self._seen:
+            if not self._knows(message_id):
                 parent = self._plumtree.parent_of(tree_name, now)
                 grafts += self._graft.announced(link, message_id, heard, parent, now)
             elif heard.offer:
@@ -561,7 +569,7 @@ class BroadcastCore:
             message = self._store.get(message_id)
             if message is not None:
                 self._carry_out(self._eager_push.spare(link, message), now)
-            if (message is None and message_id not in self._seen) or (message is not None and now >= message.expires):
+            if not self._knows(message_id) or (message is not None and now >= message.expires):
                 lacked.append(message_id)  # or it is not as old as we believe
         self._say(self._anti_entropy.have(link.peer.peer_id, have, lacked, now))
 
@@ -658,14 +666,8 @@ class BroadcastCore:
         self._effects.append(SendFrame(originals, in_original_form(message)))
 
     def _ask(self, decisions: GraftDecisions) -> None:
-        """Send grafts, those to one neighbour in a frame."""
-        ids_of: dict[PeerId, list[str]] = {}
-        for peer, message_id in decisions:
-            ids_of.setdefault(peer, []).append(message_id)
-        for peer, ids in ids_of.items():
-            for start in range(0, len(ids), MAX_IDS_IN_LIST):
-                graft = GossipGraft(ids=tuple(ids[start : start + MAX_IDS_IN_LIST]))
-                self._effects.append(SendFrame((peer,), graft, urgent=True))
+        for peer, graft in grafts_of(decisions):
+            self._effects.append(SendFrame((peer,), graft, urgent=True))
 
     def _say(self, said: Said) -> None:
         for peer, message in said:
@@ -679,6 +681,7 @@ class BroadcastCore:
             return
         self._give_up(message, now)
         if now < message.since + message.ttl - SPREADS_IN:  # it is not sure that its time is over
+            self._store.retire(message)
             self._timers.set((Due.EXPIRY, NOBODY, message_id), message.since + message.ttl)
         else:
             self._store.remove(message)

@@ -31,7 +31,7 @@ from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.broadcast.eager_push import FailurePressure, SendWindow
 from p2pmesh.protocols.broadcast.message_store import NOBODY, BroadcastTimers, Due, MessageStore, StoredMessage
 from p2pmesh.wire.fields import MAX_IDS_IN_LIST
-from p2pmesh.wire.messages import GossipIHave
+from p2pmesh.wire.messages import GossipGraft, GossipIHave
 
 UNKNOWN_TRIP = 0.2
 """Seconds that a round-trip is taken for before one was measured: the far end of a continent and back."""
@@ -134,6 +134,18 @@ class Ask(NamedTuple):
 
 
 GraftDecisions: TypeAlias = list[Ask]
+
+
+def grafts_of(decisions: GraftDecisions) -> list[tuple[PeerId, GossipGraft]]:
+    """Ask for them, of one neighbour in one frame."""
+    ids_of: dict[PeerId, list[str]] = {}
+    for peer, message_id in decisions:
+        ids_of.setdefault(peer, []).append(message_id)
+    return [
+        (peer, GossipGraft(ids=tuple(ids[start : start + MAX_IDS_IN_LIST])))
+        for peer, ids in ids_of.items()
+        for start in range(0, len(ids), MAX_IDS_IN_LIST)
+    ]
 
 
 @define(eq=False)

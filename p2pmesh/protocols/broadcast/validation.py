@@ -58,7 +58,7 @@ from msgspec import Struct, structs
 
 from p2pmesh.config import MeshConfig
 from p2pmesh.identity import Identity, peer_id_of, verify
-from p2pmesh.protocols.broadcast.message_store import TREE_DIGITS, StoredMessage, tree_of
+from p2pmesh.protocols.broadcast.message_store import ANY_HOPS, TREE_DIGITS, StoredMessage, tree_of
 from p2pmesh.protocols.core import WallClock
 from p2pmesh.protocols.inputs import Publish
 from p2pmesh.wire.canonical import covered, number, text
@@ -67,9 +67,6 @@ from p2pmesh.wire.payloads import Body, pack
 
 RESERVED_TOPICS = "__gossip_connectivity"
 """Topics that begin so are the original's own traffic: they reach no application."""
-
-ANY_HOPS = 255
-"""The limit that is none; and the most hops that the wire can carry, which stand for all that are more."""
 
 ID_DIGITS = 32
 """Hexadecimal digits of a broadcast's id. The 96 bits of a hash in it are for an origin alone to search for two
@@ -97,6 +94,12 @@ class Refusal(Enum):
     BEFORE_US = "before_us"
     """Sent before we began, and the application has not asked for it."""
     TOO_LARGE = "too_large"
+    SEEN = "seen"
+    """Its number was there already, though its id is forgotten: it is sent again."""
+    THROTTLED = "throttled"
+    """Its origin sends more than one may."""
+    CROWDED = "crowded"
+    """The first of an origin or topic, where there is no room for what comes by this neighbour, or at all."""
     UNPROVEN = "unproven"
     WRONG = "wrong"
     """Its proof or its payload is: the neighbour should have looked, and its link is closed."""
@@ -133,8 +136,7 @@ class BroadcastLimits:
 
     def may_go_on(self, message: StoredMessage, now: float) -> bool:
         """Whether a neighbour would not find that it comes too late or has come too far."""
-        limit = message.data.max_hops
-        return (message.hops < limit or limit == ANY_HOPS) and now < message.expires
+        return message.may_cross_more and now < message.expires
 
     def age(self, data: GossipData, told: int, now: float) -> float:
         """Seconds since it was sent, where a relay tells of so many milliseconds; see the head of this module.

@@ -19,7 +19,7 @@ the application and `BACKGROUND_QUERIES` others at once, the rest in line.
 from __future__ import annotations
 
 from bisect import insort
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from enum import Enum, auto
 from typing import Generic, TypeVar
@@ -30,10 +30,10 @@ from msgspec import Struct
 from p2pmesh.config import KademliaConfig
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.core import WallClock
-from p2pmesh.protocols.kademlia.records import BadRecord, VerifiedRecord, verify_record
+from p2pmesh.protocols.kademlia.records import BadRecord, VerifiedRecord, check_record, check_signature
 from p2pmesh.protocols.kademlia.routing_table import RoutingTable
 from p2pmesh.protocols.util.timers import Timers
-from p2pmesh.wire.overlay import FindNode, FindValue, NodesFound
+from p2pmesh.wire.overlay import DhtRecord, FindNode, FindValue, NodesFound
 
 G = TypeVar("G")
 
@@ -199,7 +199,12 @@ class WantedValue(Struct, frozen=True):
     newer_than: int | None = None
     """The version that we have."""
     quorum: int | None = None
-    """The query ends early once so many peers gave a value; None for never."""
+    """The query ends early once so many peers gave a value of the publisher, or, if any will do, once so many more put
+    one publisher first than any other; None for never."""
+    held: PeerId | None = None
+    """The publisher that we put first ourselves, with what we hold: a vote like others."""
+    all_publishers: bool = False
+    """Whether all publishers are wanted."""
 
 
 @define(eq=False)
@@ -215,8 +220,12 @@ class Query(Generic[G]):
     """Whether it is upkeep: those wait for each other, and no call of the application waits for them."""
     found: dict[PeerId, VerifiedRecord] = field(factory=dict)
     """Values, by the peers that gave them."""
+    named: Counter[PeerId] = field(factory=Counter)
+    """Publishers, by how many peers named them."""
     holders: list[PeerId] = field(factory=list)
     """Peers that say they have the version that we have."""
+    older_until: float = 0.0
+    """Until when an older version than ours could be brought back, as peers say; in seconds since 1970."""
     requests: dict[int, None] = field(factory=dict)
     """Under way, by their numbers."""
     refusal: str = ""
@@ -234,11 +243,31 @@ class Query(Generic[G]):
         """The newest value that was found."""
         return max(self.found.values(), key=_version, default=None)
 
+    def ranked(self, held: VerifiedRecord | None, own: VerifiedRecord | None) -> list[VerifiedRecord]:
+        """The newest record of each publisher, that which most peers put first in front.
+
+        We are one of them, with what we hold; what we published is no vote. A liar has one vote, and ties go by the
+        publisher's id: no clock has a say.
+        """
+        records = [*self.found.values(), *([] if held is None else [held])]
+        votes = Counter(verified.publisher for verified in records)
+        known = sorted([*records, *([] if own is None else [own])], key=_version)
+        newest = {verified.publisher: verified for verified in known}
+        return sorted(newest.values(), key=lambda verified: (-votes[verified.publisher], verified.publisher))
+
     @property
     def is_done(self) -> bool:
-        if self.wanted is not None and self.wanted.quorum is not None and len(self.found) >= self.wanted.quorum:
+        wanted = self.wanted
+        if wanted is not None and wanted.quorum is not None and self._lead(wanted.held) >= wanted.quorum:
             return True
         return self.lookup.is_done and (self.lookup.is_full or not self.is_entering)
+
+    def _lead(self, held: PeerId | None) -> int:
+        """How many more peers put the publisher first that most do than any other."""
+        votes = Counter(verified.publisher for verified in self.found.values())
+        votes.update([] if held is None else [held])
+        most = [count for _, count in votes.most_common(2)]
+        return most[0] - sum(most[1:]) if most else 0
 
     @property
     def request(self) -> FindNode | FindValue:
@@ -246,7 +275,12 @@ class Query(Generic[G]):
         target, wanted = self.lookup.target, self.wanted
         if wanted is None:
             return FindNode(target=target)
-        return FindValue(key=target, publisher=wanted.publisher, newer_than=wanted.newer_than)
+        return FindValue(
+            key=target,
+            publisher=wanted.publisher,
+            newer_than=wanted.newer_than,
+            all_publishers=wanted.all_publishers,
+        )
 
 
 def _version(verified: VerifiedRecord) -> tuple[int, PeerId]:
@@ -327,17 +361,24 @@ class QueryPool(Generic[G]):
             return
         if answer.same:
             query.holders.append(peer)
+        query.named.update(set(answer.publishers))
+        query.older_until = max(query.older_until, answer.older_until / 1000)
         if answer.record is None:
             return
         try:
-            verified = verify_record(answer.record, self._wall(now), self._config, self._network)
+            query.found[peer] = self._verified(answer.record, query, wanted, now)
         except BadRecord:
             self.counts.bad_records += 1
-            return
-        if verified.record.key == query.lookup.target and wanted.publisher in {None, verified.publisher}:
-            query.found[peer] = verified
-        else:
-            self.counts.bad_records += 1
+
+    def _verified(self, record: DhtRecord, query: Query[G], wanted: WantedValue, now: float) -> VerifiedRecord:
+        for known in query.found.values():
+            if known.record == record:
+                return known  # a signature is checked once
+        verified = check_record(record, self._wall(now), self._config)
+        if record.key != query.lookup.target or wanted.publisher not in {None, verified.publisher}:
+            raise BadRecord("a value of another key or publisher")
+        check_signature(record, self._network)
+        return verified
 
     def end(self, query: Query[G]) -> list[int]:
         """End a query; the requests that are not needed any more."""

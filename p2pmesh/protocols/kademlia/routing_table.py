@@ -66,10 +66,15 @@ class RoutingTable:
         last = len(self._ring) - 1
         return [(min(place, last - place), peer) for place, peer in enumerate(self._ring) if peer not in before]
 
+    def asked(self, peer: PeerId, now: float) -> None:
+        """This peer has asked us something: we know that it is still there, if we know it."""
+        if peer in self._buckets.get(self._index(peer), {}):
+            self.heard(peer, now)
+
     def heard(self, peer: PeerId, now: float) -> None:
-        """This peer has spoken to us."""
+        """This peer has answered us, or was a neighbour."""
         self._silent.pop(peer)
-        index = (self._number ^ int(peer, 16)).bit_length() - 1
+        index = self._index(peer)
         if index < 0:
             return
         bucket = self._buckets.setdefault(index, {})
@@ -84,7 +89,7 @@ class RoutingTable:
     def gone(self, peer: PeerId, now: float) -> None:
         """This peer has not answered, or its link fell silent."""
         self._silent.put(peer, now + SILENCE_REMEMBERED)
-        self._buckets.get((self._number ^ int(peer, 16)).bit_length() - 1, {}).pop(peer, None)
+        self._buckets.get(self._index(peer), {}).pop(peer, None)
 
     def is_silent(self, peer: PeerId, now: float) -> bool:
         """Whether it has not answered lately."""
@@ -111,6 +116,9 @@ class RoutingTable:
             "neighbours": len(self._neighbours),
             "around": len(self._ring),
         }
+
+    def _index(self, peer: PeerId) -> int:
+        return (self._number ^ int(peer, 16)).bit_length() - 1
 
     def _known(self, now: float) -> list[PeerId]:
         known = {**self._neighbours, **self._ring}

@@ -273,7 +273,7 @@ class RoutingCore:
         peer = origin_of(packet)
         self._requests.heard(peer, now)
         origin = self._links.get(peer) or RemotePeer(peer, True, PROTOCOL_VERSION, packet.key)
-        response, message = self._receiver.request(packet, path, origin, now)
+        response, message = self._receiver.request(packet, path, origin, sender, now)
         if response is not None:
             self._respond(response, path, now)
         match message:

@@ -831,15 +831,6 @@ def test_an_original_gets_what_was_published_before_anybody_was_there():
 # --- bounds -----------------------------------------------------------------------------------------------------------
 
 
-def test_seen_ids_are_bounded_and_forgotten_ones_counted():
-    bare = Bare(broadcast_config(seen_ids=10))
-    bare.up(ALICE)
-    for number in range(25):
-        bare.hear(ALICE, gossip(message_id=f"m{number}"))
-    assert bare.count("seen.ids") == 10
-    assert bare.count("seen.forgotten") == 15
-
-
 @pytest.mark.parametrize(
     ("fields", "payload", "kept"),
     [({"history": 5}, "x", 5), ({"history_bytes": 1024 * 1024}, "x" * 300_000, 3)],

@@ -267,7 +267,6 @@ def sign(net, **fields) -> DhtRecord:
         {"payload": "[" * 500 + "]" * 500, "encoding": "json"},
         {"payload": "text"},
         {"payload": "text", "blob": b"blob"},
-        {},
         {"encoding": "text"},
     ],
     ids=str,

@@ -22,50 +22,52 @@ def _memo():
         yield
 
 
-def value(key: str, by: Identity, *, size: int = 10, timestamp: int = 1000) -> VerifiedRecord:
-    return sign_record(by, key_id(key), b"x" * size, timestamp, 100.0, KademliaConfig(), NETWORK)
+def value(
+    key: str, by: Identity, *, size: int = 10, timestamp: int = 1000, ttl: float = 100.0, near: PeerId | None = None
+) -> VerifiedRecord:
+    return sign_record(by, near or key_id(key), b"x" * size, timestamp, ttl, KademliaConfig(), NETWORK)
 
 
 @pytest.fixture
 def store():
-    return RecordStore(ME, CONFIG)
+    return RecordStore(ME, CONFIG, lambda now: now + 1.0)
 
 
 def fill(store: RecordStore, count: int, *, size: int = 10) -> list[VerifiedRecord]:
     values = [value(f"key {number}", identity(number), size=size) for number in range(count)]
     for one in values:
-        assert store.put(one, 100.0) is StoreResult.NEW
+        assert store.put(one, 0.0) is StoreResult.NEW
     return values
 
 
 def test_a_newer_value_replaces_an_older_one_and_not_the_other_way(store):
     alice = identity(1)
     old, new = value("key", alice, timestamp=1), value("key", alice, timestamp=2, size=20)
-    assert store.put(old, 100.0) is StoreResult.NEW
-    assert store.put(old, 120.0) is StoreResult.KNOWN
-    assert store.put(new, 100.0) is StoreResult.NEW
-    assert store.put(old, 100.0) is StoreResult.OUTDATED
+    assert store.put(old, 0.0) is StoreResult.NEW
+    assert store.put(old, 0.0) is StoreResult.KNOWN
+    assert store.put(new, 0.0) is StoreResult.NEW
+    assert store.put(old, 0.0) is StoreResult.OUTDATED
     assert (len(store), store.size) == (1, 20)
 
 
 def test_a_publisher_has_so_many_values_and_no_more(store):
     alice, bob = identity(1), identity(2)
-    results = [store.put(value(f"key {number}", alice), 100.0) for number in range(4)]
+    results = [store.put(value(f"key {number}", alice), 0.0) for number in range(4)]
     assert results == [StoreResult.NEW] * 3 + [StoreResult.PUBLISHER_FULL]
-    assert store.put(value("key 0", alice, timestamp=2000), 100.0) is StoreResult.NEW
-    assert store.put(value("key 9", bob), 100.0) is StoreResult.NEW
+    assert store.put(value("key 0", alice, timestamp=2000), 0.0) is StoreResult.NEW
+    assert store.put(value("key 9", bob), 0.0) is StoreResult.NEW
 
 
 def test_a_publisher_has_so_many_bytes_and_no_more(store):
     alice = identity(1)
-    assert store.put(value("a", alice, size=4000), 100.0) is StoreResult.NEW
-    assert store.put(value("b", alice, size=97), 100.0) is StoreResult.PUBLISHER_FULL
-    assert store.put(value("b", alice, size=96), 100.0) is StoreResult.NEW
-    assert store.put(value("b", alice, size=97, timestamp=2000), 100.0) is StoreResult.PUBLISHER_FULL
+    assert store.put(value("a", alice, size=4000), 0.0) is StoreResult.NEW
+    assert store.put(value("b", alice, size=97), 0.0) is StoreResult.PUBLISHER_FULL
+    assert store.put(value("b", alice, size=96), 0.0) is StoreResult.NEW
+    assert store.put(value("b", alice, size=97, timestamp=2000), 0.0) is StoreResult.PUBLISHER_FULL
 
 
 def test_a_key_has_so_many_publishers_and_no_more(store):
-    results = [store.put(value("key", identity(number)), 100.0) for number in range(3)]
+    results = [store.put(value("key", identity(number)), 0.0) for number in range(3)]
     assert results == [StoreResult.NEW, StoreResult.NEW, StoreResult.KEY_FULL]
 
 
@@ -73,24 +75,24 @@ def test_when_it_is_full_the_farthest_gives_way_to_what_is_nearer(store):
     values = fill(store, 8)
     ranked = sorted(values, key=lambda one: xor_distance(ME, one.record.key))
     keys = sorted((f"new {number}" for number in range(50)), key=lambda key: xor_distance(ME, key_id(key)))
-    assert store.put(value(keys[-1], identity(30)), 100.0) is StoreResult.FULL
-    assert store.put(value(keys[0], identity(31)), 100.0) is StoreResult.NEW
+    assert store.put(value(keys[-1], identity(30)), 0.0) is StoreResult.FULL
+    assert store.put(value(keys[0], identity(31)), 0.0) is StoreResult.NEW
     assert len(store) == 8
-    assert store.newest(ranked[-1].record.key) is None
-    assert store.newest(ranked[0].record.key) is not None
+    assert store.first(ranked[-1].record.key, 0.0) is None
+    assert store.first(ranked[0].record.key, 0.0) is not None
 
 
 def test_what_is_just_as_far_does_not_give_way(store):
     values = fill(store, 8)
     farthest = max(values, key=lambda one: xor_distance(ME, one.record.key))
     same_key = sign_record(identity(60), farthest.record.key, b"x", 1000, 100.0, KademliaConfig(), NETWORK)
-    assert store.put(same_key, 100.0) is StoreResult.FULL
+    assert store.put(same_key, 0.0) is StoreResult.FULL
 
 
 def test_bytes_are_bounded_too_and_several_may_have_to_give_way(store):
     fill(store, 8, size=1000)
     near = min((f"new {number}" for number in range(200)), key=lambda key: xor_distance(ME, key_id(key)))
-    assert store.put(value(near, identity(31), size=4000), 100.0) is StoreResult.NEW
+    assert store.put(value(near, identity(31), size=4000), 0.0) is StoreResult.NEW
     assert store.size <= CONFIG.stored_bytes
     assert len(store) == 5
 
@@ -98,21 +100,21 @@ def test_bytes_are_bounded_too_and_several_may_have_to_give_way(store):
 def test_nothing_is_given_up_for_what_does_not_fit_anyway(store):
     fill(store, 8, size=1000)
     far = max((f"new {number}" for number in range(200)), key=lambda key: xor_distance(ME, key_id(key)))
-    assert store.put(value(far, identity(31), size=4000), 100.0) is StoreResult.FULL
+    assert store.put(value(far, identity(31), size=4000), 0.0) is StoreResult.FULL
     assert len(store) == 8
 
 
 def test_what_has_expired_is_forgotten_with_all_that_was_counted_of_it(store):
     fill(store, 3)
-    later = value("later", identity(0))
-    store.put(later, 200.0)
+    later = value("later", identity(0), ttl=200.0)
+    store.put(later, 0.0)
     assert store.next_deadline() == 100.0
     store.expire(100.0)
     assert [one.verified for one in store] == [later]
     store.expire(200.0)
     assert (len(store), store.size, list(store)) == (0, 0, [])
     for number in range(3):  # nor is anything left of what its publisher had
-        assert store.put(value(f"new {number}", identity(0), size=1300), 300.0) is StoreResult.NEW
+        assert store.put(value(f"new {number}", identity(0), size=1300), 0.0) is StoreResult.NEW
 
 
 def test_only_the_latest_of_our_own_values_are_seen_to():

@@ -541,6 +541,9 @@ def test_seen_ids_are_bounded():
     bare = Bare(seen_ids=7)
     bare.up(ALICE)
     for number in range(20):
-        bare.hear(A, Direct(id=str(number), payload="x", encoding="text"))
-    assert bare.count("receiver.seen_ids") == 7
-    assert bare.count("receiver.seen_ids_forgotten") == 13
+        bare.hear(A, Direct(id=str(number), payload="x", encoding="text", timestamp=int(EPOCH * 1000) + number))
+    assert bare.count("receiver.directs") == 20
+    assert 0 < bare.count("receiver.seen_ids") <= 7
+    for number in range(20):
+        bare.hear(A, Direct(id=str(number), payload="x", encoding="text", timestamp=int(EPOCH * 1000) + number))
+    assert bare.count("receiver.directs") == 20, "what was forgotten is older than what may come"

@@ -14,7 +14,9 @@ from p2pmesh.protocols.util.limits import (
     FLOOD,
     ExpiringSet,
     LruTable,
+    Novelty,
     RateLimiter,
+    SenderWindows,
     TokenBucket,
     Verdict,
     WorkBudget,
@@ -190,3 +192,71 @@ def test_what_is_within_its_own_rate_is_paid_for_whatever_the_others_ask_for(sha
         now += 0.01 + wait
         budget.spend(A if key == C else key, units * 100, now)
         assert budget.spend(C, own * 0.01, now) is Verdict.NOW
+
+
+# --- windows of senders -----------------------------------------------------------------------------------------------
+
+takes = st.lists(
+    st.tuples(st.sampled_from("abcde"), st.integers(0, 6), st.floats(-8, 8), st.sampled_from("xyz"), st.floats(0, 3)),
+    max_size=120,
+)
+
+
+@given(st.integers(1, 12), st.integers(1, 8), st.integers(1, 3), takes)
+def test_nothing_is_ever_taken_twice_and_no_more_is_remembered_than_the_bound(limit, each, parts, messages):
+    windows = SenderWindows(limit, each, parts, lasts=10.0)
+    taken, now = set(), 100.0
+    sent: dict[tuple[str, int], float] = {}
+    for sender, number, ahead, by, wait in messages:
+        now += wait
+        at = sent.setdefault((sender, number), now + ahead)
+        if abs(at - now) > 10.0:
+            continue  # its taker refuses it
+        novelty = windows.judge(sender, str(number), at, by, now)
+        assert (novelty is Novelty.NEW) <= ((sender, number) not in taken)
+        if novelty is Novelty.NEW:
+            windows.add(sender, str(number), at, by, now)
+            taken.add((sender, number))
+        assert len(windows) <= limit
+
+
+@given(st.integers(8, 60), takes)
+def test_what_one_neighbour_brings_never_keeps_out_what_another_brings(limit, messages):
+    windows = SenderWindows(limit, each=8, parts=2, lasts=10.0)
+    now = 100.0
+    for sender, number, ahead, _, wait in messages:
+        now += wait
+        if windows.judge(sender, str(number), now + ahead, "x", now) is Novelty.NEW:
+            windows.add(sender, str(number), now + ahead, "x", now)
+    assert windows.judge("honest", "0", now, "y", now) is Novelty.NEW
+    windows.add("honest", "0", now, "y", now)
+    assert windows.judge("honest", "0", now, "x", now) is Novelty.KNOWN
+
+
+def test_a_sender_is_not_shut_out_by_the_neighbour_that_brought_its_first():
+    windows = SenderWindows(40, each=20, parts=2, lasts=10.0)
+    windows.add("honest", "first", 0.0, "x", 0.0)
+    for number in range(9):
+        windows.add(f"evil {number}", "a", 0.0, "x", 0.0)
+    assert windows.judge("evil", "new", 1.0, "x", 1.0) is Novelty.FULL
+    assert windows.judge("honest", "next", 1.0, "y", 1.0) is Novelty.NEW
+    windows.add("honest", "next", 1.0, "y", 1.0)
+    assert windows.judge("honest", "first", 0.0, "x", 1.0) is Novelty.KNOWN
+
+
+def test_a_full_window_gives_up_what_is_earliest_and_takes_nothing_that_is_as_early():
+    windows = SenderWindows(1000, each=3, parts=1, lasts=100.0)
+    for number, at in enumerate([5.0, 1.0, 3.0, 4.0]):
+        windows.add("a", str(number), at, "x", 6.0)
+    asked = [("1", 1.0), ("9", 1.0), ("9", 1.5), ("2", 3.0)]
+    verdicts = [windows.judge("a", name, at, "x", 6.0) for name, at in asked]
+    assert verdicts == [Novelty.OLD, Novelty.OLD, Novelty.NEW, Novelty.KNOWN]
+
+
+def test_what_is_too_old_to_be_taken_makes_room():
+    windows = SenderWindows(4, each=2, parts=1, lasts=10.0)
+    for number in range(2):
+        windows.add(f"{number}", "a", 0.0, "x", 0.0)
+    assert windows.judge("new", "a", 5.0, "x", 5.0) is Novelty.FULL
+    assert windows.judge("new", "a", 15.1, "x", 15.1) is Novelty.NEW
+    assert len(windows) == 0
