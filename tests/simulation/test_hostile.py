@@ -30,6 +30,7 @@ def test_with_nothing_but_hostile_peers_every_broadcast_reaches_every_honest_one
     assert result["delivered"] == result["expected"] > 0
 
 
+@pytest.mark.simulation
 def test_the_same_seed_gives_the_same_run():
     small = {"peers": 8, "hostile": 3, "max_peers": 4}
     first = outcome(5, **small)
