@@ -1,6 +1,7 @@
 """Meshes of which a fifth works against the others, in as many ways, while everything else goes wrong as well."""
 
 from argparse import Namespace
+from pathlib import Path
 
 import pytest
 
@@ -45,3 +46,9 @@ def test_as_many_peers_are_hostile_as_it_says_each_in_another_way():
     assert len(plan.faults) > 6
     assert FaultPlan.parse(str(plan)) == plan
     assert len(plan_of(1, 30, 6, list(Adversary), calm=True).faults) == 6
+
+
+def test_every_kind_is_explained():
+    text = (Path(__file__).parents[2] / "docs" / "simulation.md").read_text("utf-8")
+    missing = [kind.value for kind in Adversary if f"`{kind.value}`" not in text]
+    assert not missing
