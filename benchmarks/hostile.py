@@ -108,7 +108,7 @@ def results(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     if options.workers == 1:
         yield from (measure(seed, options) for seed in seeds)
         return
-    with ProcessPoolExecutor(options.workers, initializer=os.nice, initargs=(NICE,)) as pool:
+    with ProcessPoolExecutor(options.workers, initializer=os.nice, initargs=(options.nice,)) as pool:
         yield from pool.map(measure, seeds, [options] * len(seeds))
 
 
@@ -121,16 +121,18 @@ def main() -> None:
     parser.add_argument("--max-peers", type=int, default=5)
     parser.add_argument("--adversary", action="append", default=[], help="a kind of them; by default all")
     parser.add_argument("--calm", action="store_true", help="no other faults")
+    parser.add_argument("--all", action="store_true", help="a line for each seed")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--nice", type=int, default=NICE, help="how far all else goes first")
     options = parser.parse_args()
     began, done, bad, all_kinds = perf_counter(), [], 0, set[str]()
     for result in results(options):
         done.append(result)
         all_kinds |= set(result["kinds"])
         missed = options.calm and result["delivered"] < result["expected"]
-        if result["violations"] or missed or result["sends"] < 1:
-            bad += bool(result["violations"] or missed)
-            account = result.pop("account")
+        bad += bool(result["violations"] or missed)
+        account = result.pop("account")
+        if options.all or result["violations"] or missed or result["sends"] < 1:
             print(json.dumps(result), flush=True)
             if options.seeds == 1:
                 print(account, file=sys.stderr)
