@@ -59,6 +59,7 @@ from p2pmesh.events import (
     PeerEvicted,
     PeerFailed,
     PeerTimedOut,
+    ReceiptDisputed,
     TransportDown,
     TransportUp,
 )
@@ -122,6 +123,7 @@ __all__ = [
     "PeerTimedOut",
     "PeerUnreachable",
     "Receipt",
+    "ReceiptDisputed",
     "ReceiptsConfig",
     "RemoteProtocolError",
     "RoutingConfig",
