@@ -500,10 +500,11 @@ class BroadcastCore:
         if refusal is Refusal.THROTTLED and self._origins.is_news(data.origin_peer_id, now):
             self._effects.append(Emit(OriginThrottled(data.origin_peer_id, self._config.origin_rate)))
         if sender.version > 0:
-            self._acks.add(sender.peer_id, data.id, AckKind.HAD, now)
-            self._await_no_more(sender.peer_id, data.id, now, lasts=refusal.lasts)
             if data.origin_peer_id == sender.peer_id:  # else it would take the ack for one of a peer that has it
                 self._say([(sender.peer_id, GossipAck(refused=(data.id,), reason=reason))])
+            else:
+                self._acks.add(sender.peer_id, data.id, AckKind.HAD, now)
+            self._await_no_more(sender.peer_id, data.id, now, lasts=refusal.lasts)
 
     def _on_refused(self, peer: PeerId, ids: Sequence[str], reason: str, now: float) -> None:
         """A neighbour will never take these, or, without a reason, does not take them now: it need not get them."""
