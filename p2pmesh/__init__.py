@@ -61,6 +61,7 @@ from p2pmesh.events import (
     PeerEvicted,
     PeerFailed,
     PeerTimedOut,
+    ReceiptDisputed,
     TransportDown,
     TransportUp,
 )
@@ -127,6 +128,7 @@ __all__ = [
     "PeerTimedOut",
     "PeerUnreachable",
     "Receipt",
+    "ReceiptDisputed",
     "ReceiptsConfig",
     "RemoteProtocolError",
     "RoutingConfig",

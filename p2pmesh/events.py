@@ -186,6 +186,18 @@ class OriginThrottled:
     """Broadcasts a second: `BroadcastConfig.origin_rate`."""
 
 
+@frozen
+class ReceiptDisputed:
+    """A peer told of more peers that have a broadcast than the mesh can have: it lies, or passes on a lie."""
+
+    peer_id: PeerId
+    message_id: str
+    claimed: int
+    """Peers that it told of."""
+    believed: int
+    """Peers that count, of this one and of all others that told of the broadcast."""
+
+
 Event: TypeAlias = (
     PeerConnected
     | PeerDisconnected
@@ -203,4 +215,5 @@ Event: TypeAlias = (
     | Lagged
     | MessagesSkipped
     | OriginThrottled
+    | ReceiptDisputed
 )
