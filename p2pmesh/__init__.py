@@ -42,6 +42,7 @@ from p2pmesh.errors import (
 )
 from p2pmesh.events import (
     DirectReceived,
+    EclipseSuspected,
     Event,
     IslandHealed,
     IslandSuspected,
@@ -84,6 +85,7 @@ __all__ = [
     "Dht",
     "DhtValue",
     "DirectReceived",
+    "EclipseSuspected",
     "Event",
     "Failed",
     "IceServer",
