@@ -43,6 +43,7 @@ from p2pmesh.errors import (
 )
 from p2pmesh.events import (
     DirectReceived,
+    EclipseSuspected,
     Event,
     IslandHealed,
     IslandSuspected,
@@ -88,6 +89,7 @@ __all__ = [
     "Dht",
     "DhtValue",
     "DirectReceived",
+    "EclipseSuspected",
     "Event",
     "Failed",
     "IceServer",

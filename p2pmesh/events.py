@@ -136,6 +136,19 @@ class IslandSuspected:
 
 
 @frozen
+class EclipseSuspected:
+    """Peers crowd around our id more densely than chance has it: somebody may be trying to cut us off.
+
+    They get no links, as far as it depends on us, and we keep those of our own choice.
+    """
+
+    peers: int
+    """How many they are, of those that we met."""
+    mesh_size: int
+    """Peers that the mesh has, as it looks from elsewhere."""
+
+
+@frozen
 class IslandHealed:
     """Two islands are one mesh again."""
 
@@ -210,6 +223,7 @@ Event: TypeAlias = (
     | MessageFailed
     | IslandSuspected
     | IslandHealed
+    | EclipseSuspected
     | TransportUp
     | TransportDown
     | Lagged

@@ -46,7 +46,7 @@ from p2pmesh.protocols.inputs import (
     Unsent,
 )
 from p2pmesh.protocols.notices import Input
-from p2pmesh.protocols.util.limits import BYTES, FRAME, Verdict, WorkBudget
+from p2pmesh.protocols.util.limits import BYTES, FRAME, Payment, WorkBudget
 from p2pmesh.protocols.wiring import SELDOM
 from p2pmesh.wire.codec import decode, encode
 from p2pmesh.wire.messages import Description, Direct, Facts, IceCandidate, Message, Unknown
@@ -418,7 +418,7 @@ class LinkKeeper:
 
     async def _pay(self, peer: PeerId, units: float) -> None:
         """Pay for a frame that seldom comes: who sends more of them is read as slowly as its own part pays for."""
-        if self._budget.spend(peer, units, trio.current_time()) is not Verdict.NOW:
+        if self._budget.spend(peer, units, trio.current_time()) is not Payment.NOW:
             await trio.sleep(units / self._budget.rate)
             self._budget.spend(peer, units, trio.current_time())  # what it has gained meanwhile
 

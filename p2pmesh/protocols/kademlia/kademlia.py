@@ -76,7 +76,7 @@ from p2pmesh.protocols.notices import (
     RouteSucceeded,
 )
 from p2pmesh.protocols.util.latency import LocalHealth
-from p2pmesh.protocols.util.limits import BYTES, VERIFY, RateLimiter, Verdict, WorkBudget
+from p2pmesh.protocols.util.limits import BYTES, VERIFY, RateLimiter, Payment, WorkBudget
 from p2pmesh.protocols.util.timers import Stamps, Timers
 from p2pmesh.wire.messages import Message
 from p2pmesh.wire.overlay import DhtRecord, FindNode, FindValue, NodesFound, StoreValue, ValueStored
@@ -322,7 +322,7 @@ class KademliaCore:
 
     def _is_paid(self, way: ReturnPath, units: float, now: float) -> bool:
         """Whether the neighbour that brought a request may cause so much work: ids to ask under are free."""
-        is_paid = self._budget.spend(way.path[-1], units, now) is Verdict.NOW
+        is_paid = self._budget.spend(way.path[-1], units, now) is Payment.NOW
         self._requests.unpaid += not is_paid
         return is_paid
 

@@ -102,7 +102,7 @@ from p2pmesh.protocols.routing.requests import (
 )
 from p2pmesh.protocols.routing.sealed_box import Contacts
 from p2pmesh.protocols.util.latency import LocalHealth
-from p2pmesh.protocols.util.limits import FRAME, Verdict, WorkBudget
+from p2pmesh.protocols.util.limits import FRAME, Payment, WorkBudget
 from p2pmesh.protocols.util.timers import Timers
 from p2pmesh.wire.codec import encode
 from p2pmesh.wire.fields import SEARCH, TrailId
@@ -344,7 +344,7 @@ class RoutingCore:
 
     def _pay_for_nothing(self, peer: PeerId, now: float) -> None:
         """A neighbour sent what brings nothing new, as repetitions do: who sends nothing else floods."""
-        if self._nothing.spend(peer, FRAME, now) is Verdict.TOO_MUCH:
+        if self._nothing.spend(peer, FRAME, now) is Payment.TOO_MUCH:
             self._effects.append(DropLink(peer, "a flood of direct messages and acks that bring nothing", blame=True))
 
     def _on_inbox_read(self, progress: InboxRead, now: float) -> None:
