@@ -230,6 +230,11 @@ class GraftScheduler:
             self._timers.wait((Due.GRAFT, NOBODY, message_id), now + _patience(parent))
         return []
 
+    def awaits(self, peer: PeerId, message_id: str) -> bool:
+        """Whether this neighbour has announced a broadcast that is awaited."""
+        entry = self._entries.get(message_id)
+        return entry is not None and peer in entry.announcers
+
     def arrived(self, peer: PeerId, message_id: str, now: float) -> tuple[Sequence[PeerId], Sequence[PeerId]]:
         """Await a broadcast no more, which this neighbour has sent.
 

@@ -8,6 +8,8 @@ out come messages in the original's form. No state.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from msgspec import structs
 
 from p2pmesh.errors import RemoteProtocolError
@@ -46,6 +48,11 @@ def in_original_form(message: StoredMessage) -> Gossip:
 def without_proof(data: GossipData) -> GossipData:
     """What one of them sends: it relays no key, so what it relays proves nothing, and nobody counts below it."""
     return structs.replace(data, key=None, signature=None, receipts=False)
+
+
+def without_known(message: StoredMessage, originals: Iterable[PeerId]) -> tuple[PeerId, ...]:
+    """Those of them that may lack it: the way it says it came is a hint that only those it names are spared for."""
+    return tuple([one for one in originals if one not in message.relayed_by and not message.is_held_by(one)])
 
 
 def have_same_content(one: GossipData, other: GossipData) -> bool:

@@ -58,7 +58,7 @@ from msgspec import Struct, structs
 
 from p2pmesh.config import MeshConfig
 from p2pmesh.identity import Identity, peer_id_of, verify
-from p2pmesh.protocols.broadcast.message_store import ANY_HOPS, TREE_DIGITS, StoredMessage, tree_of
+from p2pmesh.protocols.broadcast.message_store import ANY_HOPS, TREE_DIGITS, StoredMessage, payload_size, tree_of
 from p2pmesh.protocols.core import WallClock
 from p2pmesh.protocols.inputs import Publish
 from p2pmesh.wire.canonical import covered, number, text
@@ -78,6 +78,9 @@ CLOCKS_AGREE = 5.0
 SPREADS_IN = 2.0
 """Seconds in which a broadcast is still on its way. One that is older came late: to a peer that catches up, or by its
 relays' account."""
+
+TOO_MUCH_FOR = 10.0
+"""Seconds for which what was too much just now is taken to be so."""
 
 _DOMAIN = b"p2pmesh gossip v1\0"
 
@@ -107,6 +110,11 @@ class Refusal(Enum):
     WRONG = "wrong"
     """Its proof or its payload is: the neighbour should have looked, and its link is closed."""
 
+    @property
+    def lasts(self) -> float:
+        """Seconds for which what was pulled and refused is not pulled again."""
+        return TOO_MUCH_FOR if self in {Refusal.THROTTLED, Refusal.CROWDED} else math.inf
+
 
 class Draft(Struct, frozen=True):
     """A broadcast of ours that was checked and waits for room on the links."""
@@ -125,6 +133,7 @@ class BroadcastLimits:
     def __init__(self, config: MeshConfig, wall: WallClock) -> None:
         self._config = config.broadcast
         self._max_payload = config.max_payload
+        self._takes_unproven = config.links.allow_unverified
         self._wall = wall
 
     def draft(self, event: Publish, now: float) -> Draft:
@@ -151,6 +160,14 @@ class BroadcastLimits:
             return math.inf
         age = told / 1000 if by_clock < -CLOCKS_AGREE else min(told / 1000, max(0.0, by_clock))
         return max(age, by_clock - self._config.clock_skew)
+
+    def refusal(self, data: GossipData, age: float) -> tuple[Refusal | None, str]:
+        """Why a broadcast of such an age is not taken by anybody with our bounds, for people."""
+        if age >= self.ttl(data):
+            return Refusal.EXPIRED, "it has expired, by the clock here: is yours right?"
+        if (size := payload_size(data)) > self._max_payload:
+            return Refusal.TOO_LARGE, f"a payload of {size} bytes is too large, where {self._max_payload} is the limit"
+        return (None if is_signed(data) or self._takes_unproven else Refusal.UNPROVEN), ""
 
     def acceptable_for(self, data: GossipData, now: float) -> float:
         """Seconds until no copy is accepted any more, whatever it says of its age."""

@@ -1,9 +1,9 @@
 """The values that this peer holds for others: bounded in number and bytes, in all, for each publisher and for each key.
 
 They stay until they expire (Maymounkov and Mazieres 2002, section 2.5). Where there is no room, the publisher that has
-most here gives up what is farthest from our id for one that has less. Among equals the farthest goes, since others are
-nearer to it than we are, but only while it is new: identities and places near us can be had for nothing, so many new
-ones displace nothing that was here before them.
+most here gives up what is farthest from our id for one that has less. Among those who have little the farthest goes,
+since others are nearer to it than we are, but only while it is new: identities and places near us can be had for
+nothing, so many new ones displace nothing that was here before them.
 
 In: records, the time. Out: what became of a record.
 State: the values, bounded by `KademliaConfig.stored_values`, `stored_bytes`, `publisher_values`, `publisher_bytes` and
@@ -131,7 +131,7 @@ class RecordStore:
         leaving = self._make_room(verified, old, now)
         if leaving is None:
             return StoreResult.FULL
-        for gone in [*leaving, *self._spent(verified, old, now)]:
+        for gone in dict.fromkeys([*leaving, *self._spent(verified, old, now)]):
             self.remove(gone)
         until = now + verified.forgotten - self._wall(now)
         distance = xor_distance(self._me, verified.record.key)
@@ -235,29 +235,31 @@ class RecordStore:
         bytes_over = max(self.size + size - self._config.stored_bytes, 0)
         if not excess and not bytes_over:
             return []
-        if self._heavy.next_deadline() < -self._weight(verified.publisher, values, size):
+        weight = self._weight(verified.publisher, values, size)
+        candidates: Iterable[Stored] = ()
+        if self._heavy.next_deadline() < -weight:
             heaviest = self._heavy.pop_due(self._heavy.next_deadline())
             for publisher in heaviest:
                 self._rank(publisher)
-            theirs = self._shares[heaviest[0]].values.values()
-            candidates: Iterable[Stored] = sorted(theirs, key=lambda stored: -stored.distance)
-        else:
+            candidates = sorted(self._shares[heaviest[0]].values.values(), key=lambda stored: -stored.distance)
+        elif weight <= self._config.max_value:
             candidates = self._new_beyond(xor_distance(self._me, verified.record.key), now)
         leaving: list[Stored] = []
         for stored in candidates:
-            if excess <= len(leaving) and bytes_over <= 0:
-                break
             if stored is not old:
                 leaving.append(stored)
                 bytes_over -= stored.verified.size
-        for stored in leaving:
+            if excess <= len(leaving) and bytes_over <= 0:
+                break
+        for stored in leaving if old is None else [*leaving, old]:
             self._new.set(stored.record_key, -stored.distance)
         return [stored.record_key for stored in leaving] if excess <= len(leaving) and bytes_over <= 0 else None
 
     def _new_beyond(self, distance: int, now: float) -> Iterator[Stored]:
         """The new values that are farther away than that, the farthest first. Those taken lose their rank."""
         while -self._new.next_deadline() > distance:
-            for key, publisher in self._new.pop_due(self._new.next_deadline()):
-                stored = self._keys[key][publisher]
-                if stored.since > now - self._config.republish:
-                    yield stored
+            tied = [self._keys[key][publisher] for key, publisher in self._new.pop_due(self._new.next_deadline())]
+            new = [stored for stored in tied if stored.since > now - self._config.republish]
+            for stored in new[1:]:
+                self._new.set(stored.record_key, -stored.distance)
+            yield from new[:1]

@@ -140,7 +140,7 @@ class Republisher:
         return Refusal(reason, full=result is StoreResult.KEY_FULL)
 
     def _is_at_home(self, key: PeerId, now: float) -> bool:
-        return self._table.nearer(key, now) <= self._config.k * HOLDER_SLACK
+        return self._table.is_among(key, self._config.k * HOLDER_SLACK, now)
 
     def republished_by(self, peer: PeerId, stored: Stored, now: float) -> None:
         """This peer looks for the holders of a value right now: if it is one itself, we need not."""

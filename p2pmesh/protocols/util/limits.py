@@ -18,7 +18,7 @@ from __future__ import annotations
 import enum
 import math
 from collections import Counter, OrderedDict
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from heapq import heappop, heappush
 from itertools import islice
 from typing import Final, Generic, TypeVar
@@ -55,6 +55,15 @@ class LruTable(Generic[V]):
         self._items.move_to_end(key)
         if len(self._items) > self._limit:
             self._items.popitem(last=False)
+
+    def make_room(self, may_go: Callable[[V], bool]) -> bool:
+        """Forget what may go, the least recently renewed first, if the table is full. Whether there is room now."""
+        if len(self._items) >= self._limit:
+            key = next((key for key, value in self._items.items() if may_go(value)), None)
+            if key is None:
+                return False
+            del self._items[key]
+        return True
 
     def pop(self, key: str) -> V | None:
         return self._items.pop(key, None)

@@ -160,6 +160,43 @@ def test_an_answer_that_was_not_asked_for_changes_nothing(net):
     assert peer.stats["requests"]["unasked"] == 1
 
 
+@pytest.mark.parametrize("helpers", [0, 12], ids=["alone", "named by a fifth of the mesh"])
+def test_ids_that_were_ground_near_a_key_capture_neither_puts_nor_gets(helpers):
+    net = DhtNet(60, config=KademliaConfig())
+    place = key_id("key")
+    ground = sorted(
+        (identity(number) for number in range(2000, 5000)), key=lambda one: xor_distance(one.peer_id, place)
+    )
+    gang = [net.add(who=who).id for who in ground[:20]]
+    net.run(60.0)
+    assert net.closest(place) == gang, "nobody honest is as near"
+    liars = [*gang, *(peer.id for peer in net.peers[1 : 1 + helpers])]
+
+    def lie(asker, request):
+        if isinstance(request, StoreValue):
+            return ValueStored(held=True)
+        return NodesFound(peers=tuple(sorted(gang, key=lambda one: xor_distance(one, asker))))
+
+    for liar in liars:
+        net.by_id[liar].lies = lie
+    honest = [peer for peer in net.peers if peer.id not in liars]
+    for peer in honest[:10]:
+        net.outcome(peer, net.find(peer, place))
+    net.outcome(honest[0], net.put(honest[0], "key", "value"))
+    for reader in honest[1::6]:
+        assert net.outcome(reader, net.get(reader, "key")).value == "value"
+
+
+def test_who_only_asks_is_nobodys_contact(net):
+    """Ids by the thousand would displace those that answer, and make holders think that others are nearer."""
+    peer = holder(net)
+    for number in range(100):
+        net.ask(identity(2000 + number), peer, FindNode(target=peer.id))
+    assert store(net, peer, record(net))
+    answer = net.ask(STRANGER, peer, FindNode(target=key_id("key")))
+    assert set(answer.peers) <= {one.id for one in net.peers}
+
+
 # --- requests ---------------------------------------------------------------------------------------------------------
 
 
