@@ -18,8 +18,6 @@ On each link there is a window of unacknowledged messages and a backlog behind i
 take far longer than they could, `Publish` waits (`publisher`). What neighbours ask for, and frames that come to
 nothing, are paid from a budget of each (`WorkConfig.broadcast`).
 
-Peers of the original project acknowledge and prove nothing: see `legacy`.
-
 The way of a message through this file: `handle`; for ours `_on_publish` and `_send_waiting`, for another's
 `_on_received`, `_on_gossip` and `_accept`; then `_store_message`, `_spread` and `_carry_out`, which makes the frames.
 
@@ -151,7 +149,7 @@ class BroadcastCore:
         self._acks = HopAcks(self._config.ack_delay, self._timers)
         self._plumtree = Plumtree(self._config, self._links)
         self._lazy_push = LazyPush(self._config, rng, self._timers, self._store, self._pressure)
-        self._graft = GraftScheduler(self._config, self._timers, self._links, self._pressure)
+        self._graft = GraftScheduler(self._config, self._timers, self._links, self._pressure, config.max_payload)
         self._anti_entropy = AntiEntropy(
             self._me, self._config, rng, self._timers, self._store, self._links, self._limits
         )
