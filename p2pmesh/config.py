@@ -291,9 +291,9 @@ class RoutingConfig:
     """Direct messages of ours that wait for an ack; above it a `send` waits."""
     window: int = _number(64, low=1)
     """Of them to one peer: well below `LinkConfig.outbox`."""
-    seen_ids: int = _number(16_384, low=1)
-    """Ids remembered so that nothing is delivered twice: of direct messages, and as many of what else came over routes.
-    """
+    seen_ids: int = _number(65_536, low=1)
+    """Ids remembered so that nothing is delivered twice, of direct messages and of what else came over routes:
+    for 10 minutes, and some 300 bytes each. What one neighbour brings can't fill it."""
     patience: float = _number(30.0, low=0.1)
     """Seconds for which a direct message is tried: without an answer, and over a link without progress either."""
     least_wait: float = _number(0.3, low=0.01)
@@ -333,8 +333,8 @@ class KademliaConfig:
     lookups: int = _number(32, low=1)
     """Lookups of the application at once; more wait."""
     quorum: int = _number(3, low=1)
-    """A `get` ends once so many peers gave the value, and takes the newest of theirs: one of them may be out of
-    date."""
+    """A `get` ends once so many peers gave a value of the publisher, and takes the newest of theirs: one of them may be
+    out of date. If any publisher will do, once so many more put one publisher first than any other."""
     contact_lasts: float = _number(300.0, low=1)
     """A peer that is no neighbour and was not heard of for so long is no contact any more: those next to it know."""
     republish: float = _number(3600.0, low=1)
@@ -349,12 +349,12 @@ class KademliaConfig:
     """Bytes of a value as encoded, at most 64 KiB: k peers keep it, and it crosses many links to them."""
     stored_values: int = _number(4096, low=1)
     stored_bytes: int = _number(16 * MIB, low=1 * KIB)
-    """Values of others kept here; above either, those that are farthest from our id give way, or are not taken."""
+    """Values of others kept here; above either, the publisher with most gives way, else new values to nearer ones."""
     publisher_values: int = _number(256, low=1)
     publisher_bytes: int = _number(1 * MIB, low=1 * KIB)
     """Of them by one publisher: a sixteenth of all."""
     key_values: int = _number(16, low=1)
-    """Publishers under one key."""
+    """Publishers under one shared key: one more raises `KeyFull`."""
     publications: int = _number(1024, low=1)
     """Values of our own that we see to; of more, the oldest are left to their holders."""
     requests_per_second: float = _number(20.0, low=0.1)
@@ -405,9 +405,9 @@ class WorkConfig:
     Broadcasts and direct messages that are new are not among it: who reads them bounds those.
     """
 
-    links: float = _number(0.04, low=0.001)
+    links: float = _number(0.03, low=0.001)
     """Frames that come to nothing, and packets without a frame in them."""
-    routing: float = _number(0.1, low=0.001)
+    routing: float = _number(0.09, low=0.001)
     """Packets: those to pass on, and those for us."""
     broadcast: float = _number(0.08, low=0.001)
     """What is asked for to be compared, announced or sent again."""
@@ -415,7 +415,7 @@ class WorkConfig:
     """Requests of the DHT."""
     overlay: float = _number(0.02, low=0.001)
     """Searches on the ring, and what neighbours tell of their links."""
-    signaling: float = _number(0.02, low=0.001)
+    signaling: float = _number(0.04, low=0.001)
     """Offers, answers and candidates, by whatever way they come."""
 
 
@@ -439,6 +439,8 @@ class MeshConfig:
     """Direct messages that may wait for the application, in each stream of them or for the first; then senders wait."""
     direct_inbox_bytes: int = _number(16 * MIB, low=1)
     """Bytes of those; one alone may be larger."""
+    max_blocked: int = _number(10_000, low=1, high=1_000_000)
+    """Peers that may be blocked at once: the block list refuses more, and forgets none."""
     inbox: int = _number(64, low=1)
     """Inputs that may wait for one subsystem before their senders wait."""
     work: WorkConfig = WorkConfig()

@@ -27,6 +27,8 @@ class SetLinkPurpose(Value, frozen=True):
 
     peer: PeerId
     purpose: LinkPurpose
+    is_besieged: bool = False
+    """We lack links that lead into the mesh, whatever others we have: so the offer says that we have none."""
 
 
 FULL: Final = "max_peers_reached"

@@ -36,13 +36,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from random import Random
 from typing import Any
 
-import attrs
-
 from p2pmesh.config import BroadcastConfig, MeshConfig
 from p2pmesh.errors import MeshClosed, MeshError, RemoteProtocolError
 from p2pmesh.events import OriginThrottled
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId
+from p2pmesh.moderation import Validator, Verdict, accept
 from p2pmesh.protocols.broadcast.anti_entropy import AntiEntropy
 from p2pmesh.protocols.broadcast.eager_push import (
     AckKind,
@@ -81,6 +80,7 @@ from p2pmesh.protocols.broadcast.validation import (
     SPREADS_IN,
     BroadcastLimits,
     Refusal,
+    Ways,
     is_proven,
     is_signed,
 )
@@ -99,7 +99,8 @@ from p2pmesh.protocols.inputs import (
 )
 from p2pmesh.protocols.notices import ChildrenAdded, ChildSettled, Input, Refused, Withdraw
 from p2pmesh.protocols.util.latency import LocalHealth
-from p2pmesh.protocols.util.limits import BYTES, FRAME, ExpiringSet, Verdict, WorkBudget
+from p2pmesh.protocols.util.limits import BYTES, FRAME, ExpiringSet, Payment, WorkBudget
+from p2pmesh.protocols.util.scores import Scores
 from p2pmesh.protocols.util.timers import Timers
 from p2pmesh.wire.fields import MAX_PEERS_IN_LIST
 from p2pmesh.wire.messages import (
@@ -116,25 +117,27 @@ from p2pmesh.wire.messages import (
 )
 from p2pmesh.wire.payloads import unpack
 
-SLACK = 1.0
-"""Seconds for which ids are remembered longer than a copy could be accepted, for what rounding does to times."""
-LOST_PRESSURE = 1.0
-CLOSED_PRESSURE = 0.5
-"""What the end of a link adds to the failure pressure, if it fell silent and if it was closed."""
-
 
 class BroadcastCore:
     """The broadcasts of one peer."""
 
     def __init__(
-        self, identity: Identity, config: MeshConfig, rng: Random, wall: WallClock, health: LocalHealth | None = None
+        self,
+        identity: Identity,
+        config: MeshConfig,
+        rng: Random,
+        wall: WallClock,
+        health: LocalHealth | None = None,
+        judge: Validator = accept,
+        scores: Scores | None = None,
     ) -> None:
         self._me = identity.peer_id
         self._config: BroadcastConfig = config.broadcast
         self._network = config.network
         self._rng = rng
         self._wall = wall
-        self._has_begun = False
+        self._judge = judge
+        self._scores = scores = scores or Scores()
         health = health or LocalHealth()
         self._timers: BroadcastTimers = Timers(health)
         self._deadline: float | None = None
@@ -149,11 +152,12 @@ class BroadcastCore:
         self._acks = HopAcks(self._config.ack_delay, self._timers)
         self._plumtree = Plumtree(self._config, self._links)
         self._lazy_push = LazyPush(self._config, rng, self._timers, self._store, self._pressure)
-        self._graft = GraftScheduler(self._config, self._timers, self._links, self._pressure, config.max_payload)
+        self._graft = GraftScheduler(config, self._timers, self._links, self._pressure, scores)
         self._anti_entropy = AntiEntropy(
             self._me, self._config, rng, self._timers, self._store, self._links, self._limits
         )
         self._budget = WorkBudget(2 * config.max_peers, config.work.broadcast)
+        self._ways = Ways(self._limits, self._store, self._timers, self._links)
         self._originals: dict[PeerId, RemotePeer] = {}  # neighbours of version 0
         self._sent_to_originals = 0
         self._delivered = self._duplicates = 0
@@ -164,9 +168,7 @@ class BroadcastCore:
 
     def handle(self, event: Input, now: float) -> Effects:
         """Take an input."""
-        if not self._has_begun:
-            self._has_begun = True
-            self._anti_entropy.begin(now)
+        self._anti_entropy.begin(now)
         match event:  # the most frequent first
             case Received(peer, message):
                 self._on_received(peer, message, now)
@@ -226,10 +228,10 @@ class BroadcastCore:
             "seen": {"ids": len(self._seen), "streams": len(self._origins)},
             "publisher": {"published": self._publisher.published, "waiting": len(self._publisher)},
             "store": {"messages": len(self._store), "bytes": self._store.bytes, "dropped": self._store.dropped},
-            "plumtree": {"trees": len(self._plumtree), **attrs.asdict(self._plumtree.counts, recurse=False)},
+            "plumtree": self._plumtree.snapshot(),
             "eager_push": self._eager_push.snapshot(),
             "lazy_push": {"announced": self._lazy_push.announced},
-            "graft": {"awaited": len(self._graft), **attrs.asdict(self._graft.counts, recurse=False)},
+            "graft": self._graft.snapshot(),
             "anti_entropy": self._anti_entropy.snapshot(),
             "budget": self._budget.snapshot(),
             "legacy": {"links": len(self._originals), "sent": self._sent_to_originals},
@@ -294,7 +296,7 @@ class BroadcastCore:
             return
         self._carry_out(self._eager_push.down(peer), now)
         self._offer(link.messages(), list(self._links.values()), now)
-        self._pressure.add(LOST_PRESSURE if was_lost else CLOSED_PRESSURE, now)
+        self._pressure.link_ended(now, was_lost=was_lost)
         self._plumtree.down(link)
         self._acks.down(peer)
         self._lazy_push.down(peer)
@@ -353,10 +355,10 @@ class BroadcastCore:
 
     def _pays(self, peer: PeerId, units: float, now: float) -> bool:
         """Whether work is paid for from what a neighbour may cause; one that goes on and on asking loses its link."""
-        verdict = self._budget.spend(peer, units, now)
-        if verdict is Verdict.TOO_MUCH:
+        payment = self._budget.spend(peer, units, now)
+        if payment is Payment.TOO_MUCH:
             self._effects.append(DropLink(peer, "it asks for far more work than a neighbour may cause", blame=True))
-        return verdict is Verdict.NOW
+        return payment is Payment.NOW
 
     def _on_gossip(self, sender: RemotePeer, data: GossipData, now: float) -> bool:
         if data.topic.startswith(RESERVED_TOPICS):
@@ -397,7 +399,7 @@ class BroadcastCore:
             self._blame(sender, data.id, str(error), now)
             return
         if verified:
-            until = now + self._limits.acceptable_for(data, now) + SLACK
+            until = now + self._limits.acceptable_for(data, now)
             self._origins.add(sender.peer_id, data, payload_size(data), until, now)
         message = StoredMessage(
             data=data,
@@ -409,14 +411,33 @@ class BroadcastCore:
             size=payload_size(data),
             relayed_by=(*(data.relayed_by if sender.version == 0 else ()), sender.peer_id)[-MAX_PEERS_IN_LIST:],
         )
+        event = message.event(payload, verified=verified, age=age)
+        verdict = self._judge(event)
+        if verdict is not Verdict.ACCEPT:
+            self._turn_down(sender, data, verdict, now)
+            return
         self._delivered += 1
+        self._scores.add(sender.peer_id, "first", now)
         if sender.version > 0:
             self._acknowledge(sender.peer_id, message, now)
-        self._effects.append(Emit(message.event(payload, verified=verified, age=age)))
+        self._effects.append(Emit(event))
         was_pulled, said = self._anti_entropy.arrived(data.id, now)
         self._say(said)
         self._store_message(message, now)
         self._spread(message, now, was_pulled=was_pulled)
+
+    def _turn_down(self, sender: RemotePeer, data: GossipData, verdict: Verdict, now: float) -> None:
+        """The application does not want it. If it is proven, nothing else can have its id: it is as good as seen."""
+        if is_signed(data):
+            self._seen.add(data.id, None, now + self._limits.acceptable_for(data, now), now)
+            for peer in self._graft.arrived(sender.peer_id, data.id, now)[1]:
+                kind = self._plumtree.ack_for_offer(peer, tree_of(data.origin_peer_id), now)
+                self._acks.add(peer, data.id, kind, now)
+        if verdict is Verdict.REJECT:
+            for peer in {sender.peer_id: None, data.origin_peer_id: None}:
+                self._scores.add(peer, "faults", now)
+        refusal = Refusal.REJECTED if verdict is Verdict.REJECT else Refusal.IGNORED
+        self._refuse(sender, data, refusal, "", now)
 
     def _acknowledge(self, sender: PeerId, message: StoredMessage, now: float) -> None:
         """Tell the neighbour that brought it, and those that have offered it and are not asked any more."""
@@ -450,28 +471,15 @@ class BroadcastCore:
             self._answer_duplicate(link, data.id, tree_of(data.origin_peer_id), now)
             self._say(self._anti_entropy.refused(sender.peer_id, data.id, now))
             if message is not None:
-                self._compare_ways(link, message, data.hops, data.age, now, answers=True)
+                self._compare_ways(link, message, data, now, answers=True)
         elif message is not None:
             message.held_by(sender.peer_id)
         return not was_held
 
     def _compare_ways(
-        self, link: SendWindow, message: StoredMessage, hops: int, age: int, now: float, *, answers: bool
+        self, link: SendWindow, message: StoredMessage, told: GossipData | GossipIHave, now: float, *, answers: bool
     ) -> None:
-        """Believe what a neighbour tells of a broadcast's way if that is better, or answer that we know better.
-
-        What is mended so is announced to all, a parent included: they know of it what we believed.
-        """
-        peers: tuple[PeerId, ...] = ()
-        born = now - self._limits.age(message.data, age, now)
-        if self._limits.is_doubtful(message, message.hops, message.born):
-            hops = min(message.hops, self._limits.hops(message.data, hops))
-            self._store.revise(message, hops, max(message.born, min(born, message.since)))
-            self._timers.set((Due.EXPIRY, NOBODY, message.data.id), message.expires)
-            if not self._limits.is_doubtful(message, message.hops, message.born):
-                peers = tuple(self._links)
-        elif answers and self._limits.is_doubtful(message, hops, born):
-            peers = (link.peer.peer_id,)
+        peers = self._ways.compare(link.peer.peer_id, message, told, now, answers=answers)
         if peers:
             self._effects.append(SendFrame(peers, announcement([message], now), urgent=True))
 
@@ -568,7 +576,7 @@ class BroadcastCore:
                 if not heard.offer:  # it needs no copy
                     crossed = self._eager_push.crossed(link, message, now)
                     self._carry_out(crossed or self._eager_push.spare(link, message), now)
-                self._compare_ways(link, message, heard.hops, heard.age, now, answers=heard.offer)
+                self._compare_ways(link, message, heard, now, answers=heard.offer)
         self._say(grafts_of(grafts))
         return is_news
 
@@ -613,7 +621,7 @@ class BroadcastCore:
     def _store_message(self, message: StoredMessage, now: float) -> None:
         """Remember a new message, ours or another's, for as long as it lives."""
         data = message.data
-        self._seen.add(data.id, message.parent, now + self._limits.acceptable_for(data, now) + SLACK, now)
+        self._seen.add(data.id, message.parent, now + self._limits.acceptable_for(data, now), now)
         self._timers.set((Due.EXPIRY, NOBODY, data.id), message.expires)
         self._anti_entropy.see_to_rounds(now)
         for dropped in self._store.add(message):

@@ -30,7 +30,6 @@ def bounds_of(snapshot: Mapping[str, Any], config: MeshConfig) -> Iterator[tuple
     receiver = routing["receiver"]
     yield "routing.direct_sender.in_flight", routing["direct_sender"]["in_flight"], config.routing.pending
     yield "routing.receiver.seen_ids", receiver["seen_ids"], config.routing.seen_ids
-    yield "routing.receiver.heard_ids", receiver["heard_ids"], config.routing.seen_ids
     yield "routing.receiver.questions", receiver["questions"], config.routing.remembered_routes
     yield "routing.requests.in_flight", routing["requests"]["in_flight"], config.routing.requests
     yield "routing.contacts", routing["contacts"], config.routing.remembered_routes

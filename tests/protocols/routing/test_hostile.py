@@ -54,7 +54,6 @@ CONFIG = MeshConfig(
 BOUNDS = {
     "direct_sender.in_flight": 3,
     "receiver.seen_ids": 4,
-    "receiver.heard_ids": 4,
     "receiver.inbox.unread": 5,
     "receiver.inbox.waiting": 3,
     "receiver.questions": 3,

@@ -14,9 +14,11 @@ from p2pmesh.protocols.util.limits import (
     FLOOD,
     ExpiringSet,
     LruTable,
+    Novelty,
+    Payment,
     RateLimiter,
+    SenderWindows,
     TokenBucket,
-    Verdict,
     WorkBudget,
 )
 
@@ -113,7 +115,7 @@ ALL = SHARE * 1e6
 
 
 def paid(budget, key, units, now, times):
-    return sum(units for _ in range(times) if budget.spend(key, units, now) is Verdict.NOW)
+    return sum(units for _ in range(times) if budget.spend(key, units, now) is Payment.NOW)
 
 
 def test_a_neighbour_may_cause_its_own_part_and_what_nobody_else_needs():
@@ -134,8 +136,8 @@ def test_nobody_uses_up_what_is_another_ones():
 def test_who_goes_on_beyond_its_budget_is_refused_first_and_then_too_much():
     budget = WorkBudget(4, SHARE)
     verdicts = [budget.spend(A, 100, 0.0) for _ in range(6000)]
-    now, later = verdicts.count(Verdict.NOW), verdicts.count(Verdict.LATER)
-    assert verdicts == [Verdict.NOW] * now + [Verdict.LATER] * later + [Verdict.TOO_MUCH] * (6000 - now - later)
+    now, later = verdicts.count(Payment.NOW), verdicts.count(Payment.LATER)
+    assert verdicts == [Payment.NOW] * now + [Payment.LATER] * later + [Payment.TOO_MUCH] * (6000 - now - later)
     assert later * 100 == pytest.approx(FLOOD * ALL, abs=200)
     assert budget.snapshot() == {"keys": 1, "later": 6000 - now, "too_much": 6000 - now - later}
 
@@ -146,17 +148,17 @@ def test_who_asks_for_little_more_than_it_gets_is_never_too_much():
     for second in range(1000):
         paid(budget, B, 100, second, 2000)  # takes all that is common
         verdicts = [budget.spend(A, own / 10, second) for _ in range(15)]
-        assert Verdict.TOO_MUCH not in verdicts
+        assert Payment.TOO_MUCH not in verdicts
 
 
 def test_coming_back_gains_nothing_and_one_more_than_there_is_room_for_pays_from_what_is_common():
     budget = WorkBudget(1, SHARE)
     paid(budget, A, 100, 0.0, 10_000)
-    assert budget.spend(B, 100, 0.0) is Verdict.LATER
-    assert budget.spend(A, 100, 0.0) is not Verdict.NOW
+    assert budget.spend(B, 100, 0.0) is Payment.LATER
+    assert budget.spend(A, 100, 0.0) is not Payment.NOW
     assert len(budget) == 1
-    assert budget.spend(B, 100, 100.0) is Verdict.NOW
-    assert budget.spend(A, 100, 100.0) is Verdict.NOW, "from what is common: the place is taken"
+    assert budget.spend(B, 100, 100.0) is Payment.NOW
+    assert budget.spend(A, 100, 100.0) is Payment.NOW, "from what is common: the place is taken"
     assert len(budget) == 1
 
 
@@ -174,7 +176,7 @@ def test_no_key_and_not_all_of_them_together_ever_cause_more_than_their_rate_and
     now, by_key = 0.0, dict.fromkeys([A, B, C], 0.0)
     for key, units, wait in asked:
         now += wait
-        by_key[key] += units if budget.spend(key, units, now) is Verdict.NOW else 0
+        by_key[key] += units if budget.spend(key, units, now) is Payment.NOW else 0
         slack = 1e-6 * (1 + now) * 1e6
         assert by_key[key] <= (own + common) * (now + BURST) + slack
         assert sum(by_key.values()) <= (own * keys + common) * (now + BURST) + slack
@@ -189,4 +191,72 @@ def test_what_is_within_its_own_rate_is_paid_for_whatever_the_others_ask_for(sha
     for key, units, wait in asked:
         now += 0.01 + wait
         budget.spend(A if key == C else key, units * 100, now)
-        assert budget.spend(C, own * 0.01, now) is Verdict.NOW
+        assert budget.spend(C, own * 0.01, now) is Payment.NOW
+
+
+# --- windows of senders -----------------------------------------------------------------------------------------------
+
+takes = st.lists(
+    st.tuples(st.sampled_from("abcde"), st.integers(0, 6), st.floats(-8, 8), st.sampled_from("xyz"), st.floats(0, 3)),
+    max_size=120,
+)
+
+
+@given(st.integers(1, 12), st.integers(1, 8), st.integers(1, 3), takes)
+def test_nothing_is_ever_taken_twice_and_no_more_is_remembered_than_the_bound(limit, each, parts, messages):
+    windows = SenderWindows(limit, each, parts, lasts=10.0)
+    taken, now = set(), 100.0
+    sent: dict[tuple[str, int], float] = {}
+    for sender, number, ahead, by, wait in messages:
+        now += wait
+        at = sent.setdefault((sender, number), now + ahead)
+        if abs(at - now) > 10.0:
+            continue  # its taker refuses it
+        novelty = windows.judge(sender, str(number), at, by, now)
+        assert (novelty is Novelty.NEW) <= ((sender, number) not in taken)
+        if novelty is Novelty.NEW:
+            windows.add(sender, str(number), at, by, now)
+            taken.add((sender, number))
+        assert len(windows) <= limit
+
+
+@given(st.integers(8, 60), takes)
+def test_what_one_neighbour_brings_never_keeps_out_what_another_brings(limit, messages):
+    windows = SenderWindows(limit, each=8, parts=2, lasts=10.0)
+    now = 100.0
+    for sender, number, ahead, _, wait in messages:
+        now += wait
+        if windows.judge(sender, str(number), now + ahead, "x", now) is Novelty.NEW:
+            windows.add(sender, str(number), now + ahead, "x", now)
+    assert windows.judge("honest", "0", now, "y", now) is Novelty.NEW
+    windows.add("honest", "0", now, "y", now)
+    assert windows.judge("honest", "0", now, "x", now) is Novelty.KNOWN
+
+
+def test_a_sender_is_not_shut_out_by_the_neighbour_that_brought_its_first():
+    windows = SenderWindows(40, each=20, parts=2, lasts=10.0)
+    windows.add("honest", "first", 0.0, "x", 0.0)
+    for number in range(9):
+        windows.add(f"evil {number}", "a", 0.0, "x", 0.0)
+    assert windows.judge("evil", "new", 1.0, "x", 1.0) is Novelty.FULL
+    assert windows.judge("honest", "next", 1.0, "y", 1.0) is Novelty.NEW
+    windows.add("honest", "next", 1.0, "y", 1.0)
+    assert windows.judge("honest", "first", 0.0, "x", 1.0) is Novelty.KNOWN
+
+
+def test_a_full_window_gives_up_what_is_earliest_and_takes_nothing_that_is_as_early():
+    windows = SenderWindows(1000, each=3, parts=1, lasts=100.0)
+    for number, at in enumerate([5.0, 1.0, 3.0, 4.0]):
+        windows.add("a", str(number), at, "x", 6.0)
+    asked = [("1", 1.0), ("9", 1.0), ("9", 1.5), ("2", 3.0)]
+    verdicts = [windows.judge("a", name, at, "x", 6.0) for name, at in asked]
+    assert verdicts == [Novelty.OLD, Novelty.OLD, Novelty.NEW, Novelty.KNOWN]
+
+
+def test_what_is_too_old_to_be_taken_makes_room():
+    windows = SenderWindows(4, each=2, parts=1, lasts=10.0)
+    for number in range(2):
+        windows.add(f"{number}", "a", 0.0, "x", 0.0)
+    assert windows.judge("new", "a", 5.0, "x", 5.0) is Novelty.FULL
+    assert windows.judge("new", "a", 15.1, "x", 15.1) is Novelty.NEW
+    assert len(windows) == 0
