@@ -181,8 +181,8 @@ class BroadcastCore:
                 self._store.remove(withdrawn)
             case LinkUp(peer):
                 self._on_link_up(peer, now)
-            case LinkDown(peer, _, timed_out):
-                self._on_link_down(peer, now, was_lost=timed_out is not None)
+            case LinkDown(peer, timed_out=silence):
+                self._on_link_down(peer, now, was_lost=silence is not None)
             case WantHistory(topic, seconds):
                 self._say(self._anti_entropy.want_history(topic, seconds, now))
             case CancelCall(call):
@@ -284,8 +284,7 @@ class BroadcastCore:
             self._originals[peer.peer_id] = peer
             self._greet_original(peer.peer_id, now)
             return
-        link = self._eager_push.up(peer)
-        self._plumtree.up(link)
+        self._plumtree.up(link := self._eager_push.up(peer))
         self._offer(self._store.ours(), [link], now)
         self._say(self._anti_entropy.up(peer.peer_id, now))
 
@@ -355,8 +354,7 @@ class BroadcastCore:
 
     def _pays(self, peer: PeerId, units: float, now: float) -> bool:
         """Whether work is paid for from what a neighbour may cause; one that goes on and on asking loses its link."""
-        payment = self._budget.spend(peer, units, now)
-        if payment is Payment.TOO_MUCH:
+        if (payment := self._budget.spend(peer, units, now)) is Payment.TOO_MUCH:
             self._effects.append(DropLink(peer, "it asks for far more work than a neighbour may cause", blame=True))
         return payment is Payment.NOW
 
@@ -431,13 +429,11 @@ class BroadcastCore:
         if is_signed(data):
             self._seen.add(data.id, None, now + self._limits.acceptable_for(data, now), now)
             for peer in self._graft.arrived(sender.peer_id, data.id, now)[1]:
-                kind = self._plumtree.ack_for_offer(peer, tree_of(data.origin_peer_id), now)
-                self._acks.add(peer, data.id, kind, now)
+                self._acks.add(peer, data.id, self._plumtree.ack_for_offer(peer, tree_of(data.id), now), now)
         if verdict is Verdict.REJECT:
             for peer in {sender.peer_id: None, data.origin_peer_id: None}:
                 self._scores.add(peer, "faults", now)
-        refusal = Refusal.REJECTED if verdict is Verdict.REJECT else Refusal.IGNORED
-        self._refuse(sender, data, refusal, "", now)
+        self._refuse(sender, data, Refusal.REJECTED if verdict is Verdict.REJECT else Refusal.IGNORED, "", now)
 
     def _acknowledge(self, sender: PeerId, message: StoredMessage, now: float) -> None:
         """Tell the neighbour that brought it, and those that have offered it and are not asked any more."""
@@ -471,16 +467,13 @@ class BroadcastCore:
             self._answer_duplicate(link, data.id, tree_of(data.origin_peer_id), now)
             self._say(self._anti_entropy.refused(sender.peer_id, data.id, now))
             if message is not None:
-                self._compare_ways(link, message, data, now, answers=True)
+                self._compare(link, message, data, now)
         elif message is not None:
             message.held_by(sender.peer_id)
         return not was_held
 
-    def _compare_ways(
-        self, link: SendWindow, message: StoredMessage, told: GossipData | GossipIHave, now: float, *, answers: bool
-    ) -> None:
-        peers = self._ways.compare(link.peer.peer_id, message, told, now, answers=answers)
-        if peers:
+    def _compare(self, link: SendWindow, message: StoredMessage, told: GossipData | GossipIHave, now: float) -> None:
+        if peers := self._ways.compare(link.peer.peer_id, message, told, now):
             self._effects.append(SendFrame(peers, announcement([message], now), urgent=True))
 
     def _answer_duplicate(self, link: SendWindow, message_id: str, tree_name: str, now: float) -> None:
@@ -576,7 +569,7 @@ class BroadcastCore:
                 if not heard.offer:  # it needs no copy
                     crossed = self._eager_push.crossed(link, message, now)
                     self._carry_out(crossed or self._eager_push.spare(link, message), now)
-                self._compare_ways(link, message, heard, now, answers=heard.offer)
+                self._compare(link, message, heard, now)
         self._say(grafts_of(grafts))
         return is_news
 
@@ -687,8 +680,6 @@ class BroadcastCore:
     def _say(self, said: Iterable[tuple[PeerId, Message]]) -> None:
         for peer, message in said:
             self._effects.append(SendFrame((peer,), message, urgent=True))
-
-    # --- what time brings ---------------------------------------------------------------------------------------------
 
     def _on_expiry(self, message_id: str, now: float) -> None:
         message = self._store.get(message_id)

@@ -207,13 +207,14 @@ class Ways:
         self._links = links
 
     def compare(
-        self, peer: PeerId, message: StoredMessage, told: GossipData | GossipIHave, now: float, *, answers: bool
+        self, peer: PeerId, message: StoredMessage, told: GossipData | GossipIHave, now: float
     ) -> tuple[PeerId, ...]:
         """Believe what a neighbour tells if that is better. Returns those to be told what is known now.
 
         What is mended so is for all, a parent included: they know of it what we believed. If the neighbour knows it
-        worse, it is for that one, if it wants an answer.
+        worse, it is for that one, if it has sent a copy or an offer.
         """
+        answers = not isinstance(told, GossipIHave) or told.offer
         born = now - self._limits.age(message.data, told.age, now)
         if self._limits.is_doubtful(message, message.hops, message.born):
             hops = min(message.hops, self._limits.hops(message.data, told.hops))
