@@ -46,8 +46,7 @@ from p2pmesh.errors import MeshClosed, MeshError, RemoteProtocolError
 from p2pmesh.events import OriginThrottled
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId
-from p2pmesh.moderation import Validator, accept
-from p2pmesh.moderation import Verdict as Judgement
+from p2pmesh.moderation import Validator, Verdict, accept
 from p2pmesh.protocols.broadcast.anti_entropy import AntiEntropy
 from p2pmesh.protocols.broadcast.eager_push import (
     AckKind,
@@ -104,7 +103,7 @@ from p2pmesh.protocols.inputs import (
 )
 from p2pmesh.protocols.notices import ChildrenAdded, ChildSettled, Input, Refused, Withdraw
 from p2pmesh.protocols.util.latency import LocalHealth
-from p2pmesh.protocols.util.limits import BYTES, FRAME, ExpiringSet, Verdict, WorkBudget
+from p2pmesh.protocols.util.limits import BYTES, FRAME, ExpiringSet, Payment, WorkBudget
 from p2pmesh.protocols.util.scores import Scores
 from p2pmesh.protocols.util.timers import Timers
 from p2pmesh.wire.fields import MAX_PEERS_IN_LIST
@@ -358,10 +357,10 @@ class BroadcastCore:
 
     def _pays(self, peer: PeerId, units: float, now: float) -> bool:
         """Whether work is paid for from what a neighbour may cause; one that goes on and on asking loses its link."""
-        verdict = self._budget.spend(peer, units, now)
-        if verdict is Verdict.TOO_MUCH:
+        payment = self._budget.spend(peer, units, now)
+        if payment is Payment.TOO_MUCH:
             self._effects.append(DropLink(peer, "it asks for far more work than a neighbour may cause", blame=True))
-        return verdict is Verdict.NOW
+        return payment is Payment.NOW
 
     def _on_gossip(self, sender: RemotePeer, data: GossipData, now: float) -> bool:
         if data.topic.startswith(RESERVED_TOPICS):
@@ -416,9 +415,9 @@ class BroadcastCore:
             relayed_by=(*(data.relayed_by if sender.version == 0 else ()), sender.peer_id)[-MAX_PEERS_IN_LIST:],
         )
         event = message.event(payload, verified=verified, age=age)
-        judgement = self._judge(event)
-        if judgement is not Judgement.ACCEPT:
-            self._turn_down(sender, data, judgement, now)
+        verdict = self._judge(event)
+        if verdict is not Verdict.ACCEPT:
+            self._turn_down(sender, data, verdict, now)
             return
         self._delivered += 1
         self._scores.add(sender.peer_id, "first", now)
@@ -430,17 +429,17 @@ class BroadcastCore:
         self._store_message(message, now)
         self._spread(message, now, was_pulled=was_pulled)
 
-    def _turn_down(self, sender: RemotePeer, data: GossipData, judgement: Judgement, now: float) -> None:
+    def _turn_down(self, sender: RemotePeer, data: GossipData, verdict: Verdict, now: float) -> None:
         """The application does not want it. If it is proven, nothing else can have its id: it is as good as seen."""
         if is_signed(data):
             self._seen.add(data.id, None, now + self._limits.acceptable_for(data, now) + SLACK, now)
             for peer in self._graft.arrived(sender.peer_id, data.id, now)[1]:
                 kind = self._plumtree.ack_for_offer(peer, tree_of(data.origin_peer_id), now)
                 self._acks.add(peer, data.id, kind, now)
-        if judgement is Judgement.REJECT:
+        if verdict is Verdict.REJECT:
             for peer in {sender.peer_id: None, data.origin_peer_id: None}:
                 self._scores.add(peer, "faults", now)
-        refusal = Refusal.REJECTED if judgement is Judgement.REJECT else Refusal.IGNORED
+        refusal = Refusal.REJECTED if verdict is Verdict.REJECT else Refusal.IGNORED
         self._refuse(sender, data, refusal, "", now)
 
     def _acknowledge(self, sender: PeerId, message: StoredMessage, now: float) -> None:

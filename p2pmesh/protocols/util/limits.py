@@ -305,7 +305,7 @@ FLOOD: Final = 2.0
 """A key is too much when it was refused the work of the whole share for so many seconds, beyond its own allowance."""
 
 
-class Verdict(enum.Enum):
+class Payment(enum.Enum):
     """Whether work is paid for."""
 
     NOW = "now"
@@ -344,19 +344,19 @@ class WorkBudget:
     def __len__(self) -> int:
         return len(self._each)
 
-    def spend(self, key: str, units: float, now: float) -> Verdict:
+    def spend(self, key: str, units: float, now: float) -> Payment:
         """Pay for work that this key is about to cause; nothing is taken unless all of it is paid for.
 
         What is above `BURST` seconds of an allowance and of the common half is never paid for: split it.
         """
         own, refused = self._entry(key, now)
         if (own is not None and own.take_if_there(now, units)) or self._common.take_if_there(now, units):
-            return Verdict.NOW
+            return Payment.NOW
         self.later += 1
         if refused is None or refused.take_if_there(now, units):
-            return Verdict.LATER
+            return Payment.LATER
         self.too_much += 1
-        return Verdict.TOO_MUCH
+        return Payment.TOO_MUCH
 
     def refund(self, key: str, units: float, now: float) -> None:
         """What came was asked for by ourselves: it cost this key nothing."""
