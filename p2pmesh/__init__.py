@@ -43,6 +43,7 @@ from p2pmesh.errors import (
 )
 from p2pmesh.events import (
     DirectReceived,
+    EclipseSuspected,
     Event,
     IslandHealed,
     IslandSuspected,
@@ -61,6 +62,7 @@ from p2pmesh.events import (
     PeerEvicted,
     PeerFailed,
     PeerTimedOut,
+    ReceiptDisputed,
     TransportDown,
     TransportUp,
 )
@@ -87,6 +89,7 @@ __all__ = [
     "Dht",
     "DhtValue",
     "DirectReceived",
+    "EclipseSuspected",
     "Event",
     "Failed",
     "IceServer",
@@ -127,6 +130,7 @@ __all__ = [
     "PeerTimedOut",
     "PeerUnreachable",
     "Receipt",
+    "ReceiptDisputed",
     "ReceiptsConfig",
     "RemoteProtocolError",
     "RoutingConfig",

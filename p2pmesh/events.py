@@ -136,6 +136,19 @@ class IslandSuspected:
 
 
 @frozen
+class EclipseSuspected:
+    """Peers crowd around our id more densely than chance has it: somebody may be trying to cut us off.
+
+    They get no links, as far as it depends on us, and we keep those of our own choice.
+    """
+
+    peers: int
+    """How many they are, of those that we met."""
+    mesh_size: int
+    """Peers that the mesh has, as it looks from elsewhere."""
+
+
+@frozen
 class IslandHealed:
     """Two islands are one mesh again."""
 
@@ -186,6 +199,18 @@ class OriginThrottled:
     """Broadcasts a second: `BroadcastConfig.origin_rate`."""
 
 
+@frozen
+class ReceiptDisputed:
+    """A peer told of more peers that have a broadcast than the mesh can have: it lies, or passes on a lie."""
+
+    peer_id: PeerId
+    message_id: str
+    claimed: int
+    """Peers that it told of."""
+    believed: int
+    """Peers that count, of this one and of all others that told of the broadcast."""
+
+
 Event: TypeAlias = (
     PeerConnected
     | PeerDisconnected
@@ -198,9 +223,11 @@ Event: TypeAlias = (
     | MessageFailed
     | IslandSuspected
     | IslandHealed
+    | EclipseSuspected
     | TransportUp
     | TransportDown
     | Lagged
     | MessagesSkipped
     | OriginThrottled
+    | ReceiptDisputed
 )

@@ -98,6 +98,12 @@ OWNERS: Mapping[type[Message], Subsystem | None] = {
 }
 """The core that gets a neighbour's message; None for those that come inside packets only, or say nothing to us."""
 
+SELDOM: frozenset[type[Message]] = frozenset(
+    kind for kind, owner in OWNERS.items() if owner in {None, Subsystem.OVERLAY, Subsystem.ISLANDS}
+)
+"""Messages that neighbours send a few of in a second, or that say nothing to us: the reader of the link counts them.
+The other cores count what comes to nothing themselves."""
+
 
 def audience_of(event: Input) -> tuple[Subsystem, ...]:
     """The cores that get an input that the shell makes."""

@@ -93,7 +93,7 @@ class Node:
         self._rng = rng
         self._wall = wall
         self.keeper: LinkKeeper = LinkKeeper(
-            dialer, config.links, config.max_peers, self._report, self._deliver, self._make_probe
+            dialer, config.links, config.max_peers, self._report, self._deliver, self._make_probe, config.work.links
         )
         self.services: dict[str, Service] = {
             transport.name: Service(transport, config.signaling, rng, self._deliver_signaled, dialer.prefer)

@@ -46,10 +46,19 @@ from collections.abc import Container, Iterable, Mapping
 from typing import Any, Literal
 
 from attrs import asdict, define
+from msgspec import structs
 
 from p2pmesh.config import MeshConfig
 from p2pmesh.errors import MeshClosed, MeshError, PeerUnreachable
-from p2pmesh.events import Event, PeerConnected, PeerDisconnected, PeerEvicted, PeerFailed, PeerTimedOut
+from p2pmesh.events import (
+    EclipseSuspected,
+    Event,
+    PeerConnected,
+    PeerDisconnected,
+    PeerEvicted,
+    PeerFailed,
+    PeerTimedOut,
+)
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId, ring_neighbours, short
 from p2pmesh.protocols.core import AcceptOffer, DropLink, Effects, Emit, Notify, Reply, SendFrame, WallClock, WantLink
@@ -237,6 +246,8 @@ class OverlayCore:
             "links": open_links,
             "attempts": slots.are(*ATTEMPTS),
             "closing": slots.are(State.CLOSING),
+            "chosen": slots.own(),
+            "crowd": slots.crowd.size,
             "pinned": [peer for peer, slot in slots.items() if slot.pinned],
             "leaves": slots.guests(),
             "ring": list(ring_neighbours(self._me, [peer for peer in slots.on_ring() if peer in open_links])),
@@ -416,6 +427,8 @@ class OverlayCore:
             self._passive.departed(peer, now)
 
     def _on_offered(self, event: Offered, now: float) -> None:
+        self._passive.heard(event.peer.peer_id, event.peer.version)
+        self._look_for_crowd(now)
         answer: Admit | Refuse | Replace | None = Refuse("leaving")
         if event.peer.peer_id in self._blocked:
             answer = Refuse(FULL)  # which is no news to it, and names it others
@@ -536,7 +549,7 @@ class OverlayCore:
 
     def _dial(self, peer: PeerId, now: float, *, made_room: bool = False) -> None:
         purpose = self._links.dial(peer, now, made_room=made_room)
-        self._notify(Subsystem.SIGNALING, SetLinkPurpose(peer, purpose))
+        self._notify(Subsystem.SIGNALING, SetLinkPurpose(peer, purpose, is_besieged=self._links.policy.is_besieged()))
         self._effects.append(WantLink(peer))
 
     def _reject(self, remote: RemotePeer, reason: RejectReason) -> None:
@@ -594,6 +607,17 @@ class OverlayCore:
         self._see_to_place(now)
         self._fingers.links_changed(now)
         self._set_search(now)
+
+    def _look_for_crowd(self, now: float) -> None:
+        crowd, size = self._slots.crowd, self._lists.size_elsewhere()
+        if crowd.look(self._passive.met(), size, now):
+            self._emit(EclipseSuspected(crowd.size, crowd.mesh_size))
+            self._lists.refresh(now)
+            self._unbalanced = True
+        if not self._links.policy.is_besieged():
+            for peer in self._slots.crowded():
+                if not self._slots[peer].pinned:
+                    self._close(peer, "it crowds around our id")
 
     def _tell_soon(self, now: float) -> None:
         if "tell" not in self._timers:
@@ -674,7 +698,8 @@ class OverlayCore:
         """Ask the peer nearest to a key."""
         call, timeout = self._calls.open(look_up, now), self._config.search_timeout
         route = Route(Subsystem.OVERLAY, call, question.key, question, nearest=True, answered=True, timeout=timeout)
-        self._notify(Subsystem.ROUTING, route)
+        crowd = tuple(self._slots.crowded())
+        self._notify(Subsystem.ROUTING, structs.replace(route, avoid=crowd) if crowd else route)
 
     def _learn(self, peers: Iterable[PeerId], source: Said, now: float) -> None:
         others = tuple(dict.fromkeys(peer for peer in peers if peer != self._me))

@@ -23,6 +23,7 @@ from attrs import define
 from p2pmesh.config import TopologyConfig
 from p2pmesh.keyspace import PeerId, between
 from p2pmesh.protocols.inputs import Source
+from p2pmesh.protocols.overlay.crowd import Crowd
 from p2pmesh.protocols.util.limits import LruTable
 from p2pmesh.protocols.util.timers import Backoff
 
@@ -128,6 +129,10 @@ class PassiveView:
 
     def __iter__(self) -> Iterator[PeerId]:
         return iter(self._peers)
+
+    def met(self) -> list[PeerId]:
+        """Peers that spoke to us themselves, so that they are there."""
+        return [peer for peer, known in self._peers.items() if known.version is not None]
 
     # --- what is said -------------------------------------------------------------------------------------------------
 
@@ -250,16 +255,23 @@ class PassiveView:
         return min((end for end in ends if end > now), default=math.inf)
 
     def nearer(
-        self, before: PeerId | None, after: PeerId | None, without: Collection[PeerId], now: float, *, worthy: bool
+        self,
+        before: PeerId | None,
+        after: PeerId | None,
+        without: Collection[PeerId],
+        now: float,
+        *,
+        worthy: bool,
+        crowd: Crowd,
     ) -> tuple[list[PeerId], float]:
         """Peers nearer to us on the ring than those two, one in each direction; and when the next may be tried.
 
-        If `worthy`, only peers count that are worth a link.
+        If `worthy`, only peers count that are worth a link; those of a crowd never.
         """
         me = self._me
         best_after, best_before, moment = after, before, math.inf
         for peer, known in self._peers.items():
-            if peer in without or peer in self._blocked:
+            if peer in without or peer in crowd or peer in self._blocked:
                 continue
             if best_before is not None and best_after is not None and not between(best_before, peer, best_after):
                 continue  # most peers

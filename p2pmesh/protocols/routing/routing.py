@@ -102,6 +102,7 @@ from p2pmesh.protocols.routing.requests import (
 )
 from p2pmesh.protocols.routing.sealed_box import Contacts
 from p2pmesh.protocols.util.latency import LocalHealth
+from p2pmesh.protocols.util.limits import FRAME, Payment, WorkBudget
 from p2pmesh.protocols.util.timers import Timers
 from p2pmesh.wire.codec import encode
 from p2pmesh.wire.fields import SEARCH, TrailId
@@ -156,6 +157,7 @@ class RoutingCore:
         self._contacts = Contacts(identity, config.max_payload, config.routing.remembered_routes, self._network)
         self._direct_sender = DirectSender(config, self._me, rng, wall, self._timers, self._links, self._contacts)
         self._receiver = Receiver(identity, config, rng, wall, self._contacts)
+        self._nothing = WorkBudget(2 * config.max_peers, config.work.links)
         self._counts = _Counts()
 
     def handle(self, event: Input, now: float) -> Effects:
@@ -166,6 +168,8 @@ class RoutingCore:
             case Received(peer, Direct() as message):
                 self._on_direct(peer, message, now)
             case Received(peer, DirectAck() as answer):
+                if not self._direct_sender.waits_for(peer, answer.id):
+                    self._pay_for_nothing(peer, now)
                 self._carry_out(self._direct_sender.answered(peer, answer, now), now)
             case LinkUp(peer):
                 self._on_link_up(peer, now)
@@ -227,6 +231,7 @@ class RoutingCore:
             "timers": len(self._timers),
             "contacts": len(self._contacts),
             "packets": attrs.asdict(self._counts),
+            "nothing": self._nothing.snapshot(),
             "forwarding_table": {
                 "relays": len(table),
                 "shunned": len(table.shunned),
@@ -334,6 +339,13 @@ class RoutingCore:
             self._effects.append(SendFrame((peer,), answer, urgent=True))
         if event is not None:
             self._effects.append(Emit(event))
+        else:
+            self._pay_for_nothing(peer, now)
+
+    def _pay_for_nothing(self, peer: PeerId, now: float) -> None:
+        """A neighbour sent what brings nothing new, as repetitions do: who sends nothing else floods."""
+        if self._nothing.spend(peer, FRAME, now) is Payment.TOO_MUCH:
+            self._effects.append(DropLink(peer, "a flood of direct messages and acks that bring nothing", blame=True))
 
     def _on_inbox_read(self, progress: InboxRead, now: float) -> None:
         for invitation in self._receiver.inbox.read(progress):

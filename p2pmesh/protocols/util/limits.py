@@ -327,11 +327,12 @@ class WorkBudget:
     comes while there are `keys` others pays from the common half alone.
     """
 
-    __slots__ = ("_common", "_each", "_flood", "_keys", "_rate", "later", "too_much")
+    __slots__ = ("_common", "_each", "_flood", "_keys", "later", "rate", "too_much")
 
     def __init__(self, keys: int, share: float) -> None:
         self._keys = keys
-        self._rate = share * 1e6 / 2 / keys
+        self.rate: float = share * 1e6 / 2 / keys
+        """Units a second that are each key's own."""
         self._common = TokenBucket(share * 1e6 / 2, share * 1e6 / 2 * BURST, 0.0)
         self._flood = share * 1e6 * FLOOD
         self._each: OrderedDict[str, tuple[TokenBucket, TokenBucket]] = OrderedDict()
@@ -372,8 +373,8 @@ class WorkBudget:
         if entry is None:
             if len(self._each) >= self._keys and not self._forget_whole(now):
                 return None, None
-            own = TokenBucket(self._rate, self._rate * BURST, now)
-            entry = self._each[key] = (own, TokenBucket(self._rate, self._flood, now))
+            own = TokenBucket(self.rate, self.rate * BURST, now)
+            entry = self._each[key] = (own, TokenBucket(self.rate, self._flood, now))
         self._each.move_to_end(key)
         return entry
 
