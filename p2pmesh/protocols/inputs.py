@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from p2pmesh.events import PayloadLike
 from p2pmesh.keyspace import PeerId
+from p2pmesh.wire.fields import shown_of
 from p2pmesh.wire.messages import Facts, Message
 from p2pmesh.wire.payloads import Body
 from p2pmesh.wire.signaling import SignalingMessage
@@ -19,6 +20,8 @@ class Value(Struct, frozen=True, gc=False):
 
     A peer makes thousands a second. The garbage collector passes them by: none may hold what could lead back to it.
     """
+
+    __repr__ = shown_of
 
 
 class Subsystem(Enum):
@@ -165,6 +168,19 @@ class Connect(Value, frozen=True):
     peer: PeerId
 
 
+class Disconnect(Value, frozen=True):
+    """The application wants no link to this peer any more. Answered by `Reply`, at once. Goes to the overlay."""
+
+    call: int
+    peer: PeerId
+
+
+class Blocked(Value, frozen=True):
+    """The application has blocked this peer: what is kept of it goes. Goes to the DHT."""
+
+    peer: PeerId
+
+
 class Publish(Value, frozen=True):
     """The application broadcasts. Answered by `Reply` with the message id once it is out. Goes to broadcast."""
 
@@ -296,6 +312,8 @@ FromOutside: TypeAlias = (
     | PeersFound
     | PeerGone
     | Connect
+    | Disconnect
+    | Blocked
     | Publish
     | WantHistory
     | SendDirect

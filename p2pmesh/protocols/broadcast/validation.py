@@ -104,6 +104,9 @@ class Refusal(Enum):
     CROWDED = "crowded"
     """The first of an origin or topic, where there is no room for what comes by this neighbour, or at all."""
     UNPROVEN = "unproven"
+    IGNORED = "ignored"
+    REJECTED = "rejected"
+    """The application turned it down: see `Verdict`. Of a peer that it has blocked it ignores all."""
     WRONG = "wrong"
     """Its proof or its payload is: the neighbour should have looked, and its link is closed."""
 

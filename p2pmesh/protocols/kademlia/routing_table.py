@@ -20,7 +20,7 @@ State: k contacts for each of 160 buckets, the neighbours, the peers around us (
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from itertools import pairwise
 
 from p2pmesh.config import KademliaConfig
@@ -66,8 +66,9 @@ class RoutingTable:
     space.
     """
 
-    def __init__(self, me: PeerId, config: KademliaConfig) -> None:
+    def __init__(self, me: PeerId, config: KademliaConfig, blocked: Container[PeerId] = frozenset()) -> None:
         self._me = me
+        self._blocked = blocked
         self._number = int(me, 16)
         self._k = config.k
         self._lasts = config.contact_lasts
@@ -98,10 +99,9 @@ class RoutingTable:
         """These are the peers around us on the ring; those that were not before, with how many lie between us."""
         before = self._ring
         self._ring = dict.fromkeys(sorted(set(ring) - {self._me}, key=lambda peer: ring_distance(self._me, peer)))
-        if len(self._ring) >= FEWEST_AROUND:
-            places = [0, *(ring_distance(self._me, peer) for peer in self._ring), RING_SIZE]
-            span = RING_SIZE - max(after - before for before, after in pairwise(places))
-            self.density = len(self._ring) / span
+        places = [0, *(ring_distance(self._me, peer) for peer in self._ring), RING_SIZE]
+        span = RING_SIZE - max(there - here for here, there in pairwise(places))
+        self.density = len(self._ring) / span if len(self._ring) >= FEWEST_AROUND else 0.0
         last = len(self._ring) - 1
         return [(min(place, last - place), peer) for place, peer in enumerate(self._ring) if peer not in before]
 
@@ -131,8 +131,8 @@ class RoutingTable:
         self._buckets.get(self._index(peer), {}).pop(peer, None)
 
     def is_silent(self, peer: PeerId, now: float) -> bool:
-        """Whether it has not answered lately."""
-        return (self._silent.get(peer) or -math.inf) > now
+        """Whether it has not answered lately, or must not be asked."""
+        return peer in self._blocked or (self._silent.get(peer) or -math.inf) > now
 
     def closest(self, target: PeerId, count: int, now: float, *, without: PeerId | None = None) -> list[PeerId]:
         """The peers nearest to an id that we know, nearest first, as `spread` has them."""
@@ -161,14 +161,16 @@ class RoutingTable:
         return (self._number ^ int(peer, 16)).bit_length() - 1
 
     def _ranked(self, target: PeerId, now: float, without: PeerId | None = None) -> list[tuple[int, PeerId]]:
-        goal = int(target, 16)
-        return sorted((int(peer, 16) ^ goal, peer) for peer in self._known(now) if peer != without)
-
-    def _known(self, now: float) -> list[PeerId]:
+        """All that we know, by distance: what a request of others costs, so it is written for speed."""
+        goal, lapsed = int(target, 16), now - self._lasts
         known = {**self._neighbours, **self._ring}
         for bucket in self._buckets.values():
-            known.update((peer, None) for peer, seen in bucket.items() if not self._has_lapsed(seen, now))
-        return [peer for peer in known if not self.is_silent(peer, now)]
+            known.update({peer: None for peer, seen in bucket.items() if seen > lapsed})
+        if without is not None:
+            known.pop(without, None)
+        if self._silent:
+            known = {peer: None for peer in known if not self.is_silent(peer, now)}
+        return sorted([(int(peer, 16) ^ goal, peer) for peer in known])
 
     def _has_lapsed(self, seen: float, now: float) -> bool:
         return seen <= now - self._lasts

@@ -25,7 +25,7 @@ from p2pmesh.protocols.inputs import RemotePeer
 from p2pmesh.protocols.notices import CANCELLED, FULL, NO_ATTEMPT, Offered, Rejected
 from p2pmesh.protocols.signaling.delivery import ByMesh, ByService, Came, OwnOffer
 from p2pmesh.protocols.signaling.handshake import mark_of, sign_answer, verify_answer, verify_offer
-from p2pmesh.protocols.util.limits import FRAME, VERIFY, LruTable, RateLimiter, Verdict, WorkBudget
+from p2pmesh.protocols.util.limits import FRAME, VERIFY, LruTable, Payment, RateLimiter, WorkBudget
 from p2pmesh.wire.fields import MAX_SIGNALS_IN_BATCH
 from p2pmesh.wire.messages import Answer, Description, IceCandidate, LinkRejected, RejectReason, Signal
 from p2pmesh.wire.sdp import read_candidate, read_sdp
@@ -214,7 +214,7 @@ class OfferAnswer:
     ) -> Decision:
         """A service brought a signal in the name of `sender`; `linked` says whether we have a link to it."""
         price = FRAME + (VERIFY if signal.type != "candidate" else 0.0) + len(signal.sdp or "") / PARSED
-        if self._budget.spend(came.transport, price, now) is not Verdict.NOW:
+        if self._budget.spend(came.transport, price, now) is not Payment.NOW:
             self.counts.unpaid += 1
             return None
         match signal.type:

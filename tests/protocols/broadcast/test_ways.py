@@ -5,6 +5,7 @@ import math
 import pytest
 
 from p2pmesh.config import MeshConfig
+from p2pmesh.events import MessageFailed
 from p2pmesh.protocols.inputs import WantHistory
 from p2pmesh.protocols.notices import ChildrenAdded
 from p2pmesh.simulation import BareNetwork, Conditions, Constant
@@ -219,6 +220,23 @@ def test_hops_that_fall_and_fall_are_told_of_once():
         bare.hear(BOB, GossipIHave(ids=(id_of(gossip()),), hops=hops))
         told += len(bare.sent(GossipIHave))
     assert told == 1
+
+
+@pytest.mark.parametrize("loss", [0.0, 0.3])
+@pytest.mark.parametrize("offset", [400.0, -400.0])
+def test_a_broadcast_that_is_refused_for_its_time_fails_for_the_clock_and_counts_for_nobody(offset, loss):
+    net = BareNetwork(3, config=MeshConfig(max_peers=3), conditions=Conditions(latency=Constant(0.05)))
+    for _ in range(5):
+        net.add()
+        net.run(0.1)
+    wrong = net.add(clock_offset=offset)
+    net.run(15)
+    net.condition(net.nodes, Conditions(latency=Constant(0.05), loss=loss))
+    sent = [net.publish(wrong, ttl=30.0) for _ in range(20)]
+    net.run(60)
+    assert [one.count for one in sent] == [0] * 20
+    assert [type(one.outcome) for one in sent] == [MessageFailed] * 20
+    assert all("clock" in one.outcome.reason for one in sent)
 
 
 # --- meshes with liars ------------------------------------------------------------------------------------------------

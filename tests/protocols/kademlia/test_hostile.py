@@ -17,7 +17,7 @@ from p2pmesh.protocols.notices import ReturnPath, RoutedReceived, RouteFailed, R
 from p2pmesh.simulation.discrete.network import EPOCH
 from p2pmesh.wire.codec import decode, encode
 from p2pmesh.wire.overlay import DhtRecord, FindNode, FindValue, NodesFound, StoreValue, ValueStored
-from tests.harness.kademlia import DhtNet
+from tests.harness.kademlia import DhtNet, reply_of
 from tests.harness.virtual_time import NETWORK, identity, remote
 
 CONFIG = KademliaConfig(k=4)
@@ -234,6 +234,23 @@ def test_requests_above_a_peers_rate_are_counted_and_not_answered(net):
     assert net.ask(identity(901), peer, find), "others are answered as ever"
     net.run(1.0)
     assert sum(net.ask(STRANGER, peer, find) is not None for _ in range(100)) == CONFIG.requests_per_second
+
+
+def test_what_one_neighbour_brings_of_many_askers_is_paid_from_its_budget_and_others_are_answered(net):
+    peer = net.peers[0]
+    store(net, peer, record(net, key="key", value="x" * 10_000))
+
+    def ask(number, by):
+        who = identity(2000 + number)
+        way = ReturnPath(who.peer_id, "x", (who.peer_id[:12], by))
+        message = (FindNode(target=key_id("a")), FindValue(key=key_id("key")), StoreValue(record=forged))[number % 3]
+        return any(map(reply_of, peer.core.handle(RoutedReceived(remote(who), message, way), net.now)))
+
+    forged = structs.replace(record(net, key="key"), signature=bytes(64))
+    answered = sum(ask(number, "a" * 12) for number in range(3000))
+    assert 100 <= answered <= 1000, "what the neighbour may cause, and what is left for all"
+    assert peer.stats["requests"]["unpaid"] >= 2000
+    assert all(ask(3000 + number, "b" * 12) for number in range(20)), "which takes nothing from another"
 
 
 def test_only_so_many_peers_are_measured():
