@@ -68,6 +68,8 @@ class LinkDown(Value, frozen=True):
     reason: str
     timed_out: float | None = None
     """Seconds of silence, if that is what ended it."""
+    blamed: bool = False
+    """Whether the peer broke the protocol, and that is what ended it."""
 
 
 class LinkSuspected(Value, frozen=True):

@@ -51,6 +51,7 @@ from p2pmesh.protocols.receipts.receipts import ReceiptsCore
 from p2pmesh.protocols.routing.routing import RoutingCore
 from p2pmesh.protocols.signaling.signaling import SignalingCore
 from p2pmesh.protocols.util.latency import LocalHealth
+from p2pmesh.protocols.util.scores import Scores
 from p2pmesh.wire.messages import (
     Direct,
     DirectAck,
@@ -127,15 +128,16 @@ def build_cores(
     `blocked` is a view of the peers that the application wants nothing of, and `judge` looks at each broadcast.
     """
     health = health or LocalHealth()
+    scores = Scores()
 
     def own() -> random.Random:
         return random.Random(rng.getrandbits(64))
 
     return {
         Subsystem.SIGNALING: SignalingCore(identity, config, own(), wall),
-        Subsystem.OVERLAY: OverlayCore(identity, config, own(), wall, health, blocked),
+        Subsystem.OVERLAY: OverlayCore(identity, config, own(), wall, health, blocked, scores),
         Subsystem.ROUTING: RoutingCore(identity, config, own(), wall, health, blocked),
-        Subsystem.BROADCAST: BroadcastCore(identity, config, own(), wall, health, judge),
+        Subsystem.BROADCAST: BroadcastCore(identity, config, own(), wall, health, judge, scores),
         Subsystem.RECEIPTS: ReceiptsCore(identity, config, own(), wall, health),
         Subsystem.KADEMLIA: KademliaCore(identity, config, own(), wall, health, blocked),
         Subsystem.ISLANDS: IslandsCore(identity, config, own(), wall, health),

@@ -95,6 +95,7 @@ class _Open:
     ended: trio.Event = field(factory=trio.Event)
     closing: bool = False
     why: str | None = None
+    blamed: bool = False
 
 
 class _Pace:
@@ -193,7 +194,7 @@ class LinkKeeper:
         entry = self._links.get(peer)
         if entry is None or entry.closing:
             return
-        entry.closing, entry.why = True, entry.why or reason
+        entry.closing, entry.why, entry.blamed = True, entry.why or reason, blame
         patience = 0.0 if blame else self._config.close_timeout
         entry.scope.deadline = min(entry.scope.deadline, trio.current_time() + patience)
         for lane in entry.lanes:
@@ -378,7 +379,7 @@ class LinkKeeper:
             timed_out, entry.why = error.silent_for, str(error)
         except* (LinkProtocolError, RemoteProtocolError) as group:
             self._counts.protocol_errors += 1
-            entry.why = f"protocol error: {_first(group)}"
+            entry.why, entry.blamed = f"protocol error: {_first(group)}", True
         except* LinkError as group:
             entry.why = entry.why or str(_first(group))
         finally:
@@ -388,7 +389,7 @@ class LinkKeeper:
                 del self._links[peer]
                 entry.ended.set()
                 self._counts.closed += 1
-                self._report(LinkDown(peer, entry.why or "closed by the peer", timed_out))
+                self._report(LinkDown(peer, entry.why or "closed by the peer", timed_out, entry.blamed))
 
     async def _close(self, link: Link) -> None:
         with trio.move_on_after(self._config.close_timeout, shield=True):

@@ -330,6 +330,27 @@ async def test_what_a_validator_turns_down_is_neither_delivered_nor_passed_on(au
             assert set(a.peers) == {b.peer_id}, "and the link stays"
 
 
+@pytest.mark.parametrize(("verdict", "below"), [(Verdict.IGNORE, False), (Verdict.REJECT, True)])
+async def test_a_rejection_costs_the_score_of_the_neighbour_and_of_the_origin(autojump_clock, verdict, below):
+    async with Cluster() as world, world.peer(1, max_peers=1) as a, world.peer(2, max_peers=2) as b:
+        await linked(a, b)
+        async with world.peer(3, max_peers=1) as c:
+            await linked(a, b, c)
+            c.validate("t", lambda message: verdict)
+            await a.broadcast("t", "bad")
+            await a.broadcast("fine", "good")
+            await trio.sleep(5)
+            score = c.snapshot()["subsystems"]["overlay"]["scores"][b.peer_id]
+            assert (score["score"] < 0) == below
+            assert score["first"] > 0.9
+            assert score["faults"] == pytest.approx(int(below), abs=0.1)
+            assert b.peer_id in c.peers, "one is no reason to part"
+            await b.leave()
+            await until(lambda: a.peer_id in c.peers)
+            score = c.snapshot()["subsystems"]["overlay"]["scores"][a.peer_id]
+            assert (score["score"] < 0) == below
+
+
 async def test_a_validator_sees_each_broadcast_once_and_as_it_is_delivered(autojump_clock):
     async with meshes(8) as world:
         mesh, other = world.meshes[0], world.meshes[5]

@@ -103,6 +103,7 @@ from p2pmesh.protocols.inputs import (
 from p2pmesh.protocols.notices import ChildrenAdded, ChildSettled, Input, Refused, Withdraw
 from p2pmesh.protocols.util.latency import LocalHealth
 from p2pmesh.protocols.util.limits import BYTES, FRAME, ExpiringSet, Payment, WorkBudget
+from p2pmesh.protocols.util.scores import Scores
 from p2pmesh.protocols.util.timers import Timers
 from p2pmesh.wire.fields import MAX_PEERS_IN_LIST
 from p2pmesh.wire.messages import (
@@ -137,6 +138,7 @@ class BroadcastCore:
         wall: WallClock,
         health: LocalHealth | None = None,
         judge: Validator = accept,
+        scores: Scores | None = None,
     ) -> None:
         self._me = identity.peer_id
         self._config: BroadcastConfig = config.broadcast
@@ -144,6 +146,7 @@ class BroadcastCore:
         self._rng = rng
         self._wall = wall
         self._judge = judge
+        self._scores = scores = scores or Scores()
         self._has_begun = False
         health = health or LocalHealth()
         self._timers: BroadcastTimers = Timers(health)
@@ -159,7 +162,7 @@ class BroadcastCore:
         self._acks = HopAcks(self._config.ack_delay, self._timers)
         self._plumtree = Plumtree(self._config, self._links)
         self._lazy_push = LazyPush(self._config, rng, self._timers, self._store, self._pressure)
-        self._graft = GraftScheduler(self._config, self._timers, self._links, self._pressure)
+        self._graft = GraftScheduler(self._config, self._timers, self._links, self._pressure, scores)
         self._anti_entropy = AntiEntropy(
             self._me, self._config, rng, self._timers, self._store, self._links, self._limits
         )
@@ -425,6 +428,7 @@ class BroadcastCore:
             self._turn_down(sender, data, verdict, now)
             return
         self._delivered += 1
+        self._scores.add(sender.peer_id, "first", now)
         if sender.version > 0:
             self._acknowledge(sender.peer_id, message, now)
         self._effects.append(Emit(event))
@@ -440,7 +444,11 @@ class BroadcastCore:
             for peer in self._graft.arrived(sender.peer_id, data.id, now)[1]:
                 kind = self._plumtree.ack_for_offer(peer, tree_of(data.origin_peer_id), now)
                 self._acks.add(peer, data.id, kind, now)
-        self._refuse(sender, data, Refusal.REJECTED if verdict is Verdict.REJECT else Refusal.IGNORED, "", now)
+        if verdict is Verdict.REJECT:
+            for peer in {sender.peer_id: None, data.origin_peer_id: None}:
+                self._scores.add(peer, "faults", now)
+        refusal = Refusal.REJECTED if verdict is Verdict.REJECT else Refusal.IGNORED
+        self._refuse(sender, data, refusal, "", now)
 
     def _acknowledge(self, sender: PeerId, message: StoredMessage, now: float) -> None:
         """Tell the neighbour that brought it, and those that have offered it and are not asked any more."""

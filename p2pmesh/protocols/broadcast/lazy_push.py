@@ -30,6 +30,7 @@ from p2pmesh.config import BroadcastConfig
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.broadcast.eager_push import FailurePressure, SendWindow
 from p2pmesh.protocols.broadcast.message_store import NOBODY, BroadcastTimers, Due, MessageStore, StoredMessage
+from p2pmesh.protocols.util.scores import Scores
 from p2pmesh.wire.fields import MAX_IDS_IN_LIST
 from p2pmesh.wire.messages import GossipGraft, GossipIHave
 
@@ -167,6 +168,7 @@ class _Awaited:
 class _Broken:
     since: float
     count: int = 0
+    is_told: bool = False
 
 
 @define
@@ -188,12 +190,14 @@ class GraftScheduler:
         timers: BroadcastTimers,
         links: Mapping[PeerId, SendWindow],
         pressure: FailurePressure,
+        scores: Scores,
     ) -> None:
         self.counts: GraftCounts = GraftCounts()
         self._config = config
         self._timers = timers
         self._links = links
         self._pressure = pressure
+        self._scores = scores
         self._entries: dict[str, _Awaited] = {}
         self._announced: dict[PeerId, int] = {}
         self._broken: dict[PeerId, _Broken] = {}
@@ -303,7 +307,12 @@ class GraftScheduler:
     def _is_unreliable(self, peer: PeerId, now: float) -> bool:
         """Whether it has sent nothing of what it announced for long, though it was asked for much."""
         broken = self._broken.get(peer)
-        return broken is not None and broken.count >= MAX_BROKEN and now - broken.since >= BROKEN_FOR
+        if broken is None or broken.count < MAX_BROKEN or now - broken.since < BROKEN_FOR:
+            return False
+        if not broken.is_told:
+            broken.is_told = True
+            self._scores.add(peer, "failures", now)
+        return True
 
     def _forget(self, message_id: str) -> None:
         entry = self._entries.pop(message_id)

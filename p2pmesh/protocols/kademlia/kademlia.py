@@ -76,7 +76,7 @@ from p2pmesh.protocols.notices import (
     RouteSucceeded,
 )
 from p2pmesh.protocols.util.latency import LocalHealth
-from p2pmesh.protocols.util.limits import BYTES, VERIFY, RateLimiter, Payment, WorkBudget
+from p2pmesh.protocols.util.limits import BYTES, VERIFY, Payment, RateLimiter, WorkBudget
 from p2pmesh.protocols.util.timers import Stamps, Timers
 from p2pmesh.wire.messages import Message
 from p2pmesh.wire.overlay import DhtRecord, FindNode, FindValue, NodesFound, StoreValue, ValueStored

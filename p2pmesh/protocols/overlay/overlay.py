@@ -111,6 +111,7 @@ from p2pmesh.protocols.overlay.ring_join import RingJoin
 from p2pmesh.protocols.overlay.slots import ATTEMPTS, Occupant, Slot, Slots, State
 from p2pmesh.protocols.overlay.successor_list import Stabilisation, SuccessorLists
 from p2pmesh.protocols.util.latency import LocalHealth
+from p2pmesh.protocols.util.scores import Scores
 from p2pmesh.protocols.util.timers import Timers
 from p2pmesh.protocols.util.window import CallTable
 from p2pmesh.wire.messages import Goodbye, Message, ReconnectionData, RejectReason
@@ -141,6 +142,7 @@ class OverlayCore:
         wall: WallClock,
         health: LocalHealth | None = None,
         blocked: Container[PeerId] = frozenset(),
+        scores: Scores | None = None,
     ) -> None:
         self._me = me = identity.peer_id
         self._allow_unverified = config.links.allow_unverified
@@ -148,7 +150,8 @@ class OverlayCore:
         self._rng = rng
         self._wall = wall
         self._blocked = blocked
-        self._slots = slots = Slots(me, config.max_peers)
+        self._scores = scores or Scores()
+        self._slots = slots = Slots(me, config.max_peers, self._scores)
         self._passive = PassiveView(me, config.topology, rng, blocked)
         self._pins = PinnedLinks(slots)
         self._links = LinkManager(me, config, slots, self._passive, self._pins, rng)
@@ -249,6 +252,7 @@ class OverlayCore:
             "leaves": slots.guests(),
             "ring": list(ring_neighbours(self._me, [peer for peer in slots.on_ring() if peer in open_links])),
             **asdict(self._counts),
+            "scores": self._scores.snapshot(open_links),
             "lost_outcomes": self._calls.lost,
             "link_manager": asdict(self._links.counts),
             "passive_view": {"known": len(self._passive)},
@@ -289,6 +293,10 @@ class OverlayCore:
 
     def _on_link_down(self, event: LinkDown, now: float) -> None:
         peer, slot = event.peer, self._links.ended(event, now)
+        if event.blamed:
+            self._scores.add(peer, "faults", now)
+        elif event.timed_out is not None:
+            self._scores.add(peer, "failures", now)
         if slot is None:
             return
         self._emit(_end_of(peer, slot, event))
