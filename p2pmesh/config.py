@@ -224,11 +224,17 @@ class BroadcastConfig:
     backlog: int = _number(1024, low=1)
     """Messages that wait for one link's window; above it the oldest is dropped and counted."""
     seen_ids: int = _number(65_536, low=1)
-    """Ids remembered so that nothing is delivered twice."""
+    """Origins' topics whose numbers are remembered so that nothing is delivered twice: what is above is refused. And
+    ids by which announcements are known."""
     history: int = _number(4096, low=1)
     history_bytes: int = _number(64 * MIB, low=1 * MIB)
     """Messages kept for retries and for peers that lack them, and bytes of their payloads; above either the oldest
-    goes."""
+    goes of whoever takes most."""
+    origin_rate: float = _number(64.0, low=0.1)
+    origin_burst: int = _number(4096, low=1)
+    """Broadcasts a second of one peer and at once, those of more than 16 KiB counted once more for each 16 KiB: what a
+    history can keep for the default `ttl`. A `broadcast` of ours waits for its turn; of others, what is above is
+    refused, and told as `OriginThrottled`. The same in the whole mesh, or the strictest decide."""
     greeting: int = _number(256, low=0)
     """Messages that have gone to nobody yet, the newest, for a neighbour of the original project, which can't ask."""
     ack_delay: float = _number(0.05, low=0)
@@ -317,9 +323,9 @@ class RoutingConfig:
     """Direct messages of ours that wait for an ack; above it a `send` waits."""
     window: int = _number(64, low=1)
     """Of them to one peer: well below `LinkConfig.outbox`."""
-    seen_ids: int = _number(16_384, low=1)
-    """Ids remembered so that nothing is delivered twice: of direct messages, and as many of what else came over routes.
-    """
+    seen_ids: int = _number(65_536, low=1)
+    """Ids remembered so that nothing is delivered twice, of direct messages and of what else came over routes:
+    for 10 minutes, and some 300 bytes each. What one neighbour brings can't fill it."""
     patience: float = _number(30.0, low=0.1)
     """Seconds for which a direct message is tried: without an answer, and over a link without progress either."""
     least_wait: float = _number(0.3, low=0.01)
@@ -335,8 +341,6 @@ class RoutingConfig:
     """As `misses`, of such a packet."""
     requests: int = _number(4096, low=1)
     """Packets of ours under way."""
-    relay_rate: float = _number(1000.0, low=1)
-    """Packets a second taken from one neighbour, and twice as many at once; what is above is dropped."""
     remembered_routes: int = _number(1024, low=1)
     """Peers whose contact record is kept, and as many whose answers' time is; answers of ours kept for repetitions."""
     clock_skew: float = _number(250.0, low=0)
@@ -361,8 +365,8 @@ class KademliaConfig:
     lookups: int = _number(32, low=1)
     """Lookups of the application at once; more wait."""
     quorum: int = _number(3, low=1)
-    """A `get` ends once so many peers gave the value, and takes the newest of theirs: one of them may be out of
-    date."""
+    """A `get` ends once so many peers gave a value of the publisher, and takes the newest of theirs: one of them may be
+    out of date. If any publisher will do, once so many more put one publisher first than any other."""
     contact_lasts: float = _number(300.0, low=1)
     """A peer that is no neighbour and was not heard of for so long is no contact any more: those next to it know."""
     republish: float = _number(3600.0, low=1)
@@ -377,12 +381,12 @@ class KademliaConfig:
     """Bytes of a value as encoded, at most 64 KiB: k peers keep it, and it crosses many links to them."""
     stored_values: int = _number(4096, low=1)
     stored_bytes: int = _number(16 * MIB, low=1 * KIB)
-    """Values of others kept here; above either, those that are farthest from our id give way, or are not taken."""
+    """Values of others kept here; above either, the publisher with most gives way, else new values to nearer ones."""
     publisher_values: int = _number(256, low=1)
     publisher_bytes: int = _number(1 * MIB, low=1 * KIB)
     """Of them by one publisher: a sixteenth of all."""
     key_values: int = _number(16, low=1)
-    """Publishers under one key."""
+    """Publishers under one shared key: one more raises `KeyFull`."""
     publications: int = _number(1024, low=1)
     """Values of our own that we see to; of more, the oldest are left to their holders."""
     requests_per_second: float = _number(20.0, low=0.1)
@@ -425,6 +429,29 @@ class IslandsConfig:
 
 
 @frozen(kw_only=True)
+class WorkConfig:
+    """Work that neighbours may cause here and that nobody here asked for, as a share of one core: 0.3 of it in all.
+
+    Half of each share is split among the neighbours, the rest is for whoever needs more. Beyond that, work is put off
+    or dropped, since what is repeated by protocol comes again; a neighbour that goes on nevertheless loses its link.
+    Broadcasts and direct messages that are new are not among it: who reads them bounds those.
+    """
+
+    links: float = _number(0.03, low=0.001)
+    """Frames that come to nothing, and packets without a frame in them."""
+    routing: float = _number(0.09, low=0.001)
+    """Packets: those to pass on, and those for us."""
+    broadcast: float = _number(0.08, low=0.001)
+    """What is asked for to be compared, announced or sent again."""
+    kademlia: float = _number(0.04, low=0.001)
+    """Requests of the DHT."""
+    overlay: float = _number(0.02, low=0.001)
+    """Searches on the ring, and what neighbours tell of their links."""
+    signaling: float = _number(0.04, low=0.001)
+    """Offers, answers and candidates, by whatever way they come."""
+
+
+@frozen(kw_only=True)
 class MeshConfig:
     """All of it. The keyword options of `open_mesh` override the fields of the same name."""
 
@@ -444,8 +471,11 @@ class MeshConfig:
     """Direct messages that may wait for the application, in each stream of them or for the first; then senders wait."""
     direct_inbox_bytes: int = _number(16 * MIB, low=1)
     """Bytes of those; one alone may be larger."""
+    max_blocked: int = _number(10_000, low=1, high=1_000_000)
+    """Peers that may be blocked at once: the block list refuses more, and forgets none."""
     inbox: int = _number(64, low=1)
     """Inputs that may wait for one subsystem before their senders wait."""
+    work: WorkConfig = WorkConfig()
     links: LinkConfig = LinkConfig()
     signaling: SignalingConfig = SignalingConfig()
     topology: TopologyConfig = TopologyConfig()

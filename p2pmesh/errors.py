@@ -6,11 +6,13 @@ Each message names the cause and the way out in one line. Ordinary calls raise t
 from __future__ import annotations
 
 __all__ = [
+    "BlockListError",
     "ConfigError",
     "IdentityError",
     "InvalidPayload",
     "InvalidPeerId",
     "JoinRefused",
+    "KeyFull",
     "LocalProtocolError",
     "MeshClosed",
     "MeshError",
@@ -40,6 +42,10 @@ class IdentityError(MeshError):
     """An identity file can't be read, is not an Ed25519 key, or may be read by others."""
 
 
+class BlockListError(MeshError):
+    """A block list is full, damaged, or can't be read or written."""
+
+
 class InvalidPayload(MeshError, TypeError):
     """A payload is neither bytes nor something JSON can carry."""
 
@@ -58,6 +64,10 @@ class PeerBusy(PeerUnreachable):
 
 class PeerRefused(PeerUnreachable):
     """The peer does not take what was sent, now or later: trying again is of no use. The message says what and why."""
+
+
+class KeyFull(PeerRefused):
+    """As many publishers as may share a key of the DHT have a value under it: take another key, or one of your own."""
 
 
 class MeshClosed(MeshError):

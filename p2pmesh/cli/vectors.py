@@ -29,7 +29,7 @@ from p2pmesh.errors import RemoteProtocolError
 from p2pmesh.identity import Identity, SignatureMemo
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.broadcast import validation
-from p2pmesh.protocols.kademlia.records import key_id, sign_record
+from p2pmesh.protocols.kademlia.records import DELETED, key_id, owned_id, sign_record
 from p2pmesh.protocols.link.session import LinkSession
 from p2pmesh.protocols.routing import packets
 from p2pmesh.protocols.routing.forwarding_table import trail_id
@@ -182,6 +182,13 @@ def packet(**changes: Any) -> Packet:
     return packets.signed(replace(example, **changes), ALICE, NETWORK)
 
 
+def deletion() -> msgspec.Struct:
+    """A record under an owned key that says that there is no value any more."""
+    name = key_id("key")
+    place = owned_id(ALICE.peer_id, name)
+    return sign_record(ALICE, place, DELETED, NOW, 600.0, KademliaConfig(), NETWORK, name=name, kept=700.0).record
+
+
 def signature_vectors() -> Iterator[Json]:
     """One signature of each kind, with the bytes that it covers."""
     offer = Offer(description=description("actpass", 0xA1), links=2, purpose="ring")
@@ -195,6 +202,7 @@ def signature_vectors() -> Iterator[Json]:
         "gossip": gossip,
         "gossip of bytes": lambda: gossip(payload=None, encoding=None, blob=b"\x00\xff"),
         "record": lambda: sign_record(ALICE, key_id("key"), {"a": 1}, NOW, 600.0, KademliaConfig(), NETWORK).record,
+        "record that deletes an owned value": deletion,
     }
     for kind, make in makers.items():
         with _Recorder() as recorder:
@@ -588,7 +596,10 @@ def vectors() -> Json:
         "those in JSON messages are in base64. Seeds of identities are the SHA-256 of their names.",
         "networks": [{"room": room, "network": network_of(room).hex()} for room in ("", ROOM, "\u00e9t\u00e9")],
         "identities": list(identity_vectors()),
-        "dht_keys": [{"text": text, "key": key_id(text)} for text in ("", "key", "\u00e9t\u00e9")],
+        "dht_keys": [
+            {"text": text, "key": key_id(text), "owner": ALICE.peer_id, "owned": owned_id(ALICE.peer_id, key_id(text))}
+            for text in ("", "key", "\u00e9t\u00e9")
+        ],
         "signatures": list(signature_vectors()),
         "boxes": list(box_vectors()),
         "messages": list(message_vectors()),

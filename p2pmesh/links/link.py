@@ -8,7 +8,8 @@ credits, keepalive) is decided by the sans-IO core `p2pmesh.protocols.link.sessi
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import asynccontextmanager
 from typing import Final, Self
 
 import trio
@@ -30,6 +31,25 @@ def local_health() -> LocalHealth:
         health = LocalHealth()
         _HEALTH.set(health)
         return health
+
+
+@asynccontextmanager
+async def listening_for(seconds: float) -> AsyncGenerator[None]:
+    """Cancel the block after so many seconds; those that this process lost don't count (`LocalHealth`)."""
+    health = local_health()
+    begun, lost = trio.current_time(), health.lost
+    async with trio.open_nursery() as nursery:
+
+        async def watch() -> None:
+            due = begun + seconds
+            while due > trio.current_time():
+                await trio.sleep_until(due)
+                due = begun + seconds + health.lost - lost
+            nursery.cancel_scope.cancel("its time is over")
+
+        nursery.start_soon(watch)
+        yield  # ruff: ignore[fallible-context-manager] - what the block raises ends the nursery
+        nursery.cancel_scope.cancel("it is done")
 
 
 class LinkError(trio.BrokenResourceError):

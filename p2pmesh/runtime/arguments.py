@@ -6,6 +6,7 @@ text a plain `str`.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable
 from typing import TypeAlias
 
@@ -16,7 +17,9 @@ from p2pmesh.config import KademliaConfig, MeshConfig
 from p2pmesh.errors import ConfigError, LocalProtocolError, PayloadTooLarge
 from p2pmesh.events import PayloadLike
 from p2pmesh.keyspace import PeerId, parse_peer_id
-from p2pmesh.protocols.broadcast.validation import ANY_HOPS, RESERVED_TOPICS
+from p2pmesh.moderation import Validator
+from p2pmesh.protocols.broadcast.message_store import ANY_HOPS
+from p2pmesh.protocols.broadcast.validation import RESERVED_TOPICS
 from p2pmesh.protocols.core import WallClock
 from p2pmesh.wire.fields import MAX_TOPIC
 from p2pmesh.wire.payloads import Body, pack
@@ -61,11 +64,13 @@ def broadcast(
     )
 
 
-def put(config: KademliaConfig, key: object, value: PayloadLike, ttl: object) -> tuple[str, Body, float | None]:
-    """What `Dht.put` takes: key, value and ttl.
+def put(
+    config: KademliaConfig, key: object, value: PayloadLike, ttl: object, owned: object = False
+) -> tuple[str, Body, float | None, bool]:
+    """What `Dht.put` takes: key, value, ttl and whether the key is owned.
 
     Raises:
-      ConfigError: if the key is no text, or `ttl` out of range.
+      ConfigError: if the key is no text, `ttl` out of range, or `owned` neither true nor false.
       InvalidPayload, PayloadTooLarge: if no record can carry the value.
     """
     try:
@@ -73,7 +78,8 @@ def put(config: KademliaConfig, key: object, value: PayloadLike, ttl: object) ->
     except PayloadTooLarge as error:
         said = str(error).replace("the payload", "the value", 1)
         raise PayloadTooLarge(said.replace("MeshConfig.max_payload", "KademliaConfig.max_value")) from None
-    return dht_key(key), body, None if ttl is None else number("a value's ttl", ttl, low=1, high=config.max_ttl)
+    seconds = None if ttl is None else number("a value's ttl", ttl, low=1, high=config.max_ttl)
+    return dht_key(key), body, seconds, flag("owned", owned)
 
 
 def dht_key(value: object) -> str:
@@ -92,6 +98,21 @@ def history(seconds: object) -> float:
       ConfigError: if it is no number of seconds.
     """
     return 0.0 if seconds is None else float(number("history", seconds, low=0))
+
+
+def validator(value: Validator | None) -> Validator | None:
+    """What judges the broadcasts of a topic; None for nothing.
+
+    Raises:
+      ConfigError: if it can't be called, or only waited for.
+    """
+    if value is None:
+        return None
+    if not callable(value):
+        raise ConfigError(f"a validator is a function that takes a message and returns a Verdict, not {shown(value)}")
+    if inspect.iscoroutinefunction(value):
+        raise ConfigError("a validator is a plain function, not an async one: every broadcast waits for it")
+    return value
 
 
 def peers(values: Iterable[str]) -> list[PeerId]:

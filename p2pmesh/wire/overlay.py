@@ -172,16 +172,22 @@ class DhtRecord(Part, frozen=True, kw_only=True):
     """A value in the DHT, signed by its publisher: `p2pmesh.protocols.kademlia.records` says over what."""
 
     key: Id
-    """The hash of the application's key."""
+    """The place of the key: of a shared one the hash of the application's, of an owned one as `name` says."""
     payload: Annotated[str, Meta(max_length=MAX_VALUE)] | None = None
     encoding: Literal["text", "json"] | None = None
     blob: bytes | None = None
-    """A value of bytes, instead of `payload`."""
+    """A value of bytes, instead of `payload`. With neither there is none any more: it was deleted."""
     timestamp: Milliseconds
-    """When it was published, by the publisher's clock: of two by one publisher, the newer one counts."""
+    """When it was published, by the publisher's clock, and its sequence number: of two by one publisher, the newer one
+    counts."""
     ttl: Milliseconds
+    """For which the value lives."""
     publisher_key: PublicKey
     signature: Signature
+    name: Id | None = None
+    """The hash of the application's key, where that is owned by the publisher: then the place is made of both."""
+    kept: Milliseconds = 0
+    """For which older ones must not come back, if that is longer."""
 
 
 class FindNode(Tagged, frozen=True, kw_only=True, tag="find_node"):
@@ -191,13 +197,15 @@ class FindNode(Tagged, frozen=True, kw_only=True, tag="find_node"):
 
 
 class FindValue(Tagged, frozen=True, kw_only=True, tag="find_value"):
-    """Give the newest value under a key, and name the peers nearest to it. Answered by `NodesFound`."""
+    """Give a value under a key, and name the peers nearest to it. Answered by `NodesFound`."""
 
     key: Id
     publisher: Id | None = None
-    """Only a value of this publisher."""
+    """Only a value of this publisher; else of the one who has had one here for longest."""
     newer_than: Milliseconds | None = None
     """Only a value with a later timestamp; a peer that has this one says `same`."""
+    all_publishers: bool = False
+    """Name all who have a value under the key."""
 
 
 class NodesFound(Tagged, frozen=True, kw_only=True, tag="nodes_found"):
@@ -208,6 +216,10 @@ class NodesFound(Tagged, frozen=True, kw_only=True, tag="nodes_found"):
     record: DhtRecord | None = None
     same: bool = False
     """Whether the sender has the version that the asker has."""
+    publishers: PeerIds = ()
+    """All who have a value under the key, the one who has had it here for longest first, if they were asked for."""
+    older_until: Milliseconds = 0
+    """Until when the older version that the sender has could be brought back, by its publisher's clock."""
 
 
 class StoreValue(Tagged, frozen=True, kw_only=True, tag="store_value"):
@@ -222,3 +234,5 @@ class ValueStored(Tagged, frozen=True, kw_only=True, tag="value_stored"):
     held: bool = False
     reason: Reason = ""
     """Why it is not, for people."""
+    full: bool = False
+    """Whether that is because as many publishers share the key as may."""

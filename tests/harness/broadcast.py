@@ -60,7 +60,7 @@ class Bare(OneCore[BroadcastCore]):
         return [
             (NAMES.get(message_id, message_id), verdict != "new")
             for _, message in self.sent(GossipAck)
-            for verdict in ("new", "had", "prune")
+            for verdict in ("new", "had", "prune", "refused")
             for message_id in getattr(message, verdict)
         ]
 
@@ -78,8 +78,8 @@ NAMES: dict[str, str] = {}
 def gossip(origin: Identity = ALICE, *, message_id: str = "m1", sign: bool = True, **fields: object) -> Gossip:
     data = {
         "id": message_id,
-        "series": int(EPOCH * 1000),
-        "sequence": zlib.crc32(message_id.encode()),
+        "series": int(EPOCH * 1000) + zlib.crc32(message_id.encode()),  # each in one of its own
+        "sequence": 1,
         "topic": "chat",
         "payload": "hi",
         "encoding": "text",

@@ -19,6 +19,7 @@ from p2pmesh.protocols.inputs import (
     CancelCall,
     DhtFindNode,
     DhtGet,
+    DhtGetAll,
     DhtPut,
     Leave,
     LinkDown,
@@ -27,6 +28,7 @@ from p2pmesh.protocols.inputs import (
     Subsystem,
 )
 from p2pmesh.protocols.kademlia.kademlia import KademliaCore
+from p2pmesh.protocols.kademlia.records import DELETED
 from p2pmesh.protocols.notices import (
     CancelRoute,
     ReturnPath,
@@ -96,8 +98,10 @@ class DhtNet(Net[Peer]):
 
     # --- peers --------------------------------------------------------------------------------------------------------
 
-    def add(self, *, config: KademliaConfig | None = None, link: Peer | None = None) -> Peer:
-        who = identity(len(self.peers) + 1)
+    def add(
+        self, *, config: KademliaConfig | None = None, link: Peer | None = None, who: Identity | None = None
+    ) -> Peer:
+        who = who or identity(len(self.peers) + 1)
         peer = Peer(who, {Subsystem.KADEMLIA: self._core(who, config)})
         living = self.living()
         self.peers.append(peer)
@@ -155,11 +159,17 @@ class DhtNet(Net[Peer]):
 
     # --- calls --------------------------------------------------------------------------------------------------------
 
-    def put(self, peer: Peer, key: str, value: Any, ttl: float | None = None) -> int:
-        return self.call(peer, lambda call: DhtPut(call, key, value, ttl))
+    def put(self, peer: Peer, key: str, value: Any, ttl: float | None = None, *, owned: bool = False) -> int:
+        return self.call(peer, lambda call: DhtPut(call, key, value, ttl, owned))
 
-    def get(self, peer: Peer, key: str, publisher: PeerId | None = None) -> int:
-        return self.call(peer, lambda call: DhtGet(call, key, publisher))
+    def delete(self, peer: Peer, key: str, *, owned: bool = False) -> int:
+        return self.call(peer, lambda call: DhtPut(call, key, DELETED, None, owned))
+
+    def get(self, peer: Peer, key: str, publisher: PeerId | None = None, *, owner: PeerId | None = None) -> int:
+        return self.call(peer, lambda call: DhtGet(call, key, owner or publisher, owner is not None))
+
+    def get_all(self, peer: Peer, key: str) -> int:
+        return self.call(peer, lambda call: DhtGetAll(call, key))
 
     def find(self, peer: Peer, target: PeerId) -> int:
         return self.call(peer, lambda call: DhtFindNode(call, target))

@@ -28,6 +28,30 @@ async def test_what_one_mesh_puts_another_gets(autojump_clock):
         assert meshes[3].snapshot()["subsystems"]["kademlia"]["store"]["values"] == 1
 
 
+async def test_owned_and_shared_keys_and_taking_values_back(autojump_clock):
+    async with Cluster(seed=5) as world:
+        meshes = await world.join(6, max_peers=3)
+        await linked(*meshes)
+        await trio.sleep(20)
+        alice, bob, carol = meshes[:3]
+        for mesh, value in ((alice, "alice's"), (bob, "bob's")):
+            await mesh.dht.put(KEY, value)
+            await mesh.dht.put(KEY, f"{value} own", owned=True)
+        for mesh in meshes:
+            assert (await mesh.dht.get(KEY)).value == "alice's", "the first"
+            assert (await mesh.dht.get(KEY, owner=bob.peer_id)).value == "bob's own"
+            assert {who: found.value for who, found in (await mesh.dht.get_all(KEY)).items()} == {
+                alice.peer_id: "alice's",
+                bob.peer_id: "bob's",
+            }
+        assert await carol.dht.get(KEY, owner=carol.peer_id) is None
+        assert await alice.dht.delete(KEY) == 6
+        assert await bob.dht.delete(KEY, owned=True) == 6
+        assert (await carol.dht.get(KEY)).value == "bob's"
+        assert await carol.dht.get(KEY, owner=bob.peer_id) is None
+        assert (await carol.dht.get(KEY, owner=alice.peer_id)).value == "alice's own"
+
+
 async def test_k_is_an_option_of_open_mesh(autojump_clock):
     async with Cluster(seed=5) as world:
         meshes = await world.join(6, max_peers=3, kademlia_k=2)
@@ -62,6 +86,11 @@ async def test_bad_calls_are_refused(autojump_clock):
             await alice.dht.get(KEY, publisher="bob")
         with pytest.raises(InvalidPeerId):
             await alice.dht.find_node("bob")
+        with pytest.raises(ConfigError, match="not both"):
+            await alice.dht.get(KEY, owner=bob.peer_id, publisher=bob.peer_id)
+        for wrong in ("yes", 1):
+            with pytest.raises(ConfigError, match="owned"):
+                await alice.dht.delete(KEY, owned=wrong)
 
 
 async def test_a_mesh_may_do_without_a_dht(autojump_clock):

@@ -15,6 +15,7 @@ from p2pmesh import (
     DirectReceived,
     Failed,
     KademliaConfig,
+    KeyFull,
     LinkConfig,
     MeshClosed,
     MeshConfig,
@@ -476,9 +477,10 @@ async def test_a_key_that_is_full_refuses_a_value_at_once_and_says_so(autojump_c
         for mesh in world.meshes[:2]:
             assert await mesh.dht.put("key", 1) == 4
         for _ in range(2):
-            with trio.fail_after(3), pytest.raises(PeerRefused, match="the key is full: 2 publishers"):
+            with trio.fail_after(3), pytest.raises(KeyFull, match="the key is full: 2 publishers"):
                 await world.meshes[2].dht.put("key", 1)
         assert await world.meshes[1].dht.put("key", 2) == 4, "who is there may have another in its place"
+        assert await world.meshes[2].dht.put("key", 1, owned=True) == 4, "nobody else fills one of its own"
 
 
 @pytest.mark.parametrize("ahead", [3600, -3600])

@@ -16,7 +16,7 @@ from p2pmesh.config import network_of
 from p2pmesh.errors import RemoteProtocolError
 from p2pmesh.identity import Identity, peer_id_of, verify
 from p2pmesh.protocols.broadcast import validation
-from p2pmesh.protocols.kademlia.records import key_id
+from p2pmesh.protocols.kademlia.records import key_id, owned_id
 from p2pmesh.protocols.routing import packets
 from p2pmesh.protocols.routing.sealed_box import SEAL_SIZE, unseal
 from p2pmesh.wire.codec import decode, encode
@@ -40,6 +40,7 @@ def test_networks_and_keys_follow_from_texts() -> None:
         assert network_of(row["room"]).hex() == row["network"]
     for row in VECTORS["dht_keys"]:
         assert key_id(row["text"]) == row["key"]
+        assert owned_id(row["owner"], row["key"]) == row["owned"]
 
 
 def test_identities_follow_from_seeds() -> None:
@@ -53,7 +54,8 @@ def test_identities_follow_from_seeds() -> None:
 
 def test_signatures_are_right_and_say_of_what_and_where() -> None:
     kinds = {row["kind"] for row in VECTORS["signatures"]}
-    assert kinds == {"offer", "answer", "join", "packet", "contact", "gossip", "gossip of bytes", "record"}
+    deletion = "record that deletes an owned value"
+    assert kinds == {"offer", "answer", "join", "packet", "contact", "gossip", "gossip of bytes", "record", deletion}
     for row in VECTORS["signatures"]:
         key, signature, covered = (hexadecimal(row[name]) for name in ("key", "signature", "covered"))
         assert verify(key, signature, covered)

@@ -2,6 +2,7 @@
 
 In go the application's calls; out come messages ready to be sent, in the order of the calls. Calls wait here while
 the links have no room, which holds back those who make new broadcasts; whether there is room is for the core to see.
+They wait, too, for others not to find that we send too many (`origins`).
 State: the calls that wait, bounded by the application's tasks, and the last numbers of at most `MAX_TOPICS` topics.
 """
 
@@ -13,6 +14,7 @@ from typing import NamedTuple
 from p2pmesh.errors import MeshClosed
 from p2pmesh.identity import Identity
 from p2pmesh.protocols.broadcast.message_store import StoredMessage
+from p2pmesh.protocols.broadcast.origins import Origins
 from p2pmesh.protocols.broadcast.validation import BroadcastLimits, Draft, signed
 from p2pmesh.protocols.core import WallClock
 from p2pmesh.protocols.inputs import Publish
@@ -35,7 +37,9 @@ class Published(NamedTuple):
 class Publisher:
     """What the application has asked us to send, and has not gone out yet."""
 
-    def __init__(self, identity: Identity, limits: BroadcastLimits, wall: WallClock, network: bytes) -> None:
+    def __init__(
+        self, identity: Identity, limits: BroadcastLimits, wall: WallClock, network: bytes, origins: Origins
+    ) -> None:
         self.published: int = 0
         """How many went out, since the start."""
         self.last: str = ""
@@ -46,6 +50,7 @@ class Publisher:
         self._network = network
         self._drafts: dict[int, Draft] = {}
         self._numbering = Numbering(Stamps(wall))
+        self._pace = origins.pace(ours=True)
         self._left = False
 
     def __len__(self) -> int:
@@ -73,11 +78,16 @@ class Publisher:
         self._drafts.clear()
         return calls
 
+    def wait(self, now: float) -> float:
+        """Seconds until the next one is in time."""
+        return self._pace.wait(now)
+
     def next_message(self, now: float) -> Published:
         """Number and sign the one that has waited for longest."""
         self.published += 1
         call = next(iter(self._drafts))
         draft = self._drafts.pop(call)
+        self._pace.take(draft.body.size, now)
         me, milliseconds = self._identity.peer_id, int(self._wall(now) * 1000)
         series, sequence = self._numbering.next(draft.topic, now)
         data = GossipData(

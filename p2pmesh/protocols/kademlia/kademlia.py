@@ -13,33 +13,36 @@ Each request has a purpose and each lookup a goal, plain values that say here wh
 it: see `_conclude` and `_finish`.
 
 Inputs: LinkUp, LinkDown, PeersFound (from the overlay: the peers around us on the ring), RoutedReceived,
-RouteSucceeded, RouteFailed, DhtPut, DhtGet, DhtFindNode, CancelCall, Leave.
+RouteSucceeded, RouteFailed, Blocked, DhtPut, DhtGet, DhtGetAll, DhtFindNode, CancelCall, Leave.
 Effects: Notify routing (Route, CancelRoute, RouteReply), Reply.
 Messages: FindNode, FindValue and their answer NodesFound, StoreValue and its answer ValueStored, over routes only.
 Config: KademliaConfig.
 State: the calls of the application, until they end or are cancelled; a rate for each of `KademliaConfig.requesters`
-peers; and that of the parts.
+peers, and a budget for each neighbour that brings them; and that of the parts.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Container, Iterable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 from attrs import asdict, define, field
 from msgspec import Struct
 
 from p2pmesh.config import MeshConfig
-from p2pmesh.errors import ConfigError, IdentityError, MeshClosed, MeshError, PeerRefused, PeerUnreachable
+from p2pmesh.errors import ConfigError, IdentityError, KeyFull, MeshClosed, MeshError, PeerRefused, PeerUnreachable
 from p2pmesh.events import PayloadLike
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.core import Effects, Notify, Reply, WallClock
 from p2pmesh.protocols.inputs import (
+    Blocked,
     CancelCall,
     DhtFindNode,
     DhtGet,
+    DhtGetAll,
     DhtPut,
     Leave,
     LinkDown,
@@ -49,8 +52,18 @@ from p2pmesh.protocols.inputs import (
     Subsystem,
 )
 from p2pmesh.protocols.kademlia.lookup import Query, QueryPool, WantedValue
-from p2pmesh.protocols.kademlia.records import BadRecord, VerifiedRecord, key_id, sign_record, verify_record
-from p2pmesh.protocols.kademlia.republish import HandOver, Republish, Republisher
+from p2pmesh.protocols.kademlia.records import (
+    DELETED,
+    BadRecord,
+    DhtValue,
+    VerifiedRecord,
+    check_record,
+    check_signature,
+    key_id,
+    owned_id,
+    sign_record,
+)
+from p2pmesh.protocols.kademlia.republish import HandOver, Refusal, Republish, Republisher
 from p2pmesh.protocols.kademlia.routing_table import RoutingTable
 from p2pmesh.protocols.kademlia.rpc import Answer, Outcome, Request, RpcClient
 from p2pmesh.protocols.notices import (
@@ -63,16 +76,20 @@ from p2pmesh.protocols.notices import (
     RouteSucceeded,
 )
 from p2pmesh.protocols.util.latency import LocalHealth
-from p2pmesh.protocols.util.limits import RateLimiter
+from p2pmesh.protocols.util.limits import BYTES, VERIFY, Payment, RateLimiter, WorkBudget
 from p2pmesh.protocols.util.timers import Stamps, Timers
 from p2pmesh.wire.messages import Message
 from p2pmesh.wire.overlay import DhtRecord, FindNode, FindValue, NodesFound, StoreValue, ValueStored
 from p2pmesh.wire.payloads import Body
 
+SEARCH = 100.0
+"""Units that it costs to find the peers nearest to an id, and whether we are one: see `WorkBudget`."""
+MOST_NAMED = 64
+"""Publishers that one answer names."""
 REPAIRED = 3
 """Peers that gave an old value and are sent the new one, at most, by one `get`."""
 
-Call: TypeAlias = DhtPut | DhtGet | DhtFindNode
+Call: TypeAlias = DhtPut | DhtGet | DhtGetAll | DhtFindNode
 
 
 # --- what a lookup is for ---------------------------------------------------------------------------------------------
@@ -86,19 +103,33 @@ class PutValue:
     verified: VerifiedRecord
     holders: int = 0
     """Peers that hold it, ourselves among them if we do."""
-    refusal: str = ""
-    """Why a peer would not hold it, now or later, if one would not."""
+    refusals: Counter[Refusal] = field(factory=Counter)
+    """Why peers would not hold it, now or later, and how many."""
     is_ours_too: bool = False
     """Whether we are one of the nearest."""
     pending: dict[int, None] = field(factory=dict)
     """Requests to hold it, under way."""
 
 
-class GetValue(Struct, frozen=True):
-    """A `get`, with the value that is here."""
+@define(eq=False)
+class GetAll:
+    """A `get_all`: whoever has a value is looked for, and then the value of each."""
 
     call: int
-    local: VerifiedRecord | None
+    values: dict[PeerId, DhtValue] = field(factory=dict)
+    left: int = 0
+    """Publishers whose values are yet to come."""
+    queries: list[Query[Goal]] = field(factory=list)
+
+
+class GetValue(Struct, frozen=True):
+    """A `get`, with what is held here and what we published ourselves."""
+
+    call: int
+    publisher: PeerId | None
+    held: VerifiedRecord | None
+    own: VerifiedRecord | None
+    part_of: GetAll | None = None
 
 
 class FindPeers(Struct, frozen=True):
@@ -107,7 +138,7 @@ class FindPeers(Struct, frozen=True):
     call: int
 
 
-Goal: TypeAlias = Republish | PutValue | GetValue | FindPeers
+Goal: TypeAlias = Republish | PutValue | GetValue | GetAll | FindPeers
 
 
 # --- what a request is for --------------------------------------------------------------------------------------------
@@ -131,6 +162,8 @@ class RequestCounts:
     received: int = 0
     flooded: int = 0
     """Above a peer's rate, not answered."""
+    unpaid: int = 0
+    """Above the budget of the neighbour that brought them, not answered."""
     refused: int = 0
     """Requests of peers that do not take part, and values that were not taken."""
     unasked: int = 0
@@ -157,6 +190,7 @@ class KademliaCore:
         rng: random.Random,
         wall: WallClock,
         health: LocalHealth | None = None,
+        blocked: Container[PeerId] = frozenset(),
     ) -> None:
         self._identity = identity
         self._me = me = identity.peer_id
@@ -164,15 +198,17 @@ class KademliaCore:
         self._network = config.network
         self._rng = rng
         self._wall = wall
+        self._blocked = blocked
         self._effects: Effects = []
         self._left = False
         self._limiter = RateLimiter(settings.requesters, settings.requests_per_second, settings.request_burst)
-        self._table = RoutingTable(me, settings)
+        self._budget = WorkBudget(2 * config.max_peers, config.work.kademlia)
+        self._table = RoutingTable(me, settings, blocked)
         self._rpc: RpcClient[Purpose] = RpcClient(settings, health)
-        self._queries: QueryPool[Goal] = QueryPool(me, settings, self._table, wall, config.network)
+        self._queries: QueryPool[Goal] = QueryPool(me, settings, self._table, wall, config.network, blocked)
         self._republisher = Republisher(me, settings, rng, wall, self._table)
         self._timers: Timers[int] = Timers()  # calls that wait for a first link
-        self._calls: dict[int, Call | Query[Goal] | PutValue] = {}  # by how far they are
+        self._calls: dict[int, Call | Query[Goal] | PutValue | GetAll] = {}  # by how far they are
         self._stamps = Stamps(wall)
         self._requests = RequestCounts()
         self._call_counts = CallCounts()
@@ -194,8 +230,10 @@ class KademliaCore:
                 self._on_link_down(event, now)
             case PeersFound(peers) if self._is_on:
                 self._republisher.around(self._table.around(peers), now)
-            case DhtPut() | DhtGet() | DhtFindNode():
+            case DhtPut() | DhtGet() | DhtGetAll() | DhtFindNode():
                 self._on_call(event, now)
+            case Blocked(peer):
+                self._republisher.disown(peer)
             case CancelCall(call):
                 self._on_cancel_call(call, now)
             case Leave():
@@ -236,6 +274,7 @@ class KademliaCore:
             "lookups": self._queries.snapshot(),
             "rpc": self._rpc.snapshot(),
             "requests": {"requesters": len(self._limiter), **asdict(self._requests)},
+            "budget": self._budget.snapshot(),
             "store": self._republisher.store.snapshot(),
             "republish": self._republisher.snapshot(),
             "calls": {"open": len(self._calls), **asdict(self._call_counts)},
@@ -261,6 +300,8 @@ class KademliaCore:
         if peer.version == 0 or peer.peer_id == self._me:
             self._requests.refused += 1
             return
+        if not self._is_paid(way, SEARCH + VERIFY * isinstance(message, StoreValue), now):
+            return
         answer: Answer
         match message:
             case FindNode(target=target):
@@ -268,36 +309,53 @@ class KademliaCore:
             case FindValue():
                 answer = self._on_find_value(message, peer.peer_id, now)
             case StoreValue(record=record):
-                answer = self._on_store_value(record, now)
+                answer = self._on_store_value(record, peer.peer_id, now)
             case _:
                 self._requests.unasked += 1
                 return
+        if isinstance(answer, NodesFound) and answer.record is not None:
+            size = Body(answer.record.payload, answer.record.encoding, answer.record.blob).size
+            if not self._is_paid(way, size / BYTES, now):
+                return
         self._effects.append(Notify(Subsystem.ROUTING, RouteReply(way, answer)))
-        self._table.heard(peer.peer_id, now)
+        self._table.asked(peer.peer_id, now)
+
+    def _is_paid(self, way: ReturnPath, units: float, now: float) -> bool:
+        """Whether the neighbour that brought a request may cause so much work: ids to ask under are free."""
+        is_paid = self._budget.spend(way.path[-1], units, now) is Payment.NOW
+        self._requests.unpaid += not is_paid
+        return is_paid
 
     def _nearest(self, target: PeerId, asker: PeerId, now: float) -> tuple[PeerId, ...]:
         return tuple(self._table.closest(target, self._config.k, now, without=asker))
 
     def _on_find_value(self, asked: FindValue, asker: PeerId, now: float) -> NodesFound:
         peers = self._nearest(asked.key, asker, now)
-        stored = self._republisher.store.newest(asked.key, asked.publisher)
+        if asked.all_publishers:
+            return NodesFound(
+                peers=peers, publishers=tuple(self._republisher.store.publishers(asked.key, now)[:MOST_NAMED])
+            )
+        stored = self._republisher.held(asked.key, asked.publisher, now)
         if stored is None:
             return NodesFound(peers=peers)
         record = stored.verified.record
         if asked.newer_than is None or record.timestamp > asked.newer_than:
             return NodesFound(peers=peers, record=record)
-        is_same = record.timestamp == asked.newer_than
-        if is_same:
-            self._republisher.republished_by(asker, stored, now)
-        return NodesFound(peers=peers, same=is_same)
+        if record.timestamp < asked.newer_than:
+            return NodesFound(peers=peers, older_until=int(stored.verified.forgotten * 1000))
+        self._republisher.republished_by(asker, stored, now)
+        return NodesFound(peers=peers, same=True)
 
-    def _on_store_value(self, record: DhtRecord, now: float) -> ValueStored:
+    def _on_store_value(self, record: DhtRecord, giver: PeerId, now: float) -> ValueStored:
         try:
-            why_not = self._republisher.keep(verify_record(record, self._wall(now), self._config, self._network), now)
+            checked = check_record(record, self._wall(now), self._config, self._blocked)
+            refusal = self._republisher.keep(checked, now, giver, lambda: check_signature(record, self._network))
         except BadRecord as error:
-            why_not = str(error)
-        self._requests.refused += why_not is not None
-        return ValueStored(held=why_not is None, reason=why_not or "")
+            refusal = Refusal(str(error))
+        if refusal is None:
+            return ValueStored(held=True)
+        self._requests.refused += 1
+        return ValueStored(reason=refusal.reason, full=refusal.full)
 
     # --- links --------------------------------------------------------------------------------------------------------
 
@@ -342,6 +400,10 @@ class KademliaCore:
                 self._start_queries(now)
             case PutValue(pending=pending):
                 self._cancel(pending)
+            case GetAll(queries=queries):
+                for query in queries:
+                    self._cancel(self._queries.cancel(query))
+                self._start_queries(now)
             case _:
                 pass  # it had not begun, or is over
 
@@ -366,30 +428,56 @@ class KademliaCore:
             case DhtPut():
                 self._put(event, now)
             case DhtGet():
-                self._get(event, now)
+                name = key_id(event.key)
+                key = name if not event.owned else owned_id(event.publisher or self._me, name)
+                self._get(event.call, key, event.publisher, now)
+            case DhtGetAll(call, key=name):
+                self._look_up(key_id(name), GetAll(call), now, WantedValue(all_publishers=True))
             case DhtFindNode(call, target):
                 self._call_counts.finds += 1
                 self._look_up(target, FindPeers(call), now)
 
     def _put(self, event: DhtPut, now: float) -> None:
-        ttl = self._config.ttl if event.ttl is None else event.ttl
-        key = key_id(event.key)
-        verified = self._signed(key, event.value, ttl, now)
-        self._call_counts.puts += 1
+        name = key_id(event.key)
+        key = owned_id(self._me, name) if event.owned else name
+        if event.value is DELETED:
+            ttl = self._config.max_ttl  # an earlier run of ours may have put one that lives so long
+        else:
+            ttl = self._config.ttl if event.ttl is None else event.ttl
+            self._call_counts.puts += 1
+        before = self._republisher.published(key)
+        until = 0.0 if before is None else before.forgotten
+        verified = self._signed(key, event.value, ttl, until, now, name if event.owned else None)
         # On the way it is seen whether an earlier run of ours has signed a later one, before the clock was set back.
         wanted = WantedValue(self._me, newer_than=verified.record.timestamp)
         self._look_up(key, PutValue(event.call, verified), now, wanted)
 
-    def _signed(self, key: PeerId, value: PayloadLike | Body, ttl: float, now: float) -> VerifiedRecord:
-        return sign_record(self._identity, key, value, self._stamps.next(now), ttl, self._config, self._network)
+    def _signed(
+        self,
+        key: PeerId,
+        value: PayloadLike | Body,
+        ttl: float,
+        until: float,
+        now: float,
+        name: PeerId | None,
+    ) -> VerifiedRecord:
+        """A record of ours which replaces one that could be brought back until that wall time."""
+        timestamp = self._stamps.next(now)
+        left = min(until - timestamp / 1000, self._config.max_ttl)
+        kept = left if left > ttl else 0.0
+        settings, network = self._config, self._network
+        return sign_record(self._identity, key, value, timestamp, ttl, settings, network, name=name, kept=kept)
 
     def _place(self, put: PutValue, query: Query[Goal], now: float) -> None:
         """Have a value of ours held by the peers nearest to its key, which are known now."""
         nearest = query.lookup.closest_and_us
-        if query.newest is not None and self._stamps.exceed(query.newest.record.timestamp, now):
+        newer = query.newest
+        is_late = newer is not None and self._stamps.exceed(newer.record.timestamp, now)
+        until = max(query.older_until, put.verified.forgotten, newer.forgotten if newer is not None else 0.0)
+        if is_late or until > put.verified.forgotten:
             record = put.verified.record
             body = Body(record.payload, record.encoding, record.blob)
-            put.verified = self._signed(record.key, body, record.ttl / 1000, now)
+            put.verified = self._signed(record.key, body, record.ttl / 1000, until, now, record.name)
         put.is_ours_too = self._me in nearest
         self._calls[put.call] = put
         self._store(put.verified, [peer for peer in nearest if peer != self._me], now, put)
@@ -398,48 +486,90 @@ class KademliaCore:
 
     def _end_put(self, put: PutValue, now: float) -> None:
         """All have answered that were asked to hold a value, or failed to. We hold it unless all others refused it."""
-        if put.is_ours_too and (put.holders or not put.refusal):
-            why_not = self._republisher.keep(put.verified, now)
-            put.holders += why_not is None
-            put.refusal = why_not or put.refusal
-        if not put.holders:
-            self._stamps.forget()
-            text = "none of the peers nearest to this key took the value: "
-            error = PeerRefused(text + put.refusal) if put.refusal else PeerUnreachable(text + "try again")
-            self._reply(put.call, error=error)
+        if put.is_ours_too and (put.holders or not put.refusals):
+            refusal = self._republisher.keep(put.verified, now, self._me)
+            put.holders += refusal is None
+            if refusal is not None and refusal.reason:
+                put.refusals[refusal] += 1
+        if put.holders:
+            self._republisher.publish(put.verified, now)
+            self._reply(put.call, put.holders)
             return
-        self._republisher.publish(put.verified, now)
-        self._reply(put.call, put.holders)
+        self._stamps.forget()
+        text = "none of the peers nearest to this key took the value: "
+        if not put.refusals:
+            self._reply(put.call, error=PeerUnreachable(text + "try again"))
+            return
+        [(refusal, _)] = put.refusals.most_common(1)
+        if refusal.full:
+            text += f"{refusal.reason}; nobody else can fill one of your own (owned=True)"
+            self._reply(put.call, error=KeyFull(text))
+        else:
+            self._reply(put.call, error=PeerRefused(text + refusal.reason))
 
-    def _get(self, event: DhtGet, now: float) -> None:
-        key = key_id(event.key)
-        local = self._republisher.local(key, event.publisher, now)
-        if local is not None and (local.publisher == event.publisher == self._me or self._config.quorum == 1):
-            self._reply_found(event.call, local)
-            return
-        wanted = WantedValue(event.publisher, quorum=self._config.quorum - (local is not None))
-        self._look_up(key, GetValue(event.call, local), now, wanted)
+    def _get(self, call: int, key: PeerId, publisher: PeerId | None, now: float, part_of: GetAll | None = None) -> None:
+        stored = self._republisher.held(key, publisher, now)
+        held = None if stored is None else stored.verified
+        own = self._republisher.published(key) if publisher in {None, self._me} else None
+        get, wall, quorum = GetValue(call, publisher, held, own, part_of), self._wall(now), self._config.quorum
+        if own is not None and publisher is not None and own.forgotten > wall:
+            self._found(get, own if own.is_live(wall) else None)
+        elif held is not None and held.is_live(wall) and quorum == 1:
+            self._found(get, held)
+        else:
+            wanted = WantedValue(publisher, quorum=quorum, held=None if held is None else held.publisher)
+            self._look_up(key, get, now, wanted)
 
     def _got(self, get: GetValue, query: Query[Goal], now: float) -> None:
-        """Reply with the newest value, and give it to a near peer that lacks it and to those that have an older one."""
-        known = [verified for verified in (get.local, query.newest) if verified is not None]
-        if not known:
-            self._call_counts.misses += 1
-            self._reply(get.call)
-            return
-        best = max(known, key=lambda verified: verified.record.timestamp)
-        lacking = [peer for peer in query.lookup.closest if peer not in query.found][:1]
-        outdated = [
-            peer
-            for peer, verified in query.found.items()
-            if verified.publisher == best.publisher and verified.record.timestamp < best.record.timestamp
-        ]
-        self._store(best, [*lacking, *outdated[:REPAIRED]], now)
-        self._reply_found(get.call, best)
+        """Reply with a value, give it to a near peer that lacks it, and the newest ones to those that gave older."""
+        wall = self._wall(now)
+        newest = {verified.publisher: verified for verified in query.ranked(get.held, get.own)}
+        best = next((verified for verified in newest.values() if verified.is_live(wall)), None)
+        if best is not None:
+            self._store(best, [peer for peer in query.lookup.closest if peer not in query.found][:1], now)
+        repaired = 0
+        for peer, verified in query.found.items():
+            newer = newest[verified.publisher]
+            if newer.record.timestamp > verified.record.timestamp and newer.forgotten > wall and repaired < REPAIRED:
+                repaired += 1
+                self._store(newer, [peer], now)
+        self._found(get, best)
 
-    def _reply_found(self, call: int, verified: VerifiedRecord) -> None:
-        self._call_counts.hits += 1
-        self._reply(call, verified.to_value())
+    def _found(self, get: GetValue, verified: VerifiedRecord | None) -> None:
+        """What a `get` has found, or that there is nothing."""
+        value = None if verified is None else verified.to_value("publisher" if get.publisher else "first")
+        if get.part_of is None:
+            self._reply_found(get.call, value)
+            return
+        if value is not None:
+            get.part_of.values[value.publisher] = value
+        get.part_of.left -= 1
+        if not get.part_of.left:
+            self._reply_found(get.call, get.part_of.values)
+
+    def _get_each(self, whole: GetAll, query: Query[Goal], now: float) -> None:
+        """Look for the value of each publisher under a key; those of the most whom most peers name: liars name any."""
+        key, named = query.lookup.target, query.named
+        named.update(self._republisher.store.publishers(key, now))
+        if self._republisher.published(key) is not None:
+            named[self._me] += self._config.k
+        wanted = [one for one in named if one not in self._blocked]
+        publishers = sorted(wanted, key=lambda one: (-named[one], one))[: self._config.key_values]
+        if not publishers:
+            self._reply_found(whole.call, whole.values)
+            return
+        self._calls[whole.call] = whole
+        whole.left = len(publishers)
+        for publisher in publishers:
+            self._get(whole.call, key, publisher, now, whole)
+
+    def _reply_found(self, call: int, found: DhtValue | dict[PeerId, DhtValue] | None) -> None:
+        self._call_counts.hits += bool(found)
+        self._call_counts.misses += not found
+        self._reply(call, found)
+
+    def _reply_refused(self, call: int, query: Query[Goal]) -> None:
+        self._reply(call, error=PeerRefused(f"nobody who was asked answers: {query.refusal}"))
 
     def _reply(self, call: int, value: object = None, error: MeshError | None = None) -> None:
         self._calls.pop(call, None)
@@ -450,7 +580,9 @@ class KademliaCore:
     def _look_up(self, target: PeerId, goal: Goal, now: float, wanted: WantedValue | None = None) -> None:
         """Start a lookup, now or once others are done."""
         query = self._queries.add(target, goal, wanted, is_background=isinstance(goal, Republish))
-        if not isinstance(goal, Republish):
+        if isinstance(goal, GetValue) and goal.part_of is not None:
+            goal.part_of.queries.append(query)
+        elif not isinstance(goal, Republish):
             self._calls[goal.call] = query
         self._start_queries(now)
 
@@ -476,14 +608,18 @@ class KademliaCore:
         """End a lookup, and do what it was for with what it has found."""
         self._cancel(self._queries.end(query))
         match query.goal:
-            case PutValue(call=call) | GetValue(call, local=None) | FindPeers(call) if query.is_refused:
-                self._reply(call, error=PeerRefused(f"nobody who was asked answers: {query.refusal}"))
+            case PutValue(call=call) | GetValue(call, held=None, own=None, part_of=None) if query.is_refused:
+                self._reply_refused(call, query)
+            case GetAll(call=call) | FindPeers(call=call) if query.is_refused:
+                self._reply_refused(call, query)
             case Republish(verified):
                 self._store(verified, self._republisher.lacking(verified, query, now), now)
             case PutValue() as put:
                 self._place(put, query, now)
             case GetValue() as get:
                 self._got(get, query, now)
+            case GetAll() as whole:
+                self._get_each(whole, query, now)
             case FindPeers(call):
                 self._reply(call, tuple(query.lookup.closest_and_us))
         self._start_queries(now)
@@ -532,8 +668,10 @@ class KademliaCore:
             case PutValue() as put:
                 if isinstance(answer, ValueStored):
                     put.holders += answer.held
-                    put.refusal = answer.reason or put.refusal
-                put.refusal = outcome.refusal or put.refusal
+                    if answer.reason and not answer.held:
+                        put.refusals[Refusal(answer.reason, answer.full)] += 1
+                elif outcome.refusal:
+                    put.refusals[Refusal(outcome.refusal)] += 1
                 del put.pending[outcome.number]
                 if not put.pending:
                     self._end_put(put, now)

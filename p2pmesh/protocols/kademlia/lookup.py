@@ -4,7 +4,11 @@ Maymounkov and Mazieres 2002, section 2.3. A `Lookup` keeps the peers it has hea
 and asks from the front: alpha at a time while answers bring nearer peers, and all that are left of the k nearest once
 they don't. It is done when the k nearest of those that do answer have answered. Liars can't hold it up: what they name
 is only asked, never believed. An id that somebody made up does not answer and drops out, and a peer that names many
-such ids is not listened to any more. The number of requests is bounded whatever is said.
+such ids is not listened to any more. The number of requests is bounded whatever is said. Ids that were ground to be
+near the target are too many to be there by chance, and do not keep others out (`routing_table.spread`). While answers
+bring nearer peers, the alpha requests go along as many paths, each of a contact of ours and of those named on it, that
+share no peer (S/Kademlia: Baumgart and Mies, "S/Kademlia: A Practicable Approach Towards Secure Key-Based Routing",
+2007): a liar holds up its own only.
 
 A `Query` is a lookup with what it is for and the values it found. It begins at the nearest contacts that we know and,
 by a route to whichever peer is next to the target on the ring, at its very place: there the peers know their
@@ -19,9 +23,10 @@ the application and `BACKGROUND_QUERIES` others at once, the rest in line.
 from __future__ import annotations
 
 from bisect import insort
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Container, Iterator, Sequence
 from enum import Enum, auto
+from heapq import merge
 from typing import Generic, TypeVar
 
 from attrs import asdict, define, field
@@ -30,10 +35,10 @@ from msgspec import Struct
 from p2pmesh.config import KademliaConfig
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.core import WallClock
-from p2pmesh.protocols.kademlia.records import BadRecord, VerifiedRecord, verify_record
-from p2pmesh.protocols.kademlia.routing_table import RoutingTable
+from p2pmesh.protocols.kademlia.records import BadRecord, VerifiedRecord, check_record, check_signature
+from p2pmesh.protocols.kademlia.routing_table import RoutingTable, spread
 from p2pmesh.protocols.util.timers import Timers
-from p2pmesh.wire.overlay import FindNode, FindValue, NodesFound
+from p2pmesh.wire.overlay import DhtRecord, FindNode, FindValue, NodesFound
 
 G = TypeVar("G")
 
@@ -64,13 +69,18 @@ class _Candidate:
     state: _State = _State.FRESH
     sources: list[PeerId] = field(factory=list)
     """Peers that named it; none if it is a contact of our own."""
+    paths: set[int] = field(factory=set)
+    """Paths on which it was named."""
+    asked_on: int = -1
 
 
 class Lookup:
     """One lookup: says which peers to ask, and takes what they answer."""
 
-    def __init__(self, target: PeerId, me: PeerId, k: int, alpha: int) -> None:
+    def __init__(self, target: PeerId, me: PeerId, k: int, alpha: int, density: float = 0.0) -> None:
         self.target = target
+        self.density = density
+        """See `RoutingTable.density`."""
         self._goal = int(target, 16)
         self._me = me
         self._k = k
@@ -80,6 +90,7 @@ class Lookup:
         self._order: list[tuple[int, PeerId]] = []
         self._trust: dict[PeerId, int] = {}
         """For each source, living peers less dead ones."""
+        self._contacts = 0
         self.asked: int = 0
         """Peers asked so far."""
         self._stale = 0
@@ -93,7 +104,8 @@ class Lookup:
 
     def answered(self, peer: PeerId, named: Sequence[PeerId] = ()) -> None:
         """This peer has answered, and named others."""
-        self._add(peer)
+        if peer not in self._candidates:
+            self._add(peer)
         candidate = self._candidates.get(peer)
         if candidate is None or candidate.state is _State.ANSWERED:
             return  # we ourselves, or it has answered before
@@ -125,6 +137,11 @@ class Lookup:
             candidate.sources.clear()
         elif candidate.sources:
             candidate.sources.append(source)
+        if source is None:
+            candidate.paths.add(self._contacts % self._alpha)
+            self._contacts += 1
+        elif source in self._candidates:
+            candidate.paths |= self._candidates[source].paths
 
     def _judge(self, candidate: _Candidate, merit: int) -> None:
         for source in candidate.sources:
@@ -134,14 +151,30 @@ class Lookup:
 
     def ask(self) -> list[PeerId]:
         """The peers to ask now, which count as asked."""
-        near = list(self._near())
-        busy = sum(candidate.state is _State.ASKED for candidate in near)
-        room = min((self._alpha if self._stale < self._alpha else self._k) - busy, self._most - self.asked)
-        chosen = [candidate for candidate in near if candidate.state is _State.FRESH][: max(room, 0)]
+        near = self._near()
+        busy = [candidate.asked_on for candidate in near if candidate.state is _State.ASKED]
+        fresh = [candidate for candidate in near if candidate.state is _State.FRESH]
+        if self._stale < self._alpha:
+            free = [path for path in range(self._alpha) if path not in busy]
+            chosen = self._one_each(fresh, free[: max(self._alpha - len(busy), 0)])
+        else:
+            chosen = fresh[: self._k - len(busy)]
+        chosen = chosen[: max(self._most - self.asked, 0)]
         for candidate in chosen:
             candidate.state = _State.ASKED
         self.asked += len(chosen)
         return [candidate.peer for candidate in chosen]
+
+    def _one_each(self, fresh: list[_Candidate], paths: list[int]) -> list[_Candidate]:
+        """The nearest on each of these paths; where one has none left, the nearest of all."""
+        chosen: list[_Candidate] = []
+        for path in paths:
+            left = [candidate for candidate in fresh if candidate not in chosen]
+            one = next((candidate for candidate in left if path in candidate.paths), next(iter(left), None))
+            if one is not None:
+                one.asked_on = path
+                chosen.append(one)
+        return [candidate for candidate in fresh if candidate in chosen]
 
     @property
     def is_done(self) -> bool:
@@ -159,32 +192,26 @@ class Lookup:
 
     @property
     def closest(self) -> list[PeerId]:
-        """The nearest peers that have answered, nearest first, at most k."""
-        found = []
-        for _, peer in self._order:
-            if self._candidates[peer].state is _State.ANSWERED:
-                found.append(peer)
-                if len(found) == self._k:
-                    break
-        return found
+        """The nearest peers that have answered, nearest first, at most k, as `spread` has them."""
+        return spread(self._answered(), self._k, self.density)
 
     @property
     def closest_and_us(self) -> list[PeerId]:
-        """The k nearest peers, ourselves among them if we are."""
-        everybody = [*self.closest, self._me]
-        return sorted(everybody, key=lambda peer: int(peer, 16) ^ self._goal)[: self._k]
+        """The k nearest peers likewise, ourselves among them if we are."""
+        ours = (int(self._me, 16) ^ self._goal, self._me)
+        return spread(merge(self._answered(), [ours]), self._k, self.density)
 
-    def _near(self) -> Iterator[_Candidate]:
-        """The k nearest that have not failed, without those that only liars name."""
-        count = 0
-        for _, peer in self._order:
-            candidate = self._candidates[peer]
-            if candidate.state is _State.FAILED or (candidate.state is _State.FRESH and self._is_doubtful(candidate)):
-                continue
-            yield candidate
-            count += 1
-            if count == self._k:
-                return
+    def _answered(self) -> Iterator[tuple[int, PeerId]]:
+        return ((far, peer) for far, peer in self._order if self._candidates[peer].state is _State.ANSWERED)
+
+    def _near(self) -> list[_Candidate]:
+        """The k nearest that have not failed, as `spread` has them, without those that only liars name."""
+        living = ((far, peer) for far, peer in self._order if not self._is_out(self._candidates[peer]))
+        return [self._candidates[peer] for peer in spread(living, self._k, self.density)]
+
+    def _is_out(self, candidate: _Candidate) -> bool:
+        fresh = candidate.state is _State.FRESH
+        return candidate.state is _State.FAILED or (fresh and self._is_doubtful(candidate))
 
     def _is_doubtful(self, candidate: _Candidate) -> bool:
         sources = candidate.sources
@@ -199,7 +226,12 @@ class WantedValue(Struct, frozen=True):
     newer_than: int | None = None
     """The version that we have."""
     quorum: int | None = None
-    """The query ends early once so many peers gave a value; None for never."""
+    """The query ends early once so many peers gave a value of the publisher, or, if any will do, once so many more put
+    one publisher first than any other; None for never."""
+    held: PeerId | None = None
+    """The publisher that we put first ourselves, with what we hold: a vote like others."""
+    all_publishers: bool = False
+    """Whether all publishers are wanted."""
 
 
 @define(eq=False)
@@ -215,8 +247,12 @@ class Query(Generic[G]):
     """Whether it is upkeep: those wait for each other, and no call of the application waits for them."""
     found: dict[PeerId, VerifiedRecord] = field(factory=dict)
     """Values, by the peers that gave them."""
+    named: Counter[PeerId] = field(factory=Counter)
+    """Publishers, by how many peers named them."""
     holders: list[PeerId] = field(factory=list)
     """Peers that say they have the version that we have."""
+    older_until: float = 0.0
+    """Until when an older version than ours could be brought back, as peers say; in seconds since 1970."""
     requests: dict[int, None] = field(factory=dict)
     """Under way, by their numbers."""
     refusal: str = ""
@@ -234,11 +270,31 @@ class Query(Generic[G]):
         """The newest value that was found."""
         return max(self.found.values(), key=_version, default=None)
 
+    def ranked(self, held: VerifiedRecord | None, own: VerifiedRecord | None) -> list[VerifiedRecord]:
+        """The newest record of each publisher, that which most peers put first in front.
+
+        We are one of them, with what we hold; what we published is no vote. A liar has one vote, and ties go by the
+        publisher's id: no clock has a say.
+        """
+        records = [*self.found.values(), *([] if held is None else [held])]
+        votes = Counter(verified.publisher for verified in records)
+        known = sorted([*records, *([] if own is None else [own])], key=_version)
+        newest = {verified.publisher: verified for verified in known}
+        return sorted(newest.values(), key=lambda verified: (-votes[verified.publisher], verified.publisher))
+
     @property
     def is_done(self) -> bool:
-        if self.wanted is not None and self.wanted.quorum is not None and len(self.found) >= self.wanted.quorum:
+        wanted = self.wanted
+        if wanted is not None and wanted.quorum is not None and self._lead(wanted.held) >= wanted.quorum:
             return True
         return self.lookup.is_done and (self.lookup.is_full or not self.is_entering)
+
+    def _lead(self, held: PeerId | None) -> int:
+        """How many more peers put the publisher first that most do than any other."""
+        votes = Counter(verified.publisher for verified in self.found.values())
+        votes.update([] if held is None else [held])
+        most = [count for _, count in votes.most_common(2)]
+        return most[0] - sum(most[1:]) if most else 0
 
     @property
     def request(self) -> FindNode | FindValue:
@@ -246,7 +302,12 @@ class Query(Generic[G]):
         target, wanted = self.lookup.target, self.wanted
         if wanted is None:
             return FindNode(target=target)
-        return FindValue(key=target, publisher=wanted.publisher, newer_than=wanted.newer_than)
+        return FindValue(
+            key=target,
+            publisher=wanted.publisher,
+            newer_than=wanted.newer_than,
+            all_publishers=wanted.all_publishers,
+        )
 
 
 def _version(verified: VerifiedRecord) -> tuple[int, PeerId]:
@@ -267,7 +328,13 @@ class QueryPool(Generic[G]):
     """All lookups of one peer: those under way, and those that wait for their turn."""
 
     def __init__(
-        self, me: PeerId, config: KademliaConfig, table: RoutingTable, wall: WallClock, network: bytes
+        self,
+        me: PeerId,
+        config: KademliaConfig,
+        table: RoutingTable,
+        wall: WallClock,
+        network: bytes,
+        blocked: Container[PeerId] = frozenset(),
     ) -> None:
         self.counts: QueryCounts = QueryCounts()
         self._me = me
@@ -275,6 +342,7 @@ class QueryPool(Generic[G]):
         self._table = table
         self._wall = wall
         self._network = network
+        self._blocked = blocked
         self._running: dict[Query[G], None] = {}
         self._waiting: deque[Query[G]] = deque()
         self._background: deque[Query[G]] = deque()
@@ -305,6 +373,7 @@ class QueryPool(Generic[G]):
         else:
             return None
         self._running[query] = None
+        query.lookup.density = self._table.density
         self._limits.set(query, now + self._config.lookup_timeout)
         for contact in self._table.closest(query.lookup.target, RESERVE * self._config.k, now):
             query.lookup.add_contact(contact)
@@ -327,17 +396,24 @@ class QueryPool(Generic[G]):
             return
         if answer.same:
             query.holders.append(peer)
+        query.named.update(set(answer.publishers))
+        query.older_until = max(query.older_until, answer.older_until / 1000)
         if answer.record is None:
             return
         try:
-            verified = verify_record(answer.record, self._wall(now), self._config, self._network)
+            query.found[peer] = self._verified(answer.record, query, wanted, now)
         except BadRecord:
             self.counts.bad_records += 1
-            return
-        if verified.record.key == query.lookup.target and wanted.publisher in {None, verified.publisher}:
-            query.found[peer] = verified
-        else:
-            self.counts.bad_records += 1
+
+    def _verified(self, record: DhtRecord, query: Query[G], wanted: WantedValue, now: float) -> VerifiedRecord:
+        for known in query.found.values():
+            if known.record == record:
+                return known  # a signature is checked once
+        verified = check_record(record, self._wall(now), self._config, self._blocked)
+        if record.key != query.lookup.target or wanted.publisher not in {None, verified.publisher}:
+            raise BadRecord("a value of another key or publisher")
+        check_signature(record, self._network)
+        return verified
 
     def end(self, query: Query[G]) -> list[int]:
         """End a query; the requests that are not needed any more."""

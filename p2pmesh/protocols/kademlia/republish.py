@@ -19,8 +19,8 @@ from __future__ import annotations
 
 import random
 from collections import OrderedDict
-from collections.abc import Sequence
-from typing import Any, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 from attrs import asdict, define
 from msgspec import Struct
@@ -42,6 +42,15 @@ HANDOVER_PACE = 1 / 16
 """Seconds for each value that waits to be handed over: a newcomer gets thousands in minutes, and no link is swamped."""
 SETTLING = 2.0
 """Seconds until a newcomer is handed values, or brings its own, jittered by half: routes should lead to it by then."""
+
+
+class Refusal(NamedTuple):
+    """Why a value is not held."""
+
+    reason: str
+    """For people; "" if others are nearer to its place."""
+    full: bool = False
+    """Whether as many publishers share its key as may."""
 
 
 class HandOver(Struct, frozen=True):
@@ -77,7 +86,7 @@ class Republisher:
     def __init__(
         self, me: PeerId, config: KademliaConfig, rng: random.Random, wall: WallClock, table: RoutingTable
     ) -> None:
-        self.store: RecordStore = RecordStore(me, config)
+        self.store: RecordStore = RecordStore(me, config, wall)
         self.counts: RepublishCounts = RepublishCounts()
         self._me = me
         self._config = config
@@ -90,36 +99,48 @@ class Republisher:
 
     # --- values -------------------------------------------------------------------------------------------------------
 
-    def keep(self, verified: VerifiedRecord, now: float) -> str | None:
-        """Hold a value until it expires. None if it is held; else why not, "" if others are nearer to its place."""
-        left = verified.expires - self._wall(now)
-        if left <= 0:
-            return "it has expired, by the clock here"
-        if not self._is_at_home(verified.record.key, now):
-            return ""
-        result = self.store.put(verified, now + left)
+    def keep(
+        self, verified: VerifiedRecord, now: float, giver: PeerId, prove: Callable[[], None] = lambda: None
+    ) -> Refusal | None:
+        """Hold a value that this peer gave until it expires. None if it is held; else why not.
+
+        What is costly to check of it, `prove` does, which raises if it must not be taken. What is refused or here
+        already does not need it.
+        """
+        if verified.forgotten <= self._wall(now):
+            return Refusal("it has expired, by the clock here")
+        result = self.store.judge(verified, now)
+        if result is None:
+            if not self._is_at_home(verified.record.key, now):
+                return Refusal("")
+            prove()
+            result = self.store.put(verified, now)
         stored = self.store.get((verified.record.key, verified.publisher))
         if stored is None or result not in {StoreResult.NEW, StoreResult.KNOWN}:
             return self._why_not(result)
-        self._measure(stored, now)
-        self._turn_done(stored, now, skipped=result is StoreResult.KNOWN)
+        if result is StoreResult.KNOWN:
+            self.republished_by(giver, stored, now)
+        else:
+            self._measure(stored, now)
+            self._turn_done(stored, now)
         return None
 
-    def _why_not(self, result: StoreResult) -> str:
+    def _why_not(self, result: StoreResult) -> Refusal:
         config = self._config
         match result:
             case StoreResult.KEY_FULL:
-                return f"the key is full: {config.key_values} publishers have a value under it"
+                reason = f"the key is full: {config.key_values} publishers have a value under it"
             case StoreResult.PUBLISHER_FULL:
                 most = f"{config.publisher_values} values and {config.publisher_bytes} bytes"
-                return f"its publisher has as much here as it may have: {most}"
+                reason = f"its publisher has as much here as it may have: {most}"
             case StoreResult.OUTDATED:
-                return "there is a newer value of its publisher: is its clock right?"
+                reason = "there is a newer value of its publisher: is its clock right?"
             case _:
-                return f"the store is full: {config.stored_values} values and {config.stored_bytes} bytes"
+                reason = f"the store is full: {config.stored_values} values and {config.stored_bytes} bytes"
+        return Refusal(reason, full=result is StoreResult.KEY_FULL)
 
     def _is_at_home(self, key: PeerId, now: float) -> bool:
-        return self._table.nearer(key, now) <= self._config.k * HOLDER_SLACK
+        return self._table.is_among(key, self._config.k * HOLDER_SLACK, now)
 
     def republished_by(self, peer: PeerId, stored: Stored, now: float) -> None:
         """This peer looks for the holders of a value right now: if it is one itself, we need not."""
@@ -135,13 +156,18 @@ class Republisher:
         if len(self._published) > self._config.publications:
             self._own_turns.cancel(self._published.popitem(last=False)[0])
 
-    def local(self, key: PeerId, publisher: PeerId | None, now: float) -> VerifiedRecord | None:
-        """The newest value that we have ourselves."""
-        stored = self.store.newest(key, publisher)
-        own = self._published.get(key) if publisher in {None, self._me} else None
-        known = [verified for verified in (stored.verified if stored else None, own) if verified is not None]
-        valid = [verified for verified in known if verified.expires > self._wall(now)]
-        return max(valid, key=lambda verified: verified.record.timestamp, default=None)
+    def published(self, key: PeerId) -> VerifiedRecord | None:
+        """What we have published under this key, if we see to it."""
+        return self._published.get(key)
+
+    def held(self, key: PeerId, publisher: PeerId | None, now: float) -> Stored | None:
+        """What we hold under this key, of one publisher or of the one that has had a value here for longest."""
+        return self.store.first(key, now) if publisher is None else self.store.get((key, publisher))
+
+    def disown(self, publisher: PeerId) -> None:
+        """Hold nothing of this publisher any more."""
+        for stored in [stored for stored in self.store if stored.verified.publisher == publisher]:
+            self.store.remove(stored.record_key)
 
     def joined(self, now: float) -> None:
         """We have just come into the mesh: the values that we published before are to be found there soon."""
@@ -153,16 +179,15 @@ class Republisher:
     def around(self, came: Sequence[tuple[int, PeerId]], now: float) -> None:
         """These peers have come to be around us on the ring; so many lie between us and each.
 
-        Each gets the values that it should hold from the peers next to it.
+        Each gets the values that it should hold from the peers next to it. Which those are is seen at their time: to
+        look at all at once would take long, and who is next to us is easily said.
         """
-        for stored in self.store:
-            near = [(between, peer) for between, peer in came if _is_within(stored, peer)]
-            if not near:
-                continue
-            self._measure(stored, now)
-            for between, peer in near:
-                if between < HANDOVER_REACH and _is_within(stored, peer):
-                    self._hand_over(stored.record_key, peer, now)
+        near = [peer for between, peer in came if between < HANDOVER_REACH]
+        settled = now + SETTLING * self._rng.uniform(0.5, 1.5)
+        for stored in self.store if near else ():
+            for peer in near:
+                if _is_within(stored, peer):
+                    self._hand_over(stored.record_key, peer, settled)
 
     def _measure(self, stored: Stored, now: float) -> None:
         """Find out how near to the key a holder has to be."""
@@ -170,12 +195,12 @@ class Republisher:
         nearest = self._table.closest(key, self._config.k, now)
         stored.radius = xor_distance(nearest[-1], key) if len(nearest) == self._config.k else None
 
-    def _hand_over(self, record_key: RecordKey, peer: PeerId, now: float) -> None:
+    def _hand_over(self, record_key: RecordKey, peer: PeerId, settled: float) -> None:
+        """Hand it over then, or later if more wait; those under one key in the order in which they came here."""
         waiting = len(self._handovers)
         if waiting >= self._config.handovers:
             self.counts.handovers_dropped += 1
         else:
-            settled = now + SETTLING * self._rng.uniform(0.5, 1.5)
             self._handovers.set((record_key, peer), settled + waiting * HANDOVER_PACE)
 
     # --- time ---------------------------------------------------------------------------------------------------------
@@ -191,7 +216,10 @@ class Republisher:
         upkeep: list[Upkeep] = []
         for record_key, peer in self._handovers.pop_due(now):
             stored = self.store.get(record_key)
-            if stored is not None and not self._table.is_silent(peer, now):
+            if stored is None or self._table.is_silent(peer, now):
+                continue
+            self._measure(stored, now)
+            if _is_within(stored, peer):
                 self.counts.handed_over += 1
                 upkeep.append(HandOver(stored.verified, peer))
         for record_key in self.store.turns.pop_due(now):
@@ -200,7 +228,7 @@ class Republisher:
                 self._turn_done(stored, now)
                 upkeep.append(self._republish(stored.verified))
         for key in self._own_turns.pop_due(now):
-            if self._published[key].expires <= self._wall(now):
+            if self._published[key].forgotten <= self._wall(now):
                 del self._published[key]
             else:
                 self._own_turns.set(key, self._next_turn(now))
@@ -237,7 +265,7 @@ class Republisher:
         """The peers to be given a value, of the k nearest that a lookup has found: none if it found a newer one."""
         newer = query.newest
         if newer is not None and newer.record.timestamp > verified.record.timestamp:
-            self.keep(newer, now)
+            self.keep(newer, now, self._me)
             return []  # its turn comes
         key = verified.record.key
         nearest = query.lookup.closest_and_us

@@ -27,7 +27,7 @@ from typing import TypeAlias
 from msgspec import Struct
 
 from p2pmesh.config import TopologyConfig
-from p2pmesh.keyspace import PeerId, nearness, predecessor, ring_neighbours, successor
+from p2pmesh.keyspace import PeerId, nearness, predecessor, random_place, ring_neighbours, successor
 from p2pmesh.protocols.overlay.passive_view import PassiveView
 from p2pmesh.protocols.overlay.slots import ATTEMPTS, Slots, State
 from p2pmesh.protocols.util.latency import LocalHealth
@@ -39,6 +39,8 @@ FAR_LASTS = 5.0
 """Seconds for which what a search has found for a long link is worth dialing."""
 COMPANY = 2
 """Links that a peer wants at least, wherever they lead."""
+BESIEGED = 3
+"""Likewise, besides those of a crowd around it: each of two would be cut off by two more that crowd around it."""
 PERSISTS = 15.0
 """Seconds in which a peer that turns us down for want of room is asked again: longer than it takes until one of its
 links is old enough to be given up, and as long as an attempt lasts."""
@@ -95,6 +97,7 @@ class DialPolicy:
         self._slots = slots
         self._passive = passive
         self._config = config
+        self._rng = rng
         backoff = Backoff(config.retry_first, config.retry_cap)
         self.filling: RetryPacer = RetryPacer(backoff, rng)
         self.room_making: RetryPacer = RetryPacer(backoff, rng)
@@ -103,6 +106,7 @@ class DialPolicy:
         self._far: list[PeerId] = []
         self._far_until = -math.inf
         self._far_dial: PeerId | None = None
+        self._drawn: PeerId | None = None
 
     def far_found(self, peers: tuple[PeerId, ...], now: float) -> bool:
         """A search found these for a long link, the best first. Whether there is one to dial."""
@@ -185,7 +189,7 @@ class DialPolicy:
         """Known peers that are nearer on the ring than all of those."""
         before, after = predecessor(self._me, held), successor(self._me, held)
         without = {*self._slots, *self._slots.held()}
-        found, moment = self._passive.nearer(before, after, without, now, worthy=worthy)
+        found, moment = self._passive.nearer(before, after, without, now, worthy=worthy, crowd=self._slots.crowd)
         self._later(moment)
         return found
 
@@ -199,10 +203,12 @@ class DialPolicy:
     # --- company ------------------------------------------------------------------------------------------------------
 
     def _company_step(self, now: float) -> Step | None:
-        wanted = min(COMPANY, self._max_peers)
-        if self._slots.free() <= 0 or len(self._slots.are(State.OPEN, *ATTEMPTS)) >= wanted:
+        slots, crowded = self._slots, self._slots.crowded()
+        wanted = BESIEGED if slots.crowd.size else COMPANY
+        have = len(slots.are(State.OPEN, *ATTEMPTS)) - len(crowded)
+        if have >= min(wanted, self._max_peers) or slots.free() + len(crowded) <= 0:
             return None
-        ready = self._passive.ready(now, without={*self._slots.held(), *self._slots})
+        ready = self._ready(now)
         if not ready:
             self._later(self._passive.next_ready(now))
             return None
@@ -212,11 +218,26 @@ class DialPolicy:
         if self._slots.are(State.OPEN) and now < self.filling.not_before:
             self._later(self.filling.not_before)
             return None
-        return Dial(min(ready, key=self._promise_of))
+        place = random_place(self._rng)
+        self._drawn = min(ready, key=lambda peer: self._promise_of(peer, place))
+        return Dial(self._drawn) if slots.free() > 0 else Swap(crowded[0], self._drawn)
 
-    def _promise_of(self, peer: PeerId) -> tuple[int, bool, int]:
+    def is_besieged(self) -> bool:
+        """Whether there is a crowd around us, and we lack links to others."""
+        slots = self._slots
+        return slots.crowd.size > 0 and len(slots.are(State.OPEN)) - len(slots.crowded()) < min(BESIEGED, slots.limit)
+
+    def drew(self, peer: PeerId) -> bool:
+        """Whether we chose to dial this peer by lot, wherever it is: see `Slot.chosen`."""
+        return peer in {self._drawn, self._far_dial}
+
+    def _ready(self, now: float) -> list[PeerId]:
+        ready = self._passive.ready(now, without={*self._slots.held(), *self._slots})
+        return [peer for peer in ready if peer not in self._slots.crowd]
+
+    def _promise_of(self, peer: PeerId, place: PeerId) -> tuple[int, bool, int]:
         known = self._passive.of(peer)
-        return known.misses, known.is_leaf, nearness(self._me, peer)
+        return known.misses, known.is_leaf, nearness(place, peer)
 
     # --- long links ---------------------------------------------------------------------------------------------------
 
@@ -253,7 +274,7 @@ class DialPolicy:
 
     def _leave_leaf(self, home: PeerId, now: float) -> Step | None:
         """Two leaves that are linked have nobody else: one is tried of whom we don't know that it is another."""
-        ready = self._passive.ready(now, without={*self._slots.held(), *self._slots})
+        ready = self._ready(now)
         others = [peer for peer in ready if not (known := self._passive.of(peer)).is_leaf and not known.misses]
         if others:
             return Swap(home, min(others, key=lambda peer: nearness(self._me, peer)))

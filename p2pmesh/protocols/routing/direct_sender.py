@@ -44,6 +44,8 @@ from p2pmesh.wire.payloads import Body, legacy_direct, pack
 
 LONGEST = SEEN_FOR / 2
 """Seconds that a message stays with a link that gets on, at the most: what goes on as a packet must be known still."""
+AHEAD = 512
+"""Messages to one recipient, from the first that it has not acknowledged: it remembers the ids of twice as many."""
 HELD_FIRST = 1.0
 HELD_CAP = 5.0
 """Seconds until a recipient that was busy is tried again, if it does not say before that it has room."""
@@ -101,6 +103,8 @@ class DirectMessage:
     recipient: _Recipient
     message: Direct
     size: int
+    number: int
+    """Among those to its recipient."""
     began: float
     on_link: bool = False
     """Else it goes as a packet, or is held."""
@@ -126,6 +130,8 @@ class _Recipient:
 
     peer: PeerId
     in_flight: Window[str, DirectMessage]
+    sent: int = 0
+    """Messages so far."""
     waiting: OrderedDict[int, Body] = field(factory=OrderedDict)
     """Calls that wait for the window."""
     inquiry: str | None = None
@@ -248,6 +254,10 @@ class DirectSender:
                 why = f"the link to {short(link.peer_id)} closed before it acknowledged: {reason}"
                 steps += self._fail(message, why)
         return steps
+
+    def waits_for(self, peer: PeerId, message_id: str) -> bool:
+        """Whether this message is for this peer, which has not acknowledged it yet."""
+        return self._of(peer, message_id) is not None
 
     def answered(self, peer: PeerId, answer: DirectAck, now: float) -> list[Step]:
         """A neighbour says what became of a message."""
@@ -373,7 +383,8 @@ class DirectSender:
 
     def _has_room(self, recipient: _Recipient) -> bool:
         size = next(iter(recipient.waiting.values())).size
-        return len(self._in_flight) < self._config.pending and recipient.in_flight.has_room(size)
+        is_ahead = recipient.in_flight and recipient.sent >= recipient.in_flight.oldest().number + AHEAD
+        return not is_ahead and len(self._in_flight) < self._config.pending and recipient.in_flight.has_room(size)
 
     def _send_next(self, recipient: _Recipient, now: float) -> list[Step]:
         call, body = recipient.waiting.popitem(last=False)
@@ -384,7 +395,8 @@ class DirectSender:
             blob=body.blob,
             timestamp=self._wall_ms(now),
         )
-        message = DirectMessage(call, recipient, direct, body.size, now)
+        message = DirectMessage(call, recipient, direct, body.size, recipient.sent, now)
+        recipient.sent += 1
         recipient.in_flight.add(message.id, message, body.size)
         self._in_flight[message.id] = message
         self.counts.sent += 1

@@ -6,8 +6,8 @@ message is acknowledged when the application's inbox has it; what is not taken i
 In: requests with the relays they came through, direct messages of neighbours, answers of other cores.
 Out: `Taken` (the response to send, what to hand over); of a neighbour's direct message likewise, or an error to blame
   it for.
-State: ids of `RoutingConfig.seen_ids` direct messages, and of as many other messages, each for `SEEN_FOR`; as long,
-  what `RoutingConfig.remembered_routes` questions were, with small answers; the inbox.
+State: ids of about `RoutingConfig.seen_ids` messages, in windows by their senders; for `SEEN_FOR`, what
+  `RoutingConfig.remembered_routes` questions were, with small answers, those of each neighbour apart; the inbox.
 """
 
 from __future__ import annotations
@@ -31,12 +31,17 @@ from p2pmesh.protocols.routing.forwarding_table import trail_id
 from p2pmesh.protocols.routing.inbox import Inbox, OverLink, OverRoute
 from p2pmesh.protocols.routing.packets import MAX_REASON, SEEN_FOR, content, is_urgent, origin_of, response_to
 from p2pmesh.protocols.routing.sealed_box import Contacts, unseal
-from p2pmesh.protocols.util.limits import ExpiringSet
+from p2pmesh.protocols.util.limits import ExpiringSet, LruTable, Novelty, SenderWindows
 from p2pmesh.wire.codec import encode
 from p2pmesh.wire.fields import TrailId
-from p2pmesh.wire.messages import Direct, DirectAck, Message
+from p2pmesh.wire.messages import Direct, DirectAck, Message, Offer
 from p2pmesh.wire.overlay import ContactReply, ContactRequest, Packet
 from p2pmesh.wire.payloads import Body, unpack
+
+SENDER_WINDOW = 1024
+"""Ids of one sender that are remembered at most: twice what `direct_sender` lets it be ahead of one that was lost."""
+
+_MAY_HAVE_COME = "it is older than others that came first: it may have come"
 
 
 class Taken(NamedTuple):
@@ -71,6 +76,8 @@ class ReceiverCounts:
     duplicates: int = 0
     answers: int = 0
     refused: int = 0
+    unremembered: int = 0
+    """Dropped: there is no room to remember them, for what their neighbour brings; they come again another way."""
     directs: int = 0
     """Direct messages, over links and in packets."""
     direct_duplicates: int = 0
@@ -123,50 +130,66 @@ class Receiver:
         self._rng = rng
         self._wall = wall
         self._contacts = contacts
-        seen_ids = config.routing.seen_ids
-        self._seen: ExpiringSet[_Key, None] = ExpiringSet(seen_ids)  # direct messages
-        self._heard: ExpiringSet[_Key, None] = ExpiringSet(seen_ids)  # other messages that came in packets
-        self._questions: ExpiringSet[_Key, _Question] = ExpiringSet(config.routing.remembered_routes)
+        routing = config.routing
+        self._seen = SenderWindows(routing.seen_ids, SENDER_WINDOW, config.max_peers, SEEN_FOR)
+        lots = min(2 * config.max_peers, routing.remembered_routes)
+        self._questions = LruTable[ExpiringSet[_Key, _Question]](lots)
+        """By the neighbours that brought them: none makes another's question, and the answer to it, be forgotten."""
+        self._questions_each = routing.remembered_routes // lots
 
     def snapshot(self) -> dict[str, Any]:
         """What became of what came for us, and how much of it is remembered."""
         return {
             **attrs.asdict(self.counts),
             "seen_ids": len(self._seen),
-            "seen_ids_forgotten": self._seen.forgotten,
-            "heard_ids": len(self._heard),
-            "questions": len(self._questions),
+            "seen_ids_refused": self._seen.refused,
+            "questions": sum(map(len, self._questions.values())),
             "inbox": self.inbox.snapshot(),
         }
 
     # --- requests -----------------------------------------------------------------------------------------------------
 
-    def request(self, packet: Packet, path: tuple[TrailId, ...], origin: RemotePeer, now: float) -> Taken:
-        """Take a request that came through these relays."""
+    def request(self, packet: Packet, path: tuple[TrailId, ...], origin: RemotePeer, by: PeerId, now: float) -> Taken:
+        """Take a request that came through these relays, the last of which is a neighbour."""
         key = _Key(origin.peer_id, packet.id)
-        if packet.kind == "tell" and (key in self._heard or key in self._seen):
+        question = self._question(key) if packet.kind == "ask" else None
+        if question is not None:
             self.counts.duplicates += 1
-            return Taken(self._ack(packet))
-        if packet.kind == "ask" and key in self._questions:
-            self.counts.duplicates += 1
-            question = self._questions[key]
             question.attempt = packet.attempt
             if question.answer is not None:
                 return Taken(structs.replace(question.answer, attempt=packet.attempt))
+        elif packet.kind == "tell":
+            match self._seen.judge(*key, packet.timestamp / 1000, by, self._wall(now)):
+                case Novelty.KNOWN:
+                    self.counts.duplicates += 1
+                    return Taken(self._ack(packet))
+                case Novelty.OLD:
+                    self.counts.refused += 1
+                    return Taken(self.refusal(packet, _MAY_HAVE_COME))
+                case Novelty.FULL:
+                    self.counts.unremembered += 1
+                    return Taken(None)
+                case Novelty.NEW:
+                    pass
         try:
             message = self._open(packet, now)
             direct = self._open_direct(packet, message) if isinstance(message, Direct) else None
         except RemoteProtocolError as error:
             self.counts.refused += 1
-            return Taken(self._refusal(packet, str(error)))
+            return Taken(self.refusal(packet, str(error)))
         if direct is not None and not self.inbox.has_room(direct.size):
             self.counts.direct_busy += 1
             self.inbox.turn_away(key, OverRoute(response_to(packet, "ready", self._me), path))
             return Taken(response_to(packet, "busy", self._me))
+        if isinstance(message, Offer) and question is None and not self._is_new(packet, key, by, now):
+            self.counts.unremembered += 1  # else who has seen one could make us hold a slot for it again and again
+            return Taken(None)
         self.counts.delivered += 1
         self.counts.hops += len(path) + 1
         if packet.kind == "ask":
-            self._questions.add(key, _Question(packet.attempt), now + SEEN_FOR, now)
+            self._ask(key, packet.attempt, by, now)
+        else:
+            self._seen.add(*key, packet.timestamp / 1000, by, self._wall(now))
         if direct is not None:
             return Taken(self._ack(packet), self._put_in(key, direct, True, len(path) + 1, now))
         way = ReturnPath(origin.peer_id, packet.id, (trail_id(origin.peer_id), *path))
@@ -174,16 +197,29 @@ class Receiver:
             self._contacts.learn(origin.peer_id, message.contact)
             reply = ContactReply(contact=self._contacts.own(int(self._wall(now) * 1000)))
             return Taken(self.answer(way, reply) if packet.kind == "ask" else self._ack(packet))
-        if packet.kind == "tell":
-            self._heard.add(key, None, now + SEEN_FOR, now)
         return Taken(self._ack(packet) if packet.kind == "tell" else None, RoutedReceived(origin, message, way))
+
+    def _is_new(self, packet: Packet, key: _Key, by: PeerId, now: float) -> bool:
+        at, wall = packet.timestamp / 1000, self._wall(now)
+        if self._seen.judge(*key, at, by, wall) is not Novelty.NEW:
+            return False
+        self._seen.add(*key, at, by, wall)
+        return True
+
+    def _question(self, key: _Key) -> _Question | None:
+        return next((asked[key] for asked in self._questions.values() if key in asked), None)
+
+    def _ask(self, key: _Key, attempt: int, by: PeerId, now: float) -> None:
+        asked = self._questions.get(by) or ExpiringSet[_Key, _Question](self._questions_each)
+        self._questions.put(by, asked)
+        if self._question(key) is None:
+            asked.add(key, _Question(attempt), now + SEEN_FOR, now)
 
     def answer(self, way: ReturnPath, message: Message) -> Packet | None:
         """The packet that answers a question; None if it took so long that nobody waits any more."""
-        key = _Key(way.peer, way.packet_id)
-        if key not in self._questions:
+        question = self._question(_Key(way.peer, way.packet_id))
+        if question is None:
             return None
-        question = self._questions[key]
         answer = Packet(
             id=way.packet_id,
             kind="answer",
@@ -232,7 +268,8 @@ class Receiver:
     def _ack(self, request: Packet) -> Packet:
         return response_to(request, "ack", self._me)
 
-    def _refusal(self, request: Packet, reason: str) -> Packet:
+    def refusal(self, request: Packet, reason: str) -> Packet:
+        """The response to a request that is not taken, now or later."""
         return response_to(request, "refusal", self._me, carry=reason.encode("utf-8", "replace")[:MAX_REASON])
 
     # --- direct messages from neighbours ------------------------------------------------------------------------------
@@ -253,11 +290,15 @@ class Receiver:
         if message.id is None:
             raise RemoteProtocolError("a direct message without an id")
         key = _Key(sender.peer_id, message.id)
-        if key in self._seen:
+        wall = self._wall(now)
+        at = wall if message.timestamp is None else message.timestamp / 1000
+        by = f"{sender.peer_id} itself"  # what it brings of others does not fill this part
+        novelty = self._seen.judge(*key, at, by, wall)
+        if novelty is Novelty.KNOWN:
             self.counts.direct_duplicates += 1
             return TakenDirect(DirectAck(id=message.id))
         opened = _Opened.of(message)
-        reason = self._too_large(opened.size)
+        reason = self._too_large(opened.size) if novelty is Novelty.NEW else _MAY_HAVE_COME
         if reason is not None:
             self.counts.refused += 1
             return TakenDirect(DirectAck(id=message.id, outcome="refused", reason=reason))
@@ -265,6 +306,7 @@ class Receiver:
             self.counts.direct_busy += 1
             self.inbox.turn_away(key, OverLink(sender.peer_id, DirectAck(id=message.id, outcome="ready")))
             return TakenDirect(DirectAck(id=message.id, outcome="busy"))
+        self._seen.add(*key, at, by, wall)
         return TakenDirect(DirectAck(id=message.id), self._put_in(key, opened, sender.verified, 1, now))
 
     def _legacy(self, sender: RemotePeer, message: Direct, now: float) -> TakenDirect:
@@ -281,8 +323,6 @@ class Receiver:
         """Give a message to the application, which has room for it."""
         self.counts.directs += 1
         self.inbox.add(key, opened.size)
-        if opened.message.id is not None:
-            self._seen.add(key, None, now + SEEN_FOR, now)
         sent = opened.message.timestamp
         timestamp = self._wall(now) if sent is None else sent / 1000
         return DirectReceived(key.origin, opened.payload, key.id, timestamp, verified, hops)

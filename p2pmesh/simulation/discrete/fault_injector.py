@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from typing import Any, Final, assert_never
 
+from p2pmesh.identity import Identity
 from p2pmesh.simulation.discrete.network import BareNetwork
 from p2pmesh.simulation.discrete.node import BareNode
+from p2pmesh.simulation.faults.adversary import Adversary
+from p2pmesh.simulation.faults.grinding import ground
 from p2pmesh.simulation.faults.plan import (
     Bad,
     Churn,
@@ -103,8 +107,7 @@ class FaultInjector:
                 for node in self.peers(fault.peers):
                     net.nats[node.number] = fault.type
             case Hostile():
-                for node in self.peers(fault.peers):
-                    net.turn_hostile(node, fault.does)
+                self._turn(self.peers(fault.peers), fault.does)
             case _:
                 assert_never(fault)
 
@@ -124,6 +127,22 @@ class FaultInjector:
             return False
         self.net.stop(node)
         return True
+
+    def _turn(self, nodes: list[BareNode], adversary: Adversary) -> None:
+        if not adversary.comes_anew:
+            for node in nodes:
+                self.net.turn_hostile(node, adversary)
+            return
+        nodes = [node for node in nodes if self._crash(node)]
+        for node, identity in zip(nodes, self._identities(adversary, len(nodes)), strict=True):
+            self.net.add(identity=identity, config=node.config, hostile=adversary)
+
+    def _identities(self, adversary: Adversary, count: int) -> Sequence[Identity | None]:
+        """Of those that come: ground near one of the others, or drawn as anybody's."""
+        victims = [node.peer_id for node in self.net.living() if node.hostile is None]
+        if adversary is not Adversary.GRINDER or not victims:
+            return [None] * count
+        return ground(self._rng.choice(victims), count, self.net.plot.everybody)
 
     def _thaw(self, nodes: list[BareNode], _: object) -> None:
         for node in nodes:

@@ -25,6 +25,7 @@ from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.inputs import LinkDown, LinkLost, LinkRecovered, LinkSuspected, LinkUp, LocalSignal, RemotePeer
 from p2pmesh.protocols.notices import Input
+from p2pmesh.protocols.util.latency import LocalHealth
 from p2pmesh.simulation.discrete.kernel import Kernel, Peer
 from p2pmesh.simulation.discrete.traffic import parse, size_of
 from p2pmesh.simulation.model.conditioner import Break, Path
@@ -61,6 +62,7 @@ class LinkOwner(Peer, Protocol):
     identity: Identity
     peer_id: PeerId
     config: MeshConfig
+    health: LocalHealth
     links: BareLinks
     pace: float
 
@@ -75,12 +77,24 @@ class LinkOwner(Peer, Protocol):
 
 
 class Attempt:
-    """A link in the making, at one side."""
+    """A link in the making, at one side; `lost` is what its owner had lost of its time when it was last looked at."""
 
-    __slots__ = ("answers", "done", "far_fingerprint", "far_token", "fingerprint", "owner", "peer", "remote", "token")
+    __slots__ = (
+        "answers",
+        "done",
+        "far_fingerprint",
+        "far_token",
+        "fingerprint",
+        "lost",
+        "owner",
+        "peer",
+        "remote",
+        "token",
+    )
 
     def __init__(self, owner: LinkOwner, peer: PeerId, remote: RemotePeer | None, offer: Description | None) -> None:
         self.owner: LinkOwner = owner
+        self.lost: float = owner.health.lost
         self.peer: PeerId = peer
         self.remote: RemotePeer | None = remote
         self.answers: Description | None = offer
@@ -97,6 +111,7 @@ class End:
     Attributes:
       path: leads to the far end.
       held: what came while nothing could come in, in order; None while all comes in.
+      blamed: the far end broke the protocol.
       closing: why this end is being closed; None while it is open.
       heard: when something last came over the link.
       silences: how often the far end fell silent or was heard again, which tells stale alarms from current ones.
@@ -107,6 +122,7 @@ class End:
     __slots__ = (
         "arrive",
         "asked",
+        "blamed",
         "closing",
         "far",
         "far_number",
@@ -129,6 +145,7 @@ class End:
         self.peer: PeerId = peer
         self.path: Path = path
         self.gone: bool = False
+        self.blamed: bool = False
         self.closing: str | None = None
         self.heard: float = now
         self.held: deque[Cargo] | None = deque()  # until it is open
@@ -207,7 +224,7 @@ class BareLinks:
         end = self.ends.get(peer)
         if end is None or end.closing is not None:
             return
-        end.closing = reason
+        end.closing, end.blamed = reason, blame
         self.transmit(end, CLOSE)
         self.net.after(0.0 if blame else self.node.config.links.close_timeout, self._force_close, end)
 
@@ -284,6 +301,7 @@ class BareLinks:
     def fail(self, end: End, complaint: str) -> None:
         """Close the link of a peer that broke the protocol, at once."""
         self.counts.protocol_errors += 1
+        end.blamed = True
         self.transmit(end, CLOSE)
         self.down(end, f"protocol error: {complaint}")
 
@@ -294,7 +312,7 @@ class BareLinks:
         self.counts.closed += 1
         del self.ends[end.peer]
         self.net.mark(Mark.LINK_DOWN, self.node.number, end.far_number, reason)
-        self.node.report(LinkDown(end.peer, reason, timed_out))
+        self.node.report(LinkDown(end.peer, reason, timed_out, end.blamed))
 
     def _force_close(self, end: End, _: object) -> None:
         if not end.gone:
@@ -463,6 +481,10 @@ class BareLinks:
             end.owner.links._up(end, RemotePeer(end.peer, verified=True, version=PROTOCOL_VERSION, public_key=key))
 
     def _time_is_over(self, attempt: Attempt, _: object) -> None:
+        lost, attempt.lost = self.node.health.lost - attempt.lost, self.node.health.lost
+        if lost and not attempt.done:
+            self.net.after(lost, self._time_is_over, attempt)
+            return
         self._lose(attempt, f"no link within {self.node.config.links.connect_timeout:g} s")
 
     def _lose(self, attempt: Attempt, reason: str) -> None:

@@ -34,6 +34,7 @@ from p2pmesh.simulation.discrete.links import End
 from p2pmesh.simulation.discrete.node import BareNode
 from p2pmesh.simulation.discrete.service import BareService
 from p2pmesh.simulation.faults.adversary import EVERY, Adversary
+from p2pmesh.simulation.faults.hostile_peer import Plot
 from p2pmesh.simulation.model.conditioner import Conditions
 from p2pmesh.simulation.model.event_queue import EPOCH
 from p2pmesh.simulation.model.obstacles import Cut, Nat, without
@@ -55,6 +56,7 @@ class BareNetwork(Kernel):
       service: the signaling service.
       delivery_log: what became of broadcasts.
       call_log: what became of direct messages and other calls.
+      plot: what hostile peers know of each other and of all.
       listeners: called with each event that a peer emits to its application.
     """
 
@@ -98,6 +100,7 @@ class BareNetwork(Kernel):
         self.listeners: list[Listener] = []
         self.delivery_log: DeliveryLog = DeliveryLog()
         self.call_log: CallLog = CallLog(self)
+        self.plot: Plot = Plot()
         self._identities = random.Random(f"identities {seed}")
         server = server or ServerConfig(max_clients=MOST_PEERS, clients_per_room=MOST_PEERS)
         rng = random.Random(self.rng.getrandbits(64))
@@ -121,6 +124,7 @@ class BareNetwork(Kernel):
         rng, wall = random.Random(self.rng.getrandbits(64)), _wall_clock(clock_offset)
         node = BareNode(self, self.service, self, number, identity, config or self.config, wall, rng)
         self.nodes.append(node)
+        self.plot.everybody.append(node.peer_id)
         if nat != "open":
             self.nats[number] = nat
         self.mark(Mark.JOIN, number, -1)
@@ -206,7 +210,8 @@ class BareNetwork(Kernel):
     def turn_hostile(self, node: BareNode, adversary: Adversary) -> None:
         """Let a peer work against the others from now on."""
         self.mark(Mark.FAULT, node.number, -1, adversary.value)
-        node.hostile = adversary
+        node.hostile, node.plot = adversary, self.plot
+        self.plot.allies.append(node.peer_id)
         self.after(self.rng.random() * EVERY, self._act, node)
 
     def condition(self, nodes: Iterable[BareNode], conditions: Conditions | None) -> None:

@@ -34,7 +34,7 @@ from p2pmesh.protocols.core import (
     WallClock,
     WantLink,
 )
-from p2pmesh.protocols.inputs import InboxRead, Leave, LinkLoad, Received, Subsystem
+from p2pmesh.protocols.inputs import Connect, InboxRead, Leave, LinkLoad, Received, Subsystem
 from p2pmesh.protocols.notices import Input
 from p2pmesh.protocols.util.latency import LocalHealth
 from p2pmesh.protocols.wiring import AUDIENCE, OWNERS, build_cores
@@ -43,9 +43,11 @@ from p2pmesh.simulation.discrete.links import BareLinks, Cargo, End
 from p2pmesh.simulation.discrete.service import BareService, Line
 from p2pmesh.simulation.discrete.traffic import KINDS
 from p2pmesh.simulation.faults.adversary import Adversary
+from p2pmesh.simulation.faults.hostile_peer import Plot
 from p2pmesh.simulation.model.trace import Mark
 from p2pmesh.wire.codec import decode, encode
 from p2pmesh.wire.messages import Message
+from p2pmesh.wire.signaling import SignalingMessage
 
 _PLACES: Final = {subsystem: place for place, subsystem in enumerate(Subsystem)}
 _ROUTING: Final = _PLACES[Subsystem.ROUTING]
@@ -56,6 +58,10 @@ _OWNERS: Final = {
 }
 """The wiring table by the places of cores in a list, which are found faster than members of an enum, with the number by
 which the traffic knows each kind of message."""
+
+
+NO_PLOT: Final = Plot()
+"""That of peers which are not hostile."""
 
 
 class Application(Protocol):
@@ -81,7 +87,7 @@ class BareNode:
       pace: seconds that each thing takes that comes over a link; 0 for none.
       since: when it was started; `until`, when its process ended.
       joined_at: when a signaling service first let it in; infinite before.
-      hostile: what it does against the others, if anything.
+      hostile: what it does against the others, if anything; `plot`, what it then knows of them.
       line: its connection to the service; `service_failures`, in a row. Both are the service's affair.
       directs_read: direct messages that its application has got.
       ignored: messages that no core has a use for.
@@ -113,6 +119,7 @@ class BareNode:
         "number",
         "pace",
         "peer_id",
+        "plot",
         "service",
         "service_failures",
         "since",
@@ -160,6 +167,7 @@ class BareNode:
         self.until: float = math.inf
         self.joined_at: float = math.inf
         self.hostile: Adversary | None = None
+        self.plot: Plot = NO_PLOT
         self.ignored: int = 0
         self.directs_read: int = 0
 
@@ -181,6 +189,16 @@ class BareNode:
         """What draws the acts of a hostile peer: the network's generator."""
         return self.net.rng
 
+    @property
+    def network(self) -> bytes:
+        """What signatures name."""
+        return self.config.network
+
+    @property
+    def wall_ms(self) -> int:
+        """Its wall clock."""
+        return int(self.wall(self.net.now) * 1000)
+
     def snapshot(self) -> dict[str, Any]:
         """Statistics, in the shape of `Mesh.snapshot`."""
         return {
@@ -191,6 +209,7 @@ class BareNode:
             "subsystems": {subsystem.value: dict(core.snapshot()) for subsystem, core in self.cores.items()},
             "links": self.links.snapshot(),
             "transports": {self.service.name: self.service.snapshot_of(self)},
+            "moderation": {},  # nobody here blocks or validates
             "ignored_messages": self.ignored,
         }
 
@@ -368,10 +387,10 @@ class BareNode:
                 case DropLink():
                     self.links.drop(effect.peer, effect.reason, blame=effect.blame)
                 case SendSignaling():
-                    message = effect.message
-                    if self.hostile is not None:
-                        message = self.hostile.twisted(message, self)
-                    self.service.send(self, message)
+                    if self.hostile is None:
+                        self.service.send(self, effect.message)
+                    elif (said := self.hostile.twisted(effect.message, self)) is not None:
+                        self.service.send(self, said)
                 case ServiceRefused():
                     self.service.refuse(self, effect.reason)
                 case ServiceUnanswering():
@@ -388,3 +407,11 @@ class BareNode:
     def send_bytes(self, peer: PeerId, frame: bytes) -> None:
         """Send a neighbour bytes that are no message."""
         self.links.transmit(self.links.ends[peer], frame)
+
+    def tell_service(self, message: SignalingMessage) -> None:
+        """Send a message to the service, whatever the cores think of it."""
+        self.service.send(self, message)
+
+    def court(self, peer: PeerId) -> None:
+        """Want a link to a peer, as if the application had called for it."""
+        self.report(Connect(-1, peer))

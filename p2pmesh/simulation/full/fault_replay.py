@@ -11,8 +11,11 @@ from typing import Final, Protocol, assert_never
 import trio
 
 from p2pmesh.errors import TransportUnavailable
+from p2pmesh.identity import Identity
 from p2pmesh.mesh import Mesh
 from p2pmesh.simulation.faults.adversary import Adversary
+from p2pmesh.simulation.faults.grinding import ground
+from p2pmesh.simulation.faults.hostile_peer import Plot
 from p2pmesh.simulation.faults.plan import (
     Bad,
     Churn,
@@ -48,10 +51,12 @@ class Stage(Protocol):
     def network(self) -> SimNetwork: ...
     @property
     def meshes(self) -> Sequence[Mesh]: ...
+    @property
+    def plot(self) -> Plot: ...
     async def join(self, *, clock_offset: float = 0.0) -> Sequence[Mesh]: ...
     async def leave(self, who: Mesh, /) -> None: ...
     def crash(self, who: Mesh, /) -> None: ...
-    async def restart(self, who: Mesh, /, *, fresh: bool) -> Mesh: ...
+    async def restart(self, who: Mesh, /, *, fresh: bool, identity: Identity | None = None) -> Mesh: ...
     def freeze(self, *who: Mesh) -> None: ...
     def thaw(self, *who: Mesh) -> None: ...
     def cut(self, cut: Cut, /) -> Cut: ...
@@ -109,8 +114,7 @@ class FaultReplay:
                 for mesh in self._named(fault.peers):
                     self._stage.network.reachability.behind(mesh.peer_id, fault.type)
             case Hostile():
-                for mesh in self._named(fault.peers):
-                    self._stage.turn_hostile(mesh, fault.does)
+                await self._turn(self._named(fault.peers), fault.does)
             case _:
                 assert_never(fault)
 
@@ -153,6 +157,26 @@ class FaultReplay:
         await trio.sleep(fault.seconds)
         for mesh in meshes:
             await _patiently(partial(self._stage.restart, mesh, fresh=fault.fresh))
+
+    async def _turn(self, meshes: list[Mesh], adversary: Adversary) -> None:
+        if not adversary.comes_anew:
+            for mesh in meshes:
+                self._stage.turn_hostile(mesh, adversary)
+            return
+        meshes = [mesh for mesh in meshes if self._crash(mesh)]
+        for mesh, identity in zip(meshes, self._identities(adversary, len(meshes)), strict=True):
+            await _patiently(partial(self._come_anew, mesh, identity, adversary))
+
+    async def _come_anew(self, mesh: Mesh, identity: Identity | None, adversary: Adversary) -> None:
+        self._stage.turn_hostile(await self._stage.restart(mesh, fresh=True, identity=identity), adversary)
+
+    def _identities(self, adversary: Adversary, count: int) -> Sequence[Identity | None]:
+        """Of those that come: ground near one of the others, or drawn as anybody's."""
+        plot = self._stage.plot
+        victims = [mesh.peer_id for mesh in self._stage.meshes if mesh.peer_id not in plot.allies]
+        if adversary is not Adversary.GRINDER or not victims:
+            return [None] * count
+        return ground(self._rng.choice(victims), count, plot.everybody)
 
     async def _storm(self, fault: JoinStorm) -> None:
         async with trio.open_nursery() as nursery:

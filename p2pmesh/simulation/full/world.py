@@ -19,6 +19,7 @@ from p2pmesh.identity import Identity
 from p2pmesh.mesh import Mesh, open_mesh
 from p2pmesh.receipts import Receipt
 from p2pmesh.simulation.faults.adversary import Adversary
+from p2pmesh.simulation.faults.hostile_peer import Plot
 from p2pmesh.simulation.faults.plan import FaultPlan
 from p2pmesh.simulation.full.adversarial_mesh import AdversarialMesh
 from p2pmesh.simulation.full.fault_replay import FaultReplay
@@ -61,6 +62,8 @@ class World:
         self._invariants = invariants
         self._rng = random.Random(f"peers {seed}")
         self._hosts = Hosts()
+        self.plot: Plot = Plot()
+        """What hostile peers know of each other and of all."""
         self._host = self._hosts.find
         self._alive = self._hosts.alive
 
@@ -156,13 +159,19 @@ class World:
         host.scope.cancel("crashed")
         host.leaving.set()
 
-    async def restart(self, who: Who, *, fresh: bool = False) -> Mesh:
-        """End a peer as `crash` does, and start another with the same identity, or a `fresh` one: the mesh returned."""
+    async def restart(self, who: Who, *, fresh: bool = False, identity: Identity | None = None) -> Mesh:
+        """End a peer as `crash` does, and start another with the same, a `fresh` or a given identity.
+
+        Returns:
+          the other's mesh.
+        """
         host = self._host(who)
         if not host.gone.is_set():
             self.crash(who)
             await host.gone.wait()
-        options = {**host.options, "identity": None if fresh else host.identity, "clock_offset": host.clock_offset}
+        if identity is None and not fresh:
+            identity = host.identity
+        options = {**host.options, "identity": identity, "clock_offset": host.clock_offset}
         (mesh,) = await self.join(**options)
         return mesh
 
@@ -249,7 +258,8 @@ class World:
         if host.mesh is None:
             raise ConfigError(f"peer {host.number} is gone")
         self._invariants.mark(Mark.FAULT, host.number, -1, adversary.value)
-        self.start(who, AdversarialMesh(host.mesh, adversary, self._seeded()).run)
+        self.plot.allies.append(host.peer_id)
+        self.start(who, AdversarialMesh(host.mesh, adversary, self._seeded(), self.plot).run)
 
     async def replay(self, plan: FaultPlan) -> None:
         """Let the faults of a plan happen, its time beginning now. Returns when the last is over.
@@ -380,6 +390,7 @@ class World:
         dialer = self.network.dialer(identity.peer_id, config.links, config.max_frame, number)
         host = Host(number, identity, dialer, ServiceTransport(self.hub), options, options["clock_offset"])
         self._hosts.add(host)
+        self.plot.everybody.append(identity.peer_id)
         self._hold_transports()
         self._invariants.mark(Mark.JOIN, number)
         self._invariants.expect(dialer, options.get("max_peers") or config.max_peers)

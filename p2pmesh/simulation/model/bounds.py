@@ -20,6 +20,7 @@ def bounds_of(snapshot: Mapping[str, Any], config: MeshConfig) -> Iterator[tuple
     yield "broadcast.history", broadcast["store"]["messages"], config.broadcast.history
     yield "broadcast.history_bytes", broadcast["store"]["bytes"], config.broadcast.history_bytes + config.max_payload
     yield "broadcast.seen_ids", broadcast["seen"]["ids"], config.broadcast.seen_ids
+    yield "broadcast.seen_ids", broadcast["seen"]["streams"], config.broadcast.seen_ids
     yield "broadcast.in_flight", broadcast["eager_push"]["in_flight"], config.broadcast.window * links
     yield "broadcast.backlog", broadcast["eager_push"]["backlog"], config.broadcast.backlog * links
     receipts = snapshot["receipts"]
@@ -29,7 +30,6 @@ def bounds_of(snapshot: Mapping[str, Any], config: MeshConfig) -> Iterator[tuple
     receiver = routing["receiver"]
     yield "routing.direct_sender.in_flight", routing["direct_sender"]["in_flight"], config.routing.pending
     yield "routing.receiver.seen_ids", receiver["seen_ids"], config.routing.seen_ids
-    yield "routing.receiver.heard_ids", receiver["heard_ids"], config.routing.seen_ids
     yield "routing.receiver.questions", receiver["questions"], config.routing.remembered_routes
     yield "routing.requests.in_flight", routing["requests"]["in_flight"], config.routing.requests
     yield "routing.contacts", routing["contacts"], config.routing.remembered_routes

@@ -73,9 +73,9 @@ def test_without_a_link_those_named_are_tried_in_their_order_several_at_once_and
 
 def test_who_may_have_one_link_only_is_not_held_up_by_a_peer_that_does_not_answer():
     peer = Peer(max_peers=1).found(0x70, 0x10)
-    assert peer.dialed == [at(0x70)]
+    (first,) = peer.dialed
     assert peer.wait(2 * HEDGE - 0.1).dialed == []
-    assert peer.wait(0.1).dialed == [at(0x10)]
+    assert {first, *peer.wait(0.1).dialed} == {at(0x70), at(0x10)}
 
 
 def test_nothing_is_dialed_while_no_service_is_up():

@@ -15,6 +15,7 @@ from p2pmesh.errors import MeshClosed, PeerUnreachable, RemoteProtocolError
 from p2pmesh.identity import peer_id_of
 from p2pmesh.protocols.core import SendFrame
 from p2pmesh.protocols.inputs import CancelCall, Leave, LinkUp, Received, RemotePeer, SendDirect
+from p2pmesh.protocols.routing.direct_sender import AHEAD
 from p2pmesh.protocols.routing.packets import content, signed
 from p2pmesh.protocols.routing.routing import RoutingCore
 from p2pmesh.protocols.routing.sealed_box import SEAL_SIZE, Contacts, contact_of, is_contact_of, seal, unseal
@@ -488,3 +489,52 @@ def test_a_stranger_that_asks_for_our_record_with_another_ones_gets_it_and_is_no
     net.run(3)
     assert net.nodes[0].count("contacts") == 0
     assert net.nodes[2].outcomes
+
+
+# --- what was captured ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("flood", ["of one sender", "of many senders", "over a link"])
+def test_no_flood_makes_a_message_that_was_captured_come_again(flood):
+    net = RouteNet(6, ring(6), config=MeshConfig(routing=RoutingConfig(seen_ids=64)))
+    victim, evil = net.nodes[0], net.nodes[1]
+    net.send(3, 0, "pay me")
+    net.run(3)
+    captured = next(packet for a, b, packet in packets(net, "tell") if b == 0 and packet.key is not None)
+    box = victim.identity.box_key().public_key().public_bytes_raw()
+    for number in range(200):
+        who, name = evil.identity if flood == "of one sender" else identity(5000 + number), f"{number:032x}"
+        direct = Direct(id=name, payload="x", encoding="text", timestamp=int((EPOCH + net.now) * 1000))
+        sealed = seal(encode(direct), box, who.peer_id, victim.id, name, NETWORK)
+        packet = Packet(id=name, kind="tell", to=victim.id, sealed=True, carry=sealed, timestamp=direct.timestamp)
+        net.inject(evil, victim, direct if flood == "over a link" else signed(packet, who, NETWORK))
+        net.run(0.1)
+    for neighbour in (evil, net.nodes[5]):
+        net.inject(neighbour, victim, captured)
+        net.run(1)
+    assert [event.payload for event in victim.directs].count("pay me") == 1
+    call = net.send(4, 0, "hello")  # who wrote nothing yet, and comes the other way
+    net.run(10)
+    assert net.nodes[4].replies[call].error is None
+    assert victim.directs[-1].payload == "hello"
+
+
+def test_a_sender_is_ahead_of_what_was_lost_by_no_more_than_its_receiver_remembers():
+    net = RouteNet(2, ring(2), config=MeshConfig(direct_inbox=10_000))
+    lost = []
+
+    def meddle(_sender, _receiver, message):
+        if isinstance(message, Direct) and message.payload in {0, "0"}:
+            lost.append(message)
+            return None
+        return message
+
+    net.meddle = meddle
+    calls = [net.send(0, 1, number) for number in range(AHEAD + 200)]
+    net.run(20)
+    assert len(lost) > 3
+    assert sum(1 for call in calls if call in net.nodes[0].replies) == AHEAD - 1
+    net.meddle = lambda _sender, _receiver, message: message
+    net.run(30)
+    assert all(net.nodes[0].replies[call].error is None for call in calls)
+    assert sorted(int(str(event.payload)) for event in net.nodes[1].directs) == list(range(AHEAD + 200))

@@ -48,13 +48,12 @@ from tests.harness.virtual_time import NETWORK, identity
 CONFIG = MeshConfig(
     max_peers=4,
     max_payload=1000,
-    routing=RoutingConfig(pending=3, window=2, seen_ids=4, requests=5, remembered_routes=3, relay_rate=20, waiting=3),
+    routing=RoutingConfig(pending=3, window=2, seen_ids=4, requests=5, remembered_routes=3, waiting=3),
     direct_inbox=5,
 )
 BOUNDS = {
     "direct_sender.in_flight": 3,
     "receiver.seen_ids": 4,
-    "receiver.heard_ids": 4,
     "receiver.inbox.unread": 5,
     "receiver.inbox.waiting": 3,
     "receiver.questions": 3,

@@ -332,7 +332,8 @@ async def test_links_that_break_their_promise_are_replaced_and_the_mesh_goes_on(
 async def test_honest_peers_hear_each_other_beside_hostile_ones(hostility):
     async with simulated_meshes(6, seed=3, max_peers=4) as world:
         await world.linked()
-        world.turn_hostile(5, hostility)
+        await world.replay(FaultPlan([Hostile(at=0, peers=(5,), does=hostility)]))
+        assert world.plot.allies
         await trio.sleep(15)
         receipt = await world.meshes[0].broadcast("t", 1)
         await world.delivered(receipt, *range(1, 5))
