@@ -31,6 +31,8 @@ async def read(mesh: Mesh, *, task_status: trio.TaskStatus[None] = trio.TASK_STA
                     if text.isupper():
                         await mesh.block(message.origin)
                         print("ann has blocked", len(mesh.blocked))
+                case _:
+                    print("ann reads something odd")
 
 
 async def main() -> None:
