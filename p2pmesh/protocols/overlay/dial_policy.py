@@ -168,6 +168,9 @@ class DialPolicy:
         return found
 
     def _swap(self, peer: PeerId, held: list[PeerId], now: float) -> Swap | None:
+        if self._slots.crowd.size:  # who lets us in is worth more now than a place on the ring
+            losers = self._slots.crowded()
+            return Swap(losers[0], peer) if losers else None
         uncertain = now > self._slots.merging_until and self._passive.of(peer).found_until <= now
         losers = self._slots.expendable(now, ring_neighbours(self._me, [*held, peer]), uncertain=uncertain)
         return Swap(losers[0], peer) if losers else None
@@ -177,7 +180,7 @@ class DialPolicy:
     def _company_step(self, now: float) -> Step | None:
         slots, crowded = self._slots, self._slots.crowded()
         wanted = BESIEGED if slots.crowd.size else COMPANY
-        have = len(slots.are(State.OPEN, *ATTEMPTS)) - len(crowded)
+        have = sum(peer not in slots.crowd for peer in slots.are(State.OPEN, *ATTEMPTS))
         if have >= min(wanted, self._max_peers) or slots.free() + len(crowded) <= 0:
             return None
         ready = self._ready(now)
@@ -187,7 +190,7 @@ class DialPolicy:
         if not self._may_dial(now):
             self._later(now + HEDGE)
             return None
-        if self._slots.are(State.OPEN) and now < self.filling.not_before:
+        if slots.are(State.OPEN) and now < self.filling.not_before and not slots.crowd.size:
             self._later(self.filling.not_before)
             return None
         place = random_place(self._rng)
