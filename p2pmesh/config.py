@@ -405,9 +405,9 @@ class WorkConfig:
     Broadcasts and direct messages that are new are not among it: who reads them bounds those.
     """
 
-    links: float = _number(0.04, low=0.001)
+    links: float = _number(0.03, low=0.001)
     """Frames that come to nothing, and packets without a frame in them."""
-    routing: float = _number(0.1, low=0.001)
+    routing: float = _number(0.09, low=0.001)
     """Packets: those to pass on, and those for us."""
     broadcast: float = _number(0.08, low=0.001)
     """What is asked for to be compared, announced or sent again."""
@@ -415,7 +415,7 @@ class WorkConfig:
     """Requests of the DHT."""
     overlay: float = _number(0.02, low=0.001)
     """Searches on the ring, and what neighbours tell of their links."""
-    signaling: float = _number(0.02, low=0.001)
+    signaling: float = _number(0.04, low=0.001)
     """Offers, answers and candidates, by whatever way they come."""
 
 
@@ -439,6 +439,8 @@ class MeshConfig:
     """Direct messages that may wait for the application, in each stream of them or for the first; then senders wait."""
     direct_inbox_bytes: int = _number(16 * MIB, low=1)
     """Bytes of those; one alone may be larger."""
+    max_blocked: int = _number(10_000, low=1, high=1_000_000)
+    """Peers that may be blocked at once: the block list refuses more, and forgets none."""
     inbox: int = _number(64, low=1)
     """Inputs that may wait for one subsystem before their senders wait."""
     work: WorkConfig = WorkConfig()

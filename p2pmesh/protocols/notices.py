@@ -100,6 +100,8 @@ class ChildSettled(Value, frozen=True):
     message_id: str
     child: PeerId
     adopted: bool
+    is_there: bool = False
+    """Whether it said that it has the message, from us or from elsewhere."""
 
 
 class Refused(Value, frozen=True):

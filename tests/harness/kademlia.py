@@ -98,8 +98,10 @@ class DhtNet(Net[Peer]):
 
     # --- peers --------------------------------------------------------------------------------------------------------
 
-    def add(self, *, config: KademliaConfig | None = None, link: Peer | None = None) -> Peer:
-        who = identity(len(self.peers) + 1)
+    def add(
+        self, *, config: KademliaConfig | None = None, link: Peer | None = None, who: Identity | None = None
+    ) -> Peer:
+        who = who or identity(len(self.peers) + 1)
         peer = Peer(who, {Subsystem.KADEMLIA: self._core(who, config)})
         living = self.living()
         self.peers.append(peer)

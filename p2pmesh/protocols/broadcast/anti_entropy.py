@@ -39,9 +39,16 @@ from attrs import asdict, define
 from p2pmesh.config import BroadcastConfig
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.broadcast.eager_push import SendWindow
-from p2pmesh.protocols.broadcast.message_store import SUM_SIZE, BroadcastTimers, Due, MessageStore, StoredMessage
+from p2pmesh.protocols.broadcast.message_store import (
+    NOBODY,
+    SUM_SIZE,
+    BroadcastTimers,
+    Due,
+    MessageStore,
+    StoredMessage,
+)
 from p2pmesh.protocols.broadcast.validation import BroadcastLimits
-from p2pmesh.protocols.util.limits import ExpiringSet, RateLimiter
+from p2pmesh.protocols.util.limits import FRAME, ExpiringSet
 from p2pmesh.protocols.util.timers import Backoff
 from p2pmesh.wire.fields import MAX_IDS_IN_LIST
 from p2pmesh.wire.messages import GossipDigest, GossipHave, GossipHistory, GossipWant
@@ -50,11 +57,8 @@ ON_ITS_WAY = 5_000
 """Milliseconds of age from which the periodic comparison counts."""
 EARLY = 1_000
 """Milliseconds before a peer began that count as after: ages leave out the time on links."""
-DIGESTS, DIGEST_EVERY = 8, 1.25
-"""Digests of one neighbour that are looked at at once, and seconds for another: it takes one or two, with repetitions,
-and each may cost a list of all we have."""
-DIGESTS_FROM = 256
-"""Neighbours, past ones included, of which that is remembered."""
+EACH = 1.0
+"""Units of work (`util.limits`) for each broadcast that is looked at: to name it takes a third more."""
 MAX_TO_PULL = 4096
 """Ids known to be lacking from one neighbour; more are found the next time."""
 MAX_PULLS = 3
@@ -66,6 +70,8 @@ MAX_WANTED = 64
 HISTORY_FROM = 3
 """Neighbours asked for history."""
 
+_ROUND = (Due.ROUND, NOBODY, "")
+
 Said: TypeAlias = list[tuple[PeerId, GossipDigest | GossipHave | GossipWant | GossipHistory]]
 """Messages for neighbours."""
 
@@ -75,7 +81,6 @@ class AntiEntropyCounts:
     """What comparing came to, since the start."""
 
     digests: int = 0
-    digests_ignored: int = 0
     pulled: int = 0
     refused: int = 0
     history_asked: int = 0
@@ -122,10 +127,10 @@ class AntiEntropy:
         self._links = links
         self._limits = limits
         self._backoff = Backoff(config.ack_timeout, config.max_ttl)
+        self._has_begun = False
         self._began = 0.0
         self._attempts: dict[PeerId, int] = {}
         self._said_at: dict[PeerId, float] = {}
-        self._looked_at = RateLimiter(DIGESTS_FROM, 1 / DIGEST_EVERY, DIGESTS)
         self._pulls: dict[PeerId, _Pull] = {}
         self._sources: dict[str, PeerId] = {}  # of what is asked for, or about to be
         self._refused: ExpiringSet[tuple[PeerId, str], float] = ExpiringSet(MAX_TO_PULL)
@@ -142,8 +147,9 @@ class AntiEntropy:
     # --- which broadcasts are ours to have ----------------------------------------------------------------------------
 
     def begin(self, now: float) -> None:
-        """Begin to live: what was sent before is not for us."""
-        self._began = now
+        """Begin to live, if it has not begun yet: what was sent before is not for us."""
+        if not self._has_begun:
+            self._has_begun, self._began = True, now
 
     def is_before_us(self, topic: str, age: float, now: float) -> bool:
         """Whether a broadcast was sent before we began, and nobody has asked for it."""
@@ -197,10 +203,20 @@ class AntiEntropy:
         """Have the first word on a new link, or repeat what was not answered, a few times."""
         if due is Due.PULL_AGAIN:
             return self._pull_again(peer, now)
+        if due is Due.ROUND:
+            return self._next_round(now)
         return self._compare(peer, 0, now) if self._attempts.get(peer, 0) <= self._config.retries else []
 
-    def next_round(self, now: float) -> Said:
+    def see_to_rounds(self, now: float) -> None:
+        """Compare with neighbours every now and then, while there is anything."""
+        if _ROUND not in self._timers:
+            self._timers.set(_ROUND, now + self._config.digest_every * self._rng.uniform(0.75, 1.25))
+
+    def _next_round(self, now: float) -> Said:
         """Compare with the neighbour whose turn it is."""
+        if not len(self._store):
+            return []  # the next message starts it again
+        self.see_to_rounds(now)
         peers = list(self._links)
         if not peers:
             return []
@@ -225,11 +241,30 @@ class AntiEntropy:
 
     # --- what neighbours say ------------------------------------------------------------------------------------------
 
-    def digest(self, peer: PeerId, theirs: GossipDigest, now: float) -> Said:
+    def price(self, asked: GossipDigest | GossipHave | GossipHistory, now: float) -> float:
+        """What an answer costs at the most: by the broadcasts that are looked at, or named where sums differ."""
+        if isinstance(asked, GossipHave):
+            return FRAME + EACH * self._store.count(asked.after, asked.until) if asked.within else FRAME
+        places = self._store.places(asked.beyond, asked.within, now)
+        count: int = places.stop - places.start
+        if isinstance(asked, GossipDigest) and (count, self._store.sum_of(places)) == _sum(asked):
+            return FRAME
+        return FRAME + EACH * count
+
+    def answer(
+        self, peer: PeerId, asked: GossipDigest | GossipHave | GossipHistory, lacked: Iterable[str], now: float
+    ) -> Said:
+        """Compare what a neighbour says of what it has, and name what it asks for."""
+        match asked:
+            case GossipDigest():
+                return self._digest(peer, asked, now)
+            case GossipHave():
+                return self._have(peer, asked, lacked, now)
+            case GossipHistory():
+                return self._history(peer, asked, now)
+
+    def _digest(self, peer: PeerId, theirs: GossipDigest, now: float) -> Said:
         """Compare a neighbour's sum with ours."""
-        if not self._looked_at.take(peer, now):
-            self.counts.digests_ignored += 1
-            return []
         passed = self._answered(peer, now)
         self._timers.cancel((Due.FIRST_DIGEST, peer, ""))
         if peer < self._me:
@@ -243,7 +278,7 @@ class AntiEntropy:
             return [(peer, GossipWant())]
         return _list(peer, [message.data.id for message in self._store.at(ours)], beyond, within)
 
-    def have(self, peer: PeerId, theirs: GossipHave, lacked: Iterable[str], now: float) -> Said:
+    def _have(self, peer: PeerId, theirs: GossipHave, lacked: Iterable[str], now: float) -> Said:
         """Pull what a neighbour names and we lack, and name what it lacks where it names all."""
         passed = self._answered(peer, now)
         said: Said = []
@@ -273,12 +308,12 @@ class AntiEntropy:
     def _is_refused(self, peer: PeerId, message_id: str, now: float) -> bool:
         return (peer, message_id) in self._refused and now < self._refused[peer, message_id]
 
-    def want(self, peer: PeerId, now: float) -> None:
-        """Note that a neighbour has asked for what it lacks, maybe nothing: the end of a comparison."""
+    def want(self, peer: PeerId, now: float) -> bool:
+        """Note that a neighbour has asked for what it lacks. Returns whether that ends a comparison."""
         self._answered(peer, now)
-        self._said_at.pop(peer, None)
+        return self._said_at.pop(peer, None) is not None
 
-    def history(self, peer: PeerId, asked: GossipHistory, now: float) -> Said:
+    def _history(self, peer: PeerId, asked: GossipHistory, now: float) -> Said:
         """Name to a neighbour what was sent before it began."""
         there = self._store.at(self._store.places(asked.beyond, asked.within, now))
         ours = [message for message in there if asked.topic in {None, message.data.topic}]
@@ -361,6 +396,10 @@ class AntiEntropy:
         self._timers.cancel((Due.PULL_AGAIN, peer, ""))
         for message_id in (*pull.asked, *pull.waiting):
             self._sources.pop(message_id, None)
+
+
+def _sum(digest: GossipDigest) -> tuple[int, int]:
+    return digest.count, int.from_bytes(digest.sum, "big")
 
 
 def _aged(age: int, passed: int) -> int:

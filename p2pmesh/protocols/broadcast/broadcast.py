@@ -10,34 +10,22 @@ peer that hears of a message that stays away grafts it (`lazy_push`). Each copy 
 (`eager_push`). What falls through all of that, or was sent while there was no path, is found missing when neighbours
 compare what they have (`anti_entropy`).
 
-How much is pushed follows what happens. While all is well, copies go along the tree alone. Each failure nearby adds
-one more link to those that get copies, and is forgotten with a half-life of 7 s (`FailurePressure`). And an origin of
-which nothing was heard for five minutes has no tree: its first message goes to everybody who is likely to lack it
-(`NoveltyEstimate`).
-
-A message lives for `ttl` from its first sending, measured by the peers that keep it (`age`), within what the origin's
-timestamp allows. What relays tell of its age and hops is not signed: of all that is told the best counts, so that a
-relay which lies keeps nothing from anybody (`validation`). Its id is made from its content, so that no other can pass
-for it; its number is remembered for as long as any copy could still be accepted (`origins`).
+A message lives for `ttl` from its first sending, by the best that relays tell of its age and the timestamp allows
+(`validation`). Its number is remembered for as long as any copy could still be accepted (`origins`). Where its proof is
+wrong, the neighbour that passed it on without looking is to blame, and its link is closed.
 
 On each link there is a window of unacknowledged messages and a backlog behind it. While any backlog is long, or acks
-on any link take far longer than they could, `Publish` waits until the last broadcast of ours was taken (`publisher`).
-A peer that is slow because there is too much to do gets more time, not more to do: waiting times follow measured
-round-trips and what we lose ourselves (`LocalHealth`), few copies are on their way to it at once, and what is merely
-late is neither repeated nor asked for elsewhere. Only a link that is left far behind by others is closed.
-
-Peers of the original project acknowledge nothing and prove nothing: they get each message once, and what they send is
-delivered, and passed on, as unproven; only where `LinkConfig.allow_unverified` lets them in (`legacy`). Where a proof
-that a message claims is wrong, the neighbour that passed it on without looking is to blame, and its link is closed.
+take far longer than they could, `Publish` waits (`publisher`). What neighbours ask for, and frames that come to
+nothing, are paid from a budget of each (`WorkConfig.broadcast`).
 
 The way of a message through this file: `handle`; for ours `_on_publish` and `_send_waiting`, for another's
 `_on_received`, `_on_gossip` and `_accept`; then `_store_message`, `_spread` and `_carry_out`, which makes the frames.
 
-Inputs: LinkUp, LinkDown, Received (gossip and its kin), Publish, WantHistory, CancelCall, Leave; the first
-input of any kind, at the latest `ServiceUp`, is when this peer began.
-Effects: SendFrame, DropLink, Emit (MessageReceived), Reply, Notify to the receipts (ChildrenAdded, ChildSettled).
+Inputs: LinkUp, LinkDown, Received (gossip and its kin), Publish, WantHistory, CancelCall, Leave; the first is when this
+peer began.
+Effects: SendFrame, DropLink, Emit (MessageReceived, OriginThrottled), Reply, Notify to receipts (ChildrenAdded, ...).
 Messages: Gossip, GossipAck, GossipIHave, GossipGraft, GossipDigest, GossipHave, GossipWant, GossipHistory.
-Config: BroadcastConfig, and of MeshConfig `max_payload` and `links.allow_unverified`.
+Config: BroadcastConfig, and of MeshConfig `max_payload`, `max_peers`, `work.broadcast`, `links.allow_unverified`.
 State: ids seen (`seen_ids`), neighbours of version 0, one heap of timers; the rest is in the parts, with their bounds.
 """
 
@@ -48,14 +36,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from random import Random
 from typing import Any
 
-import attrs
-
 from p2pmesh.config import BroadcastConfig, MeshConfig
 from p2pmesh.errors import MeshClosed, MeshError, RemoteProtocolError
 from p2pmesh.events import OriginThrottled
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.broadcast.anti_entropy import AntiEntropy, Said
+from p2pmesh.moderation import Validator, Verdict, accept
+from p2pmesh.protocols.broadcast.anti_entropy import AntiEntropy
 from p2pmesh.protocols.broadcast.eager_push import (
     AckKind,
     CloseLink,
@@ -68,7 +55,14 @@ from p2pmesh.protocols.broadcast.eager_push import (
     Settled,
 )
 from p2pmesh.protocols.broadcast.lazy_push import GraftDecisions, GraftScheduler, LazyPush, announcement, grafts_of
-from p2pmesh.protocols.broadcast.legacy import PROBE, have_same_content, in_original_form, probe_response, without_proof
+from p2pmesh.protocols.broadcast.legacy import (
+    PROBE,
+    have_same_content,
+    in_original_form,
+    probe_response,
+    without_known,
+    without_proof,
+)
 from p2pmesh.protocols.broadcast.message_store import (
     NOBODY,
     BroadcastTimers,
@@ -86,6 +80,7 @@ from p2pmesh.protocols.broadcast.validation import (
     SPREADS_IN,
     BroadcastLimits,
     Refusal,
+    Ways,
     is_proven,
     is_signed,
 )
@@ -104,7 +99,8 @@ from p2pmesh.protocols.inputs import (
 )
 from p2pmesh.protocols.notices import ChildrenAdded, ChildSettled, Input, Refused, Withdraw
 from p2pmesh.protocols.util.latency import LocalHealth
-from p2pmesh.protocols.util.limits import ExpiringSet
+from p2pmesh.protocols.util.limits import BYTES, FRAME, ExpiringSet, Payment, WorkBudget
+from p2pmesh.protocols.util.scores import Scores
 from p2pmesh.protocols.util.timers import Timers
 from p2pmesh.wire.fields import MAX_PEERS_IN_LIST
 from p2pmesh.wire.messages import (
@@ -121,33 +117,27 @@ from p2pmesh.wire.messages import (
 )
 from p2pmesh.wire.payloads import unpack
 
-SLACK = 1.0
-"""Seconds for which ids are remembered longer than a copy could be accepted, for what rounding does to times."""
-LOST_PRESSURE = 1.0
-CLOSED_PRESSURE = 0.5
-"""What the end of a link adds to the failure pressure, if it fell silent and if it was closed."""
-
-TOO_MUCH_FOR = 10.0
-"""Seconds for which what was too much when it was pulled is not pulled again."""
-
-_TOO_MUCH = {Refusal.THROTTLED: "too many broadcasts", Refusal.CROWDED: "too many origins and topics"}
-_ROUND = (Due.ROUND, NOBODY, "")
-
 
 class BroadcastCore:
     """The broadcasts of one peer."""
 
     def __init__(
-        self, identity: Identity, config: MeshConfig, rng: Random, wall: WallClock, health: LocalHealth | None = None
+        self,
+        identity: Identity,
+        config: MeshConfig,
+        rng: Random,
+        wall: WallClock,
+        health: LocalHealth | None = None,
+        judge: Validator = accept,
+        scores: Scores | None = None,
     ) -> None:
         self._me = identity.peer_id
         self._config: BroadcastConfig = config.broadcast
-        self._takes_unproven = config.links.allow_unverified
-        self._max_payload = config.max_payload
         self._network = config.network
         self._rng = rng
         self._wall = wall
-        self._has_begun = False
+        self._judge = judge
+        self._scores = scores = scores or Scores()
         health = health or LocalHealth()
         self._timers: BroadcastTimers = Timers(health)
         self._deadline: float | None = None
@@ -162,10 +152,12 @@ class BroadcastCore:
         self._acks = HopAcks(self._config.ack_delay, self._timers)
         self._plumtree = Plumtree(self._config, self._links)
         self._lazy_push = LazyPush(self._config, rng, self._timers, self._store, self._pressure)
-        self._graft = GraftScheduler(self._config, self._timers, self._links, self._pressure)
+        self._graft = GraftScheduler(config, self._timers, self._links, self._pressure, scores)
         self._anti_entropy = AntiEntropy(
             self._me, self._config, rng, self._timers, self._store, self._links, self._limits
         )
+        self._budget = WorkBudget(2 * config.max_peers, config.work.broadcast)
+        self._ways = Ways(self._limits, self._store, self._timers, self._links)
         self._originals: dict[PeerId, RemotePeer] = {}  # neighbours of version 0
         self._sent_to_originals = 0
         self._delivered = self._duplicates = 0
@@ -176,9 +168,7 @@ class BroadcastCore:
 
     def handle(self, event: Input, now: float) -> Effects:
         """Take an input."""
-        if not self._has_begun:
-            self._has_begun = True
-            self._anti_entropy.begin(now)
+        self._anti_entropy.begin(now)
         match event:  # the most frequent first
             case Received(peer, message):
                 self._on_received(peer, message, now)
@@ -191,8 +181,8 @@ class BroadcastCore:
                 self._store.remove(withdrawn)
             case LinkUp(peer):
                 self._on_link_up(peer, now)
-            case LinkDown(peer, _, timed_out):
-                self._on_link_down(peer, now, was_lost=timed_out is not None)
+            case LinkDown(peer, timed_out=silence):
+                self._on_link_down(peer, now, was_lost=silence is not None)
             case WantHistory(topic, seconds):
                 self._say(self._anti_entropy.want_history(topic, seconds, now))
             case CancelCall(call):
@@ -224,11 +214,9 @@ class BroadcastCore:
                         self._effects.append(SendFrame(peers, announced, urgent=True, patient=True))
                 case Due.EXPIRY:
                     self._on_expiry(message_id, now)
-                case Due.ROUND:
-                    self._on_round(now)
-                case Due.FIRST_DIGEST | Due.DIGEST_AGAIN | Due.PULL_AGAIN:
+                case Due.FIRST_DIGEST | Due.DIGEST_AGAIN | Due.PULL_AGAIN | Due.ROUND:
                     self._say(self._anti_entropy.expire(due, peer, now))
-        self._ask(grafts)
+        self._say(grafts_of(grafts))
         return self._take(now)
 
     def snapshot(self) -> Mapping[str, Any]:
@@ -240,11 +228,12 @@ class BroadcastCore:
             "seen": {"ids": len(self._seen), "streams": len(self._origins)},
             "publisher": {"published": self._publisher.published, "waiting": len(self._publisher)},
             "store": {"messages": len(self._store), "bytes": self._store.bytes, "dropped": self._store.dropped},
-            "plumtree": {"trees": len(self._plumtree), **attrs.asdict(self._plumtree.counts, recurse=False)},
+            "plumtree": self._plumtree.snapshot(),
             "eager_push": self._eager_push.snapshot(),
             "lazy_push": {"announced": self._lazy_push.announced},
-            "graft": {"awaited": len(self._graft), **attrs.asdict(self._graft.counts, recurse=False)},
+            "graft": self._graft.snapshot(),
             "anti_entropy": self._anti_entropy.snapshot(),
+            "budget": self._budget.snapshot(),
             "legacy": {"links": len(self._originals), "sent": self._sent_to_originals},
         }
 
@@ -284,9 +273,8 @@ class BroadcastCore:
             self._spread(message, now, called=called)
 
     def _on_leave(self) -> None:
-        for call in self._publisher.leave():
-            error = MeshClosed("the mesh was left before the broadcast could be sent")
-            self._effects.append(Reply(call, error=error))
+        error = MeshClosed("the mesh was left before the broadcast could be sent")
+        self._effects += [Reply(call, error=error) for call in self._publisher.leave()]
 
     # --- links --------------------------------------------------------------------------------------------------------
 
@@ -296,7 +284,8 @@ class BroadcastCore:
             self._originals[peer.peer_id] = peer
             self._greet_original(peer.peer_id, now)
             return
-        self._plumtree.up(self._eager_push.up(peer))
+        self._plumtree.up(link := self._eager_push.up(peer))
+        self._offer(self._store.ours(), [link], now)
         self._say(self._anti_entropy.up(peer.peer_id, now))
 
     def _on_link_down(self, peer: PeerId, now: float, *, was_lost: bool) -> None:
@@ -305,19 +294,27 @@ class BroadcastCore:
         if link is None:
             return
         self._carry_out(self._eager_push.down(peer), now)
-        self._pressure.add(LOST_PRESSURE if was_lost else CLOSED_PRESSURE, now)
+        self._offer(link.messages(), list(self._links.values()), now)
+        self._pressure.link_ended(now, was_lost=was_lost)
         self._plumtree.down(link)
         self._acks.down(peer)
         self._lazy_push.down(peer)
         self._anti_entropy.down(peer)
-        self._ask(self._graft.down(peer, now))
+        self._say(grafts_of(self._graft.down(peer, now)))
+
+    def _offer(self, messages: Iterable[StoredMessage], links: Sequence[SendWindow], now: float) -> None:
+        """Ask neighbours for broadcasts of ours that went out by a peer that can't tell any more."""
+        for message in messages:
+            asked = [link for link in links if message.data.id not in link]
+            if asked and message.is_in_doubt and self._limits.may_go_on(message, now):
+                self._add_children(message, asked)
+                self._carry_out(self._eager_push.push(message, (), asked, now), now)
 
     def _greet_original(self, peer: PeerId, now: float) -> None:
         """It can't say what it lacks: it gets what has gone to nobody yet."""
         waiting = [one for one in self._store if not one.went_out and self._limits.may_go_on(one, now)]
         for message in waiting[-self._config.greeting :] if self._config.greeting else ():
-            if not message.is_held_by(peer):
-                message.went_out = True
+            if without_known(message, (peer,)):
                 self._send_to_originals(message, (peer,))
                 self._add_children(message, (), silent=1)
 
@@ -327,67 +324,72 @@ class BroadcastCore:
         link = self._links.get(peer)
         if link is None:
             if isinstance(message, Gossip) and peer in self._originals:
-                self._on_gossip(self._originals[peer], message.data, now)
-            return
+                self._on_gossip(self._originals[peer], without_proof(message.data), now)
+        elif not self._takes(link, message, now):
+            self._pays(peer, FRAME, now)
+
+    def _takes(self, link: SendWindow, message: Message, now: float) -> bool:
+        """Do what a neighbour's message is for. Returns whether there was anything to do, or its work is paid for."""
+        peer = link.peer.peer_id
         match message:  # the most frequent first
             case Gossip(data=data):
-                self._on_gossip(link.peer, data, now)
+                return self._on_gossip(link.peer, data, now)
             case GossipAck():
-                self._on_ack(link, message, now)
+                return self._on_ack(link, message, now)
             case GossipIHave():
-                self._on_ihave(link, message, now)
-            case GossipGraft():
-                self._on_graft(link, message, now)
-            case GossipDigest():
-                self._say(self._anti_entropy.digest(peer, message, now))
-            case GossipHave():
-                self._on_have(link, message, now)
+                return self._on_ihave(link, message, now)
+            case GossipGraft(ids=ids):
+                for tree_name in dict.fromkeys(map(tree_of, ids)):
+                    self._plumtree.grafted(link, tree_name, now)
+                return self._serve(link, ids, now)
             case GossipWant(ids=ids):
-                self._anti_entropy.want(peer, now)
-                self._serve(link, ids, now)
-            case GossipHistory():
-                self._say(self._anti_entropy.history(peer, message, now))
+                return self._anti_entropy.want(peer, now) | self._serve(link, ids, now)
+            case GossipDigest() | GossipHave() | GossipHistory():
+                if self._pays(peer, self._anti_entropy.price(message, now), now):  # else it is asked again
+                    lacked = self._lacked(link, message.ids, now) if isinstance(message, GossipHave) else ()
+                    self._say(self._anti_entropy.answer(peer, message, lacked, now))
             case _:
                 pass  # for other cores
+        return True
 
-    def _on_gossip(self, sender: RemotePeer, data: GossipData, now: float) -> None:
+    def _pays(self, peer: PeerId, units: float, now: float) -> bool:
+        """Whether work is paid for from what a neighbour may cause; one that goes on and on asking loses its link."""
+        if (payment := self._budget.spend(peer, units, now)) is Payment.TOO_MUCH:
+            self._effects.append(DropLink(peer, "it asks for far more work than a neighbour may cause", blame=True))
+        return payment is Payment.NOW
+
+    def _on_gossip(self, sender: RemotePeer, data: GossipData, now: float) -> bool:
         if data.topic.startswith(RESERVED_TOPICS):
-            self._answer_probe(sender, data, now)
-        elif self._knows(data.id) and not self._unmasks(data, now):
-            self._on_duplicate(sender, data, now)
-        elif data.origin_peer_id == self._me:
-            self._refuse(sender, data.id, Refusal.OURS, now)
-        elif (age := self._limits.age(data, data.age, now)) >= self._limits.ttl(data):
-            self._refuse(sender, data.id, Refusal.EXPIRED, now, "it has expired, by the clock here: is yours right?")
-        elif self._anti_entropy.is_before_us(data.topic, min(age, data.age / 1000), now):
-            self._refuse(sender, data.id, Refusal.BEFORE_US, now)
-        elif payload_size(data) > self._max_payload:
-            reason = f"a payload of {payload_size(data)} bytes is too large, where {self._max_payload} is the limit"
-            self._refuse(sender, data.id, Refusal.TOO_LARGE, now, reason)
-        elif is_signed(data) and (refusal := self._origins.refusal(sender.peer_id, data, now)) is not None:
-            self._refuse_origin(sender, data, refusal, now)
-        else:
+            return self._answer_probe(sender, data, now)
+        if self._knows(data.id) and not self._unmasks(data, now):
+            return self._on_duplicate(sender, data, now)
+        age = self._limits.age(data, data.age, now)
+        refusal, reason = self._refusal(sender, data, age, now)
+        if refusal is None:
             self._accept(sender, data, age, now)
+        else:
+            self._refuse(sender, data, refusal, reason, now)
+        return refusal is None
+
+    def _refusal(self, sender: RemotePeer, data: GossipData, age: float, now: float) -> tuple[Refusal | None, str]:
+        """Why a broadcast is neither delivered nor passed on, before anything is checked that takes long."""
+        refusal, reason = self._limits.refusal(data, age)
+        if data.origin_peer_id == self._me:
+            return Refusal.OURS, ""
+        if refusal is None and self._anti_entropy.is_before_us(data.topic, min(age, data.age / 1000), now):
+            return Refusal.BEFORE_US, ""
+        if refusal is None and is_signed(data):
+            return self._origins.refusal(sender.peer_id, data, now)
+        return refusal, reason
 
     def _knows(self, message_id: str) -> bool:
         return message_id in self._seen or self._store.get(message_id) is not None
 
-    def _refuse_origin(self, sender: RemotePeer, data: GossipData, refusal: Refusal, now: float) -> None:
-        """Do without what comes again, or too much of."""
-        if refusal is Refusal.THROTTLED and self._origins.is_news(data.origin_peer_id, now):
-            self._effects.append(Emit(OriginThrottled(data.origin_peer_id, self._config.origin_rate)))
-        self._refuse(sender, data.id, refusal, now, _TOO_MUCH.get(refusal, ""))
-
     def _accept(self, sender: RemotePeer, data: GossipData, age: float, now: float) -> None:
         """Deliver and pass on what we have not seen, if it is as it should be."""
-        if sender.version == 0:
-            data = without_proof(data)
         verified = is_signed(data)
         if verified and not is_proven(data, self._network):
             self._blame(sender, data.id, "a broadcast with a signature that is not its origin's", now)
-            return
-        if not verified and not self._takes_unproven:
-            self._refuse(sender, data.id, Refusal.UNPROVEN, now)
             return
         try:
             payload = unpack(data.payload, data.encoding, data.blob)
@@ -395,7 +397,7 @@ class BroadcastCore:
             self._blame(sender, data.id, str(error), now)
             return
         if verified:
-            until = now + self._limits.acceptable_for(data, now) + SLACK
+            until = now + self._limits.acceptable_for(data, now)
             self._origins.add(sender.peer_id, data, payload_size(data), until, now)
         message = StoredMessage(
             data=data,
@@ -407,14 +409,31 @@ class BroadcastCore:
             size=payload_size(data),
             relayed_by=(*(data.relayed_by if sender.version == 0 else ()), sender.peer_id)[-MAX_PEERS_IN_LIST:],
         )
+        event = message.event(payload, verified=verified, age=age)
+        verdict = self._judge(event)
+        if verdict is not Verdict.ACCEPT:
+            self._turn_down(sender, data, verdict, now)
+            return
         self._delivered += 1
+        self._scores.add(sender.peer_id, "first", now)
         if sender.version > 0:
             self._acknowledge(sender.peer_id, message, now)
-        self._effects.append(Emit(message.event(payload, verified=verified, age=age)))
+        self._effects.append(Emit(event))
         was_pulled, said = self._anti_entropy.arrived(data.id, now)
         self._say(said)
         self._store_message(message, now)
         self._spread(message, now, was_pulled=was_pulled)
+
+    def _turn_down(self, sender: RemotePeer, data: GossipData, verdict: Verdict, now: float) -> None:
+        """The application does not want it. If it is proven, nothing else can have its id: it is as good as seen."""
+        if is_signed(data):
+            self._seen.add(data.id, None, now + self._limits.acceptable_for(data, now), now)
+            for peer in self._graft.arrived(sender.peer_id, data.id, now)[1]:
+                self._acks.add(peer, data.id, self._plumtree.ack_for_offer(peer, tree_of(data.id), now), now)
+        if verdict is Verdict.REJECT:
+            for peer in {sender.peer_id: None, data.origin_peer_id: None}:
+                self._scores.add(peer, "faults", now)
+        self._refuse(sender, data, Refusal.REJECTED if verdict is Verdict.REJECT else Refusal.IGNORED, "", now)
 
     def _acknowledge(self, sender: PeerId, message: StoredMessage, now: float) -> None:
         """Tell the neighbour that brought it, and those that have offered it and are not asked any more."""
@@ -438,36 +457,23 @@ class BroadcastCore:
         self._seen.discard(data.id)
         return True
 
-    def _on_duplicate(self, sender: RemotePeer, data: GossipData, now: float) -> None:
+    def _on_duplicate(self, sender: RemotePeer, data: GossipData, now: float) -> bool:
+        """Take what is known already. Returns whether it was not known that this neighbour has it."""
         self._duplicates += 1
         link = self._links.get(sender.peer_id)
         message = self._store.get(data.id)
+        was_held = message is None or message.is_held_by(sender.peer_id)
         if link is not None:
             self._answer_duplicate(link, data.id, tree_of(data.origin_peer_id), now)
             self._say(self._anti_entropy.refused(sender.peer_id, data.id, now))
             if message is not None:
-                self._compare_ways(link, message, data.hops, data.age, now, answers=True)
+                self._compare(link, message, data, now)
         elif message is not None:
             message.held_by(sender.peer_id)
+        return not was_held
 
-    def _compare_ways(
-        self, link: SendWindow, message: StoredMessage, hops: int, age: int, now: float, *, answers: bool
-    ) -> None:
-        """Believe what a neighbour tells of a broadcast's way if that is better, or answer that we know better.
-
-        What is mended so is announced to all, a parent included: they know of it what we believed.
-        """
-        peers: tuple[PeerId, ...] = ()
-        born = now - self._limits.age(message.data, age, now)
-        if self._limits.is_doubtful(message, message.hops, message.born):
-            hops = min(message.hops, self._limits.hops(message.data, hops))
-            self._store.revise(message, hops, max(message.born, min(born, message.since)))
-            self._timers.set((Due.EXPIRY, NOBODY, message.data.id), message.expires)
-            if not self._limits.is_doubtful(message, message.hops, message.born):
-                peers = tuple(self._links)
-        elif answers and self._limits.is_doubtful(message, hops, born):
-            peers = (link.peer.peer_id,)
-        if peers:
+    def _compare(self, link: SendWindow, message: StoredMessage, told: GossipData | GossipIHave, now: float) -> None:
+        if peers := self._ways.compare(link.peer.peer_id, message, told, now):
             self._effects.append(SendFrame(peers, announcement([message], now), urgent=True))
 
     def _answer_duplicate(self, link: SendWindow, message_id: str, tree_name: str, now: float) -> None:
@@ -487,23 +493,26 @@ class BroadcastCore:
             self._acks.add(peer, message_id, kind, now)
             self._carry_out(self._eager_push.spare(link, message), now)
 
-    def _refuse(self, sender: RemotePeer, message_id: str, refusal: Refusal, now: float, reason: str = "") -> None:
+    def _refuse(self, sender: RemotePeer, data: GossipData, refusal: Refusal, reason: str, now: float) -> None:
         """Neither deliver it nor pass it on, but acknowledge it, so that it is not sent again; its origin hears why."""
         self._refused[refusal] += 1
+        if refusal is Refusal.THROTTLED and self._origins.is_news(data.origin_peer_id, now):
+            self._effects.append(Emit(OriginThrottled(data.origin_peer_id, self._config.origin_rate)))
         if sender.version > 0:
-            self._acks.add(sender.peer_id, message_id, AckKind.HAD, now)
-            self._await_no_more(
-                sender.peer_id, message_id, now, lasts=TOO_MUCH_FOR if refusal in _TOO_MUCH else math.inf
-            )
-            if reason and tree_of(message_id) == tree_of(sender.peer_id):
-                answer = GossipAck(refused=(message_id,), reason=reason)
-                self._effects.append(SendFrame((sender.peer_id,), answer, urgent=True))
+            if data.origin_peer_id == sender.peer_id:  # else it would take the ack for one of a peer that has it
+                self._say([(sender.peer_id, GossipAck(refused=(data.id,), reason=reason))])
+            else:
+                self._acks.add(sender.peer_id, data.id, AckKind.HAD, now)
+            self._await_no_more(sender.peer_id, data.id, now, lasts=refusal.lasts)
 
     def _on_refused(self, peer: PeerId, ids: Sequence[str], reason: str, now: float) -> None:
-        """A neighbour will never take these: it is as good as served."""
-        if peer in self._links:
-            self._on_ack(self._links[peer], GossipAck(had=tuple(ids)), now)
-        self._effects += [Notify(Subsystem.RECEIPTS, Refused(message_id, peer, reason)) for message_id in ids]
+        """A neighbour will never take these, or, without a reason, does not take them now: it need not get them."""
+        for message_id in ids:
+            link, message = self._links.get(peer), self._store.get(message_id)
+            if link is not None and message is not None:
+                self._carry_out(self._eager_push.refused(link, message, now), now)
+            if reason:
+                self._effects.append(Notify(Subsystem.RECEIPTS, Refused(message_id, peer, reason)))
 
     def _blame(self, sender: RemotePeer, message_id: str, reason: str, now: float) -> None:
         if sender.version == 0:  # these pass on what they never look at
@@ -515,17 +524,18 @@ class BroadcastCore:
     def _await_no_more(self, sender: PeerId, message_id: str, now: float, *, lasts: float = math.inf) -> None:
         """What was pulled or grafted from there was refused: it must not take the place of what can still come."""
         self._say(self._anti_entropy.refused(sender, message_id, now, lasts=lasts))
-        self._ask(self._graft.refused(sender, message_id, now))
+        self._say(grafts_of(self._graft.refused(sender, message_id, now)))
 
-    def _answer_probe(self, sender: RemotePeer, data: GossipData, now: float) -> None:
+    def _answer_probe(self, sender: RemotePeer, data: GossipData, now: float) -> bool:
         """The original's way to ask whether somebody is there; it goes no further and reaches no application."""
-        if sender.version > 0 or data.topic != PROBE:
-            return
-        response = probe_response(data, self._me, self._rng.randbytes(16).hex(), int(self._wall(now) * 1000))
-        self._effects.append(SendFrame((sender.peer_id,), response, urgent=True))
+        if sender.version == 0 and data.topic == PROBE:
+            response = probe_response(data, self._me, self._rng.randbytes(16).hex(), int(self._wall(now) * 1000))
+            self._say([(sender.peer_id, response)])
+        return False
 
-    def _on_ack(self, link: SendWindow, ack: GossipAck, now: float) -> None:
-        """See what copies and offers of ours were worth."""
+    def _on_ack(self, link: SendWindow, ack: GossipAck, now: float) -> bool:
+        """See what copies and offers of ours were worth. Returns whether anything was, or was refused."""
+        is_news = bool(ack.refused)
         for kind, ids in ((AckKind.NEW, ack.new), (AckKind.HAD, ack.had), (AckKind.PRUNE, ack.prune)):
             for message_id in ids:
                 message = self._store.get(message_id)
@@ -533,76 +543,80 @@ class BroadcastCore:
                     continue
                 decisions = self._eager_push.acked(link, message, new=kind is AckKind.NEW, now=now)
                 self._carry_out(decisions, now)
+                is_news |= bool(decisions)
                 # What crossed an announcement was settled by that, but whether it prunes only the ack tells.
                 if decisions or kind is AckKind.PRUNE:
                     self._plumtree.learn(link, message, kind, now)
         if ack.refused:
             self._on_refused(link.peer.peer_id, ack.refused, ack.reason, now)
+        return is_news
 
-    def _on_ihave(self, link: SendWindow, heard: GossipIHave, now: float) -> None:
-        """See what a neighbour has, and sends none of unasked."""
+    def _on_ihave(self, link: SendWindow, heard: GossipIHave, now: float) -> bool:
+        """See what a neighbour has, and sends none of unasked. Returns whether that was known of none of it."""
         grafts: GraftDecisions = []
+        is_news = False
         for message_id in dict.fromkeys(heard.ids):
             tree_name = tree_of(message_id)
             if not self._knows(message_id):
                 parent = self._plumtree.parent_of(tree_name, now)
+                is_news |= not self._graft.awaits(link.peer.peer_id, message_id)
                 grafts += self._graft.announced(link, message_id, heard, parent, now)
             elif heard.offer:
                 self._answer_duplicate(link, message_id, tree_name, now)
             message = self._store.get(message_id)
             if message is not None:
+                is_news |= not message.is_held_by(link.peer.peer_id)
                 if not heard.offer:  # it needs no copy
                     crossed = self._eager_push.crossed(link, message, now)
                     self._carry_out(crossed or self._eager_push.spare(link, message), now)
-                self._compare_ways(link, message, heard.hops, heard.age, now, answers=heard.offer)
-        self._ask(grafts)
+                self._compare(link, message, heard, now)
+        self._say(grafts_of(grafts))
+        return is_news
 
-    def _on_graft(self, link: SendWindow, graft: GossipGraft, now: float) -> None:
-        for tree_name in dict.fromkeys(map(tree_of, graft.ids)):
-            self._plumtree.grafted(link, tree_name, now)
-        self._serve(link, graft.ids, now)
-
-    def _on_have(self, link: SendWindow, have: GossipHave, now: float) -> None:
-        """A neighbour names what it has: that need not be sent there, or is what we lack."""
+    def _lacked(self, link: SendWindow, ids: Sequence[str], now: float) -> list[str]:
+        """Those of a neighbour's that we lack; the others need not be sent there."""
         lacked: list[str] = []
-        for message_id in have.ids:
+        for message_id in ids:
             message = self._store.get(message_id)
             if message is not None:
                 self._carry_out(self._eager_push.spare(link, message), now)
             if not self._knows(message_id) or (message is not None and now >= message.expires):
                 lacked.append(message_id)  # or it is not as old as we believe
-        self._say(self._anti_entropy.have(link.peer.peer_id, have, lacked, now))
+        return lacked
 
-    def _serve(self, link: SendWindow, ids: Sequence[str], now: float) -> None:
-        """Send what a neighbour asks for, by a graft or for anti-entropy.
+    def _serve(self, link: SendWindow, ids: Sequence[str], now: float) -> bool:
+        """Send what a neighbour asks for, by a graft or for anti-entropy. Returns whether any of it is.
 
-        What it can't have is left out without a word: that stalls its pulls for `BroadcastConfig.pull_timeout` (see
-        `anti_entropy`), and a graft until it asks the next neighbour.
+        What it can't have, or again without paying, is left out without a word: that stalls its pulls (`anti_entropy`),
+        and a graft until it asks the next neighbour.
         """
         peer = link.peer.peer_id
+        strays = 0
         for message_id in ids:
             message = self._store.get(message_id)
             if (
                 message is None
                 or message.parent == peer
                 or not self._limits.may_go_on(message, now)
-                or message.asked_by(peer) > self._config.serve_limit
+                or (asked := message.asked_by(peer)) > self._config.serve_limit
+                or (asked > 1 and not self._pays(peer, FRAME + message.size / BYTES, now))
             ):
                 self._eager_push.stray()
+                strays += 1
                 continue
             if message_id not in link:
                 self._add_children(message, (link,))
             self._carry_out(self._eager_push.serve(link, message, now), now)
+        return strays < len(ids)
 
     # --- storing and sending on ---------------------------------------------------------------------------------------
 
     def _store_message(self, message: StoredMessage, now: float) -> None:
         """Remember a new message, ours or another's, for as long as it lives."""
         data = message.data
-        self._seen.add(data.id, message.parent, now + self._limits.acceptable_for(data, now) + SLACK, now)
+        self._seen.add(data.id, message.parent, now + self._limits.acceptable_for(data, now), now)
         self._timers.set((Due.EXPIRY, NOBODY, data.id), message.expires)
-        if _ROUND not in self._timers:
-            self._arm_round(now)
+        self._anti_entropy.see_to_rounds(now)
         for dropped in self._store.add(message):
             self._give_up(dropped, now)
 
@@ -615,10 +629,7 @@ class BroadcastCore:
         if self._limits.may_go_on(message, now):
             links = [link for peer, link in self._links.items() if not message.is_held_by(peer)]
             if self._originals:
-                told = message.relayed_by  # a hint that only those it comes from are spared for
-                originals = tuple([
-                    peer for peer in self._originals if peer not in told and not message.is_held_by(peer)
-                ])
+                originals = without_known(message, self._originals)
         if was_pulled and message.age(now) > SPREADS_IN * 1000:  # others hardly lack it
             targets = self._plumtree.all_lazy(message, links, now)
         else:
@@ -630,9 +641,9 @@ class BroadcastCore:
         self._carry_out(self._eager_push.push(message, targets.eager, targets.offered, now), now)
         if targets.lazy:
             self._lazy_push.add(message, targets.lazy, now)
+        message.went_out = bool(links)
         if originals:
             self._send_to_originals(message, originals)
-        message.went_out = bool(links or originals)
 
     def _carry_out(self, decisions: Iterable[PushDecision], now: float) -> None:
         """Turn what eager push has decided into effects."""
@@ -643,9 +654,9 @@ class BroadcastCore:
                         self._effects.append(SendFrame(peers, announcement([message], now, offer=True), urgent=True))
                     else:
                         self._effects.append(SendFrame(peers, Gossip(data=message.outgoing(now))))
-                case Settled(message, peer, adopted):
+                case Settled(message, peer, adopted, is_there):
                     if message.data.receipts:
-                        settled = ChildSettled(message.data.id, peer, adopted)
+                        settled = ChildSettled(message.data.id, peer, adopted, is_there)
                         self._effects.append(Notify(Subsystem.RECEIPTS, settled))
                 case CloseLink(peer, reason):
                     self._effects.append(DropLink(peer, reason))
@@ -662,18 +673,13 @@ class BroadcastCore:
             self._effects.append(Notify(Subsystem.RECEIPTS, added))
 
     def _send_to_originals(self, message: StoredMessage, originals: tuple[PeerId, ...]) -> None:
+        message.went_out = True
         self._sent_to_originals += len(originals)
         self._effects.append(SendFrame(originals, in_original_form(message)))
 
-    def _ask(self, decisions: GraftDecisions) -> None:
-        for peer, graft in grafts_of(decisions):
-            self._effects.append(SendFrame((peer,), graft, urgent=True))
-
-    def _say(self, said: Said) -> None:
+    def _say(self, said: Iterable[tuple[PeerId, Message]]) -> None:
         for peer, message in said:
             self._effects.append(SendFrame((peer,), message, urgent=True))
-
-    # --- what time brings ---------------------------------------------------------------------------------------------
 
     def _on_expiry(self, message_id: str, now: float) -> None:
         message = self._store.get(message_id)
@@ -690,12 +696,3 @@ class BroadcastCore:
         """Send a message no more: its time is over, there is no room for it, or a proven one takes its place."""
         self._timers.cancel((Due.EXPIRY, NOBODY, message.data.id))
         self._carry_out(self._eager_push.give_up(message, now), now)
-
-    def _on_round(self, now: float) -> None:
-        if len(self._store):  # else the next message starts it again
-            self._arm_round(now)
-            self._say(self._anti_entropy.next_round(now))
-
-    def _arm_round(self, now: float) -> None:
-        """See to it that neighbours compare what they have every now and then, while there is anything."""
-        self._timers.set(_ROUND, now + self._config.digest_every * self._rng.uniform(0.75, 1.25))

@@ -1,12 +1,14 @@
 """What is special for neighbours of the original project.
 
-They acknowledge nothing, prove nothing and know no trees. Each gets a broadcast once, with the original's fields
-alone, in the form that its relays expect; what they send is taken without a proof, which they can't relay. They can't
-say what they lack either, so on a new link they get what has gone to nobody yet. In go stored messages and probes;
-out come messages in the original's form. No state.
+They acknowledge nothing, prove nothing and know no trees, and are let in by `LinkConfig.allow_unverified` alone. Each
+gets a broadcast once, with the original's fields alone, in the form that its relays expect; what they send is taken
+without a proof, which they can't relay. They can't say what they lack either, so on a new link they get what has gone
+to nobody yet. In go stored messages and probes; out come messages in the original's form. No state.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 from msgspec import structs
 
@@ -46,6 +48,11 @@ def in_original_form(message: StoredMessage) -> Gossip:
 def without_proof(data: GossipData) -> GossipData:
     """What one of them sends: it relays no key, so what it relays proves nothing, and nobody counts below it."""
     return structs.replace(data, key=None, signature=None, receipts=False)
+
+
+def without_known(message: StoredMessage, originals: Iterable[PeerId]) -> tuple[PeerId, ...]:
+    """Those of them that may lack it: the way it says it came is a hint that only those it names are spared for."""
+    return tuple([one for one in originals if one not in message.relayed_by and not message.is_held_by(one)])
 
 
 def have_same_content(one: GossipData, other: GossipData) -> bool:

@@ -109,6 +109,11 @@ class StoredMessage:
         """Whether this peer is known to have it."""
         return peer in (self.parent, self.data.origin_peer_id) or peer in self._holders
 
+    @property
+    def is_in_doubt(self) -> bool:
+        """Whether it is ours and went out, and no neighbour is known to have it."""
+        return self.parent is None and self.data.receipts and self.went_out and not self._holders
+
     def held_by(self, peer: PeerId) -> None:
         """Note that this peer has it."""
         if len(self._holders) < MAX_HOLDERS:
@@ -204,11 +209,18 @@ class MessageStore:
         share = self._parents.get(None)
         return [] if share is None else list(share.messages.values())
 
+    def count(self, after: str | None, until: str | None) -> int:
+        """How many ids come after the one and not after the other."""
+        places = self._named(after, until)
+        return len(range(places.start, places.stop))
+
     def named(self, after: str | None, until: str | None) -> list[StoredMessage]:
         """All whose ids come after the one and not after the other, in that order."""
+        return [self._messages[message_id] for message_id in self._ids[self._named(after, until)]]
+
+    def _named(self, after: str | None, until: str | None) -> slice:
         start = 0 if after is None else bisect_right(self._ids, after)
-        stop = len(self._ids) if until is None else bisect_right(self._ids, until)
-        return [self._messages[message_id] for message_id in self._ids[start:stop]]
+        return slice(start, len(self._ids) if until is None else bisect_right(self._ids, until))
 
     def add(self, message: StoredMessage) -> list[StoredMessage]:
         """Keep one more. Returns those that had to go for it, never itself."""

@@ -116,8 +116,8 @@ class Origins:
         """The rate of an origin of which nothing came yet."""
         return Pace(self._config.origin_rate, self._config.origin_burst * (OURS if ours else 1))
 
-    def refusal(self, sender: PeerId, data: GossipData, now: float) -> Refusal | None:
-        """Why a broadcast that says it is signed is not taken, if it isn't."""
+    def refusal(self, sender: PeerId, data: GossipData, now: float) -> tuple[Refusal | None, str]:
+        """Why a broadcast that says it is signed is not taken, if it isn't; and what its origin is told."""
         origin = self._origins.get(data.origin_peer_id)
         stream = self._streams.get(_key_of(data))
         if stream is None:
@@ -127,10 +127,12 @@ class Origins:
                 or self._brought.get(sender, 0) >= self._limit * PART
                 or (origin is not None and origin.streams >= self._limit * PART)
             ):
-                return Refusal.CROWDED
+                return Refusal.CROWDED, "too many origins and topics"
         elif stream.has(data.sequence or 0):
-            return Refusal.SEEN
-        return Refusal.THROTTLED if origin is not None and origin.pace.wait(now) > 0 else None
+            return Refusal.SEEN, ""
+        if origin is not None and origin.pace.wait(now) > 0:
+            return Refusal.THROTTLED, f"more than {self._config.origin_rate:g} broadcasts a second"
+        return None, ""
 
     def is_news(self, origin: PeerId, now: float) -> bool:
         """Whether the application is to be told that this one is throttled."""

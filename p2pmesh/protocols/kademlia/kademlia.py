@@ -13,19 +13,19 @@ Each request has a purpose and each lookup a goal, plain values that say here wh
 it: see `_conclude` and `_finish`.
 
 Inputs: LinkUp, LinkDown, PeersFound (from the overlay: the peers around us on the ring), RoutedReceived,
-RouteSucceeded, RouteFailed, DhtPut, DhtGet, DhtGetAll, DhtFindNode, CancelCall, Leave.
+RouteSucceeded, RouteFailed, Blocked, DhtPut, DhtGet, DhtGetAll, DhtFindNode, CancelCall, Leave.
 Effects: Notify routing (Route, CancelRoute, RouteReply), Reply.
 Messages: FindNode, FindValue and their answer NodesFound, StoreValue and its answer ValueStored, over routes only.
 Config: KademliaConfig.
 State: the calls of the application, until they end or are cancelled; a rate for each of `KademliaConfig.requesters`
-peers; and that of the parts.
+peers, and a budget for each neighbour that brings them; and that of the parts.
 """
 
 from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 from attrs import asdict, define, field
@@ -38,6 +38,7 @@ from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.core import Effects, Notify, Reply, WallClock
 from p2pmesh.protocols.inputs import (
+    Blocked,
     CancelCall,
     DhtFindNode,
     DhtGet,
@@ -75,12 +76,14 @@ from p2pmesh.protocols.notices import (
     RouteSucceeded,
 )
 from p2pmesh.protocols.util.latency import LocalHealth
-from p2pmesh.protocols.util.limits import RateLimiter
+from p2pmesh.protocols.util.limits import BYTES, VERIFY, Payment, RateLimiter, WorkBudget
 from p2pmesh.protocols.util.timers import Stamps, Timers
 from p2pmesh.wire.messages import Message
 from p2pmesh.wire.overlay import DhtRecord, FindNode, FindValue, NodesFound, StoreValue, ValueStored
 from p2pmesh.wire.payloads import Body
 
+SEARCH = 100.0
+"""Units that it costs to find the peers nearest to an id, and whether we are one: see `WorkBudget`."""
 MOST_NAMED = 64
 """Publishers that one answer names."""
 REPAIRED = 3
@@ -159,6 +162,8 @@ class RequestCounts:
     received: int = 0
     flooded: int = 0
     """Above a peer's rate, not answered."""
+    unpaid: int = 0
+    """Above the budget of the neighbour that brought them, not answered."""
     refused: int = 0
     """Requests of peers that do not take part, and values that were not taken."""
     unasked: int = 0
@@ -185,6 +190,7 @@ class KademliaCore:
         rng: random.Random,
         wall: WallClock,
         health: LocalHealth | None = None,
+        blocked: Container[PeerId] = frozenset(),
     ) -> None:
         self._identity = identity
         self._me = me = identity.peer_id
@@ -192,12 +198,14 @@ class KademliaCore:
         self._network = config.network
         self._rng = rng
         self._wall = wall
+        self._blocked = blocked
         self._effects: Effects = []
         self._left = False
         self._limiter = RateLimiter(settings.requesters, settings.requests_per_second, settings.request_burst)
-        self._table = RoutingTable(me, settings)
+        self._budget = WorkBudget(2 * config.max_peers, config.work.kademlia)
+        self._table = RoutingTable(me, settings, blocked)
         self._rpc: RpcClient[Purpose] = RpcClient(settings, health)
-        self._queries: QueryPool[Goal] = QueryPool(me, settings, self._table, wall, config.network)
+        self._queries: QueryPool[Goal] = QueryPool(me, settings, self._table, wall, config.network, blocked)
         self._republisher = Republisher(me, settings, rng, wall, self._table)
         self._timers: Timers[int] = Timers()  # calls that wait for a first link
         self._calls: dict[int, Call | Query[Goal] | PutValue | GetAll] = {}  # by how far they are
@@ -224,6 +232,8 @@ class KademliaCore:
                 self._republisher.around(self._table.around(peers), now)
             case DhtPut() | DhtGet() | DhtGetAll() | DhtFindNode():
                 self._on_call(event, now)
+            case Blocked(peer):
+                self._republisher.disown(peer)
             case CancelCall(call):
                 self._on_cancel_call(call, now)
             case Leave():
@@ -264,6 +274,7 @@ class KademliaCore:
             "lookups": self._queries.snapshot(),
             "rpc": self._rpc.snapshot(),
             "requests": {"requesters": len(self._limiter), **asdict(self._requests)},
+            "budget": self._budget.snapshot(),
             "store": self._republisher.store.snapshot(),
             "republish": self._republisher.snapshot(),
             "calls": {"open": len(self._calls), **asdict(self._call_counts)},
@@ -289,6 +300,8 @@ class KademliaCore:
         if peer.version == 0 or peer.peer_id == self._me:
             self._requests.refused += 1
             return
+        if not self._is_paid(way, SEARCH + VERIFY * isinstance(message, StoreValue), now):
+            return
         answer: Answer
         match message:
             case FindNode(target=target):
@@ -300,8 +313,18 @@ class KademliaCore:
             case _:
                 self._requests.unasked += 1
                 return
+        if isinstance(answer, NodesFound) and answer.record is not None:
+            size = Body(answer.record.payload, answer.record.encoding, answer.record.blob).size
+            if not self._is_paid(way, size / BYTES, now):
+                return
         self._effects.append(Notify(Subsystem.ROUTING, RouteReply(way, answer)))
         self._table.asked(peer.peer_id, now)
+
+    def _is_paid(self, way: ReturnPath, units: float, now: float) -> bool:
+        """Whether the neighbour that brought a request may cause so much work: ids to ask under are free."""
+        is_paid = self._budget.spend(way.path[-1], units, now) is Payment.NOW
+        self._requests.unpaid += not is_paid
+        return is_paid
 
     def _nearest(self, target: PeerId, asker: PeerId, now: float) -> tuple[PeerId, ...]:
         return tuple(self._table.closest(target, self._config.k, now, without=asker))
@@ -325,7 +348,7 @@ class KademliaCore:
 
     def _on_store_value(self, record: DhtRecord, giver: PeerId, now: float) -> ValueStored:
         try:
-            checked = check_record(record, self._wall(now), self._config)
+            checked = check_record(record, self._wall(now), self._config, self._blocked)
             refusal = self._republisher.keep(checked, now, giver, lambda: check_signature(record, self._network))
         except BadRecord as error:
             refusal = Refusal(str(error))
@@ -530,7 +553,8 @@ class KademliaCore:
         named.update(self._republisher.store.publishers(key, now))
         if self._republisher.published(key) is not None:
             named[self._me] += self._config.k
-        publishers = sorted(named, key=lambda one: (-named[one], one))[: self._config.key_values]
+        wanted = [one for one in named if one not in self._blocked]
+        publishers = sorted(wanted, key=lambda one: (-named[one], one))[: self._config.key_values]
         if not publishers:
             self._reply_found(whole.call, whole.values)
             return

@@ -4,7 +4,11 @@ Maymounkov and Mazieres 2002, section 2.3. A `Lookup` keeps the peers it has hea
 and asks from the front: alpha at a time while answers bring nearer peers, and all that are left of the k nearest once
 they don't. It is done when the k nearest of those that do answer have answered. Liars can't hold it up: what they name
 is only asked, never believed. An id that somebody made up does not answer and drops out, and a peer that names many
-such ids is not listened to any more. The number of requests is bounded whatever is said.
+such ids is not listened to any more. The number of requests is bounded whatever is said. Ids that were ground to be
+near the target are too many to be there by chance, and do not keep others out (`routing_table.spread`). While answers
+bring nearer peers, the alpha requests go along as many paths, each of a contact of ours and of those named on it, that
+share no peer (S/Kademlia: Baumgart and Mies, "S/Kademlia: A Practicable Approach Towards Secure Key-Based Routing",
+2007): a liar holds up its own only.
 
 A `Query` is a lookup with what it is for and the values it found. It begins at the nearest contacts that we know and,
 by a route to whichever peer is next to the target on the ring, at its very place: there the peers know their
@@ -20,8 +24,9 @@ from __future__ import annotations
 
 from bisect import insort
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from enum import Enum, auto
+from heapq import merge
 from typing import Generic, TypeVar
 
 from attrs import asdict, define, field
@@ -31,7 +36,7 @@ from p2pmesh.config import KademliaConfig
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.core import WallClock
 from p2pmesh.protocols.kademlia.records import BadRecord, VerifiedRecord, check_record, check_signature
-from p2pmesh.protocols.kademlia.routing_table import RoutingTable
+from p2pmesh.protocols.kademlia.routing_table import RoutingTable, spread
 from p2pmesh.protocols.util.timers import Timers
 from p2pmesh.wire.overlay import DhtRecord, FindNode, FindValue, NodesFound
 
@@ -64,13 +69,18 @@ class _Candidate:
     state: _State = _State.FRESH
     sources: list[PeerId] = field(factory=list)
     """Peers that named it; none if it is a contact of our own."""
+    paths: set[int] = field(factory=set)
+    """Paths on which it was named."""
+    asked_on: int = -1
 
 
 class Lookup:
     """One lookup: says which peers to ask, and takes what they answer."""
 
-    def __init__(self, target: PeerId, me: PeerId, k: int, alpha: int) -> None:
+    def __init__(self, target: PeerId, me: PeerId, k: int, alpha: int, density: float = 0.0) -> None:
         self.target = target
+        self.density = density
+        """See `RoutingTable.density`."""
         self._goal = int(target, 16)
         self._me = me
         self._k = k
@@ -80,6 +90,7 @@ class Lookup:
         self._order: list[tuple[int, PeerId]] = []
         self._trust: dict[PeerId, int] = {}
         """For each source, living peers less dead ones."""
+        self._contacts = 0
         self.asked: int = 0
         """Peers asked so far."""
         self._stale = 0
@@ -93,7 +104,8 @@ class Lookup:
 
     def answered(self, peer: PeerId, named: Sequence[PeerId] = ()) -> None:
         """This peer has answered, and named others."""
-        self._add(peer)
+        if peer not in self._candidates:
+            self._add(peer)
         candidate = self._candidates.get(peer)
         if candidate is None or candidate.state is _State.ANSWERED:
             return  # we ourselves, or it has answered before
@@ -125,6 +137,11 @@ class Lookup:
             candidate.sources.clear()
         elif candidate.sources:
             candidate.sources.append(source)
+        if source is None:
+            candidate.paths.add(self._contacts % self._alpha)
+            self._contacts += 1
+        elif source in self._candidates:
+            candidate.paths |= self._candidates[source].paths
 
     def _judge(self, candidate: _Candidate, merit: int) -> None:
         for source in candidate.sources:
@@ -134,14 +151,30 @@ class Lookup:
 
     def ask(self) -> list[PeerId]:
         """The peers to ask now, which count as asked."""
-        near = list(self._near())
-        busy = sum(candidate.state is _State.ASKED for candidate in near)
-        room = min((self._alpha if self._stale < self._alpha else self._k) - busy, self._most - self.asked)
-        chosen = [candidate for candidate in near if candidate.state is _State.FRESH][: max(room, 0)]
+        near = self._near()
+        busy = [candidate.asked_on for candidate in near if candidate.state is _State.ASKED]
+        fresh = [candidate for candidate in near if candidate.state is _State.FRESH]
+        if self._stale < self._alpha:
+            free = [path for path in range(self._alpha) if path not in busy]
+            chosen = self._one_each(fresh, free[: max(self._alpha - len(busy), 0)])
+        else:
+            chosen = fresh[: self._k - len(busy)]
+        chosen = chosen[: max(self._most - self.asked, 0)]
         for candidate in chosen:
             candidate.state = _State.ASKED
         self.asked += len(chosen)
         return [candidate.peer for candidate in chosen]
+
+    def _one_each(self, fresh: list[_Candidate], paths: list[int]) -> list[_Candidate]:
+        """The nearest on each of these paths; where one has none left, the nearest of all."""
+        chosen: list[_Candidate] = []
+        for path in paths:
+            left = [candidate for candidate in fresh if candidate not in chosen]
+            one = next((candidate for candidate in left if path in candidate.paths), next(iter(left), None))
+            if one is not None:
+                one.asked_on = path
+                chosen.append(one)
+        return [candidate for candidate in fresh if candidate in chosen]
 
     @property
     def is_done(self) -> bool:
@@ -159,32 +192,26 @@ class Lookup:
 
     @property
     def closest(self) -> list[PeerId]:
-        """The nearest peers that have answered, nearest first, at most k."""
-        found = []
-        for _, peer in self._order:
-            if self._candidates[peer].state is _State.ANSWERED:
-                found.append(peer)
-                if len(found) == self._k:
-                    break
-        return found
+        """The nearest peers that have answered, nearest first, at most k, as `spread` has them."""
+        return spread(self._answered(), self._k, self.density)
 
     @property
     def closest_and_us(self) -> list[PeerId]:
-        """The k nearest peers, ourselves among them if we are."""
-        everybody = [*self.closest, self._me]
-        return sorted(everybody, key=lambda peer: int(peer, 16) ^ self._goal)[: self._k]
+        """The k nearest peers likewise, ourselves among them if we are."""
+        ours = (int(self._me, 16) ^ self._goal, self._me)
+        return spread(merge(self._answered(), [ours]), self._k, self.density)
 
-    def _near(self) -> Iterator[_Candidate]:
-        """The k nearest that have not failed, without those that only liars name."""
-        count = 0
-        for _, peer in self._order:
-            candidate = self._candidates[peer]
-            if candidate.state is _State.FAILED or (candidate.state is _State.FRESH and self._is_doubtful(candidate)):
-                continue
-            yield candidate
-            count += 1
-            if count == self._k:
-                return
+    def _answered(self) -> Iterator[tuple[int, PeerId]]:
+        return ((far, peer) for far, peer in self._order if self._candidates[peer].state is _State.ANSWERED)
+
+    def _near(self) -> list[_Candidate]:
+        """The k nearest that have not failed, as `spread` has them, without those that only liars name."""
+        living = ((far, peer) for far, peer in self._order if not self._is_out(self._candidates[peer]))
+        return [self._candidates[peer] for peer in spread(living, self._k, self.density)]
+
+    def _is_out(self, candidate: _Candidate) -> bool:
+        fresh = candidate.state is _State.FRESH
+        return candidate.state is _State.FAILED or (fresh and self._is_doubtful(candidate))
 
     def _is_doubtful(self, candidate: _Candidate) -> bool:
         sources = candidate.sources
@@ -301,7 +328,13 @@ class QueryPool(Generic[G]):
     """All lookups of one peer: those under way, and those that wait for their turn."""
 
     def __init__(
-        self, me: PeerId, config: KademliaConfig, table: RoutingTable, wall: WallClock, network: bytes
+        self,
+        me: PeerId,
+        config: KademliaConfig,
+        table: RoutingTable,
+        wall: WallClock,
+        network: bytes,
+        blocked: Container[PeerId] = frozenset(),
     ) -> None:
         self.counts: QueryCounts = QueryCounts()
         self._me = me
@@ -309,6 +342,7 @@ class QueryPool(Generic[G]):
         self._table = table
         self._wall = wall
         self._network = network
+        self._blocked = blocked
         self._running: dict[Query[G], None] = {}
         self._waiting: deque[Query[G]] = deque()
         self._background: deque[Query[G]] = deque()
@@ -339,6 +373,7 @@ class QueryPool(Generic[G]):
         else:
             return None
         self._running[query] = None
+        query.lookup.density = self._table.density
         self._limits.set(query, now + self._config.lookup_timeout)
         for contact in self._table.closest(query.lookup.target, RESERVE * self._config.k, now):
             query.lookup.add_contact(contact)
@@ -374,7 +409,7 @@ class QueryPool(Generic[G]):
         for known in query.found.values():
             if known.record == record:
                 return known  # a signature is checked once
-        verified = check_record(record, self._wall(now), self._config)
+        verified = check_record(record, self._wall(now), self._config, self._blocked)
         if record.key != query.lookup.target or wanted.publisher not in {None, verified.publisher}:
             raise BadRecord("a value of another key or publisher")
         check_signature(record, self._network)

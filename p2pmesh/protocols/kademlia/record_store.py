@@ -1,9 +1,9 @@
 """The values that this peer holds for others: bounded in number and bytes, in all, for each publisher and for each key.
 
 They stay until they expire (Maymounkov and Mazieres 2002, section 2.5). Where there is no room, the publisher that has
-most here gives up what is farthest from our id for one that has less. Among equals the farthest goes, since others are
-nearer to it than we are, but only while it is new: identities and places near us can be had for nothing, so many new
-ones displace nothing that was here before them.
+most here gives up what is farthest from our id for one that has less. Among those who have little the farthest goes,
+since others are nearer to it than we are, but only while it is new: identities and places near us can be had for
+nothing, so many new ones displace nothing that was here before them.
 
 In: records, the time. Out: what became of a record.
 State: the values, bounded by `KademliaConfig.stored_values`, `stored_bytes`, `publisher_values`, `publisher_bytes` and
@@ -131,7 +131,7 @@ class RecordStore:
         leaving = self._make_room(verified, old, now)
         if leaving is None:
             return StoreResult.FULL
-        for gone in [*leaving, *self._spent(verified, old, now)]:
+        for gone in dict.fromkeys([*leaving, *self._spent(verified, old, now)]):
             self.remove(gone)
         until = now + verified.forgotten - self._wall(now)
         distance = xor_distance(self._me, verified.record.key)
@@ -207,11 +207,14 @@ class RecordStore:
 
     def _excess(self, verified: VerifiedRecord, old: Stored | None, now: float) -> StoreResult | None:
         """Whether its publisher, or its key, may not have one more. Only its owner has a value under an owned key."""
-        share = self._shares.get(verified.publisher, _Share())
-        size = share.size + verified.size - (old.verified.size if old else 0)
-        if size > self._config.publisher_bytes or (old is None and len(share.values) >= self._config.publisher_values):
+        spent = self._spent(verified, old, now)
+        theirs = self._shares.get(verified.publisher, _Share()).values
+        left = [one.verified.size for one in theirs.values() if one is not old and one.record_key not in spent]
+        settings = self._config
+        if len(left) >= settings.publisher_values or sum(left) + verified.size > settings.publisher_bytes:
             return StoreResult.PUBLISHER_FULL
-        is_full = self._is_shared_out(verified, old) and not self._spent(verified, old, now)
+        key = verified.record.key
+        is_full = self._is_shared_out(verified, old) and not any(place == key for place, _ in spent)
         return StoreResult.KEY_FULL if is_full else None
 
     def _is_shared_out(self, verified: VerifiedRecord, old: Stored | None) -> bool:
@@ -221,12 +224,18 @@ class RecordStore:
         values = self._keys.get(verified.record.key, {}).values()
         return sum(stored.verified.record.name is None for stored in values) >= self._config.key_values
 
-    def _spent(self, verified: VerifiedRecord, old: Stored | None, now: float) -> list[RecordKey]:
-        """What gives way to one more under a full key: the first publisher that has none any more, if there is one."""
-        if not self._is_shared_out(verified, old):
-            return []
-        key, wall = verified.record.key, self._wall(now)
-        return [(key, who) for who, stored in self._keys[key].items() if not stored.verified.is_live(wall)][:1]
+    def _spent(self, verified: VerifiedRecord, old: Stored | None, now: float) -> dict[RecordKey, None]:
+        """Records without a value that give way: the first under a full key, and all of a publisher with many."""
+        wall, share = self._wall(now), self._shares.get(verified.publisher, _Share())
+        others: list[Stored] = []
+        if self._is_shared_out(verified, old):
+            values = self._keys[verified.record.key].values()
+            others = [stored for stored in values if not stored.verified.is_live(wall)][:1]
+        is_many = len(share.values) >= self._config.publisher_values
+        if is_many or share.size + verified.size > self._config.publisher_bytes:
+            own = share.values.values()
+            others += [stored for stored in own if stored is not old and not stored.verified.is_live(wall)]
+        return {stored.record_key: None for stored in others}
 
     def _make_room(self, verified: VerifiedRecord, old: Stored | None, now: float) -> list[RecordKey] | None:
         """The values that give way to this one; None if too few would."""
@@ -235,29 +244,31 @@ class RecordStore:
         bytes_over = max(self.size + size - self._config.stored_bytes, 0)
         if not excess and not bytes_over:
             return []
-        if self._heavy.next_deadline() < -self._weight(verified.publisher, values, size):
+        weight = self._weight(verified.publisher, values, size)
+        candidates: Iterable[Stored] = ()
+        if self._heavy.next_deadline() < -weight:
             heaviest = self._heavy.pop_due(self._heavy.next_deadline())
             for publisher in heaviest:
                 self._rank(publisher)
-            theirs = self._shares[heaviest[0]].values.values()
-            candidates: Iterable[Stored] = sorted(theirs, key=lambda stored: -stored.distance)
-        else:
+            candidates = sorted(self._shares[heaviest[0]].values.values(), key=lambda stored: -stored.distance)
+        elif weight <= self._config.max_value:
             candidates = self._new_beyond(xor_distance(self._me, verified.record.key), now)
         leaving: list[Stored] = []
         for stored in candidates:
-            if excess <= len(leaving) and bytes_over <= 0:
-                break
             if stored is not old:
                 leaving.append(stored)
                 bytes_over -= stored.verified.size
-        for stored in leaving:
+            if excess <= len(leaving) and bytes_over <= 0:
+                break
+        for stored in leaving if old is None else [*leaving, old]:
             self._new.set(stored.record_key, -stored.distance)
         return [stored.record_key for stored in leaving] if excess <= len(leaving) and bytes_over <= 0 else None
 
     def _new_beyond(self, distance: int, now: float) -> Iterator[Stored]:
         """The new values that are farther away than that, the farthest first. Those taken lose their rank."""
         while -self._new.next_deadline() > distance:
-            for key, publisher in self._new.pop_due(self._new.next_deadline()):
-                stored = self._keys[key][publisher]
-                if stored.since > now - self._config.republish:
-                    yield stored
+            tied = [self._keys[key][publisher] for key, publisher in self._new.pop_due(self._new.next_deadline())]
+            new = [stored for stored in tied if stored.since > now - self._config.republish]
+            for stored in new[1:]:
+                self._new.set(stored.record_key, -stored.distance)
+            yield from new[:1]

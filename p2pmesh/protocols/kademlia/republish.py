@@ -140,7 +140,7 @@ class Republisher:
         return Refusal(reason, full=result is StoreResult.KEY_FULL)
 
     def _is_at_home(self, key: PeerId, now: float) -> bool:
-        return self._table.nearer(key, now) <= self._config.k * HOLDER_SLACK
+        return self._table.is_among(key, self._config.k * HOLDER_SLACK, now)
 
     def republished_by(self, peer: PeerId, stored: Stored, now: float) -> None:
         """This peer looks for the holders of a value right now: if it is one itself, we need not."""
@@ -164,6 +164,11 @@ class Republisher:
         """What we hold under this key, of one publisher or of the one that has had a value here for longest."""
         return self.store.first(key, now) if publisher is None else self.store.get((key, publisher))
 
+    def disown(self, publisher: PeerId) -> None:
+        """Hold nothing of this publisher any more."""
+        for stored in [stored for stored in self.store if stored.verified.publisher == publisher]:
+            self.store.remove(stored.record_key)
+
     def joined(self, now: float) -> None:
         """We have just come into the mesh: the values that we published before are to be found there soon."""
         for key in self._published:
@@ -174,16 +179,14 @@ class Republisher:
     def around(self, came: Sequence[tuple[int, PeerId]], now: float) -> None:
         """These peers have come to be around us on the ring; so many lie between us and each.
 
-        Each gets the values that it should hold from the peers next to it.
+        Each gets the values that it should hold from the peers next to it. Which those are is seen at their time: to
+        look at all at once would take long, and who is next to us is easily said.
         """
+        near = [peer for between, peer in came if between < HANDOVER_REACH]
         settled = now + SETTLING * self._rng.uniform(0.5, 1.5)
-        for stored in self.store:
-            near = [(between, peer) for between, peer in came if _is_within(stored, peer)]
-            if not near:
-                continue
-            self._measure(stored, now)
-            for between, peer in near:
-                if between < HANDOVER_REACH and _is_within(stored, peer):
+        for stored in self.store if near else ():
+            for peer in near:
+                if _is_within(stored, peer):
                     self._hand_over(stored.record_key, peer, settled)
 
     def _measure(self, stored: Stored, now: float) -> None:
@@ -213,7 +216,10 @@ class Republisher:
         upkeep: list[Upkeep] = []
         for record_key, peer in self._handovers.pop_due(now):
             stored = self.store.get(record_key)
-            if stored is not None and not self._table.is_silent(peer, now):
+            if stored is None or self._table.is_silent(peer, now):
+                continue
+            self._measure(stored, now)
+            if _is_within(stored, peer):
                 self.counts.handed_over += 1
                 upkeep.append(HandOver(stored.verified, peer))
         for record_key in self.store.turns.pop_due(now):

@@ -7,6 +7,11 @@ who knows better. For besides contacts there are the peers next to us on the rin
 our neighbours, always up to date. The k peers nearest to an id share a prefix, so they lie together on the ring, and
 each of them knows those around it.
 
+Ids near a place can be ground: twenty of them in a second, as near to a key as no honest peer is, would be all that
+hold it and all that anybody names. But they lie closer together than chance does. The peers around us say how many
+there are in all, and so how many should be how near to any place; of more than `crowd_limit` those nearest are enough,
+and others count for the rest (`spread`).
+
 In: peers that spoke, failed to answer or are gone; neighbours; the peers around us. Out: the peers nearest to an id.
 State: k contacts for each of 160 buckets, the neighbours, the peers around us (two lists of
 `ChordConfig.successors`), and `KademliaConfig.silent` silent peers.
@@ -14,16 +19,44 @@ State: k contacts for each of 160 buckets, the neighbours, the peers around us (
 
 from __future__ import annotations
 
-import heapq
 import math
-from collections.abc import Sequence
+from collections.abc import Container, Iterable, Sequence
+from itertools import pairwise
 
 from p2pmesh.config import KademliaConfig
-from p2pmesh.keyspace import ID_BITS, PeerId, ring_distance
+from p2pmesh.keyspace import ID_BITS, RING_SIZE, PeerId, ring_distance
 from p2pmesh.protocols.util.limits import LruTable
 
 SILENCE_REMEMBERED = 60.0
 """Seconds for which a peer that didn't answer is neither asked nor named, though others name it."""
+CROWD = 5
+CROWD_FACTOR = 4
+"""So many peers are believed within any distance, and so many times those that should be there: by chance there are
+more in one place of a hundred thousand."""
+FEWEST_AROUND = 8
+"""Peers around us from which on they say how many there are in all."""
+
+
+def crowd_limit(distance: int, density: float) -> float:
+    """How many peers can be within that distance of a place, if so many are to be expected for each id of the space.
+
+    None can be too many where that is not known (0).
+    """
+    return CROWD + CROWD_FACTOR * distance * density if density else math.inf
+
+
+def spread(ranked: Iterable[tuple[int, PeerId]], count: int, density: float) -> list[PeerId]:
+    """Of peers by their distance, nearest first, so many: the nearest, of an improbable crowd a part.
+
+    The rest of the crowd comes in where there are no others.
+    """
+    chosen: list[tuple[int, PeerId]] = []
+    crowd: list[tuple[int, PeerId]] = []
+    for distance, peer in ranked:
+        if len(chosen) == count:
+            break
+        (chosen if len(chosen) < crowd_limit(distance, density) else crowd).append((distance, peer))
+    return [peer for _, peer in sorted([*chosen, *crowd[: count - len(chosen)]])]
 
 
 class RoutingTable:
@@ -33,8 +66,9 @@ class RoutingTable:
     space.
     """
 
-    def __init__(self, me: PeerId, config: KademliaConfig) -> None:
+    def __init__(self, me: PeerId, config: KademliaConfig, blocked: Container[PeerId] = frozenset()) -> None:
         self._me = me
+        self._blocked = blocked
         self._number = int(me, 16)
         self._k = config.k
         self._lasts = config.contact_lasts
@@ -42,6 +76,8 @@ class RoutingTable:
         self._neighbours: dict[PeerId, None] = {}
         self._ring: dict[PeerId, None] = {}
         self._silent: LruTable[float] = LruTable(config.silent)
+        self.density: float = 0.0
+        """Peers for each id of the space, going by those around us on the ring; 0 if there are too few to say."""
 
     @property
     def is_alone(self) -> bool:
@@ -63,6 +99,9 @@ class RoutingTable:
         """These are the peers around us on the ring; those that were not before, with how many lie between us."""
         before = self._ring
         self._ring = dict.fromkeys(sorted(set(ring) - {self._me}, key=lambda peer: ring_distance(self._me, peer)))
+        places = [0, *(ring_distance(self._me, peer) for peer in self._ring), RING_SIZE]
+        span = RING_SIZE - max(there - here for here, there in pairwise(places))
+        self.density = len(self._ring) / span if len(self._ring) >= FEWEST_AROUND else 0.0
         last = len(self._ring) - 1
         return [(min(place, last - place), peer) for place, peer in enumerate(self._ring) if peer not in before]
 
@@ -92,20 +131,21 @@ class RoutingTable:
         self._buckets.get(self._index(peer), {}).pop(peer, None)
 
     def is_silent(self, peer: PeerId, now: float) -> bool:
-        """Whether it has not answered lately."""
-        return (self._silent.get(peer) or -math.inf) > now
+        """Whether it has not answered lately, or must not be asked."""
+        return peer in self._blocked or (self._silent.get(peer) or -math.inf) > now
 
     def closest(self, target: PeerId, count: int, now: float, *, without: PeerId | None = None) -> list[PeerId]:
-        """The peers nearest to an id that we know, nearest first."""
-        goal = int(target, 16)
-        known = (peer for peer in self._known(now) if peer != without)
-        return heapq.nsmallest(count, known, key=lambda peer: int(peer, 16) ^ goal)
+        """The peers nearest to an id that we know, nearest first, as `spread` has them."""
+        return spread(self._ranked(target, now, without), count, self.density)
 
-    def nearer(self, target: PeerId, now: float) -> int:
-        """How many of them are nearer to an id than we are."""
-        goal = int(target, 16)
-        ours = self._number ^ goal
-        return sum(int(peer, 16) ^ goal < ours for peer in self._known(now))
+    def is_among(self, target: PeerId, count: float, now: float) -> bool:
+        """Whether at most so many of them are nearer to an id than we are, of an improbable crowd a part."""
+        ours, nearer = self._number ^ int(target, 16), 0
+        for distance, _ in self._ranked(target, now):
+            if distance >= ours or nearer > count:
+                break
+            nearer += nearer < crowd_limit(distance, self.density)
+        return nearer <= count
 
     def snapshot(self) -> dict[str, object]:
         """How full the buckets are, the nearest first, by the bits that their peers share with us."""
@@ -120,11 +160,17 @@ class RoutingTable:
     def _index(self, peer: PeerId) -> int:
         return (self._number ^ int(peer, 16)).bit_length() - 1
 
-    def _known(self, now: float) -> list[PeerId]:
+    def _ranked(self, target: PeerId, now: float, without: PeerId | None = None) -> list[tuple[int, PeerId]]:
+        """All that we know, by distance: what a request of others costs, so it is written for speed."""
+        goal, lapsed = int(target, 16), now - self._lasts
         known = {**self._neighbours, **self._ring}
         for bucket in self._buckets.values():
-            known.update((peer, None) for peer, seen in bucket.items() if not self._has_lapsed(seen, now))
-        return [peer for peer in known if not self.is_silent(peer, now)]
+            known.update({peer: None for peer, seen in bucket.items() if seen > lapsed})
+        if without is not None:
+            known.pop(without, None)
+        if self._silent:
+            known = {peer: None for peer in known if not self.is_silent(peer, now)}
+        return sorted([(int(peer, 16) ^ goal, peer) for peer in known])
 
     def _has_lapsed(self, seen: float, now: float) -> bool:
         return seen <= now - self._lasts

@@ -20,6 +20,7 @@ from msgspec import Struct
 from p2pmesh.keyspace import PeerId, nearness, ring_neighbours
 from p2pmesh.protocols.notices import Offered
 from p2pmesh.protocols.overlay.crowd import Crowd
+from p2pmesh.protocols.util.scores import Scores
 from p2pmesh.wire.messages import PINNED
 from p2pmesh.wire.overlay import Neighbours
 
@@ -119,9 +120,10 @@ class Slot:
 class Slots(dict[PeerId, Slot]):  # noqa: FURB189  # nothing of a dict is overridden, and a UserDict is slow
     """The slots of one peer, by the peer at the other end, in the order in which they were taken."""
 
-    def __init__(self, me: PeerId, limit: int) -> None:
+    def __init__(self, me: PeerId, limit: int, scores: Scores | None = None) -> None:
         super().__init__()
         self._me = me
+        self._scores = scores or Scores()
         self.limit: int = limit
         self.crowd: Crowd = Crowd(me)
         self.merging_until: float = -math.inf
@@ -207,6 +209,10 @@ class Slots(dict[PeerId, Slot]):  # noqa: FURB189  # nothing of a dict is overri
         ]
         return held + [occupant.peer for occupant in self._due() if not occupant.leaf]
 
+    def offering(self, now: float) -> list[PeerId]:
+        """Peers whose offers we answer, and that may still get through."""
+        return [peer for peer, slot in self.items() if slot.state is State.ANSWERING and not _is_slow(slot, now)]
+
     def next_slow(self, now: float) -> float:
         """When the next attempt turns slow."""
         turns = (slot.since + SLOW for slot in self.values() if slot.state in ATTEMPTS)
@@ -258,10 +264,10 @@ class Slots(dict[PeerId, Slot]):  # noqa: FURB189  # nothing of a dict is overri
     def expendable(self, now: float, ring: Collection[PeerId], *, uncertain: bool = False) -> list[PeerId]:
         """Slots that may be given up while those of `ring` stay, the least useful first.
 
-        That is: attempts; links that were of the ring and are not any more; long links, the longest first, since the
-        shorter ones are what is rarer; guests at last, for whom this may be the only link. While it is `uncertain`
-        whether the ring is closed by the peer that comes into it, the one that is next to us now is kept, if there
-        are others.
+        That is: links to peers that are silent, or whose score is below zero; attempts; links that were of the ring and
+        are not any more; long links, the longest first, since the shorter ones are what is rarer; guests at last, for
+        whom this may be the only link. While it is `uncertain` whether the ring is closed by the peer that comes into
+        it, the one that is next to us now is kept, if there are others.
         """
         were_next = self.ring()
         kept = {*self.own(now), *(self.ring_at_hand(now) if uncertain and self.limit > 2 else ())}
@@ -271,11 +277,12 @@ class Slots(dict[PeerId, Slot]):  # noqa: FURB189  # nothing of a dict is overri
                 continue
             if not slot.silent and (peer in ring or peer in kept):
                 continue
-            worth = 0 if peer in self.crowd else _worth(slot, was_next=peer in were_next)
-            found.append((worth, -nearness(self._me, peer), peer))
+            debt = self._scores.debt(peer, now)
+            worth = -1 if debt else 0 if peer in self.crowd else _worth(slot, was_next=peer in were_next)
+            found.append((worth, -debt, -nearness(self._me, peer), peer))
         if uncertain and not found and self.own(now):
             return self.expendable(now, ring)
-        return [peer for _, _, peer in sorted(found)]
+        return [peer for *_, peer in sorted(found)]
 
     def far(self, now: float, settled: float) -> list[PeerId]:
         """Long links opened before `settled` that may be given up, the longest first."""

@@ -159,7 +159,7 @@ class ForwardingTable:
         return [peer for ends, _, _, peer in found if ends == found[0][0]]
 
     def by_lot(self, packet: Packet, visited: Collection[TrailId]) -> list[PeerId]:
-        """Neighbours to go on with, at random; every other attempt takes those that have the receiver for a neighbour."""
+        """Neighbours to go on with, by lot; every other attempt takes those that have the receiver for a neighbour."""
         choices, goal = self.ranked(packet.to, visited), int(packet.to, 16)
         if packet.attempt % 2:
             said = {peer: [point for _, point in self._neighbours[peer].links or ()] for peer in choices}

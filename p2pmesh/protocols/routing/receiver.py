@@ -34,7 +34,7 @@ from p2pmesh.protocols.routing.sealed_box import Contacts, unseal
 from p2pmesh.protocols.util.limits import ExpiringSet, LruTable, Novelty, SenderWindows
 from p2pmesh.wire.codec import encode
 from p2pmesh.wire.fields import TrailId
-from p2pmesh.wire.messages import Direct, DirectAck, Message
+from p2pmesh.wire.messages import Direct, DirectAck, Message, Offer
 from p2pmesh.wire.overlay import ContactReply, ContactRequest, Packet
 from p2pmesh.wire.payloads import Body, unpack
 
@@ -152,7 +152,8 @@ class Receiver:
     def request(self, packet: Packet, path: tuple[TrailId, ...], origin: RemotePeer, by: PeerId, now: float) -> Taken:
         """Take a request that came through these relays, the last of which is a neighbour."""
         key = _Key(origin.peer_id, packet.id)
-        if packet.kind == "ask" and (question := self._question(key)) is not None:
+        question = self._question(key) if packet.kind == "ask" else None
+        if question is not None:
             self.counts.duplicates += 1
             question.attempt = packet.attempt
             if question.answer is not None:
@@ -164,7 +165,7 @@ class Receiver:
                     return Taken(self._ack(packet))
                 case Novelty.OLD:
                     self.counts.refused += 1
-                    return Taken(self._refusal(packet, _MAY_HAVE_COME))
+                    return Taken(self.refusal(packet, _MAY_HAVE_COME))
                 case Novelty.FULL:
                     self.counts.unremembered += 1
                     return Taken(None)
@@ -175,11 +176,14 @@ class Receiver:
             direct = self._open_direct(packet, message) if isinstance(message, Direct) else None
         except RemoteProtocolError as error:
             self.counts.refused += 1
-            return Taken(self._refusal(packet, str(error)))
+            return Taken(self.refusal(packet, str(error)))
         if direct is not None and not self.inbox.has_room(direct.size):
             self.counts.direct_busy += 1
             self.inbox.turn_away(key, OverRoute(response_to(packet, "ready", self._me), path))
             return Taken(response_to(packet, "busy", self._me))
+        if isinstance(message, Offer) and question is None and not self._is_new(packet, key, by, now):
+            self.counts.unremembered += 1  # else who has seen one could make us hold a slot for it again and again
+            return Taken(None)
         self.counts.delivered += 1
         self.counts.hops += len(path) + 1
         if packet.kind == "ask":
@@ -194,6 +198,13 @@ class Receiver:
             reply = ContactReply(contact=self._contacts.own(int(self._wall(now) * 1000)))
             return Taken(self.answer(way, reply) if packet.kind == "ask" else self._ack(packet))
         return Taken(self._ack(packet) if packet.kind == "tell" else None, RoutedReceived(origin, message, way))
+
+    def _is_new(self, packet: Packet, key: _Key, by: PeerId, now: float) -> bool:
+        at, wall = packet.timestamp / 1000, self._wall(now)
+        if self._seen.judge(*key, at, by, wall) is not Novelty.NEW:
+            return False
+        self._seen.add(*key, at, by, wall)
+        return True
 
     def _question(self, key: _Key) -> _Question | None:
         return next((asked[key] for asked in self._questions.values() if key in asked), None)
@@ -257,7 +268,8 @@ class Receiver:
     def _ack(self, request: Packet) -> Packet:
         return response_to(request, "ack", self._me)
 
-    def _refusal(self, request: Packet, reason: str) -> Packet:
+    def refusal(self, request: Packet, reason: str) -> Packet:
+        """The response to a request that is not taken, now or later."""
         return response_to(request, "refusal", self._me, carry=reason.encode("utf-8", "replace")[:MAX_REASON])
 
     # --- direct messages from neighbours ------------------------------------------------------------------------------

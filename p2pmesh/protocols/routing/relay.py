@@ -26,7 +26,7 @@ from p2pmesh.errors import RemoteProtocolError
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.routing.forwarding_table import ForwardingTable, pick, trail_id, wandering
 from p2pmesh.protocols.routing.packets import REQUESTS, origin_of, response_to, visited_by
-from p2pmesh.protocols.util.limits import BURST, BYTES, FRAME, VERIFY, RateLimiter, Verdict, WorkBudget
+from p2pmesh.protocols.util.limits import BURST, BYTES, FRAME, VERIFY, Payment, RateLimiter, WorkBudget
 from p2pmesh.wire.fields import MAX_TRAIL, SEARCH, TrailId
 from p2pmesh.wire.overlay import Packet
 
@@ -135,7 +135,7 @@ class Relay:
         """
         if not self._taken.take(sender, now):
             raise RemoteProtocolError(f"more than {2 * MOST_SENT:g} packets a second")
-        if self._budget.spend(sender, self._price(packet), now) is Verdict.NOW:
+        if self._budget.spend(sender, self._price(packet), now) is Payment.NOW:
             return True
         self.counts.dropped_unpaid += 1
         return False

@@ -11,7 +11,7 @@ tell of (`PeerFailed`). State: `SignalingConfig.remembered_offers` offers, and b
 
 from __future__ import annotations
 
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from attrs import asdict, define
 from msgspec import structs
@@ -25,7 +25,7 @@ from p2pmesh.protocols.inputs import RemotePeer
 from p2pmesh.protocols.notices import CANCELLED, FULL, NO_ATTEMPT, Offered, Rejected
 from p2pmesh.protocols.signaling.delivery import ByMesh, ByService, Came, OwnOffer
 from p2pmesh.protocols.signaling.handshake import mark_of, sign_answer, verify_answer, verify_offer
-from p2pmesh.protocols.util.limits import LruTable, RateLimiter
+from p2pmesh.protocols.util.limits import FRAME, VERIFY, LruTable, Payment, RateLimiter, WorkBudget
 from p2pmesh.wire.fields import MAX_SIGNALS_IN_BATCH
 from p2pmesh.wire.messages import Answer, Description, IceCandidate, LinkRejected, RejectReason, Signal
 from p2pmesh.wire.sdp import read_candidate, read_sdp
@@ -39,6 +39,12 @@ MAX_EARLY = MAX_SIGNALS_IN_BATCH
 """Candidates kept until the answer comes, for each offer."""
 MAX_TRICKLED = 64
 """Taken for each attempt: a stack has a handful, and each makes ours send to an address of somebody's choice."""
+SERVICES = 4
+"""Signaling services whose work is counted apart: few meshes use more."""
+DECIDED = 150.0
+"""Units that an offer or an answer costs to be decided, and answered, once it is known to be its sender's."""
+PARSED = 20.0
+"""Characters of a description that cost one unit to be read."""
 MAX_ALTERNATIVES = 8
 """Taken from one rejection: ours name 3, and a peer that names more has made them up."""
 
@@ -91,7 +97,7 @@ class TurnedDown(NamedTuple):
     ends: bool
 
 
-Verdict: TypeAlias = Offered | AnswerHeard | Feed | Response | PeerFailed | None
+Decision: TypeAlias = Offered | AnswerHeard | Feed | Response | PeerFailed | None
 """What a signal that came leads to: notices for other cores, signals for the link layer, a signal back, an event."""
 
 
@@ -103,6 +109,8 @@ class OfferAnswerCounts:
     rejections: int = 0
     repeated_offers: int = 0
     excess_offers: int = 0
+    unpaid: int = 0
+    """Signals of all kinds, above the budget of the service or neighbour that brought them."""
     false_offers: int = 0
     unverified_peers: int = 0
     unasked_answers: int = 0
@@ -128,6 +136,8 @@ class OfferAnswer:
         self._allow_unverified = config.links.allow_unverified
         signaling = config.signaling
         self._heard = LruTable[HeardOffer](signaling.remembered_offers)
+        self._most_of_one = max(1, signaling.remembered_offers // 2)
+        self._budget = WorkBudget(SERVICES + 2 * config.max_peers, config.work.signaling)
         self._failures = RateLimiter(signaling.remembered_peers, 1 / FAILURE_EVERY, 1)
         # What comes by a service may bear anybody's name: it must not use up what its alleged sender may do by itself.
         self._proven, self._alleged = (
@@ -137,8 +147,8 @@ class OfferAnswer:
 
         self.counts: OfferAnswerCounts = OfferAnswerCounts()
 
-    def snapshot(self) -> dict[str, int]:
-        return {"heard_offers": len(self._heard), **asdict(self.counts)}
+    def snapshot(self) -> dict[str, Any]:
+        return {"heard_offers": len(self._heard), **asdict(self.counts), "budget": self._budget.snapshot()}
 
     def live(self, peer: PeerId) -> HeardOffer | None:
         """The offer of this peer because of which an attempt may be under way."""
@@ -203,8 +213,12 @@ class OfferAnswer:
 
     def hear(
         self, came: ByService, sender: PeerId, signal: Signal, own: OwnOffer | None, now: float, *, linked: bool
-    ) -> Verdict:
+    ) -> Decision:
         """A service brought a signal in the name of `sender`; `linked` says whether we have a link to it."""
+        price = FRAME if signal.type == "candidate" else DECIDED + VERIFY + len(signal.sdp or "") / PARSED
+        if self._budget.spend(came.transport, price, now) is not Payment.NOW:
+            self.counts.unpaid += 1
+            return None
         match signal.type:
             case "offer":
                 return self._hear_served_offer(came, sender, signal, now)
@@ -224,11 +238,27 @@ class OfferAnswer:
             self.counts.repeated_offers += 1
             heard.came = came
             return None if heard.response is None else Response(peer, came, heard.response)
+        if heard is None and not self._may_hear(came, now):
+            self.counts.excess_offers += 1
+            return None
         self._heard.put(peer, HeardOffer(offered.description, mark, offered.peer, came, now))
         return offered
 
+    def _may_hear(self, came: Came, now: float) -> bool:
+        """Whether there is room for one more offer: what is under way is not forgotten for it, whoever it is from."""
+
+        def is_under_way(heard: HeardOffer) -> bool:
+            return heard.live and now < heard.at + SAME_OFFER
+
+        bringer = _bringer(came)
+        brought = sum(is_under_way(heard) and _bringer(heard.came) == bringer for heard in self._heard.values())
+        return brought < self._most_of_one and self._heard.make_room(lambda heard: not is_under_way(heard))
+
     def is_excess(self, came: Came, sender: PeerId, now: float) -> bool:
         """Whether this peer makes more offers than are looked at."""
+        if isinstance(came, ByMesh) and self._budget.spend(_bringer(came), DECIDED, now) is not Payment.NOW:
+            self.counts.unpaid += 1
+            return True
         allowances = self._proven if isinstance(came, ByMesh) else self._alleged
         is_excess = not allowances.take(sender, now)
         self.counts.excess_offers += is_excess
@@ -250,7 +280,7 @@ class OfferAnswer:
             return TurnedDown(rejected, ends=False)
         return TurnedDown(rejected, ends=True)
 
-    def _hear_served_offer(self, came: ByService, sender: PeerId, signal: Signal, now: float) -> Verdict:
+    def _hear_served_offer(self, came: ByService, sender: PeerId, signal: Signal, now: float) -> Decision:
         if self.is_excess(came, sender, now):
             # An original that hears nothing waits for ever, deaf to us. Peers that we name it would dial at once.
             may_wait = signal.p2pmesh is None and self._allow_unverified
@@ -312,6 +342,11 @@ class OfferAnswer:
 
     def _welcome(self, remote: RemotePeer) -> bool:
         return remote.verified or self._allow_unverified
+
+
+def _bringer(came: Came) -> str:
+    """The service that brought something, or the neighbour."""
+    return came.transport if isinstance(came, ByService) else came.way.path[-1]
 
 
 def _concerns_us(transport: str | None, about: bytes | None, own: OwnOffer | None, heard: HeardOffer | None) -> bool:

@@ -84,7 +84,7 @@ from p2pmesh.protocols.notices import (
 )
 from p2pmesh.protocols.signaling.delivery import ByMesh, ByService, Lost, OfferDelivery, OwnOffer, Step, ToService
 from p2pmesh.protocols.signaling.handshake import mark_of, sign_offer
-from p2pmesh.protocols.signaling.offer_answer import AnswerHeard, Feed, OfferAnswer, Response, Verdict
+from p2pmesh.protocols.signaling.offer_answer import AnswerHeard, Decision, Feed, OfferAnswer, Response
 from p2pmesh.protocols.signaling.service_sessions import (
     Change,
     Closed,
@@ -463,7 +463,7 @@ class SignalingCore:
             own, linked = self._delivery.own(sender), sender in self._links
             self._obey(self._offers.hear(came, sender, signal, own, now, linked=linked), now)
 
-    def _obey(self, verdict: Verdict, now: float) -> None:
+    def _obey(self, verdict: Decision, now: float) -> None:
         match verdict:
             case None:
                 pass

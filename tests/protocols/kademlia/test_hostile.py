@@ -17,7 +17,7 @@ from p2pmesh.protocols.notices import ReturnPath, RoutedReceived, RouteFailed, R
 from p2pmesh.simulation.discrete.network import EPOCH
 from p2pmesh.wire.codec import decode, encode
 from p2pmesh.wire.overlay import DhtRecord, FindNode, FindValue, NodesFound, StoreValue, ValueStored
-from tests.harness.kademlia import DhtNet
+from tests.harness.kademlia import DhtNet, reply_of
 from tests.harness.virtual_time import NETWORK, identity, remote
 
 CONFIG = KademliaConfig(k=4)
@@ -160,6 +160,43 @@ def test_an_answer_that_was_not_asked_for_changes_nothing(net):
     assert peer.stats["requests"]["unasked"] == 1
 
 
+@pytest.mark.parametrize("helpers", [0, 12], ids=["alone", "named by a fifth of the mesh"])
+def test_ids_that_were_ground_near_a_key_capture_neither_puts_nor_gets(helpers):
+    net = DhtNet(60, config=KademliaConfig())
+    place = key_id("key")
+    ground = sorted(
+        (identity(number) for number in range(2000, 5000)), key=lambda one: xor_distance(one.peer_id, place)
+    )
+    gang = [net.add(who=who).id for who in ground[:20]]
+    net.run(60.0)
+    assert net.closest(place) == gang, "nobody honest is as near"
+    liars = [*gang, *(peer.id for peer in net.peers[1 : 1 + helpers])]
+
+    def lie(asker, request):
+        if isinstance(request, StoreValue):
+            return ValueStored(held=True)
+        return NodesFound(peers=tuple(sorted(gang, key=lambda one: xor_distance(one, asker))))
+
+    for liar in liars:
+        net.by_id[liar].lies = lie
+    honest = [peer for peer in net.peers if peer.id not in liars]
+    for peer in honest[:10]:
+        net.outcome(peer, net.find(peer, place))
+    net.outcome(honest[0], net.put(honest[0], "key", "value"))
+    for reader in honest[1::6]:
+        assert net.outcome(reader, net.get(reader, "key")).value == "value"
+
+
+def test_who_only_asks_is_nobodys_contact(net):
+    """Ids by the thousand would displace those that answer, and make holders think that others are nearer."""
+    peer = holder(net)
+    for number in range(100):
+        net.ask(identity(2000 + number), peer, FindNode(target=peer.id))
+    assert store(net, peer, record(net))
+    answer = net.ask(STRANGER, peer, FindNode(target=key_id("key")))
+    assert set(answer.peers) <= {one.id for one in net.peers}
+
+
 # --- requests ---------------------------------------------------------------------------------------------------------
 
 
@@ -197,6 +234,23 @@ def test_requests_above_a_peers_rate_are_counted_and_not_answered(net):
     assert net.ask(identity(901), peer, find), "others are answered as ever"
     net.run(1.0)
     assert sum(net.ask(STRANGER, peer, find) is not None for _ in range(100)) == CONFIG.requests_per_second
+
+
+def test_what_one_neighbour_brings_of_many_askers_is_paid_from_its_budget_and_others_are_answered(net):
+    peer = net.peers[0]
+    store(net, peer, record(net, key="key", value="x" * 10_000))
+
+    def ask(number, by):
+        who = identity(2000 + number)
+        way = ReturnPath(who.peer_id, "x", (who.peer_id[:12], by))
+        message = (FindNode(target=key_id("a")), FindValue(key=key_id("key")), StoreValue(record=forged))[number % 3]
+        return any(map(reply_of, peer.core.handle(RoutedReceived(remote(who), message, way), net.now)))
+
+    forged = structs.replace(record(net, key="key"), signature=bytes(64))
+    answered = sum(ask(number, "a" * 12) for number in range(3000))
+    assert 100 <= answered <= 1000, "what the neighbour may cause, and what is left for all"
+    assert peer.stats["requests"]["unpaid"] >= 2000
+    assert all(ask(3000 + number, "b" * 12) for number in range(20)), "which takes nothing from another"
 
 
 def test_only_so_many_peers_are_measured():

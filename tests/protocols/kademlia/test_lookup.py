@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from p2pmesh.config import KademliaConfig
 from p2pmesh.keyspace import ID_BITS, PeerId, xor_distance
 from p2pmesh.protocols.kademlia.lookup import LIES, Lookup
-from p2pmesh.protocols.kademlia.routing_table import RoutingTable
+from p2pmesh.protocols.kademlia.routing_table import CROWD, RoutingTable
 
 TARGET = PeerId("0" * 40)
 ME = PeerId("f" * 40)
@@ -171,3 +171,53 @@ def test_of_what_a_peer_names_only_the_first_k_count():
     search.ask()
     search.answered(peer(100), [peer(number) for number in range(90, 80, -1)])
     assert search.ask() == [peer(88), peer(89), peer(90)]
+
+
+# --- paths, and crowds ------------------------------------------------------------------------------------------------
+
+
+def test_a_liar_holds_up_its_own_path_only():
+    search = lookup(100, 110, k=8)
+    assert search.ask() == [peer(100), peer(110)]
+    search.answered(peer(110), [peer(60), peer(70)])
+    search.answered(peer(100), [peer(number) for number in range(1, 6)])
+    assert search.ask() == [peer(1), peer(60)], "one that it named, and one of another path"
+    search.answered(peer(60), [peer(50), peer(1)])
+    assert search.ask() == [peer(50)]
+    search.failed(peer(1))
+    assert search.ask() == [peer(2)], "its own goes on"
+
+
+def test_each_peer_is_asked_once_and_on_one_path():
+    rng = random.Random(3)
+    peers = [peer(rng.getrandbits(ID_BITS)) for _ in range(200)]
+    search = Lookup(TARGET, ME, 20, 3)
+    for one in peers[:6]:
+        search.add_contact(one)
+    asked = []
+    while batch := search.ask():
+        asked += batch
+        for one in batch:
+            search.answered(one, sorted(rng.sample(peers, 40))[:20])
+    assert len(asked) == len(set(asked)) == search.asked
+
+
+def test_ids_that_were_ground_keep_nobody_else_out():
+    step = 1 << 150
+    ground = [peer(1 + number) for number in range(60)]
+    honest = [peer(step * (1 + number)) for number in range(40)]
+    search = Lookup(TARGET, ME, 20, 3, density=1 / step)
+    for one in honest[-6:]:
+        search.add_contact(one)
+    run(search, lambda one: ground[:20] if one in ground else [*ground[:CROWD], *honest[:15]])
+    assert len(search.closest) == 20
+    assert search.closest[:CROWD] == ground[:CROWD]
+    assert search.closest[CROWD:] == honest[:15]
+
+
+def test_where_nobody_else_is_the_whole_crowd_counts():
+    search = Lookup(TARGET, ME, 20, 3, density=1 / (1 << 150))
+    ground = [peer(1 + number) for number in range(12)]
+    search.add_contact(ground[0])
+    run(search, lambda one: ground)
+    assert search.closest == ground

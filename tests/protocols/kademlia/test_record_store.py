@@ -8,7 +8,7 @@ from p2pmesh.errors import ConfigError
 from p2pmesh.identity import Identity, SignatureMemo
 from p2pmesh.keyspace import PeerId, xor_distance
 from p2pmesh.protocols.kademlia.record_store import RecordStore, StoreResult
-from p2pmesh.protocols.kademlia.records import VerifiedRecord, key_id, sign_record
+from p2pmesh.protocols.kademlia.records import DELETED, VerifiedRecord, key_id, sign_record
 from tests.harness.kademlia import TOLD_AFTER, DhtNet
 from tests.harness.virtual_time import NETWORK, identity
 
@@ -164,3 +164,104 @@ def test_configs_that_make_no_sense_are_refused(wrong):
 
 def test_the_edges_of_the_config_are_taken():
     attrs.evolve(MeshConfig(), kademlia=KademliaConfig(k=64, max_value=64 * 1024, ttl=7 * 86_400.0))
+
+
+# --- many new publishers, and places near us --------------------------------------------------------------------------
+
+CROWDED = KademliaConfig(stored_values=64, stored_bytes=64 * 4096, publisher_values=8, max_value=4096)
+HOUR = CROWDED.republish
+
+
+def crowd() -> RecordStore:
+    return RecordStore(ME, CROWDED, lambda now: now + 1.0)
+
+
+def at(place: int) -> PeerId:
+    """A place so far from us."""
+    return PeerId(f"{place:040x}")
+
+
+def lasting(by: Identity, place: int, size: int = 10) -> VerifiedRecord:
+    return value("", by, size=size, ttl=86_400.0, near=at(place))
+
+
+FAR = 1 << 159
+"""From here on honest values lie; nearer to us, what was ground."""
+
+
+def test_who_has_much_displaces_nothing_of_those_who_have_little():
+    store = crowd()
+    honest = [lasting(identity(number), FAR + number) for number in range(10)]
+    for one in honest:
+        assert store.put(one, 0.0) is StoreResult.NEW
+    for place in range(160):
+        store.put(lasting(identity(100 + place // 8), 1 + place), 1.0)
+    assert len(store) == 64
+    assert all(store.get((one.record.key, one.publisher)) for one in honest)
+
+
+def test_into_a_store_full_of_a_few_publishers_values_others_still_come():
+    store = crowd()
+    for place in range(64):
+        assert store.put(lasting(identity(100 + place // 8), 1 + place), 0.0) is StoreResult.NEW
+    honest = [lasting(identity(number), FAR + number, size=4000) for number in range(10)]
+    for one in honest:
+        assert store.put(one, 1.0) is StoreResult.NEW
+    assert all(store.get((one.record.key, one.publisher)) for one in honest)
+    shares = [sum(one.verified.publisher == identity(100 + number).peer_id for one in store) for number in range(8)]
+    assert max(shares) - min(shares) <= 1, "who has most gives way"
+
+
+def test_what_was_there_for_an_hour_is_displaced_by_nothing_that_is_only_nearer():
+    store = crowd()
+    old = [lasting(identity(number), FAR + number) for number in range(60)]
+    for one in old:
+        store.put(one, 0.0)
+    new = [lasting(identity(number), FAR + number) for number in range(60, 64)]
+    for one in new:
+        store.put(one, HOUR)
+    flood = [lasting(identity(1000 + number), 1 + number) for number in range(100)]
+    results = [store.put(one, HOUR + 1.0) for one in flood]
+    assert all(store.get((one.record.key, one.publisher)) for one in old)
+    assert results.count(StoreResult.NEW) == len(new), "new ones give way to nearer ones"
+    assert {store.put(one, HOUR + 2.0) for one in new} == {StoreResult.FULL}
+
+
+def test_one_large_value_is_no_more_than_many_small_ones_of_others():
+    store = crowd()
+    large = lasting(identity(1), FAR, size=4096)
+    store.put(large, 0.0)
+    for number in range(200):
+        store.put(lasting(identity(100 + number), 1 + number), HOUR)
+    assert store.get((large.record.key, large.publisher)) is not None
+
+
+def test_a_publisher_that_has_most_may_renew_what_it_has_in_a_full_store():
+    store = crowd()
+    for place in range(64):
+        store.put(lasting(identity(100 + place // 8), 1 + place), 0.0)
+    newer = value("", identity(100), timestamp=2000, ttl=86_400.0, near=at(1))
+    assert store.put(newer, 1.0) is StoreResult.NEW
+    assert len(store) == 64
+
+
+def test_what_was_deleted_gives_way_to_one_more_publisher_under_a_full_key():
+    store = RecordStore(ME, CONFIG, lambda now: now + 1.0)
+    deletion = sign_record(identity(1), key_id("key"), DELETED, 1000, 100.0, KademliaConfig(), NETWORK)
+    assert store.put(deletion, 0.0) is StoreResult.NEW
+    assert [store.put(value("key", identity(number)), 0.0) for number in (2, 3)] == [StoreResult.NEW] * 2
+    assert store.put(value("key", identity(4)), 0.0) is StoreResult.KEY_FULL
+    assert store.publishers(key_id("key"), 0.0) == [identity(2).peer_id, identity(3).peer_id]
+
+
+def test_what_a_publisher_has_that_is_no_value_any_more_takes_no_room_from_its_values():
+    """A liar can make us remember for days what we replaced, so that must cost us nothing."""
+    store = RecordStore(ME, CONFIG, lambda now: now + 1.0)
+    for number in range(CONFIG.publisher_values):
+        kept = sign_record(
+            identity(1), key_id(f"old {number}"), b"x", 1000, 1.0, KademliaConfig(), NETWORK, kept=86_400.0
+        )
+        assert store.put(kept, 0.0) is StoreResult.NEW
+    assert store.put(value("new", identity(1)), 0.5) is StoreResult.PUBLISHER_FULL
+    assert store.put(value("new", identity(1)), 1.5) is StoreResult.NEW
+    assert len(store) == 1

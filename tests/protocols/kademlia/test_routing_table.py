@@ -1,12 +1,14 @@
 """The DHT's contacts: who gets into a bucket, who goes, and who is nearest."""
 
+import random
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from p2pmesh.config import KademliaConfig
 from p2pmesh.keyspace import ID_BITS, PeerId, xor_distance
-from p2pmesh.protocols.kademlia.routing_table import RoutingTable
+from p2pmesh.protocols.kademlia.routing_table import CROWD, RoutingTable
 
 ME = PeerId("0" * 40)
 CONFIG = KademliaConfig(k=3, silent=4, contact_lasts=300.0)
@@ -159,4 +161,53 @@ def test_the_nearest_that_we_know_are_the_nearest_that_we_know(numbers, goal, co
     table.around(peers[2::3])
     ranked = sorted(peers, key=lambda peer: xor_distance(peer, target))
     assert table.closest(target, count, 0.0) == ranked[:count]
-    assert table.nearer(target, 0.0) == sum(xor_distance(peer, target) < xor_distance(ME, target) for peer in peers)
+    nearer = sum(xor_distance(peer, target) < xor_distance(ME, target) for peer in peers)
+    assert [table.is_among(target, one, 0.0) for one in (nearer - 0.1, nearer, nearer + 1)] == [False, True, True]
+
+
+# --- crowds -----------------------------------------------------------------------------------------------------------
+
+
+def around_us(table: RoutingTable, gap: int, count: int = 16) -> None:
+    """Put so many peers around us on the ring, with such gaps between them."""
+    table.around([near(number * gap % (1 << ID_BITS)) for number in range(-count // 2, count // 2 + 1) if number])
+
+
+def test_the_peers_around_us_say_how_many_there_are(table):
+    assert table.density == 0
+    around_us(table, 1 << 150, 6)
+    assert table.density == 0, "too few to say"
+    around_us(table, 1 << 150)
+    assert table.density * (1 << 150) == pytest.approx(1.0)
+
+
+def test_of_an_improbable_crowd_near_a_place_a_part_is_named():
+    table = RoutingTable(ME, KademliaConfig(k=64))
+    target = far(0)
+    crowd = [far(1 + number) for number in range(30)]
+    others = [far((1 << 152) * (1 + number)) for number in range(40)]
+    for peer in [*crowd, *others]:
+        table.linked(peer)
+    assert table.closest(target, 20, 0.0) == crowd[:20], "nobody knows how many there should be"
+    around_us(table, 1 << 152)
+    assert table.closest(target, 20, 0.0) == [*crowd[:CROWD], *others[: 20 - CROWD]]
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 1 << 30), st.sampled_from([20, 100, 300]))
+def test_by_chance_hardly_ever_is_there_a_crowd(seed, size):
+    rng = random.Random(seed)
+    peers = sorted({near(rng.getrandbits(ID_BITS)) for _ in range(size)})
+    me = rng.choice(peers)
+    table = RoutingTable(me, KademliaConfig(k=64))
+    place = peers.index(me)
+    table.around([peers[(place + way) % len(peers)] for way in range(-8, 9) if way])
+    peers.remove(me)
+    for peer in peers:
+        table.linked(peer)
+    misses = 0
+    for _ in range(20):
+        target = near(rng.getrandbits(ID_BITS))
+        ranked = sorted(peers, key=lambda peer: xor_distance(peer, target))
+        misses += table.closest(target, 20, 0.0) != ranked[:20]
+    assert misses <= 1

@@ -8,11 +8,12 @@ import math
 import msgspec
 import pytest
 
-from p2pmesh.config import IceServer, LinkConfig, SignalingConfig
+from p2pmesh.config import IceServer, LinkConfig, SignalingConfig, WorkConfig
 from p2pmesh.identity import Identity
 from p2pmesh.protocols.core import FeedSignal, Notify
 from p2pmesh.protocols.inputs import Leave, LinkDown, LinkLost, LinkUp, LocalSignal, RemotePeer, ServiceDown, Subsystem
 from p2pmesh.protocols.notices import (
+    FULL,
     NOT_FOUND,
     Offered,
     Rejected,
@@ -22,9 +23,10 @@ from p2pmesh.protocols.notices import (
     RouteReply,
     SetLinkPurpose,
 )
+from p2pmesh.protocols.routing.forwarding_table import trail_id
 from p2pmesh.protocols.signaling.delivery import NO_WAY
 from p2pmesh.protocols.signaling.handshake import mark_of, sign_answer, sign_offer, verify_answer, verify_offer
-from p2pmesh.protocols.signaling.offer_answer import MAX_ALTERNATIVES, MAX_TRICKLED
+from p2pmesh.protocols.signaling.offer_answer import MAX_ALTERNATIVES, MAX_TRICKLED, SAME_OFFER
 from p2pmesh.protocols.util.window import OUTCOME_GRACE
 from p2pmesh.wire.messages import PINNED, Answer, DirectAck, IceCandidate, LinkRejected, Offer
 from p2pmesh.wire.signaling import (
@@ -445,6 +447,59 @@ def test_a_service_that_floods_in_a_peers_name_does_not_silence_it_in_the_mesh()
         peer.signaled(from_peer(BOB, forged))
     assert peer.counts("offer_answer.excess_offers") == 7
     assert len(peer.feed(OFFERED).told) == 1
+
+
+@pytest.mark.parametrize("evil_way", ["a service", "the same service", "the mesh"])
+@pytest.mark.parametrize("honest_way", ["a service", "the mesh"])
+def test_an_offer_under_way_is_answered_however_many_others_come(evil_way, honest_way):
+    peer = Peer().join("one", "two").in_mesh()
+    if honest_way == "a service":
+        peer.signaled(from_peer(BOB, sign_offer(BOB, ME.peer_id, offer(1), network=NETWORK)), "one")
+    else:
+        peer.feed(RoutedReceived(remote(BOB), offer(1), way_back(BOB, trail_id(CAROL.peer_id))))
+    assert len(peer.told) == 1
+    others = [Identity.from_seed(n.to_bytes(32, "big")) for n in range(200, 500)]
+    for other in others:
+        if evil_way == "the mesh":
+            peer.feed(RoutedReceived(remote(other), offer(2), way_back(other, trail_id(EVE.peer_id))))
+        else:
+            transport = "one" if evil_way == "the same service" else "two"
+            peer.signaled(from_peer(other, sign_offer(other, ME.peer_id, offer(2), network=NETWORK)), transport)
+    assert len(peer.feed(RoutedReceived(remote(CAROL), offer(3), way_back(CAROL))).told) == 1, "another way is open"
+    assert peer.core.snapshot()["offer_answer"]["heard_offers"] <= 64
+    peer.feed(LocalSignal(BOB.peer_id, description("answer", 1)))
+    assert len(peer.sent) + len(peer.replies) == 1
+
+
+def test_offers_that_were_decided_make_room_for_others():
+    peer = Peer().in_mesh()
+    for n in range(300, 600):
+        other = Identity.from_seed(n.to_bytes(32, "big"))
+        assert len(peer.feed(routed(other, offer(n))).told) == 1
+        peer.feed(RejectOffer(other.peer_id, FULL))
+        assert len(peer.replies) == 1
+
+
+def test_an_offer_that_nobody_decides_is_not_under_way_for_ever():
+    peer = Peer().in_mesh()
+    for n in range(300, 364):
+        peer.feed(routed(Identity.from_seed(n.to_bytes(32, "big")), offer(n)))
+        peer.feed(LinkUp(remote(CAROL)))
+    peer.wait(SAME_OFFER + 1)
+    assert len(peer.feed(routed(BOB, offer(1))).told) == 1
+
+
+def test_what_a_service_brings_is_paid_for_and_another_service_is_still_heard():
+    peer = Peer(work=WorkConfig(signaling=0.001)).join("one", "two")
+    told = 0
+    for n in range(300, 400):
+        other = Identity.from_seed(n.to_bytes(32, "big"))
+        signal = sign_offer(other, ME.peer_id, offer(1), network=NETWORK)
+        told += len(peer.signaled(from_peer(other, signal), "one").told)
+        peer.feed(RejectOffer(other.peer_id, FULL))
+    assert 0 < told == 100 - peer.counts("offer_answer.unpaid") < 30
+    signal = sign_offer(BOB, ME.peer_id, offer(1), network=NETWORK)
+    assert len(peer.signaled(from_peer(BOB, signal), "two").told) == 1
 
 
 def test_tables_stay_bounded_and_what_the_mesh_has_no_room_for_goes_by_a_service():

@@ -520,7 +520,7 @@ def test_memory_is_bounded():
         snapshot["delivery"]["remembered_peers"],
         snapshot["offer_answer"]["heard_offers"],
         snapshot["delivery"]["open"],
-    ) == (10, 4, 4)
+    ) == (10, 2, 4)
 
 
 def test_a_lying_service_can_not_put_itself_between_two_verified_peers():
