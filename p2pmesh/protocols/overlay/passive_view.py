@@ -118,7 +118,8 @@ class PassiveView:
     ) -> None:
         """Make an empty view.
 
-        With `serves_originals` peers that have joined get an offer though no slot is free: some may wait for it.
+        With `serves_originals`, peers that have joined get an offer though no slot is free: those of the original may
+        wait for it.
         """
         self._me = me
         self._blocked = blocked
