@@ -23,6 +23,7 @@ from p2pmesh.config import (
 )
 from p2pmesh.dht import Dht, DhtValue
 from p2pmesh.errors import (
+    BlockListError,
     ConfigError,
     IdentityError,
     InvalidPayload,
@@ -42,6 +43,7 @@ from p2pmesh.errors import (
 )
 from p2pmesh.events import (
     DirectReceived,
+    EclipseSuspected,
     Event,
     IslandHealed,
     IslandSuspected,
@@ -60,12 +62,14 @@ from p2pmesh.events import (
     PeerEvicted,
     PeerFailed,
     PeerTimedOut,
+    ReceiptDisputed,
     TransportDown,
     TransportUp,
 )
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId
 from p2pmesh.mesh import Mesh, open_mesh
+from p2pmesh.moderation import Validator, Verdict
 from p2pmesh.receipts import Delivered, Failed, Receipt
 from p2pmesh.subscription import Subscription
 from p2pmesh.transports.transport import Transport, TransportConfig
@@ -77,6 +81,7 @@ if _typing.TYPE_CHECKING:
     __version__: str
 
 __all__ = [
+    "BlockListError",
     "BroadcastConfig",
     "ChordConfig",
     "ConfigError",
@@ -84,6 +89,7 @@ __all__ = [
     "Dht",
     "DhtValue",
     "DirectReceived",
+    "EclipseSuspected",
     "Event",
     "Failed",
     "IceServer",
@@ -124,6 +130,7 @@ __all__ = [
     "PeerTimedOut",
     "PeerUnreachable",
     "Receipt",
+    "ReceiptDisputed",
     "ReceiptsConfig",
     "RemoteProtocolError",
     "RoutingConfig",
@@ -139,6 +146,8 @@ __all__ = [
     "TransportError",
     "TransportUnavailable",
     "TransportUp",
+    "Validator",
+    "Verdict",
     "WorkConfig",
     "open_mesh",
     "open_signaling_server",

@@ -7,8 +7,10 @@ is refused is shown as far as it can be: its `repr` may fail, or be endless.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 import attrs
@@ -32,6 +34,11 @@ def shown(value: object) -> str:
     except Exception:  # ruff: ignore[blind-except] - it is the caller's `__repr__`, which may do anything
         return f"a {type(value).__name__}"
     return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
+
+
+def unshown(value: object) -> str:
+    """What the `repr` of something public shows of a payload or a secret: its kind. Reprs end in logs."""
+    return f"<{type(value).__name__}>"
 
 
 def number(what: str, value: Any, *, low: float = -MOST, high: float = MOST, whole: bool = False) -> Any:
@@ -98,6 +105,22 @@ def instance(what: str, value: T, kind: Any) -> T:
         article = "an" if name[0] in "AEIOU" else "a"
         raise ConfigError(f"{what} must be {article} {name}, not {shown(value)}")
     return value
+
+
+def file_path(what: str, value: Any) -> Path:
+    """The path of a file, which need not be there.
+
+    Raises:
+      ConfigError: if it is none.
+    """
+    try:
+        path = Path(value)
+        os.fsencode(path)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{shown(value)} can't be the path of {what}: {error}") from None
+    if "\0" in str(path):
+        raise ConfigError(f"{shown(str(path))} can't be the path of {what}: it has a NUL in it")
+    return path
 
 
 def in_trio(what: str) -> None:

@@ -439,6 +439,8 @@ class MeshConfig:
     """Direct messages that may wait for the application, in each stream of them or for the first; then senders wait."""
     direct_inbox_bytes: int = _number(16 * MIB, low=1)
     """Bytes of those; one alone may be larger."""
+    max_blocked: int = _number(10_000, low=1, high=1_000_000)
+    """Peers that may be blocked at once: the block list refuses more, and forgets none."""
     inbox: int = _number(64, low=1)
     """Inputs that may wait for one subsystem before their senders wait."""
     work: WorkConfig = WorkConfig()

@@ -6,6 +6,7 @@ Each message names the cause and the way out in one line. Ordinary calls raise t
 from __future__ import annotations
 
 __all__ = [
+    "BlockListError",
     "ConfigError",
     "IdentityError",
     "InvalidPayload",
@@ -39,6 +40,10 @@ class InvalidPeerId(MeshError, ValueError):
 
 class IdentityError(MeshError):
     """An identity file can't be read, is not an Ed25519 key, or may be read by others."""
+
+
+class BlockListError(MeshError):
+    """A block list is full, damaged, or can't be read or written."""
 
 
 class InvalidPayload(MeshError, TypeError):

@@ -13,9 +13,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
-from attrs import frozen
+from attrs import field, frozen
 from typing_extensions import TypeAliasType
 
+from p2pmesh.checks import unshown
 from p2pmesh.keyspace import PeerId
 
 JsonValue = TypeAliasType("JsonValue", "str | int | float | bool | list[JsonValue] | dict[str, JsonValue] | None")
@@ -73,7 +74,7 @@ class MessageReceived:
     """A broadcast arrived."""
 
     topic: str
-    payload: Payload
+    payload: Payload = field(repr=unshown)
     origin: PeerId
     message_id: str
     timestamp: float
@@ -96,7 +97,7 @@ class DirectReceived:
     """A direct message to this peer alone arrived."""
 
     origin: PeerId
-    payload: Payload
+    payload: Payload = field(repr=unshown)
     message_id: str
     timestamp: float
     """When the sender sent it, by its own clock, in seconds since 1970."""
@@ -132,6 +133,19 @@ class IslandSuspected:
 
     peer_id: PeerId
     reason: str
+
+
+@frozen
+class EclipseSuspected:
+    """Peers crowd around our id more densely than chance has it: somebody may be trying to cut us off.
+
+    They get no links, as far as it depends on us, and we keep those of our own choice.
+    """
+
+    peers: int
+    """How many they are, of those that we met."""
+    mesh_size: int
+    """Peers that the mesh has, as it looks from elsewhere."""
 
 
 @frozen
@@ -185,6 +199,18 @@ class OriginThrottled:
     """Broadcasts a second: `BroadcastConfig.origin_rate`."""
 
 
+@frozen
+class ReceiptDisputed:
+    """A peer told of more peers that have a broadcast than the mesh can have: it lies, or passes on a lie."""
+
+    peer_id: PeerId
+    message_id: str
+    claimed: int
+    """Peers that it told of."""
+    believed: int
+    """Peers that count, of this one and of all others that told of the broadcast."""
+
+
 Event: TypeAlias = (
     PeerConnected
     | PeerDisconnected
@@ -197,9 +223,11 @@ Event: TypeAlias = (
     | MessageFailed
     | IslandSuspected
     | IslandHealed
+    | EclipseSuspected
     | TransportUp
     | TransportDown
     | Lagged
     | MessagesSkipped
     | OriginThrottled
+    | ReceiptDisputed
 )

@@ -27,6 +27,8 @@ _URL: Final = re.compile(
 _QUERY: Final = re.compile(r"transport=(?P<transport>udp|tcp)", re.IGNORECASE)
 _LABEL: Final = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?", re.IGNORECASE)
 _KEYS: Final = frozenset({"urls", "url", "username", "credential", "credentialType"})
+_PASSWORD: Final = re.compile(r"(?<=:)([^:@?]*):[^?]*@")
+"""What some write there, and is not to be shown."""
 _FORM = "an address looks like stun:host:port or turn:host:port?transport=udp"
 
 
@@ -108,7 +110,7 @@ def _server(entry: Any) -> IceServer:
     if isinstance(entry, IceServer):
         return entry
     if not isinstance(entry, Mapping):
-        raise ConfigError(f'an ICE server is a URL, an IceServer or a dict with "urls", not {entry!r:.60}')
+        raise ConfigError(f'an ICE server is a URL, an IceServer or a dict with "urls", not a {type(entry).__name__}')
     unknown = [key for key in entry if key not in _KEYS]
     if unknown:
         raise ConfigError(f"an ICE server has {', '.join(sorted(_KEYS))}, but no {unknown[0]!r:.60}")
@@ -129,7 +131,8 @@ def _urls(server: IceServer) -> tuple[str, ...]:
 
 def _parse(url: str, server: IceServer) -> IceUrl:
     def refuse(why: str) -> ConfigError:
-        return ConfigError(f"{url!r:.100} is no address of an ICE server that can be used: {why}")
+        place = _PASSWORD.sub(r"\1:...@", url)
+        return ConfigError(f"{place!r:.100} is no address of an ICE server that can be used: {why}")
 
     match = _URL.fullmatch(url)
     if match is None:

@@ -28,7 +28,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from nacl.bindings import crypto_sign_open
 from nacl.exceptions import BadSignatureError
 
-from p2pmesh.checks import shown
+from p2pmesh.checks import file_path
 from p2pmesh.errors import ConfigError, IdentityError
 from p2pmesh.keyspace import ID_BITS, PeerId, parse_peer_id
 
@@ -157,13 +157,7 @@ class Identity:
           IdentityError: if the file can't be read or written, holds no Ed25519 key, or others may read it.
           ConfigError: if that is no path.
         """
-        try:
-            path = Path(path)
-            os.fsencode(path)
-        except (TypeError, ValueError) as error:
-            raise ConfigError(f"{shown(path)} can't be the path of an identity file: {error}") from None
-        if "\0" in str(path):
-            raise ConfigError(f"{shown(str(path))} can't be the path of an identity file: it has a NUL in it")
+        path = file_path("an identity file", path)
         try:
             return cls._load(path)
         except FileNotFoundError:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Sequence
 from itertools import pairwise
+from random import Random
 from typing import NewType
 
 from p2pmesh.checks import shown
@@ -97,6 +98,11 @@ def onward(me: PeerId, first: PeerId, said: Iterable[PeerId], limit: int, *, clo
         found.append(peer)
         far = way
     return found[:limit]
+
+
+def random_place(rng: Random) -> PeerId:
+    """A place drawn at random: of ids that crowd somewhere, it is hardly ever next to one."""
+    return PeerId(f"{rng.getrandbits(ID_BITS):0{ID_DIGITS}x}")
 
 
 def _way(me: PeerId, peer: PeerId, *, clockwise: bool) -> int:

@@ -5,6 +5,7 @@ The root nursery lives here: every task of every subsystem runs in it, and ends 
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from collections.abc import AsyncIterator, Iterable
@@ -14,19 +15,21 @@ from typing import Any
 import attrs
 import trio
 
-from p2pmesh.checks import flag, in_trio, instance, number
+from p2pmesh.checks import file_path, flag, in_trio, instance, number
 from p2pmesh.config import MeshConfig
 from p2pmesh.dht import Dht
-from p2pmesh.errors import ConfigError, MeshClosed, MeshError
+from p2pmesh.errors import BlockListError, ConfigError, MeshClosed, MeshError, PeerUnreachable
 from p2pmesh.events import DirectReceived, Event, MessageReceived, PayloadLike
 from p2pmesh.ice_servers import IceServersLike
 from p2pmesh.identity import Identity
-from p2pmesh.keyspace import PeerId, parse_peer_id
+from p2pmesh.keyspace import PeerId, parse_peer_id, short
 from p2pmesh.links.link import Dialer
+from p2pmesh.moderation import Validator
 from p2pmesh.protocols.core import WallClock
 from p2pmesh.protocols.inputs import Connect, Publish, SendDirect, Subsystem, WantHistory
 from p2pmesh.receipts import Receipt
 from p2pmesh.runtime import arguments
+from p2pmesh.runtime.moderation import BlockList
 from p2pmesh.runtime.node import Node
 from p2pmesh.runtime.ordered import OrderedSubscription
 from p2pmesh.subscription import Subscription
@@ -48,6 +51,7 @@ async def open_mesh(
     allow_unverified: bool | None = None,
     bootstrap_peers: Iterable[str] = (),
     kademlia_k: int | None = None,
+    block_list: str | os.PathLike[str] | None = None,
     config: MeshConfig | None = None,
     dialer: Dialer | None = None,
     rng: random.Random | None = None,
@@ -68,6 +72,8 @@ async def open_mesh(
       allow_unverified: Link to peers that can't prove their id, such as the original project's. Default: False.
       bootstrap_peers: Ids of peers to try, besides those that the services name.
       kademlia_k: How many peers hold a value of the DHT: the same throughout a mesh. Default: 20.
+      block_list: A file that keeps whom `Mesh.block` blocks; made when the first is blocked. One mesh at a time has it.
+        Default: none, and the list ends with the block.
       config: Every other number; the options above override its fields.
       dialer: What opens links. Default: a `WebRTCDialer`. Entered and closed by this block.
       rng: Source of all randomness but keys. Default: seeded by the system.
@@ -75,6 +81,7 @@ async def open_mesh(
 
     Raises:
       ConfigError: if an option makes no sense.
+      BlockListError: if the block list can't be read, or is damaged.
       TransportUnavailable: if no signaling service could be joined; the text has every reason, and what to do. If each
         answered and refused us, it is a `JoinRefused`.
 
@@ -95,6 +102,8 @@ async def open_mesh(
         raise ConfigError("open_mesh needs a signaling transport, such as ws://localhost:8080")
     who = Identity.generate() if identity is None else instance("identity", identity, Identity)
     instance("rng", rng, random.Random | None)
+    path = None if block_list is None else file_path("a block list", block_list)
+    blocked = BlockList(settings.max_blocked, path)
     clock = _system_clock if wall_clock is None else arguments.clock(wall_clock)
     failure: MeshError | None = None
     async with _default_dialer(settings) if dialer is None else instance("dialer", dialer, Dialer) as links:
@@ -105,6 +114,7 @@ async def open_mesh(
             links,
             random.Random() if rng is None else rng,
             clock,
+            blocked,
         )
         async with trio.open_nursery() as nursery:
             try:
@@ -297,10 +307,12 @@ class Mesh:
             text says which. It may have the message all the same, if only its answer was lost.
           MeshClosed: if the mesh was left.
 
+        A peer that we have blocked is as good as unreachable.
         Cancelled, the message may or may not arrive; it is not sent again.
         """
         peer = parse_peer_id(peer_id)
         body = pack(payload, self._node.config.max_payload)
+        await self._check_not_blocked(peer)
         await self._node.calls.make(self._node.drivers[Subsystem.ROUTING], lambda call: SendDirect(call, peer, body))
 
     async def connect(self, peer_id: str) -> None:
@@ -308,11 +320,97 @@ class Mesh:
 
         Raises:
           InvalidPeerId: if that is no id.
-          PeerUnreachable: if the link can't be opened.
+          PeerUnreachable: if the link can't be opened, or we have blocked the peer.
           MeshClosed: if the mesh was left.
         """
         peer = parse_peer_id(peer_id)
+        await self._check_not_blocked(peer)
         await self._node.calls.make(self._node.drivers[Subsystem.OVERLAY], lambda call: Connect(call, peer))
+
+    async def disconnect(self, peer_id: str) -> None:
+        """Close the link to this peer, and end what `connect` wants of it. Returns when it is closed.
+
+        It may come again later, by itself or because the mesh needs the link: to keep it away, `block` it.
+        A `connect` that waits for this peer raises `PeerUnreachable`. Without a link nothing is done.
+
+        Raises:
+          InvalidPeerId: if that is no id.
+          MeshClosed: if the mesh was left.
+        """
+        peer = parse_peer_id(peer_id)
+        self._check_open()
+        await self._node.disconnect(peer)
+
+    async def block(self, peer_id: str) -> None:
+        """Have nothing more to do with this peer, until `unblock`. Returns when its link is closed.
+
+        From now on its offers are turned down and it is not dialed, its direct messages and all that it asks of us are
+        refused, its values in the DHT are not kept here or found from here, and its broadcasts are neither delivered
+        nor passed on, whoever brings them: nobody is blamed for that. It is not told. What has been delivered stays,
+        what it sends to others by way of us is relayed, and it can still read what we broadcast.
+
+        Raises:
+          InvalidPeerId: if that is no id.
+          ConfigError: if it is our own.
+          BlockListError: if `MeshConfig.max_blocked` peers are; or if the file that keeps the list can't be written:
+            then it holds for this mesh all the same.
+          MeshClosed: if the mesh was left.
+
+        Cancelled, the peer is blocked, and its link closes in the background.
+        """
+        peer = parse_peer_id(peer_id)
+        if peer == self.peer_id:
+            raise ConfigError("a peer can't block itself")
+        self._check_open()
+        unwritten: BlockListError | None = None
+        try:
+            self._node.blocked.add(peer)
+        except BlockListError as error:
+            if peer not in self._node.blocked:
+                raise
+            unwritten = error
+        await self._node.disconnect(peer)
+        if unwritten is not None:
+            raise unwritten
+
+    async def unblock(self, peer_id: str) -> None:
+        """Let this peer come again. What was refused meanwhile is not delivered later.
+
+        Raises:
+          InvalidPeerId: if that is no id.
+          BlockListError: if the file that keeps the list can't be written: then it holds for this mesh alone.
+          MeshClosed: if the mesh was left.
+        """
+        peer = parse_peer_id(peer_id)
+        self._check_open()
+        self._node.blocked.remove(peer)
+        await trio.lowlevel.checkpoint()
+
+    @property
+    def blocked(self) -> tuple[PeerId, ...]:
+        """The peers that are blocked, in the order in which they were."""
+        return tuple(self._node.blocked)
+
+    def validate(self, topic: str, validator: Validator | None) -> None:
+        """Have a function judge the broadcasts of this topic that come, before they are delivered and passed on.
+
+        It is called once for each that is as it should be, with its `MessageReceived`, and returns a `Verdict`: see
+        there. It is called between two messages and everything else of this mesh waits for it, so it should take less
+        than a millisecond; a broadcast needs a tenth of one. What it raises is counted and logged, and counts as
+        `Verdict.IGNORE`. Our own broadcasts are not judged, nor those of peers that are blocked.
+
+        Args:
+          topic: Which broadcasts.
+          validator: The function, in the place of the last one; None for none. It must not be async.
+
+        Raises:
+          LocalProtocolError: if that can't be a topic.
+          ConfigError: if the validator is no plain function.
+          MeshClosed: if the mesh was left.
+        """
+        name, function = arguments.topic(topic), arguments.validator(validator)
+        self._check_open()
+        self._node.moderator.validate(name, function)
 
     @property
     def dht(self) -> Dht:
@@ -336,6 +434,11 @@ class Mesh:
             await self._node.leave()
         finally:
             self._node.close()
+
+    async def _check_not_blocked(self, peer: PeerId) -> None:
+        if peer in self._node.blocked:
+            await trio.lowlevel.checkpoint()
+            raise PeerUnreachable(f"{short(peer)} is blocked here: `unblock` it first")
 
     def _check_open(self) -> None:
         if self._left:

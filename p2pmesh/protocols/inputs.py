@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from p2pmesh.events import PayloadLike
 from p2pmesh.keyspace import PeerId
+from p2pmesh.wire.fields import shown_of
 from p2pmesh.wire.messages import Facts, Message
 from p2pmesh.wire.payloads import Body
 from p2pmesh.wire.signaling import SignalingMessage
@@ -19,6 +20,8 @@ class Value(Struct, frozen=True, gc=False):
 
     A peer makes thousands a second. The garbage collector passes them by: none may hold what could lead back to it.
     """
+
+    __repr__ = shown_of
 
 
 class Subsystem(Enum):
@@ -65,6 +68,8 @@ class LinkDown(Value, frozen=True):
     reason: str
     timed_out: float | None = None
     """Seconds of silence, if that is what ended it."""
+    blamed: bool = False
+    """Whether the peer broke the protocol, and that is what ended it."""
 
 
 class LinkSuspected(Value, frozen=True):
@@ -162,6 +167,19 @@ class Connect(Value, frozen=True):
     """The application wants a link to this peer, for good. Answered by `Reply` once it is open. Goes to the overlay."""
 
     call: int
+    peer: PeerId
+
+
+class Disconnect(Value, frozen=True):
+    """The application wants no link to this peer any more. Answered by `Reply`, at once. Goes to the overlay."""
+
+    call: int
+    peer: PeerId
+
+
+class Blocked(Value, frozen=True):
+    """The application has blocked this peer: what is kept of it goes. Goes to the DHT."""
+
     peer: PeerId
 
 
@@ -296,6 +314,8 @@ FromOutside: TypeAlias = (
     | PeersFound
     | PeerGone
     | Connect
+    | Disconnect
+    | Blocked
     | Publish
     | WantHistory
     | SendDirect

@@ -27,6 +27,8 @@ class SetLinkPurpose(Value, frozen=True):
 
     peer: PeerId
     purpose: LinkPurpose
+    is_besieged: bool = False
+    """We lack links that lead into the mesh, whatever others we have: so the offer says that we have none."""
 
 
 FULL: Final = "max_peers_reached"
@@ -98,6 +100,8 @@ class ChildSettled(Value, frozen=True):
     message_id: str
     child: PeerId
     adopted: bool
+    is_there: bool = False
+    """Whether it said that it has the message, from us or from elsewhere."""
 
 
 class Refused(Value, frozen=True):

@@ -6,6 +6,7 @@ text a plain `str`.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable
 from typing import TypeAlias
 
@@ -16,6 +17,7 @@ from p2pmesh.config import KademliaConfig, MeshConfig
 from p2pmesh.errors import ConfigError, LocalProtocolError, PayloadTooLarge
 from p2pmesh.events import PayloadLike
 from p2pmesh.keyspace import PeerId, parse_peer_id
+from p2pmesh.moderation import Validator
 from p2pmesh.protocols.broadcast.message_store import ANY_HOPS
 from p2pmesh.protocols.broadcast.validation import RESERVED_TOPICS
 from p2pmesh.protocols.core import WallClock
@@ -96,6 +98,21 @@ def history(seconds: object) -> float:
       ConfigError: if it is no number of seconds.
     """
     return 0.0 if seconds is None else float(number("history", seconds, low=0))
+
+
+def validator(value: Validator | None) -> Validator | None:
+    """What judges the broadcasts of a topic; None for nothing.
+
+    Raises:
+      ConfigError: if it can't be called, or only waited for.
+    """
+    if value is None:
+        return None
+    if not callable(value):
+        raise ConfigError(f"a validator is a function that takes a message and returns a Verdict, not {shown(value)}")
+    if inspect.iscoroutinefunction(value):
+        raise ConfigError("a validator is a plain function, not an async one: every broadcast waits for it")
+    return value
 
 
 def peers(values: Iterable[str]) -> list[PeerId]:

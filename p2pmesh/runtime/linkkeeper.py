@@ -9,6 +9,7 @@ never waits: a full outbox drops and counts, and one that stays full ends the li
 from __future__ import annotations
 
 import logging
+import math
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -45,6 +46,8 @@ from p2pmesh.protocols.inputs import (
     Unsent,
 )
 from p2pmesh.protocols.notices import Input
+from p2pmesh.protocols.util.limits import BYTES, FRAME, Payment, WorkBudget
+from p2pmesh.protocols.wiring import SELDOM
 from p2pmesh.wire.codec import decode, encode
 from p2pmesh.wire.messages import Description, Direct, Facts, IceCandidate, Message, Unknown
 
@@ -52,6 +55,10 @@ logger: Final = logging.getLogger(__name__)
 
 FEED = 32
 """Signals that may wait for one attempt: an answer and the candidates of a trickling peer; more are dropped."""
+ATTEMPTS_PER_SECOND = 2.0
+"""Attempts that are begun: each costs some 50 ms of a core, and others can cause them. `ATTEMPTS_AT_ONCE`, and twice
+`max_peers`, may begin together; beyond that they wait for their turn."""
+ATTEMPTS_AT_ONCE = 10
 READ_AT_ONCE = 32
 """Frames handed up before other tasks get their turn, while the subsystems have room."""
 
@@ -88,18 +95,20 @@ class _Open:
     ended: trio.Event = field(factory=trio.Event)
     closing: bool = False
     why: str | None = None
+    blamed: bool = False
 
 
-class _ReadRate:
-    """How fast one link is read: so many frames a second at most."""
+class _Pace:
+    """How fast something is done: so often a second, and `at_once` times together."""
 
-    def __init__(self, frames_per_second: float) -> None:
-        self._step = 1 / frames_per_second
-        self._turn = 0.0
+    def __init__(self, per_second: float, at_once: float) -> None:
+        self._step = 1 / per_second
+        self._ahead = at_once / per_second
+        self._turn = -math.inf
 
     def next_turn(self, now: float) -> float | None:
-        """A frame was read: when the next may be; None for now."""
-        self._turn = max(self._turn, now - 1.0) + self._step  # a second's worth may come at once
+        """It was done: when the next may be; None for now."""
+        self._turn = max(self._turn, now - self._ahead) + self._step
         return self._turn if self._turn > now else None
 
 
@@ -128,6 +137,7 @@ class LinkKeeper:
         report: Report,
         deliver: Deliver,
         probe: Callable[[], Message],
+        share: float,
     ) -> None:
         self._dialer = dialer
         self._probe = probe
@@ -136,6 +146,10 @@ class LinkKeeper:
         self._report = report
         self._deliver = deliver
         self._attempts: dict[PeerId, _Attempting] = {}
+        self._pace = _Pace(ATTEMPTS_PER_SECOND, ATTEMPTS_AT_ONCE + 2 * max_peers)
+        self._turn = trio.Lock()
+        self._next_attempt: float | None = None
+        self._budget = WorkBudget(2 * max_peers, share)
         self._links: dict[PeerId, _Open] = {}
         self._unflushed: dict[Link, None] = {}
         self._counts = _Counts()
@@ -180,7 +194,7 @@ class LinkKeeper:
         entry = self._links.get(peer)
         if entry is None or entry.closing:
             return
-        entry.closing, entry.why = True, entry.why or reason
+        entry.closing, entry.why, entry.blamed = True, entry.why or reason, blame
         patience = 0.0 if blame else self._config.close_timeout
         entry.scope.deadline = min(entry.scope.deadline, trio.current_time() + patience)
         for lane in entry.lanes:
@@ -222,6 +236,7 @@ class LinkKeeper:
         return {
             **attrs.asdict(self._counts, recurse=False),
             **self._dialer.counts,
+            "budget": self._budget.snapshot(),
             "attempting": sorted(self._attempts),
             "open": {peer: attrs.asdict(entry.link.stats, recurse=False) for peer, entry in self._links.items()},
         }
@@ -264,6 +279,10 @@ class LinkKeeper:
         with attempting.scope, signals:
             async with listening_for(self._config.connect_timeout):
                 try:
+                    async with self._turn:  # one that is given up while it waits takes no turn
+                        if self._next_attempt is not None:
+                            await trio.sleep_until(self._next_attempt)
+                        self._next_attempt = self._pace.next_turn(trio.current_time())
                     link = await self._open(peer, remote, offer, signals, attempting)
                 except AttemptFailed as error:
                     reason, hopeless = str(error), error.hopeless
@@ -360,7 +379,7 @@ class LinkKeeper:
             timed_out, entry.why = error.silent_for, str(error)
         except* (LinkProtocolError, RemoteProtocolError) as group:
             self._counts.protocol_errors += 1
-            entry.why = f"protocol error: {_first(group)}"
+            entry.why, entry.blamed = f"protocol error: {_first(group)}", True
         except* LinkError as group:
             entry.why = entry.why or str(_first(group))
         finally:
@@ -370,7 +389,7 @@ class LinkKeeper:
                 del self._links[peer]
                 entry.ended.set()
                 self._counts.closed += 1
-                self._report(LinkDown(peer, entry.why or "closed by the peer", timed_out))
+                self._report(LinkDown(peer, entry.why or "closed by the peer", timed_out, entry.blamed))
 
     async def _close(self, link: Link) -> None:
         with trio.move_on_after(self._config.close_timeout, shield=True):
@@ -378,7 +397,7 @@ class LinkKeeper:
 
     async def _read(self, entry: _Open) -> None:
         """Hand frames up, waiting as long as the subsystems do; the peer feels it by its credit."""
-        link, rate = entry.link, _ReadRate(self._config.frames_per_second)
+        link, rate = entry.link, _Pace(self._config.frames_per_second, self._config.frames_per_second)
         async for frame in link:
             await self._hand_up(link, frame, rate)
             for _ in range(READ_AT_ONCE):
@@ -388,13 +407,21 @@ class LinkKeeper:
                 await self._hand_up(link, more, rate)
         entry.scope.cancel("the peer closed the link")
 
-    async def _hand_up(self, link: Link, frame: bytes, rate: _ReadRate) -> None:
+    async def _hand_up(self, link: Link, frame: bytes, rate: _Pace) -> None:
         message = self._parse(link, frame)
+        if message is None or type(message) in SELDOM:
+            await self._pay(link.peer.peer_id, FRAME + len(frame) / BYTES)
         if message is not None:
             await self._deliver(link.peer.peer_id, message)
         until = rate.next_turn(trio.current_time())
         if until is not None:
             await trio.sleep_until(until)
+
+    async def _pay(self, peer: PeerId, units: float) -> None:
+        """Pay for a frame that seldom comes: who sends more of them is read as slowly as its own part pays for."""
+        if self._budget.spend(peer, units, trio.current_time()) is not Payment.NOW:
+            await trio.sleep(units / self._budget.rate)
+            self._budget.spend(peer, units, trio.current_time())  # what it has gained meanwhile
 
     def _parse(self, link: Link, frame: bytes) -> Message | None:
         try:

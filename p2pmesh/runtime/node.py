@@ -45,7 +45,7 @@ from p2pmesh.protocols.core import (
     WallClock,
     WantLink,
 )
-from p2pmesh.protocols.inputs import Leave, PeersFound, Received, Subsystem
+from p2pmesh.protocols.inputs import Blocked, Disconnect, Leave, PeersFound, Received, Subsystem
 from p2pmesh.protocols.notices import Input
 from p2pmesh.protocols.wiring import OWNERS, audience_of, build_cores
 from p2pmesh.receipts import Delivered, Failed, OpenReceipts
@@ -54,6 +54,7 @@ from p2pmesh.runtime.calls import Calls
 from p2pmesh.runtime.driver import Driver
 from p2pmesh.runtime.inbox import Inbox
 from p2pmesh.runtime.linkkeeper import LinkKeeper
+from p2pmesh.runtime.moderation import BlockList, Moderator
 from p2pmesh.runtime.services import Service
 from p2pmesh.runtime.supervisor import supervise
 from p2pmesh.transports.transport import Transport
@@ -73,6 +74,7 @@ class Node:
         dialer: Dialer,
         rng: random.Random,
         wall: WallClock,
+        blocked: BlockList,
     ) -> None:
         self.identity = identity
         self.config = config
@@ -82,14 +84,16 @@ class Node:
         self.peers: dict[PeerId, bool] = {}
         """The neighbours, and whether each is verified, in the order in which they came."""
         self.receipts: OpenReceipts = OpenReceipts()
+        self.blocked = blocked
+        self.moderator: Moderator = Moderator(identity.peer_id, blocked)
+        cores = build_cores(identity, config, rng, wall, local_health(), blocked=blocked, judge=self.moderator.judge)
         self.drivers: dict[Subsystem, Driver] = {
-            subsystem: Driver(core, self._dispatch, config.inbox, self._flush)
-            for subsystem, core in build_cores(identity, config, rng, wall, local_health()).items()
+            subsystem: Driver(core, self._dispatch, config.inbox, self._flush) for subsystem, core in cores.items()
         }
         self._rng = rng
         self._wall = wall
         self.keeper: LinkKeeper = LinkKeeper(
-            dialer, config.links, config.max_peers, self._report, self._deliver, self._make_probe
+            dialer, config.links, config.max_peers, self._report, self._deliver, self._make_probe, config.work.links
         )
         self.services: dict[str, Service] = {
             transport.name: Service(transport, config.signaling, rng, self._deliver_signaled, dialer.prefer)
@@ -97,6 +101,7 @@ class Node:
         }
         self._startup = _Startup(tuple(self.services))
         self._linked = trio.lowlevel.ParkingLot()
+        self._unlinked = trio.lowlevel.ParkingLot()
         self._is_closed = False
         self._ignored = 0
 
@@ -126,6 +131,19 @@ class Node:
                 raise MeshClosed("the mesh was left before it had so many links")
             await self._linked.park()
         await trio.lowlevel.checkpoint()
+
+    async def disconnect(self, peer: PeerId) -> None:
+        """Close the link to a peer, and wait until it is closed.
+
+        Raises:
+          MeshClosed: if the mesh is left before the overlay hears of it.
+        """
+        if peer in self.blocked:
+            self._report(Blocked(peer))
+        await self.calls.make(self.drivers[Subsystem.OVERLAY], lambda call: Disconnect(call, peer))
+        await self.drivers[Subsystem.KADEMLIA].caught_up()
+        while peer in self.peers:  # for as long as a close takes; when the mesh is left, it has none
+            await self._unlinked.park()
 
     async def leave(self) -> None:
         """Say goodbye to neighbours and services, and wait for as long as `leave_timeout` until all is said."""
@@ -158,6 +176,7 @@ class Node:
             "subsystems": {subsystem.value: driver.snapshot() for subsystem, driver in self.drivers.items()},
             "links": self.keeper.snapshot(),
             "transports": {name: service.snapshot() for name, service in self.services.items()},
+            "moderation": self.moderator.snapshot(),
             "ignored_messages": self._ignored,
         }
 
@@ -233,8 +252,10 @@ class Node:
             case PeerConnected():
                 self.peers[event.peer_id] = event.verified
                 self._linked.unpark_all()
-            case PeerDisconnected() if self.peers.pop(event.peer_id, None) is None:
-                return  # it was ended by `close` already
+            case PeerDisconnected():
+                if self.peers.pop(event.peer_id, None) is None:
+                    return  # it was ended by `close` already
+                self._unlinked.unpark_all()
             case DirectReceived():
                 self.inbox.put(event)
             case TransportUp():

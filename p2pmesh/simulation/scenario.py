@@ -11,6 +11,8 @@ The shipped scenarios lie beside this module, and `load_scenario` takes a path a
 `Scenario`, a table `[conditions]` with those of `Conditions`, and an array of tables `[[faults]]` with those of the
 faults of `p2pmesh.simulation.faults.plan`. Where a fault names peers, a scenario says which share of them: `share`
 instead of `peers` or `count`, `shares` instead of `sides`; and `Churn` counts arrivals and departures for 100 peers.
+What `Hostile` peers do may be a list, from which each draws, no two the same while there are enough; without one it is
+that of all adversaries.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from __future__ import annotations
 import random
 import tomllib
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib import resources
 from operator import attrgetter
 from pathlib import Path
@@ -73,6 +75,8 @@ FRESH_WORK: Final = 40.0
 """Processor time that a peer takes in a second of these, in that of a second at rest; measured, for progress alone."""
 BROADCAST_WORK: Final = 8.0
 """What one broadcast takes at each peer, in the same."""
+HOSTILE: Final = 0.2
+"""The share of peers that are hostile, unless somebody says otherwise: most are honest, or nothing is promised."""
 PER: Final = 100
 """Peers that a scenario's rates of churn are meant for."""
 
@@ -121,9 +125,15 @@ class Scenario:
           ConfigError: if they make no sense, for so many peers at least.
         """
         rng = random.Random(f"scenario {self.name} {seed}")
-        plan = FaultPlan((fault_of(_for_peers(dict(fields), peers, rng)) for fields in self.faults), seed=seed)
+        faults = [_for_peers(dict(fields), peers, rng) for fields in self.faults]
+        plan = FaultPlan((fault_of(one) for fields in faults for one in _dealt(fields, rng)), seed=seed)
         plan.check(peers)
         return plan
+
+    def against(self, kinds: Iterable[Adversary], share: float = HOSTILE) -> Scenario:
+        """The same, but with a share of hostile peers of these kinds in place of its own."""
+        hostile = {"kind": "hostile", "at": 1.0, "share": share, "does": [kind.value for kind in kinds]}
+        return attrs.evolve(self, faults=(*(one for one in self.faults if one.get("kind") != "hostile"), hostile))
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
@@ -220,6 +230,19 @@ def _for_peers(fields: dict[str, Any], peers: int, rng: random.Random) -> dict[s
     return fields
 
 
+def _dealt(fields: dict[str, Any], rng: random.Random) -> Iterator[dict[str, Any]]:
+    """A fault of hostile peers for each kind that is dealt to some of them; any other as it is."""
+    kinds = fields.get("does", [one.value for one in Adversary])
+    if fields.get("kind") != "hostile" or not isinstance(kinds, list) or not kinds:
+        yield fields
+        return
+    order = rng.sample(kinds, len(kinds))
+    for turn, kind in enumerate(order):
+        peers = fields.get("peers", [])[turn :: len(order)]
+        if peers:
+            yield {**fields, "peers": peers, "does": kind}
+
+
 # --- running ----------------------------------------------------------------------------------------------------------
 
 
@@ -242,10 +265,20 @@ def run(
 
 
 class Run:
-    """A scenario's run. `phases` goes through it; a network and the plan are there to look at on the way."""
+    """A scenario's run, with the faults of a `plan` in place of its own if there is one.
+
+    `phases` goes through it; a network and the plan are there to look at on the way.
+    """
 
     def __init__(
-        self, scenario: Scenario, *, peers: int, max_peers: int, seed: int = 0, progress: Progress | None = None
+        self,
+        scenario: Scenario,
+        *,
+        peers: int,
+        max_peers: int,
+        seed: int = 0,
+        plan: FaultPlan | None = None,
+        progress: Progress | None = None,
     ) -> None:
         if peers < 2:
             raise ConfigError(f"a mesh takes 2 peers or more, not {peers}")
@@ -253,7 +286,7 @@ class Run:
         self._peers = peers
         self._max_peers = max_peers
         self._progress = progress or (lambda phase, done: None)
-        self.plan: FaultPlan = scenario.plan(peers, seed)
+        self.plan: FaultPlan = scenario.plan(peers, seed) if plan is None else plan
         config = MeshConfig(max_peers=max_peers)
         self.net: BareNetwork = BareNetwork(
             seed, config=config, conditions=scenario.conditions, strict=False, sample_sizes=True
@@ -336,10 +369,10 @@ class Run:
         self._done += (ends - self.net.now) * len(self.net.nodes)
 
     def _is_live(self) -> bool:
-        """Whether the mesh is one, every broadcast is everywhere, and its origin knows."""
+        """Whether the mesh is one, every broadcast is everywhere, and its origin knows, where nobody lies to it."""
         net, hostile = self.net, self._hostile()
         return (
-            all(broadcast.reached == broadcast.count for broadcast in net.delivery_log)
+            (bool(hostile) or all(broadcast.reached == broadcast.count for broadcast in net.delivery_log))
             and all(all(map(broadcast.has, expected(net, broadcast, hostile))) for broadcast in net.delivery_log)
             and not ring_gaps(net, hostile)
             and len(islands(net, hostile)) <= 1

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import trio
 from attrs import frozen
 
-from p2pmesh.checks import checked, instance, text_field
+from p2pmesh.checks import checked, instance, text_field, unshown
 from p2pmesh.wire.signaling import SignalingMessage
 
 Connection: TypeAlias = trio.abc.Channel[SignalingMessage]
@@ -52,7 +52,7 @@ class TransportConfig:
     """A registered kind: `p2pmesh.transports.registry.names()`."""
     id: str | None = text_field(None)
     """Tells two of a kind apart; made from name and URL if left out."""
-    options: Mapping[str, Any] = checked(partial(instance, kind=Mapping), factory=dict)
+    options: Mapping[str, Any] = checked(partial(instance, kind=Mapping), factory=dict, repr=unshown)
 
 
 TransportLike: TypeAlias = str | TransportConfig | Transport

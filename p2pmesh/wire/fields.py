@@ -5,10 +5,11 @@ Bounds stand in the types, and decoding checks them.
 
 from __future__ import annotations
 
-from typing import Annotated, TypeAlias
+from typing import Annotated, Final, TypeAlias
 
 from msgspec import Meta, Struct
 
+from p2pmesh.checks import unshown
 from p2pmesh.identity import PUBLIC_KEY_SIZE, SIGNATURE_SIZE
 from p2pmesh.keyspace import PeerId
 
@@ -62,8 +63,24 @@ def is_text(value: object, longest: int) -> bool:
     return True
 
 
+UNSHOWN: Final = frozenset({"payload", "value", "token", "sdp", "candidate", "ufrag", "pwd"})
+"""Fields of which a `repr` tells the kind alone, as of all bytes: payloads and secrets are for no log."""
+
+
+def shown_of(struct: Struct) -> str:
+    """The `repr` of a message or an input, without payloads and secrets."""
+    texts = []
+    for name in struct.__struct_fields__:
+        value = getattr(struct, name)
+        is_hidden = isinstance(value, bytes) or (name in UNSHOWN and value is not None)
+        texts.append(f"{name}={unshown(value) if is_hidden else repr(value)}")
+    return f"{type(struct).__name__}({', '.join(texts)})"
+
+
 class Part(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
     """A piece of a message."""
+
+    __repr__ = shown_of
 
 
 class Tagged(Part, frozen=True, kw_only=True, tag_field="type"):

@@ -20,6 +20,7 @@ from typing import Any, Literal, TypeAlias, TypeGuard
 import msgspec
 from attrs import field, frozen
 
+from p2pmesh.checks import unshown
 from p2pmesh.errors import InvalidPayload, MeshError, PayloadTooLarge, RemoteProtocolError
 from p2pmesh.events import JsonValue, Payload, PayloadLike
 from p2pmesh.wire.codec import MAX_DEPTH, is_too_deep
@@ -38,7 +39,7 @@ MAX_INTEGER_BITS = 1023
 class Body:
     """A payload in the form that `Gossip` and `Direct` carry it in."""
 
-    payload: Scalar = None
+    payload: Scalar = field(default=None, repr=unshown)
     encoding: Encoding | None = None
     blob: bytes | None = field(default=None, repr=False)
     size: int = field(eq=False)

@@ -127,6 +127,7 @@ def test_help_names_the_shipped_scenarios():
         (["--peers", "1"], "--peers"),
         (["--peers", "3", "--max-peers", "1"], "--max-peers 1"),
         (["--max-peers", "0"], "--max-peers"),
+        (["--adversary", "saint"], "no kind of adversary: there are garbage, liar"),
         (["--plot", "x.docx"], "--plot draws .png"),
         (["--plot", "/no/such/directory/x.png"], "no directory"),
     ],

@@ -99,7 +99,10 @@ def test_the_top_level_is_documented(snapshots):
     assert set(re.findall(r"^\| `(.+?)`", inbox, flags=re.MULTILINE)) == INBOX
 
 
-@pytest.mark.parametrize("section", ["links", "transports"])
+SHELL = ["links", "transports", "moderation"]
+
+
+@pytest.mark.parametrize("section", SHELL)
 def test_what_the_shell_counts_is_documented(section, snapshots):
     compare(section, [snapshot[section] for snapshot in snapshots])
 
@@ -110,6 +113,6 @@ def test_what_a_core_counts_is_documented(core, snapshots):
 
 
 def test_every_section_is_about_something():
-    known = {"Top level", "links", "transports", *CORES}
+    known = {"Top level", *SHELL, *CORES}
     assert not set(SECTIONS) - known
     assert known <= set(SECTIONS)

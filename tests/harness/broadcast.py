@@ -60,7 +60,7 @@ class Bare(OneCore[BroadcastCore]):
         return [
             (NAMES.get(message_id, message_id), verdict != "new")
             for _, message in self.sent(GossipAck)
-            for verdict in ("new", "had", "prune")
+            for verdict in ("new", "had", "prune", "refused")
             for message_id in getattr(message, verdict)
         ]
 

@@ -129,6 +129,10 @@ async def entered(context):
         await trio.sleep(0.1)
 
 
+async def at_once(call, *args):
+    call(*args)
+
+
 CALLS = {
     "broadcast topic": lambda mesh, other, odd: mesh.broadcast(odd, 1),
     "broadcast payload": lambda mesh, other, odd: mesh.broadcast("t", odd),
@@ -139,6 +143,11 @@ CALLS = {
     "send peer_id": lambda mesh, other, odd: mesh.send(odd, 1),
     "send payload": lambda mesh, other, odd: mesh.send(other.peer_id, odd),
     "connect peer_id": lambda mesh, other, odd: mesh.connect(odd),
+    "disconnect peer_id": lambda mesh, other, odd: mesh.disconnect(odd),
+    "block peer_id": lambda mesh, other, odd: mesh.block(odd),
+    "unblock peer_id": lambda mesh, other, odd: mesh.unblock(odd),
+    "validate topic": lambda mesh, other, odd: at_once(mesh.validate, odd, None),
+    "validate validator": lambda mesh, other, odd: at_once(mesh.validate, "t", odd),
     "put key": lambda mesh, other, odd: mesh.dht.put(odd, 1),
     "put value": lambda mesh, other, odd: mesh.dht.put("k", odd),
     "put ttl": lambda mesh, other, odd: mesh.dht.put("k", 1, ttl=odd),

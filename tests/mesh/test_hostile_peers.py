@@ -6,9 +6,11 @@ import trio
 
 from p2pmesh import LinkConfig, PeerConnected, PeerDisconnected, PeerFailed, PeerId
 from p2pmesh.events import PeerTimedOut
+from p2pmesh.protocols.util.limits import BURST, FRAME
 from p2pmesh.transports.memory import MemoryTransport
 from p2pmesh.wire.codec import encode
 from p2pmesh.wire.messages import Gossip, GossipAck, GossipData
+from p2pmesh.wire.overlay import FindNode, Stabilise
 from p2pmesh.wire.signaling import PeerSignal
 from tests.harness.cluster import Cluster, linked, until
 from tests.harness.rogue import open_rogue
@@ -102,6 +104,45 @@ async def test_a_flood_slows_its_own_link_and_nobody_else(autojump_clock):
             assert sent < 100 * 15 + window
             stats = victim.snapshot()["links"]["open"][rogue.peer_id]
             assert stats["unread_bytes"] <= links.receive_window
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [b'{"type":"from_the_future","x":[1]}', encode(FindNode(target=PeerId("a" * 40))), encode(Stabilise())],
+    ids=["unknown", "never over a link", "the overlay's"],
+)
+async def test_what_seldom_comes_is_read_as_slowly_as_its_neighbour_pays_for(autojump_clock, frame):
+    async with Cluster() as world, world.peer(1) as victim, world.peer(2) as friend:
+        await linked(victim, friend)
+        async with open_rogue(world, world.identity(3)) as rogue, victim.subscribe("t", buffer=1000) as topic:
+            await until(lambda: rogue.peer_id in victim.peers)
+            link = rogue.links[victim.peer_id]
+            link.is_mute = True  # the flood has it for itself
+
+            def read():
+                stats = victim.snapshot()
+                handled = stats["subsystems"]["overlay"]["inbox"]["handled"]
+                return stats["links"]["unknown_messages"] + stats["ignored_messages"] + handled
+
+            before = read()
+            async with trio.open_nursery() as nursery:
+
+                async def flood():
+                    for _ in range(20_000):
+                        await link.say(frame)
+
+                nursery.start_soon(flood)
+                await trio.sleep(10)
+                config = victim._node.config
+                each_second = config.work.links * 1e6 * (1 / 2 + 1 / 2 / (2 * config.max_peers)) / FRAME
+                assert read() - before <= each_second * (10 + BURST) + 5
+                start = trio.current_time()
+                await friend.broadcast("t", "hello")
+                assert (await topic.receive()).payload == "hello"
+                assert trio.current_time() - start < 1
+                assert rogue.peer_id in victim.peers
+                assert victim.snapshot()["links"]["budget"]["later"] > 0
+                nursery.cancel_scope.cancel()
 
 
 class Liar(MemoryTransport):

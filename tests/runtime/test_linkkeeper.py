@@ -10,12 +10,13 @@ from p2pmesh.config import LinkConfig, MeshConfig
 from p2pmesh.identity import Identity
 from p2pmesh.links.link import Attempt, Dialer, local_health
 from p2pmesh.protocols.inputs import LinkDown, LinkLost, LinkRecovered, LinkSuspected, LinkUp, LocalSignal, RemotePeer
-from p2pmesh.runtime.linkkeeper import FEED, LinkKeeper
+from p2pmesh.runtime.linkkeeper import ATTEMPTS_AT_ONCE, ATTEMPTS_PER_SECOND, FEED, LinkKeeper
 from p2pmesh.simulation.full.network import SimNetwork
 from p2pmesh.simulation.model.sdp_stub import describe
 from p2pmesh.wire.messages import Direct, GossipAck, IceCandidate
 
 CONFIG = LinkConfig(connect_timeout=1.0, close_timeout=0.5, outbox=4, outbox_patience=1.0)
+SHARE = MeshConfig().work.links
 FOREIGN = IceCandidate(address=bytes([192, 0, 2, 1]), port=9)
 
 
@@ -35,7 +36,7 @@ class Owner:
         self.offers = {}
         self.messages = 0
         dialer = field.network.dialer(self.peer_id, CONFIG, max_frame)
-        self.keeper = LinkKeeper(dialer, CONFIG, max_peers, self.report, self.deliver, lambda: None)
+        self.keeper = LinkKeeper(dialer, CONFIG, max_peers, self.report, self.deliver, lambda: None, SHARE)
 
     # --- what the keeper tells, at once and as the owner learns of it ---
 
@@ -350,7 +351,7 @@ class StuckDialer(Dialer):
 
 async def test_time_that_this_process_loses_is_not_counted_against_who_links(nursery, autojump_clock):
     told = []
-    keeper = LinkKeeper(StuckDialer(), CONFIG, 3, told.append, None, lambda: None)
+    keeper = LinkKeeper(StuckDialer(), CONFIG, 3, told.append, None, lambda: None, SHARE)
     await nursery.start(keeper.run)
     keeper.want(Stuck.peer_id)
     await trio.sleep(0.5)
@@ -363,7 +364,7 @@ async def test_time_that_this_process_loses_is_not_counted_against_who_links(nur
 
 async def test_a_link_that_does_not_come_is_told_with_what_stands_in_its_way(nursery, autojump_clock):
     told = []
-    keeper = LinkKeeper(StuckDialer(), CONFIG, 3, told.append, None, lambda: None)
+    keeper = LinkKeeper(StuckDialer(), CONFIG, 3, told.append, None, lambda: None, SHARE)
     await nursery.start(keeper.run)
     keeper.want(Stuck.peer_id)
     await trio.sleep(2 * CONFIG.connect_timeout)
@@ -372,3 +373,27 @@ async def test_a_link_that_does_not_come_is_told_with_what_stands_in_its_way(nur
         LocalSignal(Stuck.peer_id, FOREIGN),
         LinkLost(Stuck.peer_id, f"no link within 1 s: {Stuck.trouble}"),
     ]
+
+
+async def test_attempts_that_are_caused_again_and_again_take_turns_and_one_that_is_given_up_takes_none(
+    nursery, autojump_clock
+):
+    began = []
+
+    class CountingDialer(StuckDialer):
+        async def offer(self, peer):
+            began.append(trio.current_time())
+            return await super().offer(peer)
+
+    keeper = LinkKeeper(CountingDialer(), CONFIG, 3, lambda event: None, None, lambda: None, SHARE)
+    await nursery.start(keeper.run)
+    for _ in range(200):  # each takes the place of the last, as an offer that is taken back and made anew
+        keeper.want(Stuck.peer_id)
+        await trio.sleep(0.05)
+    at_once = ATTEMPTS_AT_ONCE + 2 * 3
+    assert at_once <= len(began) <= at_once + 10 * ATTEMPTS_PER_SECOND + 1
+    keeper.drop(Stuck.peer_id, "enough")
+    before = len(began)
+    keeper.want(Stuck.peer_id)
+    await trio.sleep(1 / ATTEMPTS_PER_SECOND + 0.01)
+    assert len(began) == before + 1

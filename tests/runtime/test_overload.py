@@ -147,6 +147,7 @@ def test_who_never_sends_what_it_announces_is_not_blamed_but_asked_no_more_until
     assert announce(bare, "later"), "for a second it may be slow"
     bare.wait_until(BROKEN_FOR + 5)
     assert announce(bare, "in vain") == []
+    assert bare.core._scores.snapshot([ALICE.peer_id])[ALICE.peer_id]["failures"] == 1
     bare.hear(ALICE, gossip(CAROL, message_id="late 1"))
     assert announce(bare, "welcome")
     bare.wait_until(BROKEN_FOR + 30)

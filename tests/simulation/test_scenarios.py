@@ -7,6 +7,7 @@ import pytest
 
 from p2pmesh.errors import ConfigError
 from p2pmesh.simulation.discrete.invariants import members
+from p2pmesh.simulation.faults.adversary import Adversary
 from p2pmesh.simulation.model.obstacles import Cut
 from p2pmesh.simulation.scenario import HELD, SCENARIOS, Run, load_scenario, parse_scenario, run
 
@@ -43,6 +44,28 @@ def test_a_report_is_a_function_of_the_seed():
 
     assert figures(3) == figures(3)
     assert figures(3)["trace_hash"] != figures(4)["trace_hash"]
+
+
+def test_hostile_peers_are_dealt_the_kinds_that_there_are():
+    def kinds(plan):
+        return sorted(fault.does.value for fault in plan.faults for _ in fault.peers)
+
+    hostile = load_scenario("hostile")
+    assert len(set(kinds(hostile.plan(30, 1)))) == 6
+    assert kinds(hostile.plan(30, 1)) != kinds(hostile.plan(30, 2))
+    assert {kind for seed in range(40) for kind in kinds(hostile.plan(30, seed))} == {kind.value for kind in Adversary}
+    assert kinds(hostile.against([Adversary.LIAR]).plan(30, 1)) == ["liar"] * 6
+    assert kinds(load_scenario("quiet").against([Adversary.AGES, Adversary.HOPS], 0.1).plan(40, 1)) == [
+        "ages", "ages", "hops", "hops",
+    ]  # fmt: skip
+
+
+@pytest.mark.simulation
+@pytest.mark.parametrize("kind", Adversary)
+def test_where_a_fifth_is_hostile_in_one_way_the_others_get_every_broadcast(kind):
+    report = run(load_scenario("quiet").against([kind]), peers=30, max_peers=5, seed=1)
+    assert report.violations == (), report.account
+    assert report.reliability == 1.0
 
 
 def test_a_report_carries_what_plots_need():

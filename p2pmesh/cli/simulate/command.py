@@ -17,6 +17,14 @@ from p2pmesh.cli.plots import PLOT, check_plot, drawing
 @option("--max-peers", type=click.IntRange(min=1), default=5, metavar="D", help="Most links that each of them holds.")
 @option("--seed", type=int, default=0, help="The same seed gives the same run, to the last event.")
 @option(
+    "--adversary",
+    "adversaries",
+    multiple=True,
+    metavar="KIND",
+    help="What hostile peers do, a fifth of all, in place of the scenario's own: liar, black-hole, grinder, ...; "
+    "may be given several times.",
+)
+@option(
     "--plot",
     type=PLOT,
     default=None,
@@ -24,7 +32,16 @@ from p2pmesh.cli.plots import PLOT, check_plot, drawing
     help="Draw delivery over time, hops, latencies and the overlay.",
 )
 @json_option
-def simulate(*, scenario: str, peers: int, max_peers: int, seed: int, plot: Path | None, as_json: bool) -> None:
+def simulate(
+    *,
+    scenario: str,
+    peers: int,
+    max_peers: int,
+    seed: int,
+    adversaries: tuple[str, ...],
+    plot: Path | None,
+    as_json: bool,
+) -> None:
     """Simulate a mesh under a SCENARIO of faults, and see whether it delivers.
 
     All protocols of all peers run in this process, in virtual time, over links with the latencies and the faults of
@@ -40,10 +57,13 @@ def simulate(*, scenario: str, peers: int, max_peers: int, seed: int, plot: Path
     from rich.console import Console
 
     from p2pmesh.cli.simulate.view import print_report, run_with_progress
+    from p2pmesh.simulation.faults.adversary import adversary_of
     from p2pmesh.simulation.scenario import load_scenario
 
     errors = Console(stderr=True)
     loaded = load_scenario(scenario)
+    if adversaries:
+        loaded = loaded.against(map(adversary_of, adversaries))
     loaded.plan(peers, seed)  # what makes no sense is told before anything runs
     report = run_with_progress(loaded, peers=peers, max_peers=max_peers, seed=seed, console=errors, silent=as_json)
     if as_json:

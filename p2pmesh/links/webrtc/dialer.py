@@ -19,8 +19,8 @@ import trio
 from msgspec import structs
 
 from p2pmesh.config import LinkConfig, MeshConfig
-from p2pmesh.errors import RemoteProtocolError
-from p2pmesh.keyspace import PeerId
+from p2pmesh.errors import MeshError, RemoteProtocolError
+from p2pmesh.keyspace import PeerId, short
 from p2pmesh.links.link import Attempt, AttemptFailed, Dialer, Link
 from p2pmesh.links.session_link import SessionLink
 from p2pmesh.links.webrtc.carrier import SDP_ERRORS, WebRTCCarrier
@@ -67,7 +67,7 @@ class WebRTCAttempt(Attempt):
                 try:
                     await self._carrier.take_answer(write_sdp(signal))
                 except SDP_ERRORS as error:
-                    raise AttemptFailed(f"the answer can't be used: {error}") from error
+                    raise AttemptFailed(f"the answer can't be used: {_kind(error)}") from error
 
     async def _try(self, candidate: str | None) -> None:
         if candidate is None or self._carrier is None:
@@ -75,7 +75,7 @@ class WebRTCAttempt(Attempt):
         try:
             await self._carrier.take_candidate(candidate)
         except (AttemptFailed, *SDP_ERRORS) as error:  # what becomes of the attempt, `opened` tells
-            logger.debug("a candidate of %s can't be used: %s", self._peer_id, error)
+            logger.debug("a candidate of %s can't be used: %s", short(self._peer_id), _kind(error))
 
     def trickle(self, tell: Callable[[IceCandidate], None]) -> None:
         if self._carrier is not None:
@@ -181,7 +181,7 @@ class WebRTCDialer(Dialer):
             try:
                 facts = read_sdp(await describe(gathering))
             except (RemoteProtocolError, *SDP_ERRORS) as error:
-                raise AttemptFailed(f"the {kind} can't be made: {error}") from error
+                raise AttemptFailed(f"the {kind} can't be made: {_kind(error)}") from error
             except AttemptFailed:
                 raise
             except Exception as error:  # of aiortc or below it: one attempt is lost, and not the mesh
@@ -202,3 +202,8 @@ class WebRTCDialer(Dialer):
 
     def _forget(self, carrier: WebRTCCarrier) -> None:
         self._carriers.pop(carrier, None)
+
+
+def _kind(error: Exception) -> str:
+    """An error about a description: our own text, and of another's the kind, since it may quote what is private."""
+    return str(error) if isinstance(error, MeshError | AttemptFailed) else type(error).__name__

@@ -18,17 +18,14 @@ On each link there is a window of unacknowledged messages and a backlog behind i
 take far longer than they could, `Publish` waits (`publisher`). What neighbours ask for, and frames that come to
 nothing, are paid from a budget of each (`WorkConfig.broadcast`).
 
-Peers of the original project acknowledge nothing and prove nothing: they get each message once, and what they send is
-delivered, and passed on, as unproven; only where `LinkConfig.allow_unverified` lets them in (`legacy`).
-
 The way of a message through this file: `handle`; for ours `_on_publish` and `_send_waiting`, for another's
 `_on_received`, `_on_gossip` and `_accept`; then `_store_message`, `_spread` and `_carry_out`, which makes the frames.
 
-Inputs: LinkUp, LinkDown, Received (gossip and its kin), Publish, WantHistory, CancelCall, Leave; the first
-input of any kind, at the latest `ServiceUp`, is when this peer began.
-Effects: SendFrame, DropLink, Emit (MessageReceived), Reply, Notify to the receipts (ChildrenAdded, ChildSettled).
+Inputs: LinkUp, LinkDown, Received (gossip and its kin), Publish, WantHistory, CancelCall, Leave; the first is when this
+peer began.
+Effects: SendFrame, DropLink, Emit (MessageReceived, OriginThrottled), Reply, Notify to receipts (ChildrenAdded, ...).
 Messages: Gossip, GossipAck, GossipIHave, GossipGraft, GossipDigest, GossipHave, GossipWant, GossipHistory.
-Config: BroadcastConfig, and of MeshConfig `max_payload` and `links.allow_unverified`.
+Config: BroadcastConfig, and of MeshConfig `max_payload`, `max_peers`, `work.broadcast`, `links.allow_unverified`.
 State: ids seen (`seen_ids`), neighbours of version 0, one heap of timers; the rest is in the parts, with their bounds.
 """
 
@@ -39,13 +36,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from random import Random
 from typing import Any
 
-import attrs
-
 from p2pmesh.config import BroadcastConfig, MeshConfig
 from p2pmesh.errors import MeshClosed, MeshError, RemoteProtocolError
 from p2pmesh.events import OriginThrottled
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId
+from p2pmesh.moderation import Validator, Verdict, accept
 from p2pmesh.protocols.broadcast.anti_entropy import AntiEntropy
 from p2pmesh.protocols.broadcast.eager_push import (
     AckKind,
@@ -84,6 +80,7 @@ from p2pmesh.protocols.broadcast.validation import (
     SPREADS_IN,
     BroadcastLimits,
     Refusal,
+    Ways,
     is_proven,
     is_signed,
 )
@@ -102,7 +99,8 @@ from p2pmesh.protocols.inputs import (
 )
 from p2pmesh.protocols.notices import ChildrenAdded, ChildSettled, Input, Refused, Withdraw
 from p2pmesh.protocols.util.latency import LocalHealth
-from p2pmesh.protocols.util.limits import BYTES, FRAME, ExpiringSet, Verdict, WorkBudget
+from p2pmesh.protocols.util.limits import BYTES, FRAME, ExpiringSet, Payment, WorkBudget
+from p2pmesh.protocols.util.scores import Scores
 from p2pmesh.protocols.util.timers import Timers
 from p2pmesh.wire.fields import MAX_PEERS_IN_LIST
 from p2pmesh.wire.messages import (
@@ -119,25 +117,27 @@ from p2pmesh.wire.messages import (
 )
 from p2pmesh.wire.payloads import unpack
 
-SLACK = 1.0
-"""Seconds for which ids are remembered longer than a copy could be accepted, for what rounding does to times."""
-LOST_PRESSURE = 1.0
-CLOSED_PRESSURE = 0.5
-"""What the end of a link adds to the failure pressure, if it fell silent and if it was closed."""
-
 
 class BroadcastCore:
     """The broadcasts of one peer."""
 
     def __init__(
-        self, identity: Identity, config: MeshConfig, rng: Random, wall: WallClock, health: LocalHealth | None = None
+        self,
+        identity: Identity,
+        config: MeshConfig,
+        rng: Random,
+        wall: WallClock,
+        health: LocalHealth | None = None,
+        judge: Validator = accept,
+        scores: Scores | None = None,
     ) -> None:
         self._me = identity.peer_id
         self._config: BroadcastConfig = config.broadcast
         self._network = config.network
         self._rng = rng
         self._wall = wall
-        self._has_begun = False
+        self._judge = judge
+        self._scores = scores = scores or Scores()
         health = health or LocalHealth()
         self._timers: BroadcastTimers = Timers(health)
         self._deadline: float | None = None
@@ -152,11 +152,12 @@ class BroadcastCore:
         self._acks = HopAcks(self._config.ack_delay, self._timers)
         self._plumtree = Plumtree(self._config, self._links)
         self._lazy_push = LazyPush(self._config, rng, self._timers, self._store, self._pressure)
-        self._graft = GraftScheduler(self._config, self._timers, self._links, self._pressure)
+        self._graft = GraftScheduler(config, self._timers, self._links, self._pressure, scores)
         self._anti_entropy = AntiEntropy(
             self._me, self._config, rng, self._timers, self._store, self._links, self._limits
         )
         self._budget = WorkBudget(2 * config.max_peers, config.work.broadcast)
+        self._ways = Ways(self._limits, self._store, self._timers, self._links)
         self._originals: dict[PeerId, RemotePeer] = {}  # neighbours of version 0
         self._sent_to_originals = 0
         self._delivered = self._duplicates = 0
@@ -167,9 +168,7 @@ class BroadcastCore:
 
     def handle(self, event: Input, now: float) -> Effects:
         """Take an input."""
-        if not self._has_begun:
-            self._has_begun = True
-            self._anti_entropy.begin(now)
+        self._anti_entropy.begin(now)
         match event:  # the most frequent first
             case Received(peer, message):
                 self._on_received(peer, message, now)
@@ -182,8 +181,8 @@ class BroadcastCore:
                 self._store.remove(withdrawn)
             case LinkUp(peer):
                 self._on_link_up(peer, now)
-            case LinkDown(peer, _, timed_out):
-                self._on_link_down(peer, now, was_lost=timed_out is not None)
+            case LinkDown(peer, timed_out=silence):
+                self._on_link_down(peer, now, was_lost=silence is not None)
             case WantHistory(topic, seconds):
                 self._say(self._anti_entropy.want_history(topic, seconds, now))
             case CancelCall(call):
@@ -229,10 +228,10 @@ class BroadcastCore:
             "seen": {"ids": len(self._seen), "streams": len(self._origins)},
             "publisher": {"published": self._publisher.published, "waiting": len(self._publisher)},
             "store": {"messages": len(self._store), "bytes": self._store.bytes, "dropped": self._store.dropped},
-            "plumtree": {"trees": len(self._plumtree), **attrs.asdict(self._plumtree.counts, recurse=False)},
+            "plumtree": self._plumtree.snapshot(),
             "eager_push": self._eager_push.snapshot(),
             "lazy_push": {"announced": self._lazy_push.announced},
-            "graft": {"awaited": len(self._graft), **attrs.asdict(self._graft.counts, recurse=False)},
+            "graft": self._graft.snapshot(),
             "anti_entropy": self._anti_entropy.snapshot(),
             "budget": self._budget.snapshot(),
             "legacy": {"links": len(self._originals), "sent": self._sent_to_originals},
@@ -274,9 +273,8 @@ class BroadcastCore:
             self._spread(message, now, called=called)
 
     def _on_leave(self) -> None:
-        for call in self._publisher.leave():
-            error = MeshClosed("the mesh was left before the broadcast could be sent")
-            self._effects.append(Reply(call, error=error))
+        error = MeshClosed("the mesh was left before the broadcast could be sent")
+        self._effects += [Reply(call, error=error) for call in self._publisher.leave()]
 
     # --- links --------------------------------------------------------------------------------------------------------
 
@@ -286,7 +284,8 @@ class BroadcastCore:
             self._originals[peer.peer_id] = peer
             self._greet_original(peer.peer_id, now)
             return
-        self._plumtree.up(self._eager_push.up(peer))
+        self._plumtree.up(link := self._eager_push.up(peer))
+        self._offer(self._store.ours(), [link], now)
         self._say(self._anti_entropy.up(peer.peer_id, now))
 
     def _on_link_down(self, peer: PeerId, now: float, *, was_lost: bool) -> None:
@@ -295,12 +294,21 @@ class BroadcastCore:
         if link is None:
             return
         self._carry_out(self._eager_push.down(peer), now)
-        self._pressure.add(LOST_PRESSURE if was_lost else CLOSED_PRESSURE, now)
+        self._offer(link.messages(), list(self._links.values()), now)
+        self._pressure.link_ended(now, was_lost=was_lost)
         self._plumtree.down(link)
         self._acks.down(peer)
         self._lazy_push.down(peer)
         self._anti_entropy.down(peer)
         self._say(grafts_of(self._graft.down(peer, now)))
+
+    def _offer(self, messages: Iterable[StoredMessage], links: Sequence[SendWindow], now: float) -> None:
+        """Ask neighbours for broadcasts of ours that went out by a peer that can't tell any more."""
+        for message in messages:
+            asked = [link for link in links if message.data.id not in link]
+            if asked and message.is_in_doubt and self._limits.may_go_on(message, now):
+                self._add_children(message, asked)
+                self._carry_out(self._eager_push.push(message, (), asked, now), now)
 
     def _greet_original(self, peer: PeerId, now: float) -> None:
         """It can't say what it lacks: it gets what has gone to nobody yet."""
@@ -346,15 +354,13 @@ class BroadcastCore:
 
     def _pays(self, peer: PeerId, units: float, now: float) -> bool:
         """Whether work is paid for from what a neighbour may cause; one that goes on and on asking loses its link."""
-        verdict = self._budget.spend(peer, units, now)
-        if verdict is Verdict.TOO_MUCH:
+        if (payment := self._budget.spend(peer, units, now)) is Payment.TOO_MUCH:
             self._effects.append(DropLink(peer, "it asks for far more work than a neighbour may cause", blame=True))
-        return verdict is Verdict.NOW
+        return payment is Payment.NOW
 
     def _on_gossip(self, sender: RemotePeer, data: GossipData, now: float) -> bool:
         if data.topic.startswith(RESERVED_TOPICS):
-            self._answer_probe(sender, data, now)
-            return False
+            return self._answer_probe(sender, data, now)
         if self._knows(data.id) and not self._unmasks(data, now):
             return self._on_duplicate(sender, data, now)
         age = self._limits.age(data, data.age, now)
@@ -391,7 +397,7 @@ class BroadcastCore:
             self._blame(sender, data.id, str(error), now)
             return
         if verified:
-            until = now + self._limits.acceptable_for(data, now) + SLACK
+            until = now + self._limits.acceptable_for(data, now)
             self._origins.add(sender.peer_id, data, payload_size(data), until, now)
         message = StoredMessage(
             data=data,
@@ -403,14 +409,31 @@ class BroadcastCore:
             size=payload_size(data),
             relayed_by=(*(data.relayed_by if sender.version == 0 else ()), sender.peer_id)[-MAX_PEERS_IN_LIST:],
         )
+        event = message.event(payload, verified=verified, age=age)
+        verdict = self._judge(event)
+        if verdict is not Verdict.ACCEPT:
+            self._turn_down(sender, data, verdict, now)
+            return
         self._delivered += 1
+        self._scores.add(sender.peer_id, "first", now)
         if sender.version > 0:
             self._acknowledge(sender.peer_id, message, now)
-        self._effects.append(Emit(message.event(payload, verified=verified, age=age)))
+        self._effects.append(Emit(event))
         was_pulled, said = self._anti_entropy.arrived(data.id, now)
         self._say(said)
         self._store_message(message, now)
         self._spread(message, now, was_pulled=was_pulled)
+
+    def _turn_down(self, sender: RemotePeer, data: GossipData, verdict: Verdict, now: float) -> None:
+        """The application does not want it. If it is proven, nothing else can have its id: it is as good as seen."""
+        if is_signed(data):
+            self._seen.add(data.id, None, now + self._limits.acceptable_for(data, now), now)
+            for peer in self._graft.arrived(sender.peer_id, data.id, now)[1]:
+                self._acks.add(peer, data.id, self._plumtree.ack_for_offer(peer, tree_of(data.id), now), now)
+        if verdict is Verdict.REJECT:
+            for peer in {sender.peer_id: None, data.origin_peer_id: None}:
+                self._scores.add(peer, "faults", now)
+        self._refuse(sender, data, Refusal.REJECTED if verdict is Verdict.REJECT else Refusal.IGNORED, "", now)
 
     def _acknowledge(self, sender: PeerId, message: StoredMessage, now: float) -> None:
         """Tell the neighbour that brought it, and those that have offered it and are not asked any more."""
@@ -444,29 +467,13 @@ class BroadcastCore:
             self._answer_duplicate(link, data.id, tree_of(data.origin_peer_id), now)
             self._say(self._anti_entropy.refused(sender.peer_id, data.id, now))
             if message is not None:
-                self._compare_ways(link, message, data.hops, data.age, now, answers=True)
+                self._compare(link, message, data, now)
         elif message is not None:
             message.held_by(sender.peer_id)
         return not was_held
 
-    def _compare_ways(
-        self, link: SendWindow, message: StoredMessage, hops: int, age: int, now: float, *, answers: bool
-    ) -> None:
-        """Believe what a neighbour tells of a broadcast's way if that is better, or answer that we know better.
-
-        What is mended so is announced to all, a parent included: they know of it what we believed.
-        """
-        peers: tuple[PeerId, ...] = ()
-        born = now - self._limits.age(message.data, age, now)
-        if self._limits.is_doubtful(message, message.hops, message.born):
-            hops = min(message.hops, self._limits.hops(message.data, hops))
-            self._store.revise(message, hops, max(message.born, min(born, message.since)))
-            self._timers.set((Due.EXPIRY, NOBODY, message.data.id), message.expires)
-            if not self._limits.is_doubtful(message, message.hops, message.born):
-                peers = tuple(self._links)
-        elif answers and self._limits.is_doubtful(message, hops, born):
-            peers = (link.peer.peer_id,)
-        if peers:
+    def _compare(self, link: SendWindow, message: StoredMessage, told: GossipData | GossipIHave, now: float) -> None:
+        if peers := self._ways.compare(link.peer.peer_id, message, told, now):
             self._effects.append(SendFrame(peers, announcement([message], now), urgent=True))
 
     def _answer_duplicate(self, link: SendWindow, message_id: str, tree_name: str, now: float) -> None:
@@ -492,17 +499,20 @@ class BroadcastCore:
         if refusal is Refusal.THROTTLED and self._origins.is_news(data.origin_peer_id, now):
             self._effects.append(Emit(OriginThrottled(data.origin_peer_id, self._config.origin_rate)))
         if sender.version > 0:
-            self._acks.add(sender.peer_id, data.id, AckKind.HAD, now)
+            if data.origin_peer_id == sender.peer_id:  # else it would take the ack for one of a peer that has it
+                self._say([(sender.peer_id, GossipAck(refused=(data.id,), reason=reason))])
+            else:
+                self._acks.add(sender.peer_id, data.id, AckKind.HAD, now)
             self._await_no_more(sender.peer_id, data.id, now, lasts=refusal.lasts)
-            if reason and data.origin_peer_id == sender.peer_id:
-                answer = GossipAck(refused=(data.id,), reason=reason)
-                self._effects.append(SendFrame((sender.peer_id,), answer, urgent=True))
 
     def _on_refused(self, peer: PeerId, ids: Sequence[str], reason: str, now: float) -> None:
-        """A neighbour will never take these: it is as good as served."""
-        if peer in self._links:
-            self._on_ack(self._links[peer], GossipAck(had=tuple(ids)), now)
-        self._effects += [Notify(Subsystem.RECEIPTS, Refused(message_id, peer, reason)) for message_id in ids]
+        """A neighbour will never take these, or, without a reason, does not take them now: it need not get them."""
+        for message_id in ids:
+            link, message = self._links.get(peer), self._store.get(message_id)
+            if link is not None and message is not None:
+                self._carry_out(self._eager_push.refused(link, message, now), now)
+            if reason:
+                self._effects.append(Notify(Subsystem.RECEIPTS, Refused(message_id, peer, reason)))
 
     def _blame(self, sender: RemotePeer, message_id: str, reason: str, now: float) -> None:
         if sender.version == 0:  # these pass on what they never look at
@@ -516,12 +526,12 @@ class BroadcastCore:
         self._say(self._anti_entropy.refused(sender, message_id, now, lasts=lasts))
         self._say(grafts_of(self._graft.refused(sender, message_id, now)))
 
-    def _answer_probe(self, sender: RemotePeer, data: GossipData, now: float) -> None:
+    def _answer_probe(self, sender: RemotePeer, data: GossipData, now: float) -> bool:
         """The original's way to ask whether somebody is there; it goes no further and reaches no application."""
-        if sender.version > 0 or data.topic != PROBE:
-            return
-        response = probe_response(data, self._me, self._rng.randbytes(16).hex(), int(self._wall(now) * 1000))
-        self._effects.append(SendFrame((sender.peer_id,), response, urgent=True))
+        if sender.version == 0 and data.topic == PROBE:
+            response = probe_response(data, self._me, self._rng.randbytes(16).hex(), int(self._wall(now) * 1000))
+            self._say([(sender.peer_id, response)])
+        return False
 
     def _on_ack(self, link: SendWindow, ack: GossipAck, now: float) -> bool:
         """See what copies and offers of ours were worth. Returns whether anything was, or was refused."""
@@ -559,7 +569,7 @@ class BroadcastCore:
                 if not heard.offer:  # it needs no copy
                     crossed = self._eager_push.crossed(link, message, now)
                     self._carry_out(crossed or self._eager_push.spare(link, message), now)
-                self._compare_ways(link, message, heard.hops, heard.age, now, answers=heard.offer)
+                self._compare(link, message, heard, now)
         self._say(grafts_of(grafts))
         return is_news
 
@@ -604,7 +614,7 @@ class BroadcastCore:
     def _store_message(self, message: StoredMessage, now: float) -> None:
         """Remember a new message, ours or another's, for as long as it lives."""
         data = message.data
-        self._seen.add(data.id, message.parent, now + self._limits.acceptable_for(data, now) + SLACK, now)
+        self._seen.add(data.id, message.parent, now + self._limits.acceptable_for(data, now), now)
         self._timers.set((Due.EXPIRY, NOBODY, data.id), message.expires)
         self._anti_entropy.see_to_rounds(now)
         for dropped in self._store.add(message):
@@ -644,9 +654,9 @@ class BroadcastCore:
                         self._effects.append(SendFrame(peers, announcement([message], now, offer=True), urgent=True))
                     else:
                         self._effects.append(SendFrame(peers, Gossip(data=message.outgoing(now))))
-                case Settled(message, peer, adopted):
+                case Settled(message, peer, adopted, is_there):
                     if message.data.receipts:
-                        settled = ChildSettled(message.data.id, peer, adopted)
+                        settled = ChildSettled(message.data.id, peer, adopted, is_there)
                         self._effects.append(Notify(Subsystem.RECEIPTS, settled))
                 case CloseLink(peer, reason):
                     self._effects.append(DropLink(peer, reason))
@@ -670,8 +680,6 @@ class BroadcastCore:
     def _say(self, said: Iterable[tuple[PeerId, Message]]) -> None:
         for peer, message in said:
             self._effects.append(SendFrame((peer,), message, urgent=True))
-
-    # --- what time brings ---------------------------------------------------------------------------------------------
 
     def _on_expiry(self, message_id: str, now: float) -> None:
         message = self._store.get(message_id)

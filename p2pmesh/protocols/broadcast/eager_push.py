@@ -33,6 +33,9 @@ from p2pmesh.wire.messages import GossipAck
 
 RETRY_PRESSURE = 0.25
 """What a retry adds to the failure pressure."""
+LOST_PRESSURE = 1.0
+CLOSED_PRESSURE = 0.5
+"""What the end of a link adds, if it fell silent and if it was closed."""
 SLUGGISH_AFTER = 0.5
 """Seconds that acks take longer than the shortest ever seen, because so much is before them."""
 FEW = 16
@@ -64,6 +67,10 @@ class FailurePressure:
         """Note that something went wrong; or, with a weight below zero, that it had not after all."""
         self._level = max(0.0, min(self.level(now) + weight, MAX_PRESSURE))
         self._at = now
+
+    def link_ended(self, now: float, *, was_lost: bool) -> None:
+        """Note the end of a link."""
+        self.add(LOST_PRESSURE if was_lost else CLOSED_PRESSURE, now)
 
     def level(self, now: float) -> float:
         if not self._level:
@@ -219,6 +226,8 @@ class Settled(NamedTuple):
     message: StoredMessage
     peer: PeerId
     adopted: bool
+    is_there: bool = False
+    """Whether it said that it has it."""
 
 
 class CloseLink(NamedTuple):
@@ -379,7 +388,12 @@ class EagerPush:
             return []
         message.held_by(link.peer.peer_id)
         self.counts.acked += 1
-        return self._settle(link, message, adopted=new, now=now)
+        return self._settle(link, message, adopted=new, now=now, is_there=True)
+
+    def refused(self, link: SendWindow, message: StoredMessage, now: float) -> PushDecisions:
+        """Take it that a neighbour will not have it, so that it need not be sent."""
+        message.held_by(link.peer.peer_id)
+        return self._settle(link, message, adopted=False, now=now) if message.data.id in link else []
 
     def crossed(self, link: SendWindow, message: StoredMessage, now: float) -> PushDecisions:
         """Take a neighbour's copy or announcement for an ack if ours is on its way there; else there is no decision.
@@ -390,13 +404,14 @@ class EagerPush:
             return []
         message.held_by(link.peer.peer_id)
         self.counts.acked += 1
-        return self._settle(link, message, adopted=False, now=now)
+        return self._settle(link, message, adopted=False, now=now, is_there=True)
 
     def spare(self, link: SendWindow, message: StoredMessage) -> PushDecisions:
         """Note that a neighbour turned out to have it: it need not be sent, unless it is on its way."""
+        is_news = message.parent is None and not message.is_held_by(link.peer.peer_id)
         message.held_by(link.peer.peer_id)
-        if link.unpark(message.data.id):
-            return [Settled(message, link.peer.peer_id, False)]
+        if link.unpark(message.data.id) or is_news:
+            return [Settled(message, link.peer.peer_id, False, is_there=True)]
         return []
 
     def give_up(self, message: StoredMessage, now: float) -> PushDecisions:
@@ -434,12 +449,14 @@ class EagerPush:
         wait = self._backoff.delay(attempts, self._rng) + link.patience()
         self._timers.wait((Due.RETRY, link.peer.peer_id, message_id), now + wait)
 
-    def _settle(self, link: SendWindow, message: StoredMessage, *, adopted: bool, now: float) -> PushDecisions:
+    def _settle(
+        self, link: SendWindow, message: StoredMessage, *, adopted: bool, now: float, is_there: bool = False
+    ) -> PushDecisions:
         """Decide a hop, which makes room for the next."""
         peer, message_id = link.peer.peer_id, message.data.id
         self._timers.cancel((Due.RETRY, peer, message_id))
         link.settle(message_id)
-        return [Settled(message, peer, adopted), *self._pump(link, now)]
+        return [Settled(message, peer, adopted, is_there), *self._pump(link, now)]
 
     def _pump(self, link: SendWindow, now: float) -> PushDecisions:
         """Let what waits take the room in the window."""

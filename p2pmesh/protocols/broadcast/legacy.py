@@ -1,9 +1,9 @@
 """What is special for neighbours of the original project.
 
-They acknowledge nothing, prove nothing and know no trees. Each gets a broadcast once, with the original's fields
-alone, in the form that its relays expect; what they send is taken without a proof, which they can't relay. They can't
-say what they lack either, so on a new link they get what has gone to nobody yet. In go stored messages and probes;
-out come messages in the original's form. No state.
+They acknowledge nothing, prove nothing and know no trees, and are let in by `LinkConfig.allow_unverified` alone. Each
+gets a broadcast once, with the original's fields alone, in the form that its relays expect; what they send is taken
+without a proof, which they can't relay. They can't say what they lack either, so on a new link they get what has gone
+to nobody yet. In go stored messages and probes; out come messages in the original's form. No state.
 """
 
 from __future__ import annotations

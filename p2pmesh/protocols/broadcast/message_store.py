@@ -109,6 +109,11 @@ class StoredMessage:
         """Whether this peer is known to have it."""
         return peer in (self.parent, self.data.origin_peer_id) or peer in self._holders
 
+    @property
+    def is_in_doubt(self) -> bool:
+        """Whether it is ours and went out, and no neighbour is known to have it."""
+        return self.parent is None and self.data.receipts and self.went_out and not self._holders
+
     def held_by(self, peer: PeerId) -> None:
         """Note that this peer has it."""
         if len(self._holders) < MAX_HOLDERS:

@@ -13,7 +13,7 @@ Each request has a purpose and each lookup a goal, plain values that say here wh
 it: see `_conclude` and `_finish`.
 
 Inputs: LinkUp, LinkDown, PeersFound (from the overlay: the peers around us on the ring), RoutedReceived,
-RouteSucceeded, RouteFailed, DhtPut, DhtGet, DhtGetAll, DhtFindNode, CancelCall, Leave.
+RouteSucceeded, RouteFailed, Blocked, DhtPut, DhtGet, DhtGetAll, DhtFindNode, CancelCall, Leave.
 Effects: Notify routing (Route, CancelRoute, RouteReply), Reply.
 Messages: FindNode, FindValue and their answer NodesFound, StoreValue and its answer ValueStored, over routes only.
 Config: KademliaConfig.
@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 from attrs import asdict, define, field
@@ -38,6 +38,7 @@ from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.core import Effects, Notify, Reply, WallClock
 from p2pmesh.protocols.inputs import (
+    Blocked,
     CancelCall,
     DhtFindNode,
     DhtGet,
@@ -75,7 +76,7 @@ from p2pmesh.protocols.notices import (
     RouteSucceeded,
 )
 from p2pmesh.protocols.util.latency import LocalHealth
-from p2pmesh.protocols.util.limits import BYTES, VERIFY, RateLimiter, Verdict, WorkBudget
+from p2pmesh.protocols.util.limits import BYTES, VERIFY, Payment, RateLimiter, WorkBudget
 from p2pmesh.protocols.util.timers import Stamps, Timers
 from p2pmesh.wire.messages import Message
 from p2pmesh.wire.overlay import DhtRecord, FindNode, FindValue, NodesFound, StoreValue, ValueStored
@@ -189,6 +190,7 @@ class KademliaCore:
         rng: random.Random,
         wall: WallClock,
         health: LocalHealth | None = None,
+        blocked: Container[PeerId] = frozenset(),
     ) -> None:
         self._identity = identity
         self._me = me = identity.peer_id
@@ -196,13 +198,14 @@ class KademliaCore:
         self._network = config.network
         self._rng = rng
         self._wall = wall
+        self._blocked = blocked
         self._effects: Effects = []
         self._left = False
         self._limiter = RateLimiter(settings.requesters, settings.requests_per_second, settings.request_burst)
         self._budget = WorkBudget(2 * config.max_peers, config.work.kademlia)
-        self._table = RoutingTable(me, settings)
+        self._table = RoutingTable(me, settings, blocked)
         self._rpc: RpcClient[Purpose] = RpcClient(settings, health)
-        self._queries: QueryPool[Goal] = QueryPool(me, settings, self._table, wall, config.network)
+        self._queries: QueryPool[Goal] = QueryPool(me, settings, self._table, wall, config.network, blocked)
         self._republisher = Republisher(me, settings, rng, wall, self._table)
         self._timers: Timers[int] = Timers()  # calls that wait for a first link
         self._calls: dict[int, Call | Query[Goal] | PutValue | GetAll] = {}  # by how far they are
@@ -229,6 +232,8 @@ class KademliaCore:
                 self._republisher.around(self._table.around(peers), now)
             case DhtPut() | DhtGet() | DhtGetAll() | DhtFindNode():
                 self._on_call(event, now)
+            case Blocked(peer):
+                self._republisher.disown(peer)
             case CancelCall(call):
                 self._on_cancel_call(call, now)
             case Leave():
@@ -317,7 +322,7 @@ class KademliaCore:
 
     def _is_paid(self, way: ReturnPath, units: float, now: float) -> bool:
         """Whether the neighbour that brought a request may cause so much work: ids to ask under are free."""
-        is_paid = self._budget.spend(way.path[-1], units, now) is Verdict.NOW
+        is_paid = self._budget.spend(way.path[-1], units, now) is Payment.NOW
         self._requests.unpaid += not is_paid
         return is_paid
 
@@ -343,7 +348,7 @@ class KademliaCore:
 
     def _on_store_value(self, record: DhtRecord, giver: PeerId, now: float) -> ValueStored:
         try:
-            checked = check_record(record, self._wall(now), self._config)
+            checked = check_record(record, self._wall(now), self._config, self._blocked)
             refusal = self._republisher.keep(checked, now, giver, lambda: check_signature(record, self._network))
         except BadRecord as error:
             refusal = Refusal(str(error))
@@ -548,7 +553,8 @@ class KademliaCore:
         named.update(self._republisher.store.publishers(key, now))
         if self._republisher.published(key) is not None:
             named[self._me] += self._config.k
-        publishers = sorted(named, key=lambda one: (-named[one], one))[: self._config.key_values]
+        wanted = [one for one in named if one not in self._blocked]
+        publishers = sorted(wanted, key=lambda one: (-named[one], one))[: self._config.key_values]
         if not publishers:
             self._reply_found(whole.call, whole.values)
             return

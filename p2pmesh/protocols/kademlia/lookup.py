@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from bisect import insort
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from enum import Enum, auto
 from heapq import merge
 from typing import Generic, TypeVar
@@ -341,7 +341,13 @@ class QueryPool(Generic[G]):
     """All lookups of one peer: those under way, and those that wait for their turn."""
 
     def __init__(
-        self, me: PeerId, config: KademliaConfig, table: RoutingTable, wall: WallClock, network: bytes
+        self,
+        me: PeerId,
+        config: KademliaConfig,
+        table: RoutingTable,
+        wall: WallClock,
+        network: bytes,
+        blocked: Container[PeerId] = frozenset(),
     ) -> None:
         self.counts: QueryCounts = QueryCounts()
         self._me = me
@@ -349,6 +355,7 @@ class QueryPool(Generic[G]):
         self._table = table
         self._wall = wall
         self._network = network
+        self._blocked = blocked
         self._running: dict[Query[G], None] = {}
         self._waiting: deque[Query[G]] = deque()
         self._background: deque[Query[G]] = deque()
@@ -416,7 +423,7 @@ class QueryPool(Generic[G]):
         for known in query.found.values():
             if known.record == record:
                 return known  # a signature is checked once
-        verified = check_record(record, self._wall(now), self._config)
+        verified = check_record(record, self._wall(now), self._config, self._blocked)
         if record.key != query.lookup.target or wanted.publisher not in {None, verified.publisher}:
             raise BadRecord("a value of another key or publisher")
         check_signature(record, self._network)

@@ -27,11 +27,13 @@ In: values of ours to sign, records of others to check. Out: a `VerifiedRecord`,
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Container
 from typing import Literal
 
 from attrs import field, frozen
 from msgspec import Struct, structs
 
+from p2pmesh.checks import unshown
 from p2pmesh.config import KademliaConfig
 from p2pmesh.errors import RemoteProtocolError
 from p2pmesh.events import Payload, PayloadLike
@@ -53,7 +55,7 @@ DELETED = Body()
 class DhtValue:
     """A value found in the DHT, and whose it is: `publisher` signed it."""
 
-    value: Payload
+    value: Payload = field(repr=unshown)
     publisher: PeerId
     published: float
     """When, by the publisher's clock, in seconds since 1970."""
@@ -147,7 +149,9 @@ def sign_record(
     return VerifiedRecord(record, identity.peer_id, body.size)
 
 
-def check_record(record: DhtRecord, wall: float, config: KademliaConfig) -> VerifiedRecord:
+def check_record(
+    record: DhtRecord, wall: float, config: KademliaConfig, blocked: Container[PeerId] = frozenset()
+) -> VerifiedRecord:
     """Check a record that a peer sent, at that wall time, but for what costs most: see `check_signature`.
 
     Raises:
@@ -165,6 +169,8 @@ def check_record(record: DhtRecord, wall: float, config: KademliaConfig) -> Veri
     if (record.timestamp + longest) / 1000 <= wall:
         raise BadRecord("it has expired, by the clock here: is its publisher's right?")
     publisher = peer_id_of(record.publisher_key)
+    if publisher in blocked:
+        raise BadRecord("nothing of this publisher is taken here")
     if record.name is not None and record.key != owned_id(publisher, record.name):
         raise BadRecord("the key is owned by another peer")
     return VerifiedRecord(record, publisher, size)

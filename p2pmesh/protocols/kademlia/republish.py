@@ -164,6 +164,11 @@ class Republisher:
         """What we hold under this key, of one publisher or of the one that has had a value here for longest."""
         return self.store.first(key, now) if publisher is None else self.store.get((key, publisher))
 
+    def disown(self, publisher: PeerId) -> None:
+        """Hold nothing of this publisher any more."""
+        for stored in [stored for stored in self.store if stored.verified.publisher == publisher]:
+            self.store.remove(stored.record_key)
+
     def joined(self, now: float) -> None:
         """We have just come into the mesh: the values that we published before are to be found there soon."""
         for key in self._published:

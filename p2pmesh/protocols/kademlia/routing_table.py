@@ -20,7 +20,7 @@ State: k contacts for each of 160 buckets, the neighbours, the peers around us (
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from itertools import pairwise
 
 from p2pmesh.config import KademliaConfig
@@ -66,8 +66,9 @@ class RoutingTable:
     space.
     """
 
-    def __init__(self, me: PeerId, config: KademliaConfig) -> None:
+    def __init__(self, me: PeerId, config: KademliaConfig, blocked: Container[PeerId] = frozenset()) -> None:
         self._me = me
+        self._blocked = blocked
         self._number = int(me, 16)
         self._k = config.k
         self._lasts = config.contact_lasts
@@ -130,8 +131,8 @@ class RoutingTable:
         self._buckets.get(self._index(peer), {}).pop(peer, None)
 
     def is_silent(self, peer: PeerId, now: float) -> bool:
-        """Whether it has not answered lately."""
-        return (self._silent.get(peer) or -math.inf) > now
+        """Whether it has not answered lately, or must not be asked."""
+        return peer in self._blocked or (self._silent.get(peer) or -math.inf) > now
 
     def closest(self, target: PeerId, count: int, now: float, *, without: PeerId | None = None) -> list[PeerId]:
         """The peers nearest to an id that we know, nearest first, as `spread` has them."""

@@ -27,6 +27,7 @@ from p2pmesh.errors import RemoteProtocolError
 from p2pmesh.protocols.link.keepalive import Keepalive
 from p2pmesh.protocols.link.lanes import IncomingLane, OutgoingLane
 from p2pmesh.protocols.util.latency import LocalHealth
+from p2pmesh.protocols.util.limits import TokenBucket
 from p2pmesh.wire.packet_format import (
     BULK,
     CREDIT,
@@ -37,6 +38,7 @@ from p2pmesh.wire.packet_format import (
     MAX_CREDIT,
     MAX_PACKET,
     MAX_U32,
+    MIN_FRAGMENT,
     MORE,
     PING,
     PONG,
@@ -49,6 +51,15 @@ from p2pmesh.wire.packet_format import (
     read_u64,
     u32_record,
 )
+
+MOST_CONTROL = 16
+"""Records in one packet that are no part of a frame: a peer of ours sends six at most."""
+FRAMELESS_PER_SECOND = 20.0
+FRAMELESS_AT_ONCE = 500.0
+"""Packets that end no frame, and are small: a peer of ours sends two or three a second, and more for what it gets."""
+CREDIT_FOR = 512
+"""Bytes of ours for which a peer may send one more: it gives credit for a quarter of its `receive_window` at once,
+which 64 tiny frames may take of the smallest."""
 
 
 class LinkSession:
@@ -84,6 +95,8 @@ class LinkSession:
         self.bytes_received: int = 0
         self.packets_sent: int = 0
         self.packets_received: int = 0
+        self._frameless = TokenBucket(FRAMELESS_PER_SECOND, FRAMELESS_AT_ONCE, now)
+        self._credited = 0  # of `bytes_sent`
 
     # --- what the application does ------------------------------------------------------------------------------------
 
@@ -157,6 +170,8 @@ class LinkSession:
         self._keepalive.heard(now)
         self._hold_until = -math.inf
         lanes = self._in
+        before = lanes[BULK].frames_received + lanes[URGENT].frames_received
+        control = 0
         for kind, body in records:
             if self.peer_ended:
                 raise RemoteProtocolError("a record after the end")
@@ -169,9 +184,21 @@ class LinkSession:
             elif kind < CREDIT:
                 lanes[kind - MORE].more(body)
             else:
+                control += 1
                 self._receive_control(kind, body, now)
+        if control > MOST_CONTROL:
+            raise RemoteProtocolError(f"{control} records in one packet that are no part of a frame")
         if self._finishing and any(lane.grant_due for lane in lanes):
             self._control_due = True
+        if len(packet) < MIN_FRAGMENT and lanes[BULK].frames_received + lanes[URGENT].frames_received == before:
+            self._on_frameless(now)
+
+    def _on_frameless(self, now: float) -> None:
+        """A small packet that ends no frame: a ping, or credit, which peers give for what we send."""
+        self._frameless.give(now, (self.bytes_sent - self._credited) / CREDIT_FOR)
+        self._credited = self.bytes_sent
+        if not self._frameless.take_if_there(now):
+            raise RemoteProtocolError("a flood of packets that bring nothing")
 
     def next_packet(self, now: float, *, hold: bool = True) -> bytes | None:
         """The next packet for the carrier, which must be sent; None if there is nothing to send now.

@@ -1,6 +1,9 @@
 """Dial policy: which links a peer lacks, and whom to dial for them.
 
-First the ring: any known peer that is nearer on it than all that we have or attempt. Then company: a peer with fewer
+A peer without any link tries one first, and then several at once, in the order in which they were named: a service
+names first whom it has seen to answer.
+
+Then the ring: any known peer that is nearer on it than all that we have or attempt. Then company: a peer with fewer
 than two links takes whom it can get. Then long links, to peers that a search has found. A link is given up for a dial
 only if somebody that should know has vouched for that peer, and rarely if such dials fail: it could be one that is
 long gone (`DialPolicy`).
@@ -24,7 +27,7 @@ from typing import TypeAlias
 from msgspec import Struct
 
 from p2pmesh.config import TopologyConfig
-from p2pmesh.keyspace import PeerId, nearness, predecessor, ring_neighbours, successor
+from p2pmesh.keyspace import PeerId, nearness, predecessor, random_place, ring_neighbours, successor
 from p2pmesh.protocols.overlay.passive_view import PassiveView
 from p2pmesh.protocols.overlay.slots import ATTEMPTS, Slots, State
 from p2pmesh.protocols.util.latency import LocalHealth
@@ -36,6 +39,8 @@ FAR_LASTS = 5.0
 """Seconds for which what a search has found for a long link is worth dialing."""
 COMPANY = 2
 """Links that a peer wants at least, wherever they lead."""
+BESIEGED = 3
+"""Likewise, besides those of a crowd around it: each of two would be cut off by two more that crowd around it."""
 PERSISTS = 15.0
 """Seconds in which a peer that turns us down for want of room is asked again: longer than it takes until one of its
 links is old enough to be given up, and as long as an attempt lasts."""
@@ -92,6 +97,7 @@ class DialPolicy:
         self._slots = slots
         self._passive = passive
         self._config = config
+        self._rng = rng
         backoff = Backoff(config.retry_first, config.retry_cap)
         self.filling: RetryPacer = RetryPacer(backoff, rng)
         self.room_making: RetryPacer = RetryPacer(backoff, rng)
@@ -100,6 +106,7 @@ class DialPolicy:
         self._far: list[PeerId] = []
         self._far_until = -math.inf
         self._far_dial: PeerId | None = None
+        self._drawn: PeerId | None = None
 
     def far_found(self, peers: tuple[PeerId, ...], now: float) -> bool:
         """A search found these for a long link, the best first. Whether there is one to dial."""
@@ -111,6 +118,8 @@ class DialPolicy:
     def step(self, now: float) -> Step | None:
         """What to do next; to be asked again once it is done."""
         self.look_again = math.inf
+        if self._slots.are(*ATTEMPTS) and not self._slots.are(State.OPEN):
+            return self._entry_step(now)
         return self._ring_step(now) or self._company_step(now) or self._far_step(now)
 
     def _later(self, moment: float) -> None:
@@ -124,6 +133,27 @@ class DialPolicy:
         if self._slots.are(State.OPEN, State.ANSWERING):
             return True
         return max((self._slots[peer].since for peer in dialing), default=-math.inf) <= now - HEDGE
+
+    # --- the first link -----------------------------------------------------------------------------------------------
+
+    def _entry_step(self, now: float) -> Step | None:
+        """Further attempts while none has led to a link: any member will do, and most of those named may be ghosts."""
+        since = {peer: self._slots[peer].since for peer in self._slots.are(*ATTEMPTS)}
+        moments = [begun + wait for begun in since.values() for wait in (HEDGE, 2 * HEDGE)]
+        self._later(min((moment for moment in moments if moment > now), default=math.inf))
+        young = sum(begun > now - HEDGE for begun in since.values())
+        most = 1 if self.health.is_poor(now) else self._config.dials_at_once
+        if now < min(moments) or young >= most:
+            return None
+        ready = self._passive.ready(now, without={*self._slots.held(), *self._slots})
+        if not ready:
+            self._later(self._passive.next_ready(now))
+            return None
+        peer = min(ready, key=lambda one: (self._passive.of(one).misses, self._passive.of(one).is_leaf))
+        if self._slots.free() > 0:
+            return Dial(peer)
+        slow = [one for one, begun in since.items() if begun <= now - 2 * HEDGE and not self._slots[one].pinned]
+        return Swap(slow[0], peer) if slow else None
 
     # --- the ring -----------------------------------------------------------------------------------------------------
 
@@ -159,22 +189,26 @@ class DialPolicy:
         """Known peers that are nearer on the ring than all of those."""
         before, after = predecessor(self._me, held), successor(self._me, held)
         without = {*self._slots, *self._slots.held()}
-        found, moment = self._passive.nearer(before, after, without, now, worthy=worthy)
+        found, moment = self._passive.nearer(before, after, without, now, worthy=worthy, crowd=self._slots.crowd)
         self._later(moment)
         return found
 
     def _swap(self, peer: PeerId, held: list[PeerId], now: float) -> Swap | None:
         uncertain = now > self._slots.merging_until and self._passive.of(peer).found_until <= now
         losers = self._slots.expendable(now, ring_neighbours(self._me, [*held, peer]), uncertain=uncertain)
-        return Swap(losers[0], peer) if losers else None
+        if not losers or losers[0] in self._slots.offering(now):
+            return None  # whoever makes an offer is there, and the other may not be
+        return Swap(losers[0], peer)
 
     # --- company ------------------------------------------------------------------------------------------------------
 
     def _company_step(self, now: float) -> Step | None:
-        wanted = min(COMPANY, self._max_peers)
-        if self._slots.free() <= 0 or len(self._slots.are(State.OPEN, *ATTEMPTS)) >= wanted:
+        slots, crowded = self._slots, self._slots.crowded()
+        wanted = BESIEGED if slots.crowd.size else COMPANY
+        have = len(slots.are(State.OPEN, *ATTEMPTS)) - len(crowded)
+        if have >= min(wanted, self._max_peers) or slots.free() + len(crowded) <= 0:
             return None
-        ready = self._passive.ready(now, without={*self._slots.held(), *self._slots})
+        ready = self._ready(now)
         if not ready:
             self._later(self._passive.next_ready(now))
             return None
@@ -184,11 +218,26 @@ class DialPolicy:
         if self._slots.are(State.OPEN) and now < self.filling.not_before:
             self._later(self.filling.not_before)
             return None
-        return Dial(min(ready, key=self._promise_of))
+        place = random_place(self._rng)
+        self._drawn = min(ready, key=lambda peer: self._promise_of(peer, place))
+        return Dial(self._drawn) if slots.free() > 0 else Swap(crowded[0], self._drawn)
 
-    def _promise_of(self, peer: PeerId) -> tuple[int, bool, int]:
+    def is_besieged(self) -> bool:
+        """Whether there is a crowd around us, and we lack links to others."""
+        slots = self._slots
+        return slots.crowd.size > 0 and len(slots.are(State.OPEN)) - len(slots.crowded()) < min(BESIEGED, slots.limit)
+
+    def drew(self, peer: PeerId) -> bool:
+        """Whether we chose to dial this peer by lot, wherever it is: see `Slot.chosen`."""
+        return peer in {self._drawn, self._far_dial}
+
+    def _ready(self, now: float) -> list[PeerId]:
+        ready = self._passive.ready(now, without={*self._slots.held(), *self._slots})
+        return [peer for peer in ready if peer not in self._slots.crowd]
+
+    def _promise_of(self, peer: PeerId, place: PeerId) -> tuple[int, bool, int]:
         known = self._passive.of(peer)
-        return known.misses, known.is_leaf, nearness(self._me, peer)
+        return known.misses, known.is_leaf, nearness(place, peer)
 
     # --- long links ---------------------------------------------------------------------------------------------------
 
@@ -225,7 +274,7 @@ class DialPolicy:
 
     def _leave_leaf(self, home: PeerId, now: float) -> Step | None:
         """Two leaves that are linked have nobody else: one is tried of whom we don't know that it is another."""
-        ready = self._passive.ready(now, without={*self._slots.held(), *self._slots})
+        ready = self._ready(now)
         others = [peer for peer in ready if not (known := self._passive.of(peer)).is_leaf and not known.misses]
         if others:
             return Swap(home, min(others, key=lambda peer: nearness(self._me, peer)))

@@ -30,7 +30,7 @@ from p2pmesh.protocols.overlay.dial_policy import (
     Swap,
 )
 from p2pmesh.protocols.overlay.passive_view import SILENT_LASTS, PassiveView
-from p2pmesh.protocols.overlay.slots import ATTEMPTS, BRIDGE_HOLDS, Occupant, Slot, Slots, State
+from p2pmesh.protocols.overlay.slots import ATTEMPTS, BRIDGE_HOLDS, PROVEN, SHAKEN, Occupant, Slot, Slots, State
 from p2pmesh.wire.messages import BRIDGE, LEAF, LONG, PINNED, RING, LinkPurpose, RejectReason
 
 TAKEN_BACK = frozenset({CANCELLED, NO_ATTEMPT})
@@ -115,6 +115,8 @@ class LinkManager:
         if due is not None:
             due.next_occupant = occupant
             return None
+        if peer in self._slots.crowd and not self._pins.want(peer):
+            return Refuse(FULL)
         if self._slots.free() > 0:
             return Admit(None, occupant)
         loser = self._slots.closing()
@@ -212,7 +214,8 @@ class LinkManager:
     def dial(self, peer: PeerId, now: float, *, made_room: bool = False) -> LinkPurpose:
         """Take a slot for an offer of ours. What its purpose is."""
         purpose = self._purpose_of(peer, now)
-        slot = Slot(State.DIALING, now, self._pins.want(peer), made_room, leaf=self._passive.of(peer).is_leaf)
+        slot = Slot(State.DIALING, now, self._pins.want(peer), self.policy.drew(peer), made_room)
+        slot.leaf = self._passive.of(peer).is_leaf
         slot.held_until = now + BRIDGE_HOLDS if purpose == BRIDGE else -math.inf
         self._slots[peer] = slot
         self.counts.dialed += 1
@@ -313,6 +316,8 @@ class LinkManager:
         if slot is None:
             return None
         self.counts.closed += 1
+        if event.timed_out is not None and slot.since <= now - PROVEN:
+            self._slots.shaken_until = now + SHAKEN
         if slot.said_goodbye:
             self._passive.departed(peer, now)
         else:

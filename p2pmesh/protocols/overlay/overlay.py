@@ -27,8 +27,8 @@ those we have (`dial_policy`). A link to a neighbour on the ring is *superfluous
 linked to both: the lower id gives it up, unless the mesh is so small that slots are left over anyway.
 
 Inputs: LinkUp, LinkDown, LinkLost, Received, RoutedReceived, RouteSucceeded, RouteFailed, ServiceUp and ServiceDown
-  (from signaling: joined, and no more), PeersFound, PeerGone, Offered, Rejected, Connect, CancelCall, OpenBridge,
-  MergeStarted, Leave.
+  (from signaling: joined, and no more), PeersFound, PeerGone, Offered, Rejected, Connect, Disconnect, CancelCall,
+  OpenBridge, MergeStarted, Leave.
 Effects: WantLink, AcceptOffer, DropLink, SendFrame, Reply, Notify(SIGNALING, SetLinkPurpose | RejectOffer |
   FindPeers), Notify(ROUTING, Route | RouteReply | NeighbourLinks), Notify(ISLANDS, LinkBroken),
   Notify(ROUTING and RECEIPTS and ISLANDS, MeshSize), Notify(KADEMLIA, PeersFound),
@@ -42,14 +42,23 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Any, Literal
 
 from attrs import asdict, define
+from msgspec import structs
 
 from p2pmesh.config import MeshConfig
 from p2pmesh.errors import MeshClosed, MeshError, PeerUnreachable
-from p2pmesh.events import Event, PeerConnected, PeerDisconnected, PeerEvicted, PeerFailed, PeerTimedOut
+from p2pmesh.events import (
+    EclipseSuspected,
+    Event,
+    PeerConnected,
+    PeerDisconnected,
+    PeerEvicted,
+    PeerFailed,
+    PeerTimedOut,
+)
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId, ring_neighbours, short
 from p2pmesh.protocols.core import AcceptOffer, DropLink, Effects, Emit, Notify, Reply, SendFrame, WallClock, WantLink
@@ -57,6 +66,7 @@ from p2pmesh.protocols.inputs import (
     NO_SLOT,
     CancelCall,
     Connect,
+    Disconnect,
     Leave,
     LinkDown,
     LinkLost,
@@ -101,6 +111,7 @@ from p2pmesh.protocols.overlay.ring_join import RingJoin
 from p2pmesh.protocols.overlay.slots import ATTEMPTS, Occupant, Slot, Slots, State
 from p2pmesh.protocols.overlay.successor_list import Stabilisation, SuccessorLists
 from p2pmesh.protocols.util.latency import LocalHealth
+from p2pmesh.protocols.util.scores import Scores
 from p2pmesh.protocols.util.timers import Timers
 from p2pmesh.protocols.util.window import CallTable
 from p2pmesh.wire.messages import Goodbye, Message, ReconnectionData, RejectReason
@@ -130,14 +141,19 @@ class OverlayCore:
         rng: random.Random,
         wall: WallClock,
         health: LocalHealth | None = None,
+        blocked: Container[PeerId] = frozenset(),
+        scores: Scores | None = None,
     ) -> None:
         self._me = me = identity.peer_id
         self._allow_unverified = config.links.allow_unverified
         self._config = config.chord
         self._rng = rng
         self._wall = wall
-        self._slots = slots = Slots(me, config.max_peers)
-        self._passive = PassiveView(me, config.topology, rng)
+        self._blocked = blocked
+        self._scores = scores or Scores()
+        self._slots = slots = Slots(me, config.max_peers, self._scores)
+        originals = config.links.allow_unverified
+        self._passive = PassiveView(me, config.topology, rng, blocked, serves_originals=originals)
         self._pins = PinnedLinks(slots)
         self._links = LinkManager(me, config, slots, self._passive, self._pins, rng)
         self._links.policy.health = health or self._links.policy.health
@@ -190,6 +206,8 @@ class OverlayCore:
                 self._on_rejected(event, now)
             case Connect(call, peer):
                 self._on_connect(call, peer, now)
+            case Disconnect(call, peer):
+                self._on_disconnect(call, peer, now)
             case CancelCall(call):
                 self._pins.cancel(call)
             case OpenBridge(peer) if not self._leaving:
@@ -229,10 +247,13 @@ class OverlayCore:
             "links": open_links,
             "attempts": slots.are(*ATTEMPTS),
             "closing": slots.are(State.CLOSING),
+            "chosen": slots.own(),
+            "crowd": slots.crowd.size,
             "pinned": [peer for peer, slot in slots.items() if slot.pinned],
             "leaves": slots.guests(),
             "ring": list(ring_neighbours(self._me, [peer for peer in slots.on_ring() if peer in open_links])),
             **asdict(self._counts),
+            "scores": self._scores.snapshot(open_links),
             "lost_outcomes": self._calls.lost,
             "link_manager": asdict(self._links.counts),
             "passive_view": {"known": len(self._passive)},
@@ -273,6 +294,10 @@ class OverlayCore:
 
     def _on_link_down(self, event: LinkDown, now: float) -> None:
         peer, slot = event.peer, self._links.ended(event, now)
+        if event.blamed:
+            self._scores.add(peer, "faults", now)
+        elif event.timed_out is not None:
+            self._scores.add(peer, "failures", now)
         if slot is None:
             return
         self._emit(_end_of(peer, slot, event))
@@ -403,7 +428,14 @@ class OverlayCore:
             self._passive.departed(peer, now)
 
     def _on_offered(self, event: Offered, now: float) -> None:
-        match Refuse("leaving") if self._leaving else self._links.offered(event, now):
+        self._passive.heard(event.peer.peer_id, event.peer.version)
+        self._look_for_crowd(now)
+        answer: Admit | Refuse | Replace | None = Refuse("leaving")
+        if event.peer.peer_id in self._blocked:
+            answer = Refuse(FULL)  # which is no news to it, and names it others
+        elif not self._leaving:
+            answer = self._links.offered(event, now)
+        match answer:
             case Admit(loser, occupant):
                 if loser is None:
                     self._hand_over(occupant, now)
@@ -437,6 +469,26 @@ class OverlayCore:
             self._pins.wait(call, peer, now)
             self._passive.learn((peer,), "wanted", now)
             self._follow(self._links.pin(peer, now), now)
+
+    def _on_disconnect(self, call: int, peer: PeerId, now: float) -> None:
+        """End the link to a peer, the attempt at it, and all that waits for one."""
+        reason = "we have blocked it" if peer in self._blocked else "we were told to disconnect"
+        slot, due = self._slots.get(peer), self._slots.due_to(peer)
+        if due is not None:
+            due.next_occupant = None
+        if slot is not None and slot.state in ATTEMPTS:
+            self._end_attempt(peer, slot, reason, now)
+        elif slot is not None:
+            slot.pinned = False
+            if slot.state is State.OPEN:
+                self._close(peer, reason)
+        if peer in self._blocked:
+            self._passive.forget(peer)
+        self._reply(self._pins.settle(peer), PeerUnreachable(f"no link to {short(peer)}: {reason}"))
+        self._reply([call])
+        self._links.policy.filling.reset()
+        if not self._leaving and not self._slots.are(State.OPEN, State.ANSWERING):
+            self._notify(Subsystem.SIGNALING, FindPeers())
 
     def _on_merge_started(self, until: float, now: float) -> None:
         self._slots.merging_until = until
@@ -498,7 +550,7 @@ class OverlayCore:
 
     def _dial(self, peer: PeerId, now: float, *, made_room: bool = False) -> None:
         purpose = self._links.dial(peer, now, made_room=made_room)
-        self._notify(Subsystem.SIGNALING, SetLinkPurpose(peer, purpose))
+        self._notify(Subsystem.SIGNALING, SetLinkPurpose(peer, purpose, is_besieged=self._links.policy.is_besieged()))
         self._effects.append(WantLink(peer))
 
     def _reject(self, remote: RemotePeer, reason: RejectReason) -> None:
@@ -509,15 +561,18 @@ class OverlayCore:
         """Let `occupant` have the slot of `loser`: at once if that is an attempt, else when its link is down."""
         slot = self._slots[loser]
         if slot.state in ATTEMPTS:
-            self._links.cancel(loser, now)
-            self._drop(loser, "given up for another peer")
-            self._notify(Subsystem.SIGNALING, RejectOffer(loser, CANCELLED if slot.state is State.DIALING else FULL))
+            self._end_attempt(loser, slot, "given up for another peer", now)
             self._hand_over(occupant, now)
             return
         slot.next_occupant = occupant
         if slot.state is State.OPEN:
             self._say_evicted(loser, "make_room", self._links.evict(loser, occupant), now)
             self._close(loser, "given up for another peer")
+
+    def _end_attempt(self, peer: PeerId, slot: Slot, reason: str, now: float) -> None:
+        self._links.cancel(peer, now)
+        self._drop(peer, reason)
+        self._notify(Subsystem.SIGNALING, RejectOffer(peer, CANCELLED if slot.state is State.DIALING else FULL))
 
     def _hand_over(self, occupant: Occupant, now: float) -> None:
         offer = occupant.offer
@@ -553,6 +608,17 @@ class OverlayCore:
         self._see_to_place(now)
         self._fingers.links_changed(now)
         self._set_search(now)
+
+    def _look_for_crowd(self, now: float) -> None:
+        crowd, size = self._slots.crowd, self._lists.size_elsewhere()
+        if crowd.look(self._passive.met(), size, now):
+            self._emit(EclipseSuspected(crowd.size, crowd.mesh_size))
+            self._lists.refresh(now)
+            self._unbalanced = True
+        if not self._links.policy.is_besieged():
+            for peer in self._slots.crowded():
+                if not self._slots[peer].pinned:
+                    self._close(peer, "it crowds around our id")
 
     def _tell_soon(self, now: float) -> None:
         if "tell" not in self._timers:
@@ -633,7 +699,8 @@ class OverlayCore:
         """Ask the peer nearest to a key."""
         call, timeout = self._calls.open(look_up, now), self._config.search_timeout
         route = Route(Subsystem.OVERLAY, call, question.key, question, nearest=True, answered=True, timeout=timeout)
-        self._notify(Subsystem.ROUTING, route)
+        crowd = tuple(self._slots.crowded())
+        self._notify(Subsystem.ROUTING, structs.replace(route, avoid=crowd) if crowd else route)
 
     def _learn(self, peers: Iterable[PeerId], source: Said, now: float) -> None:
         others = tuple(dict.fromkeys(peer for peer in peers if peer != self._me))

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import random
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 from typing import Literal, NamedTuple, TypeAlias
 
 from attrs import define
@@ -23,6 +23,7 @@ from attrs import define
 from p2pmesh.config import TopologyConfig
 from p2pmesh.keyspace import PeerId, between
 from p2pmesh.protocols.inputs import Source
+from p2pmesh.protocols.overlay.crowd import Crowd
 from p2pmesh.protocols.util.limits import LruTable
 from p2pmesh.protocols.util.timers import Backoff
 
@@ -64,7 +65,7 @@ class Word(NamedTuple):
 SOURCES: Mapping[Said, Word] = {
     "config": Word(),
     "bootstrap": Word(),
-    "joined": Word(),  # waits for its own offer: `TopologyConfig.announced_grace`
+    "joined": Word(vouches=False),  # it makes an offer itself, for which it gets `TopologyConfig.announced_grace`
     "rejection": Word(),
     "wanted": Word(),
     "beyond": Word(finds=True),
@@ -106,8 +107,20 @@ class Known:
 class PassiveView:
     """The table. Peers are kept in the order in which they were last heard of."""
 
-    def __init__(self, me: PeerId, config: TopologyConfig, rng: random.Random) -> None:
+    def __init__(
+        self,
+        me: PeerId,
+        config: TopologyConfig,
+        rng: random.Random,
+        blocked: Container[PeerId] = frozenset(),
+        *,
+        serves_originals: bool = False,
+    ) -> None:
+        """Make an empty view; with `serves_originals`, peers that have joined get an offer though no slot is free:
+        those of the original may wait for it.
+        """
         self._me = me
+        self._blocked = blocked
         self._limit = config.known_peers
         self._backoff = Backoff(config.retry_first, config.retry_cap)
         self._config = config
@@ -118,13 +131,17 @@ class PassiveView:
         self._hopeless = LruTable[float](config.known_peers)
         """Until when peers to which no address leads are not dialed, whoever names them, and forgotten or not."""
         grace = config.announced_grace
-        self._sources = {**SOURCES, "joined": Word(waits=(0.75 * grace, grace))}
+        self._sources = {**SOURCES, "joined": Word(vouches=serves_originals, waits=(0.75 * grace, grace))}
 
     def __len__(self) -> int:
         return len(self._peers)
 
     def __iter__(self) -> Iterator[PeerId]:
         return iter(self._peers)
+
+    def met(self) -> list[PeerId]:
+        """Peers that spoke to us themselves, so that they are there."""
+        return [peer for peer, known in self._peers.items() if known.version is not None]
 
     # --- what is said -------------------------------------------------------------------------------------------------
 
@@ -134,7 +151,7 @@ class PassiveView:
         wait = -math.inf if word.waits is None else now + self._rng.uniform(*word.waits)
         news = word.urges or word.finds
         for peer in peers:
-            if peer == self._me or (not word.overrules and self._is_absent(peer, now)):
+            if peer == self._me or peer in self._blocked or (not word.overrules and self._is_absent(peer, now)):
                 continue
             known = self._peers.get(peer)
             if known is None:
@@ -186,7 +203,7 @@ class PassiveView:
 
     def may_dial(self, peer: PeerId, now: float) -> bool:
         """Whether an attempt at it may come to something."""
-        return (self._hopeless.get(peer) or -math.inf) <= now
+        return peer not in self._blocked and (self._hopeless.get(peer) or -math.inf) <= now
 
     def missed(self, peer: PeerId, now: float, *, may_forget: bool) -> None:
         """An attempt at it came to nothing. After too many it may be forgotten, if we have others."""
@@ -247,16 +264,23 @@ class PassiveView:
         return min((end for end in ends if end > now), default=math.inf)
 
     def nearer(
-        self, before: PeerId | None, after: PeerId | None, without: Collection[PeerId], now: float, *, worthy: bool
+        self,
+        before: PeerId | None,
+        after: PeerId | None,
+        without: Collection[PeerId],
+        now: float,
+        *,
+        worthy: bool,
+        crowd: Crowd,
     ) -> tuple[list[PeerId], float]:
         """Peers nearer to us on the ring than those two, one in each direction; and when the next may be tried.
 
-        If `worthy`, only peers count that are worth a link.
+        If `worthy`, only peers count that are worth a link; those of a crowd never.
         """
         me = self._me
         best_after, best_before, moment = after, before, math.inf
         for peer, known in self._peers.items():
-            if peer in without:
+            if peer in without or peer in crowd or peer in self._blocked:
                 continue
             if best_before is not None and best_after is not None and not between(best_before, peer, best_after):
                 continue  # most peers

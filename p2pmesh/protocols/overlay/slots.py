@@ -19,6 +19,8 @@ from msgspec import Struct
 
 from p2pmesh.keyspace import PeerId, nearness, ring_neighbours
 from p2pmesh.protocols.notices import Offered
+from p2pmesh.protocols.overlay.crowd import Crowd
+from p2pmesh.protocols.util.scores import Scores
 from p2pmesh.wire.messages import PINNED
 from p2pmesh.wire.overlay import Neighbours
 
@@ -35,6 +37,10 @@ class State(Enum):
     """A link that is on its way down, and holds its place until it is."""
 
 
+PROVEN = 30.0
+"""Seconds after which a link counts as one that lasts."""
+SHAKEN = 60.0
+"""Seconds after the break of a proven link in which links of our own choice, too, are given up for the ring."""
 ATTEMPTS = (State.DIALING, State.ANSWERING)
 BRIDGE_HOLDS = 30.0
 """Seconds for which a bridge keeps its slot: it has to open, to be confirmed, and to carry what both sides ask."""
@@ -63,6 +69,8 @@ class Slot:
     since: float
     pinned: bool = False
     """The application wants it."""
+    chosen: bool = False
+    """We dialed it, and drew the peer ourselves: no newcomer, no caller and no nearness takes it from us."""
     made_room: bool = False
     """Another link was given up for this attempt."""
     version: int = 0
@@ -110,12 +118,17 @@ class Slot:
 class Slots(dict[PeerId, Slot]):  # noqa: FURB189  # nothing of a dict is overridden, and a UserDict is slow
     """The slots of one peer, by the peer at the other end, in the order in which they were taken."""
 
-    def __init__(self, me: PeerId, limit: int) -> None:
+    def __init__(self, me: PeerId, limit: int, scores: Scores | None = None) -> None:
         super().__init__()
         self._me = me
+        self._scores = scores or Scores()
         self.limit: int = limit
+        self.crowd: Crowd = Crowd(me)
         self.merging_until: float = -math.inf
         """Until then our ring and another become one, so peers that come into it are at their places."""
+
+        self.shaken_until: float = -math.inf
+        """Until then the ring may have to be closed over others that have gone with a neighbour of ours."""
 
     # --- neighbours ---------------------------------------------------------------------------------------------------
 
@@ -134,7 +147,15 @@ class Slots(dict[PeerId, Slot]):  # noqa: FURB189  # nothing of a dict is overri
 
     def settled_members(self) -> list[PeerId]:
         """Neighbours that are part of the ring, and have said so."""
-        return [peer for peer, slot in self.items() if slot.told is not None and not slot.leaf and slot.is_link]
+        return [
+            peer
+            for peer, slot in self.items()
+            if slot.told is not None and not slot.leaf and slot.is_link and peer not in self.crowd
+        ]
+
+    def crowded(self) -> list[PeerId]:
+        """Open links to peers of a crowd around us."""
+        return [peer for peer in self.are(State.OPEN) if peer in self.crowd] if self.crowd.size else []
 
     # --- places -------------------------------------------------------------------------------------------------------
 
@@ -182,9 +203,13 @@ class Slots(dict[PeerId, Slot]):  # noqa: FURB189  # nothing of a dict is overri
         held = [
             peer
             for peer, slot in self.items()
-            if not slot.leaf and slot.state is not State.CLOSING and not _is_slow(slot, now)
+            if not slot.leaf and slot.state is not State.CLOSING and not _is_slow(slot, now) and peer not in self.crowd
         ]
         return held + [occupant.peer for occupant in self._due() if not occupant.leaf]
+
+    def offering(self, now: float) -> list[PeerId]:
+        """Peers whose offers we answer, and that may still get through."""
+        return [peer for peer, slot in self.items() if slot.state is State.ANSWERING and not _is_slow(slot, now)]
 
     def next_slow(self, now: float) -> float:
         """When the next attempt turns slow."""
@@ -210,7 +235,10 @@ class Slots(dict[PeerId, Slot]):  # noqa: FURB189  # nothing of a dict is overri
         there = [
             peer
             for peer, slot in self.items()
-            if slot.state in (State.OPEN, State.ANSWERING) and not slot.leaf and not _is_slow(slot, now)
+            if slot.state in (State.OPEN, State.ANSWERING)
+            and not slot.leaf
+            and not _is_slow(slot, now)
+            and peer not in self.crowd
         ]
         due = [occupant.peer for occupant in self._due() if occupant.offer is not None and not occupant.leaf]
         return ring_neighbours(self._me, [*there, *due, *newcomers])
@@ -219,26 +247,40 @@ class Slots(dict[PeerId, Slot]):  # noqa: FURB189  # nothing of a dict is overri
         """Slots to be left for neighbours on the ring that we lack."""
         return 0 if self.limit < 2 else max(0, 2 - len(ring_neighbours(self._me, self.on_ring())))
 
+    def own(self, now: float = math.inf) -> list[PeerId]:
+        """Links of our own choice that nobody else's coming takes, the oldest first: half of those across the ring.
+
+        None just now, if a proven link has broken: then the ring needs all there is.
+        """
+        if now < self.shaken_until:
+            return []
+        chosen = [peer for peer, slot in self.items() if slot.chosen and slot.state is State.OPEN]
+        return chosen[: max(1, (self.limit - 2) // 2)]
+
     # --- what may be given up -----------------------------------------------------------------------------------------
 
     def expendable(self, now: float, ring: Collection[PeerId], *, uncertain: bool = False) -> list[PeerId]:
         """Slots that may be given up while those of `ring` stay, the least useful first.
 
-        That is: attempts; links that were of the ring and are not any more; long links, the longest first, since the
-        shorter ones are what is rarer; guests at last, for whom this may be the only link. While it is `uncertain`
-        whether the ring is closed by the peer that comes into it, the one that is next to us now is kept, if there
-        are others.
+        That is: links to peers that are silent, or whose score is below zero; attempts; links that were of the ring and
+        are not any more; long links, the longest first, since the shorter ones are what is rarer; guests at last, for
+        whom this may be the only link. While it is `uncertain` whether the ring is closed by the peer that comes into
+        it, the one that is next to us now is kept, if there are others.
         """
         were_next = self.ring()
-        kept = self.ring_at_hand(now) if uncertain and self.limit > 2 else ()
+        kept = {*self.own(now), *(self.ring_at_hand(now) if uncertain and self.limit > 2 else ())}
         found = []
         for peer, slot in self.items():
             if slot.state is State.CLOSING or slot.pinned or slot.held_until > now:
                 continue
             if not slot.silent and (peer in ring or peer in kept):
                 continue
-            found.append((_worth(slot, was_next=peer in were_next), -nearness(self._me, peer), peer))
-        return [peer for _, _, peer in sorted(found)]
+            debt = self._scores.debt(peer, now)
+            worth = -1 if debt else 0 if peer in self.crowd else _worth(slot, was_next=peer in were_next)
+            found.append((worth, -debt, -nearness(self._me, peer), peer))
+        if uncertain and not found and self.own(now):
+            return self.expendable(now, ring)
+        return [peer for *_, peer in sorted(found)]
 
     def far(self, now: float, settled: float) -> list[PeerId]:
         """Long links opened before `settled` that may be given up, the longest first."""

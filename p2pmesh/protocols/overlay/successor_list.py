@@ -13,6 +13,7 @@ State: two lists of `ChordConfig.successors` peers, a serial number for each nei
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from msgspec import structs
@@ -95,12 +96,27 @@ class SuccessorLists:
         )
 
     def size(self) -> int:
-        """About how many peers are in the mesh: exact if the lists come round, else by how close together they lie."""
-        found = {*self.successors, *self.predecessors}
-        if len(found) < len(self.successors) + len(self.predecessors) or len(found) < self.limit:
+        """About how many peers are in the mesh, as it looks from our place."""
+        return self._size_at(self._me, self.successors, self.predecessors)
+
+    def size_elsewhere(self) -> int | None:
+        """Likewise, as it looks from where neighbours are that are not next to us: the least that one of them says.
+
+        Those of our own choice count first: of others, any may be at no place that we drew. None if nobody tells.
+        """
+        members = [peer for peer in self._slots.settled_members() if peer not in self.next]
+        chosen = [peer for peer in members if self._slots[peer].chosen]
+        told = [(peer, self._slots[peer].told) for peer in chosen or members]
+        sizes = [self._size_at(peer, said.successors, said.predecessors) for peer, said in told if said is not None]
+        return min((size for size in sizes if size > self.limit), default=None)  # others may just have come
+
+    def _size_at(self, place: PeerId, successors: Sequence[PeerId], predecessors: Sequence[PeerId]) -> int:
+        """Exact if the lists come round, else by how close together they lie."""
+        found = {*successors, *predecessors}
+        if len(found) < len(successors) + len(predecessors) or len(found) < self.limit:
             return len(found) + 1
-        span = ring_distance(self._me, self.successors[-1]) + ring_distance(self.predecessors[-1], self._me)
-        gaps = len(self.successors) + len(self.predecessors)
+        span = ring_distance(place, successors[-1]) + ring_distance(predecessors[-1], place)
+        gaps = len(successors) + len(predecessors)
         return max(len(found) + 1, (gaps - 1) * RING_SIZE // max(span, 1))
 
     def new_size(self) -> int | None:

@@ -31,15 +31,19 @@ gets it after all. Where a peer got it late and by another way than first, both 
 told that it counts there. One that may be with somebody when we leave is left undecided. Counting goes on after that,
 and `Progress` tells.
 
-A peer that tells of more peers than there can be is believed for no more than that: `MeshSize` says how many there
-are, with room for its being wrong, and what exceeds it counts once the mesh is found to be larger. If it never is, a
-neighbour that has told of several times as many when the ttl ends has lied, and its link is closed; more than `most`
-is a lie at once. Peers of the original project acknowledge nothing and are not counted.
+All children of a broadcast are believed for no more peers than there can be: `MeshSize` says how many there are, with
+room for its being wrong, and what exceeds it counts once the mesh is found to be larger. That is waited for, for
+`patience`; then the application is told who told most (`ReceiptDisputed`). A neighbour that has told of several times
+as many as are believed when the ttl ends has lied, and its link is closed; more than `most` is a lie at once. Peers of
+the original project acknowledge nothing and are not counted.
+
+*Evidence.* A neighbour that says it has a broadcast of ours already has it, by whatever way: so many peers have it at
+least, though those that would have counted them are dead.
 
 Inputs: LinkUp, LinkDown, Refused, Received, RoutedReceived, ChildrenAdded, ChildSettled, RouteSucceeded,
 RouteFailed, MeshSize, Leave.
-Effects: SendFrame, DropLink, Emit (MessageDelivered, MessageFailed), Progress, Notify routing (Route, RouteReply) and
-broadcast (Withdraw).
+Effects: SendFrame, DropLink, Emit (MessageDelivered, MessageFailed, ReceiptDisputed), Progress, Notify routing (Route,
+RouteReply) and broadcast (Withdraw).
 Messages: GossipReceipts, over links and routes.
 Config: ReceiptsConfig.
 State: a tally for each broadcast until `linger` after its ttl, at most `table` of ours and as many of others, each
@@ -48,6 +52,7 @@ with at most `tally.MOST_CHILDREN` children and a few timers; the ids of those p
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -55,6 +60,7 @@ from typing import Any
 from attrs import asdict, define
 
 from p2pmesh.config import MeshConfig, ReceiptsConfig
+from p2pmesh.events import ReceiptDisputed
 from p2pmesh.identity import Identity
 from p2pmesh.keyspace import PeerId, short
 from p2pmesh.protocols.core import DropLink, Effects, Emit, Notify, SendFrame, WallClock
@@ -96,6 +102,8 @@ class ReceiptCounts:
     strays: int = 0
     """Receipts for what we have forgotten, or never sent there."""
     implausible: int = 0
+    disputed: int = 0
+    """Broadcasts of which children told too much, and nothing bore it out."""
     dropped: int = 0
     """Broadcasts settled before their time, to make room."""
     parents_lost: int = 0
@@ -129,8 +137,8 @@ class ReceiptsCore:
     def handle(self, event: Input, now: float) -> Effects:
         """Take an input."""
         match event:  # the most frequent first
-            case ChildSettled(message_id, child, adopted):
-                self._on_child_settled(message_id, child, adopted=adopted, now=now)
+            case ChildSettled():
+                self._on_child_settled(event, now)
             case Received(peer, GossipReceipts() as message):
                 self._on_gossip_receipts(peer, message, now)
             case ChildrenAdded():
@@ -180,6 +188,8 @@ class ReceiptsCore:
                     pass
                 case TallyDue.PATIENCE:
                     self._end_waiting(tally, now)
+                case TallyDue.DOUBT:
+                    self._end_doubt(tally, now)
         self._outbox.expire(now)
         return self._take(now)
 
@@ -200,21 +210,24 @@ class ReceiptsCore:
 
     # --- what the broadcast core tells --------------------------------------------------------------------------------
 
-    def _on_child_settled(self, message_id: str, peer: PeerId, *, adopted: bool, now: float) -> None:
-        tally = self._tally(message_id)
+    def _on_child_settled(self, event: ChildSettled, now: float) -> None:
+        tally, peer, adopted = self._tally(event.message_id), event.child, event.adopted
+        if isinstance(tally, Own) and event.is_there:
+            tally.is_with(peer)
         child = tally.children.get(peer) if tally else None
-        if tally is None or child is None:
+        if tally is None:
             return
-        if not (adopted or child.settled or self._outbox.has_link(peer)):
-            child.hands_over = True  # it may have taken it, and tell us by a route
-        elif adopted and not child.has_settled:
-            self._await(tally, child, peer, now)
-        elif adopted or child.settled or now - child.since < LATE:
-            tally.settle(child)
-        else:  # it came late by another way, whose peers may have told that all is settled
-            self._hand_over(tally, child, now)
-        if adopted and isinstance(tally, Own):
-            tally.take(child, 1, self._most)
+        if child is not None:
+            if not (adopted or child.settled or self._outbox.has_link(peer)):
+                child.hands_over = True  # it may have taken it, and tell us by a route
+            elif adopted and not child.has_settled:
+                self._await(tally, child, peer, now)
+            elif adopted or child.settled or now - child.since < LATE:
+                tally.settle(child)
+            else:  # it came late by another way, whose peers may have told that all is settled
+                self._hand_over(tally, child, now)
+            if adopted and isinstance(tally, Own):
+                tally.take(child, 1, self._most)
         self._changed(tally, now)
 
     def _on_refused(self, event: Refused, now: float) -> None:
@@ -277,6 +290,11 @@ class ReceiptsCore:
 
     def _on_epoch(self, peer: PeerId, epoch: int, now: float) -> None:
         """A neighbour says which process it is: another one has forgotten what its predecessor was told."""
+        known = self._outbox.epoch_of(peer)
+        if known is not None:
+            if known != epoch:
+                self._effects.append(DropLink(peer, "a link leads to one process, and it tells of two", blame=True))
+            return
         for relayed in self._relayed.values():
             if relayed.debt is not None and relayed.debt.peer == peer and relayed.debt.epoch != epoch:
                 self._drop_debt(relayed)
@@ -335,10 +353,8 @@ class ReceiptsCore:
         """The mesh is so large: what was not believed of receipts may be so now."""
         self._most = believable(peers, self._config.most)
         for tally in self._tallies():
-            doubted = [child for child in tally.children.values() if child.claimed > child.count]
-            for child in doubted:
-                tally.take(child, child.claimed, self._most)
-            if doubted:
+            if tally.is_in_doubt:
+                tally.believe(self._most)
                 self._changed(tally, now)
 
     def _on_leave(self, now: float) -> None:
@@ -425,6 +441,9 @@ class ReceiptsCore:
 
     def _take_receipt(self, tally: Tally, child: Child, peer: PeerId, receipt: Receipt, now: float) -> None:
         tally.take(child, receipt.count, self._most)
+        if tally.is_in_doubt and tally.doubt_ends == math.inf:
+            tally.doubt_ends = now + self._config.patience
+            self._timers.set((TallyDue.DOUBT, tally.message_id), tally.doubt_ends)
         child.has_settled = receipt.settled
         if receipt.settled:
             tally.settle(child)
@@ -454,6 +473,16 @@ class ReceiptsCore:
         self._relayed.pop(tally.message_id, None)
 
     # --- too many -----------------------------------------------------------------------------------------------------
+
+    def _end_doubt(self, tally: Tally, now: float) -> None:
+        """Nothing has borne out what was told of too many: the application hears of who told most."""
+        if tally.is_in_doubt:
+            self._counts.disputed += 1
+            peer, child = tally.largest()
+            self._effects.append(Emit(ReceiptDisputed(peer, tally.message_id, child.claimed, tally.below)))
+        else:
+            tally.doubt_ends = math.inf
+        self._changed(tally, now)
 
     def _blame_liars(self, tally: Tally) -> None:
         """Neighbours that have told of far more peers than there are, and nothing has borne them out."""

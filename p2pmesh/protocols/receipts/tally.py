@@ -25,8 +25,8 @@ MOST_CHILDREN = 1024
 """Of one broadcast, past neighbours included, and at its origin those whose parents were lost; more are not counted."""
 ROOM = 4
 """Times as many peers as `MeshSize` says are believed: it is measured on a few distances of a random ring."""
-FEWEST = 1024
-"""Believed in any case: in a mesh that has just been joined, or healed, it is not known yet."""
+FEWEST = 16
+"""Believed in any case: few are counted exactly, but not while links come and go."""
 SWIFT = 1.0
 """Seconds: an answer that takes longer was lost and repeated on its way, or the peer that it is of."""
 QUIET_SHARE = 0.5
@@ -48,13 +48,14 @@ class TallyDue(Enum):
     QUIET = "nothing has changed for long enough"
     INTERIM = "pass on what there is"
     PATIENCE = "children without a link have had their time"
+    DOUBT = "nothing bears out what is in doubt"
 
 
 TallyTimer: TypeAlias = tuple[TallyDue, str]
 
 
 def believable(peers: int, most: int) -> int:
-    """The peers that one child may tell of and be believed, in a mesh of about so many; never more than `most`."""
+    """The peers that all children may tell of and be believed, in a mesh of about so many; never more than `most`."""
     return min(most, max(FEWEST, ROOM * peers))
 
 
@@ -86,11 +87,17 @@ class Tally:
     expires: float
     children: dict[PeerId, Child] = field(factory=dict)
     below: int = 0
-    """Peers that have it by way of us: the sum of the children's counts."""
+    """Peers that have it by way of us: the sum of the children's counts, as far as there can be so many."""
+    counts: int = 0
+    claims: int = 0
+    """What the children count for, and what they have told, all together."""
     awaited: int = 0
     """Children that are not settled."""
     is_over: bool = False
     """Whether its ttl is: no child is waited for any more."""
+    doubt_ends: float = math.inf
+    """Until when it may turn out that there are as many peers as children told of; infinite while nothing is in doubt,
+    and in the past once that was told."""
 
     @property
     def is_settled(self) -> bool:
@@ -133,11 +140,27 @@ class Tally:
             self.settle(child)
 
     def take(self, child: Child, claim: int, most: int) -> None:
-        """It has told so many in total; no more than `most` are believed, for now."""
+        """It has told so many in total; no more than `most` are believed, of it and of all children, for now."""
+        self.claims += max(0, claim - child.claimed)
         child.claimed = max(child.claimed, claim)
         count = max(child.count, min(child.claimed, most))
-        self.below += count - child.count
+        self.counts += count - child.count
         child.count = count
+        self.below = max(self.below, min(self.counts, most))
+
+    def believe(self, most: int) -> None:
+        """So many may be believed by now."""
+        for child in self.children.values():
+            self.take(child, child.claimed, most)
+
+    @property
+    def is_in_doubt(self) -> bool:
+        """Whether children have told of more than is believed."""
+        return self.claims > self.below
+
+    def largest(self) -> tuple[PeerId, Child]:
+        """The child that told of most."""
+        return max(self.children.items(), key=lambda item: item[1].claimed)
 
 
 @define(eq=False)
@@ -157,12 +180,20 @@ class Own(Tally):
     """When that became so."""
     refusals: dict[PeerId, str] = field(factory=dict)
     """Neighbours that will never take it, each with why."""
+    holders: set[PeerId] = field(factory=set)
+    """Neighbours that said they have it, wherever from: `below` is no less than that."""
 
     @property
     def quiet_at(self) -> float:
         """When it counts as settled, if nothing changes: at once, unless it took so long that answers get lost."""
         took = self.since - self.started
         return self.since if took < SWIFT else self.since + min(QUIET_SHARE * took, QUIET_MOST)
+
+    def is_with(self, peer: PeerId) -> None:
+        """A neighbour has said that it has it."""
+        if len(self.holders) < MOST_CHILDREN:
+            self.holders.add(peer)
+            self.below = max(self.below, len(self.holders))
 
     def judge(self, now: float, *, is_certain: bool) -> Effects:
         """What the application is to be told: how far it is, and once how it ended.
@@ -172,7 +203,10 @@ class Own(Tally):
         state = self.below, self.is_settled
         if state != self.state:
             self.state, self.since = state, now
-        final = self.is_settled and (self.is_over or is_certain or (self.below > 0 and now >= self.quiet_at))
+        is_open = self.is_in_doubt and now < self.doubt_ends
+        final = self.is_settled and (
+            self.is_over or is_certain or (self.below > 0 and now >= self.quiet_at and not is_open)
+        )
         effects: Effects = []
         if self.told != (self.below, final):
             self.told = self.below, final

@@ -255,6 +255,10 @@ class DirectSender:
                 steps += self._fail(message, why)
         return steps
 
+    def waits_for(self, peer: PeerId, message_id: str) -> bool:
+        """Whether this message is for this peer, which has not acknowledged it yet."""
+        return self._of(peer, message_id) is not None
+
     def answered(self, peer: PeerId, answer: DirectAck, now: float) -> list[Step]:
         """A neighbour says what became of a message."""
         match answer.outcome:

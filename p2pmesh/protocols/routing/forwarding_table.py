@@ -31,6 +31,8 @@ from p2pmesh.wire.overlay import Packet
 CHOICES = 3
 """Best neighbours among which a repeated packet chooses: further from the best, it would lose its way in a mesh of
 few links."""
+WANDERS = 3
+"""Attempts of one packet of which the last goes by lot: two go greedily, each by another half of all peers."""
 _HALF_RING = RING_SIZE // 2
 _UNKNOWN_SIZE = 1000
 """Peers that the mesh is taken to have before the overlay has estimated them."""
@@ -214,9 +216,22 @@ def pick(ranked: list[PeerId], packet: Packet) -> PeerId | None:
     that drop what they should relay, all on its way at once, though nobody knows which they are. Which half is drawn
     by the packet's own hash, so that everybody on its way agrees.
     """
+    if wandering(packet):
+        return min(ranked, key=lambda peer: _drawn(packet, packet.attempt, peer), default=None)
     if packet.attempt:
         for peer in ranked[:CHOICES]:
-            drawn = crc32(f"{packet.id} {(packet.attempt + 1) // 2} {peer}".encode("utf-8", "surrogatepass"))
-            if drawn % 2 == packet.attempt % 2:
+            if _drawn(packet, (packet.attempt + 1) // 2, peer) % 2 == packet.attempt % 2:
                 return peer
     return next(iter(ranked), None)
+
+
+def wandering(packet: Packet) -> bool:
+    """Whether it goes from peer to peer by lot instead, until it meets a neighbour of its receiver.
+
+    One in `WANDERS` repetitions does: peers that hold all places round the receiver swallow what comes there greedily.
+    """
+    return packet.attempt > 0 and packet.attempt % WANDERS == 0 and not packet.nearest
+
+
+def _drawn(packet: Packet, number: int, peer: PeerId) -> int:
+    return crc32(f"{packet.id} {number} {peer}".encode("utf-8", "surrogatepass"))

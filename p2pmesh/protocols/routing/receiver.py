@@ -165,7 +165,7 @@ class Receiver:
                     return Taken(self._ack(packet))
                 case Novelty.OLD:
                     self.counts.refused += 1
-                    return Taken(self._refusal(packet, _MAY_HAVE_COME))
+                    return Taken(self.refusal(packet, _MAY_HAVE_COME))
                 case Novelty.FULL:
                     self.counts.unremembered += 1
                     return Taken(None)
@@ -176,7 +176,7 @@ class Receiver:
             direct = self._open_direct(packet, message) if isinstance(message, Direct) else None
         except RemoteProtocolError as error:
             self.counts.refused += 1
-            return Taken(self._refusal(packet, str(error)))
+            return Taken(self.refusal(packet, str(error)))
         if direct is not None and not self.inbox.has_room(direct.size):
             self.counts.direct_busy += 1
             self.inbox.turn_away(key, OverRoute(response_to(packet, "ready", self._me), path))
@@ -268,7 +268,8 @@ class Receiver:
     def _ack(self, request: Packet) -> Packet:
         return response_to(request, "ack", self._me)
 
-    def _refusal(self, request: Packet, reason: str) -> Packet:
+    def refusal(self, request: Packet, reason: str) -> Packet:
+        """The response to a request that is not taken, now or later."""
         return response_to(request, "refusal", self._me, carry=reason.encode("utf-8", "replace")[:MAX_REASON])
 
     # --- direct messages from neighbours ------------------------------------------------------------------------------

@@ -24,9 +24,9 @@ from msgspec import structs
 from p2pmesh.config import MeshConfig
 from p2pmesh.errors import RemoteProtocolError
 from p2pmesh.keyspace import PeerId
-from p2pmesh.protocols.routing.forwarding_table import ForwardingTable, pick, trail_id
+from p2pmesh.protocols.routing.forwarding_table import ForwardingTable, pick, trail_id, wandering
 from p2pmesh.protocols.routing.packets import REQUESTS, origin_of, response_to, visited_by
-from p2pmesh.protocols.util.limits import BURST, BYTES, FRAME, VERIFY, RateLimiter, Verdict, WorkBudget
+from p2pmesh.protocols.util.limits import BURST, BYTES, FRAME, VERIFY, Payment, RateLimiter, WorkBudget
 from p2pmesh.wire.fields import MAX_TRAIL, SEARCH, TrailId
 from p2pmesh.wire.overlay import Packet
 
@@ -135,7 +135,7 @@ class Relay:
         """
         if not self._taken.take(sender, now):
             raise RemoteProtocolError(f"more than {2 * MOST_SENT:g} packets a second")
-        if self._budget.spend(sender, self._price(packet), now) is Verdict.NOW:
+        if self._budget.spend(sender, self._price(packet), now) is Payment.NOW:
             return True
         self.counts.dropped_unpaid += 1
         return False
@@ -193,9 +193,10 @@ class Relay:
             return self._forward(ahead[0], packet, path if is_request else (), ahead[1])
         if packet.kind == "miss":
             return self._drop(packet, path)
-        choices = self._table.nearer(packet.to, path, visited, leaves=packet.nearest)
+        wanders = is_request and wandering(packet)
+        choices = [] if wanders else self._table.nearer(packet.to, path, visited, leaves=packet.nearest)
         if not choices and not packet.nearest:
-            strayed = self._table.strayed(packet.to, path)
+            strayed = len(path) if wanders else self._table.strayed(packet.to, path)
             if strayed + len(packet.tried) >= min(packet.search, SEARCH):
                 return self._drop(packet, path)
             choices = self._table.ranked(packet.to, visited)

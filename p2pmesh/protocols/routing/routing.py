@@ -23,7 +23,7 @@ State: the open links; the parts name theirs, and their bounds.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 import attrs
@@ -102,11 +102,15 @@ from p2pmesh.protocols.routing.requests import (
 )
 from p2pmesh.protocols.routing.sealed_box import Contacts
 from p2pmesh.protocols.util.latency import LocalHealth
+from p2pmesh.protocols.util.limits import FRAME, Payment, WorkBudget
 from p2pmesh.protocols.util.timers import Timers
 from p2pmesh.wire.codec import encode
 from p2pmesh.wire.fields import SEARCH, TrailId
 from p2pmesh.wire.messages import PROTOCOL_VERSION, Direct, DirectAck, Message
 from p2pmesh.wire.overlay import Packet
+
+BLOCKED = "it takes nothing from this peer"
+"""What a peer that is blocked hears of its requests."""
 
 _Decision: TypeAlias = Forward | Originate | Attempt | GivenUp | Step | None
 """What parts decide; None where nothing is to be done."""
@@ -120,6 +124,8 @@ class _Counts:
     bad_signature: int = 0
     dropped_loop: int = 0
     dropped_stranger: int = 0
+    blocked: int = 0
+    """For us, of peers that the application has blocked; those of others are relayed."""
 
 
 class RoutingCore:
@@ -132,6 +138,7 @@ class RoutingCore:
         rng: random.Random,
         wall: WallClock,
         health: LocalHealth | None = None,
+        blocked: Container[PeerId] = frozenset(),
     ) -> None:
         self._identity = identity
         self._me = identity.peer_id
@@ -139,6 +146,7 @@ class RoutingCore:
         self._network = config.network
         self._rng = rng
         self._wall = wall
+        self._blocked = blocked
         self._timers: Timers[NamedTuple] = Timers(health)
         self._effects: Effects = []
         self._left = False
@@ -149,6 +157,7 @@ class RoutingCore:
         self._contacts = Contacts(identity, config.max_payload, config.routing.remembered_routes, self._network)
         self._direct_sender = DirectSender(config, self._me, rng, wall, self._timers, self._links, self._contacts)
         self._receiver = Receiver(identity, config, rng, wall, self._contacts)
+        self._nothing = WorkBudget(2 * config.max_peers, config.work.links)
         self._counts = _Counts()
 
     def handle(self, event: Input, now: float) -> Effects:
@@ -159,6 +168,8 @@ class RoutingCore:
             case Received(peer, Direct() as message):
                 self._on_direct(peer, message, now)
             case Received(peer, DirectAck() as answer):
+                if not self._direct_sender.waits_for(peer, answer.id):
+                    self._pay_for_nothing(peer, now)
                 self._carry_out(self._direct_sender.answered(peer, answer, now), now)
             case LinkUp(peer):
                 self._on_link_up(peer, now)
@@ -220,6 +231,7 @@ class RoutingCore:
             "timers": len(self._timers),
             "contacts": len(self._contacts),
             "packets": attrs.asdict(self._counts),
+            "nothing": self._nothing.snapshot(),
             "forwarding_table": {
                 "relays": len(table),
                 "shunned": len(table.shunned),
@@ -265,12 +277,17 @@ class RoutingCore:
         if packet.key is not None and not is_proven(packet, self._network):
             self._counts.bad_signature += 1
             return
+        peer = origin_of(packet)
+        if peer in self._blocked:
+            self._counts.blocked += 1
+            if packet.kind in REQUESTS:
+                self._respond(self._receiver.refusal(packet, BLOCKED), path, now)
+            return
         if packet.kind not in REQUESTS:
             if self._requests.of_ours(packet) is not None:
                 self._relay.refund(sender, packet, now)
             self._on_response(packet, now)
             return
-        peer = origin_of(packet)
         self._requests.heard(peer, now)
         origin = self._links.get(peer) or RemotePeer(peer, True, PROTOCOL_VERSION, packet.key)
         response, message = self._receiver.request(packet, path, origin, sender, now)
@@ -311,8 +328,8 @@ class RoutingCore:
 
     def _on_direct(self, peer: PeerId, message: Direct, now: float) -> None:
         link = self._links.get(peer)
-        if link is None or self._left:
-            return  # the link may just have ended; and what nobody will read is not acknowledged
+        if link is None or self._left or peer in self._blocked:
+            return  # the link has just ended, or is about to; and what nobody will read is not acknowledged
         try:
             answer, event = self._receiver.direct(link, message, now)
         except RemoteProtocolError as error:
@@ -322,6 +339,13 @@ class RoutingCore:
             self._effects.append(SendFrame((peer,), answer, urgent=True))
         if event is not None:
             self._effects.append(Emit(event))
+        else:
+            self._pay_for_nothing(peer, now)
+
+    def _pay_for_nothing(self, peer: PeerId, now: float) -> None:
+        """A neighbour sent what brings nothing new, as repetitions do: who sends nothing else floods."""
+        if self._nothing.spend(peer, FRAME, now) is Payment.TOO_MUCH:
+            self._effects.append(DropLink(peer, "a flood of direct messages and acks that bring nothing", blame=True))
 
     def _on_inbox_read(self, progress: InboxRead, now: float) -> None:
         for invitation in self._receiver.inbox.read(progress):

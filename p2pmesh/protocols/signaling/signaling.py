@@ -103,7 +103,6 @@ from p2pmesh.wire.messages import (
     Description,
     Facts,
     IceCandidate,
-    LinkPurpose,
     LinkRejected,
     Offer,
     Signal,
@@ -138,7 +137,7 @@ class SignalingCore:
         self._pings = ServicePings()
         self._delivery = OfferDelivery(config, self._sessions.joined_services)
         self._offers = OfferAnswer(identity, config)
-        self._purposes = LruTable[LinkPurpose](config.signaling.remembered_offers)
+        self._purposes = LruTable[SetLinkPurpose](config.signaling.remembered_offers)
         self._counts = SignalingCounts()
         self._errors = dict.fromkeys((*wire.ERROR_CODES, "other"), 0)
         """Errors of services, by their codes; those that we don't know count as one."""
@@ -166,7 +165,7 @@ class SignalingCore:
             case LocalSignal():
                 self._on_local_signal(event.peer, event.signal, now)
             case SetLinkPurpose():
-                self._purposes.put(event.peer, event.purpose)
+                self._purposes.put(event.peer, event)
             case RejectOffer():
                 self._on_reject_offer(event, now)
             case PingViaService():
@@ -384,7 +383,9 @@ class SignalingCore:
         self._effects.append(SendSignaling(service, wire.PeerSignal(to=peer, from_=self._me, signal=signal)))
 
     def _offer(self, peer: PeerId, description: Description, now: float) -> None:
-        offer = Offer(description=description, links=len(self._links), purpose=self._purposes.pop(peer))
+        said = self._purposes.pop(peer)
+        links = len(self._links) if said is None or not said.is_besieged else 0
+        offer = Offer(description=description, links=links, purpose=None if said is None else said.purpose)
         came = self._delivery.way_to(peer, now)
         way, first = (came.way, None) if isinstance(came, ByMesh) else (None, came.transport if came else None)
         self._carry_out(self._delivery.send(OwnOffer(peer, offer, mark_of(description), way, first), now), now)

@@ -301,11 +301,13 @@ BYTES: Final = 50.0
 """Bytes that cost one unit to be made and sent."""
 BURST: Final = 3.0
 """Seconds of an allowance that may be spent at once: what an honest neighbour asks for comes in bursts."""
+LEAST: Final = 1000.0
+"""Units that an allowance holds at least, however many share: what is asked for once must be payable."""
 FLOOD: Final = 2.0
 """A key is too much when it was refused the work of the whole share for so many seconds, beyond its own allowance."""
 
 
-class Verdict(enum.Enum):
+class Payment(enum.Enum):
     """Whether work is paid for."""
 
     NOW = "now"
@@ -327,11 +329,12 @@ class WorkBudget:
     comes while there are `keys` others pays from the common half alone.
     """
 
-    __slots__ = ("_common", "_each", "_flood", "_keys", "_rate", "later", "too_much")
+    __slots__ = ("_common", "_each", "_flood", "_keys", "later", "rate", "too_much")
 
     def __init__(self, keys: int, share: float) -> None:
         self._keys = keys
-        self._rate = share * 1e6 / 2 / keys
+        self.rate: float = share * 1e6 / 2 / keys
+        """Units a second that are each key's own."""
         self._common = TokenBucket(share * 1e6 / 2, share * 1e6 / 2 * BURST, 0.0)
         self._flood = share * 1e6 * FLOOD
         self._each: OrderedDict[str, tuple[TokenBucket, TokenBucket]] = OrderedDict()
@@ -344,19 +347,19 @@ class WorkBudget:
     def __len__(self) -> int:
         return len(self._each)
 
-    def spend(self, key: str, units: float, now: float) -> Verdict:
+    def spend(self, key: str, units: float, now: float) -> Payment:
         """Pay for work that this key is about to cause; nothing is taken unless all of it is paid for.
 
         What is above `BURST` seconds of an allowance and of the common half is never paid for: split it.
         """
         own, refused = self._entry(key, now)
         if (own is not None and own.take_if_there(now, units)) or self._common.take_if_there(now, units):
-            return Verdict.NOW
+            return Payment.NOW
         self.later += 1
         if refused is None or refused.take_if_there(now, units):
-            return Verdict.LATER
+            return Payment.LATER
         self.too_much += 1
-        return Verdict.TOO_MUCH
+        return Payment.TOO_MUCH
 
     def refund(self, key: str, units: float, now: float) -> None:
         """What came was asked for by ourselves: it cost this key nothing."""
@@ -372,8 +375,8 @@ class WorkBudget:
         if entry is None:
             if len(self._each) >= self._keys and not self._forget_whole(now):
                 return None, None
-            own = TokenBucket(self._rate, self._rate * BURST, now)
-            entry = self._each[key] = (own, TokenBucket(self._rate, self._flood, now))
+            own = TokenBucket(self.rate, max(LEAST, self.rate * BURST), now)
+            entry = self._each[key] = (own, TokenBucket(self.rate, self._flood, now))
         self._each.move_to_end(key)
         return entry
 

@@ -111,6 +111,7 @@ class End:
     Attributes:
       path: leads to the far end.
       held: what came while nothing could come in, in order; None while all comes in.
+      blamed: the far end broke the protocol.
       closing: why this end is being closed; None while it is open.
       heard: when something last came over the link.
       silences: how often the far end fell silent or was heard again, which tells stale alarms from current ones.
@@ -121,6 +122,7 @@ class End:
     __slots__ = (
         "arrive",
         "asked",
+        "blamed",
         "closing",
         "far",
         "far_number",
@@ -143,6 +145,7 @@ class End:
         self.peer: PeerId = peer
         self.path: Path = path
         self.gone: bool = False
+        self.blamed: bool = False
         self.closing: str | None = None
         self.heard: float = now
         self.held: deque[Cargo] | None = deque()  # until it is open
@@ -221,7 +224,7 @@ class BareLinks:
         end = self.ends.get(peer)
         if end is None or end.closing is not None:
             return
-        end.closing = reason
+        end.closing, end.blamed = reason, blame
         self.transmit(end, CLOSE)
         self.net.after(0.0 if blame else self.node.config.links.close_timeout, self._force_close, end)
 
@@ -298,6 +301,7 @@ class BareLinks:
     def fail(self, end: End, complaint: str) -> None:
         """Close the link of a peer that broke the protocol, at once."""
         self.counts.protocol_errors += 1
+        end.blamed = True
         self.transmit(end, CLOSE)
         self.down(end, f"protocol error: {complaint}")
 
@@ -308,7 +312,7 @@ class BareLinks:
         self.counts.closed += 1
         del self.ends[end.peer]
         self.net.mark(Mark.LINK_DOWN, self.node.number, end.far_number, reason)
-        self.node.report(LinkDown(end.peer, reason, timed_out))
+        self.node.report(LinkDown(end.peer, reason, timed_out, end.blamed))
 
     def _force_close(self, end: End, _: object) -> None:
         if not end.gone:

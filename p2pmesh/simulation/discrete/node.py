@@ -209,6 +209,7 @@ class BareNode:
             "subsystems": {subsystem.value: dict(core.snapshot()) for subsystem, core in self.cores.items()},
             "links": self.links.snapshot(),
             "transports": {self.service.name: self.service.snapshot_of(self)},
+            "moderation": {},  # nobody here blocks or validates
             "ignored_messages": self.ignored,
         }
 

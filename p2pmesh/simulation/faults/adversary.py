@@ -11,6 +11,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
+from p2pmesh.errors import ConfigError
 from p2pmesh.keyspace import nearness
 from p2pmesh.protocols.core import SendFrame
 from p2pmesh.protocols.routing.packets import content, signed
@@ -27,7 +28,7 @@ EVERY: Final = 0.5
 """Seconds between two acts of mischief of one peer."""
 FLOOD: Final = 100
 """Frames in one act of a flooder: more at once than most of what limits floods admits."""
-FLOOD_EVERY: Final = 6
+FLOOD_EVERY: Final = 12
 """Acts of a peer for one flood: a mesh's days in the simulator should not go into floods alone."""
 GARBAGE_EVERY: Final = 10
 """Acts of a peer for one piece of garbage, which ends its link at once: more would leave no link to send it over."""
@@ -142,6 +143,19 @@ class Adversary(Enum):
             whole = whole if message.key is None else signed(whole, peer.identity, peer.network)
             peer.send_frame(frame.peers, replace(whole, from_=None), urgent=frame.urgent)
         return False
+
+
+def adversary_of(name: str) -> Adversary:
+    """The kind of this name.
+
+    Raises:
+      ConfigError: if there is none.
+    """
+    try:
+        return Adversary(name)
+    except ValueError:
+        kinds = ", ".join(kind.value for kind in Adversary)
+        raise ConfigError(f"{name!r:.40} is no kind of adversary: there are {kinds}") from None
 
 
 _CARRIERS: Final = ("tell", "ask", "answer")

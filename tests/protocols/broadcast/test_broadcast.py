@@ -19,7 +19,7 @@ from p2pmesh.identity import Identity
 from p2pmesh.protocols.broadcast.validation import is_proven, signed
 from p2pmesh.protocols.core import Notify, Reply, SendFrame
 from p2pmesh.protocols.inputs import CancelCall, Leave, LinkDown, Publish, Subsystem
-from p2pmesh.protocols.notices import ChildrenAdded, ChildSettled
+from p2pmesh.protocols.notices import ChildrenAdded, ChildSettled, Refused
 from p2pmesh.simulation.discrete.network import EPOCH
 from p2pmesh.wire.codec import decode, encode
 from p2pmesh.wire.messages import (
@@ -33,7 +33,20 @@ from p2pmesh.wire.messages import (
     GossipIHave,
     GossipWant,
 )
-from tests.harness.broadcast import ALICE, BOB, CAROL, DAVE, ME, NAMES, Bare, broadcast_config, gossip, id_of, original
+from tests.harness.broadcast import (
+    ALICE,
+    BOB,
+    CAROL,
+    DAVE,
+    ME,
+    NAMES,
+    Bare,
+    aged,
+    broadcast_config,
+    gossip,
+    id_of,
+    original,
+)
 from tests.harness.core import IDENTITIES, Net, connected, line
 from tests.harness.examples import examples
 from tests.harness.virtual_time import NETWORK
@@ -430,7 +443,7 @@ def test_a_late_ack_still_counts():
     bare.wait_until(2)
     assert bare.told == [ChildSettled(message_id, ALICE.peer_id, False)]
     bare.hear(ALICE, GossipAck(new=(message_id,)))
-    assert bare.told == [ChildSettled(message_id, ALICE.peer_id, True)]
+    assert bare.told == [ChildSettled(message_id, ALICE.peer_id, True, is_there=True)]
     bare.hear(ALICE, GossipAck(new=(message_id,)))
     assert bare.told == []
 
@@ -451,7 +464,7 @@ def test_copies_that_cross_are_each_others_acks():
     assert [peers for peers, _ in bare.sent(Gossip)] == [(BOB.peer_id,)]
     bare.hear(BOB, gossip(hops=3))
     assert bare.acks() == []
-    assert bare.told == [ChildSettled(id_of(gossip()), BOB.peer_id, False)]
+    assert bare.told == [ChildSettled(id_of(gossip()), BOB.peer_id, False, is_there=True)]
     assert bare.count("eager_push.in_flight") == 0
 
 
@@ -482,7 +495,7 @@ def test_an_announcement_of_what_still_waits_for_the_window_spares_ours():
     bare.hear(ALICE, gossip(message_id="m2"))
     assert bare.count("eager_push.backlog") == 1
     bare.hear(BOB, GossipIHave(ids=(id_of(gossip(message_id="m2")),)))
-    assert bare.told == [ChildSettled(id_of(gossip(message_id="m2")), BOB.peer_id, adopted=False)]
+    assert bare.told == [ChildSettled(id_of(gossip(message_id="m2")), BOB.peer_id, adopted=False, is_there=True)]
     assert bare.count("eager_push.backlog") == 0
     bare.hear(BOB, GossipAck(new=(id_of(gossip(message_id="m1")),)))
     assert bare.sent(Gossip) == []
@@ -495,7 +508,7 @@ def test_an_offer_of_what_is_on_its_way_there_as_a_copy_stands_for_the_ack():
     assert [peers for peers, _ in bare.sent(Gossip)] == [(BOB.peer_id,)]
     bare.hear(BOB, GossipIHave(ids=(id_of(gossip()),), offer=True))
     assert bare.acks() == bare.sent(GossipGraft) == []
-    assert bare.told == [ChildSettled(id_of(gossip()), BOB.peer_id, adopted=False)]
+    assert bare.told == [ChildSettled(id_of(gossip()), BOB.peer_id, adopted=False, is_there=True)]
     bare.wait_until(5)
     assert bare.sent(Gossip) == bare.sent(GossipIHave) == []
 
@@ -529,6 +542,46 @@ def test_a_link_that_ends_settles_its_hops():
     bare(LinkDown(ALICE.peer_id, "gone"))
     assert [(type(e), e.adopted) for e in bare.told] == [(ChildSettled, False)] * 2  # type: ignore[union-attr]
     assert bare.count("eager_push.in_flight") == bare.count("eager_push.backlog") == 0
+
+
+def test_what_went_to_a_peer_that_is_gone_without_an_answer_is_offered_to_others():
+    bare = Bare(broadcast_config(push_above=2.0))
+    bare.up(ALICE)
+    bare(Publish(1, "chat", 1))
+    message_id = bare.replies[1].value
+    bare(LinkDown(ALICE.peer_id, "gone"))
+    bare.up(BOB)
+    ((peers, offer),) = bare.sent(GossipIHave)
+    assert (peers, offer.ids, offer.offer) == ((BOB.peer_id,), (message_id,), True)
+    bare.hear(BOB, GossipAck(prune=(message_id,)))
+    assert bare.told == [ChildSettled(message_id, BOB.peer_id, adopted=False, is_there=True)]
+    bare(LinkDown(BOB.peer_id, "gone"))
+    bare.up(CAROL)
+    assert bare.sent(GossipIHave) == [], "somebody has it"
+
+
+@pytest.mark.parametrize("reason", ["", "too large"])
+def test_who_refuses_a_broadcast_does_not_have_it(reason):
+    bare = Bare()
+    bare.up(ALICE)
+    bare(Publish(1, "chat", 1))
+    message_id = bare.replies[1].value
+    bare.hear(ALICE, GossipAck(refused=(message_id,), reason=reason))
+    told = list(bare.told)
+    bare.hear(ALICE, GossipAck(had=(message_id,)))
+    assert [event.is_there for event in (*told, *bare.told) if isinstance(event, ChildSettled)] == [False]
+    assert [event.reason for event in told if isinstance(event, Refused)] == [reason] * bool(reason)
+    bare.wait(30)
+    assert bare.sent(Gossip) == []
+
+
+def test_an_origin_learns_that_what_it_sent_before_us_is_not_here():
+    bare = Bare()
+    bare.up(ALICE)
+    bare.wait(1)
+    bare.hear(ALICE, aged(5, now=1))
+    ((_, ack),) = [one for one in bare.sent(GossipAck) if one[1].refused]
+    assert (len(ack.refused), ack.reason) == (1, "")
 
 
 def test_what_becomes_due_in_the_same_instant_does_no_harm():

@@ -180,7 +180,7 @@ def test_a_graft_brings_the_broadcast_tells_the_receipts_and_makes_a_child():
     message_id = id_of(gossip())
     bare.hear(BOB, gossip())
     bare.hear(CAROL, GossipAck(prune=(message_id,)))
-    assert bare.told == [ChildSettled(message_id, CAROL.peer_id, adopted=False)]
+    assert bare.told == [ChildSettled(message_id, CAROL.peer_id, adopted=False, is_there=True)]
     bare.hear(CAROL, GossipGraft(ids=(message_id,)))
     ((_, copy),) = bare.sent(Gossip)
     assert copy.data.id == message_id
@@ -188,7 +188,7 @@ def test_a_graft_brings_the_broadcast_tells_the_receipts_and_makes_a_child():
     assert isinstance(forwarded, ChildrenAdded)
     assert forwarded.children == (CAROL.peer_id,)
     bare.hear(CAROL, GossipAck(new=(message_id,)))
-    assert bare.told == [ChildSettled(message_id, CAROL.peer_id, adopted=True)]
+    assert bare.told == [ChildSettled(message_id, CAROL.peer_id, adopted=True, is_there=True)]
     bare.hear(BOB, gossip(message_id="m2"))
     assert [peers for peers, _ in bare.sent(Gossip)] == [(CAROL.peer_id,)]
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from p2pmesh.config import KIB, LinkConfig
 from p2pmesh.errors import RemoteProtocolError
 from p2pmesh.protocols.link.legacy_session import MAX_TEXT, LegacySession
-from p2pmesh.protocols.link.session import LinkSession
+from p2pmesh.protocols.link.session import MOST_CONTROL, LinkSession
 from p2pmesh.protocols.util.latency import CATCH_UP, LocalHealth
 from p2pmesh.wire import packet_format as f
 from tests.harness.examples import examples
@@ -289,9 +289,43 @@ def test_the_first_record_is_a_hello() -> None:
 
 def test_a_flood_of_pings_piles_nothing_up() -> None:
     one = greeted()
-    for token in range(1000):
+    for token in range(400):
         one.receive_packet(f.u32_record(f.PING, token), 1.0)
-    assert packets(one, 1.0) == [f.u32_record(f.PONG, 999)]
+    assert packets(one, 1.0) == [f.u32_record(f.PONG, 399)]
+
+
+def test_a_flood_of_packets_that_bring_nothing_ends_the_link() -> None:
+    one = greeted()
+
+    def flood() -> None:
+        for number in range(5000):
+            one.receive_packet(f.u32_record(f.PING, 1), 1.0 + number / 100)
+
+    with pytest.raises(RemoteProtocolError, match="that bring nothing"):
+        flood()
+
+
+def test_a_packet_is_no_heap_of_pings() -> None:
+    one = greeted()
+    one.receive_packet(f.u32_record(f.PING, 1) * MOST_CONTROL, 1.0)
+    with pytest.raises(RemoteProtocolError, match="17 records in one packet"):
+        one.receive_packet(f.u32_record(f.PING, 1) * (MOST_CONTROL + 1), 1.0)
+
+
+def test_who_is_sent_much_may_give_credit_for_it() -> None:
+    one, other = session(), session()
+    now = 0.0
+    for _ in range(60_000):
+        if one.has_room(urgent=False):
+            one.queue(b"x", urgent=False)
+        now += 1e-4
+        for sender, receiver in ((one, other), (other, one)):
+            while (packet := sender.next_packet(now, hold=False)) is not None:
+                receiver.receive_packet(packet, now)
+                while receiver.take() is not None:
+                    pass
+    assert other.frames_received > 10_000
+    assert one.packets_received > 100
 
 
 # --- keepalive --------------------------------------------------------------------------------------------------------

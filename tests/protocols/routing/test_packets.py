@@ -8,7 +8,7 @@ from zlib import crc32
 
 import attrs
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from msgspec import msgpack, structs
 
@@ -19,7 +19,7 @@ from p2pmesh.protocols.core import Notify, SendFrame
 from p2pmesh.protocols.inputs import LinkUp, Received, RemotePeer, Subsystem
 from p2pmesh.protocols.notices import CancelRoute, MeshSize, ReturnPath, RouteFailed, RouteReply, RouteSucceeded
 from p2pmesh.protocols.routing import forwarding_table, packets, receiver, relay, routing
-from p2pmesh.protocols.routing.forwarding_table import ForwardingTable, pick, trail_id
+from p2pmesh.protocols.routing.forwarding_table import ForwardingTable, pick, trail_id, wandering
 from p2pmesh.protocols.routing.packets import content, is_urgent, signed
 from p2pmesh.protocols.routing.relay import MOST_SENT
 from p2pmesh.protocols.util.limits import BURST, FRAME
@@ -527,8 +527,23 @@ def test_the_next_hop_of_a_repeated_packet_is_the_first_of_three_with_the_parity
     def parity(peer: PeerId) -> int:
         return crc32(f"{packet_id} {-(-attempt // 2)} {peer}".encode()) % 2
 
+    assume(not wandering(packet))
     choices = [peer for peer in ranked[:3] if parity(peer) == attempt % 2] if attempt else []
     assert pick(ranked, packet) == next(iter([*choices, *ranked]), None)
+
+
+def test_every_third_attempt_goes_by_lot_so_that_places_around_the_receiver_dont_decide():
+    near = [PeerId(f"{number:040x}") for number in range(1, 21)]
+    firsts = {
+        pick(near, Packet(id=f"{number:032x}", kind="tell", to=TO, attempt=attempt))
+        for number in range(60)
+        for attempt in (3, 6)
+    }
+    assert len(firsts) > 15
+    greedy = {pick(near, Packet(id=f"{number:032x}", kind="tell", to=TO, attempt=2)) for number in range(60)}
+    assert greedy <= set(near[:3])
+    assert pick([], Packet(id="a", kind="tell", to=TO, attempt=3)) is None
+    assert not wandering(Packet(id="a", kind="tell", to=TO, attempt=3, nearest=True))
 
 
 # --- what relays may not do -------------------------------------------------------------------------------------------

@@ -547,3 +547,27 @@ def test_seen_ids_are_bounded():
     for number in range(20):
         bare.hear(A, Direct(id=str(number), payload="x", encoding="text", timestamp=int(EPOCH * 1000) + number))
     assert bare.count("receiver.directs") == 20, "what was forgotten is older than what may come"
+
+
+@pytest.mark.parametrize("message", [Direct(id="m", payload="x", encoding="text"), DirectAck(id="stray")])
+def test_a_flood_of_what_brings_nothing_ends_the_link(message):
+    bare = Bare()
+    bare.up(ALICE)
+    dropped = []
+    for _ in range(6000):
+        bare.now += 0.001
+        dropped += [effect for effect in bare.hear(A, message) if isinstance(effect, DropLink)]
+    assert dropped
+    assert dropped[0].blame
+    assert "bring nothing" in dropped[0].reason
+
+
+def test_who_repeats_what_was_lost_floods_nobody():
+    bare = Bare()
+    bare.up(ALICE)
+    for _ in range(60):  # a window, each second, and its acks twice
+        bare.now += 1
+        for number in range(64):
+            assert not [effect for effect in bare.hear(A, DirectAck(id=str(number))) if isinstance(effect, DropLink)]
+            message = Direct(id=str(number), payload="x", encoding="text")
+            assert not [effect for effect in bare.hear(A, message) if isinstance(effect, DropLink)]

@@ -12,13 +12,14 @@ from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.util.limits import (
     BURST,
     FLOOD,
+    LEAST,
     ExpiringSet,
     LruTable,
     Novelty,
+    Payment,
     RateLimiter,
     SenderWindows,
     TokenBucket,
-    Verdict,
     WorkBudget,
 )
 
@@ -115,7 +116,7 @@ ALL = SHARE * 1e6
 
 
 def paid(budget, key, units, now, times):
-    return sum(units for _ in range(times) if budget.spend(key, units, now) is Verdict.NOW)
+    return sum(units for _ in range(times) if budget.spend(key, units, now) is Payment.NOW)
 
 
 def test_a_neighbour_may_cause_its_own_part_and_what_nobody_else_needs():
@@ -136,8 +137,8 @@ def test_nobody_uses_up_what_is_another_ones():
 def test_who_goes_on_beyond_its_budget_is_refused_first_and_then_too_much():
     budget = WorkBudget(4, SHARE)
     verdicts = [budget.spend(A, 100, 0.0) for _ in range(6000)]
-    now, later = verdicts.count(Verdict.NOW), verdicts.count(Verdict.LATER)
-    assert verdicts == [Verdict.NOW] * now + [Verdict.LATER] * later + [Verdict.TOO_MUCH] * (6000 - now - later)
+    now, later = verdicts.count(Payment.NOW), verdicts.count(Payment.LATER)
+    assert verdicts == [Payment.NOW] * now + [Payment.LATER] * later + [Payment.TOO_MUCH] * (6000 - now - later)
     assert later * 100 == pytest.approx(FLOOD * ALL, abs=200)
     assert budget.snapshot() == {"keys": 1, "later": 6000 - now, "too_much": 6000 - now - later}
 
@@ -148,18 +149,24 @@ def test_who_asks_for_little_more_than_it_gets_is_never_too_much():
     for second in range(1000):
         paid(budget, B, 100, second, 2000)  # takes all that is common
         verdicts = [budget.spend(A, own / 10, second) for _ in range(15)]
-        assert Verdict.TOO_MUCH not in verdicts
+        assert Payment.TOO_MUCH not in verdicts
 
 
 def test_coming_back_gains_nothing_and_one_more_than_there_is_room_for_pays_from_what_is_common():
     budget = WorkBudget(1, SHARE)
     paid(budget, A, 100, 0.0, 10_000)
-    assert budget.spend(B, 100, 0.0) is Verdict.LATER
-    assert budget.spend(A, 100, 0.0) is not Verdict.NOW
+    assert budget.spend(B, 100, 0.0) is Payment.LATER
+    assert budget.spend(A, 100, 0.0) is not Payment.NOW
     assert len(budget) == 1
-    assert budget.spend(B, 100, 100.0) is Verdict.NOW
-    assert budget.spend(A, 100, 100.0) is Verdict.NOW, "from what is common: the place is taken"
+    assert budget.spend(B, 100, 100.0) is Payment.NOW
+    assert budget.spend(A, 100, 100.0) is Payment.NOW, "from what is common: the place is taken"
     assert len(budget) == 1
+
+
+def test_however_many_share_each_may_ask_for_something():
+    budget = WorkBudget(1000, SHARE)
+    paid(budget, A, 100, 0.0, 100_000)
+    assert budget.spend(B, LEAST, 0.0) is Payment.NOW
 
 
 def test_what_neighbours_may_cause_by_default_is_less_than_a_third_of_a_core():
@@ -176,10 +183,10 @@ def test_no_key_and_not_all_of_them_together_ever_cause_more_than_their_rate_and
     now, by_key = 0.0, dict.fromkeys([A, B, C], 0.0)
     for key, units, wait in asked:
         now += wait
-        by_key[key] += units if budget.spend(key, units, now) is Verdict.NOW else 0
+        by_key[key] += units if budget.spend(key, units, now) is Payment.NOW else 0
         slack = 1e-6 * (1 + now) * 1e6
-        assert by_key[key] <= (own + common) * (now + BURST) + slack
-        assert sum(by_key.values()) <= (own * keys + common) * (now + BURST) + slack
+        assert by_key[key] <= (own + common) * (now + BURST) + LEAST + slack
+        assert sum(by_key.values()) <= (own * keys + common) * (now + BURST) + LEAST * keys + slack
         assert len(budget) <= keys
 
 
@@ -191,7 +198,7 @@ def test_what_is_within_its_own_rate_is_paid_for_whatever_the_others_ask_for(sha
     for key, units, wait in asked:
         now += 0.01 + wait
         budget.spend(A if key == C else key, units * 100, now)
-        assert budget.spend(C, own * 0.01, now) is Verdict.NOW
+        assert budget.spend(C, own * 0.01, now) is Payment.NOW
 
 
 # --- windows of senders -----------------------------------------------------------------------------------------------
