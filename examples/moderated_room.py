@@ -31,6 +31,8 @@ async def read(mesh: Mesh, *, task_status: trio.TaskStatus[None] = trio.TASK_STA
                     if text.isupper():
                         await mesh.block(message.origin)
                         print("ann has blocked", len(mesh.blocked))
+                case _:
+                    raise AssertionError("the validator lets nothing else through")
 
 
 async def main() -> None:
