@@ -282,8 +282,8 @@ class RoutingCore:
             self._counts.blocked += 1
             if packet.kind in REQUESTS:
                 self._respond(self._receiver.refusal(packet, BLOCKED), path, now)
-            else:  # what we asked for ends here: it need not be waited for
-                self._on_response(structs.replace(packet, kind="refusal", carry=b"we have blocked it"), now)
+            elif (purpose := self._requests.responded(packet, now)) is not None:
+                self._give_up(purpose, "the peer that answers is blocked here", now)
             return
         if packet.kind not in REQUESTS:
             if self._requests.of_ours(packet) is not None:
