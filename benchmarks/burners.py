@@ -26,7 +26,6 @@ from time import thread_time
 from typing import Any, Final, cast
 
 from p2pmesh.config import MeshConfig
-from p2pmesh.identity import SignatureMemo
 from p2pmesh.simulation.discrete.network import BareNetwork
 from p2pmesh.simulation.discrete.node import BareNode
 from p2pmesh.simulation.discrete.prebuilt import assemble
@@ -95,9 +94,8 @@ class _Encoding:
 
 
 def besieged() -> BareNetwork:
-    """A network in which all are neighbours, with a full history, and true signatures."""
+    """A network in which all are neighbours, with a full history; from then on signatures are true ones."""
     net = BareNetwork(1, config=MeshConfig(max_peers=NEIGHBOURS), strict=False)
-    cast("Any", net).signatures = SignatureMemo()
     assemble(net, 1 + NEIGHBOURS)
     for number in range(HISTORY):
         net.publish(net.nodes[1 + number % NEIGHBOURS], f"broadcast {number}", ttl=600)

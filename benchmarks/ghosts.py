@@ -16,7 +16,6 @@ import json
 import os
 import random
 import sys
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from time import process_time
 from typing import Any, Final
