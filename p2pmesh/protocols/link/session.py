@@ -38,6 +38,7 @@ from p2pmesh.wire.packet_format import (
     MAX_CREDIT,
     MAX_PACKET,
     MAX_U32,
+    MIN_FRAGMENT,
     MORE,
     PING,
     PONG,
@@ -51,8 +52,6 @@ from p2pmesh.wire.packet_format import (
     u32_record,
 )
 
-SMALL = 1024
-"""Bytes: packets are no smaller while they carry pieces of a frame, but for the last."""
 MOST_CONTROL = 16
 """Records in one packet that are no part of a frame: a peer of ours sends six at most."""
 FRAMELESS_PER_SECOND = 20.0
@@ -191,7 +190,7 @@ class LinkSession:
             raise RemoteProtocolError(f"{control} records in one packet that are no part of a frame")
         if self._finishing and any(lane.grant_due for lane in lanes):
             self._control_due = True
-        if len(packet) < SMALL and lanes[BULK].frames_received + lanes[URGENT].frames_received == before:
+        if len(packet) < MIN_FRAGMENT and lanes[BULK].frames_received + lanes[URGENT].frames_received == before:
             self._on_frameless(now)
 
     def _on_frameless(self, now: float) -> None:

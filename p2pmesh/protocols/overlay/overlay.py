@@ -152,7 +152,8 @@ class OverlayCore:
         self._blocked = blocked
         self._scores = scores or Scores()
         self._slots = slots = Slots(me, config.max_peers, self._scores)
-        self._passive = PassiveView(me, config.topology, rng, blocked)
+        originals = config.links.allow_unverified
+        self._passive = PassiveView(me, config.topology, rng, blocked, serves_originals=originals)
         self._pins = PinnedLinks(slots)
         self._links = LinkManager(me, config, slots, self._passive, self._pins, rng)
         self._links.policy.health = health or self._links.policy.health

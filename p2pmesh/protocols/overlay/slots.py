@@ -207,6 +207,10 @@ class Slots(dict[PeerId, Slot]):  # noqa: FURB189  # nothing of a dict is overri
         ]
         return held + [occupant.peer for occupant in self._due() if not occupant.leaf]
 
+    def offering(self, now: float) -> list[PeerId]:
+        """Peers whose offers we answer, and that may still get through."""
+        return [peer for peer, slot in self.items() if slot.state is State.ANSWERING and not _is_slow(slot, now)]
+
     def next_slow(self, now: float) -> float:
         """When the next attempt turns slow."""
         turns = (slot.since + SLOW for slot in self.values() if slot.state in ATTEMPTS)

@@ -41,6 +41,8 @@ MAX_TRICKLED = 64
 """Taken for each attempt: a stack has a handful, and each makes ours send to an address of somebody's choice."""
 SERVICES = 4
 """Signaling services whose work is counted apart: few meshes use more."""
+DECIDED = 150.0
+"""Units that an offer or an answer costs to be decided, and answered, once it is known to be its sender's."""
 PARSED = 20.0
 """Characters of a description that cost one unit to be read."""
 MAX_ALTERNATIVES = 8
@@ -108,7 +110,7 @@ class OfferAnswerCounts:
     repeated_offers: int = 0
     excess_offers: int = 0
     unpaid: int = 0
-    """Signals of all kinds, above the budget of the service that brought them."""
+    """Signals of all kinds, above the budget of the service or neighbour that brought them."""
     false_offers: int = 0
     unverified_peers: int = 0
     unasked_answers: int = 0
@@ -135,7 +137,7 @@ class OfferAnswer:
         signaling = config.signaling
         self._heard = LruTable[HeardOffer](signaling.remembered_offers)
         self._most_of_one = max(1, signaling.remembered_offers // 2)
-        self._budget = WorkBudget(SERVICES, config.work.signaling)
+        self._budget = WorkBudget(SERVICES + 2 * config.max_peers, config.work.signaling)
         self._failures = RateLimiter(signaling.remembered_peers, 1 / FAILURE_EVERY, 1)
         # What comes by a service may bear anybody's name: it must not use up what its alleged sender may do by itself.
         self._proven, self._alleged = (
@@ -213,7 +215,7 @@ class OfferAnswer:
         self, came: ByService, sender: PeerId, signal: Signal, own: OwnOffer | None, now: float, *, linked: bool
     ) -> Decision:
         """A service brought a signal in the name of `sender`; `linked` says whether we have a link to it."""
-        price = FRAME + (VERIFY if signal.type != "candidate" else 0.0) + len(signal.sdp or "") / PARSED
+        price = FRAME if signal.type == "candidate" else DECIDED + VERIFY + len(signal.sdp or "") / PARSED
         if self._budget.spend(came.transport, price, now) is not Payment.NOW:
             self.counts.unpaid += 1
             return None
@@ -254,6 +256,9 @@ class OfferAnswer:
 
     def is_excess(self, came: Came, sender: PeerId, now: float) -> bool:
         """Whether this peer makes more offers than are looked at."""
+        if isinstance(came, ByMesh) and self._budget.spend(_bringer(came), DECIDED, now) is not Payment.NOW:
+            self.counts.unpaid += 1
+            return True
         allowances = self._proven if isinstance(came, ByMesh) else self._alleged
         is_excess = not allowances.take(sender, now)
         self.counts.excess_offers += is_excess

@@ -301,6 +301,8 @@ BYTES: Final = 50.0
 """Bytes that cost one unit to be made and sent."""
 BURST: Final = 3.0
 """Seconds of an allowance that may be spent at once: what an honest neighbour asks for comes in bursts."""
+LEAST: Final = 1000.0
+"""Units that an allowance holds at least, however many share: what is asked for once must be payable."""
 FLOOD: Final = 2.0
 """A key is too much when it was refused the work of the whole share for so many seconds, beyond its own allowance."""
 
@@ -373,7 +375,7 @@ class WorkBudget:
         if entry is None:
             if len(self._each) >= self._keys and not self._forget_whole(now):
                 return None, None
-            own = TokenBucket(self.rate, self.rate * BURST, now)
+            own = TokenBucket(self.rate, max(LEAST, self.rate * BURST), now)
             entry = self._each[key] = (own, TokenBucket(self.rate, self._flood, now))
         self._each.move_to_end(key)
         return entry

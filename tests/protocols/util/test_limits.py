@@ -12,6 +12,7 @@ from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.util.limits import (
     BURST,
     FLOOD,
+    LEAST,
     ExpiringSet,
     LruTable,
     Novelty,
@@ -162,6 +163,12 @@ def test_coming_back_gains_nothing_and_one_more_than_there_is_room_for_pays_from
     assert len(budget) == 1
 
 
+def test_however_many_share_each_may_ask_for_something():
+    budget = WorkBudget(1000, SHARE)
+    paid(budget, A, 100, 0.0, 100_000)
+    assert budget.spend(B, LEAST, 0.0) is Payment.NOW
+
+
 def test_what_neighbours_may_cause_by_default_is_less_than_a_third_of_a_core():
     assert sum(attrs.astuple(WorkConfig())) == pytest.approx(0.3)
 
@@ -178,8 +185,8 @@ def test_no_key_and_not_all_of_them_together_ever_cause_more_than_their_rate_and
         now += wait
         by_key[key] += units if budget.spend(key, units, now) is Payment.NOW else 0
         slack = 1e-6 * (1 + now) * 1e6
-        assert by_key[key] <= (own + common) * (now + BURST) + slack
-        assert sum(by_key.values()) <= (own * keys + common) * (now + BURST) + slack
+        assert by_key[key] <= (own + common) * (now + BURST) + LEAST + slack
+        assert sum(by_key.values()) <= (own * keys + common) * (now + BURST) + LEAST * keys + slack
         assert len(budget) <= keys
 
 
