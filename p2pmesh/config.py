@@ -365,8 +365,8 @@ class KademliaConfig:
     lookups: int = _number(32, low=1)
     """Lookups of the application at once; more wait."""
     quorum: int = _number(3, low=1)
-    """A `get` ends once so many peers gave a value of the publisher, and takes the newest of theirs: one of them may be
-    out of date. If any publisher will do, once so many more put one publisher first than any other."""
+    """A `get` ends once so many peers gave the publisher's newest value: some may be out of date. If any publisher will
+    do, once so many more put one publisher first than any other."""
     contact_lasts: float = _number(300.0, low=1)
     """A peer that is no neighbour and was not heard of for so long is no contact any more: those next to it know."""
     republish: float = _number(3600.0, low=1)

@@ -110,7 +110,7 @@ class CheckBudget:
             return False
         if host in self._answered_hosts or self._hosts.take(host, now):
             return True
-        self._all.give(now, 1)
+        self._all.give(now)
         return False
 
     def has_answered(self, host: str, port: int) -> bool:
@@ -120,7 +120,7 @@ class CheckBudget:
     def answered(self, host: str, port: int, now: float) -> None:
         """A check was answered from there, by somebody that knows what only the peer and we know."""
         if f"{host} {port}" not in self._answered:
-            self._all.give(now, 1)
+            self._all.give(now)
         self._answered.put(f"{host} {port}", None)
         self._answered_hosts.put(host, None)
 
