@@ -145,7 +145,7 @@ class DialPolicy:
         most = 1 if self.health.is_poor(now) else self._config.dials_at_once
         if now < min(moments) or young >= most:
             return None
-        ready = self._passive.ready(now, without={*self._slots.held(), *self._slots})
+        ready = self._ready(now)
         if not ready:
             self._later(self._passive.next_ready(now))
             return None

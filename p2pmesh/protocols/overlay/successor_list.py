@@ -100,9 +100,9 @@ class SuccessorLists:
         return self._size_at(self._me, self.successors, self.predecessors)
 
     def size_elsewhere(self) -> int | None:
-        """Likewise, as it looks from where neighbours are that are not next to us: the least that one of them says.
+        """Likewise, as it looks from elsewhere: the least that a neighbour says. None if nobody tells.
 
-        Those of our own choice count first: of others, any may be at no place that we drew. None if nobody tells.
+        Those of our own choice are asked, wherever they are; without any, those that are not next to us.
         """
         members = self._slots.settled_members()
         chosen = [peer for peer in members if self._slots[peer].chosen]
