@@ -57,6 +57,12 @@ def counted_as(address: Address | None) -> str:
     return UNKNOWN if address is None else str(address)
 
 
+def network_of(counted: str) -> str:
+    """The network that a client is from, of what it counts for: of IPv4 its /24, which one customer may have all of."""
+    address = read_address(counted)
+    return str(ip_network((address, 24), strict=False)) if isinstance(address, IPv4Address) else counted
+
+
 class Places:
     """How many connections there are, in all and from each address, and how fast new ones come from each."""
 

@@ -7,10 +7,10 @@ It speaks the original server's messages, so that the original's clients work ag
 differences:
 
 - Rooms. A join names one; without a name it is "", where the original's clients meet. Nothing crosses between rooms.
-- A join costs a number of messages that does not grow with the room: the joiner is told of the `bootstrap_peers`
-  nearest to it by XOR (Kademlia: Maymounkov and Mazieres 2002) and of its two neighbours on the ring (Chord: Stoica et
-  al. 2001), and only these are told of the joiner. A client that was told of a peer, be it by a message relayed from
-  it, is told when it leaves.
+- A join costs a number of messages that does not grow with the room: the joiner is told of its two neighbours on the
+  ring (Chord: Stoica et al. 2001) and of `bootstrap_peers` others: members that were seen to answer, those nearest to
+  it by XOR (Kademlia: Maymounkov and Mazieres 2002), and one by lot (`rooms`). Only these are told of the joiner. A
+  client that was told of a peer, be it by a message relayed from it, is told when it leaves.
 - Joins with a `version` come from peers that find each other through their mesh: of these, fewer are told
   (`announced_to`), and a peer that was only listed to them is not told of again. The original's clients, on either
   side, hear what they always do.
@@ -35,6 +35,7 @@ from __future__ import annotations
 import hmac
 import random
 from collections import Counter, OrderedDict
+from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 
 import msgspec
@@ -46,9 +47,10 @@ from p2pmesh.protocols.core import WallClock
 from p2pmesh.protocols.signaling.handshake import verify_join
 from p2pmesh.protocols.util.limits import RateLimiter, TokenBucket
 from p2pmesh.protocols.util.timers import Timers
+from p2pmesh.server.addresses import network_of
 from p2pmesh.server.config import KIB, ServerConfig
 from p2pmesh.server.requests import JoinRequest, LeaveRequest, Refusal, RelayRequest, Request, parse_request
-from p2pmesh.server.rooms import Room
+from p2pmesh.server.rooms import Member, Room
 from p2pmesh.wire.signaling import BootstrapPeers, Join, KnownPeer, PeerJoined, PeerLeft, ServiceError, SignalingMessage
 
 CLOSE_NORMAL: Final = 1000
@@ -107,6 +109,8 @@ class _Client:
     """Whether its joins have no version: it depends on this server for all its links."""
     audience: OrderedDict[int, None] = field(factory=OrderedDict)
     """Clients that were told of `peer`; some may be gone."""
+    told: tuple[PeerId, ...] = ()
+    """Whom it was told of when it joined last."""
 
 
 class Presence:
@@ -116,10 +120,18 @@ class Presence:
       config: its limits.
       rng: for jitter.
       wall: the wall time of a monotonic instant, which signed joins are measured by.
+      may_join: whether an id may join, as the owner of the server says.
     """
 
-    def __init__(self, config: ServerConfig, rng: random.Random, wall: WallClock) -> None:
+    def __init__(
+        self,
+        config: ServerConfig,
+        rng: random.Random,
+        wall: WallClock,
+        may_join: Callable[[PeerId], bool] = lambda peer: True,
+    ) -> None:
         self._config = config
+        self._may_join = may_join
         self._rng = rng
         self._wall = wall
         self._clients: dict[int, _Client] = {}
@@ -212,8 +224,19 @@ class Presence:
             "relayed": self._counts["relayed"],
             "undelivered": self._counts["undelivered"],
             "closed": self._counts["closed"],
+            "kicked": self._counts["kicked"],
             "errors": dict(sorted(self._errors.items())),
         }
+
+    # --- what the owner says ------------------------------------------------------------------------------------------
+
+    def kick(self, is_meant: Callable[[int, PeerId], bool]) -> list[Order]:
+        """Close the clients that this is true of: their number, and the id that they hold."""
+        for client in list(self._clients.values()):
+            if not client.closing and is_meant(client.number, client.peer):
+                self._counts["kicked"] += 1
+                self._close(client, CLOSE_POLICY, "kicked")
+        return self._take()
 
     # --- messages -----------------------------------------------------------------------------------------------------
 
@@ -224,13 +247,13 @@ class Presence:
             case LeaveRequest():
                 self._close(sender, CLOSE_NORMAL, "left")
             case RelayRequest():
-                self._relay(sender, request)
+                self._relay(sender, request, now)
             case Refusal():
                 self._error(sender.number, request)
                 if request.code == "too_large":
                     self._close(sender, CLOSE_TOO_BIG, "message too large")
 
-    def _relay(self, sender: _Client, request: RelayRequest) -> None:
+    def _relay(self, sender: _Client, request: RelayRequest, now: float) -> None:
         if sender.room is None:
             self._error(sender.number, Refusal("bad_message", f"Join before sending {request.kind}."))
             return
@@ -239,8 +262,22 @@ class Presence:
             self._error(sender.number, request.not_found())
             return
         self._counts["relayed"] += 1
+        self._watch(sender.room, sender.peer, request, now)
         self._meet(sender, receiver)
         self._orders.append(Send(receiver, request.stamped(sender.peer), sender.number))
+
+    @staticmethod
+    def _watch(room: Room, sender: PeerId, request: RelayRequest, now: float) -> None:
+        """See who answers offers."""
+        match request.describes():
+            case "offer":
+                room.offered(PeerId(request.to), sender, now)
+            case "answer":
+                room.answered(sender, PeerId(request.to))
+            case "rejection":
+                room.rejected(sender, PeerId(request.to))
+            case None:
+                pass
 
     # --- joining and leaving ------------------------------------------------------------------------------------------
 
@@ -249,7 +286,7 @@ class Presence:
             return
         refusal = self._refuse_join(client, join, now)
         if refusal is None:
-            self._enter(client, join)
+            self._enter(client, join, now)
             return
         self._error(client.number, refusal)
         if refusal.code == "bad_token":
@@ -272,6 +309,8 @@ class Presence:
         refusal = self._refuse_token(client, join, now)
         if refusal is not None:
             return refusal
+        if not self._may_join(join.peer_id) or (self._config.allow_ids and join.timestamp is None):
+            return Refusal("bad_join", "This server does not let this id in, or not without a signed join.")
         room = self._rooms.get(join.room or "")
         holder = self._holder(room, join.peer_id)
         if join.timestamp is not None:
@@ -325,25 +364,26 @@ class Presence:
             return Refusal("full", f"This room has {self._config.clients_per_room} members and takes no more.")
         return None
 
-    def _enter(self, client: _Client, join: Join) -> None:
+    def _enter(self, client: _Client, join: Join, now: float) -> None:
         """Let `client` hold its id in its room, in the place of its former holder."""
         name = join.room or ""
         holder = self._holder(self._rooms.get(name), join.peer_id)
         if holder is not client:
             self._leave_room(client)
             room = self._rooms.setdefault(name, Room(name))
-            room.put(join.peer_id, client.number)
+            room.put(join.peer_id, Member(client.number, network_of(client.address)))
             self._members += holder is None
-            client.room, client.peer, client.proven = room, join.peer_id, False
+            client.room, client.peer, client.proven, client.told = room, join.peer_id, False, ()
             if holder is not None:
                 self._replace(holder, client)
         if join.timestamp is not None:
             client.proven = True
+            self._rooms[name].signed(join.peer_id)
             self._remember(name, join.peer_id, join.timestamp)
         self._deadlines.cancel(client.number)
         self._counts["joins"] += 1
         client.original = join.version is None
-        self._introduce(client, self._rooms[name])
+        self._introduce(client, self._rooms[name], now)
 
     def _remember(self, room: str, peer: PeerId, timestamp: int) -> None:
         """Refuse joins signed before this one from now on.
@@ -363,15 +403,22 @@ class Presence:
         self._error(holder.number, Refusal("replaced", "Another client joined with your ID."))
         self._close(holder, CLOSE_POLICY, "replaced")
 
-    def _introduce(self, client: _Client, room: Room) -> None:
-        """Tell a joiner of its neighbours, and those that need it of the joiner."""
-        peers = room.neighbours(client.peer, self._config.bootstrap_peers)
+    def _introduce(self, client: _Client, room: Room, now: float) -> None:
+        """Tell a joiner of others, and those that need it of the joiner."""
+        named = room.name_to(
+            client.peer,
+            self._config.bootstrap_peers,
+            now,
+            self._rng,
+            original=client.original,
+            told=client.told,
+        )
+        peers = client.told = named.all(original=client.original)
         if peers or not client.original:
             known = tuple(KnownPeer(id=peer) for peer in peers)
             self._send(client.number, BootstrapPeers(peers=known))
         told = _encode(PeerJoined(peer_id=client.peer))
-        closest = dict.fromkeys((*room.ring(client.peer), *peers))
-        announced = set(tuple(closest)[: self._config.announced_to])
+        announced = set((*named.ring, *named.nearest)[: self._config.announced_to])
         for peer in peers:
             neighbour = self._clients[room.holder(peer)]
             if client.original or neighbour.original or peer in announced:

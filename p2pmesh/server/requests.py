@@ -1,11 +1,12 @@
 """What a client of the signaling server may say: one text message in, one typed request or refusal out.
 
-What is relayed is not read any deeper than its `type` and `to`: the other fields stay the bytes they are, known or not.
+What is relayed is not read any deeper than its `type` and `to`, and whether it is an offer or an answer: the other
+fields stay the bytes they are, known or not.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
 from attrs import frozen
@@ -23,6 +24,14 @@ _SHOWN: Final = 64
 _fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _value = msgspec.json.Decoder()
 _join = msgspec.json.Decoder(Join)
+
+
+class _Signal(msgspec.Struct):
+    type: str | None = None
+
+
+_signal = msgspec.json.Decoder(_Signal)
+_signals = msgspec.json.Decoder(list[_Signal])
 _encoder = msgspec.json.Encoder()
 
 
@@ -60,6 +69,21 @@ class RelayRequest:
         """The message as it goes out: from `sender`, whatever its `from` said."""
         stamp = {"from": msgspec.Raw(_encoder.encode(sender))}
         return _encoder.encode(self.fields | stamp).decode()
+
+    def describes(self) -> Literal["offer", "answer", "rejection"] | None:
+        """Whether it makes an offer, answers one, or turns one down."""
+        if self.kind in {"connection_rejected", "signal_rejected"}:
+            return "rejection"
+        kinds = self._signal_types() if self.kind in {"signal", "batched_signals"} else [self.kind]
+        return "offer" if "offer" in kinds else "answer" if "answer" in kinds else None
+
+    def _signal_types(self) -> list[str | None]:
+        try:
+            if self.kind == "signal":
+                return [_signal.decode(self.fields["signal"]).type]
+            return [signal.type for signal in _signals.decode(self.fields["signals"])]
+        except (KeyError, msgspec.DecodeError, RecursionError):
+            return []
 
     def not_found(self) -> Refusal:
         """The receiver is not here: in the original's words."""

@@ -9,6 +9,7 @@ import pytest
 EXAMPLES = Path(__file__).parents[2] / "examples"
 EXPECTED = {
     "hello.py": ["alice got {'text': 'hello'}", "Delivered(reached=1", "bob got {'text': 'hello yourself'}"],
+    "moderated_room.py": ["ann reads: BUY NOW\nann has blocked 1\nann reads: it is quiet here\n"],
     "shared_counter.py": ["peer 1 counts 6", "peer 2 counts 6", "peer 3 counts 6"],
     "remote_calls.py": ["answer: HOW ARE YOU?"],
 }

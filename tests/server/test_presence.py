@@ -18,7 +18,7 @@ from p2pmesh.keyspace import PeerId, ring_distance, xor_distance
 from p2pmesh.protocols.signaling.handshake import sign_join
 from p2pmesh.server.config import ServerConfig
 from p2pmesh.server.presence import Close, Order, Presence, Send
-from p2pmesh.server.rooms import Room
+from p2pmesh.server.rooms import ELDERS, ELDERS_OF_NETWORK, PROMPT, SHARE, Member, Named, Room
 from p2pmesh.wire.signaling import ERROR_CODES, Join
 
 NOW = 1_000_000.0
@@ -135,28 +135,152 @@ def test_a_second_id_replaces_the_first_one_of_a_client() -> None:
     assert service.say(first, type="signal", to=B, signal={})[0]["message"] == f"Peer {B} not found."
 
 
-@pytest.mark.parametrize("members", [0, 1, 2, 6, 50, 400])
-def test_bootstrap_is_the_xor_nearest_and_the_ring_neighbours(members: int) -> None:
-    ids = [peer_id(number) for number in range(members)]
+def name_to(room: Room, probe: PeerId, *, count: int = 5, now: float = NOW, seed: int = 1, **options: Any) -> Named:
+    return room.name_to(probe, count, now, random.Random(seed), **{"original": False, **options})
+
+
+def room_of(ids: list[PeerId], *, network: str = "", is_signed: bool = True) -> Room:
     room = Room("")
-    for number, peer in enumerate(ids):
-        room.put(peer, number)
+    add_to(room, ids, network=network, is_signed=is_signed)
+    return room
+
+
+def add_to(room: Room, ids: list[PeerId], *, network: str = "", is_signed: bool = True) -> None:
+    for number, peer in enumerate(ids, len(room)):
+        room.put(peer, Member(number, network or f"network {number}", is_signed))
+
+
+@pytest.mark.parametrize("members", [0, 1, 2, 6, 50, 400])
+def test_a_joiner_is_told_of_its_ring_neighbours_the_nearest_and_one_by_lot(members: int) -> None:
+    ids = [peer_id(number) for number in range(members)]
+    room = room_of(ids)
     for probe in [peer_id(-1), *ids[:20]]:
         others = [peer for peer in ids if peer != probe]
-        nearest = sorted(others, key=lambda peer: xor_distance(probe, peer))[:5]
         ring = sorted(others, key=lambda peer: ring_distance(probe, peer))
-        assert room.neighbours(probe, 5) == list(dict.fromkeys([*nearest, *ring[:1], *ring[-1:]]))
+        named = name_to(room, probe)
+        assert set(named.ring) == {*ring[:1], *ring[-1:]}
+        left = [peer for peer in others if peer not in {*named.ring, *named.lot}]
+        assert list(named.nearest) == sorted(left, key=lambda peer: xor_distance(probe, peer))[: 5 - len(named.lot)]
+        assert not named.elders
+        assert len(named.all(original=False)) == min(7, len(others))
+        assert len(set(named.all(original=True))) == min(7, len(others))
 
 
 @given(st.sets(st.integers(0, 255), max_size=40), st.integers(0, 255), st.integers(0, 8))
 def test_nearest_of_any_crowded_corner_of_the_space(members: set[int], probe: int, count: int) -> None:
-    room = Room("")
-    for member in sorted(members):
-        room.put(PeerId(f"{member:040x}"), member)
-    others = sorted(members - {probe}, key=lambda other: other ^ probe)
-    assert [int(peer, 16) for peer in room.neighbours(PeerId(f"{probe:040x}"), count)][: len(others[:count])] == others[
-        :count
-    ]
+    room = room_of([PeerId(f"{member:040x}") for member in sorted(members)])
+    named = name_to(room, PeerId(f"{probe:040x}"), count=count)
+    without = {probe, *(int(peer, 16) for peer in (*named.ring, *named.lot))}
+    others = sorted(members - without, key=lambda other: other ^ probe)
+    assert [int(peer, 16) for peer in named.nearest] == others[: count - len(named.lot)]
+
+
+def made_elders(room: Room, peers: list[PeerId]) -> None:
+    for peer in peers:
+        room.offered(peer, peer_id(-2), NOW)
+        room.answered(peer, peer_id(-2))
+
+
+@pytest.mark.parametrize("is_signed", [False, True])
+@pytest.mark.parametrize("networks", ["", "10.9.0.0/24"], ids=["many networks", "one network"])
+def test_among_ghosts_a_joiner_is_told_first_of_those_that_were_seen_to_answer(
+    *, is_signed: bool, networks: str
+) -> None:
+    honest = [peer_id(number) for number in range(20)]
+    room = room_of(honest)
+    made_elders(room, honest[:10])
+    ghosts = [peer_id(number) for number in range(100, 350)]
+    add_to(room, ghosts, network=networks, is_signed=is_signed)
+    for seed in range(20):
+        named = name_to(room, peer_id(-3 - seed), seed=seed)
+        assert set(named.all(original=False)[:2]) <= set(honest[:10])
+        if not is_signed:
+            assert not set(named.all(original=False)) & set(ghosts) - set(named.lot)
+        if networks:
+            assert sum(peer in ghosts for peer in (*named.nearest, *named.lot)) <= SHARE
+
+
+def test_peers_behind_one_router_are_told_of_each_other_as_any() -> None:
+    ids = [peer_id(number) for number in range(30)]
+    made_elders(room := room_of(ids, network="10.0.0.0/24"), ids)
+    made_elders(other := room_of(ids), ids)
+    probe = peer_id(-1)
+    assert len(name_to(room, probe).all(original=False)) == len(name_to(other, probe).all(original=False)) == 7
+    assert name_to(room, probe).ring == name_to(other, probe).ring
+
+
+def test_a_repeated_join_is_told_of_others_while_there_are_any() -> None:
+    ids = [peer_id(number) for number in range(40)]
+    made_elders(room := room_of(ids), ids[:8])
+    first = name_to(room, peer_id(-1))
+    told = first.all(original=False)
+    again = name_to(room, peer_id(-1), told=told, seed=2)
+    assert not {*again.elders, *again.lot, *again.nearest} & set(told)
+    assert again.ring == first.ring
+    few = room_of(ids[:4])
+    assert set(name_to(few, peer_id(5000), told=ids[:4]).all(original=False)) == set(ids[:4])
+
+
+def test_elders_are_not_forgotten_for_later_ones_and_one_network_has_not_all_places() -> None:
+    first = [peer_id(number) for number in range(40)]
+    made_elders(room := room_of(first, network="10.0.0.0/24"), first)
+    assert list(room.elders) == first[:ELDERS_OF_NETWORK]
+    flood = [peer_id(number) for number in range(100, 400)]
+    add_to(room, flood)
+    made_elders(room, flood)
+    assert list(room.elders) == [*first[:ELDERS_OF_NETWORK], *flood[: ELDERS - ELDERS_OF_NETWORK]]
+    room.remove(first[0])
+    assert first[0] not in room.elders
+
+
+def test_who_leaves_offers_of_two_clients_unanswered_is_named_last_until_it_answers() -> None:
+    ids = sorted(peer_id(number) for number in range(12))
+    room, silent = room_of(ids), ids[5]
+    probe = PeerId(f"{int(silent, 16) - 1:040x}")
+    room.offered(silent, ids[0], NOW)
+    assert name_to(room, probe, now=NOW + PROMPT).ring[0] == silent
+    room.offered(silent, ids[1], NOW)
+    assert name_to(room, probe, now=NOW + PROMPT - 1).ring[0] == silent
+    assert name_to(room, probe, now=NOW + PROMPT).ring == (ids[6], ids[4])
+    room.answered(silent, ids[2])  # which asked nothing
+    assert name_to(room, probe, now=NOW + PROMPT).ring == (ids[6], ids[4])
+    room.answered(silent, ids[1])
+    assert name_to(room, probe, now=NOW + PROMPT).ring[0] == silent
+
+
+def test_nobody_can_talk_down_a_member_that_has_answered() -> None:
+    ids = sorted(peer_id(number) for number in range(12))
+    made_elders(room := room_of(ids), ids)
+    for number in range(100):
+        for peer in ids:
+            room.offered(peer, peer_id(1000 + number), NOW)
+    named = name_to(room, peer_id(-1), now=NOW + 60)
+    assert len(named.elders) == 2
+    assert {*named.ring} == {*name_to(room_of(ids), peer_id(-1)).ring}
+
+
+@pytest.mark.parametrize("kind", ["signal", "batched_signals"])
+def test_the_service_sees_who_answers_offers(kind: str) -> None:
+    service = Service()
+    asker, other = service.joined(A, version=1), service.joined(B, version=1)
+
+    def signal(what: Any) -> dict[str, Any]:
+        return {"signal": {"type": what, "sdp": ""}} if kind == "signal" else {"signals": [{"type": what}]}
+
+    room = service.presence._rooms[""]
+    service.say(other, type=kind, to=A, **signal("answer"))
+    assert list(room.elders) == []
+    service.say(asker, type=kind, to=B, **signal("offer"))
+    odd: Any
+    for odd in (None, 5, ["answer"], {}):
+        service.say(other, type=kind, to=A, **signal(odd))
+    service.say(other, type="connection_rejected", to=C)
+    service.say(other, type=kind, to=A)
+    assert list(room.elders) == []
+    service.say(other, type=kind, to=A, **signal("answer"))
+    assert list(room.elders) == [B]
+    service.leave(other)
+    assert list(room.elders) == []
 
 
 def test_a_join_costs_the_same_in_a_small_and_in_a_large_room() -> None:
@@ -243,7 +367,9 @@ def test_of_peers_that_have_a_mesh_only_the_ring_neighbours_and_one_more_are_tol
     told = {peer for peer, client in clients.items() if service.inbox[client]}
     following = min((peer for peer in ids if peer > joiner), default=ids[0])
     before = max((peer for peer in ids if peer < joiner), default=ids[-1])
-    nearest = next(peer["id"] for peer in bootstrap["peers"] if peer["id"] not in {following, before})
+    nearest = [peer["id"] for peer in bootstrap["peers"] if peer["id"] not in {following, before}][
+        1
+    ]  # one by lot first
     assert told == {following, before, nearest}
     assert len(bootstrap["peers"]) >= 5
 

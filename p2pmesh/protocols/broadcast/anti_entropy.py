@@ -127,6 +127,7 @@ class AntiEntropy:
         self._links = links
         self._limits = limits
         self._backoff = Backoff(config.ack_timeout, config.max_ttl)
+        self._has_begun = False
         self._began = 0.0
         self._attempts: dict[PeerId, int] = {}
         self._said_at: dict[PeerId, float] = {}
@@ -146,8 +147,9 @@ class AntiEntropy:
     # --- which broadcasts are ours to have ----------------------------------------------------------------------------
 
     def begin(self, now: float) -> None:
-        """Begin to live: what was sent before is not for us."""
-        self._began = now
+        """Begin to live, if it has not begun yet: what was sent before is not for us."""
+        if not self._has_begun:
+            self._has_begun, self._began = True, now
 
     def is_before_us(self, topic: str, age: float, now: float) -> bool:
         """Whether a broadcast was sent before we began, and nobody has asked for it."""

@@ -18,8 +18,6 @@ On each link there is a window of unacknowledged messages and a backlog behind i
 take far longer than they could, `Publish` waits (`publisher`). What neighbours ask for, and frames that come to
 nothing, are paid from a budget of each (`WorkConfig.broadcast`).
 
-Peers of the original project acknowledge and prove nothing: see `legacy`.
-
 The way of a message through this file: `handle`; for ours `_on_publish` and `_send_waiting`, for another's
 `_on_received`, `_on_gossip` and `_accept`; then `_store_message`, `_spread` and `_carry_out`, which makes the frames.
 
@@ -37,8 +35,6 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from random import Random
 from typing import Any
-
-import attrs
 
 from p2pmesh.config import BroadcastConfig, MeshConfig
 from p2pmesh.errors import MeshClosed, MeshError, RemoteProtocolError
@@ -84,6 +80,7 @@ from p2pmesh.protocols.broadcast.validation import (
     SPREADS_IN,
     BroadcastLimits,
     Refusal,
+    Ways,
     is_proven,
     is_signed,
 )
@@ -120,12 +117,6 @@ from p2pmesh.wire.messages import (
 )
 from p2pmesh.wire.payloads import unpack
 
-SLACK = 1.0
-"""Seconds for which ids are remembered longer than a copy could be accepted, for what rounding does to times."""
-LOST_PRESSURE = 1.0
-CLOSED_PRESSURE = 0.5
-"""What the end of a link adds to the failure pressure, if it fell silent and if it was closed."""
-
 
 class BroadcastCore:
     """The broadcasts of one peer."""
@@ -147,7 +138,6 @@ class BroadcastCore:
         self._wall = wall
         self._judge = judge
         self._scores = scores = scores or Scores()
-        self._has_begun = False
         health = health or LocalHealth()
         self._timers: BroadcastTimers = Timers(health)
         self._deadline: float | None = None
@@ -162,11 +152,12 @@ class BroadcastCore:
         self._acks = HopAcks(self._config.ack_delay, self._timers)
         self._plumtree = Plumtree(self._config, self._links)
         self._lazy_push = LazyPush(self._config, rng, self._timers, self._store, self._pressure)
-        self._graft = GraftScheduler(self._config, self._timers, self._links, self._pressure, scores)
+        self._graft = GraftScheduler(config, self._timers, self._links, self._pressure, scores)
         self._anti_entropy = AntiEntropy(
             self._me, self._config, rng, self._timers, self._store, self._links, self._limits
         )
         self._budget = WorkBudget(2 * config.max_peers, config.work.broadcast)
+        self._ways = Ways(self._limits, self._store, self._timers, self._links)
         self._originals: dict[PeerId, RemotePeer] = {}  # neighbours of version 0
         self._sent_to_originals = 0
         self._delivered = self._duplicates = 0
@@ -177,9 +168,7 @@ class BroadcastCore:
 
     def handle(self, event: Input, now: float) -> Effects:
         """Take an input."""
-        if not self._has_begun:
-            self._has_begun = True
-            self._anti_entropy.begin(now)
+        self._anti_entropy.begin(now)
         match event:  # the most frequent first
             case Received(peer, message):
                 self._on_received(peer, message, now)
@@ -192,8 +181,8 @@ class BroadcastCore:
                 self._store.remove(withdrawn)
             case LinkUp(peer):
                 self._on_link_up(peer, now)
-            case LinkDown(peer, _, timed_out):
-                self._on_link_down(peer, now, was_lost=timed_out is not None)
+            case LinkDown(peer, timed_out=silence):
+                self._on_link_down(peer, now, was_lost=silence is not None)
             case WantHistory(topic, seconds):
                 self._say(self._anti_entropy.want_history(topic, seconds, now))
             case CancelCall(call):
@@ -239,10 +228,10 @@ class BroadcastCore:
             "seen": {"ids": len(self._seen), "streams": len(self._origins)},
             "publisher": {"published": self._publisher.published, "waiting": len(self._publisher)},
             "store": {"messages": len(self._store), "bytes": self._store.bytes, "dropped": self._store.dropped},
-            "plumtree": {"trees": len(self._plumtree), **attrs.asdict(self._plumtree.counts, recurse=False)},
+            "plumtree": self._plumtree.snapshot(),
             "eager_push": self._eager_push.snapshot(),
             "lazy_push": {"announced": self._lazy_push.announced},
-            "graft": {"awaited": len(self._graft), **attrs.asdict(self._graft.counts, recurse=False)},
+            "graft": self._graft.snapshot(),
             "anti_entropy": self._anti_entropy.snapshot(),
             "budget": self._budget.snapshot(),
             "legacy": {"links": len(self._originals), "sent": self._sent_to_originals},
@@ -295,8 +284,7 @@ class BroadcastCore:
             self._originals[peer.peer_id] = peer
             self._greet_original(peer.peer_id, now)
             return
-        link = self._eager_push.up(peer)
-        self._plumtree.up(link)
+        self._plumtree.up(link := self._eager_push.up(peer))
         self._offer(self._store.ours(), [link], now)
         self._say(self._anti_entropy.up(peer.peer_id, now))
 
@@ -307,7 +295,7 @@ class BroadcastCore:
             return
         self._carry_out(self._eager_push.down(peer), now)
         self._offer(link.messages(), list(self._links.values()), now)
-        self._pressure.add(LOST_PRESSURE if was_lost else CLOSED_PRESSURE, now)
+        self._pressure.link_ended(now, was_lost=was_lost)
         self._plumtree.down(link)
         self._acks.down(peer)
         self._lazy_push.down(peer)
@@ -366,8 +354,7 @@ class BroadcastCore:
 
     def _pays(self, peer: PeerId, units: float, now: float) -> bool:
         """Whether work is paid for from what a neighbour may cause; one that goes on and on asking loses its link."""
-        payment = self._budget.spend(peer, units, now)
-        if payment is Payment.TOO_MUCH:
+        if (payment := self._budget.spend(peer, units, now)) is Payment.TOO_MUCH:
             self._effects.append(DropLink(peer, "it asks for far more work than a neighbour may cause", blame=True))
         return payment is Payment.NOW
 
@@ -410,7 +397,7 @@ class BroadcastCore:
             self._blame(sender, data.id, str(error), now)
             return
         if verified:
-            until = now + self._limits.acceptable_for(data, now) + SLACK
+            until = now + self._limits.acceptable_for(data, now)
             self._origins.add(sender.peer_id, data, payload_size(data), until, now)
         message = StoredMessage(
             data=data,
@@ -440,15 +427,13 @@ class BroadcastCore:
     def _turn_down(self, sender: RemotePeer, data: GossipData, verdict: Verdict, now: float) -> None:
         """The application does not want it. If it is proven, nothing else can have its id: it is as good as seen."""
         if is_signed(data):
-            self._seen.add(data.id, None, now + self._limits.acceptable_for(data, now) + SLACK, now)
+            self._seen.add(data.id, None, now + self._limits.acceptable_for(data, now), now)
             for peer in self._graft.arrived(sender.peer_id, data.id, now)[1]:
-                kind = self._plumtree.ack_for_offer(peer, tree_of(data.origin_peer_id), now)
-                self._acks.add(peer, data.id, kind, now)
+                self._acks.add(peer, data.id, self._plumtree.ack_for_offer(peer, tree_of(data.id), now), now)
         if verdict is Verdict.REJECT:
             for peer in {sender.peer_id: None, data.origin_peer_id: None}:
                 self._scores.add(peer, "faults", now)
-        refusal = Refusal.REJECTED if verdict is Verdict.REJECT else Refusal.IGNORED
-        self._refuse(sender, data, refusal, "", now)
+        self._refuse(sender, data, Refusal.REJECTED if verdict is Verdict.REJECT else Refusal.IGNORED, "", now)
 
     def _acknowledge(self, sender: PeerId, message: StoredMessage, now: float) -> None:
         """Tell the neighbour that brought it, and those that have offered it and are not asked any more."""
@@ -482,29 +467,13 @@ class BroadcastCore:
             self._answer_duplicate(link, data.id, tree_of(data.origin_peer_id), now)
             self._say(self._anti_entropy.refused(sender.peer_id, data.id, now))
             if message is not None:
-                self._compare_ways(link, message, data.hops, data.age, now, answers=True)
+                self._compare(link, message, data, now)
         elif message is not None:
             message.held_by(sender.peer_id)
         return not was_held
 
-    def _compare_ways(
-        self, link: SendWindow, message: StoredMessage, hops: int, age: int, now: float, *, answers: bool
-    ) -> None:
-        """Believe what a neighbour tells of a broadcast's way if that is better, or answer that we know better.
-
-        What is mended so is announced to all, a parent included: they know of it what we believed.
-        """
-        peers: tuple[PeerId, ...] = ()
-        born = now - self._limits.age(message.data, age, now)
-        if self._limits.is_doubtful(message, message.hops, message.born):
-            hops = min(message.hops, self._limits.hops(message.data, hops))
-            self._store.revise(message, hops, max(message.born, min(born, message.since)))
-            self._timers.set((Due.EXPIRY, NOBODY, message.data.id), message.expires)
-            if not self._limits.is_doubtful(message, message.hops, message.born):
-                peers = tuple(self._links)
-        elif answers and self._limits.is_doubtful(message, hops, born):
-            peers = (link.peer.peer_id,)
-        if peers:
+    def _compare(self, link: SendWindow, message: StoredMessage, told: GossipData | GossipIHave, now: float) -> None:
+        if peers := self._ways.compare(link.peer.peer_id, message, told, now):
             self._effects.append(SendFrame(peers, announcement([message], now), urgent=True))
 
     def _answer_duplicate(self, link: SendWindow, message_id: str, tree_name: str, now: float) -> None:
@@ -600,7 +569,7 @@ class BroadcastCore:
                 if not heard.offer:  # it needs no copy
                     crossed = self._eager_push.crossed(link, message, now)
                     self._carry_out(crossed or self._eager_push.spare(link, message), now)
-                self._compare_ways(link, message, heard.hops, heard.age, now, answers=heard.offer)
+                self._compare(link, message, heard, now)
         self._say(grafts_of(grafts))
         return is_news
 
@@ -645,7 +614,7 @@ class BroadcastCore:
     def _store_message(self, message: StoredMessage, now: float) -> None:
         """Remember a new message, ours or another's, for as long as it lives."""
         data = message.data
-        self._seen.add(data.id, message.parent, now + self._limits.acceptable_for(data, now) + SLACK, now)
+        self._seen.add(data.id, message.parent, now + self._limits.acceptable_for(data, now), now)
         self._timers.set((Due.EXPIRY, NOBODY, data.id), message.expires)
         self._anti_entropy.see_to_rounds(now)
         for dropped in self._store.add(message):
@@ -711,8 +680,6 @@ class BroadcastCore:
     def _say(self, said: Iterable[tuple[PeerId, Message]]) -> None:
         for peer, message in said:
             self._effects.append(SendFrame((peer,), message, urgent=True))
-
-    # --- what time brings ---------------------------------------------------------------------------------------------
 
     def _on_expiry(self, message_id: str, now: float) -> None:
         message = self._store.get(message_id)

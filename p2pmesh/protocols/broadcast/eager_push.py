@@ -33,6 +33,9 @@ from p2pmesh.wire.messages import GossipAck
 
 RETRY_PRESSURE = 0.25
 """What a retry adds to the failure pressure."""
+LOST_PRESSURE = 1.0
+CLOSED_PRESSURE = 0.5
+"""What the end of a link adds, if it fell silent and if it was closed."""
 SLUGGISH_AFTER = 0.5
 """Seconds that acks take longer than the shortest ever seen, because so much is before them."""
 FEW = 16
@@ -64,6 +67,10 @@ class FailurePressure:
         """Note that something went wrong; or, with a weight below zero, that it had not after all."""
         self._level = max(0.0, min(self.level(now) + weight, MAX_PRESSURE))
         self._at = now
+
+    def link_ended(self, now: float, *, was_lost: bool) -> None:
+        """Note the end of a link."""
+        self.add(LOST_PRESSURE if was_lost else CLOSED_PRESSURE, now)
 
     def level(self, now: float) -> float:
         if not self._level:

@@ -24,9 +24,9 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
-from attrs import define, field
+from attrs import asdict, define, field
 
-from p2pmesh.config import BroadcastConfig
+from p2pmesh.config import BroadcastConfig, MeshConfig
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.broadcast.eager_push import FailurePressure, SendWindow
 from p2pmesh.protocols.broadcast.message_store import NOBODY, BroadcastTimers, Due, MessageStore, StoredMessage
@@ -152,6 +152,7 @@ def grafts_of(decisions: GraftDecisions) -> list[tuple[PeerId, GossipGraft]]:
 @define(eq=False)
 class _Awaited:
     size: int
+    """Of its payload, by the least that was said."""
     since: float
     parent: PeerId | None = None
     """The neighbour that was to bring it unasked."""
@@ -162,6 +163,7 @@ class _Awaited:
     waits_for: PeerId | None = None
     """The neighbour that is to bring it: a parent, or the one asked last."""
     was_asked: bool = False
+    waits_since: float = 0.0
 
 
 @define(eq=False)
@@ -186,14 +188,15 @@ class GraftScheduler:
 
     def __init__(
         self,
-        config: BroadcastConfig,
+        config: MeshConfig,
         timers: BroadcastTimers,
         links: Mapping[PeerId, SendWindow],
         pressure: FailurePressure,
         scores: Scores,
     ) -> None:
         self.counts: GraftCounts = GraftCounts()
-        self._config = config
+        self._config = config.broadcast
+        self._largest = config.max_payload
         self._timers = timers
         self._links = links
         self._pressure = pressure
@@ -202,8 +205,8 @@ class GraftScheduler:
         self._announced: dict[PeerId, int] = {}
         self._broken: dict[PeerId, _Broken] = {}
 
-    def __len__(self) -> int:
-        return len(self._entries)
+    def snapshot(self) -> dict[str, int]:
+        return {"awaited": len(self._entries), **asdict(self.counts)}
 
     def announced(
         self, link: SendWindow, message_id: str, heard: GossipIHave, parent: SendWindow | None, now: float
@@ -215,7 +218,12 @@ class GraftScheduler:
             return []
         entry = self._entries.get(message_id)
         if entry is None:
-            entry = self._entries[message_id] = _Awaited(heard.size, now)
+            entry = self._entries[message_id] = _Awaited(min(heard.size, self._largest), now)
+        elif heard.size < entry.size:  # whoever told of more may lie, so as to be waited for
+            entry.size = heard.size
+            asked = self._links.get(entry.waits_for) if entry.was_asked and entry.waits_for is not None else None
+            if asked is not None:
+                self._wait(message_id, entry, asked, entry.waits_since)
         if peer not in entry.announcers:
             entry.announcers[peer] = 0
             self._announced[peer] = self._announced.get(peer, 0) + 1
@@ -298,11 +306,16 @@ class GraftScheduler:
     def _ask(self, message_id: str, entry: _Awaited, link: SendWindow, now: float) -> GraftDecisions:
         peer = link.peer.peer_id
         self.counts.asked += 1
-        wait = (_patience(link) + entry.size / self._config.slowest_link) * 2 ** entry.announcers[peer]
         entry.announcers[peer] += 1
-        entry.waits_for, entry.was_asked = peer, True
-        self._timers.wait((Due.GRAFT, NOBODY, message_id), now + wait)
+        entry.waits_for, entry.was_asked, entry.waits_since = peer, True, now
+        self._wait(message_id, entry, link, now)
         return [Ask(peer, message_id)]
+
+    def _wait(self, message_id: str, entry: _Awaited, link: SendWindow, since: float) -> None:
+        """Expect it of the neighbour that is asked."""
+        wait = _patience(link) + entry.size / self._config.slowest_link
+        asked_before = entry.announcers.get(link.peer.peer_id, 1) - 1
+        self._timers.wait((Due.GRAFT, NOBODY, message_id), since + wait * 2**asked_before)
 
     def _is_unreliable(self, peer: PeerId, now: float) -> bool:
         """Whether it has sent nothing of what it announced for long, though it was asked for much."""

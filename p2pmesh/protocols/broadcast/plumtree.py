@@ -40,7 +40,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from attrs import define
+from attrs import asdict, define
 
 from p2pmesh.config import BroadcastConfig
 from p2pmesh.keyspace import PeerId
@@ -151,8 +151,8 @@ class Plumtree:
         self._trees: OrderedDict[str, Tree] = OrderedDict()  # by origins, the one heard last at the end
         self._novelty = NoveltyEstimate()
 
-    def __len__(self) -> int:
-        return len(self._trees)
+    def snapshot(self) -> dict[str, int]:
+        return {"trees": len(self._trees), **asdict(self.counts)}
 
     def up(self, link: SendWindow) -> None:
         """Begin with a link: it is lazy in every tree."""

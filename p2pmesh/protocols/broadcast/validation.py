@@ -50,6 +50,7 @@ signed field is absent. What changes on the way (`hops`, `relayedBy`, `age`) it 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from enum import Enum
 from hashlib import sha256
 from typing import TYPE_CHECKING
@@ -58,11 +59,22 @@ from msgspec import Struct, structs
 
 from p2pmesh.config import MeshConfig
 from p2pmesh.identity import Identity, peer_id_of, verify
-from p2pmesh.protocols.broadcast.message_store import ANY_HOPS, TREE_DIGITS, StoredMessage, payload_size, tree_of
+from p2pmesh.keyspace import PeerId
+from p2pmesh.protocols.broadcast.message_store import (
+    ANY_HOPS,
+    NOBODY,
+    TREE_DIGITS,
+    BroadcastTimers,
+    Due,
+    MessageStore,
+    StoredMessage,
+    payload_size,
+    tree_of,
+)
 from p2pmesh.protocols.core import WallClock
 from p2pmesh.protocols.inputs import Publish
 from p2pmesh.wire.canonical import covered, number, text
-from p2pmesh.wire.messages import GossipData
+from p2pmesh.wire.messages import GossipData, GossipIHave
 from p2pmesh.wire.payloads import Body, pack
 
 RESERVED_TOPICS = "__gossip_connectivity"
@@ -170,8 +182,8 @@ class BroadcastLimits:
         return (None if is_signed(data) or self._takes_unproven else Refusal.UNPROVEN), ""
 
     def acceptable_for(self, data: GossipData, now: float) -> float:
-        """Seconds until no copy is accepted any more, whatever it says of its age."""
-        return data.timestamp / 1000 + self.ttl(data) + self._config.clock_skew - self._wall(now)
+        """Seconds until no copy is accepted any more, whatever it says of its age; one more for rounded times."""
+        return data.timestamp / 1000 + self.ttl(data) + self._config.clock_skew - self._wall(now) + 1.0
 
     def is_doubtful(self, message: StoredMessage, hops: int, born: float) -> bool:
         """Whether it would have come so late or so far, so sent and by so many hops, that better may be heard of it."""
@@ -181,6 +193,35 @@ class BroadcastLimits:
     def ttl(self, data: GossipData) -> float:
         """Seconds that it lives."""
         return self._config.ttl if data.ttl is None else min(data.ttl / 1000, self._config.max_ttl)
+
+
+class Ways:
+    """What neighbours tell of the ways of broadcasts that are here, and what they should be told."""
+
+    def __init__(
+        self, limits: BroadcastLimits, store: MessageStore, timers: BroadcastTimers, links: Mapping[PeerId, object]
+    ) -> None:
+        self._limits = limits
+        self._store = store
+        self._timers = timers
+        self._links = links
+
+    def compare(
+        self, peer: PeerId, message: StoredMessage, told: GossipData | GossipIHave, now: float
+    ) -> tuple[PeerId, ...]:
+        """Believe what a neighbour tells if that is better. Returns those to be told what is known now.
+
+        What is mended so is for all, a parent included: they know of it what we believed. If the neighbour knows it
+        worse, it is for that one, if it has sent a copy or an offer.
+        """
+        answers = not isinstance(told, GossipIHave) or told.offer
+        born = now - self._limits.age(message.data, told.age, now)
+        if self._limits.is_doubtful(message, message.hops, message.born):
+            hops = min(message.hops, self._limits.hops(message.data, told.hops))
+            self._store.revise(message, hops, max(message.born, min(born, message.since)))
+            self._timers.set((Due.EXPIRY, NOBODY, message.data.id), message.expires)
+            return () if self._limits.is_doubtful(message, message.hops, message.born) else tuple(self._links)
+        return (peer,) if answers and self._limits.is_doubtful(message, told.hops, born) else ()
 
 
 def signed(data: GossipData, identity: Identity, network: bytes) -> GossipData:

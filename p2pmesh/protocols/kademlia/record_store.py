@@ -207,11 +207,14 @@ class RecordStore:
 
     def _excess(self, verified: VerifiedRecord, old: Stored | None, now: float) -> StoreResult | None:
         """Whether its publisher, or its key, may not have one more. Only its owner has a value under an owned key."""
-        share = self._shares.get(verified.publisher, _Share())
-        size = share.size + verified.size - (old.verified.size if old else 0)
-        if size > self._config.publisher_bytes or (old is None and len(share.values) >= self._config.publisher_values):
+        spent = self._spent(verified, old, now)
+        theirs = self._shares.get(verified.publisher, _Share()).values
+        left = [one.verified.size for one in theirs.values() if one is not old and one.record_key not in spent]
+        settings = self._config
+        if len(left) >= settings.publisher_values or sum(left) + verified.size > settings.publisher_bytes:
             return StoreResult.PUBLISHER_FULL
-        is_full = self._is_shared_out(verified, old) and not self._spent(verified, old, now)
+        key = verified.record.key
+        is_full = self._is_shared_out(verified, old) and not any(place == key for place, _ in spent)
         return StoreResult.KEY_FULL if is_full else None
 
     def _is_shared_out(self, verified: VerifiedRecord, old: Stored | None) -> bool:
@@ -221,12 +224,18 @@ class RecordStore:
         values = self._keys.get(verified.record.key, {}).values()
         return sum(stored.verified.record.name is None for stored in values) >= self._config.key_values
 
-    def _spent(self, verified: VerifiedRecord, old: Stored | None, now: float) -> list[RecordKey]:
-        """What gives way to one more under a full key: the first publisher that has none any more, if there is one."""
-        if not self._is_shared_out(verified, old):
-            return []
-        key, wall = verified.record.key, self._wall(now)
-        return [(key, who) for who, stored in self._keys[key].items() if not stored.verified.is_live(wall)][:1]
+    def _spent(self, verified: VerifiedRecord, old: Stored | None, now: float) -> dict[RecordKey, None]:
+        """Records without a value that give way: the first under a full key, and all of a publisher with many."""
+        wall, share = self._wall(now), self._shares.get(verified.publisher, _Share())
+        others: list[Stored] = []
+        if self._is_shared_out(verified, old):
+            values = self._keys[verified.record.key].values()
+            others = [stored for stored in values if not stored.verified.is_live(wall)][:1]
+        is_many = len(share.values) >= self._config.publisher_values
+        if is_many or share.size + verified.size > self._config.publisher_bytes:
+            own = share.values.values()
+            others += [stored for stored in own if stored is not old and not stored.verified.is_live(wall)]
+        return {stored.record_key: None for stored in others}
 
     def _make_room(self, verified: VerifiedRecord, old: Stored | None, now: float) -> list[RecordKey] | None:
         """The values that give way to this one; None if too few would."""

@@ -1,6 +1,9 @@
 """Dial policy: which links a peer lacks, and whom to dial for them.
 
-First the ring: any known peer that is nearer on it than all that we have or attempt. Then company: a peer with fewer
+A peer without any link tries one first, and then several at once, in the order in which they were named: a service
+names first whom it has seen to answer.
+
+Then the ring: any known peer that is nearer on it than all that we have or attempt. Then company: a peer with fewer
 than two links takes whom it can get. Then long links, to peers that a search has found. A link is given up for a dial
 only if somebody that should know has vouched for that peer, and rarely if such dials fail: it could be one that is
 long gone (`DialPolicy`).
@@ -115,6 +118,8 @@ class DialPolicy:
     def step(self, now: float) -> Step | None:
         """What to do next; to be asked again once it is done."""
         self.look_again = math.inf
+        if self._slots.are(*ATTEMPTS) and not self._slots.are(State.OPEN):
+            return self._entry_step(now)
         return self._ring_step(now) or self._company_step(now) or self._far_step(now)
 
     def _later(self, moment: float) -> None:
@@ -128,6 +133,27 @@ class DialPolicy:
         if self._slots.are(State.OPEN, State.ANSWERING):
             return True
         return max((self._slots[peer].since for peer in dialing), default=-math.inf) <= now - HEDGE
+
+    # --- the first link -----------------------------------------------------------------------------------------------
+
+    def _entry_step(self, now: float) -> Step | None:
+        """Further attempts while none has led to a link: any member will do, and most of those named may be ghosts."""
+        since = {peer: self._slots[peer].since for peer in self._slots.are(*ATTEMPTS)}
+        moments = [begun + wait for begun in since.values() for wait in (HEDGE, 2 * HEDGE)]
+        self._later(min((moment for moment in moments if moment > now), default=math.inf))
+        young = sum(begun > now - HEDGE for begun in since.values())
+        most = 1 if self.health.is_poor(now) else self._config.dials_at_once
+        if now < min(moments) or young >= most:
+            return None
+        ready = self._passive.ready(now, without={*self._slots.held(), *self._slots})
+        if not ready:
+            self._later(self._passive.next_ready(now))
+            return None
+        peer = min(ready, key=lambda one: (self._passive.of(one).misses, self._passive.of(one).is_leaf))
+        if self._slots.free() > 0:
+            return Dial(peer)
+        slow = [one for one, begun in since.items() if begun <= now - 2 * HEDGE and not self._slots[one].pinned]
+        return Swap(slow[0], peer) if slow else None
 
     # --- the ring -----------------------------------------------------------------------------------------------------
 
@@ -168,16 +194,21 @@ class DialPolicy:
         return found
 
     def _swap(self, peer: PeerId, held: list[PeerId], now: float) -> Swap | None:
+        if self._slots.crowd.size:  # who lets us in is worth more now than a place on the ring
+            losers = self._slots.crowded()
+            return Swap(losers[0], peer) if losers else None
         uncertain = now > self._slots.merging_until and self._passive.of(peer).found_until <= now
         losers = self._slots.expendable(now, ring_neighbours(self._me, [*held, peer]), uncertain=uncertain)
-        return Swap(losers[0], peer) if losers else None
+        if not losers or losers[0] in self._slots.offering(now):
+            return None  # whoever makes an offer is there, and the other may not be
+        return Swap(losers[0], peer)
 
     # --- company ------------------------------------------------------------------------------------------------------
 
     def _company_step(self, now: float) -> Step | None:
         slots, crowded = self._slots, self._slots.crowded()
         wanted = BESIEGED if slots.crowd.size else COMPANY
-        have = len(slots.are(State.OPEN, *ATTEMPTS)) - len(crowded)
+        have = sum(peer not in slots.crowd for peer in slots.are(State.OPEN, *ATTEMPTS))
         if have >= min(wanted, self._max_peers) or slots.free() + len(crowded) <= 0:
             return None
         ready = self._ready(now)
@@ -187,10 +218,10 @@ class DialPolicy:
         if not self._may_dial(now):
             self._later(now + HEDGE)
             return None
-        if self._slots.are(State.OPEN) and now < self.filling.not_before:
+        if slots.are(State.OPEN) and now < self.filling.not_before and not slots.crowd.size:
             self._later(self.filling.not_before)
             return None
-        place = random_place(self._rng)
+        place = self._me if self._max_peers < 2 else random_place(self._rng)  # a leaf has its place next to others
         self._drawn = min(ready, key=lambda peer: self._promise_of(peer, place))
         return Dial(self._drawn) if slots.free() > 0 else Swap(crowded[0], self._drawn)
 

@@ -152,7 +152,8 @@ class OverlayCore:
         self._blocked = blocked
         self._scores = scores or Scores()
         self._slots = slots = Slots(me, config.max_peers, self._scores)
-        self._passive = PassiveView(me, config.topology, rng, blocked)
+        originals = config.links.allow_unverified
+        self._passive = PassiveView(me, config.topology, rng, blocked, serves_originals=originals)
         self._pins = PinnedLinks(slots)
         self._links = LinkManager(me, config, slots, self._passive, self._pins, rng)
         self._links.policy.health = health or self._links.policy.health
@@ -427,7 +428,8 @@ class OverlayCore:
             self._passive.departed(peer, now)
 
     def _on_offered(self, event: Offered, now: float) -> None:
-        self._passive.heard(event.peer.peer_id, event.peer.version)
+        if event.peer.peer_id not in self._blocked:
+            self._passive.heard(event.peer.peer_id, event.peer.version)
         self._look_for_crowd(now)
         answer: Admit | Refuse | Replace | None = Refuse("leaving")
         if event.peer.peer_id in self._blocked:

@@ -65,7 +65,7 @@ class Word(NamedTuple):
 SOURCES: Mapping[Said, Word] = {
     "config": Word(),
     "bootstrap": Word(),
-    "joined": Word(),  # waits for its own offer: `TopologyConfig.announced_grace`
+    "joined": Word(vouches=False),  # it makes an offer itself, for which it gets `TopologyConfig.announced_grace`
     "rejection": Word(),
     "wanted": Word(),
     "beyond": Word(finds=True),
@@ -108,8 +108,18 @@ class PassiveView:
     """The table. Peers are kept in the order in which they were last heard of."""
 
     def __init__(
-        self, me: PeerId, config: TopologyConfig, rng: random.Random, blocked: Container[PeerId] = frozenset()
+        self,
+        me: PeerId,
+        config: TopologyConfig,
+        rng: random.Random,
+        blocked: Container[PeerId] = frozenset(),
+        *,
+        serves_originals: bool = False,
     ) -> None:
+        """Make an empty view.
+
+        With `serves_originals` a link is given up for a peer that has joined: one of the original may wait for that.
+        """
         self._me = me
         self._blocked = blocked
         self._limit = config.known_peers
@@ -122,7 +132,7 @@ class PassiveView:
         self._hopeless = LruTable[float](config.known_peers)
         """Until when peers to which no address leads are not dialed, whoever names them, and forgotten or not."""
         grace = config.announced_grace
-        self._sources = {**SOURCES, "joined": Word(waits=(0.75 * grace, grace))}
+        self._sources = {**SOURCES, "joined": Word(vouches=serves_originals, waits=(0.75 * grace, grace))}
 
     def __len__(self) -> int:
         return len(self._peers)

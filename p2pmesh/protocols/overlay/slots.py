@@ -71,6 +71,8 @@ class Slot:
     """The application wants it."""
     chosen: bool = False
     """We dialed it, and drew the peer ourselves: no newcomer, no caller and no nearness takes it from us."""
+    had_none: bool = False
+    """The peer had no link when it came."""
     made_room: bool = False
     """Another link was given up for this attempt."""
     version: int = 0
@@ -206,6 +208,10 @@ class Slots(dict[PeerId, Slot]):  # noqa: FURB189  # nothing of a dict is overri
             if not slot.leaf and slot.state is not State.CLOSING and not _is_slow(slot, now) and peer not in self.crowd
         ]
         return held + [occupant.peer for occupant in self._due() if not occupant.leaf]
+
+    def offering(self, now: float) -> list[PeerId]:
+        """Peers whose offers we answer, and that may still get through."""
+        return [peer for peer, slot in self.items() if slot.state is State.ANSWERING and not _is_slow(slot, now)]
 
     def next_slow(self, now: float) -> float:
         """When the next attempt turns slow."""

@@ -104,19 +104,20 @@ class SuccessorLists:
 
         Those of our own choice count first: of others, any may be at no place that we drew. None if nobody tells.
         """
-        members = [peer for peer in self._slots.settled_members() if peer not in self.next]
+        members = self._slots.settled_members()
         chosen = [peer for peer in members if self._slots[peer].chosen]
-        told = [(peer, self._slots[peer].told) for peer in chosen or members]
+        across = [peer for peer in members if peer not in self.next]
+        told = [(peer, self._slots[peer].told) for peer in chosen or across]
         sizes = [self._size_at(peer, said.successors, said.predecessors) for peer, said in told if said is not None]
         return min((size for size in sizes if size > self.limit), default=None)  # others may just have come
 
     def _size_at(self, place: PeerId, successors: Sequence[PeerId], predecessors: Sequence[PeerId]) -> int:
-        """Exact if the lists come round, else by how close together they lie."""
+        """Exact if the lists come round, else by how close together they lie. One list alone says only who is in it."""
         found = {*successors, *predecessors}
-        if len(found) < len(successors) + len(predecessors) or len(found) < self.limit:
+        gaps = len(successors) + len(predecessors)
+        if len(found) < gaps or len(found) < self.limit or not successors or not predecessors:
             return len(found) + 1
         span = ring_distance(place, successors[-1]) + ring_distance(predecessors[-1], place)
-        gaps = len(successors) + len(predecessors)
         return max(len(found) + 1, (gaps - 1) * RING_SIZE // max(span, 1))
 
     def new_size(self) -> int | None:

@@ -290,6 +290,11 @@ class ReceiptsCore:
 
     def _on_epoch(self, peer: PeerId, epoch: int, now: float) -> None:
         """A neighbour says which process it is: another one has forgotten what its predecessor was told."""
+        known = self._outbox.epoch_of(peer)
+        if known is not None:
+            if known != epoch:
+                self._effects.append(DropLink(peer, "a link leads to one process, and it tells of two", blame=True))
+            return
         for relayed in self._relayed.values():
             if relayed.debt is not None and relayed.debt.peer == peer and relayed.debt.epoch != epoch:
                 self._drop_debt(relayed)

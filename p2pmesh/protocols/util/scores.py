@@ -1,9 +1,10 @@
 """What a peer's neighbours have been worth to it: one table of evidence for all its cores.
 
 After gossipsub's scores (v1.1, Vyzovitis et al. 2020), of which it keeps the parts that can't be had by waiting: first
-deliveries (P2), failures to deliver (P3b) and what nobody may send (P4). What speaks against a peer counts squared: one
-bad moment is soon outweighed, a habit is not. All of it is forgotten with a half-life, links or not, so that a peer
-does not come back clean by reconnecting.
+deliveries (P2), failures to deliver (P3b, with the threshold of P7), and what nobody may send (P4). What speaks against
+a peer counts squared, and one failure not at all, since it may have been the network between: a bad moment is soon
+outweighed, a habit is not. All of it is forgotten with a half-life, links or not, so that a peer does not come back
+clean by reconnecting.
 
 The score only ever counts against a peer: among links that may be given up, one below zero goes first. So a mesh of
 honest peers is as it would be without.
@@ -29,7 +30,9 @@ MOST_FIRST = 20.0
 FAILURE_WEIGHT = 2.0
 FAULT_WEIGHT = 10.0
 """What the square of failures and faults counts against deliveries: a network fails now and then, an honest program
-makes no faults. Four failures or two faults at once outweigh any credit."""
+makes no faults. Five failures or two faults at once outweigh any credit."""
+FORGIVEN = 1.0
+"""Failures that count for nothing: a partition is one of each peer beyond it."""
 
 Evidence: TypeAlias = Literal["first", "failures", "faults"]
 """Broadcasts that the peer brought before anybody else; that it fell silent, or did not send what it had announced;
@@ -52,7 +55,7 @@ class _Record:
 
     @property
     def score(self) -> float:
-        against = FAILURE_WEIGHT * self.failures**2 + FAULT_WEIGHT * self.faults**2
+        against = FAILURE_WEIGHT * max(0.0, self.failures - FORGIVEN) ** 2 + FAULT_WEIGHT * self.faults**2
         return min(self.first, MOST_FIRST) - against
 
 

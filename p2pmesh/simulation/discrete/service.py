@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Final, Protocol
 
 from p2pmesh.config import MeshConfig
@@ -73,6 +73,7 @@ class BareService:
         self._wall = wall
         self._presence: Presence | None = None
         self._lines: dict[int, Line] = {}
+        self._strangers: dict[int, Callable[[str], Iterable[str]]] = {}
         self._last_number = 0
         self._wakes_at = math.inf
         self.sent: int = 0
@@ -103,6 +104,7 @@ class BareService:
     def stop(self) -> None:
         """Take it down: all connections end at once."""
         self._presence = None
+        self._strangers.clear()
         lines, self._lines = self._lines, {}
         for line in lines.values():
             self._send_down(line, None)
@@ -115,6 +117,19 @@ class BareService:
     def snapshot_of(node: Client) -> dict[str, Any]:
         """Statistics of a node's connection."""
         return {"up": node.line is not None}
+
+    def stranger(self, address: str, first: str, answers: Callable[[str], Iterable[str]]) -> int:
+        """A client that is no node: it says `first`, and to whatever it hears what `answers` gives.
+
+        Returns the number of its connection.
+        """
+        self._last_number += 1
+        number = self._last_number
+        if self._presence is not None:
+            self._strangers[number] = answers
+            self._carry_out(self._presence.connected(number, address, self._net.now))
+            self._hear_stranger(number, first)
+        return number
 
     # --- what nodes do ------------------------------------------------------------------------------------------------
 
@@ -198,6 +213,14 @@ class BareService:
         self._net.mark(Mark.SERVICE, line.node.number, -1, "")
         self._carry_out(self._presence.received(line.number, text, self._net.now))
 
+    def _hear_stranger(self, number: int, text: str) -> None:
+        if self._presence is not None and number in self._strangers:
+            self._carry_out(self._presence.received(number, text, self._net.now))
+
+    def _tell_stranger(self, number: int, text: str) -> None:
+        for said in self._strangers[number](text) if number in self._strangers else ():
+            self._net.after(self._net.service_latency, self._hear_stranger, number, said)
+
     def _tell(self, line: Line, text: str | None) -> None:
         """A text arrives at the node; None for the connection's end."""
         node = line.node
@@ -249,8 +272,12 @@ class BareService:
                     line = self._lines.get(number)
                     if line is not None:
                         self._send_down(line, text)
+                    elif number in self._strangers:
+                        self._net.after(self._net.service_latency, self._tell_stranger, number, text)
                 case Close(number, _, _):
                     line = self._lines.pop(number, None)
+                    if self._strangers.pop(number, None) is not None and self._presence is not None:
+                        todo.extend(self._presence.disconnected(number, self._net.now))
                     if line is not None and self._presence is not None:
                         self._send_down(line, None)
                         todo.extend(self._presence.disconnected(number, self._net.now))

@@ -71,6 +71,8 @@ class Adversary(Enum):
     """Answers look-ups with its allies and peers that don't exist, and withholds the values that it is to hold."""
     FLUSHER = "flusher"
     """Floods tables with what is valid: broadcasts, of throw-away origins too, packets, directs, contacts, values."""
+    REPLAYER = "replayer"
+    """Keeps what it passes on, broadcasts and packets of others, and sends it again and again, to anybody, later."""
     BURNER = "burner"
     """Sends small frames that cause large work: histories, comparisons, searches, questions, news of bridges."""
     OFFERS = "offers"
@@ -177,10 +179,12 @@ _LIES: Final[dict[Adversary, Lies]] = {
     Adversary.DHT_LIAR: lies.DHT,
     Adversary.GRINDER: lies.ECLIPSE,
     Adversary.GHOST: lies.SILENCE,
+    Adversary.REPLAYER: lies.REPLAY,
 }
 _FLOODS: Final[dict[Adversary, tuple[Maker, ...]]] = {
     Adversary.FLOODER: (mischief.unasked,),
     Adversary.FLUSHER: mischief.FLUSH,
+    Adversary.REPLAYER: (mischief.replayed,),
     Adversary.BURNER: mischief.BURN,
     Adversary.OFFERS: (mischief.offer,),
 }

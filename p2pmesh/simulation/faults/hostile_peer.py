@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
+from collections import deque
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from attrs import Factory, define
 from msgspec import structs
@@ -17,6 +18,9 @@ from p2pmesh.wire.messages import Message
 from p2pmesh.wire.overlay import Packet
 from p2pmesh.wire.signaling import SignalingMessage
 
+CAPTURED: Final = 256
+"""Messages that are kept to play them again."""
+
 
 @define
 class Plot:
@@ -25,10 +29,12 @@ class Plot:
     Attributes:
       everybody: the ids of all peers that ever came.
       allies: those of the hostile ones.
+      captured: what of others some of them have passed on, to play it again.
     """
 
     everybody: list[PeerId] = Factory(list)
     allies: list[PeerId] = Factory(list)
+    captured: deque[Message] = Factory(lambda: deque(maxlen=CAPTURED))
 
     def victims(self) -> list[PeerId]:
         """The ids of all others."""

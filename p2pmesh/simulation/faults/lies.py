@@ -215,6 +215,14 @@ def _missed(message: Packet, peer: HostilePeer, _: PeerId) -> Message | None:
     return None
 
 
+# --- replay -----------------------------------------------------------------------------------------------------------
+
+
+def _captured(message: Gossip | Packet, peer: HostilePeer, _: PeerId) -> Message:
+    peer.plot.captured.append(message)
+    return message
+
+
 # --- the DHT ----------------------------------------------------------------------------------------------------------
 
 
@@ -285,4 +293,5 @@ ECLIPSE: Final[Lies] = {
     ),
     **DHT,
 }
+REPLAY: Final[Lies] = {Gossip: _captured, Packet: _captured}
 SILENCE: Final[Lies] = dict.fromkeys(Message.__args__, _nothing)

@@ -103,6 +103,11 @@ def direct(peer: HostilePeer, _: PeerId) -> Message:
     return Direct(id=name(peer.rng), payload="flood", encoding="text", timestamp=peer.wall_ms)
 
 
+def replayed(peer: HostilePeer, _: PeerId) -> Message:
+    """What somebody has passed on before, as it was."""
+    return peer.rng.choice(peer.plot.captured) if peer.plot.captured else Stabilise()
+
+
 def contact(peer: HostilePeer, to: PeerId) -> Message:
     """A throw-away peer's request for a contact record, with its own."""
     of = stranger(peer.rng)

@@ -1,8 +1,9 @@
-"""Ages and hop counts, which no signature covers: relays that lie about them, and peers whose clocks are wrong."""
+"""What no signature covers: relays that lie about ages, hops, sizes and answers, and peers whose clocks are wrong."""
 
 import math
 
 import pytest
+from msgspec import structs
 
 from p2pmesh.config import MeshConfig
 from p2pmesh.events import MessageFailed
@@ -239,6 +240,33 @@ def test_a_broadcast_that_is_refused_for_its_time_fails_for_the_clock_and_counts
     assert all("clock" in one.outcome.reason for one in sent)
 
 
+# --- sizes ------------------------------------------------------------------------------------------------------------
+
+
+def test_who_says_that_what_it_announces_is_huge_and_does_not_send_it_is_not_waited_for_long():
+    bare = Bare()
+    bare.up(ALICE, BOB, CAROL)
+    message_id = id_of(gossip())
+    bare.hear(ALICE, GossipIHave(ids=(message_id,), size=2**32 - 1))
+    assert [peers for peers, _ in bare.sent(GossipGraft)] == [(ALICE.peer_id,)]
+    bare.wait(0.1)
+    bare.hear(BOB, GossipIHave(ids=(message_id,), size=2))
+    bare.wait(0.5)
+    assert [peers for peers, _ in bare.sent(GossipGraft)] == [(BOB.peer_id,)]
+
+
+def test_where_all_say_so_the_largest_that_there_can_be_is_waited_for():
+    bare = Bare()
+    bare.up(ALICE, BOB)
+    message_id = id_of(gossip())
+    for neighbour in (ALICE, BOB):
+        bare.hear(neighbour, GossipIHave(ids=(message_id,), size=2**32 - 1))
+    bare.wait(7.9)
+    assert bare.sent(GossipGraft) == []
+    bare.wait(1)
+    assert [peers for peers, _ in bare.sent(GossipGraft)] == [(BOB.peer_id,)]
+
+
 # --- meshes with liars ------------------------------------------------------------------------------------------------
 
 LIARS = [Adversary.AGES, Adversary.HOPS]
@@ -266,3 +294,65 @@ def test_where_a_fifth_of_the_peers_lie_about_ways_all_others_get_every_broadcas
     assert missed == [0] * 10
     assert not net.delivery_log.twice
     assert all(one.reached <= one.count for one in sent)
+
+
+class Promises:
+    """Announces at once what it has, says of it what keeps others waiting for longest, and never sends it."""
+
+    value = "promises"
+
+    def lets_pass(self, frame, peer):
+        match frame.message:
+            case Gossip(data=data) if data.origin_peer_id != peer.peer_id:
+                word = GossipIHave(ids=(data.id,), size=2**32 - 1, offer=peer.rng.random() < 0.5)
+                peer.send_frame(frame.peers, word, urgent=True)
+                return False
+            case GossipIHave() as heard if heard.size < 2**32 - 1:
+                peer.send_frame(frame.peers, structs.replace(heard, size=2**32 - 1), urgent=True)
+                return False
+            case _:
+                return True
+
+    def twisted(self, message, peer):
+        return message
+
+    def act(self, peer):
+        """No more than that."""
+
+
+def last_deliveries(seed, lie):
+    """How long each of ten broadcasts took to reach all honest peers, if a fifth of the peers does this."""
+    net = BareNetwork(seed, config=MeshConfig(max_peers=5), conditions=Conditions(latency=Constant(0.05)))
+    for _ in range(30):
+        net.add()
+        net.run(0.1)
+    net.run(15)
+    liars = net.rng.sample(range(30), 6)
+    for number in liars:
+        net.turn_hostile(net.nodes[number], lie)
+    honest = [node for node in net.nodes if node.number not in liars]
+    sent, took = [], []
+    for _ in range(10):
+        one = net.publish(net.rng.choice(honest))
+        began = net.now
+        while net.now < began + 60 and not all(one.has(node.number) for node in honest if node.number != one.origin):
+            net.run(0.1)
+        sent.append(one)
+        took.append(net.now - began)
+    assert not net.delivery_log.twice
+    assert lie is Adversary.COUNTS or all(one.reached <= one.count for one in sent)
+    return took
+
+
+LIES = {
+    "acks": Adversary.ACKS,
+    "digests": Adversary.DIGESTS,
+    "counts": Adversary.COUNTS,
+    "promises": Promises(),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+@pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.simulation) for seed in range(2, 11))])
+def test_a_fifth_of_liars_does_no_more_harm_than_a_fifth_of_droppers(seed, lie):
+    assert max(last_deliveries(seed, LIES[lie])) <= 2 * max(last_deliveries(seed, Adversary.DROPPER)) + 1

@@ -252,3 +252,16 @@ def test_what_was_deleted_gives_way_to_one_more_publisher_under_a_full_key():
     assert [store.put(value("key", identity(number)), 0.0) for number in (2, 3)] == [StoreResult.NEW] * 2
     assert store.put(value("key", identity(4)), 0.0) is StoreResult.KEY_FULL
     assert store.publishers(key_id("key"), 0.0) == [identity(2).peer_id, identity(3).peer_id]
+
+
+def test_what_a_publisher_has_that_is_no_value_any_more_takes_no_room_from_its_values():
+    """A liar can make us remember for days what we replaced, so that must cost us nothing."""
+    store = RecordStore(ME, CONFIG, lambda now: now + 1.0)
+    for number in range(CONFIG.publisher_values):
+        kept = sign_record(
+            identity(1), key_id(f"old {number}"), b"x", 1000, 1.0, KademliaConfig(), NETWORK, kept=86_400.0
+        )
+        assert store.put(kept, 0.0) is StoreResult.NEW
+    assert store.put(value("new", identity(1)), 0.5) is StoreResult.PUBLISHER_FULL
+    assert store.put(value("new", identity(1)), 1.5) is StoreResult.NEW
+    assert len(store) == 1

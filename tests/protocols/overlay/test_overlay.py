@@ -40,6 +40,7 @@ from p2pmesh.protocols.notices import (
     RejectOffer,
     SetLinkPurpose,
 )
+from p2pmesh.protocols.overlay.admission import FOUND_A_PLACE
 from p2pmesh.protocols.overlay.dial_policy import HEDGE, ROOM_COMES
 from p2pmesh.protocols.overlay.passive_view import TRUST, PassiveView
 from p2pmesh.wire.messages import BRIDGE, LEAF, LONG, PINNED, RING, Goodbye, ReconnectionData
@@ -60,7 +61,22 @@ def test_who_has_no_link_dials_one_peer_and_the_next_if_that_takes_long():
     peer = Peer().found(0x10, 0x70, 0xA0)
     assert peer.dialed == [at(0xA0)]
     assert peer.wait(HEDGE - 0.1).dialed == []
-    assert peer.wait(0.1).dialed == [at(0x70)]
+    assert peer.wait(0.1).dialed == [at(0x10), at(0x70)]
+
+
+def test_without_a_link_those_named_are_tried_in_their_order_several_at_once_and_the_slots_are_not_held_up():
+    peer = Peer(max_peers=5).found(0x10, 0x20, 0xF0, 0x30, 0x70, 0xA0, 0xC0)
+    assert peer.dialed == [at(0xA0)]
+    assert peer.wait(HEDGE).dialed == [at(0x10), at(0x20), at(0xF0)]
+    assert peer.wait(HEDGE).dialed == [at(0x30), at(0x70)]  # in the last slot, and in that of the first
+    assert peer.up(0x20).links == [at(0x20)]
+
+
+def test_who_may_have_one_link_only_is_not_held_up_by_a_peer_that_does_not_answer():
+    peer = Peer(max_peers=1).found(0x70, 0x10)
+    assert peer.dialed == [at(0x70)]
+    assert peer.wait(2 * HEDGE - 0.1).dialed == []
+    assert peer.wait(0.1).dialed == [at(0x10)]
 
 
 def test_nothing_is_dialed_while_no_service_is_up():
@@ -90,6 +106,14 @@ def test_no_link_is_given_up_for_a_peer_that_was_only_named_or_just_lost():
     assert peer.links == [at(0x70), at(0xB0)]
     lost = Peer(max_peers=2).linked(0x70, 0x90).feed(LinkDown(at(0x90), "silent", 5.0)).found(0xB0).up(0xB0).wait(60)
     assert lost.links == [at(0x70), at(0xB0)]
+
+
+def test_no_link_and_no_offer_under_way_is_given_up_for_a_peer_that_a_service_says_has_joined():
+    peer = Peer(max_peers=2).linked(0x70, 0xB0).found(0x90, source="joined").wait(60)
+    assert peer.dialed == []
+    assert peer.links == [at(0x70), at(0xB0)]
+    offered_to = Peer(max_peers=2).linked(0xB0).feed(offered(0x70))
+    assert offered_to.found(0x90, source="bootstrap").dialed == []
 
 
 def test_the_rest_of_a_list_is_dialed_one_after_the_other_where_a_slot_is_free_but_no_link_is_given_up():
@@ -274,7 +298,8 @@ def test_an_isolated_newcomer_is_let_in_for_a_settled_link_off_the_ring_but_rare
     assert [drop.peer for drop in peer.feed(offered(0x20, links=0)).got(DropLink)] == [at(0x10)]
     peer.feed(LinkDown(at(0x10), "closed")).up(0x20)
     assert peer.feed(offered(0x30, links=0)).got(DropLink) == []  # the only link off the ring is young
-    assert [drop.peer for drop in peer.wait(11).feed(offered(0x30, links=0)).got(DropLink)] == [at(0x20)]
+    assert peer.wait(11).feed(offered(0x30, links=0)).got(DropLink) == []  # and is left to whom it was given
+    assert [drop.peer for drop in peer.wait(FOUND_A_PLACE).feed(offered(0x30, links=0)).got(DropLink)] == [at(0x20)]
 
 
 def test_an_isolated_newcomer_never_costs_a_link_on_the_ring():

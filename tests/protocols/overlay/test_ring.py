@@ -27,7 +27,7 @@ from p2pmesh.wire.fields import MAX_RING_LIST
 from p2pmesh.wire.messages import ReconnectionData
 from p2pmesh.wire.overlay import FindSuccessor, Neighbours, Stabilise, SuccessorFound
 from tests.harness.examples import examples
-from tests.harness.overlay import ALL, ME, Peer, at, finds, says
+from tests.harness.overlay import ALL, ME, Peer, at, finds, offered, says
 
 
 def searches(peer):
@@ -520,3 +520,11 @@ def test_whatever_comes_all_that_is_said_is_in_bounds(max_peers, events):
             assert ways == sorted(set(ways))
         assert ME not in peer.dialed
         assert peer.core.next_deadline() > peer.now - 1
+
+
+@pytest.mark.parametrize("row", ["successors", "predecessors"])
+def test_neighbours_may_know_the_ring_on_one_side_only(row):
+    peer = Peer(5).placed().linked(0x20, 0xC0)
+    for place in (0x20, 0xC0):
+        peer.hear(place, Neighbours(serial=2, **{row: getattr(says(place), row)}))
+    assert peer.feed(offered(0x82)).links

@@ -1224,6 +1224,19 @@ def test_no_input_raises_or_passes_a_bound(script):
     assert bare.core.snapshot()["own"] == bare.core.snapshot()["relayed"] == 0
 
 
+def test_a_neighbour_is_one_process_as_long_as_its_link_lasts():
+    """Who said it is another one again and again had all that is counted looked through each time."""
+    bare = Bare()
+    bare.up(ALICE, BOB)
+    bare(ChildrenAdded("m", A, (B,), 60.0, origin=ROOT))
+    bare.hear(A, GossipReceipts(epoch=EPOCH_OF_PEERS))
+    assert bare.effects == []
+    bare.hear(A, GossipReceipts(epoch=EPOCH_OF_PEERS + 1))
+    assert bare.blamed() == [A]
+    bare.says(B, 1)
+    assert bare.receipts() == [(A, 2, True)], "it is the parent until its link ends"
+
+
 # --- evidence: what neighbours have by another way --------------------------------------------------------------------
 
 
