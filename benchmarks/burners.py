@@ -36,7 +36,8 @@ from p2pmesh.protocols.core import DropLink, Emit, Notify, Reply, SendFrame
 from p2pmesh.protocols.inputs import InboxRead, LinkDown, LinkUp, Publish, Received, RemotePeer, Subsystem
 from p2pmesh.protocols.routing.packets import signed
 from p2pmesh.protocols.routing.sealed_box import contact_of
-from p2pmesh.protocols.wiring import OWNERS, audience_of, build_cores
+from p2pmesh.protocols.util.limits import FRAME, READ, Payment, WorkBudget
+from p2pmesh.protocols.wiring import OWNERS, SELDOM, audience_of, build_cores
 from p2pmesh.wire.codec import decode, encode
 from p2pmesh.wire.messages import (
     Description,
@@ -176,8 +177,6 @@ KINDS: dict[str, Callable[[Maker], Message]] = {
     "the same broadcast": lambda make: make.broadcast(true=True),
     "false broadcasts": lambda make: make.broadcast(true=False),
 }
-SELDOM = {"stabilise"}
-"""Kinds that the reader of a link counts, not a core: measured with `--links` only."""
 
 
 # --- the cores alone --------------------------------------------------------------------------------------------------
@@ -195,6 +194,8 @@ class Victim:
         self.bytes_out = 0
         self.read = 0
         self.cut: set[PeerId] = set()
+        self.reader = WorkBudget(2 * config.max_peers, config.work.links)
+        self.unread_until: dict[PeerId, float] = {}
         self.ids: list[str] = []
         self.evils = [Identity.from_seed(bytes([number + 1]) * 32) for number in range(neighbours)]
         for evil in self.evils:
@@ -210,6 +211,10 @@ class Victim:
         """Take a frame of a neighbour."""
         begun = time.thread_time()
         message = decode(frame)
+        if type(message) in SELDOM:  # as the reader of a link does
+            units = FRAME + len(frame) / READ
+            if self.reader.spend(evil.peer_id, units, self.now) is not Payment.NOW:
+                self.unread_until[evil.peer_id] = self.now + units / self.reader.rate
         owner = OWNERS.get(type(message))  # type: ignore[arg-type]
         if owner is not None:
             self.feed(Received(evil.peer_id, message), owner)  # type: ignore[arg-type]
@@ -275,6 +280,8 @@ def flood_cores(kind: str, rate: int, neighbours: int, seconds: float) -> dict[s
             if away.pop(evil.peer_id, None) is not None:
                 victim.link(evil)
             for number in range(int(turn * step * rate), int((turn + 1) * step * rate)):
+                if victim.unread_until.get(evil.peer_id, 0.0) > victim.now:
+                    break  # what it sends waits at its own end
                 victim.hear(evil, pool[number % POOL])
                 bytes_in += len(pool[number % POOL])
                 sent += 1

@@ -438,7 +438,7 @@ class WorkConfig:
     """
 
     links: float = _number(0.03, low=0.001)
-    """Frames that come to nothing, and packets without a frame in them."""
+    """Frames that come to nothing, and reading those that seldom come: searches, announcements, comparisons."""
     routing: float = _number(0.09, low=0.001)
     """Packets: those to pass on, and those for us."""
     broadcast: float = _number(0.08, low=0.001)

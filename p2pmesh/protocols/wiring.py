@@ -100,9 +100,9 @@ OWNERS: Mapping[type[Message], Subsystem | None] = {
 
 SELDOM: frozenset[type[Message]] = frozenset(
     kind for kind, owner in OWNERS.items() if owner in {None, Subsystem.OVERLAY, Subsystem.ISLANDS}
-)
+) | {GossipIHave, GossipGraft, *_REPAIR}
 """Messages that neighbours send a few of in a second, or that say nothing to us: the reader of the link counts them.
-The other cores count what comes to nothing themselves."""
+What the others cost, and what these cost beyond being read, their cores count themselves."""
 
 
 def audience_of(event: Input) -> tuple[Subsystem, ...]:

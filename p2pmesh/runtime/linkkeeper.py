@@ -46,7 +46,7 @@ from p2pmesh.protocols.inputs import (
     Unsent,
 )
 from p2pmesh.protocols.notices import Input
-from p2pmesh.protocols.util.limits import BYTES, FRAME, Payment, WorkBudget
+from p2pmesh.protocols.util.limits import FRAME, READ, Payment, WorkBudget
 from p2pmesh.protocols.wiring import SELDOM
 from p2pmesh.wire.codec import decode, encode
 from p2pmesh.wire.messages import Description, Direct, Facts, IceCandidate, Message, Unknown
@@ -410,7 +410,7 @@ class LinkKeeper:
     async def _hand_up(self, link: Link, frame: bytes, rate: _Pace) -> None:
         message = self._parse(link, frame)
         if message is None or type(message) in SELDOM:
-            await self._pay(link.peer.peer_id, FRAME + len(frame) / BYTES)
+            await self._pay(link.peer.peer_id, FRAME + len(frame) / READ)
         if message is not None:
             await self._deliver(link.peer.peer_id, message)
         until = rate.next_turn(trio.current_time())

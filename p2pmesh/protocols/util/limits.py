@@ -299,6 +299,8 @@ FRAME: Final = 50.0
 """Units that any frame costs to be brought here and looked at, be it for nothing."""
 BYTES: Final = 50.0
 """Bytes that cost one unit to be made and sent."""
+READ: Final = 20.0
+"""Bytes of a list of ids that cost one unit to be parsed."""
 BURST: Final = 3.0
 """Seconds of an allowance that may be spent at once: what an honest neighbour asks for comes in bursts."""
 LEAST: Final = 1000.0
