@@ -6,7 +6,10 @@ Times are seconds, sizes are bytes. Make variants with `attrs.evolve`.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from hashlib import sha256
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
+from typing import TypeAlias
 
 import attrs
 from attrs import field, frozen
@@ -16,7 +19,7 @@ from p2pmesh.checks import number_field as _number
 from p2pmesh.errors import ConfigError
 from p2pmesh.ice_servers import IceServer as IceServer
 from p2pmesh.ice_servers import IceServersLike as IceServersLike
-from p2pmesh.ice_servers import ice_servers_of
+from p2pmesh.ice_servers import ice_servers_of, ice_urls_of
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -39,6 +42,22 @@ def network_of(room: str, key: bytes = b"") -> bytes:
     return sha256(b"p2pmesh network v1\0" + fields).digest()[:16]
 
 
+IPAddress: TypeAlias = IPv4Address | IPv6Address
+AllowAddresses: TypeAlias = tuple[IPv4Network | IPv6Network, ...] | Callable[[IPAddress], bool] | None
+
+
+def _allow_addresses(value: object) -> AllowAddresses:
+    if value is None or callable(value):
+        return value
+    try:
+        return tuple(ip_network(one) for one in ((value,) if isinstance(value, str) else value))  # type: ignore[attr-defined]
+    except (TypeError, ValueError):
+        raise ConfigError(
+            "LinkConfig.allow_addresses are networks such as 10.0.0.0/8, or a function of an address, not"
+            f" {value!r:.60}"
+        ) from None
+
+
 @frozen(kw_only=True)
 class LinkConfig:
     """Links to neighbours."""
@@ -53,6 +72,13 @@ class LinkConfig:
     allow_unverified: bool = flag_field(default=False)
     """Link to peers that can't prove their id, such as the original's. Off: else a lying signaling server could drop
     the proofs of two verified peers and put itself between them."""
+    allow_addresses: AllowAddresses = field(default=None, converter=_allow_addresses)
+    """Addresses of peers that anything is sent to: networks, or a function of an `ipaddress` address. By default all
+    but loopback, unless a service or nothing else is reached over it, and link-local ones of networks that this machine
+    is not in. Multicast, broadcast and reserved addresses and ports below 1024 are never taken."""
+    relay_only: bool = flag_field(default=False)
+    """For privacy: peers learn the addresses of TURN servers only, and all data goes through these. Needs one in
+    `ice_servers`."""
     connect_timeout: float = _number(15.0, low=0.1)
     """For one attempt, offer to open channel; the original's transports use 15 s."""
     close_timeout: float = _number(2.0, low=0.01)
@@ -90,6 +116,12 @@ class LinkConfig:
     """A link whose outbox stays full this long is given up."""
     frames_per_second: float = _number(20_000.0, low=1)
     """A neighbour that sends more is read more slowly, which its credit makes it feel."""
+
+    def __attrs_post_init__(self) -> None:
+        if self.relay_only and not any(url.kind == "turn" for url in ice_urls_of(self.ice_servers)):
+            raise ConfigError(
+                "LinkConfig.relay_only needs a TURN server in LinkConfig.ice_servers, such as turn:host:3478"
+            )
 
 
 @frozen(kw_only=True)
@@ -333,8 +365,8 @@ class KademliaConfig:
     lookups: int = _number(32, low=1)
     """Lookups of the application at once; more wait."""
     quorum: int = _number(3, low=1)
-    """A `get` ends once so many peers gave a value of the publisher, and takes the newest of theirs: one of them may be
-    out of date. If any publisher will do, once so many more put one publisher first than any other."""
+    """A `get` ends once so many peers gave the publisher's newest value: some may be out of date. If any publisher will
+    do, once so many more put one publisher first than any other."""
     contact_lasts: float = _number(300.0, low=1)
     """A peer that is no neighbour and was not heard of for so long is no contact any more: those next to it know."""
     republish: float = _number(3600.0, low=1)

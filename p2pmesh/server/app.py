@@ -16,6 +16,7 @@ from __future__ import annotations
 import itertools
 import logging
 import math
+import os
 import random
 import ssl
 import time
@@ -29,8 +30,10 @@ from attrs import field, frozen
 
 from p2pmesh.checks import in_trio, instance, number, shown, text
 from p2pmesh.errors import ConfigError
+from p2pmesh.keyspace import is_peer_id
 from p2pmesh.protocols.util.limits import RateLimiter, TokenBucket
 from p2pmesh.server.addresses import Address, Networks, Places, counted_as, read_address
+from p2pmesh.server.bans import Bans, ban_of
 from p2pmesh.server.config import ServerConfig
 from p2pmesh.server.http import (
     BadRequest,
@@ -73,6 +76,7 @@ class SignalingServer:
     url: str
     """What a client on this machine opens: `ws://...`, or `wss://...`."""
     _snapshot: Callable[[], dict[str, Any]] = field(repr=False)
+    _sockets: _Sockets = field(repr=False)
     status_url: str | None = None
     """Where `/healthz` and `/metrics` are: `http://...`, or `https://...`."""
 
@@ -80,17 +84,64 @@ class SignalingServer:
         """Statistics that JSON can carry."""
         return self._snapshot()
 
+    @property
+    def bans(self) -> tuple[str, ...]:
+        """Ids and networks that are kept out."""
+        return tuple(self._sockets.bans)
+
+    def kick(self, *, peer_id: str | None = None, address: str | None = None) -> int:
+        """Close connections at once: those that hold this id, or that come from this address or network.
+
+        They may come again. Returns how many there were.
+
+        Raises:
+          ConfigError: if it is not exactly one of the two, or is malformed.
+        """
+        return self._sockets.kick(ban_of(peer_id, address))
+
+    def ban(self, *, peer_id: str | None = None, address: str | None = None) -> int:
+        """Keep an id, or an address or network, out until `unban`, and close the connections that are there.
+
+        An id costs nothing to make: against a stranger ban the address, or allow ids (`ServerConfig.allow_ids`). Bans
+        outlast the server if `open_signaling_server` was given `bans`. Returns how many connections were closed.
+
+        Raises:
+          ConfigError: if it is not exactly one of the two, or is malformed.
+          OSError: if the file of bans can't be written; the ban holds until the server is closed.
+        """
+        ban = ban_of(peer_id, address)
+        closed = self._sockets.kick(ban)
+        self._sockets.bans.add(ban)
+        return closed
+
+    def unban(self, *, peer_id: str | None = None, address: str | None = None) -> bool:
+        """Lift a ban, in the words in which it was made. Returns whether there was one.
+
+        Raises:
+          ConfigError: if it is not exactly one of the two, or is malformed.
+          OSError: if the file of bans can't be written.
+        """
+        return self._sockets.bans.remove(ban_of(peer_id, address))
+
 
 class _Sockets:
     """Brings clients and `Presence` together."""
 
     def __init__(
-        self, config: ServerConfig, tls: ssl.SSLContext | None, pages: Mapping[str, Page], *, status_apart: bool = False
+        self,
+        config: ServerConfig,
+        tls: ssl.SSLContext | None,
+        pages: Mapping[str, Page],
+        bans: Bans | None = None,
+        *,
+        status_apart: bool = False,
     ) -> None:
         self._config = config
         self._tls = tls
-        self._presence = Presence(config, random.Random(), _wall)
+        self.bans: Bans = bans or Bans(config)
+        self._presence = Presence(config, random.Random(), _wall, self.bans.may_join)
         self._clients: dict[int, WebSocket] = {}
+        self._addresses: dict[int, Address | None] = {}
         self._numbers = itertools.count(1)
         rates = RateLimiter(config.remembered_addresses, config.connects_per_second, config.connect_burst)
         self._connections = Places(
@@ -121,6 +172,7 @@ class _Sockets:
             "connections": self._connections.taken,
             "backlog": self._backlog.unread + self._backlog.unfinished,
             "refused": self._refused,
+            "banned": self.bans.turned_away,
             "dropped": dict(sorted(self._dropped.items())),
             "failures": dict(sorted(self._failures.items())),
         }
@@ -149,6 +201,14 @@ class _Sockets:
         while self._clients:
             self._left = trio.Event()
             await self._left.wait()
+
+    def kick(self, whom: str) -> int:
+        """Close the clients of an id or a network; gives how many."""
+        networks = Networks(() if is_peer_id(whom) else (whom,))
+        numbers = {number for number, address in self._addresses.items() if address in networks}
+        orders = self._presence.kick(lambda number, peer: number in numbers or peer == whom)
+        self._carry_out(orders)
+        return sum(isinstance(order, Close) for order in orders)
 
     def accept_failed(self, error: Exception) -> None:
         """The system has no descriptor or no memory for one more connection."""
@@ -203,7 +263,7 @@ class _Sockets:
         if scope.cancelled_caught:
             raise _TurnedAway
         if client is not None:
-            await self._serve_client(client, guest.name)
+            await self._serve_client(client, guest)
             with trio.move_on_after(self._config.close_timeout):
                 await _aclose(stream)
 
@@ -220,6 +280,7 @@ class _Sockets:
                 guest.speaks_for(customer(proxy, request, self._proxies), by_rate=True)
             if wants_websocket(request):
                 accepted = accept_upgrade(request)
+                self._check_address(guest.address)
                 check_origin(request, hosts(request, forwarded=proxy is not None), self._config.allowed_origins)
                 return WebSocket(stream, tcp, self._config, self._backlog, accepted, http.leftovers())
             response = answer(request, self._pages)
@@ -233,6 +294,10 @@ class _Sockets:
         await self._respond(http, tcp, response)
         await _aclose(stream)
         return None
+
+    def _check_address(self, address: Address | None) -> None:
+        if not self.bans.may_connect(address):
+            raise BadRequest(Response(403, b"this address may not connect\n"))
 
     async def _respond(self, http: HttpConnection, tcp: trio.SocketStream, response: Response) -> None:
         """Answer, and wait for the client to end: what is closed with bytes unread loses the last ones it sent."""
@@ -251,9 +316,10 @@ class _Sockets:
         await stream.do_handshake()
         return stream
 
-    async def _serve_client(self, client: WebSocket, address: str) -> None:
-        number = next(self._numbers)
+    async def _serve_client(self, client: WebSocket, guest: _Guest) -> None:
+        number, address = next(self._numbers), guest.name
         self._clients[number] = client
+        self._addresses[number] = guest.address
 
         def on_message(message: bytes) -> None:
             self._carry_out(self._presence.received(number, message, trio.current_time()))
@@ -264,7 +330,7 @@ class _Sockets:
                 client.close(_GOING_AWAY, "server shutting down")
             await client.run(on_message)
         finally:
-            del self._clients[number]
+            del self._clients[number], self._addresses[number]
             self._left.set()
             if client.dropped is not None:
                 self._dropped[client.dropped] += 1
@@ -342,6 +408,7 @@ async def open_signaling_server(
     tls: ssl.SSLContext | None = None,
     pages: Mapping[str, Page] | None = None,
     status: tuple[str, int] | None = None,
+    bans: str | os.PathLike[str] | None = None,
 ) -> AsyncGenerator[SignalingServer]:
     """Run a signaling server while the block does.
 
@@ -353,6 +420,7 @@ async def open_signaling_server(
       tls: with a certificate loaded, to serve `wss` and `https`.
       pages: more pages for the port, by path, beside `/healthz` and `/metrics`.
       status: host and port of their own for `/healthz` and `/metrics`, which the first port does not have then.
+      bans: a file that keeps what `SignalingServer.ban` says, an id or a network on each line; made if it is not there.
 
     Raises:
       ConfigError: if an argument makes no sense.
@@ -368,7 +436,7 @@ async def open_signaling_server(
         instance("tls", tls, ssl.SSLContext)
     if status is not None and (not isinstance(status, tuple) or len(status) != 2):
         raise ConfigError(f"status must be a tuple of a host and a port, not {shown(status)}")
-    sockets = _Sockets(config, tls, pages, status_apart=status is not None)
+    sockets = _Sockets(config, tls, pages, Bans(config, bans), status_apart=status is not None)
     async with AsyncExitStack() as unless_serving:
         listeners = await _listeners(host, port, unless_serving)
         status_listeners = [] if status is None else await _listeners(*status, unless_serving)
@@ -377,7 +445,7 @@ async def open_signaling_server(
     url = _url("ws", address, port, tls=tls is not None)
     status_address = (status_listeners or listeners)[0].socket.getsockname()[:2]
     status_url = _url("http", *status_address, tls=tls is not None)
-    server = SignalingServer(address, port, url, sockets.snapshot, status_url)
+    server = SignalingServer(address, port, url, sockets.snapshot, sockets, status_url)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(sockets.keep_house, name="signaling server: time-outs")
         services = [(listener, sockets.serve) for listener in listeners]

@@ -12,6 +12,7 @@ from attrs import field, frozen
 from p2pmesh.checks import number_field as _number
 from p2pmesh.checks import text
 from p2pmesh.errors import ConfigError
+from p2pmesh.keyspace import is_peer_id
 from p2pmesh.server.addresses import Networks
 from p2pmesh.wire.signaling import MAX_BOOTSTRAP, MAX_TOKEN
 
@@ -58,6 +59,11 @@ class ServerConfig:
     allowed_origins: tuple[str, ...] = _texts()
     """Pages of other hosts that may connect, as `https://app.example`; `*` for all. A browser says where its page is
     from; pages of the host that it connects to always may, and so may what is no browser and says nothing."""
+
+    allow_ids: tuple[str, ...] = _texts()
+    """Peer ids that may join, each by a signed join; empty for all."""
+    allow_networks: tuple[str, ...] = _texts()
+    """Addresses and networks that clients may come from; empty for all. `/healthz` and `/metrics` are for all."""
 
     proxy_headers: tuple[str, ...] = _texts("127.0.0.1", "::1")
     """Addresses and networks of reverse proxies, whose `X-Forwarded-For` and `Forwarded` headers are believed: limits
@@ -128,6 +134,10 @@ class ServerConfig:
     """For closing handshakes, of one client or of all at shutdown; after that they are cut."""
 
     def __attrs_post_init__(self) -> None:
+        Networks(self.allow_networks, "ServerConfig.allow_networks")
+        for peer in self.allow_ids:
+            if not is_peer_id(peer):
+                raise ConfigError(f"ServerConfig.allow_ids are 40 lower-case hexadecimal digits, not {peer!r:.60}")
         Networks(self.proxy_headers, "ServerConfig.proxy_headers")
         Networks(self.proxy_protocol, "ServerConfig.proxy_protocol")
         for origin in self.allowed_origins:

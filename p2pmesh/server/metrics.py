@@ -31,6 +31,8 @@ _COUNTERS = {
     "received": "Messages received",
     "sent": "Messages sent",
     "closed": "Connections closed by this server's decision",
+    "kicked": "Of these, by the server's owner",
+    "banned": "Connections and joins turned away by a ban or for want of a place in the lists of those allowed",
     "refused": "Connections turned away before they spoke",
 }
 _LABELLED = {

@@ -35,6 +35,7 @@ from __future__ import annotations
 import hmac
 import random
 from collections import Counter, OrderedDict
+from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 
 import msgspec
@@ -119,10 +120,18 @@ class Presence:
       config: its limits.
       rng: for jitter.
       wall: the wall time of a monotonic instant, which signed joins are measured by.
+      may_join: whether an id may join, as the owner of the server says.
     """
 
-    def __init__(self, config: ServerConfig, rng: random.Random, wall: WallClock) -> None:
+    def __init__(
+        self,
+        config: ServerConfig,
+        rng: random.Random,
+        wall: WallClock,
+        may_join: Callable[[PeerId], bool] = lambda peer: True,
+    ) -> None:
         self._config = config
+        self._may_join = may_join
         self._rng = rng
         self._wall = wall
         self._clients: dict[int, _Client] = {}
@@ -215,8 +224,19 @@ class Presence:
             "relayed": self._counts["relayed"],
             "undelivered": self._counts["undelivered"],
             "closed": self._counts["closed"],
+            "kicked": self._counts["kicked"],
             "errors": dict(sorted(self._errors.items())),
         }
+
+    # --- what the owner says ------------------------------------------------------------------------------------------
+
+    def kick(self, is_meant: Callable[[int, PeerId], bool]) -> list[Order]:
+        """Close the clients that this is true of: their number, and the id that they hold."""
+        for client in list(self._clients.values()):
+            if not client.closing and is_meant(client.number, client.peer):
+                self._counts["kicked"] += 1
+                self._close(client, CLOSE_POLICY, "kicked")
+        return self._take()
 
     # --- messages -----------------------------------------------------------------------------------------------------
 
@@ -289,6 +309,8 @@ class Presence:
         refusal = self._refuse_token(client, join, now)
         if refusal is not None:
             return refusal
+        if not self._may_join(join.peer_id) or (self._config.allow_ids and join.timestamp is None):
+            return Refusal("bad_join", "This server does not let this id in, or not without a signed join.")
         room = self._rooms.get(join.room or "")
         holder = self._holder(room, join.peer_id)
         if join.timestamp is not None:

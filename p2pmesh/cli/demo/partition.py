@@ -18,7 +18,7 @@ from p2pmesh.errors import TransportError
 from p2pmesh.keyspace import PeerId
 from p2pmesh.links.link import Attempt
 from p2pmesh.links.webrtc.carrier import WebRTCCarrier
-from p2pmesh.links.webrtc.dialer import WebRTCDialer
+from p2pmesh.links.webrtc.dialer import Intake, WebRTCDialer
 from p2pmesh.links.webrtc.server_pool import Gathering
 from p2pmesh.transports.registry import make_transports
 from p2pmesh.transports.transport import Connection, Transport
@@ -52,9 +52,10 @@ class CutDialer(WebRTCDialer):
         kind: Literal["offer", "answer"],
         carrier: WebRTCCarrier,
         describe: Callable[[Gathering], Awaitable[str]],
+        intake: Intake,
     ) -> Attempt:
         self._far[carrier] = peer
-        attempt = await super()._begin(peer, kind, carrier, describe)
+        attempt = await super()._begin(peer, kind, carrier, describe, intake)
         if carrier in self._far:
             self._apply(carrier)  # whose sockets are open now, and whose addresses nobody knows yet
         return attempt

@@ -55,7 +55,9 @@ class DtlsTransport(RTCDtlsTransport):
         return self._state is DtlsState.CONNECTED and is_done
 
 
-def tune(connection: aiortc.RTCPeerConnection, loop: LinkLoop, gathering: Gathering) -> IceConnection | None:
+def tune(
+    connection: aiortc.RTCPeerConnection, loop: LinkLoop, gathering: Gathering, *, relay_only: bool = False
+) -> IceConnection | None:
     """Re-class the parts of a connection that has its data channel transport but has not gathered candidates yet.
 
     Gives its ICE agent; None if aiortc serves as it is.
@@ -68,6 +70,8 @@ def tune(connection: aiortc.RTCPeerConnection, loop: LinkLoop, gathering: Gather
     stock.__class__ = IceConnection
     ice = cast("IceConnection", stock)
     ice.loop, ice.gathering = loop, gathering
+    if relay_only:
+        ice._transport_policy = aioice.ice.TransportPolicy.RELAY
     connection.sctp.__class__ = SctpTransport
     cast("SctpTransport", connection.sctp).tune(loop)
     if type(connection.sctp.transport) is RTCDtlsTransport:
@@ -84,6 +88,8 @@ _ICE_METHODS = {
     "_unfreeze_initial": ["self"],
     "check_incoming": ["self", "message", "addr", "protocol"],
     "_check_periodic": ["self"],
+    "check_start_task": ["self", "pair"],
+    "check_start": ["self", "pair"],
     "_check_list_maybe_complete": ["self"],
     "_check_list_maybe_fail": ["self"],
     "_remote_candidates_expected": ["self"],
@@ -103,6 +109,7 @@ _ICE_STATE = (
     "_queue",
     "_protocols",
     "_closed",
+    "_transport_policy",
 )
 _SCTP_METHODS = {
     "_receive_data_chunk": ["self", "chunk"],

@@ -27,7 +27,6 @@ from p2pmesh.links.webrtc.event_loop import LinkLoop, Owner, owner_of_context
 from p2pmesh.links.webrtc.ice_patch import UNREACHABLE, IceConnection
 from p2pmesh.links.webrtc.sctp_patch import SctpTransport
 from p2pmesh.links.webrtc.server_pool import Gathering
-from p2pmesh.wire.fields import MAX_CANDIDATES
 
 logger: Final = logging.getLogger(__name__)
 
@@ -64,7 +63,6 @@ class WebRTCCarrier(Carrier):
         self._early_bytes = 0
         self._is_closing = False
         self._has_ended = False
-        self._trickled = 0
         self._early_candidates: list[str] = []
         self.error: LinkError | None = None
         self.tasks: set[asyncio.Task[Any]] = set()
@@ -117,11 +115,10 @@ class WebRTCCarrier(Carrier):
             await self._run(self._add(connection, candidate))
 
     async def take_candidate(self, candidate: str) -> None:
-        """Try an address of the peer's too, up to a number of them."""
+        """Try an address of the peer's too."""
         connection = self._connection
-        if connection is None or self._trickled >= MAX_CANDIDATES:
+        if connection is None:
             return
-        self._trickled += 1
         if connection.remoteDescription is None:
             self._early_candidates.append(candidate)
         else:
@@ -144,7 +141,7 @@ class WebRTCCarrier(Carrier):
     async def _make_offer(self, gathering: Gathering) -> str:
         connection = self._new_connection()
         self._use(connection.createDataChannel(secrets.token_hex(20)))
-        self._ice = tune(connection, self.loop, gathering)
+        self._tune(connection, gathering)
         await connection.setLocalDescription(await connection.createOffer())
         return connection.localDescription.sdp
 
@@ -152,9 +149,14 @@ class WebRTCCarrier(Carrier):
         connection = self._new_connection()
         connection.on("datachannel", self._on_channel)
         await connection.setRemoteDescription(aiortc.RTCSessionDescription(offer, "offer"))
-        self._ice = tune(connection, self.loop, gathering)
+        self._tune(connection, gathering)
         await connection.setLocalDescription(await connection.createAnswer())
         return connection.localDescription.sdp
+
+    def _tune(self, connection: aiortc.RTCPeerConnection, gathering: Gathering) -> None:
+        self._ice = tune(connection, self.loop, gathering, relay_only=self._config.relay_only)
+        if self._ice is None and self._config.relay_only:
+            raise AttemptFailed("this version of aiortc is not known, so LinkConfig.relay_only can't be kept")
 
     def _new_connection(self) -> aiortc.RTCPeerConnection:
         self._connection = aiortc.RTCPeerConnection(aiortc.RTCConfiguration(iceServers=[]))

@@ -23,6 +23,7 @@ from p2pmesh.errors import MeshError, RemoteProtocolError
 from p2pmesh.keyspace import PeerId, short
 from p2pmesh.links.link import Attempt, AttemptFailed, Dialer, Link
 from p2pmesh.links.session_link import SessionLink
+from p2pmesh.links.webrtc.address_policy import MAX_TAKEN, AddressPolicy
 from p2pmesh.links.webrtc.carrier import SDP_ERRORS, WebRTCCarrier
 from p2pmesh.links.webrtc.event_loop import LinkLoop, open_link_loop, refuse_other_loops
 from p2pmesh.links.webrtc.server_pool import Gathering, ServerPool
@@ -36,17 +37,45 @@ MAX_PREFERRED = 4
 logger: Final = logging.getLogger(__name__)
 
 
+class Intake:
+    """The candidates that are taken of one peer: its description's, and those that it trickles."""
+
+    def __init__(self, policy: AddressPolicy) -> None:
+        self._policy = policy
+        self._taken = 0
+
+    def of(self, description: Description) -> Description:
+        """The description with those candidates that are taken."""
+        chosen = self._policy.choose(description.candidates, MAX_TAKEN - self._taken)
+        self._taken += len(chosen)
+        is_all = len(chosen) == len(description.candidates)
+        return structs.replace(description, candidates=chosen, complete=description.complete and is_all)
+
+    def takes(self, candidate: IceCandidate) -> bool:
+        """Whether this one is taken, too."""
+        is_taken = self._taken < MAX_TAKEN and self._policy.takes(candidate)
+        self._taken += is_taken
+        return is_taken
+
+
 class WebRTCAttempt(Attempt):
     """A connection that is being set up."""
 
     def __init__(
-        self, peer_id: PeerId, description: Description, carrier: WebRTCCarrier, config: LinkConfig, max_frame: int
+        self,
+        peer_id: PeerId,
+        description: Description,
+        carrier: WebRTCCarrier,
+        config: LinkConfig,
+        max_frame: int,
+        intake: Intake,
     ) -> None:
         self._peer_id = peer_id
         self._description = description
         self._carrier: WebRTCCarrier | None = carrier
         self._config = config
         self._max_frame = max_frame
+        self._intake = intake
         self._feeding = trio.Lock()
 
     @property
@@ -62,10 +91,10 @@ class WebRTCAttempt(Attempt):
             if self._carrier is None:
                 return
             if isinstance(signal, IceCandidate):
-                await self._try(write_candidate(signal))
+                await self._try(write_candidate(signal) if self._intake.takes(signal) else None)
             elif self._description.is_offer:
                 try:
-                    await self._carrier.take_answer(write_sdp(signal))
+                    await self._carrier.take_answer(write_sdp(self._intake.of(signal)))
                 except SDP_ERRORS as error:
                     raise AttemptFailed(f"the answer can't be used: {_kind(error)}") from error
 
@@ -160,11 +189,16 @@ class WebRTCDialer(Dialer):
 
     async def offer(self, peer: PeerId) -> Attempt:
         carrier = self._new_carrier()
-        return await self._begin(peer, "offer", carrier, carrier.make_offer)
+        return await self._begin(peer, "offer", carrier, carrier.make_offer, self._intake())
 
     async def answer(self, peer: PeerId, offer: Description) -> Attempt:
         carrier = self._new_carrier()
-        return await self._begin(peer, "answer", carrier, partial(carrier.make_answer, write_sdp(offer)))
+        intake = self._intake()
+        sdp = write_sdp(intake.of(offer))
+        return await self._begin(peer, "answer", carrier, partial(carrier.make_answer, sdp), intake)
+
+    def _intake(self) -> Intake:
+        return Intake(AddressPolicy(self._config, local=self._preferred))
 
     async def _begin(
         self,
@@ -172,6 +206,7 @@ class WebRTCDialer(Dialer):
         kind: Literal["offer", "answer"],
         carrier: WebRTCCarrier,
         describe: Callable[[Gathering], Awaitable[str]],
+        intake: Intake,
     ) -> Attempt:
         async with AsyncExitStack() as unless_begun:
             unless_begun.push_async_callback(carrier.aclose)
@@ -191,7 +226,7 @@ class WebRTCDialer(Dialer):
         # One is enough, and browsers make no other: aiortc adds two longer ones.
         fingerprints = tuple(one for one in facts.fingerprints if one.hash == "sha-256")
         facts = structs.replace(facts, fingerprints=fingerprints, complete=not carrier.is_gathering)
-        return WebRTCAttempt(peer, facts, carrier, self._config, self._max_frame)
+        return WebRTCAttempt(peer, facts, carrier, self._config, self._max_frame, intake)
 
     def _new_carrier(self) -> WebRTCCarrier:
         if self._loop is None:

@@ -30,6 +30,7 @@ import trio
 import trio_asyncio
 
 from p2pmesh.errors import ConfigError
+from p2pmesh.links.webrtc.address_policy import CheckBudget, check_budget
 
 if TYPE_CHECKING:
     StockLoop = asyncio.SelectorEventLoop
@@ -77,6 +78,8 @@ class LinkLoop(StockLoop):
     """trio-asyncio's loop with owners. Made from a running stock loop, by `open_link_loop`."""
 
     is_fast = False
+    checks: CheckBudget
+    """Of ICE, for all links of this run."""
     datagrams_dropped: int = 0
     """Datagrams from anybody that were malformed, or not the peer's."""
 
@@ -399,6 +402,7 @@ async def open_link_loop() -> AsyncGenerator[LinkLoop]:
             logger.warning("this version of trio-asyncio is not known: links will be slower")
             stock.__class__ = LinkLoop
         stock.own()
+        stock.checks = check_budget()
         yield cast("LinkLoop", stock)
 
 

@@ -4,7 +4,8 @@
 local addresses those come first that have proven good, and no more than `MAX_ADDRESSES` are used.
 
 **Checks** begin with the pairs that are likely to work, and there are never more than `MAX_PAIRS`: all pairs would take
-time, and sockets' worth of packets, with the square of the addresses.
+time, and sockets' worth of packets, with the square of the addresses. Checks of addresses that never answered come out
+of a budget of the whole process (`address_policy`).
 
 **Datagrams** come from anybody. What is malformed is dropped and counted, and only addresses that have passed a check
 get as far as DTLS.
@@ -29,6 +30,7 @@ import aioice.turn
 import ifaddr
 from aioice.candidate import candidate_foundation, candidate_priority
 
+from p2pmesh.links.webrtc.address_policy import MAX_TAKEN
 from p2pmesh.links.webrtc.eager_coroutine import start_guarded
 from p2pmesh.links.webrtc.event_loop import RECEIVE_BUFFER, DatagramTransport, LinkLoop
 from p2pmesh.links.webrtc.server_pool import OURS, PATIENCE, Gathering, Server
@@ -41,8 +43,10 @@ UNREACHABLE = "the peer can't be reached, or its certificate is not its own"
 IDLE = 0.05
 """Seconds until it is looked again whether there is something to check; what comes by itself is checked at once."""
 LOOPBACK = "127.0.0.1"
-MAX_ADDRESSES = 12
-"""Local addresses that are used, a socket each. More are virtual ones of containers, mostly."""
+MAX_ADDRESSES = 5
+"""Local addresses that are used, a socket each. More are virtual ones of containers, mostly, and no peer takes more."""
+MAX_REFLEXIVE = 2
+"""Addresses that STUN servers saw and that are told: of each family one."""
 MAX_ASKING = 4
 """Local addresses from which a STUN server is asked: those behind one router get the same answer."""
 MAX_PAIRS = 100
@@ -53,6 +57,8 @@ GRACE = 0.05
 """Seconds for further servers of a kind once one has answered: most say the same."""
 TRIES = 3
 """Further questions to a STUN server; see `PATIENCE`."""
+TRIES_UNPROVEN = 4
+"""Times that a check is sent again to an address that never answered: after 0.5, 1.5, 3.5 and 7.5 s."""
 
 
 class Dtls(Protocol):
@@ -77,6 +83,8 @@ class IceConnection(aioice.ice.Connection):
     _news: asyncio.Future[None]
     _found: list[aioice.Candidate]
     _is_gathered = False
+    _is_held_back = False
+    """Whether a check waits for the budget."""
     _is_nominated: asyncio.Future[None] | None = None
 
     # --- gathering ----------------------------------------------------------------------------------------------------
@@ -93,7 +101,9 @@ class IceConnection(aioice.ice.Connection):
           OSError: if no socket can be opened.
         """
         del timeout
-        hosts = await self._open_sockets(component, in_order(addresses or [LOOPBACK], self.gathering.preferred))
+        is_private = self._transport_policy is aioice.ice.TransportPolicy.RELAY
+        usable = [] if is_private else in_order(addresses or [LOOPBACK], self.gathering.preferred)
+        hosts = await self._open_sockets(component, usable)
         self._protocols += hosts
         self._found = [host.local_candidate for host in hosts]
         self._answered = {}
@@ -101,6 +111,8 @@ class IceConnection(aioice.ice.Connection):
         self._queries = {}
         for server in self.gathering.servers:
             is_stun = server.url.kind == "stun"
+            if is_stun and is_private:
+                continue
             ask = partial(self._ask_stun, server, hosts) if is_stun else partial(self._ask_turn, server, component)
             self._queries[asyncio.create_task(self._asked(server, ask))] = server
         await self._wait_for_servers()
@@ -285,7 +297,12 @@ class IceConnection(aioice.ice.Connection):
             self._news.set_result(None)
 
     def _add(self, candidate: aioice.Candidate) -> None:
-        """An address was found: part of the description, or told afterwards."""
+        """An address was found: part of the description, or told afterwards; no more than a peer takes."""
+        is_reflexive = candidate.type == "srflx"
+        if len(self._found) >= MAX_TAKEN or (
+            is_reflexive and sum(one.type == "srflx" for one in self._found) >= MAX_REFLEXIVE
+        ):
+            return
         self._found.append(candidate)
         if self._is_gathered and not self._closing and not self._check_list_done:
             self._local_candidates.append(candidate)
@@ -400,6 +417,33 @@ class IceConnection(aioice.ice.Connection):
         while self._check_periodic():
             await asyncio.wait([self._is_nominated], timeout=PACE if self._has_unchecked() else IDLE)
 
+    def _check_periodic(self) -> bool:
+        """Start the next check that the budget allows. Whether there may be more."""
+        if self._check_list_done:
+            return False
+        self._is_held_back = False
+        states = aioice.ice.CandidatePair.State
+        for state in (states.WAITING, states.FROZEN):
+            for pair in self._check_list:
+                if pair.state is state:
+                    self.check_start_task(pair)
+                    if pair.task is not None:
+                        return True
+        return self._is_held_back or self._remote_candidates_expected()
+
+    def check_start_task(self, pair: aioice.ice.CandidatePair) -> None:
+        """Start a check, also one that a check of the peer's triggers; what is not in the budget comes later."""
+        if pair.task is None and not self.loop.checks.take(*pair.remote_addr[:2], self.loop.time()):
+            self._is_held_back = True
+        else:
+            super().check_start_task(pair)
+
+    async def check_start(self, pair: aioice.ice.CandidatePair) -> None:
+        """Check a pair, and remember who answers."""
+        await super().check_start(pair)
+        if pair.state is aioice.ice.CandidatePair.State.SUCCEEDED:
+            self.loop.checks.answered(*pair.remote_addr[:2], self.loop.time())
+
     def _remote_candidates_expected(self) -> bool:
         """Whether there may be more pairs to check: also while servers may give us another address."""
         return super()._remote_candidates_expected() or self.is_gathering
@@ -410,7 +454,7 @@ class IceConnection(aioice.ice.Connection):
 
     def _has_unchecked(self) -> bool:
         waits = (aioice.ice.CandidatePair.State.WAITING, aioice.ice.CandidatePair.State.FROZEN)
-        return any(pair.state in waits for pair in self._check_list)
+        return not self._is_held_back and any(pair.state in waits for pair in self._check_list)
 
     def sort_check_list(self) -> None:
         """Put first what both have found good, then what is in one network; leave the last out if there are many."""
@@ -432,6 +476,19 @@ class IceConnection(aioice.ice.Connection):
 
 
 class _Stun(aioice.ice.StunProtocol):
+    async def request(
+        self,
+        request: aioice.stun.Message,
+        addr: tuple[str, int],
+        integrity_key: bytes | None = None,
+        retransmissions: int | None = None,
+    ) -> tuple[aioice.stun.Message, tuple[str, int]]:
+        """As aioice's, but an address that never answered is not asked as often."""
+        checks = cast("IceConnection", self.receiver).loop.checks
+        if retransmissions is None and not checks.has_answered(*addr[:2]):
+            retransmissions = TRIES_UNPROVEN
+        return await super().request(request, addr, integrity_key, retransmissions)
+
     def datagram_received(self, data: bytes | str, addr: tuple[Any, ...]) -> None:
         try:
             super().datagram_received(data, addr)

@@ -517,7 +517,7 @@ class KademliaCore:
         elif held is not None and held.is_live(wall) and quorum == 1:
             self._found(get, held)
         else:
-            wanted = WantedValue(publisher, quorum=quorum, held=None if held is None else held.publisher)
+            wanted = WantedValue(publisher, quorum=quorum, held=held)
             self._look_up(key, get, now, wanted)
 
     def _got(self, get: GetValue, query: Query[Goal], now: float) -> None:

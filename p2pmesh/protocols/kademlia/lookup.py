@@ -36,7 +36,7 @@ from p2pmesh.config import KademliaConfig
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.core import WallClock
 from p2pmesh.protocols.kademlia.records import BadRecord, VerifiedRecord, check_record, check_signature
-from p2pmesh.protocols.kademlia.routing_table import RoutingTable, spread
+from p2pmesh.protocols.kademlia.routing_table import CROWD, RoutingTable, spread
 from p2pmesh.protocols.util.timers import Timers
 from p2pmesh.wire.overlay import DhtRecord, FindNode, FindValue, NodesFound
 
@@ -90,6 +90,8 @@ class Lookup:
         self._order: list[tuple[int, PeerId]] = []
         self._trust: dict[PeerId, int] = {}
         """For each source, living peers less dead ones."""
+        self.asks_afar: bool = False
+        """Whether one path leaves out the very nearest, who may all be one liar."""
         self._contacts = 0
         self.asked: int = 0
         """Peers asked so far."""
@@ -156,7 +158,7 @@ class Lookup:
         fresh = [candidate for candidate in near if candidate.state is _State.FRESH]
         if self._stale < self._alpha:
             free = [path for path in range(self._alpha) if path not in busy]
-            chosen = self._one_each(fresh, free[: max(self._alpha - len(busy), 0)])
+            chosen = self._one_each(near, fresh, free[: max(self._alpha - len(busy), 0)])
         else:
             chosen = fresh[: self._k - len(busy)]
         chosen = chosen[: max(self._most - self.asked, 0)]
@@ -165,11 +167,13 @@ class Lookup:
         self.asked += len(chosen)
         return [candidate.peer for candidate in chosen]
 
-    def _one_each(self, fresh: list[_Candidate], paths: list[int]) -> list[_Candidate]:
+    def _one_each(self, near: list[_Candidate], fresh: list[_Candidate], paths: list[int]) -> list[_Candidate]:
         """The nearest on each of these paths; where one has none left, the nearest of all."""
         chosen: list[_Candidate] = []
         for path in paths:
             left = [candidate for candidate in fresh if candidate not in chosen]
+            if self.asks_afar and path == self._alpha - 1:
+                left = [candidate for candidate in near[CROWD:] if candidate in left] or left
             one = next((candidate for candidate in left if path in candidate.paths), next(iter(left), None))
             if one is not None:
                 one.asked_on = path
@@ -184,6 +188,11 @@ class Lookup:
             candidate.state is _State.ASKED or (candidate.state is _State.FRESH and not spent)
             for candidate in self._near()
         )
+
+    def is_afar(self, peer: PeerId) -> bool:
+        """Whether a peer is not one of the very nearest, or there are no others."""
+        near = [candidate.peer for candidate in self._near()]
+        return len(near) <= CROWD or peer not in near[:CROWD]
 
     @property
     def is_full(self) -> bool:
@@ -226,10 +235,10 @@ class WantedValue(Struct, frozen=True):
     newer_than: int | None = None
     """The version that we have."""
     quorum: int | None = None
-    """The query ends early once so many peers gave a value of the publisher, or, if any will do, once so many more put
-    one publisher first than any other; None for never."""
-    held: PeerId | None = None
-    """The publisher that we put first ourselves, with what we hold: a vote like others."""
+    """The query ends early once so many peers gave the newest value of the publisher, or, if any will do, once so many
+    more put one publisher first than any other; None for never."""
+    held: VerifiedRecord | None = None
+    """What we would give ourselves: a vote like others."""
     all_publishers: bool = False
     """Whether all publishers are wanted."""
 
@@ -286,13 +295,17 @@ class Query(Generic[G]):
     def is_done(self) -> bool:
         wanted = self.wanted
         if wanted is not None and wanted.quorum is not None and self._lead(wanted.held) >= wanted.quorum:
-            return True
-        return self.lookup.is_done and (self.lookup.is_full or not self.is_entering)
+            # The very nearest may all be one liar, who gives what was replaced long ago.
+            is_enough = wanted.held is not None or wanted.quorum == 1 or any(map(self.lookup.is_afar, self.found))
+        else:
+            is_enough = False
+        return is_enough or (self.lookup.is_done and (self.lookup.is_full or not self.is_entering))
 
-    def _lead(self, held: PeerId | None) -> int:
-        """How many more peers put the publisher first that most do than any other."""
-        votes = Counter(verified.publisher for verified in self.found.values())
-        votes.update([] if held is None else [held])
+    def _lead(self, held: VerifiedRecord | None) -> int:
+        """How many more peers put the publisher first that most do than any other, with the newest of his values."""
+        records = [*self.found.values(), *([] if held is None else [held])]
+        newest = {verified.publisher: verified.record for verified in sorted(records, key=_version)}
+        votes = Counter(one.publisher for one in records if one.record.timestamp == newest[one.publisher].timestamp)
         most = [count for _, count in votes.most_common(2)]
         return most[0] - sum(most[1:]) if most else 0
 
@@ -374,6 +387,7 @@ class QueryPool(Generic[G]):
             return None
         self._running[query] = None
         query.lookup.density = self._table.density
+        query.lookup.asks_afar = query.wanted is not None and query.wanted.quorum is not None
         self._limits.set(query, now + self._config.lookup_timeout)
         for contact in self._table.closest(query.lookup.target, RESERVE * self._config.k, now):
             query.lookup.add_contact(contact)

@@ -24,6 +24,8 @@ CALLS = frozenset({BRIDGE, PINNED})
 """Purposes for which a full peer gives up a long link. One that lies about that gets a link that goes before others."""
 SETTLED_LINKS = 2
 """Links of a peer that is no newcomer: those next to us on the ring now are next to it then, or soon will be."""
+FOUND_A_PLACE = 60.0
+"""Seconds for which a peer that had no link keeps the one that it got, whoever comes next and has none."""
 MOST_PROMISES = 32
 """Kept at once: more than are made in that time. As many peers of the original are remembered that have asked."""
 ASKS_AGAIN = 9.0
@@ -104,7 +106,9 @@ class Admission:
         losers = [
             other
             for other in self._slots.expendable(now, ring)
-            if (slot := self._slots[other]).state is State.OPEN and slot.since <= (settled if slot.leaf else young)
+            if (slot := self._slots[other]).state is State.OPEN
+            and slot.since <= (settled if slot.leaf else young)
+            and not (slot.had_none and not slot.leaf and slot.since > now - FOUND_A_PLACE)
         ]
         if losers:
             self._let_in_at = now

@@ -194,6 +194,9 @@ class DialPolicy:
         return found
 
     def _swap(self, peer: PeerId, held: list[PeerId], now: float) -> Swap | None:
+        if self._slots.crowd.size:  # who lets us in is worth more now than a place on the ring
+            losers = self._slots.crowded()
+            return Swap(losers[0], peer) if losers else None
         uncertain = now > self._slots.merging_until and self._passive.of(peer).found_until <= now
         losers = self._slots.expendable(now, ring_neighbours(self._me, [*held, peer]), uncertain=uncertain)
         if not losers or losers[0] in self._slots.offering(now):
@@ -205,7 +208,7 @@ class DialPolicy:
     def _company_step(self, now: float) -> Step | None:
         slots, crowded = self._slots, self._slots.crowded()
         wanted = BESIEGED if slots.crowd.size else COMPANY
-        have = len(slots.are(State.OPEN, *ATTEMPTS)) - len(crowded)
+        have = sum(peer not in slots.crowd for peer in slots.are(State.OPEN, *ATTEMPTS))
         if have >= min(wanted, self._max_peers) or slots.free() + len(crowded) <= 0:
             return None
         ready = self._ready(now)
@@ -215,10 +218,10 @@ class DialPolicy:
         if not self._may_dial(now):
             self._later(now + HEDGE)
             return None
-        if self._slots.are(State.OPEN) and now < self.filling.not_before:
+        if slots.are(State.OPEN) and now < self.filling.not_before and not slots.crowd.size:
             self._later(self.filling.not_before)
             return None
-        place = random_place(self._rng)
+        place = self._me if self._max_peers < 2 else random_place(self._rng)  # a leaf has its place next to others
         self._drawn = min(ready, key=lambda peer: self._promise_of(peer, place))
         return Dial(self._drawn) if slots.free() > 0 else Swap(crowded[0], self._drawn)
 

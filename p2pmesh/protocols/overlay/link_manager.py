@@ -240,6 +240,7 @@ class LinkManager:
             now,
             pinned=self._pins.want(occupant.peer),
             leaf=occupant.leaf,
+            had_none=offer.links == 0,
             called=purpose if purpose in CALLS else None,
             held_until=now + BRIDGE_HOLDS if purpose == BRIDGE else -math.inf,
         )

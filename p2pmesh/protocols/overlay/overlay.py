@@ -428,7 +428,8 @@ class OverlayCore:
             self._passive.departed(peer, now)
 
     def _on_offered(self, event: Offered, now: float) -> None:
-        self._passive.heard(event.peer.peer_id, event.peer.version)
+        if event.peer.peer_id not in self._blocked:
+            self._passive.heard(event.peer.peer_id, event.peer.version)
         self._look_for_crowd(now)
         answer: Admit | Refuse | Replace | None = Refuse("leaving")
         if event.peer.peer_id in self._blocked:

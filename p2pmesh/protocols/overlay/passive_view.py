@@ -116,8 +116,9 @@ class PassiveView:
         *,
         serves_originals: bool = False,
     ) -> None:
-        """Make an empty view; with `serves_originals`, peers that have joined get an offer though no slot is free:
-        those of the original may wait for it.
+        """Make an empty view.
+
+        With `serves_originals` a link is given up for a peer that has joined: one of the original may wait for that.
         """
         self._me = me
         self._blocked = blocked

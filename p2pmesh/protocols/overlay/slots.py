@@ -71,6 +71,8 @@ class Slot:
     """The application wants it."""
     chosen: bool = False
     """We dialed it, and drew the peer ourselves: no newcomer, no caller and no nearness takes it from us."""
+    had_none: bool = False
+    """The peer had no link when it came."""
     made_room: bool = False
     """Another link was given up for this attempt."""
     version: int = 0

@@ -104,9 +104,10 @@ class SuccessorLists:
 
         Those of our own choice count first: of others, any may be at no place that we drew. None if nobody tells.
         """
-        members = [peer for peer in self._slots.settled_members() if peer not in self.next]
+        members = self._slots.settled_members()
         chosen = [peer for peer in members if self._slots[peer].chosen]
-        told = [(peer, self._slots[peer].told) for peer in chosen or members]
+        across = [peer for peer in members if peer not in self.next]
+        told = [(peer, self._slots[peer].told) for peer in chosen or across]
         sizes = [self._size_at(peer, said.successors, said.predecessors) for peer, said in told if said is not None]
         return min((size for size in sizes if size > self.limit), default=None)  # others may just have come
 

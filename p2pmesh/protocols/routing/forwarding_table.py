@@ -31,8 +31,6 @@ from p2pmesh.wire.overlay import Packet
 CHOICES = 3
 """Best neighbours among which a repeated packet chooses: further from the best, it would lose its way in a mesh of
 few links."""
-WANDERS = 3
-"""Attempts of one packet of which the last goes by lot: two go greedily, each by another half of all peers."""
 _HALF_RING = RING_SIZE // 2
 _UNKNOWN_SIZE = 1000
 """Peers that the mesh is taken to have before the overlay has estimated them."""
@@ -160,6 +158,14 @@ class ForwardingTable:
         found = self._scored(target, visited)
         return [peer for ends, _, _, peer in found if ends == found[0][0]]
 
+    def by_lot(self, packet: Packet, visited: Collection[TrailId]) -> list[PeerId]:
+        """Neighbours to go on with, by lot; every other attempt takes those that have the receiver for a neighbour."""
+        choices, goal = self.ranked(packet.to, visited), int(packet.to, 16)
+        if packet.attempt % 2:
+            said = {peer: [point for _, point in self._neighbours[peer].links or ()] for peer in choices}
+            choices = [peer for peer in choices if goal in said[peer]] or choices
+        return sorted(choices, key=lambda peer: _drawn(packet, packet.attempt, peer))
+
     def nearer(
         self, key: PeerId, path: tuple[TrailId, ...], visited: Collection[TrailId], *, leaves: bool
     ) -> list[PeerId]:
@@ -216,9 +222,7 @@ def pick(ranked: list[PeerId], packet: Packet) -> PeerId | None:
     that drop what they should relay, all on its way at once, though nobody knows which they are. Which half is drawn
     by the packet's own hash, so that everybody on its way agrees.
     """
-    if wandering(packet):
-        return min(ranked, key=lambda peer: _drawn(packet, packet.attempt, peer), default=None)
-    if packet.attempt:
+    if packet.attempt and not wandering(packet):
         for peer in ranked[:CHOICES]:
             if _drawn(packet, (packet.attempt + 1) // 2, peer) % 2 == packet.attempt % 2:
                 return peer
@@ -228,9 +232,10 @@ def pick(ranked: list[PeerId], packet: Packet) -> PeerId | None:
 def wandering(packet: Packet) -> bool:
     """Whether it goes from peer to peer by lot instead, until it meets a neighbour of its receiver.
 
-    One in `WANDERS` repetitions does: peers that hold all places round the receiver swallow what comes there greedily.
+    From the third repetition on two of three do: peers that hold all places round the receiver swallow what comes there
+    greedily.
     """
-    return packet.attempt > 0 and packet.attempt % WANDERS == 0 and not packet.nearest
+    return packet.attempt > 2 and packet.attempt % 3 != 2 and not packet.nearest
 
 
 def _drawn(packet: Packet, number: int, peer: PeerId) -> int:

@@ -199,7 +199,7 @@ class Relay:
             strayed = len(path) if wanders else self._table.strayed(packet.to, path)
             if strayed + len(packet.tried) >= min(packet.search, SEARCH):
                 return self._drop(packet, path)
-            choices = self._table.ranked(packet.to, visited)
+            choices = self._table.by_lot(packet, visited) if wanders else self._table.ranked(packet.to, visited)
         peer = pick(choices, packet)
         if peer is None:
             return self._give_back(packet, path)

@@ -202,7 +202,8 @@ class Requests:
         """No response came in time."""
         request = self._requests[packet_id]
         attempts = len(request.sent)
-        if now < request.deadline and self._may_go_on(request, attempts < self._config.attempts, now):
+        swallowed = request.hurried and 2 * request.misses < attempts < MOST_ATTEMPTS  # a peer that is gone is missed
+        if now < request.deadline and self._may_go_on(request, attempts < self._config.attempts or swallowed, now):
             self.counts.retried += attempts > 0
             return self._attempt(request, now)
         if not attempts:

@@ -282,6 +282,8 @@ class RoutingCore:
             self._counts.blocked += 1
             if packet.kind in REQUESTS:
                 self._respond(self._receiver.refusal(packet, BLOCKED), path, now)
+            elif (purpose := self._requests.responded(packet, now)) is not None:
+                self._give_up(purpose, "the peer that answers is blocked here", now)
             return
         if packet.kind not in REQUESTS:
             if self._requests.of_ours(packet) is not None:

@@ -251,8 +251,8 @@ class TokenBucket:
         self._tokens, self._at = level - count * is_there, now
         return is_there
 
-    def give(self, now: float, count: float) -> None:
-        """Give so many tokens back."""
+    def give(self, now: float, count: float = 1) -> None:
+        """Give one token, or so many, back."""
         self._tokens = min(self._burst, self._level(now) + count)
         self._at = now
 

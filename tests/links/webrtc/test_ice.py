@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import errno
 import logging
+import secrets
 import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import aioice.ice
@@ -14,11 +15,13 @@ import pytest
 import trio
 from aioice import stun
 from aioice.candidate import Candidate, candidate_priority
+from msgspec import structs
 
 from p2pmesh.config import LinkConfig
 from p2pmesh.keyspace import PeerId
 from p2pmesh.links.link import AttemptFailed
 from p2pmesh.links.webrtc import event_loop, ice_patch
+from p2pmesh.links.webrtc.address_policy import CHECKS_OF_HOST, MAX_TAKEN
 from p2pmesh.links.webrtc.dialer import WebRTCDialer
 from p2pmesh.protocols.inputs import RemotePeer
 from p2pmesh.wire.messages import PROTOCOL_VERSION, IceCandidate
@@ -28,6 +31,8 @@ pytestmark = pytest.mark.webrtc
 
 ALICE, BOB = PeerId("a" * 40), PeerId("b" * 40)
 SEEN = ("192.0.2.7", 4242)
+OTHER = ("192.0.2.8", 4243)
+LOOPBACK = b"\x7f\0\0\1"
 DEAD = "stun:127.0.0.1:9"
 KEY = {"username": "ann", "credential": "secret"}
 
@@ -263,6 +268,75 @@ async def test_an_attempt_goes_on_while_a_server_may_give_another_address(monkey
             with pytest.raises(AttemptFailed, match="did not answer within"):
                 await offering.opened(remote(BOB))
             await answering.aclose()
+
+
+async def test_few_datagrams_go_where_a_peer_only_says_that_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever makes offers could have us knock at ports of others."""
+    with trio.fail_after(20):
+        async with third_party(32) as (ports, heard), WebRTCDialer() as alice, WebRTCDialer() as bob:
+            offer = (await alice.offer(BOB)).description
+            named = tuple(IceCandidate(address=LOOPBACK, port=port, kind="host") for port in ports)
+            offer = structs.replace(offer, candidates=named[:16])
+            bob.prefer("192.0.2.1")
+            await bob.answer(ALICE, offer)
+            await trio.sleep(0.6)
+            assert heard == [], "a peer elsewhere has no business with our loopback"
+            bob.prefer("127.0.0.1")
+            for _ in range(4):
+                attempt = await bob.answer(ALICE, structs.replace(offer, ufrag=secrets.token_hex(4)))
+                for candidate in named:
+                    await attempt.feed(candidate)
+            await trio.sleep(1.0)
+            assert {address[1] for address in heard} <= set(ports[:MAX_TAKEN])
+            assert 0 < len(heard) <= 3 * CHECKS_OF_HOST
+
+
+@asynccontextmanager
+async def third_party(count: int) -> AsyncGenerator[tuple[list[int], list[tuple[str, int]]]]:
+    """Ports that have asked for nothing; gives them, and those of them that something came to."""
+    heard: list[tuple[str, int]] = []
+    async with AsyncExitStack() as stack, trio.open_nursery() as nursery:
+        socks = [
+            stack.enter_context(trio.socket.socket(trio.socket.AF_INET, trio.socket.SOCK_DGRAM)) for _ in range(count)
+        ]
+        for sock in socks:
+            await sock.bind(("127.0.0.1", 0))
+
+        async def listen(sock: trio.socket.SocketType) -> None:
+            while True:
+                await sock.recvfrom(2048)
+                heard.append(sock.getsockname())
+
+        for sock in socks:
+            nursery.start_soon(listen, sock)
+        try:
+            yield [sock.getsockname()[1] for sock in socks], heard
+        finally:
+            nursery.cancel_scope.cancel()
+
+
+async def test_with_relays_only_nobody_learns_our_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with server(lambda _: None) as (silent, asked), server(seen) as (stun_server, others):
+        urls: list[Any] = [{"urls": f"turn:{silent}", **KEY}, f"stun:{stun_server}"]
+        config = LinkConfig(ice_servers=urls, relay_only=True, gathering_timeout=0.3)
+        async with WebRTCDialer(config) as dialer:
+            attempt: Any = await dialer.offer(BOB)
+            assert attempt.description.candidates == ()
+            assert not attempt.description.complete, "the relay may still answer"
+            assert asked
+            assert not others
+            assert len(attempt._carrier.sockets) == 1, "but to the relay"
+            await attempt.aclose()
+
+
+async def test_no_more_is_offered_than_a_peer_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    crowd = [f"127.0.0.{number}" for number in range(1, 30)]
+    monkeypatch.setattr(aioice.ice, "get_host_addresses", lambda **_: crowd)
+    async with server(seen) as (one, _), server(lambda request: answer(request, XOR_MAPPED_ADDRESS=OTHER)) as (two, _):
+        async with offered(f"stun:{one}", f"stun:{two}") as (_, attempt):
+            kinds = [candidate.kind for candidate in attempt.description.candidates]
+            assert len(kinds) <= MAX_TAKEN
+            assert kinds.count("srflx") == 2
 
 
 def test_the_address_that_leads_to_the_service_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:

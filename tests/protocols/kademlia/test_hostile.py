@@ -187,6 +187,24 @@ def test_ids_that_were_ground_near_a_key_capture_neither_puts_nor_gets(helpers):
         assert net.outcome(reader, net.get(reader, "key")).value == "value"
 
 
+def test_the_peers_nearest_to_a_key_can_not_bring_back_what_was_replaced_or_deleted():
+    net = DhtNet(40, config=KademliaConfig())
+    place = key_id("key")
+    alice = net.peers[0]
+    net.outcome(alice, net.put(alice, "key", "old"))
+    old = net.value_at(holder(net), place)
+    nearest = net.closest(place)
+    liars = [peer for peer in nearest[:5] if peer != alice.id]
+    for liar in liars:
+        net.by_id[liar].lies = lambda asker, request: NodesFound(peers=tuple(liars), record=old)
+    readers = [peer for peer in net.peers[1:] if peer.lies is None and peer.id not in nearest]
+    net.outcome(alice, net.put(alice, "key", "new"))
+    assert {net.outcome(one, net.get(one, "key", alice.id)).value for one in readers[:10]} == {"new"}
+    net.outcome(alice, net.delete(alice, "key"))
+    assert {net.outcome(one, net.get(one, "key", alice.id)) for one in readers[:10]} == {None}
+    assert {net.outcome(one, net.get(one, "key")) for one in readers[:10]} == {None}
+
+
 def test_who_only_asks_is_nobodys_contact(net):
     """Ids by the thousand would displace those that answer, and make holders think that others are nearer."""
     peer = holder(net)

@@ -530,11 +530,14 @@ def test_a_get_ends_with_the_quorum_and_cancels_what_is_under_way():
     asked = routes(core.handle(DhtGet(1, "key"), 1.0))
     assert len(asked) == 6, "alpha, and whichever peer is next to the key"
     assert not any(isinstance(effect, Reply) for effect in answer(core, asked[1], asked[1].to, record=record))
-    effects = answer(core, asked[2], asked[2].to, record=record)
+    assert not any(isinstance(effect, Reply) for effect in answer(core, asked[2], asked[2].to, record=record)), (
+        "the very nearest may all be one liar"
+    )
+    effects = answer(core, asked[5], asked[5].to, record=record)
     (reply,) = [effect for effect in effects if isinstance(effect, Reply)]
     assert reply.value.value == "value"
     cancelled = [effect.input.call for effect in effects if isinstance(getattr(effect, "input", None), CancelRoute)]
-    assert {asked[0].call, asked[3].call, asked[4].call, asked[5].call} <= set(cancelled)
+    assert {asked[0].call, asked[3].call, asked[4].call} <= set(cancelled)
     assert core.snapshot()["lookups"]["running"] == 0
 
 

@@ -389,3 +389,21 @@ def test_each_field_of_a_record_is_signed(net):
     for name, change in changes.items():
         with pytest.raises(records.BadRecord):
             records.check_signature(structs.replace(value, **{name: change}), NETWORK)
+
+
+def test_a_record_of_another_mesh_is_held_by_nobody(net):
+    assert not any(answer.held for answer in store_everywhere(net, record(net, network=b"another")))
+
+
+def test_a_holder_that_lies_about_an_older_value_changes_neither_a_put_nor_how_long_it_lives(net):
+    alice, reader = net.peers[0], net.peers[9]
+    for liar in net.closest(PLACE)[:2]:
+        net.by_id[liar].lies = lambda asker, request: (
+            ValueStored(held=True) if isinstance(request, StoreValue) else NodesFound(older_until=(1 << 53) - 1)
+        )
+    assert net.outcome(alice, net.put(alice, KEY, "value", ttl=60.0)) == CONFIG.k
+    assert net.outcome(reader, net.get(reader, KEY)).value == "value"
+    assert {one.kept / 1000 <= CONFIG.max_ttl for one in held(net, alice.id)} == {True}
+    net.run(61.0)
+    assert net.outcome(reader, net.get(reader, KEY)) is None
+    assert net.outcome(alice, net.get(alice, KEY)) is None

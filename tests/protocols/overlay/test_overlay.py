@@ -40,6 +40,7 @@ from p2pmesh.protocols.notices import (
     RejectOffer,
     SetLinkPurpose,
 )
+from p2pmesh.protocols.overlay.admission import FOUND_A_PLACE
 from p2pmesh.protocols.overlay.dial_policy import HEDGE, ROOM_COMES
 from p2pmesh.protocols.overlay.passive_view import TRUST, PassiveView
 from p2pmesh.wire.messages import BRIDGE, LEAF, LONG, PINNED, RING, Goodbye, ReconnectionData
@@ -297,7 +298,8 @@ def test_an_isolated_newcomer_is_let_in_for_a_settled_link_off_the_ring_but_rare
     assert [drop.peer for drop in peer.feed(offered(0x20, links=0)).got(DropLink)] == [at(0x10)]
     peer.feed(LinkDown(at(0x10), "closed")).up(0x20)
     assert peer.feed(offered(0x30, links=0)).got(DropLink) == []  # the only link off the ring is young
-    assert [drop.peer for drop in peer.wait(11).feed(offered(0x30, links=0)).got(DropLink)] == [at(0x20)]
+    assert peer.wait(11).feed(offered(0x30, links=0)).got(DropLink) == []  # and is left to whom it was given
+    assert [drop.peer for drop in peer.wait(FOUND_A_PLACE).feed(offered(0x30, links=0)).got(DropLink)] == [at(0x20)]
 
 
 def test_an_isolated_newcomer_never_costs_a_link_on_the_ring():

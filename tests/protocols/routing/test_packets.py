@@ -532,18 +532,24 @@ def test_the_next_hop_of_a_repeated_packet_is_the_first_of_three_with_the_parity
     assert pick(ranked, packet) == next(iter([*choices, *ranked]), None)
 
 
-def test_every_third_attempt_goes_by_lot_so_that_places_around_the_receiver_dont_decide():
-    near = [PeerId(f"{number:040x}") for number in range(1, 21)]
-    firsts = {
-        pick(near, Packet(id=f"{number:032x}", kind="tell", to=TO, attempt=attempt))
-        for number in range(60)
-        for attempt in (3, 6)
-    }
-    assert len(firsts) > 15
-    greedy = {pick(near, Packet(id=f"{number:032x}", kind="tell", to=TO, attempt=2)) for number in range(60)}
-    assert greedy <= set(near[:3])
-    assert pick([], Packet(id="a", kind="tell", to=TO, attempt=3)) is None
+def test_late_attempts_go_by_lot_so_that_peers_at_all_places_near_the_receiver_dont_decide():
+    table, peers = ForwardingTable(STRANGER.peer_id), [identity(number) for number in range(20)]
+    for one in peers:
+        table.link_up(RemotePeer(one.peer_id, True, 1))
+
+    def nexts(attempt: int) -> set[PeerId]:
+        packets = [Packet(id=f"{number:032x}", kind="tell", to=TO, attempt=attempt) for number in range(60)]
+        assert all(wandering(packet) for packet in packets)
+        return {table.by_lot(packet, ())[0] for packet in packets}
+
+    assert min(len(nexts(attempt)) for attempt in (3, 4, 6, 7)) > 15
+    assert not any(wandering(Packet(id="a", kind="tell", to=TO, attempt=attempt)) for attempt in (0, 1, 2, 5, 8))
     assert not wandering(Packet(id="a", kind="tell", to=TO, attempt=3, nearest=True))
+    said = [peers[3].peer_id, peers[7].peer_id]
+    for peer in said:
+        table.set_links(peer, (TO,))
+    assert nexts(3) == nexts(7) == set(said)
+    assert len(nexts(4)) > 15
 
 
 # --- what relays may not do -------------------------------------------------------------------------------------------
