@@ -124,7 +124,15 @@ class ReturnPath(Value, frozen=True):
     peer: PeerId
     packet_id: str
     path: Trail
-    """The peers it came through, the origin first; we are not in it."""
+    """The peers it came through, the origin first; we are not in it. Nobody signs it: any but the last may be made up,
+    and that as well, where the neighbour that brought it claims to give it back."""
+    by: PeerId = PeerId("")
+    """The neighbour that brought it, for sure, where that matters."""
+
+    @property
+    def bringer(self) -> str:
+        """Who pays for what it causes."""
+        return self.by or self.path[-1]
 
 
 class Route(Value, frozen=True):

@@ -16,6 +16,7 @@ def outcome(seed, *kinds, **options):
 
 
 @pytest.mark.simulation
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("seed", range(8))
 def test_nothing_is_violated_and_all_honest_peers_are_served(seed):
     result = outcome(seed)
@@ -24,6 +25,7 @@ def test_nothing_is_violated_and_all_honest_peers_are_served(seed):
 
 
 @pytest.mark.simulation
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("kind", [kind for kind in Adversary if kind is not Adversary.GHOST])
 def test_with_nothing_but_hostile_peers_every_broadcast_reaches_every_honest_one(kind):
     result = outcome(3, kind, calm=True)

@@ -61,6 +61,7 @@ def test_hostile_peers_are_dealt_the_kinds_that_there_are():
 
 
 @pytest.mark.simulation
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("kind", Adversary)
 def test_where_a_fifth_is_hostile_in_one_way_the_others_get_every_broadcast(kind):
     report = run(load_scenario("quiet").against([kind]), peers=30, max_peers=5, seed=1)

@@ -322,7 +322,7 @@ class KademliaCore:
 
     def _is_paid(self, way: ReturnPath, units: float, now: float) -> bool:
         """Whether the neighbour that brought a request may cause so much work: ids to ask under are free."""
-        is_paid = self._budget.spend(way.path[-1], units, now) is Payment.NOW
+        is_paid = self._budget.spend(way.bringer, units, now) is Payment.NOW
         self._requests.unpaid += not is_paid
         return is_paid
 

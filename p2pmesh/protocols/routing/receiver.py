@@ -192,7 +192,7 @@ class Receiver:
             self._seen.add(*key, packet.timestamp / 1000, by, self._wall(now))
         if direct is not None:
             return Taken(self._ack(packet), self._put_in(key, direct, True, len(path) + 1, now))
-        way = ReturnPath(origin.peer_id, packet.id, (trail_id(origin.peer_id), *path))
+        way = ReturnPath(origin.peer_id, packet.id, (trail_id(origin.peer_id), *path), by)
         if isinstance(message, ContactRequest):
             self._contacts.learn(origin.peer_id, message.contact)
             reply = ContactReply(contact=self._contacts.own(int(self._wall(now) * 1000)))

@@ -346,7 +346,7 @@ class OfferAnswer:
 
 def _bringer(came: Came) -> str:
     """The service that brought something, or the neighbour."""
-    return came.transport if isinstance(came, ByService) else came.way.path[-1]
+    return came.transport if isinstance(came, ByService) else came.way.bringer
 
 
 def _concerns_us(transport: str | None, about: bytes | None, own: OwnOffer | None, heard: HeardOffer | None) -> bool:

@@ -242,3 +242,21 @@ def test_a_peer_that_says_it_is_linked_to_everybody_is_no_obstacle():
     net.run(40)
     failed = [a for a, call in calls if not isinstance(net.nodes[a].outcomes[call], RouteSucceeded)]
     assert set(failed) <= {15, 15 - 7}
+
+
+def test_who_brought_a_request_is_not_what_that_says_of_its_way():
+    core = RoutingCore(ME, MeshConfig(max_peers=4), random.Random(1), lambda now: EPOCH + now)
+    neighbour, other = NEIGHBOURS[:2]
+    core.handle(LinkUp(RemotePeer(neighbour.peer_id, True, 1)), 0.0)
+    framed, own = (trail_id(other.peer_id),), (trail_id(neighbour.peer_id),)
+    told = []
+    for number, (path, tried, by) in enumerate([
+        ((), (), neighbour), (framed, (), neighbour), (framed, own, neighbour), ((), (), other), (framed, own, other),
+    ]):  # fmt: skip
+        packet = Packet(
+            id=f"{number}", kind="ask", from_=by.peer_id, to=ME.peer_id, timestamp=int(EPOCH * 1000),
+            carry=encode(rpc("x", by.peer_id)), path=path, tried=tried,
+        )  # fmt: skip
+        effects = core.handle(Received(neighbour.peer_id, signed(packet, by, NETWORK)), 0.0)
+        told += [effect.input for effect in effects if isinstance(effect, Notify)]
+    assert [one.way.bringer for one in told if isinstance(one, RoutedReceived)] == [neighbour.peer_id] * 5
