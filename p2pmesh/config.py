@@ -14,7 +14,7 @@ from typing import TypeAlias
 import attrs
 from attrs import field, frozen
 
-from p2pmesh.checks import flag_field, instance, text_field
+from p2pmesh.checks import flag_field, instance, shown, text_field
 from p2pmesh.checks import number_field as _number
 from p2pmesh.errors import ConfigError
 from p2pmesh.ice_servers import IceServer as IceServer
@@ -50,12 +50,14 @@ def _allow_addresses(value: object) -> AllowAddresses:
     if value is None or callable(value):
         return value
     try:
-        return tuple(ip_network(one) for one in ((value,) if isinstance(value, str) else value))  # type: ignore[attr-defined]
+        if isinstance(value, tuple):
+            return tuple(ip_network(one) for one in value)
     except (TypeError, ValueError):
-        raise ConfigError(
-            "LinkConfig.allow_addresses are networks such as 10.0.0.0/8, or a function of an address, not"
-            f" {value!r:.60}"
-        ) from None
+        pass
+    raise ConfigError(
+        "LinkConfig.allow_addresses is a tuple of networks such as 10.0.0.0/8, or a function of an address, not"
+        f" {shown(value)}"
+    )
 
 
 @frozen(kw_only=True)
