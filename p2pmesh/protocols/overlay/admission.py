@@ -103,7 +103,7 @@ class Admission:
             return None
         # In a mesh that has just come up no link is settled, and one of the original's waits no 10 s for its only one.
         young = now if offer.peer.version == 0 else settled
-        # Where peers of the original are let in at all, they may have no other place: we draw another link of our choice.
+        # Where peers of the original are let in, they may have no other place; we draw another link of our choice.
         own = self._slots.own(now) if offer.peer.version == 0 else []
         losers = [
             other
