@@ -432,7 +432,7 @@ class IslandsConfig:
 
 @frozen(kw_only=True)
 class WorkConfig:
-    """Work that neighbours may cause here and that nobody here asked for, as a share of one core: 0.3 of it in all.
+    """Work that neighbours may cause here and that nobody here asked for, as a share of one core: less than a third of it in all.
 
     Half of each share is split among the neighbours, the rest is for whoever needs more. Beyond that, work is put off
     or dropped, since what is repeated by protocol comes again; a neighbour that goes on nevertheless loses its link.
@@ -440,15 +440,14 @@ class WorkConfig:
     """
 
     links: float = _number(0.03, low=0.001)
-    """Frames that come to nothing, and reading those that seldom come: searches, announcements, comparisons."""
+    """Frames that come to nothing, and reading those that seldom come: searches, announcements, comparisons. As much
+    again for direct messages and acks that are repeated."""
     routing: float = _number(0.09, low=0.001)
     """Packets: those to pass on, and those for us."""
     broadcast: float = _number(0.08, low=0.001)
     """What is asked for to be compared, announced or sent again."""
     kademlia: float = _number(0.04, low=0.001)
     """Requests of the DHT."""
-    overlay: float = _number(0.02, low=0.001)
-    """Searches on the ring, and what neighbours tell of their links."""
     signaling: float = _number(0.04, low=0.001)
     """Offers, answers and candidates, by whatever way they come."""
 
