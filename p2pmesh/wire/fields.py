@@ -32,6 +32,8 @@ MAX_RECEIPTS = 64
 SEARCH = 32
 """Links that a packet may cross without coming nearer to its target, dead ends included; it may cross as many again
 once it has come nearer. On a whole ring, where it comes no nearer is where its target is, or is not."""
+EVERYWHERE = 255
+"""As `search`: the packet goes to all neighbours of all relays, and is passed on once by each."""
 
 Id: TypeAlias = Annotated[PeerId, Meta(pattern=r"\A[0-9a-f]{40}\Z")]
 PeerIds: TypeAlias = Annotated[tuple[Id, ...], Meta(max_length=MAX_PEERS_IN_LIST)]

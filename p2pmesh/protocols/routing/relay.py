@@ -25,9 +25,9 @@ from p2pmesh.config import MeshConfig
 from p2pmesh.errors import RemoteProtocolError
 from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.routing.forwarding_table import ForwardingTable, pick, trail_id, wandering
-from p2pmesh.protocols.routing.packets import REQUESTS, origin_of, response_to, visited_by
-from p2pmesh.protocols.util.limits import BURST, BYTES, FRAME, VERIFY, Payment, RateLimiter, WorkBudget
-from p2pmesh.wire.fields import MAX_TRAIL, SEARCH, TrailId
+from p2pmesh.protocols.routing.packets import REQUESTS, is_small, origin_of, response_to, visited_by
+from p2pmesh.protocols.util.limits import BURST, BYTES, FRAME, VERIFY, LruTable, Payment, RateLimiter, WorkBudget
+from p2pmesh.wire.fields import EVERYWHERE, MAX_TRAIL, SEARCH, TrailId
 from p2pmesh.wire.overlay import Packet
 
 MOST_SENT = 250.0
@@ -37,6 +37,10 @@ SENT_FOR = 2.0
 """Seconds for which what a neighbour was given is kept: longer than it takes to suspect it."""
 IN_FLIGHT = 0.25
 """Seconds: what a neighbour was given so shortly before its link ended, it may not have read."""
+SPREAD, SPREAD_BURST = 1.0, 10.0
+"""Packets a second that go everywhere for one neighbour, and how many at once. More go on as all others do."""
+SPREADS = 1024
+"""Of those, attempts that are remembered: more than come while one is on its way."""
 BUFFERED_PACKETS = 64
 """Packets in one resend buffer. It is no promise: the origin repeats what nobody acknowledges."""
 BUFFERED_BYTES = 256 * 1024
@@ -66,6 +70,8 @@ class RelayCounts:
 
     relayed: int = 0
     given_back: int = 0
+    spread: int = 0
+    """Sent to all neighbours."""
     sent_round: int = 0
     """Of what was given to a neighbour that fell silent or was lost."""
     dropped_hops: int = 0
@@ -114,6 +120,8 @@ class Relay:
         self._taken, self._given = (
             RateLimiter(config.max_peers + 1, rate, BURST * rate) for rate in (2 * MOST_SENT, MOST_SENT)
         )
+        self._spread = RateLimiter(config.max_peers + 1, SPREAD, SPREAD_BURST)
+        self._spreads = LruTable[None](SPREADS)
         self._budget = WorkBudget(2 * config.max_peers, config.work.routing)
         self._sent: dict[PeerId, ResendBuffer] = {}
 
@@ -176,6 +184,7 @@ class Relay:
     def link_down(self, peer: PeerId, now: float) -> list[Decision]:
         """Send what was under way to a neighbour that is gone another way."""
         self._taken.forget(peer)
+        self._spread.forget(peer)
         decisions = self._go_round(peer, now - IN_FLIGHT)
         self._sent.pop(peer, None)
         return decisions
@@ -183,6 +192,25 @@ class Relay:
     def unsent(self, packet: Packet, peer: PeerId) -> Decision:
         """This neighbour can't be given a packet after all."""
         return self._send_round(packet, peer)
+
+    def spread(self, sender: PeerId, packet: Packet, path: tuple[TrailId, ...], now: float) -> list[Decision]:
+        """Send a packet on that this neighbour brought: to all others, if it wants that and is the first of its kind.
+
+        So it comes to its receiver wherever a way of peers that pass on is left. What is too large for that goes on as
+        any other, and what is too much for this neighbour.
+        """
+        if packet.search != EVERYWHERE or packet.nearest or packet.kind not in REQUESTS or not is_small(packet):
+            return [self.pass_on(packet, path)]
+        name = f"{packet.from_} {packet.attempt} {packet.id}"
+        if name in self._spreads:
+            return []
+        if not self._spread.take(sender, now):
+            return [self.pass_on(packet, path)]
+        self._spreads.put(name, None)
+        self.counts.spread += 1
+        visited = visited_by(packet, path)
+        peers = [packet.to] if packet.to in self._table else self._table.ranked(packet.to, visited)
+        return [self._forward(peer, packet, path, ()) for peer in peers]
 
     def pass_on(self, packet: Packet, path: tuple[TrailId, ...]) -> Decision:
         """Send a packet on that came through these relays, or back if there is no way on."""

@@ -8,7 +8,8 @@ Where somebody waits for a direct message to arrive, that is too long: a peer in
 dead, and the next goes another way. So these are hurried: repeated sooner, and the second time as soon as the first.
 (Not so the calls of other cores: while thousands join, there is enough on the way.) They also wait for a first link,
 and are not given up before their deadline where no way is found to a peer that was heard of lately: links come and go,
-and rings mend.
+and rings mend. Where nobody misses the receiver, but all attempts are swallowed, some take all ways at once: peers that
+hold all places round a receiver can't keep from it what a way through others is left for.
 
 In: requests to start and cancel, responses, misses, packets given back, links and suspicions, timeouts.
 Out: `Attempt` (send it to this neighbour), `GivenUp`, or nothing; of a response, the request that it ends.
@@ -35,7 +36,7 @@ from p2pmesh.protocols.routing.packets import is_small, origin_of
 from p2pmesh.protocols.util.latency import RoundTripTimes
 from p2pmesh.protocols.util.limits import LruTable
 from p2pmesh.protocols.util.timers import Timers
-from p2pmesh.wire.fields import TrailId
+from p2pmesh.wire.fields import EVERYWHERE, TrailId
 from p2pmesh.wire.overlay import Packet
 
 _HURRIED_DEVIATIONS = 2
@@ -52,6 +53,8 @@ _LONGEST_PAUSE = 4
 """Times that the pause after a miss doubles: to 5 s with the default `RoutingConfig.least_wait`."""
 MOST_ATTEMPTS = 64
 """Of one packet, whatever links do meanwhile: the wire counts to 255."""
+SPREADS_FROM = 3
+"""The first attempt of a hurried request that goes everywhere, if the others were swallowed; then as many on, again."""
 _JITTER = 0.1
 """Share by which waits vary, so that requests made together part ways."""
 
@@ -99,8 +102,8 @@ class PendingRequest:
     used: dict[PeerId, None] = field(factory=dict)
     """First hops of earlier attempts."""
     misses: int = 0
-    missed: int = -1
-    """The last attempt that ended in a miss; copies of it may end in more."""
+    missed: set[int] = field(factory=set)
+    """Attempts that ended in a miss, in time or late; copies of one may end in more."""
 
     @property
     def load(self) -> int:
@@ -229,10 +232,13 @@ class Requests:
     def missed(self, packet_id: str, attempt: int, now: float) -> Decision:
         """A peer on the way knows no way on: that may change in a moment, so once more, but not for ever."""
         request = self._requests.get(packet_id)
-        if request is None or attempt != len(request.sent) - 1 or attempt == request.missed:
+        if request is None or attempt >= len(request.sent) or attempt in request.missed:
             self.counts.stray_responses += 1
             return None
-        request.missed = attempt
+        request.missed.add(attempt)
+        if attempt != len(request.sent) - 1:
+            self.counts.stray_responses += 1
+            return None
         self.counts.missed += 1
         return self._miss(request, now)
 
@@ -323,7 +329,14 @@ class Requests:
         request.first_hop = first
         request.used[first] = None
         rest = () if ahead is None else ahead[1]
-        return Attempt(first, structs.replace(packet, attempt=attempt, tried=tried, route=rest))
+        search = EVERYWHERE if self._goes_everywhere(request, attempt) else packet.search
+        return Attempt(first, structs.replace(packet, attempt=attempt, tried=tried, route=rest, search=search))
+
+    @staticmethod
+    def _goes_everywhere(request: PendingRequest, attempt: int) -> bool:
+        """Whether an attempt takes all ways at once: few before it were even missed, so somebody swallows them."""
+        is_late = attempt >= SPREADS_FROM and attempt % SPREADS_FROM == 0
+        return is_late and request.hurried and 4 * len(request.missed) < attempt and is_small(request.packet)
 
     def _first_hop(self, request: PendingRequest, tried: tuple[TrailId, ...]) -> PeerId | None:
         """The best that was not taken yet.

@@ -105,7 +105,7 @@ from p2pmesh.protocols.util.latency import LocalHealth
 from p2pmesh.protocols.util.limits import FRAME, Payment, WorkBudget
 from p2pmesh.protocols.util.timers import Timers
 from p2pmesh.wire.codec import encode
-from p2pmesh.wire.fields import SEARCH, TrailId
+from p2pmesh.wire.fields import EVERYWHERE, SEARCH, TrailId
 from p2pmesh.wire.messages import PROTOCOL_VERSION, Direct, DirectAck, Message
 from p2pmesh.wire.overlay import Packet
 
@@ -267,7 +267,7 @@ class RoutingCore:
         elif packet.nearest and self._table.is_nearest(packet.to, path, visited):
             self._on_arrived(sender, packet, path, now)
         else:
-            self._carry_out((self._relay.pass_on(packet, path),), now)
+            self._carry_out(self._relay.spread(sender, packet, path, now), now)
 
     def _on_arrived(self, sender: PeerId, packet: Packet, path: tuple[TrailId, ...], now: float) -> None:
         """A packet has come to us as its receiver."""
@@ -441,7 +441,9 @@ class RoutingCore:
                 case Forward(peer, packet):
                     self._send(peer, packet, now)
                 case Attempt(first_hop, packet):
-                    self._send_own(first_hop, packet, now)
+                    everywhere = packet.search == EVERYWHERE and packet.to not in self._table
+                    for peer in self._table.ranked(packet.to, packet.tried) if everywhere else (first_hop,):
+                        self._send_own(peer, packet, now)
                 case Originate(packet):
                     self._originate(packet, now)
                 case Transmit(peer, message):

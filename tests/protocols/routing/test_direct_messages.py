@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from itertools import permutations
+from itertools import pairwise, permutations
 
 import pytest
 from hypothesis import given
@@ -489,6 +489,41 @@ def test_a_stranger_that_asks_for_our_record_with_another_ones_gets_it_and_is_no
     net.run(3)
     assert net.nodes[0].count("contacts") == 0
     assert net.nodes[2].outcomes
+
+
+# --- where most peers swallow what they should relay ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_message_comes_to_its_receiver_where_one_way_is_left_among_many_that_swallow_it(seed):
+    way, holes = [0, 20, 12, 26, 10], [number for number in range(1, 30) if number not in {20, 12, 26, 10}]
+    rng = random.Random(seed)
+    edges = {(min(pair), max(pair)) for pair in pairwise(way)}
+    edges |= {(min(a, b), max(a, b)) for a in way for b in rng.sample(holes, 5)}
+    edges |= {(min(a, b), max(a, b)) for a, b in pairwise(holes)}
+    net = RouteNet(30, sorted(edges), seed=seed)
+
+    def swallow(sender: Node, _receiver: Node, message: Message) -> Message | None:
+        relays = isinstance(message, Packet) and sender.number in holes and origin(sender.id, message) != sender.id
+        return None if relays else message
+
+    net.meddle = swallow
+    for number, other in ((0, 10), (10, 0)):
+        call = net.send(number, other, "through")
+        net.run(20)
+        assert net.nodes[number].replies[call].error is None
+        assert [event.payload for event in net.nodes[other].directs] == ["through"]
+
+
+def test_no_message_goes_everywhere_where_nobody_swallows_any():
+    net = RouteNet(40, small_world(40, 4))
+    net.run(30)
+    calls = [net.send(number, 30, "hello") for number in range(10)]
+    lost = net.call(net.nodes[0], lambda call: SendDirect(call, identity(999).peer_id, "hello?"))
+    net.run(60)
+    assert all(net.nodes[number].replies[call].error is None for number, call in enumerate(calls))
+    assert "no route" in error_of(net, 0, lost)
+    assert net.total("relay.spread") == 0
 
 
 # --- what was captured ------------------------------------------------------------------------------------------------

@@ -21,11 +21,11 @@ from p2pmesh.protocols.notices import CancelRoute, MeshSize, ReturnPath, RouteFa
 from p2pmesh.protocols.routing import forwarding_table, packets, receiver, relay, routing
 from p2pmesh.protocols.routing.forwarding_table import ForwardingTable, pick, trail_id, wandering
 from p2pmesh.protocols.routing.packets import content, is_urgent, signed
-from p2pmesh.protocols.routing.relay import MOST_SENT
+from p2pmesh.protocols.routing.relay import MOST_SENT, SPREAD_BURST
 from p2pmesh.protocols.util.limits import BURST, FRAME
 from p2pmesh.simulation.discrete.network import EPOCH
 from p2pmesh.wire.codec import decode, encode
-from p2pmesh.wire.fields import MAX_TRAIL, SEARCH
+from p2pmesh.wire.fields import EVERYWHERE, MAX_TRAIL, SEARCH
 from p2pmesh.wire.messages import GossipWant, Message
 from p2pmesh.wire.overlay import Packet
 from tests.harness.examples import examples
@@ -283,7 +283,7 @@ def test_nobody_makes_others_search_for_longer_than_all_do():
         assert "no route" in why_not(net, 0, call)
         return sum(isinstance(message, Packet) and message.kind != "miss" for _, _, message in net.sent)
 
-    assert crossed(SEARCH - 20) < crossed(SEARCH) == crossed(255)
+    assert crossed(SEARCH - 20) < crossed(SEARCH) == crossed(EVERYWHERE - 1)
 
 
 def test_on_an_island_the_whole_of_it_is_searched_and_no_more():
@@ -550,6 +550,37 @@ def test_late_attempts_go_by_lot_so_that_peers_at_all_places_near_the_receiver_d
         table.set_links(peer, (TO,))
     assert nexts(3) == nexts(7) == set(said)
     assert len(nexts(4)) > 15
+
+
+# --- all ways at once -------------------------------------------------------------------------------------------------
+
+
+def complete(size: int) -> RouteNet:
+    return RouteNet(size, [(a, b) for a in range(size) for b in range(a)])
+
+
+def everywhere(number: int, carry: bytes = b"") -> Packet:
+    packet = Packet(id=f"{number}", kind="tell", to=TO, attempt=3, search=EVERYWHERE, carry=carry)
+    return signed(packet, STRANGER, NETWORK)
+
+
+def test_what_goes_everywhere_each_relay_passes_on_once_however_many_bring_it():
+    net = complete(6)
+    for sender in net.nodes[1:3]:
+        net.inject(sender, net.nodes[0], everywhere(0))
+    net.run(1)
+    assert [node.count("relay.spread") for node in net.nodes] == [1, 0, 1, 1, 1, 1]  # the second has had it
+    assert sum(isinstance(message, Packet) and message.kind == "tell" for _, _, message in net.sent) <= 5 * 5
+
+
+@pytest.mark.parametrize("carry", [b"", b"x" * 5000])
+def test_a_neighbour_has_few_packets_sent_everywhere_and_none_that_are_large(carry):
+    net = complete(6)
+    for number in range(30):
+        net.inject(net.nodes[1], net.nodes[0], everywhere(number, carry=carry))
+    net.run(1)
+    assert net.nodes[0].count("relay.spread") == (0 if carry else int(SPREAD_BURST))
+    assert not any(node.blamed for node in net.nodes)
 
 
 # --- what relays may not do -------------------------------------------------------------------------------------------
