@@ -261,9 +261,9 @@ class BroadcastCore:
 
     def _send_waiting(self, now: float) -> None:
         """Send broadcasts of ours, in the order of the calls, while the links can take them."""
-        if self._eager_push.is_congested(self._publisher.last, now):
+        if is_congested := self._eager_push.is_congested(self._publisher.last, now):
             self._carry_out(self._eager_push.judge(now), now)
-        while self._publisher and not self._eager_push.is_congested(self._publisher.last, now):
+        while self._publisher and not is_congested:
             if wait := self._publisher.wait(now):
                 self._timers.set((Due.PUBLISH, NOBODY, ""), now + wait)
                 break
@@ -271,6 +271,7 @@ class BroadcastCore:
             self._effects.append(Reply(call, value=message.data.id))
             self._store_message(message, now)
             self._spread(message, now, called=called)
+            is_congested = self._eager_push.is_congested(self._publisher.last, now)
 
     def _on_leave(self) -> None:
         error = MeshClosed("the mesh was left before the broadcast could be sent")
