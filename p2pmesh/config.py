@@ -432,7 +432,7 @@ class IslandsConfig:
 
 @frozen(kw_only=True)
 class WorkConfig:
-    """Work that neighbours may cause here and that nobody here asked for, as a share of one core: less than a third of it in all.
+    """Work that neighbours may cause here and nobody here asked for, in shares of one core: less than a third in all.
 
     Half of each share is split among the neighbours, the rest is for whoever needs more. Beyond that, work is put off
     or dropped, since what is repeated by protocol comes again; a neighbour that goes on nevertheless loses its link.
