@@ -174,6 +174,8 @@ KINDS: dict[str, Callable[[Maker], Message]] = {
     "gossip_graft": lambda make: GossipGraft(ids=make.some(200)),
     "gossip_ihave": lambda make: GossipIHave(ids=tuple(make.name() for _ in range(256))),
     "gossip_ack": lambda make: GossipAck(new=(make.name(),)),
+    "long gossip_ack": lambda make: GossipAck(had=tuple(make.name() for _ in range(256))),
+    "refusals": lambda make: GossipAck(refused=tuple(make.name() for _ in range(256)), reason="x" * 200),
     "the same broadcast": lambda make: make.broadcast(true=True),
     "false broadcasts": lambda make: make.broadcast(true=False),
 }

@@ -27,9 +27,10 @@ from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.broadcast.message_store import BroadcastTimers, Due, StoredMessage
 from p2pmesh.protocols.inputs import RemotePeer
 from p2pmesh.protocols.util.latency import LocalHealth, RoundTripTime
+from p2pmesh.protocols.util.limits import FRAME, READ
 from p2pmesh.protocols.util.timers import Backoff
 from p2pmesh.protocols.util.window import Window
-from p2pmesh.wire.messages import GossipAck
+from p2pmesh.wire.messages import GossipAck, Message
 
 RETRY_PRESSURE = 0.25
 """What a retry adds to the failure pressure."""
@@ -49,6 +50,19 @@ HALF_LIFE = 7.0
 """Seconds in which the failure pressure halves."""
 MAX_PRESSURE = 16.0
 """More failures than this count no more."""
+
+ID_BYTES = 16
+"""Of the id of a broadcast in an ack."""
+
+
+def price_of(message: Message) -> float:
+    """Units that a frame costs which brings nothing, where the reader of the link has not counted its bytes."""
+    if not isinstance(message, GossipAck):
+        return FRAME
+    ids = (
+        len(message.new) + len(message.had) + len(message.prune) + 2 * len(message.refused)
+    )  # these go to receipts too
+    return FRAME + ids * ID_BYTES / READ
 
 
 class FailurePressure:

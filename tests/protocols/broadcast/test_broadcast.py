@@ -811,6 +811,22 @@ def test_acks_and_questions_out_of_the_blue_are_ignored():
         assert bare.hear(BOB, message) == []
 
 
+def acks_until_cut(**lists: tuple[str, ...]) -> int:
+    bare = Bare()
+    bare.up(ALICE)
+    for number in range(20_000):
+        bare.hear(ALICE, GossipAck(**lists))
+        if bare.dropped():
+            return number
+    raise AssertionError("it may go on for ever")
+
+
+@pytest.mark.parametrize("kind", ["new", "had", "prune", "refused"])
+def test_acks_of_what_was_never_sent_are_paid_for_by_the_id(kind):
+    short, long = acks_until_cut(**{kind: ("x",)}), acks_until_cut(**{kind: tuple(f"x{n}" for n in range(256))})
+    assert short > 4 * long
+
+
 # --- the original's peers ---------------------------------------------------------------------------------------------
 
 
