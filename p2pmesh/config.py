@@ -432,11 +432,12 @@ class IslandsConfig:
 
 @frozen(kw_only=True)
 class WorkConfig:
-    """Work that neighbours may cause here and nobody here asked for, in shares of one core: less than a third in all.
+    """Work that neighbours may cause here and that nobody here asked for: less than a third of one core, in all.
 
-    Half of each share is split among the neighbours, the rest is for whoever needs more. Beyond that, work is put off
-    or dropped, since what is repeated by protocol comes again; a neighbour that goes on nevertheless loses its link.
-    Broadcasts and direct messages that are new are not among it: who reads them bounds those.
+    Each field is the share of a core for one part. Half of it is split among the neighbours, the rest is for whoever
+    needs more. Beyond that, work is put off or dropped, since what is repeated by protocol comes again; a neighbour
+    that goes on nevertheless loses its link. Broadcasts and direct messages that are new are not among it: who reads
+    them bounds those.
     """
 
     links: float = _number(0.03, low=0.001)
