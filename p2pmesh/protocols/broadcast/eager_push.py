@@ -61,7 +61,7 @@ def price_of(message: Message) -> float:
         return FRAME
     ids = (
         len(message.new) + len(message.had) + len(message.prune) + 2 * len(message.refused)
-    )  # these go to receipts too
+    )  # receipts see them too
     return FRAME + ids * ID_BYTES / READ
 
 
