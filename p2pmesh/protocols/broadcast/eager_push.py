@@ -59,9 +59,7 @@ def price_of(message: Message) -> float:
     """Units that a frame costs which brings nothing, where the reader of the link has not counted its bytes."""
     if not isinstance(message, GossipAck):
         return FRAME
-    ids = (
-        len(message.new) + len(message.had) + len(message.prune) + 2 * len(message.refused)
-    )  # receipts see them too
+    ids = len(message.new) + len(message.had) + len(message.prune) + 2 * len(message.refused)  # receipts see them too
     return FRAME + ids * ID_BYTES / READ
 
 
