@@ -14,7 +14,7 @@ from typing import TypeAlias
 import attrs
 from attrs import field, frozen
 
-from p2pmesh.checks import flag_field, instance, text_field
+from p2pmesh.checks import flag_field, instance, shown, text_field
 from p2pmesh.checks import number_field as _number
 from p2pmesh.errors import ConfigError
 from p2pmesh.ice_servers import IceServer as IceServer
@@ -50,12 +50,14 @@ def _allow_addresses(value: object) -> AllowAddresses:
     if value is None or callable(value):
         return value
     try:
-        return tuple(ip_network(one) for one in ((value,) if isinstance(value, str) else value))  # type: ignore[attr-defined]
+        if isinstance(value, tuple):
+            return tuple(ip_network(one) for one in value)
     except (TypeError, ValueError):
-        raise ConfigError(
-            "LinkConfig.allow_addresses are networks such as 10.0.0.0/8, or a function of an address, not"
-            f" {value!r:.60}"
-        ) from None
+        pass
+    raise ConfigError(
+        "LinkConfig.allow_addresses is a tuple of networks such as 10.0.0.0/8, or a function of an address, not"
+        f" {shown(value)}"
+    )
 
 
 @frozen(kw_only=True)
@@ -430,23 +432,23 @@ class IslandsConfig:
 
 @frozen(kw_only=True)
 class WorkConfig:
-    """Work that neighbours may cause here and that nobody here asked for, as a share of one core: 0.3 of it in all.
+    """Work that neighbours may cause here and that nobody here asked for: less than a third of one core, in all.
 
-    Half of each share is split among the neighbours, the rest is for whoever needs more. Beyond that, work is put off
-    or dropped, since what is repeated by protocol comes again; a neighbour that goes on nevertheless loses its link.
-    Broadcasts and direct messages that are new are not among it: who reads them bounds those.
+    Each field is the share of a core for one part. Half of it is split among the neighbours, the rest is for whoever
+    needs more. Beyond that, work is put off or dropped, since what is repeated by protocol comes again; a neighbour
+    that goes on nevertheless loses its link. Broadcasts and direct messages that are new are not among it: who reads
+    them bounds those.
     """
 
     links: float = _number(0.03, low=0.001)
-    """Frames that come to nothing, and reading those that seldom come: searches, announcements, comparisons."""
+    """Frames that come to nothing, and reading those that seldom come: searches, announcements, comparisons. As much
+    again for direct messages and acks that are repeated."""
     routing: float = _number(0.09, low=0.001)
     """Packets: those to pass on, and those for us."""
     broadcast: float = _number(0.08, low=0.001)
     """What is asked for to be compared, announced or sent again."""
     kademlia: float = _number(0.04, low=0.001)
     """Requests of the DHT."""
-    overlay: float = _number(0.02, low=0.001)
-    """Searches on the ring, and what neighbours tell of their links."""
     signaling: float = _number(0.04, low=0.001)
     """Offers, answers and candidates, by whatever way they come."""
 

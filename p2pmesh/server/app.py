@@ -66,64 +66,6 @@ _COMPLAINTS: Final = (10, 10.0)
 _log = logging.getLogger(__name__)
 
 
-@frozen
-class SignalingServer:
-    """A running server, as `open_signaling_server` gives it."""
-
-    host: str
-    """The address that it listens on."""
-    port: int
-    url: str
-    """What a client on this machine opens: `ws://...`, or `wss://...`."""
-    _snapshot: Callable[[], dict[str, Any]] = field(repr=False)
-    _sockets: _Sockets = field(repr=False)
-    status_url: str | None = None
-    """Where `/healthz` and `/metrics` are: `http://...`, or `https://...`."""
-
-    def snapshot(self) -> dict[str, Any]:
-        """Statistics that JSON can carry."""
-        return self._snapshot()
-
-    @property
-    def bans(self) -> tuple[str, ...]:
-        """Ids and networks that are kept out."""
-        return tuple(self._sockets.bans)
-
-    def kick(self, *, peer_id: str | None = None, address: str | None = None) -> int:
-        """Close connections at once: those that hold this id, or that come from this address or network.
-
-        They may come again. Returns how many there were.
-
-        Raises:
-          ConfigError: if it is not exactly one of the two, or is malformed.
-        """
-        return self._sockets.kick(ban_of(peer_id, address))
-
-    def ban(self, *, peer_id: str | None = None, address: str | None = None) -> int:
-        """Keep an id, or an address or network, out until `unban`, and close the connections that are there.
-
-        An id costs nothing to make: against a stranger ban the address, or allow ids (`ServerConfig.allow_ids`). Bans
-        outlast the server if `open_signaling_server` was given `bans`. Returns how many connections were closed.
-
-        Raises:
-          ConfigError: if it is not exactly one of the two, or is malformed.
-          OSError: if the file of bans can't be written; the ban holds until the server is closed.
-        """
-        ban = ban_of(peer_id, address)
-        closed = self._sockets.kick(ban)
-        self._sockets.bans.add(ban)
-        return closed
-
-    def unban(self, *, peer_id: str | None = None, address: str | None = None) -> bool:
-        """Lift a ban, in the words in which it was made. Returns whether there was one.
-
-        Raises:
-          ConfigError: if it is not exactly one of the two, or is malformed.
-          OSError: if the file of bans can't be written.
-        """
-        return self._sockets.bans.remove(ban_of(peer_id, address))
-
-
 class _Sockets:
     """Brings clients and `Presence` together."""
 
@@ -353,6 +295,64 @@ class _Sockets:
         self._failures[where] += 1
         if self._complaints.take_if_there(trio.current_time()):
             _log.warning("signaling server: %s: %r; going on", where, error, exc_info=error)
+
+
+@frozen
+class SignalingServer:
+    """A running server, as `open_signaling_server` gives it."""
+
+    host: str
+    """The address that it listens on."""
+    port: int
+    url: str
+    """What a client on this machine opens: `ws://...`, or `wss://...`."""
+    _snapshot: Callable[[], dict[str, Any]] = field(repr=False)
+    _sockets: _Sockets = field(repr=False)
+    status_url: str | None = None
+    """Where `/healthz` and `/metrics` are: `http://...`, or `https://...`."""
+
+    def snapshot(self) -> dict[str, Any]:
+        """Statistics that JSON can carry."""
+        return self._snapshot()
+
+    @property
+    def bans(self) -> tuple[str, ...]:
+        """Ids and networks that are kept out."""
+        return tuple(self._sockets.bans)
+
+    def kick(self, *, peer_id: str | None = None, address: str | None = None) -> int:
+        """Close connections at once: those that hold this id, or that come from this address or network.
+
+        They may come again. Returns how many there were.
+
+        Raises:
+          ConfigError: if it is not exactly one of the two, or is malformed.
+        """
+        return self._sockets.kick(ban_of(peer_id, address))
+
+    def ban(self, *, peer_id: str | None = None, address: str | None = None) -> int:
+        """Keep an id, or an address or network, out until `unban`, and close the connections that are there.
+
+        An id costs nothing to make: against a stranger ban the address, or allow ids (`ServerConfig.allow_ids`). Bans
+        outlast the server if `open_signaling_server` was given `bans`. Returns how many connections were closed.
+
+        Raises:
+          ConfigError: if it is not exactly one of the two, or is malformed.
+          OSError: if the file of bans can't be written; the ban holds until the server is closed.
+        """
+        ban = ban_of(peer_id, address)
+        closed = self._sockets.kick(ban)
+        self._sockets.bans.add(ban)
+        return closed
+
+    def unban(self, *, peer_id: str | None = None, address: str | None = None) -> bool:
+        """Lift a ban, in the words in which it was made. Returns whether there was one.
+
+        Raises:
+          ConfigError: if it is not exactly one of the two, or is malformed.
+          OSError: if the file of bans can't be written.
+        """
+        return self._sockets.bans.remove(ban_of(peer_id, address))
 
 
 class _TurnedAway(Exception):

@@ -16,8 +16,8 @@ def outcome(seed, *kinds, **options):
 
 
 @pytest.mark.simulation
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("seed", [100, 101])
 def test_nothing_is_violated_and_all_honest_peers_are_served(seed):
     result = outcome(seed)
     assert not result["violations"], result["account"]
@@ -25,10 +25,10 @@ def test_nothing_is_violated_and_all_honest_peers_are_served(seed):
 
 
 @pytest.mark.simulation
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("kind", [kind for kind in Adversary if kind is not Adversary.GHOST])
 def test_with_nothing_but_hostile_peers_every_broadcast_reaches_every_honest_one(kind):
-    result = outcome(3, kind, calm=True)
+    result = outcome(3, kind, calm=True, peers=12, hostile=3)
     assert not result["violations"], result["account"]
     assert result["delivered"] == result["expected"] > 0
 

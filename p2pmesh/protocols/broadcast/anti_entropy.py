@@ -10,9 +10,10 @@ links that lose every tenth frame, and nothing at rest.)
 
 *Pulls that come to nothing.* A broadcast that was pulled and then refused leaves the window at once, and is not
 pulled from that neighbour again (`refused`). One that does not come at all holds the window up for `pull_timeout`;
-after three times what is left of that neighbour's is forgotten, and found again by the next comparison, here or
-elsewhere. So a peer that does not answer a `gossip_want`, or not in full (as `BroadcastCore._serve` does with what it
-has forgotten or has served too often), stalls its asker for `pull_timeout` seconds.
+after three times what is left of that neighbour's is forgotten, and looked for with all others at once, which may
+have named it in vain while it was expected from there. It is not asked for there again for `digest_every`. So a peer
+that does not answer a `gossip_want`, or not in full (as `BroadcastCore._serve` does with what it has forgotten or has
+served too often), stalls its asker for `pull_timeout` seconds.
 
 *Newcomers.* What was sent before a peer began is not for it: it does not ask for it, is not told of it, refuses it if
 it comes all the same, and passes none of it on. Only where the application asks for history (`WantHistory`) up to
@@ -224,10 +225,10 @@ class AntiEntropy:
         self._last_round = peers[place % len(peers)]
         return self._compare(self._last_round, ON_ITS_WAY, now)
 
-    def _compare(self, peer: PeerId, beyond: int, now: float) -> Said:
+    def _compare(self, peer: PeerId, beyond: int, now: float, *, lacking: bool = False) -> Said:
         within = self._lifetime(now)
         ours = self._store.places(beyond, within, now)
-        if ours.start == ours.stop:
+        if ours.start == ours.stop and not lacking:
             return []  # a neighbour that has something asks us
         self._attempts[peer] = self._attempts.get(peer, 0) + 1
         self._timers.wait((Due.DIGEST_AGAIN, peer, ""), now + self._backoff.delay(self._attempts[peer], self._rng))
@@ -383,8 +384,12 @@ class AntiEntropy:
     def _pull_again(self, peer: PeerId, now: float) -> Said:
         pull = self._pulls[peer]
         if pull.attempts >= MAX_PULLS:
-            self._drop_pull(peer)  # the next comparison finds it again, here or elsewhere
-            return []
+            until = now + self._config.digest_every
+            for message_id in pull.asked:
+                self._refused.add((peer, message_id), until, until, now)
+            self._drop_pull(peer)
+            others = [other for other in self._links if other != peer]  # which may have named it, too, in vain
+            return [said for other in others for said in self._compare(other, 0, now, lacking=True)]
         pull.attempts += 1
         self._timers.wait((Due.PULL_AGAIN, peer, ""), now + self._config.pull_timeout)
         return _wants(peer, list(pull.asked))

@@ -53,6 +53,7 @@ from p2pmesh.protocols.broadcast.eager_push import (
     Send,
     SendWindow,
     Settled,
+    price_of,
 )
 from p2pmesh.protocols.broadcast.lazy_push import GraftDecisions, GraftScheduler, LazyPush, announcement, grafts_of
 from p2pmesh.protocols.broadcast.legacy import (
@@ -261,9 +262,9 @@ class BroadcastCore:
 
     def _send_waiting(self, now: float) -> None:
         """Send broadcasts of ours, in the order of the calls, while the links can take them."""
-        if self._eager_push.is_congested(self._publisher.last, now):
+        if is_congested := self._eager_push.is_congested(self._publisher.last, now):
             self._carry_out(self._eager_push.judge(now), now)
-        while self._publisher and not self._eager_push.is_congested(self._publisher.last, now):
+        while self._publisher and not is_congested:
             if wait := self._publisher.wait(now):
                 self._timers.set((Due.PUBLISH, NOBODY, ""), now + wait)
                 break
@@ -271,6 +272,7 @@ class BroadcastCore:
             self._effects.append(Reply(call, value=message.data.id))
             self._store_message(message, now)
             self._spread(message, now, called=called)
+            is_congested = self._eager_push.is_congested(self._publisher.last, now)
 
     def _on_leave(self) -> None:
         error = MeshClosed("the mesh was left before the broadcast could be sent")
@@ -326,7 +328,7 @@ class BroadcastCore:
             if isinstance(message, Gossip) and peer in self._originals:
                 self._on_gossip(self._originals[peer], without_proof(message.data), now)
         elif not self._takes(link, message, now):
-            self._pays(peer, FRAME, now)
+            self._pays(peer, price_of(message), now)
 
     def _takes(self, link: SendWindow, message: Message, now: float) -> bool:
         """Do what a neighbour's message is for. Returns whether there was anything to do, or its work is paid for."""
@@ -534,8 +536,9 @@ class BroadcastCore:
         return False
 
     def _on_ack(self, link: SendWindow, ack: GossipAck, now: float) -> bool:
-        """See what copies and offers of ours were worth. Returns whether anything was, or was refused."""
-        is_news = bool(ack.refused)
+        """See what copies and offers of ours were worth. Returns whether any of it was not known."""
+        peer = link.peer.peer_id
+        is_news = any(one is not None and not one.is_held_by(peer) for one in map(self._store.get, ack.refused))
         for kind, ids in ((AckKind.NEW, ack.new), (AckKind.HAD, ack.had), (AckKind.PRUNE, ack.prune)):
             for message_id in ids:
                 message = self._store.get(message_id)
@@ -547,8 +550,7 @@ class BroadcastCore:
                 # What crossed an announcement was settled by that, but whether it prunes only the ack tells.
                 if decisions or kind is AckKind.PRUNE:
                     self._plumtree.learn(link, message, kind, now)
-        if ack.refused:
-            self._on_refused(link.peer.peer_id, ack.refused, ack.reason, now)
+        self._on_refused(peer, ack.refused, ack.reason, now)
         return is_news
 
     def _on_ihave(self, link: SendWindow, heard: GossipIHave, now: float) -> bool:

@@ -27,9 +27,10 @@ from p2pmesh.keyspace import PeerId
 from p2pmesh.protocols.broadcast.message_store import BroadcastTimers, Due, StoredMessage
 from p2pmesh.protocols.inputs import RemotePeer
 from p2pmesh.protocols.util.latency import LocalHealth, RoundTripTime
+from p2pmesh.protocols.util.limits import FRAME, READ
 from p2pmesh.protocols.util.timers import Backoff
 from p2pmesh.protocols.util.window import Window
-from p2pmesh.wire.messages import GossipAck
+from p2pmesh.wire.messages import GossipAck, Message
 
 RETRY_PRESSURE = 0.25
 """What a retry adds to the failure pressure."""
@@ -49,6 +50,19 @@ HALF_LIFE = 7.0
 """Seconds in which the failure pressure halves."""
 MAX_PRESSURE = 16.0
 """More failures than this count no more."""
+
+ID_BYTES = 16
+"""Of the id of a broadcast in an ack."""
+
+
+def price_of(message: Message) -> float:
+    """Units that a frame costs which brings nothing, where the reader of the link has not counted its bytes."""
+    if not isinstance(message, GossipAck):
+        return FRAME
+    ids = (
+        len(message.new) + len(message.had) + len(message.prune) + 2 * len(message.refused)
+    )  # receipts see them too
+    return FRAME + ids * ID_BYTES / READ
 
 
 class FailurePressure:
@@ -361,20 +375,23 @@ class EagerPush:
     def judge(self, now: float) -> PushDecisions:
         """See which links are left behind by others."""
         decisions: PushDecisions = []
+        latest = max([link.heard_until for link in self.links.values()], default=-math.inf) - self._config.slow_patience
         for link in self.links.values():
-            if link.is_full and not link.is_given_up and self._is_left_behind(link, now):
+            if link.is_full and not link.is_given_up and self._is_left_behind(link, latest, now):
                 self.counts.closed += 1
                 link.is_given_up = True
                 reason = f"too slow: behind for {self._config.slow_patience:g} s"
                 decisions.append(CloseLink(link.peer.peer_id, reason))
         return decisions
 
-    def _is_left_behind(self, link: SendWindow, now: float) -> bool:
+    def _is_left_behind(self, link: SendWindow, latest: float, now: float) -> bool:
         """Whether others are far better off than a link that is full: else there is too much to do for all, or us."""
+        _, waits_since = next(iter(link.backlog.values()))
+        if waits_since >= latest:  # seen at once, since every input asks while we wait
+            return False
         others = [other for other in self.links.values() if other is not link]
         if self._health.is_poor(now) or any(other.is_long(other.round_trip.mean(0.0)) for other in others):
             return False
-        _, waits_since = next(iter(link.backlog.values()))
         return any(other.heard_until > waits_since + self._config.slow_patience for other in others)
 
     # --- what neighbours say ------------------------------------------------------------------------------------------

@@ -36,12 +36,13 @@ class Crowd:
 
     Attributes:
       size: peers in it, when that was looked at last.
+      mesh_size: peers in the mesh, as far as others say.
     """
 
     def __init__(self, me: PeerId) -> None:
         self._me = me
         self._radius = -1
-        self.mesh_size = 0
+        self.mesh_size: int = 0
         self._known_at = -math.inf
         self.size: int = 0
 

@@ -50,17 +50,9 @@ from msgspec import structs
 
 from p2pmesh.config import MeshConfig
 from p2pmesh.errors import MeshClosed, MeshError, PeerUnreachable
-from p2pmesh.events import (
-    EclipseSuspected,
-    Event,
-    PeerConnected,
-    PeerDisconnected,
-    PeerEvicted,
-    PeerFailed,
-    PeerTimedOut,
-)
+from p2pmesh.events import EclipseSuspected, Event, PeerConnected, PeerFailed
 from p2pmesh.identity import Identity
-from p2pmesh.keyspace import PeerId, ring_neighbours, short
+from p2pmesh.keyspace import PeerId, short
 from p2pmesh.protocols.core import AcceptOffer, DropLink, Effects, Emit, Notify, Reply, SendFrame, WallClock, WantLink
 from p2pmesh.protocols.inputs import (
     NO_SLOT,
@@ -152,8 +144,7 @@ class OverlayCore:
         self._blocked = blocked
         self._scores = scores or Scores()
         self._slots = slots = Slots(me, config.max_peers, self._scores)
-        originals = config.links.allow_unverified
-        self._passive = PassiveView(me, config.topology, rng, blocked, serves_originals=originals)
+        self._passive = PassiveView(me, config.topology, rng, blocked, serves_originals=self._allow_unverified)
         self._pins = PinnedLinks(slots)
         self._links = LinkManager(me, config, slots, self._passive, self._pins, rng)
         self._links.policy.health = health or self._links.policy.health
@@ -198,8 +189,8 @@ class OverlayCore:
                 self._links.services.pop(transport, None)
             case PeersFound(peers, source):
                 self._learn(peers, source, now)
-            case PeerGone(peer):
-                self._on_peer_gone(peer, now)
+            case PeerGone(peer) if peer not in self._slots:
+                self._passive.departed(peer, now)
             case Offered():
                 self._on_offered(event, now)
             case Rejected():
@@ -241,30 +232,14 @@ class OverlayCore:
         return self._take(now)
 
     def snapshot(self) -> Mapping[str, Any]:
-        slots, lists = self._slots, self._lists
-        open_links = slots.are(State.OPEN)
         return {
-            "links": open_links,
-            "attempts": slots.are(*ATTEMPTS),
-            "closing": slots.are(State.CLOSING),
-            "chosen": slots.own(),
-            "crowd": slots.crowd.size,
-            "pinned": [peer for peer, slot in slots.items() if slot.pinned],
-            "leaves": slots.guests(),
-            "ring": list(ring_neighbours(self._me, [peer for peer in slots.on_ring() if peer in open_links])),
+            **self._slots.snapshot(),
             **asdict(self._counts),
-            "scores": self._scores.snapshot(open_links),
+            "scores": self._scores.snapshot(self._slots.are(State.OPEN)),
             "lost_outcomes": self._calls.lost,
             "link_manager": asdict(self._links.counts),
             "passive_view": {"known": len(self._passive)},
-            "successor_list": {
-                "successors": list(lists.successors),
-                "predecessors": list(lists.predecessors),
-                "far": lists.far(),
-                "agreed": lists.is_agreed(),
-                "size": lists.size(),
-                "missed": self._stabilisation.missed,
-            },
+            "successor_list": {**self._lists.snapshot(), "missed": self._stabilisation.missed},
             "ring_join": {"look_ups": self._join.look_ups},
             "fix_fingers": {"seeks": self._fingers.is_on, **asdict(self._fingers.counts)},
             "find_successor": {"answered": self._lookup.answered},
@@ -300,7 +275,7 @@ class OverlayCore:
             self._scores.add(peer, "failures", now)
         if slot is None:
             return
-        self._emit(_end_of(peer, slot, event))
+        self._emit(slot.end_of_link(event))
         if not (slot.said_goodbye or slot.evicted_us or slot.given_up):
             self._notify(Subsystem.ISLANDS, LinkBroken(peer))
         if slot.next_occupant is not None:
@@ -423,20 +398,13 @@ class OverlayCore:
 
     # --- offers and rejections ----------------------------------------------------------------------------------------
 
-    def _on_peer_gone(self, peer: PeerId, now: float) -> None:
-        if peer not in self._slots:
-            self._passive.departed(peer, now)
-
     def _on_offered(self, event: Offered, now: float) -> None:
-        if event.peer.peer_id not in self._blocked:
-            self._passive.heard(event.peer.peer_id, event.peer.version)
-        self._look_for_crowd(now)
-        answer: Admit | Refuse | Replace | None = Refuse("leaving")
         if event.peer.peer_id in self._blocked:
-            answer = Refuse(FULL)  # which is no news to it, and names it others
-        elif not self._leaving:
-            answer = self._links.offered(event, now)
-        match answer:
+            self._reject(event.peer, FULL)  # which is no news to it, and names it others
+            return
+        self._passive.heard(event.peer.peer_id, event.peer.version)
+        self._look_for_crowd(now)
+        match Refuse("leaving") if self._leaving else self._links.offered(event, now):
             case Admit(loser, occupant):
                 if loser is None:
                     self._hand_over(occupant, now)
@@ -730,11 +698,3 @@ class OverlayCore:
 
     def _reply(self, calls: list[int], error: MeshError | None = None) -> None:
         self._effects.extend(Reply(call, error=error) for call in calls)
-
-
-def _end_of(peer: PeerId, slot: Slot, down: LinkDown) -> PeerDisconnected:
-    """The one event that ends what `PeerConnected` began."""
-    reason = slot.farewell or down.reason
-    if slot.evicted_us:
-        return PeerEvicted(peer, reason, slot.alternatives)
-    return PeerDisconnected(peer, reason) if down.timed_out is None else PeerTimedOut(peer, reason, down.timed_out)

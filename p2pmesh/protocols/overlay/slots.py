@@ -13,11 +13,14 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from enum import Enum
+from typing import Any
 
 from attrs import define
 from msgspec import Struct
 
+from p2pmesh.events import PeerDisconnected, PeerEvicted, PeerTimedOut
 from p2pmesh.keyspace import PeerId, nearness, ring_neighbours
+from p2pmesh.protocols.inputs import LinkDown
 from p2pmesh.protocols.notices import Offered
 from p2pmesh.protocols.overlay.crowd import Crowd
 from p2pmesh.protocols.util.scores import Scores
@@ -115,6 +118,15 @@ class Slot:
     def vacant(self) -> bool:
         """Whether the peer has slots free, as it says."""
         return self.told is not None and self.told.free > 0
+
+    def end_of_link(self, down: LinkDown) -> PeerDisconnected:
+        """The one event that ends what `PeerConnected` began."""
+        reason = self.farewell or down.reason
+        if self.evicted_us:
+            return PeerEvicted(down.peer, reason, self.alternatives)
+        if down.timed_out is None:
+            return PeerDisconnected(down.peer, reason)
+        return PeerTimedOut(down.peer, reason, down.timed_out)
 
 
 class Slots(dict[PeerId, Slot]):  # noqa: FURB189  # nothing of a dict is overridden, and a UserDict is slow
@@ -295,6 +307,19 @@ class Slots(dict[PeerId, Slot]):  # noqa: FURB189  # nothing of a dict is overri
             for peer in self.expendable(now, ring)
             if (slot := self[peer]).state is State.OPEN and not slot.leaf and slot.since <= settled
         ]
+
+    def snapshot(self) -> dict[str, Any]:
+        open_links = self.are(State.OPEN)
+        return {
+            "links": open_links,
+            "attempts": self.are(*ATTEMPTS),
+            "closing": self.are(State.CLOSING),
+            "chosen": self.own(),
+            "crowd": self.crowd.size,
+            "pinned": [peer for peer, slot in self.items() if slot.pinned],
+            "leaves": self.guests(),
+            "ring": list(ring_neighbours(self._me, [peer for peer in self.on_ring() if peer in open_links])),
+        }
 
 
 def _is_slow(slot: Slot, now: float) -> bool:

@@ -14,7 +14,7 @@ State: two lists of `ChordConfig.successors` peers, a serial number for each nei
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from msgspec import structs
 
@@ -147,6 +147,15 @@ class SuccessorLists:
     def _closes(self, middle: PeerId, peer: PeerId) -> bool:
         told = self._slots[middle].told
         return told is not None and peer in told.links and nearness(self._me, middle) < nearness(self._me, peer)
+
+    def snapshot(self) -> dict[str, Any]:
+        return {
+            "successors": list(self.successors),
+            "predecessors": list(self.predecessors),
+            "far": self.far(),
+            "agreed": self.is_agreed(),
+            "size": self.size(),
+        }
 
 
 class Announcement(NamedTuple):

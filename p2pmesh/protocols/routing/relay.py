@@ -33,6 +33,9 @@ from p2pmesh.wire.overlay import Packet
 MOST_SENT = 250.0
 """Packets a second that a neighbour is given, and `BURST` seconds' worth at once; what is above is as lost on the way.
 The busiest links of 300 peers that all join within 3 s carry 30."""
+RESPONSE_SEARCH = 4
+"""As `SEARCH`, of a response that its route has not brought to its receiver: enough to get round a link that is gone.
+What is still lost its origin asks for again, and nobody makes a whole mesh look for an origin that never was."""
 SENT_FOR = 2.0
 """Seconds for which what a neighbour was given is kept: longer than it takes to suspect it."""
 IN_FLIGHT = 0.25
@@ -225,7 +228,7 @@ class Relay:
         choices = [] if wanders else self._table.nearer(packet.to, path, visited, leaves=packet.nearest)
         if not choices and not packet.nearest:
             strayed = len(path) if wanders else self._table.strayed(packet.to, path)
-            if strayed + len(packet.tried) >= min(packet.search, SEARCH):
+            if strayed + len(packet.tried) >= min(packet.search, SEARCH if is_request else RESPONSE_SEARCH):
                 return self._drop(packet, path)
             choices = self._table.by_lot(packet, visited) if wanders else self._table.ranked(packet.to, visited)
         peer = pick(choices, packet)

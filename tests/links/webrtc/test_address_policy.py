@@ -82,13 +82,13 @@ def test_ports_of_the_system_are_not_knocked_at(port: int) -> None:
 
 
 def test_the_application_may_name_networks_or_decide_itself() -> None:
-    assert takes("10.1.2.3", allow_addresses=["10.0.0.0/8"])
-    assert not takes("192.168.1.7", allow_addresses=["10.0.0.0/8"])
-    assert takes("127.0.0.1", allow_addresses="127.0.0.0/8")
-    assert not takes("224.0.0.1", allow_addresses=["0.0.0.0/0"])
+    assert takes("10.1.2.3", allow_addresses=("10.0.0.0/8",))
+    assert not takes("192.168.1.7", allow_addresses=("10.0.0.0/8",))
+    assert takes("127.0.0.1", allow_addresses=("127.0.0.0/8",))
+    assert not takes("224.0.0.1", allow_addresses=("0.0.0.0/0",))
     assert takes("::1", allow_addresses=lambda address: address.version == 6)
     assert not takes("10.1.2.3", allow_addresses=lambda address: address.version == 6)
-    assert not takes("10.1.2.3", allow_addresses=[])
+    assert not takes("10.1.2.3", allow_addresses=())
 
 
 @pytest.mark.parametrize("bad", ["10.0.0.0/99", ["here"], 5, [None]])

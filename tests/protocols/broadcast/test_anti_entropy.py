@@ -165,6 +165,20 @@ def test_what_is_pulled_is_asked_from_one_neighbour_only_and_again_if_it_does_no
     assert bare.count("anti_entropy.pulling") == 0
 
 
+def test_a_neighbour_that_names_what_it_never_sends_does_not_keep_it_from_us():
+    bare = Bare()
+    bare.up(ALICE, BOB)
+    ids = ("m1", "m2")
+    bare.hear(ALICE, GossipHave(ids=ids))
+    bare.hear(BOB, GossipHave(ids=ids))
+    bare.wait_until(20)
+    assert [peers for peers, _ in bare.sent(GossipDigest)] == [(BOB.peer_id,)]
+    bare.hear(ALICE, GossipHave(ids=ids))
+    assert [m.ids for _, m in bare.sent(GossipWant)] == [()], "it had its time"
+    bare.hear(BOB, GossipHave(ids=ids))
+    assert [m.ids for _, m in bare.sent(GossipWant)] == [ids]
+
+
 def test_what_was_pulled_is_announced_rather_than_pushed_unless_it_is_still_on_its_way():
     bare = Bare()
     bare(ServiceUp("net"))

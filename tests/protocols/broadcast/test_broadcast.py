@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import sys
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -18,7 +19,7 @@ from p2pmesh.errors import InvalidPayload, MeshClosed, PayloadTooLarge
 from p2pmesh.identity import Identity
 from p2pmesh.protocols.broadcast.validation import is_proven, signed
 from p2pmesh.protocols.core import Notify, Reply, SendFrame
-from p2pmesh.protocols.inputs import CancelCall, Leave, LinkDown, Publish, Subsystem
+from p2pmesh.protocols.inputs import CancelCall, Leave, LinkDown, Publish, Received, Subsystem
 from p2pmesh.protocols.notices import ChildrenAdded, ChildSettled, Refused
 from p2pmesh.simulation.discrete.network import EPOCH
 from p2pmesh.wire.codec import decode, encode
@@ -314,6 +315,29 @@ def test_a_neighbour_gets_its_turn_once_it_moves_again():
     )
     bare(Publish(99, "chat", "x"))
     assert bare.sent(Gossip)[0][0] == (ALICE.peer_id, BOB.peer_id)
+
+
+def test_while_ours_wait_what_a_frame_costs_grows_with_the_links_and_no_faster():
+    def cost(links: int) -> int:
+        """Calls that it takes to find that an ack is worth nothing."""
+        bare = Bare(broadcast_config(publish_room=2, window=2))
+        bare.up(*(Identity.from_seed(bytes([number]) * 32) for number in range(links - 1)), ALICE)
+        for call in range(20):
+            bare(Publish(call, "chat", call))
+        assert bare.count("publisher.waiting") > 10
+        calls = 0
+
+        def count(_frame: Any, event: str, _argument: Any) -> None:
+            nonlocal calls
+            calls += event in ("call", "c_call")
+
+        before = sys.getprofile()
+        sys.setprofile(count)
+        bare.core.handle(Received(ALICE.peer_id, GossipAck(new=("x",))), 0.0)
+        sys.setprofile(before)
+        return calls
+
+    assert cost(40) < 6 * cost(10)
 
 
 @pytest.mark.parametrize("others_are_slow", [False, True])
@@ -785,6 +809,22 @@ def test_acks_and_questions_out_of_the_blue_are_ignored():
     bare.hear(BOB, GossipAck(new=("m1",)))
     for message in (GossipAck(new=("m1",)), GossipAck(new=("x",)), GossipAck(), GossipWant(ids=("x", "m1"))):
         assert bare.hear(BOB, message) == []
+
+
+def acks_until_cut(**lists: Any) -> int:
+    bare = Bare()
+    bare.up(ALICE)
+    for number in range(20_000):
+        bare.hear(ALICE, GossipAck(**lists))
+        if bare.dropped():
+            return number
+    raise AssertionError("it may go on for ever")
+
+
+@pytest.mark.parametrize("kind", ["new", "had", "prune", "refused"])
+def test_acks_of_what_was_never_sent_are_paid_for_by_the_id(kind):
+    short, long = acks_until_cut(**{kind: ("x",)}), acks_until_cut(**{kind: tuple(f"x{n}" for n in range(256))})
+    assert short > 4 * long
 
 
 # --- the original's peers ---------------------------------------------------------------------------------------------

@@ -286,6 +286,21 @@ def test_nobody_makes_others_search_for_longer_than_all_do():
     assert crossed(SEARCH - 20) < crossed(SEARCH) == crossed(EVERYWHERE - 1)
 
 
+@pytest.mark.parametrize(("size", "links"), [(40, 3), (100, 4), (200, 5)])
+def test_the_answer_to_who_never_was_is_not_looked_for_by_the_whole_mesh(size, links):
+    """One frame of a throw-away origin, and all that it makes others send."""
+    crossed = []
+    for number in range(5):
+        net = RouteNet(size, small_world(size, links))
+        by, to = net.nodes[number], net.nodes[(7 * number + size // 2) % size]
+        packet = Packet(id="x", kind="ask", to=to.id, timestamp=int(EPOCH * 1000), carry=encode(rpc("x", by.id)))
+        net.inject(by, net.by_id[min(by.links)], signed(packet, identity(1000 + number), NETWORK))
+        net.run(20)
+        assert len(to.routed) == 1
+        crossed.append(len(net.sent))
+    assert max(crossed) <= SEARCH
+
+
 def test_on_an_island_the_whole_of_it_is_searched_and_no_more():
     net = RouteNet(12, [*[(a, b) for a in range(6) for b in range(a)], (6, 7)])
     call = net.route(0, net.nodes[7].id, timeout=60)
