@@ -138,6 +138,8 @@ class Slots(dict[PeerId, Slot]):  # noqa: FURB189  # nothing of a dict is overri
         self._scores = scores or Scores()
         self.limit: int = limit
         self.crowd: Crowd = Crowd(me)
+        self.lets_all_in: bool = False
+        """Peers that can't prove their ids get links, too."""
         self.merging_until: float = -math.inf
         """Until then our ring and another become one, so peers that come into it are at their places."""
 
@@ -264,9 +266,10 @@ class Slots(dict[PeerId, Slot]):  # noqa: FURB189  # nothing of a dict is overri
     def own(self, now: float = math.inf) -> list[PeerId]:
         """Links of our own choice that nobody else's coming takes, the oldest first: half of those across the ring.
 
-        None just now, if a proven link has broken: then the ring needs all there is.
+        None just now, if a proven link has broken: then the ring needs all there is. Nor any where peers of the
+        original are let in, whose only link they might take: who is not verified need not even grind ids.
         """
-        if now < self.shaken_until:
+        if now < self.shaken_until or self.lets_all_in:
             return []
         chosen = [peer for peer, slot in self.items() if slot.chosen and slot.state is State.OPEN]
         return chosen[: max(1, (self.limit - 2) // 2)]
