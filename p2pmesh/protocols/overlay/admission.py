@@ -103,11 +103,9 @@ class Admission:
             return None
         # In a mesh that has just come up no link is settled, and one of the original's waits no 10 s for its only one.
         young = now if offer.peer.version == 0 else settled
-        # Where peers of the original are let in, they may have no other place; we draw another link of our choice.
-        own = self._slots.own(now) if offer.peer.version == 0 else []
         losers = [
             other
-            for other in (*self._slots.expendable(now, ring), *own)
+            for other in self._slots.expendable(now, ring)
             if (slot := self._slots[other]).state is State.OPEN
             and slot.since <= (settled if slot.leaf else young)
             and not (slot.had_none and not slot.leaf and slot.since > now - FOUND_A_PLACE)
