@@ -103,6 +103,10 @@ class Tally:
     def is_settled(self) -> bool:
         return not self.awaited
 
+    def is_at_least(self, count: int) -> None:
+        """So many have it, whatever children say."""
+        self.below = max(self.below, count)
+
     def child(self, peer: PeerId) -> Child | None:
         """This child, a new one if there is room."""
         child = self.children.get(peer)
@@ -193,7 +197,7 @@ class Own(Tally):
         """A neighbour has said that it has it."""
         if len(self.holders) < MOST_CHILDREN:
             self.holders.add(peer)
-            self.below = max(self.below, len(self.holders))
+            self.is_at_least(len(self.holders))
 
     def judge(self, now: float, *, is_certain: bool) -> Effects:
         """What the application is to be told: how far it is, and once how it ended.
