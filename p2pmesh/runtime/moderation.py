@@ -91,7 +91,7 @@ class BlockList:
                     file.flush()
                     os.fsync(file.fileno())
                 os.replace(temporary, path)
-            except BaseException:
+            except BaseException:  # interrupted, too: no half of a list stays beside the old one
                 with suppress(OSError):
                     os.unlink(temporary)
                 raise
